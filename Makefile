@@ -52,7 +52,7 @@ test-ray: $(RAY) ## Run the tests of embedding shards on a Ray cluster, in .venv
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
-test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
+test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
 
 test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
@@ -139,8 +139,9 @@ $(PAGE): pyproject.toml
 	@echo "installing playwright and axe-core into .venv-page; the first time takes a minute or two"
 	@$(PYTHON) -m venv .venv-page
 	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
-	@npm install --silent --no-save --no-audit --no-fund --prefix .venv-page 'axe-core@^4.14'
+		--editable '.[onnx,search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
+	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
+		'axe-core@^4.14' onnxruntime-web@1.30.0
 	@touch $@
 
 $(CLIENTS): pyproject.toml

@@ -10,6 +10,7 @@ import typer
 from coca.cli.console import Console, Json
 from coca.cli.models.convert import Source
 from coca.cli.options import defaults
+from coca.cli.options.npm_packages import npm_packages
 from coca.core.errors import ConfigError
 
 
@@ -20,6 +21,7 @@ class ExportFormat(StrEnum):
     onnx = "onnx"
     immich = "immich"
     huggingface = "huggingface"
+    browser = "browser"
 
 
 def export(
@@ -31,12 +33,39 @@ def export(
             "--format",
             help="coca: a model folder with a model card. huggingface: the same, and transformers "
             "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. immich: "
-            "ONNX in the layout of immich's machine learning service.",
+            "ONNX in the layout of immich's machine learning service. browser: a static page that "
+            "searches a collection of the model's vectors without a server.",
         ),
     ] = ExportFormat.coca,
     int8: Annotated[
-        bool, typer.Option("--int8", help="With --format onnx: 8-bit weights of both encoders.")
+        bool,
+        typer.Option(
+            "--int8", help="With --format onnx or browser: 8-bit weights of both encoders."
+        ),
     ] = False,
+    uri: Annotated[
+        str | None,
+        typer.Option(
+            "--uri",
+            help="With --format browser: Milvus URI of the collection; default: as for `coca "
+            "search`.",
+            show_default=False,
+        ),
+    ] = None,
+    collection: Annotated[
+        str,
+        typer.Option("--collection", "-c", help="With --format browser: name of the collection."),
+    ] = "pictures",
+    token: defaults.Token = "",
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="With --format browser: a node_modules folder with onnxruntime-web; default: npm "
+            "downloads it.",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -96,13 +125,13 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a model as a folder to share with a model card, or as ONNX for `coca.runtime`.
+    """Export a model as a folder to share, as ONNX for `coca.runtime`, or as a page in the browser.
 
     ONNX files are written only if their embeddings and captions match those of torch.
     """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
-    if to in (ExportFormat.onnx, ExportFormat.immich):
+    if to in (ExportFormat.onnx, ExportFormat.immich, ExportFormat.browser):
         unused = {
             "--title": title,
             "--use": use,
@@ -116,7 +145,12 @@ def export(
         }
         if idle := [name for name, value in unused.items() if value]:
             raise ConfigError(f"{', '.join(idle)} do not apply to --format {to}: leave them out")
-        if to is ExportFormat.immich:
+        if to is ExportFormat.browser:
+            if images is not None:
+                raise ConfigError("--images applies to --format onnx or immich: leave it out")
+            source = (defaults.search_uri(uri), collection, token)
+            _export_browser(console, model, out, source, packages=packages, int8=int8)
+        elif to is ExportFormat.immich:
             if int8:
                 raise ConfigError("--int8 applies to --format onnx, got --format immich")
             _export_immich(console, model, out, images=images)
@@ -174,6 +208,39 @@ def _export_onnx(
         right=["measured"],
     )
     console.emit({"out": str(out), **asdict(result)})
+
+
+def _export_browser(
+    console: Console,
+    model: str,
+    out: Path,
+    source: tuple[str, str, str],
+    *,
+    packages: Path | None,
+    int8: bool,
+) -> None:
+    from coca.release.browser.export import export_browser, install_runtime
+
+    uri, collection, token = source
+    with npm_packages(packages, install_runtime, console) as folder:
+        result = export_browser(
+            model,
+            out,
+            uri=uri,
+            collection=collection,
+            token=token,
+            packages=folder,
+            int8=int8,
+            progress=console.progress,
+        )
+    console.say(f"{result.items:,} images of {uri} are in {out}, {result.size_mb:,.0f} MB")
+    if result.without_thumbnail:
+        console.note(
+            f"{result.without_thumbnail:,} of them have no thumbnail: their images cannot be read "
+            "any more"
+        )
+    console.say(f"to search them: python -m http.server --bind 127.0.0.1 --directory {out}")
+    console.emit(asdict(result))
 
 
 def _export_immich(console: Console, model: str, out: Path, *, images: Path | None) -> None:

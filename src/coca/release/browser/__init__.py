@@ -1,0 +1,1 @@
+"""Export of a collection with its model as a static page that searches in the browser."""

@@ -1,0 +1,167 @@
+"""Export of a collection as a static page: ONNX graphs, vectors, thumbnails, ONNX Runtime Web.
+
+index.html, *.js, *.css       the page
+ort/                          ONNX Runtime Web, from npm
+model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
+collection.json, vectors.bin  the items, and their vectors as 16-bit floats, in one order
+thumbnails/                   one JPEG file an item
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from coca.core.errors import ConfigError
+from coca.core.files import atomic_folder, read_json
+from coca.core.npm import npm_install
+from coca.core.progress import ProgressMaker, silent
+from coca.release.browser.items import write_items
+from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
+from coca.search.milvus.collection import Collection
+from coca.search.records import check_same_model
+
+PAGE = Path(__file__).parent / "page"
+RUNTIME_PACKAGE, RUNTIME_VERSION = "onnxruntime-web", "1.30.0"
+"""Package of npm; the page needs the same two files of other versions from 1.27."""
+RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+TOKENIZER_PARTS = {
+    "normalizer": ("normalizers", {"Lowercase", "NFC", "Strip"}),
+    "pre_tokenizer": ("pretokenizers", {"ByteLevel", "Split"}),
+}
+"""Section of `tokenizer.json` -> key of its list of parts, and the parts that the page knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowserResult:
+    """Content of an exported page."""
+
+    out: str
+    """The folder."""
+    items: int
+    """Number of items."""
+    without_thumbnail: int
+    """Number of items whose image cannot be read any more."""
+    size_mb: float
+    """Size of all files, in MB."""
+
+
+def install_runtime(folder: Path) -> Path:
+    """Install ONNX Runtime Web by npm; return the `node_modules` folder.
+
+    Raises:
+        ConfigError: npm is not installed.
+        StorageError: npm fails.
+    """
+    return npm_install(folder, [f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"])
+
+
+def export_browser(
+    model: str | Path,
+    out: str | Path,
+    *,
+    uri: str,
+    collection: str,
+    packages: Path,
+    token: str = "",
+    int8: bool = False,
+    image_search: bool = True,
+    progress: ProgressMaker = silent,
+) -> BrowserResult:
+    """Write a static page that searches a collection by text and by image, without a server.
+
+    Args:
+        model: The model of the collection: any name that `coca.load` accepts, or a folder of
+            `coca export --format onnx`, which is copied.
+        out: Output folder; an existing one is replaced.
+        uri: URI of the collection.
+        collection: Name of the collection.
+        packages: A `node_modules` folder with ONNX Runtime Web.
+        token: `"user:password"` or an API key, if the server requires one.
+        int8: Quantize the encoders to 8 bits, unless the model is exported already.
+        image_search: Include the image encoder.
+        progress: Optional progress callback.
+
+    Raises:
+        ConfigError: The packages lack ONNX Runtime Web, or the page cannot run the tokenizer.
+        ModelError: There is no such model, or its exported files differ too much from torch.
+        SearchError: The collection is missing, empty, or was filled by another model.
+    """
+    runtime = packages / RUNTIME_PACKAGE
+    for name in RUNTIME_FILES:
+        if not (runtime / "dist" / name).is_file():
+            raise ConfigError(
+                f"{packages} holds no {RUNTIME_PACKAGE} with the file dist/{name}; install "
+                f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION} there"
+            )
+    with (
+        Collection.open(uri, collection, token=token) as index,
+        _exported(model, int8=int8, progress=progress) as graphs,
+        atomic_folder(out) as unfinished,
+    ):
+        manifest = read_manifest(graphs)
+        # Vectors may be shorter than those of the model.
+        size = min(index.info.embed_dim, manifest.embed_dim)
+        check_same_model(index.info, fingerprint=manifest.fingerprint, embed_dim=size)
+        shutil.copytree(PAGE, unfinished, dirs_exist_ok=True)
+        (unfinished / "model").mkdir()
+        for name in ("text.onnx", TOKENIZER_FILE, PREPROCESS_FILE):
+            shutil.copyfile(graphs / name, unfinished / "model" / name)
+        check_tokenizer(read_json(graphs / TOKENIZER_FILE))
+        if image_search:
+            shutil.copyfile(graphs / "vision.onnx", unfinished / "model" / "vision.onnx")
+        (unfinished / "ort").mkdir()
+        for name in RUNTIME_FILES:
+            shutil.copyfile(runtime / "dist" / name, unfinished / "ort" / name)
+        items, missing = write_items(unfinished, index, progress=progress)
+        about = {
+            "title": collection,
+            "fingerprint": manifest.fingerprint,
+            "embed_dim": size,
+            "image_search": image_search,
+            "items": items,
+        }
+        (unfinished / "collection.json").write_text(
+            json.dumps(about, ensure_ascii=False), encoding="utf-8"
+        )
+        total = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
+    return BrowserResult(
+        out=str(out), items=len(items), without_thumbnail=missing, size_mb=round(total / 1e6, 1)
+    )
+
+
+def check_tokenizer(content: Mapping[str, Any]) -> None:
+    """Check that the page can run a tokenizer, given the content of `tokenizer.json`.
+
+    Raises:
+        ConfigError: A part is unknown; the message names it.
+    """
+    if (kind := content["model"]["type"]) != "BPE":
+        raise ConfigError(f"the page runs tokenizers of the type BPE, got {kind}")
+    for section, (key, known) in TOKENIZER_PARTS.items():
+        part = content[section] or {"type": "Sequence", key: []}
+        for one in part[key] if part["type"] == "Sequence" else [part]:
+            if one["type"] not in known:
+                raise ConfigError(
+                    f"the page knows no {section} of the type {one['type']}, only "
+                    f"{', '.join(sorted(known))}"
+                )
+
+
+@contextmanager
+def _exported(model: str | Path, *, int8: bool, progress: ProgressMaker) -> Iterator[Path]:
+    """Yield the folder of an exported model; any other model is exported first."""
+    if is_exported(model):
+        if int8:
+            raise ConfigError(f"{model} is exported already: --int8 does not apply, leave it out")
+        yield Path(model)
+        return
+    from coca.release.onnx.export import export_onnx
+
+    with TemporaryDirectory() as folder:
+        export_onnx(model, Path(folder) / "onnx", int8=int8, progress=progress)
+        yield Path(folder) / "onnx"

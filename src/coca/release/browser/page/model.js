@@ -1,0 +1,65 @@
+// The exported graphs in ONNX Runtime, each loaded when it is first needed.
+
+import * as ort from "./ort/ort.wasm.bundle.min.mjs";
+import { rgb, square } from "./pixels.js";
+import { Tokenizer } from "./tokenizer.js";
+
+// Threads would need headers of the server for cross-origin isolation.
+ort.env.wasm.numThreads = 1;
+
+const loaded = new Map();
+
+// Runs a function once; a failed run is repeated by the next call.
+function once(key, make) {
+  if (!loaded.has(key)) {
+    const made = make();
+    made.catch(() => loaded.delete(key));
+    loaded.set(key, made);
+  }
+  return loaded.get(key);
+}
+
+export async function fetched(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(`${path}: status ${answer.status}`);
+  return answer;
+}
+
+const json = (path) => once(path, async () => (await fetched(path)).json());
+const graph = (name) =>
+  once(name, async () => {
+    const bytes = await (await fetched(`model/${name}.onnx`)).arrayBuffer();
+    return ort.InferenceSession.create(new Uint8Array(bytes));
+  });
+const tokenizer = () =>
+  once("tokenizer", async () => {
+    const [file, settings] = await Promise.all([
+      json("model/tokenizer.json"),
+      json("model/preprocess.json"),
+    ]);
+    return new Tokenizer(file, settings.text);
+  });
+
+export async function embedText(text) {
+  const [session, tokens] = await Promise.all([graph("text"), tokenizer()]);
+  const ids = BigInt64Array.from(tokens.encode(text), BigInt);
+  const results = await session.run({ input_ids: new ort.Tensor("int64", ids, [1, ids.length]) });
+  return results.text_embeds.data;
+}
+
+export async function embedImage(file) {
+  const [session, settings] = await Promise.all([graph("vision"), json("model/preprocess.json")]);
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, bitmap.width, bitmap.height);
+  context.drawImage(bitmap, 0, 0);
+  const pixels = square(rgb(context.getImageData(0, 0, bitmap.width, bitmap.height)), settings.image);
+  bitmap.close();
+  const side = settings.image.image_size;
+  const tensor = new ort.Tensor("uint8", pixels, [1, 3, side, side]);
+  // Captions need the second output; a search does not.
+  const results = await session.run({ pixels: tensor }, ["image_embeds"]);
+  return results.image_embeds.data;
+}

@@ -1,0 +1,254 @@
+"""The static page of `coca export --format browser` in a real browser, served by plain HTTP."""
+
+import functools
+import http.server
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: make test-page")
+
+from page_service import ARGUMENTS, AXE, CHROMIUM, Watch, write_images
+
+pytestmark = pytest.mark.page
+
+PACKAGES = AXE.parent.parent
+TIMEOUT_MS = 120_000
+ROWS = 300
+EXPORT = """
+import sys
+from pathlib import Path
+import coca
+from coca.release.onnx.export import write_files
+folder = Path(sys.argv[2])
+folder.mkdir()
+model = coca.load(sys.argv[1], device="cpu", prepack=False)
+write_files(folder, model, "fp32", name="tiny")
+"""
+TEXTS = ("a red circle", "blue", "Two triangles, it's green!")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """An exported model, a collection of its vectors, and the static page of both."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    if not (PACKAGES / "onnxruntime-web").is_dir():
+        pytest.skip("onnxruntime-web is not installed: make test-page")
+    import coca
+    from coca.core.local_files import file_etag
+    from coca.release.browser.export import export_browser
+    from coca.search.milvus.collection import Collection
+    from coca.search.records import Origin, Record, content_id
+    from tiny_model import write_model
+
+    root = tmp_path_factory.mktemp("static")
+    model = coca.load(write_model(root / "model"), device="cpu")
+    # In another process, where no shapes are checked.
+    words = [sys.executable, "-c", EXPORT, str(root / "model"), str(root / "onnx")]
+    subprocess.run(words, check=True)
+    images = sorted(write_images(root / "images").glob("*.png"))
+    uri = str(root / "images.db")
+    random = np.random.default_rng(0)
+    with Collection.open(
+        uri,
+        embed_dim=model.embed_dim,
+        fingerprint=model.fingerprint,
+        model=str(root / "onnx"),
+        create=True,
+    ) as index:
+        records = []
+        for number in range(ROWS):
+            # Vectors apart from each other, so that rounding to 16 bits changes no rank.
+            vector = random.normal(0, 1, model.embed_dim).astype(np.float32)
+            source = images[number % len(images)]
+            data = source.read_bytes() + number.to_bytes(4, "big")
+            path = root / "images" / f"{number}-{source.name}"
+            path.write_bytes(data)
+            records.append(
+                Record(
+                    id=content_id(data),
+                    path=str(path),
+                    caption=f"{number}: {source.stem}" if number % 7 else "",
+                    vector=vector / np.linalg.norm(vector),
+                    origin=Origin(files={str(path): file_etag(path)}),
+                )
+            )
+        index.upsert(records)
+    out = root / "page"
+    result = export_browser(root / "onnx", out, uri=uri, collection="pictures", packages=PACKAGES)
+    assert (result.items, result.without_thumbnail) == (ROWS, 0)
+    return root / "onnx", uri, out
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(folders[2]))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(address: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(address: str, browser: Any) -> Iterator[Callable[..., Any]]:
+    watch, contexts = Watch(), []
+
+    def open_tab(path: str = "", **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(TIMEOUT_MS)
+        watch.follow(tab)
+        tab.goto(address + path)
+        tab.wait_for_selector(".tile")
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert watch.faults == []
+
+
+def ids(tab: Any, count: int) -> list[str]:
+    return tab.locator(".tile").evaluate_all("all => all.map(one => one.dataset.id)")[:count]
+
+
+def wait_for_hits(tab: Any, name: str) -> None:
+    # Not by `wait_for_function`, whose polling the policy of the page forbids.
+    from playwright.sync_api import expect
+
+    status = tab.locator("#status")
+    expect(status).to_have_text(re.compile(f"^{re.escape(name)}: "), timeout=TIMEOUT_MS)
+
+
+def test_typed_texts_find_what_coca_search_finds(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path]
+) -> None:
+    from coca.workflows.collections.search import open_search
+
+    model, uri, _ = folders
+    tab = visit()
+    with open_search(uri, model=model) as engine:
+        for text in TEXTS:
+            expected = engine.search(text, k=10)
+            # The key of the page, not a click; within the field it is a character.
+            tab.locator("#text").blur()
+            tab.keyboard.press("/")
+            tab.keyboard.type(text)
+            tab.keyboard.press("Enter")
+            wait_for_hits(tab, f"“{text}”")
+            assert ids(tab, 10) == [hit.id for hit in expected]
+            shown = tab.locator(".score").all_text_contents()[:10]
+            scores = [hit.score for hit in expected]
+            np.testing.assert_allclose([float(one) for one in shown], scores, atol=2e-3)
+    tab.go_back()
+    wait_for_hits(tab, f"“{TEXTS[-2]}”")
+
+
+def test_an_image_and_a_tile_find_what_coca_search_finds(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path]
+) -> None:
+    from playwright.sync_api import expect
+
+    from coca.workflows.collections.search import open_search
+
+    model, uri, out = folders
+    image = out.parent / "images" / "red-circle.png"
+    tab = visit()
+    with open_search(uri, model=model) as engine:
+        tab.set_input_files("#pick", str(image))
+        wait_for_hits(tab, "Similar to red-circle.png")
+        assert ids(tab, 10) == [hit.id for hit in engine.search(image=image, k=10)]
+        (best,) = ids(tab, 1)
+        tab.locator(".tile").first.press("Enter")
+        tab.wait_for_url(f"**/#like={best}")
+        expect(tab.locator(".score").first).to_have_text("1.000", timeout=TIMEOUT_MS)
+        vector = engine.index.get([best])[best].vector
+        assert ids(tab, 10) == [hit.id for hit in engine.search(vector=vector, k=10)]
+
+
+def test_all_images_are_reached_by_more(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    while tab.locator("#more").is_visible():
+        before = tab.locator(".tile").count()
+        tab.locator("#more").press("Enter")
+        assert tab.evaluate("document.activeElement.className") == "tile"
+        assert tab.locator(".tile").count() > before
+    assert tab.locator(".tile").count() == ROWS
+    last = tab.locator(".tile img").last
+    last.scroll_into_view_if_needed()
+    assert last.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_a_failed_search_is_reported_and_can_be_repeated(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path], address: str
+) -> None:
+    tab = visit()
+    tab.route("**/text.onnx", lambda route: route.fulfill(body="no graph"))
+    tab.fill("#text", "red")
+    tab.press("#text", "Enter")
+    wait_for_hits(tab, "The search failed")
+    tab.unroute("**/text.onnx")
+    tab.fill("#text", "green")
+    tab.press("#text", "Enter")
+    wait_for_hits(tab, "“green”")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["", "#q=red"])
+def test_axe_finds_no_violation(visit: Callable[..., Any], scheme: str, path: str) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: make test-page")
+    tab = visit(path, color_scheme=scheme, reduced_motion="reduce")
+    if path:
+        tab.wait_for_selector(".score")
+    # The policy of the page forbids the script of a test, but not one of the debugger.
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    found = tab.evaluate("axe.run()")["violations"]
+    assert [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] == []
+
+
+def test_a_page_without_the_packages_is_an_error(
+    folders: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    from coca.core.errors import ConfigError, SearchError
+    from coca.release.browser.export import export_browser
+
+    model, uri, _ = folders
+    with pytest.raises(ConfigError, match=r"holds no onnxruntime-web with the file dist/ort\."):
+        export_browser(model, tmp_path / "o", uri=uri, collection="pictures", packages=tmp_path)
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    manifest = (changed / "manifest.json").read_text()
+    fingerprint = manifest.split('"fingerprint": "')[1].split('"')[0]
+    (changed / "manifest.json").write_text(manifest.replace(fingerprint, "0" * len(fingerprint)))
+    with pytest.raises(SearchError, match=r"was filled by model .*, and not by 000"):
+        export_browser(changed, tmp_path / "o", uri=uri, collection="pictures", packages=PACKAGES)
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,162 @@
+"""The scripts of the static page against the Python code whose results they must equal."""
+
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.processing.clip_bpe import ClipTokenizer
+from coca.release.browser.export import PAGE
+from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, square
+from coca.weights import __path__ as weights
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+
+TEXTS = [
+    "",
+    " ",
+    "a red car",
+    "  A  Red\tCar\n",
+    "It's the dog's; they'll say we'd've, I'M!",
+    "1 22 333 4.5e-6 №7 ½",
+    "crème brûlée, cre\u0300me, ﬁne",
+    "ΟΔΟΣ ΣΑΣ İstanbul DŽ ß \u017f",
+    "猫と犬 고양이 คน हिन्दी",
+    "👩‍👩‍👧 🇩🇪 🐈‍⬛ ♥️",
+    "\ufeffbom \x85 next \u2003em \u00a0nbsp \u200bzero",
+    "[BOS] [EOS] <|endoftext|> <b>&amp;</b>",
+    "supercalifragilisticexpialidocious " * 12,
+    "\\ \x00 \x1c \x1f ~ \x7f \xad",
+]
+RANGES = ((32, 127), (160, 0x250), (0x370, 0x400), (0x2000, 0x2070), (0x4E00, 0x4E40))
+
+
+def texts() -> list[str]:
+    """The texts above, and a few hundred of random characters."""
+    draw = random.Random(0)
+    found = [*TEXTS]
+    for _ in range(400):
+        letters = [draw.choice(RANGES) for _ in range(draw.randrange(40))]
+        text = "".join(chr(draw.randrange(*letter)) for letter in letters)
+        found += [text, f"a photo of {text.lower()} and the {text[:5]}ing"]
+    return found
+
+
+def node(script: str, given: Any) -> Any:
+    """Run a module that reads JSON as `given`, and return what it prints as JSON."""
+    code = (
+        'import { readFileSync } from "node:fs";\n'
+        'const given = JSON.parse(readFileSync(0, "utf8"));\n' + script.replace("PAGE", str(PAGE))
+    )
+    done = subprocess.run(
+        [str(NODE), "--no-warnings", "--input-type=module", "-e", code],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def encoded(path: Path, layout: dict[str, Any], given: list[str]) -> list[list[int]]:
+    script = """
+import { Tokenizer } from "PAGE/tokenizer.js";
+const tokenizer = new Tokenizer(given.file, given.layout);
+console.log(JSON.stringify(given.texts.map((text) => tokenizer.encode(text))));
+"""
+    file = json.loads(path.read_text(encoding="utf-8"))
+    return node(script, {"file": file, "layout": layout, "texts": given})
+
+
+@pytest.mark.parametrize("model", ["everyday", "nano"])
+def test_the_page_encodes_texts_as_python_does(model: str) -> None:
+    path = Path(weights[0]) / model / "tokenizer.json"
+    layout: dict[str, Any] = {
+        "context_length": 32,
+        "positions": 32,
+        "max_text_tokens": 29,
+        "pad_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "suffix": (2, 3),
+        "skipped": (1, 2, 3),
+        "suppressed": (),
+        "cleaning": "none",
+    }
+    tokens = TextTokens(path, TextSettings(**layout))
+    given = texts()
+    for text, found in zip(given, encoded(path, layout, given), strict=True):
+        assert found == tokens.encode([text])[0].tolist(), text
+
+
+def test_the_page_encodes_clean_texts_as_clip_does(tmp_path: Path) -> None:
+    pytest.importorskip("ftfy")
+    # A small vocabulary: bytes, and the merges of two words.
+    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("'", "s</w>")]
+    tokenizer = ClipTokenizer.from_merges(merges)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    layout = {"bos_id": bos, "suffix": [eos], "context_length": 77, "cleaning": "clip"}
+    given = ["The Cat's dog", "  cats 12 dogs!!", "a " * 100, "x\ty\nz", ""]
+    found = encoded(tmp_path / "tokenizer.json", layout, given)
+    for text, ids in zip(given, found, strict=True):
+        assert ids == tokenizer.encode([text], context_length=77)[0][: len(ids)].tolist()
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("height", "width"), [(50, 31), (9, 40), (17, 17)])
+def test_the_page_resizes_images_as_python_does(
+    resize: str, interpolation: str, height: int, width: int
+) -> None:
+    random = np.random.default_rng(0)
+    image = np.full((height, width, 3), 250, np.uint8)
+    image[2 : height - 3, 1 : width - 4] = random.integers(0, 256, (height - 5, width - 5, 3))
+    settings: dict[str, Any] = {
+        "image_size": 24,
+        "resize": resize,
+        "trim": True,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "interpolation": interpolation,
+        "reduced": False,
+    }
+    script = """
+import { square } from "PAGE/pixels.js";
+const image = { width: given.width, height: given.height, data: Uint8Array.from(given.data) };
+console.log(JSON.stringify(Array.from(square(image, given.settings))));
+"""
+    data = image.ravel().tolist()
+    given = {"width": width, "height": height, "data": data, "settings": settings}
+    found = np.array(node(script, given)).reshape(3, 24, 24)
+    expected = square(image, ImageSettings(**settings))
+    assert np.abs(found - expected.astype(int)).max() <= 1
+
+
+def test_the_page_reads_16_bit_floats_and_ranks_by_cosine() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(0, 1, (50, 8))
+    vectors[0, :4] = 0, 1e-6, -65504, 6e-8
+    halves = vectors.astype("<f2")
+    query = random.normal(0, 1, 12)
+    script = """
+import { Vectors } from "PAGE/vectors.js";
+const vectors = new Vectors(Uint16Array.from(given.halves).buffer, 8);
+const hits = vectors.nearest(Float32Array.from(given.query), 10);
+console.log(JSON.stringify({ numbers: Array.from(vectors.numbers), hits }));
+"""
+    given = {"halves": halves.view("<u2").ravel().tolist(), "query": query.tolist()}
+    found = node(script, given)
+    np.testing.assert_array_equal(found["numbers"], halves.ravel().astype(float))
+    short = query[:8] / np.linalg.norm(query[:8])
+    scores = halves.astype(float) @ short
+    expected = np.argsort(-scores)[:10]
+    assert [hit["row"] for hit in found["hits"]] == expected.tolist()
+    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], scores[expected], rtol=1e-4)
