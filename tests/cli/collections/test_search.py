@@ -59,13 +59,14 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
 def test_words_filters_and_the_least_score_narrow_a_search(
     run_json: RunJson, filled: Any, images: list[str]
 ) -> None:
-    everything = run_json("search", "a red car")
+    everything = run_json("search", "a red car", "--no-hybrid")
     assert len(everything) == 3
     (hit,) = run_json("search", "a red car", "--filter", 'metadata["year"] > 2020')
     assert hit["caption"] == "a red [car]"
     assert hit["metadata"] == {"year": 2022}
     best = everything[0]["score"]
-    assert run_json("search", "a red car", "--min-score", str(best - 1e-6)) == everything[:1]
+    least = ["--no-hybrid", "--min-score", str(best - 1e-6)]
+    assert run_json("search", "a red car", *least) == everything[:1]
     both = run_json("search", "a red car", "--image", images[2])
     assert {one["id"] for one in both} == {one["id"] for one in everything}
 
@@ -77,7 +78,7 @@ def test_several_texts_and_images_are_weighed(
     away = ["--image", f"{best['path']}:-0.9", "--image", worst["path"]]
     assert run_json("search", *away)[0]["id"] == worst["id"]
     weighed = run_json("search", "a red car:2", "a red car", "--image", f"{images[1]}:0.001")
-    alone = run_json("search", "a red car")
+    alone = run_json("search", "a red car", "--no-hybrid")
     assert [one["id"] for one in weighed] == [one["id"] for one in alone]
 
 
@@ -88,6 +89,24 @@ def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> N
         **joined[0],
         "score": 1.0,
     }
+
+
+def test_a_typed_query_is_compared_with_the_words_that_people_gave(
+    run_json: RunJson, filled: Any, images: list[str]
+) -> None:
+    by_vector = run_json("search", "a car", "--no-hybrid")
+    joined = run_json("search", "cars")
+    assert joined[0]["caption"] == "a red [car]"
+    assert {hit["id"] for hit in joined} == {hit["id"] for hit in by_vector}
+    # No given caption has these words, though captions of the model may.
+    for words in (by_vector[-1]["caption"] or "a", "unheard"):
+        if "car" not in words:
+            plain = run_json("search", words, "--no-hybrid")
+            assert run_json("search", words) == plain
+    everywhere = ["a car", "--image", images[2]]
+    assert run_json("search", *everywhere) == run_json("search", *everywhere, "--no-hybrid")
+    on_captions = ["a car", "--on", "text"]
+    assert run_json("search", *on_captions) == run_json("search", *on_captions, "--no-hybrid")
 
 
 def test_re_ranking_shows_how_likely_the_words_are(
@@ -122,7 +141,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
     assert {hit["id"]: hit["score"] for hit in both} == {hit["id"]: hit["score"] for hit in plain}
     ranks = [hit["rank_score"] for hit in both]
     assert ranks == sorted(ranks, reverse=True)
-    alone = run_json("search", "red car", "--rerank", "3")
+    alone = run_json("search", "red car", "--no-hybrid", "--rerank", "3")
     # The formula is that of a search by vectors, for every kind of query.
     assert sorted(ranks) == pytest.approx(sorted(hit["rank_score"] for hit in alone), abs=1e-4)
     pages = [

@@ -9,9 +9,9 @@ from coca.search.milvus.collection import Collection
 from coca.search.query import hybrid
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Fusion
-from coca.search.query.hybrid import search_hybrid, word_search
+from coca.search.query.hybrid import search_hybrid, typed_fusion, word_search
 from coca.search.query.query_terms import Term
-from coca.search.records import Hit, Record
+from coca.search.records import Hit, Origin, Record
 
 
 @pytest.fixture
@@ -52,6 +52,32 @@ def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -
     assert [hit for page in pages for hit in page] == everything
     kept = engine.search("image 3", hybrid=Fusion(), k=40, filter='metadata["n"] < 9')
     assert {hit.metadata["n"] for hit in kept} == set(range(9))
+
+
+def test_only_given_captions_count_if_the_fusion_is_of_those(
+    index: Collection, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    written = Origin(captioned=True)
+    records = [make_record(f"{n}", caption=f"image {n}", origin=written) for n in range(9)]
+    index.upsert([*records, make_record("9", caption="image given 9")])
+    engine = SearchEngine(embedder, index)
+    fusion = Fusion(captions="given")
+    # All have the word, but one was given.
+    (first, *others) = engine.search("image", hybrid=fusion, k=10)
+    assert first.caption_source == "given"
+    assert len(others) == 9
+    # No given caption has the word: a dense search, with its scores and pages.
+    dense = engine.search("4", k=10)
+    assert engine.search("4", hybrid=fusion, k=10) == dense
+    assert engine.search("4", hybrid=fusion, k=3, offset=4) == dense[4:7]
+
+
+def test_a_typed_query_reads_captions_of_small_collections_only(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert typed_fusion(engine.index) == Fusion(captions="given")
+    monkeypatch.setattr(hybrid, "MANY_CAPTIONS", 0)
+    assert typed_fusion(engine.index) is False
 
 
 def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(

@@ -85,11 +85,14 @@ def search(
         ),
     ] = None,
     hybrid: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--hybrid", help="Fuse vector search with full-text search (BM25) of the captions."
+            "--hybrid/--no-hybrid",
+            help="Fuse vector search with full-text search (BM25) of the captions. Default: for "
+            "text queries, and with the captions that people gave, not those of the model.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     fusion: Annotated[
         Method,
         typer.Option("--fusion", help="With --hybrid: reciprocal rank fusion, or weighted scores."),
@@ -145,7 +148,7 @@ def search(
     """Search images by text, by image, or by a weighted sum of both.
 
     Without --model, the model that filled the collection embeds the query. Results are sorted by
-    score: the cosine similarity, or with --hybrid the fused score. With --rerank the top K are
+    score: the cosine similarity, or in hybrid search the fused score. With --rerank the top K are
     sorted by their rank score, which is printed as well. On a calibrated collection, results of a
     text query have a match probability, and "no" where it is below the threshold.
     """
@@ -156,9 +159,11 @@ def search(
     if not hybrid and (fusion != Method.rrf or words != _EVEN):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
     from coca.search.query.fusion import Fusion
+    from coca.search.query.hybrid import typed_fusion
     from coca.search.query.in_memory import advice_on_size
 
-    joined = Fusion(method=fusion.value, text_weight=words) if hybrid else False
+    joined: Fusion | bool = Fusion(method=fusion.value, text_weight=words) if hybrid else False
+    typed = hybrid is None and on == On.image and not image and any(it.weight > 0 for it in terms)
     with target.open(
         resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
@@ -172,7 +177,7 @@ def search(
             min_score=min_score,
             on=on.value,
             group_by="album" if group_by else None,
-            hybrid=joined,
+            hybrid=typed_fusion(engine.index) if typed else joined,
             rerank=rerank,
             match=match,
         )

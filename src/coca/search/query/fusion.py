@@ -20,6 +20,9 @@ class Fusion(Config):
     ranking."""
     text_weight: Fraction = 0.5
     """Weight of the full-text ranking; the dense ranking has the rest."""
+    captions: Literal["all", "given"] = "all"
+    """Captions of the full-text ranking: all, or only those that people gave. A caption that the
+    model wrote has little that the image's vector lacks."""
     constant: Annotated[int, Ge(1)] = 60
     """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.filters import all_of
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.pagination import group_of
 from coca.search.query.bm25 import Captions, CaptionStore
@@ -18,7 +19,23 @@ from coca.search.search_options import SearchKeywords, SearchOptions, Side
 _DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
 """Hits of each ranking that are fused; the next depth only appends hits."""
 
+MANY_CAPTIONS = 50_000
+"""Records from which on reading all captions takes longer than a search should (about a second)."""
+
 _RRF = Fusion()
+_GIVEN = 'caption_source == "given"'
+
+
+def typed_fusion(index: Searchable) -> Fusion | bool:
+    """Choose the fusion of a query that a person typed.
+
+    Returns:
+        Fusion with the captions that people gave; False if the collection is too large to read all
+        captions for one search, or cannot be searched by words.
+    """
+    by_words = index.supports_full_text or isinstance(index, CaptionStore)
+    few = index.info.count < MANY_CAPTIONS
+    return Fusion(captions="given") if by_words and few else False
 
 
 def word_search(index: Searchable) -> FullTextSearch:
@@ -57,7 +74,8 @@ def search_hybrid(
 
     Returns:
         Hits, best first; `score` is the fused score. Fusion needs both rankings, so it covers the
-        first 256 hits of each. Deeper hits follow, fused among the first 1,024, and so on.
+        first 256 hits of each. Deeper hits follow, fused among the first 1,024, and so on. With
+        `fusion.captions` of `given`, a query whose words no given caption has is a dense search.
 
     Raises:
         SearchError: The text is empty, `k` or `offset` is out of range, or the collection cannot
@@ -68,10 +86,14 @@ def search_hybrid(
     page = SearchOptions.of(k, **options)
     page.check_page(MAX_RESULTS)
     dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
+    given = fusion.captions == "given"
+    among = all_of(page.filter, _GIVEN) if given else page.filter
+    if given and not by_words.full_text_search(words, 1, filter=among):
+        return index.search(query, k, **options)[0]
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
         dense_hits = index.search(query, depth, **dense)[0]
-        text_hits = by_words.full_text_search(words, depth, filter=page.filter)
+        text_hits = by_words.full_text_search(words, depth, filter=among)
         fused = fuse([dense_hits, text_hits], [1 - fusion.text_weight, fusion.text_weight], fusion)
         if page.min_score is not None:
             fused = _similar_enough(fused, index, dense_hits, query[0], page.min_score, page.on)

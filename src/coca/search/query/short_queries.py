@@ -70,6 +70,12 @@ def singular(text: str) -> str:
     return text
 
 
+def words_of(queries: Sequence[str]) -> str:
+    """Join the words of queries for full-text search, with the singular of plurals."""
+    words = [word for query in queries for text in _forms(query) for word in text.split(" ")]
+    return " ".join(dict.fromkeys(words))
+
+
 def embed_queries(
     embed_texts: Callable[[Sequence[str]], Float32[np.ndarray, "N E"]], queries: Sequence[str]
 ) -> Float32[np.ndarray, "Q E"]:
@@ -79,11 +85,7 @@ def embed_queries(
         embed_texts: Function that embeds texts as vectors of length 1.
         queries: Queries as typed.
     """
-    forms = []
-    for query in queries:
-        bare = bare_query(query)
-        short = len(bare.split()) <= MAX_WORDS
-        forms.append(dict.fromkeys([bare, singular(bare)] if short else [bare]))
+    forms = [_forms(query) for query in queries]
     unique = list(dict.fromkeys(text for some in forms for text in some))
     vectors = dict(zip(unique, embed_texts(unique), strict=True))
     means = np.stack([np.mean([vectors[text] for text in some], axis=0) for some in forms])
@@ -91,3 +93,9 @@ def embed_queries(
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     several = np.array([[len(some) > 1] for some in forms])
     return np.divide(means, lengths, out=means, where=several).astype(np.float32, copy=False)
+
+
+def _forms(query: str) -> Sequence[str]:
+    bare = bare_query(query)
+    short = len(bare.split()) <= MAX_WORDS
+    return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))
