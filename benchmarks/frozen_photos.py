@@ -53,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that both studies have: data, tokenizer, batch and threads."""
     parser.add_argument("--train", default=f"{PHOTOS}/train-*.tar", help="shards to train on")
     parser.add_argument("--val", default=f"{PHOTOS}/val-*.tar", help="shards to score on")
+    parser.add_argument("--scored", type=int, default=1_000, help="photos to score on (1,000)")
     parser.add_argument("--folder", default="runs/frozen-study", help="features, and points")
     parser.add_argument("--vocab", type=int, default=4_000, help="tokens (4,000)")
     parser.add_argument("--batch", type=int, default=128, help="pairs of a step (128)")
@@ -61,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def passed_on(arguments: argparse.Namespace, *others: str) -> list[str]:
     """Return the options of both studies, and others by name, as arguments of a contestant."""
-    names = ("train", "val", "folder", "vocab", "batch", "threads", *others)
+    names = ("train", "val", "scored", "folder", "vocab", "batch", "threads", *others)
     return [f"--{name}={getattr(arguments, name)}" for name in names]
 
 
@@ -75,6 +76,10 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def first(self, count: int) -> "Photos":
+        """Return the first photos, at most `count`."""
+        return Photos(self.features[:count], self.captions[:count])
 
 
 def recipe() -> PretrainConfig:

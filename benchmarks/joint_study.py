@@ -39,7 +39,14 @@ SCORES = {
     "CIDEr": ("both", "captioning"),
 }
 
-QUICK = {"train": f"{PHOTOS}/train-0002.tar", "steps": 10, "width": 64, "layers": 1, "rounds": 1}
+QUICK = {
+    "train": f"{PHOTOS}/train-0002.tar",
+    "scored": 200,
+    "steps": 10,
+    "width": 64,
+    "layers": 1,
+    "rounds": 1,
+}
 UNITS = {"* R@10": "fraction", "captioning loss": "nats per token", "CIDEr": "CIDEr"}
 
 
@@ -60,7 +67,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         seed=int(seed),
     )
     study.run_to(arguments.steps)
-    emit(score(study.branch(), val, captions=name != "contrastive"))
+    emit(score(study.branch(), val.first(arguments.scored), captions=name != "contrastive"))
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
@@ -81,7 +88,10 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         measured,
         "joint-study",
         "Both losses against one, on a frozen encoder",
-        table(["score on 1,000 photos", "both losses", "the loss of the score alone"], rows),
+        table(
+            [f"score on {arguments.scored:,} photos", "both losses", "the loss of the score alone"],
+            rows,
+        ),
         f"Median, minimum and maximum of {arguments.rounds} seeds. {arguments.steps} steps of "
         f"{arguments.batch} pairs at a constant rate, then a quarter more to decay it; decoders of "
         f"{arguments.layers} + {arguments.layers} layers of {arguments.width}.",
