@@ -34,7 +34,7 @@ folder.mkdir()
 model = coca.load(sys.argv[1], device="cpu", prepack=False)
 write_files(folder, model, "fp32", name="tiny")
 """
-TEXTS = ("a red circle", "blue", "Two triangles, it's green!")
+TEXTS = ("a red circle", "blue", "circles", "Two triangles, it's green!")
 
 
 @pytest.fixture(scope="module")

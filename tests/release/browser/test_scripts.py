@@ -13,6 +13,7 @@ import pytest
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.release.browser.export import PAGE
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, square
+from coca.search.query.short_queries import RULES, query_forms
 from coca.weights import __path__ as weights
 
 NODE = shutil.which("node")
@@ -34,6 +35,10 @@ TEXTS = [
     "supercalifragilisticexpialidocious " * 12,
     "\\ \x00 \x1c \x1f ~ \x7f \xad",
 ]
+QUERIES = (
+    "a dog|The Dogs!|show me some red cars|please find puppies|looking for the beaches|a a dog|"
+    "glasses|PUPPIES|buses|shoes|toes|Women|two cats on the beach|the|?|show me|12:30|dogs\x85cats"
+)
 RANGES = ((32, 127), (160, 0x250), (0x370, 0x400), (0x2000, 0x2070), (0x4E00, 0x4E40))
 
 
@@ -94,6 +99,17 @@ def test_the_page_encodes_texts_as_python_does(model: str) -> None:
     given = texts()
     for text, found in zip(given, encoded(path, layout, given), strict=True):
         assert found == tokens.encode([text])[0].tolist(), text
+
+
+def test_the_page_reads_short_queries_as_python_does() -> None:
+    script = """
+import { forms } from "PAGE/queries.js";
+console.log(JSON.stringify(given.texts.map((text) => forms(text, given.rules))));
+"""
+    given = [*texts(), *QUERIES.split("|")]
+    found = node(script, {"texts": given, "rules": RULES})
+    for text, one in zip(given, found, strict=True):
+        assert one == query_forms(text), text
 
 
 def test_the_page_encodes_clean_texts_as_clip_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 index.html, *.js, *.css       the page
 ort/                          ONNX Runtime Web, from npm
 model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
+queries.json                  rules of short queries, see `coca.search.query.short_queries`
 collection.json, vectors.bin  the items, and their vectors as 16-bit floats, in one order
 thumbnails/                   one JPEG file an item
 """
@@ -23,6 +24,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.release.browser.items import write_items
 from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
 from coca.search.milvus.collection import Collection
+from coca.search.query.short_queries import RULES
 from coca.search.records import check_same_model
 
 PAGE = Path(__file__).parent / "page"
@@ -117,6 +119,8 @@ def export_browser(
         (unfinished / "ort").mkdir()
         for name in RUNTIME_FILES:
             shutil.copyfile(runtime / "dist" / name, unfinished / "ort" / name)
+        rules = json.dumps(RULES, ensure_ascii=False)
+        (unfinished / "queries.json").write_text(rules, encoding="utf-8")
         items, missing = write_items(unfinished, index, progress=progress)
         about = {
             "title": collection,

@@ -17,11 +17,8 @@ from jaxtyping import Float32
 MAX_WORDS = 3
 """Words of a short query, without request and article."""
 
-_REQUEST = re.compile(
-    r"((please )?(show|find|get|give)( me)? |(i am |i'm )?(looking|searching|search) for )+",
-    re.IGNORECASE,
-)
-_ARTICLE = re.compile(r"((an?|the|some|any) )+", re.IGNORECASE)
+_REQUEST = r"((please )?(show|find|get|give)( me)? |(i am |i'm )?(looking|searching|search) for )+"
+_ARTICLE = r"((an?|the|some|any) )+"
 _END = " .,;!?"
 _PAIRS = (
     "calves:calf canoes:canoe children:child cookies:cookie feet:foot geese:goose halves:half "
@@ -42,6 +39,17 @@ _ENDINGS = (
 )
 """The first that fits is replaced."""
 
+RULES = {
+    "max_words": MAX_WORDS,
+    "request": _REQUEST,
+    "article": _ARTICLE,
+    "end": _END,
+    "irregular": _IRREGULAR,
+    "no_plural": sorted(_NO_PLURAL),
+    "endings": _ENDINGS,
+}
+"""All rules, for a search page in another language; the expressions are the same in JavaScript."""
+
 
 def bare_query(text: str) -> str:
     """Remove the request, the article and the final punctuation of a short query.
@@ -51,8 +59,7 @@ def bare_query(text: str) -> str:
     """
     bare = " ".join(text.split()).rstrip(_END)
     for removed in (_REQUEST, _ARTICLE):
-        if found := removed.match(bare):
-            bare = bare[found.end() :]
+        bare = re.sub(f"^{removed}", "", bare, flags=re.IGNORECASE)
     return bare if 0 < len(bare.split()) <= MAX_WORDS else text
 
 
@@ -70,9 +77,16 @@ def singular(text: str) -> str:
     return text
 
 
+def query_forms(query: str) -> list[str]:
+    """Return the texts whose mean embedding stands for a query: one, or plural and singular."""
+    bare = bare_query(query)
+    short = len(bare.split()) <= MAX_WORDS
+    return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))
+
+
 def words_of(queries: Sequence[str]) -> str:
     """Join the words of queries for full-text search, with the singular of plurals."""
-    words = [word for query in queries for text in _forms(query) for word in text.split(" ")]
+    words = [word for query in queries for text in query_forms(query) for word in text.split(" ")]
     return " ".join(dict.fromkeys(words))
 
 
@@ -85,7 +99,7 @@ def embed_queries(
         embed_texts: Function that embeds texts as vectors of length 1.
         queries: Queries as typed.
     """
-    forms = [_forms(query) for query in queries]
+    forms = [query_forms(query) for query in queries]
     unique = list(dict.fromkeys(text for some in forms for text in some))
     vectors = dict(zip(unique, embed_texts(unique), strict=True))
     means = np.stack([np.mean([vectors[text] for text in some], axis=0) for some in forms])
@@ -93,9 +107,3 @@ def embed_queries(
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     several = np.array([[len(some) > 1] for some in forms])
     return np.divide(means, lengths, out=means, where=several).astype(np.float32, copy=False)
-
-
-def _forms(query: str) -> Sequence[str]:
-    bare = bare_query(query)
-    short = len(bare.split()) <= MAX_WORDS
-    return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))

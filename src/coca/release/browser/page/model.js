@@ -2,6 +2,7 @@
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
 import { rgb, square } from "./pixels.js";
+import { forms } from "./queries.js";
 import { Tokenizer } from "./tokenizer.js";
 
 // Threads would need headers of the server for cross-origin isolation.
@@ -40,7 +41,18 @@ const tokenizer = () =>
     return new Tokenizer(file, settings.text);
   });
 
-export async function embedText(text) {
+// The direction of the mean embedding of the texts that stand for a query.
+export async function embedQuery(query) {
+  const texts = forms(query, await json("queries.json"));
+  const mean = (await embedText(texts[0])).slice();
+  for (const text of texts.slice(1)) {
+    (await embedText(text)).forEach((value, at) => (mean[at] += value));
+  }
+  const length = Math.hypot(...mean);
+  return mean.map((value) => value / length);
+}
+
+async function embedText(text) {
   const [session, tokens] = await Promise.all([graph("text"), tokenizer()]);
   const ids = BigInt64Array.from(tokens.encode(text), BigInt);
   const results = await session.run({ input_ids: new ort.Tensor("int64", ids, [1, ids.length]) });

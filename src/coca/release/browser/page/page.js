@@ -1,6 +1,6 @@
 // Search page of an exported collection: typed text, an image, or an image of the collection.
 
-import { embedImage, embedText, fetched } from "./model.js";
+import { embedImage, embedQuery, fetched } from "./model.js";
 import { Vectors } from "./vectors.js";
 
 const PAGE = 60;
@@ -36,7 +36,7 @@ function follow() {
   if (row >= 0) {
     run(`Similar to ${described(collection.items[row])}`, async () => vectors.row(row));
   } else if (text.value) {
-    run(`“${text.value}”`, () => embedText(text.value));
+    run(`“${text.value}”`, () => embedQuery(text.value));
   } else {
     latest++;
     hits = collection.items.map((_, number) => ({ row: number }));
