@@ -78,7 +78,7 @@ def singular(text: str) -> str:
 
 
 def query_forms(query: str) -> list[str]:
-    """Return the texts whose mean embedding stands for a query: one, or plural and singular."""
+    """Return the texts whose mean embedding is that of a query: one, or plural and singular."""
     bare = bare_query(query)
     short = len(bare.split()) <= MAX_WORDS
     return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))

@@ -41,7 +41,7 @@ const tokenizer = () =>
     return new Tokenizer(file, settings.text);
   });
 
-// The direction of the mean embedding of the texts that stand for a query.
+// The direction of the mean embedding of the texts of a query.
 export async function embedQuery(query) {
   const texts = forms(query, await json("queries.json"));
   const mean = (await embedText(texts[0])).slice();

@@ -31,7 +31,7 @@ export function singular(text, rules) {
   return text;
 }
 
-// The texts whose mean embedding stands for a query.
+// The texts whose mean embedding is that of a query.
 export function forms(query, rules) {
   const bare = bareQuery(query, rules);
   if (words(bare).length > rules.max_words) return [bare];
