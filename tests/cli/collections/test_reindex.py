@@ -30,6 +30,19 @@ def test_another_model_takes_over_when_all_images_are_embedded(
     assert len(run_json("search", "-i", images[0], "-c", done["before"])) == 3
 
 
+def test_a_new_model_keeps_the_form_of_the_vectors(
+    run_json: RunJson, images: list[str], tmp_path: Path, model: str
+) -> None:
+    run_json("index", "photos", "-m", model, "--dimensions", "2", "--projection", "pca")
+    run_json("reindex", "-m", str(write_model(tmp_path / "newer", seed=1)))
+    form = run_json("collection", "info")["encoding"]
+    assert (form["dimensions"], form["projection"]) == (2, "pca")
+    assert len(run_json("search", "-i", images[0])) == 3
+    newest = str(write_model(tmp_path / "newest", seed=2))
+    run_json("reindex", "-m", newest, "--dimensions", "4")
+    assert run_json("collection", "info")["encoding"]["dimensions"] == 4
+
+
 def test_going_back_to_an_earlier_model_brings_nothing_back(
     run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
 ) -> None:

@@ -16,6 +16,7 @@ from coca.core.errors import ModelError
 from coca.runtime import load
 from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
+from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
 from tiny_model import write_model
@@ -155,13 +156,16 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
 ) -> None:
     pytest.importorskip("pymilvus", reason="needs the extra search")
     uri = str(tmp_path / "pictures.db")
-    index_images([images], coca.load(exported[0], device="cpu"), uri=uri, captions=False)
+    small = VectorEncoding(dimensions=8, projection="pca")
+    predictor = coca.load(exported[0], device="cpu")
+    index_images([images], predictor, uri=uri, captions=False, encoding=small)
     with (
         pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* by --model"),
         open_search(uri, runtime="onnx"),
     ):
         pass
     with open_search(uri, model=exported[1]) as engine:
+        assert engine.index.info.encoding == small
         assert len(engine.search("a cat", k=9)) == 9
 
 
