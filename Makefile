@@ -156,6 +156,6 @@ $(INTEGRATIONS): pyproject.toml
 	@echo "installing the adapted libraries into .venv-integrations; the first time takes some minutes"
 	@$(PYTHON) -m venv .venv-integrations
 	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[data,haystack,langchain,llama-index,search,sentence-transformers,train,video]' \
+		--editable '.[data,fiftyone,haystack,langchain,llama-index,mteb,search,sentence-transformers,train,video]' \
 		'langchain-tests>=1.1.9' 'pymilvus.model>=0.3.4' beartype hypothesis pytest pytest-timeout
 	@touch $@
