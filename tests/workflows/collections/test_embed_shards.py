@@ -272,6 +272,9 @@ def test_a_ray_cluster_gives_the_same_files(
     pytest.importorskip("ray")
     from coca.workflows.collections.on_ray import embed_shards_on_ray
 
+    # Ray gives up early where the machine is busy.
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
     monkeypatch.chdir(tmp_path)
     here = [os.path.relpath(shard) for shard in shards]
     done = list(embed_shards_on_ray(here, os.path.relpath(folder), "ray", workers=3, device="cpu"))
