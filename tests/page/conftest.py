@@ -10,7 +10,7 @@ import pytest
 from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, write_images
 from server_process import serving
 
-TIMEOUT_MS = 120_000
+TIMEOUT_MS = 600_000
 """The time of a response depends on the load of the machine."""
 
 

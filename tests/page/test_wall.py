@@ -16,6 +16,7 @@ pytestmark = pytest.mark.page
 
 Visit = Callable[..., Any]
 MAX_TILES = 150
+MAX_NODES = 4_000
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
@@ -38,6 +39,22 @@ def test_scrolling_through_many_items_keeps_few_nodes(visit: Visit) -> None:
         most = max(most, tiles(tab))
     assert most <= MAX_TILES
     expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_visible()
+
+
+def test_the_last_of_many_items_is_reached_by_a_key_and_by_an_address(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    tab.locator(".tile-link").first.focus()
+    tab.keyboard.press("End")
+    last = tab.get_by_label(f"row {MANY - 1}", exact=True)
+    expect(last).to_be_focused()
+    assert tiles(tab) <= MAX_TILES
+    assert tab.locator("*").count() <= MAX_NODES
+    tab.keyboard.press("Enter")
+    title = tab.locator("dialog.item h2")
+    expect(title).to_have_text(f"{MANY - 1:05}.jpg")
+    other = visit(tab.evaluate("location.pathname + location.search"))
+    expect(other.locator("dialog.item h2")).to_have_text(f"{MANY - 1:05}.jpg")
 
 
 def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
