@@ -18,12 +18,13 @@ import os
 import tarfile
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from options import run
 from photos import require
-from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
+from side_by_side import Rounds, Unavailable, emit, figure, in_turn, ratio, table, write_report
 
 DATA = "../shared/data/flickr8k_224/val-*.tar"
 CAPTIONED = 32
@@ -128,6 +129,9 @@ def exported(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
+    for name in ("onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise Unavailable(f"{name} is not installed: pip install 'coca-captioners[onnx]'")
     require(arguments.data)
     with tempfile.TemporaryDirectory() as temporary:
         folders = exported(arguments, Path(temporary))
