@@ -5,6 +5,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.inference.predictor import Predictor
+from coca.search.query.short_queries import embed_queries
 from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations
@@ -33,7 +34,7 @@ def test_a_pipeline_finds_images_by_text(
     pipeline.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=5))
     pipeline.connect("text.embedding", "retriever.query_embedding")
     found = pipeline.run({"text": {"text": CAPTIONS[0]}})["retriever"]["documents"]
-    cosines = wanted @ predictor.embed_texts(CAPTIONS[0])[0]
+    cosines = wanted @ embed_queries(predictor.embed_texts, [CAPTIONS[0]])[0]
     assert [one.meta["file_path"] for one in found] == [
         str(images[row]) for row in np.argsort(-cosines)
     ]

@@ -7,6 +7,7 @@ import pytest
 
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.predictor import Predictor
+from coca.search.query.short_queries import embed_queries
 from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
 from tiny_model import write_model
@@ -80,7 +81,7 @@ def test_a_collection_of_coca_index_is_a_retriever(store: Any, predictor: Predic
     assert store.get_by_ids([described.id, "missing"]) == [described]
     scored = store.similarity_search_with_score("a red car", k=2)
     assert [score for _, score in scored] == [hit.score for hit in hits[:2]]
-    vector = predictor.embed_texts("a red car")[0].tolist()
+    vector = embed_queries(predictor.embed_texts, ["a red car"])[0].tolist()
     assert store.similarity_search_by_vector(vector, k=5) == documents
 
 

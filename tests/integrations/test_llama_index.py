@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coca.inference.predictor import Predictor
+from coca.search.query.short_queries import embed_queries
 from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations
@@ -22,7 +23,8 @@ def test_texts_and_images_have_the_vectors_of_the_model(
     assert embed.model_name == predictor.source
     texts, vectors = predictor.embed_texts(TEXTS), predictor.embed_images(images)
     np.testing.assert_allclose(embed.get_text_embedding_batch(TEXTS), texts, atol=1e-6)
-    np.testing.assert_allclose(embed.get_query_embedding(TEXTS[0]), texts[0], atol=1e-6)
+    (query,) = embed_queries(predictor.embed_texts, [TEXTS[0]])
+    np.testing.assert_allclose(embed.get_query_embedding(TEXTS[0]), query, atol=1e-6)
     paths = [str(path) for path in images]
     np.testing.assert_allclose(embed.get_image_embedding_batch(paths), vectors, atol=1e-6)
     in_memory = BytesIO(images[0].read_bytes())
@@ -30,7 +32,7 @@ def test_texts_and_images_have_the_vectors_of_the_model(
     found = asyncio.run(embed.aget_image_embedding(paths[1]))
     np.testing.assert_allclose(found, vectors[1], atol=1e-6)
     found = asyncio.run(embed.aget_query_embedding(TEXTS[0]))
-    np.testing.assert_allclose(found, texts[0], atol=1e-6)
+    np.testing.assert_allclose(found, query, atol=1e-6)
 
 
 def test_an_index_of_llama_index_retrieves_by_it(predictor: Predictor) -> None:
