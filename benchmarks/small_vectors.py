@@ -27,8 +27,9 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardsConfig
 from coca.search.milvus.pagination import depth_of
 from coca.search.query.rescored import DEPTH
+from coca.search.records import WHOLE
 from coca.search.vector_codec import VectorCodec, fit_codec
-from coca.search.vector_encoding import WHOLE, VectorEncoding
+from coca.search.vector_encoding import VectorEncoding
 
 DATA = "../shared/data/flickr8k_224/val-*.tar"
 K, BLOCK = 10, 50

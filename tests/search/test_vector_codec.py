@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
+from coca.search.records import WHOLE
 from coca.search.vector_codec import VectorCodec, fit_codec
-from coca.search.vector_encoding import WHOLE, Precision, Projection, VectorEncoding
+from coca.search.vector_encoding import Precision, Projection, VectorEncoding
 
 DIM = 16
 

@@ -19,6 +19,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Fusion
+from coca.search.query.short_queries import embed_queries
 from coca.search.records import Record, content_id
 
 PHOTOS, EXERCISES = 80, 120
@@ -101,7 +102,7 @@ def test_words_find_the_same_photographs_as_all_products(
 ) -> None:
     index, records, captions = photos
     texts = [own[1] for own in captions]
-    queries = predictor.embed_texts(texts)
+    queries = embed_queries(predictor.embed_texts, texts)
     by_hand = nearest([record.vector for record in records], queries, records, 10)
     answers = SearchEngine(predictor, index).search_batch(texts=texts, k=10)
     assert [[hit.id for hit in hits] for hits in answers] == by_hand

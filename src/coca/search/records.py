@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.vector_encoding import WHOLE, VectorEncoding
+from coca.search.vector_encoding import VectorEncoding
 
 ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
 METADATA, ORIGIN = "metadata", "origin"
+WHOLE = VectorEncoding()
+"""The default encoding of vectors: all dimensions in float32."""
 CAPTION_SOURCE = "caption_source"
 """Derived from the origin, so it works on collections of every version; usable in filters."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"

@@ -1,7 +1,7 @@
 """Options of a vector encoding: a projection to fewer dimensions, and a precision.
 
-See `coca.search.vector_codec` for their meaning. This module imports no NumPy, since its options
-are those of commands.
+See `coca.search.vector_codec` for their meaning. This module imports no NumPy and creates no
+encoding, which would import pydantic, since its options are those of commands.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,3 @@ class VectorEncoding(Config):
         if self.dimensions is None and self.projection == "truncate":
             return f"all dimensions, {self.precision}"
         return f"{self.dimensions or 'all'} dimensions by {self.projection}, {self.precision}"
-
-
-WHOLE = VectorEncoding()
-"""The default: all dimensions in float32."""

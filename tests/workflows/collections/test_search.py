@@ -112,7 +112,7 @@ def test_re_ranking_reads_images_of_every_source(
         assert {hit.id for hit in hits} == {hit.id for hit in plain}
         for hit in hits:
             number = int(Path(hit.path).stem.removeprefix("k"))
-            likely = predictor.score(image_bytes(number), "a red car")[0, 0]
+            likely = predictor.score(image_bytes(number), "red car")[0, 0]
             assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:

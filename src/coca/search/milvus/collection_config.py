@@ -11,8 +11,9 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.vector_index import VectorIndex
+from coca.search.records import WHOLE
 from coca.search.vector_codec import VECTOR_TYPES
-from coca.search.vector_encoding import WHOLE, VectorEncoding
+from coca.search.vector_encoding import VectorEncoding
 
 logger = logging.getLogger(__name__)
 

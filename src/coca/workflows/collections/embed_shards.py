@@ -23,8 +23,8 @@ from coca.search.ingest.report import BadImage
 from coca.search.ingest.vector_sample import sample_files
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.records import same_model
-from coca.search.vector_encoding import WHOLE, VectorEncoding
+from coca.search.records import WHOLE, same_model
+from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import IndexResult, captioner

@@ -16,8 +16,8 @@ from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.ingest.vector_sample import sample_sources
 from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.records import CollectionInfo
-from coca.search.vector_encoding import WHOLE, VectorEncoding
+from coca.search.records import WHOLE, CollectionInfo
+from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, open_collection
 from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
