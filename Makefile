@@ -45,9 +45,9 @@ test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus
 
-test-ray: $(RAY) ## Run the tests of embedding shards on a Ray cluster, in .venv-ray
+test-ray: $(RAY) ## Run the tests of embedding shards and of serving on a local Ray, in .venv-ray
 	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \
-		tests/workflows/collections/test_on_ray.py -k ray
+		tests/workflows/collections/test_on_ray.py tests/server/test_ray_serve.py -k ray
 
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
@@ -132,7 +132,7 @@ $(RAY): pyproject.toml
 	@echo "installing Ray and the test tools into .venv-ray; the first time takes a minute or two"
 	@$(PYTHON) -m venv .venv-ray
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[data,ray,search,train]' beartype hypothesis pytest pytest-timeout
+		--editable '.[data,ray,search,serve,train]' 'ray[serve]>=2.40' beartype hypothesis pytest pytest-timeout
 	@touch $@
 
 $(PAGE): pyproject.toml
