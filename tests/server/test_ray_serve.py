@@ -46,6 +46,10 @@ def cluster(*arguments: str, folder: Path) -> Iterator[ServerProcess]:
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "XDG_CACHE_HOME": str(folder / "cache"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives up early where the machine is busy.
+        "RAY_raylet_start_wait_time_s": "600",
+        "RAY_worker_register_timeout_seconds": "600",
+        "RAY_agent_register_timeout_ms": "600000",
     }
     with (
         (folder / "ray.log").open("w+") as log,
