@@ -172,7 +172,7 @@ def row_of(point: Point) -> list[str]:
     """Format a point as a row of the table."""
     return [
         *(point["size"], f"{point['fraction']:g}", str(point["seed"]), str(point["steps"])),
-        *(f"{point['parameters'] / 1e6:.2f}", f"{point['gflops'] / 1e6:.3f}"),
+        *(f"{point['parameters'] / 1e6:.2f}", f"{point['gflops'] / 1e3:.2f}"),
         *(f"{point[error]:.3f}" for error in ERRORS),
     ]
 
@@ -238,7 +238,7 @@ def predicted(points: Sequence[Point], error: str) -> str:
     target = front(points, error)[-1]
     return (
         f"From points of at most {limit / 1e3:.1f} TFLOP: {a * target['gflops'] ** -b + c:.3f} at "
-        f"{target['gflops'] / 1e6:.1f} TFLOP; measured {target[error]:.3f}."
+        f"{target['gflops'] / 1e3:.1f} TFLOP; measured {target[error]:.3f}."
     )
 
 
