@@ -43,7 +43,8 @@ def routes(address: str) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def browser(address: str) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
+    """One chromium for all pages: Playwright allows one at a time."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=TIMEOUT_MS)

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: make test-page")
 
-from page_service import ARGUMENTS, AXE, CHROMIUM, Watch, write_images
+from page_service import AXE, CHROMIUM, Watch, write_images
 
 pytestmark = pytest.mark.page
 
@@ -104,16 +104,6 @@ def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(address: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
