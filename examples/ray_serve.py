@@ -41,11 +41,14 @@ def application(arguments: Mapping[str, str]) -> serve.Application:
         arguments: `uri`, `collection` (comma-separated), `model`, `token`, `uploads`, `replicas`.
 
     Raises:
-        ConfigError: An argument is unknown, or several replicas are asked for on Milvus Lite.
+        ConfigError: An argument is unknown, `replicas` is no number from 1 on, or several replicas
+            are asked for on Milvus Lite.
     """
     if unknown := sorted(arguments.keys() - DEFAULTS.keys()):
         raise ConfigError(f"arguments are {', '.join(DEFAULTS)}; got {', '.join(unknown)}")
     given = {**DEFAULTS, **arguments}
+    if not given["replicas"].isdecimal() or given["replicas"] == "0":
+        raise ConfigError(f"replicas must be a number from 1 on, got {given['replicas']!r}")
     replicas, uri = int(given["replicas"]), given["uri"]
     if replicas > 1 and is_lite(address_of(uri)):
         raise ConfigError(f"{uri} is Milvus Lite, which allows 1 replica; got {replicas}")

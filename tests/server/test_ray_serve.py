@@ -144,5 +144,7 @@ def test_ray_replicas_need_a_server() -> None:
     spec.loader.exec_module(module)
     with pytest.raises(ConfigError, match="Milvus Lite, which allows 1 replica; got 2"):
         module.application({"uri": "a.db", "replicas": "2"})
+    with pytest.raises(ConfigError, match="replicas must be a number from 1 on, got 'two'"):
+        module.application({"replicas": "two"})
     with pytest.raises(ConfigError, match="got port"):
         module.application({"port": "1"})

@@ -88,12 +88,12 @@ def search_hybrid(
     dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
     given = fusion.captions == "given"
     among = all_of(page.filter, _GIVEN) if given else page.filter
-    if given and not by_words.full_text_search(words, 1, filter=among):
-        return index.search(query, k, **options)[0]
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
-        dense_hits = index.search(query, depth, **dense)[0]
         text_hits = by_words.full_text_search(words, depth, filter=among)
+        if given and not text_hits:
+            return index.search(query, k, **options)[0]
+        dense_hits = index.search(query, depth, **dense)[0]
         fused = fuse([dense_hits, text_hits], [1 - fusion.text_weight, fusion.text_weight], fusion)
         if page.min_score is not None:
             fused = _similar_enough(fused, index, dense_hits, query[0], page.min_score, page.on)

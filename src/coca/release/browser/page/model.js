@@ -41,15 +41,14 @@ const tokenizer = () =>
     return new Tokenizer(file, settings.text);
   });
 
-// The direction of the mean embedding of the texts of a query.
+// The sum of the embeddings of the texts of a query; a search uses its direction alone.
 export async function embedQuery(query) {
   const texts = forms(query, await json("queries.json"));
-  const mean = (await embedText(texts[0])).slice();
+  const sum = (await embedText(texts[0])).slice();
   for (const text of texts.slice(1)) {
-    (await embedText(text)).forEach((value, at) => (mean[at] += value));
+    (await embedText(text)).forEach((value, at) => (sum[at] += value));
   }
-  const length = Math.hypot(...mean);
-  return mean.map((value) => value / length);
+  return sum;
 }
 
 async function embedText(text) {
