@@ -20,7 +20,7 @@ from side_by_side import Figures, Unavailable
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.data.sources.shards import ShardsConfig

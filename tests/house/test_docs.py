@@ -13,8 +13,8 @@ import coca
 from coca.cli.app import app
 from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core import errors
-from coca.core.config import load_config
-from coca.core.recipe import read_recipe
+from coca.core.config.recipe import read_recipe
+from coca.core.config.serialization import load_config
 from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES
 from coca.data.sources.shards import ShardWriter

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.data.sources.base import SourceConfig
 from coca.model.coca import CoCa
 from coca.train.optimizer import make_optimizer

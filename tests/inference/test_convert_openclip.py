@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coca.core.errors import ModelError
-from coca.core.files import sha256_file
+from coca.core.files.atomic import sha256_file
 from coca.inference.convert_openclip import (
     OPENAI_MEAN,
     SOURCE_FILE,

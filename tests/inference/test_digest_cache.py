@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.files import user_cache
+from coca.core.files.atomic import user_cache
 from coca.inference import digest_cache
 from coca.inference.digest_cache import cached_digest
 

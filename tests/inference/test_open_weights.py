@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from coca.core.errors import ConfigError, MissingExtraError, ModelError
-from coca.core.files import user_cache
+from coca.core.files.atomic import user_cache
 from coca.inference import open_weights
 from coca.inference.convert_openclip import SOURCE_FILE, caveat_of
 from coca.inference.open_weights import PUBLISHED, OpenWeights, Published, is_model

@@ -45,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     if not (PACKAGES / "onnxruntime-web").is_dir():
         pytest.skip("onnxruntime-web is not installed: make test-page")
     import coca
-    from coca.core.local_files import file_etag
+    from coca.core.files.local_files import file_etag
     from coca.release.browser.export import export_browser
     from coca.search.milvus.collection import Collection
     from coca.search.records import Origin, Record, content_id

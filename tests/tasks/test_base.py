@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from coca.core.config import from_dict
+from coca.core.config.serialization import from_dict
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.tasks import TASKS, TaskConfig

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from coca.core import files
 from coca.core.errors import CocaError, DataError, StorageError
+from coca.core.files import atomic
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
@@ -259,7 +259,7 @@ def test_a_full_disk_keeps_the_run_in_memory_and_the_older_checkpoint(
         if "00000010" in folder.name:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_sync_tree", full)
+    monkeypatch.setattr(atomic, "_sync_tree", full)
     with pytest.raises(StorageError, match=r"No space left on device; the last good .*00000005"):
         trainer.fit()
     assert saved_steps(run) == [5]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.data.sources.base import SplitConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import image_bytes

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from coca.cli.options.recipes import for_all_tasks
-from coca.core.config import load_config
-from coca.core.recipe import Tree, read_recipe
+from coca.core.config.recipe import Tree, read_recipe
+from coca.core.config.serialization import load_config
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from coca.tasks import TaskConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config import load_config
-from coca.core.recipe import read_recipe
+from coca.core.config.recipe import read_recipe
+from coca.core.config.serialization import load_config
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig, evaluate
 from coca.workflows.evaluation.reference_results import benchmark_named

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import coca
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.workflows.evaluation.reference_results import benchmark_named
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_model import write_model

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.demo.run import DemoResult, forget_other_model
 from coca.inference.loading import load

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from coca.core.extras import require
-from coca.core.files import atomic_folder
+from coca.core.files.atomic import atomic_folder
 
 PHOTOS: Mapping[str, str] = {
     "astronaut.png": "an astronaut in front of a flag",

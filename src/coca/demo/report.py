@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.demo.emoji.concepts import VENDORS
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.core.errors import CocaError, SearchError
-from coca.core.files import atomic_folder, write_atomic
+from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardsConfig, ShardWriter

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from coca.core.config import from_dict
+from coca.core.config.serialization import from_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import atomic_folder, read_json, sha256_file, write_atomic
+from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_atomic
 from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip.state_dict_io import read_state
 from coca.model.openclip.weights import (

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coca.core.errors import StorageError
-from coca.core.files import user_cache, write_atomic
+from coca.core.files.atomic import user_cache, write_atomic
 
 CACHED_BYTES = 64 << 20
 """Files from this size on are cached; smaller files are read in 0.1 s."""

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from coca.core.config import non_default
+from coca.core.config.serialization import non_default
 from coca.core.errors import ConfigError, ModelError
 from coca.core.malloc import keep_freed_memory
 from coca.inference.convert_openclip import caveat_of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
-from coca.core.files import atomic_folder, user_cache
+from coca.core.files.atomic import atomic_folder, user_cache
 from coca.inference.convert_openclip import SOURCE_FILE, About, import_weights, read_about
 from coca.inference.hub import Hub, HuggingFace
 from coca.model.openclip.config import OpenCLIPConfig

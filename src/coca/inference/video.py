@@ -20,7 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import head_of

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.model.encoders.base import ImageEncoderConfig, require, require_heads
 from coca.model.encoders.vit import ViTConfig
 

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from coca.core.config import from_dict, to_dict
+from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import read_json, write_atomic
+from coca.core.files.atomic import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig

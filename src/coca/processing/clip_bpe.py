@@ -20,7 +20,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, padded, read_backend
 from coca.runtime.preprocess import clean_as_clip
 

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from coca.core.config import from_dict, to_dict
+from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import read_json, write_atomic
+from coca.core.files.atomic import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend

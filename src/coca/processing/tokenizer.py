@@ -21,7 +21,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError, ModelError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")

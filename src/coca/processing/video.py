@@ -31,7 +31,7 @@ from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.processing.video_file import DEFAULT_LIMITS, Frame, VideoFile, VideoLimits, VideoSource
 
 FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import atomic_folder
+from coca.core.files.atomic import atomic_folder
 from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import model_folder
 from coca.inference.open_weights import (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from coca.core.errors import ModelError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import Precision, fingerprint, load, model_folder
 from coca.inference.predictor import Predictor

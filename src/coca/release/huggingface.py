@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from coca.core.files import read_json, write_atomic
+from coca.core.files.atomic import read_json, write_atomic
 from coca.model.pretrained import CONFIG_FILE
 
 CODE_FILE = "coca_classes.py"

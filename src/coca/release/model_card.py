@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ModelError
-from coca.core.files import read_json
+from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
 from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import fingerprint

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.errors import ModelError
-from coca.core.files import read_json, sha256_file
+from coca.core.files.atomic import read_json, sha256_file
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE = (

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from coca.core.errors import DataError, MissingExtraError
-from coca.core.formats import IMAGE_FORMATS_SHOWN
-from coca.core.heif import HEAD_BYTES, formats_of
+from coca.core.files.formats import IMAGE_FORMATS_SHOWN
+from coca.core.files.heif import HEAD_BYTES, formats_of
 from coca.runtime.decoder_warnings import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]

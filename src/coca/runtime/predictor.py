@@ -23,7 +23,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.core.files import read_json
+from coca.core.files.atomic import read_json
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.beam_search import Generated, beam_search
 from coca.runtime.captions import Caption

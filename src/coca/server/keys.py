@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError
-from coca.core.regular_files import read_regular
+from coca.core.files.regular_files import read_regular
 from coca.server.errors import ServiceError
 
 _DAY_S = 86_400

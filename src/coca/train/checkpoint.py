@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from coca.core.errors import ModelError, StorageError
-from coca.core.files import atomic_folder, sha256_file
+from coca.core.files.atomic import atomic_folder, sha256_file
 from coca.train.sharded_safetensors import Groups, read_group, write_whole
 
 logger = logging.getLogger(__name__)

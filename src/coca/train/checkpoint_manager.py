@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from coca.core.errors import CocaError, StorageError
-from coca.core.files import atomic_folder
+from coca.core.files.atomic import atomic_folder
 from coca.train.checkpoint import (
     commit,
     fingerprints,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.train.ema import EmaConfig
 from coca.train.optimizer import OptimizerConfig

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import nn
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError, did_you_mean
 from coca.model.encoders.base import ImageEncoder
 

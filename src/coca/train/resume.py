@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from coca.core.config.renamed_settings import with_current_names
 from coca.core.errors import ConfigError
-from coca.core.renamed_settings import with_current_names
 from coca.model.config import HeadConfig
 from coca.train.checkpoint import Checkpoint
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt
 from torch import nn
 
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
 from coca.core.errors import ConfigError
 from coca.model.encoders.base import ImageEncoder
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from coca.core.errors import StorageError
 from coca.core.extras import require
-from coca.core.files import append_line, write_atomic
+from coca.core.files.atomic import append_line, write_atomic
 from coca.core.registry import Registry
 
 METRICS_FILE = "metrics.jsonl"

@@ -11,7 +11,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from coca.core.config import to_dict
+from coca.core.config.serialization import to_dict
 from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch

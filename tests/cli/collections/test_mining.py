@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.data.sources.factory import open_source
 from coca.data.sources.manifest import ManifestConfig
 from coca.data.sources.shards import ShardsConfig

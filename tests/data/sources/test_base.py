@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config import from_dict
+from coca.core.config.serialization import from_dict
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES, BulkSource, Source, SourceConfig, read_rows

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import PositiveInt
 
-from coca.core.config import from_dict, to_dict
-from coca.core.config_docs import describe
+from coca.core.config.docs import describe
+from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError
 from coca.data.sources.base import SOURCES, Source, SourceConfig, register_source
 from coca.data.sources.factory import open_source

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.formats import IMAGE_FORMATS
+from coca.core.files.formats import IMAGE_FORMATS
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
-from coca.core.config import from_dict, load_config, to_dict
+from coca.core.config.serialization import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
 from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.model.config import CoCaConfig

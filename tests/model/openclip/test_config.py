@@ -4,7 +4,7 @@ from typing import Any
 import open_clip
 import pytest
 
-from coca.core.config import from_dict, to_dict
+from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.model.openclip.config import (
     OpenCLIPConfig,

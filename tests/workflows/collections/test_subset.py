@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.config import from_dict
+from coca.core.config.serialization import from_dict
 from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig

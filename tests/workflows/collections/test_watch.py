@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from coca.core.absence import Roots
 from coca.core.errors import ConfigError, SearchError
+from coca.core.files.absence import Roots
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load

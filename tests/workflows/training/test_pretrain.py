@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from coca.core.config import load_config, to_dict
+from coca.core.config.serialization import load_config, to_dict
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.encoders.vit import VisionTransformer

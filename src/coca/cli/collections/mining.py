@@ -17,7 +17,7 @@ from coca.cli.options.search_options import (
     print_hits,
 )
 from coca.core.errors import ConfigError
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from coca.search.mining.duplicates import Duplicates

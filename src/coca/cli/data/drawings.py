@@ -47,7 +47,7 @@ def emoji(
     console = Console.current(json=as_json)
     from itertools import islice
 
-    from coca.core.files import atomic_folder
+    from coca.core.files.atomic import atomic_folder
     from coca.data.sources.shards import ShardWriter
     from coca.demo.emoji.concepts import emoji_samples
 

@@ -60,7 +60,7 @@ def caption(
         progress=console.progress,
     )
     if explain is not None:
-        from coca.core.files import write_atomic
+        from coca.core.files.atomic import write_atomic
         from coca.inference.attention import draw_word_maps, explain_caption
 
         (outcome,) = outcomes

@@ -42,7 +42,7 @@ def embed(
 
     import numpy as np
 
-    from coca.core.files import write_atomic
+    from coca.core.files.atomic import write_atomic
 
     console = Console.current(json=as_json)
     paths, texts = images.find(files or [], videos=True), list(text or [])

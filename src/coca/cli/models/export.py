@@ -159,7 +159,7 @@ def export(
         return
     if int8 or images is not None:
         raise ConfigError("--int8 and --images apply to --format onnx: add it")
-    from coca.core.config import load_config
+    from coca.core.config.serialization import load_config
     from coca.release import export as workflow
     from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from coca.core.config_docs import docstrings, field_types, limits_of, without_none, without_range
+from coca.core.config.docs import docstrings, field_types, limits_of, without_none, without_range
 
 
 @dataclass(frozen=True, kw_only=True)

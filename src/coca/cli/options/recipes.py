@@ -38,7 +38,7 @@ def load(kind: type[T], settings: Settings) -> T:
     Raises:
         ConfigError: No recipe is given, or a setting is invalid.
     """
-    from coca.core.config import load_config
+    from coca.core.config.serialization import load_config
 
     if not settings.recipes:
         raise ConfigError(
@@ -63,7 +63,7 @@ def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
     Raises:
         ConfigError: `data_root` is a local path that does not exist.
     """
-    from coca.core.recipe import Tree, data_root_of, merge, parse_override, read_recipe
+    from coca.core.config.recipe import Tree, data_root_of, merge, parse_override, read_recipe
 
     tree: Tree = {}
     try:

@@ -36,7 +36,7 @@ def show(
     """Validate a recipe and print it with all defaults."""
     import yaml
 
-    from coca.core.config import to_dict
+    from coca.core.config.serialization import to_dict
 
     console = Console.current(json=as_json)
     given = Settings.of(settings)
@@ -53,7 +53,7 @@ def keys(
     """List every setting with its type, default and description."""
     import dataclasses
 
-    from coca.core.config_docs import describe
+    from coca.core.config.docs import describe
 
     console = Console.current(json=as_json)
     settings = list(describe(_class_of(kind)))
@@ -74,7 +74,7 @@ def keys(
 
 def _kind_of(settings: Settings) -> Kind:
     """Infer the kind of a recipe from its top-level keys."""
-    from coca.core.recipe import read_recipe
+    from coca.core.config.recipe import read_recipe
 
     trees = [read_recipe(Path(recipe)) for recipe in settings.recipes]
     if any("task" in tree for tree in trees):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.files import append_line
+from coca.core.files.atomic import append_line
 from coca.data.sample import BadSample
 
 # Minimum denominator of the bad fraction, so that one bad image among the first hundred does not

@@ -26,8 +26,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch.utils.data import DataLoader, Sampler
 
-from coca.core.config import digest
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
+from coca.core.config.serialization import digest
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch

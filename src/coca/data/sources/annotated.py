@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from coca.core.annotations import parse_record, parse_text
 from coca.core.errors import DataError
-from coca.core.local_files import file_etag
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.local_files import file_etag
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig, SplitConfig, single_path
 from coca.data.storage.storage import Storage, is_remote

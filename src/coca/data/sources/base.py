@@ -15,7 +15,7 @@ from typing import (
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
 from coca.core.errors import ConfigError, DataError, did_you_mean
 from coca.core.registry import Registry
 from coca.data.sample import Sample

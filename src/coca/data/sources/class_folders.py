@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt
 
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.base import SourceConfig, register_source, single_path
 from coca.data.sources.folder import sized_files

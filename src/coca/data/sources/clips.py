@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from pydantic import PositiveInt
 
 from coca.core.errors import DataError
-from coca.core.formats import VIDEO_SUFFIXES
-from coca.core.local_files import file_etag, walk_files
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.local_files import file_etag, walk_files
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig, SplitAnnotationsConfig
 from coca.data.sources.base import SourceConfig

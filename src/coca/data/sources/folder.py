@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from coca.core.annotations import SIDECAR_SUFFIXES, Sidecars, read_sidecars, split_record
 from coca.core.errors import DataError
-from coca.core.formats import IMAGE_SUFFIXES
-from coca.core.local_files import file_etag, walk_files
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.formats import IMAGE_SUFFIXES
+from coca.core.files.local_files import file_etag, walk_files
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig, register_source, single_path
 from coca.data.sources.selection import selected_rows

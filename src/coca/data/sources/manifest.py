@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from coca.core.local_files import file_etag
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.local_files import file_etag
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sources.base import register_source, single_path
 from coca.data.sources.columns import TableConfig, TableSource
 from coca.data.storage.storage import Storage, full_path, is_remote

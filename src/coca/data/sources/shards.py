@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from pydantic import NonNegativeInt
 
-from coca.core.absence import nearest
 from coca.core.errors import ConfigError, DataError
-from coca.core.files import write_atomic
-from coca.core.formats import IMAGE_FORMATS_SHOWN
+from coca.core.files.absence import nearest
+from coca.core.files.atomic import write_atomic
+from coca.core.files.formats import IMAGE_FORMATS_SHOWN
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig, register_source
 from coca.data.sources.selection import selected_rows

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt32
 
 from coca.core.errors import DataError, StorageError
-from coca.core.files import user_cache, write_atomic
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.files.atomic import user_cache, write_atomic
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.data.sources.tar_scan import Member, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sources.base import register_source, single_path
 from coca.data.sources.columns import TableConfig, TableSource
 from coca.data.sources.tables import SUFFIXES

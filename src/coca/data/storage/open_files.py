@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from coca.core.regular_files import open_regular
+from coca.core.files.regular_files import open_regular
 
 MAX_OPEN_FILES = 64
 

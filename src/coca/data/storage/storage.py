@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
-from coca.core.regular_files import check_regular, open_regular, read_regular
+from coca.core.files.regular_files import check_regular, open_regular, read_regular
 from coca.data.storage.open_files import OpenFiles
 from coca.data.storage.remote import Range, RemoteFolder, check_fork, open_folder, split_url
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.extras import require
-from coca.core.files import atomic_folder, write_atomic
+from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from coca.core.errors import ConfigError
-from coca.core.files import atomic_folder
+from coca.core.files.atomic import atomic_folder
 from coca.core.progress import ProgressMaker, silent
 from coca.demo.emoji.concepts import emoji_samples
 

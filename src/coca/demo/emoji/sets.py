@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require
-from coca.core.files import atomic_folder, write_atomic
+from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter

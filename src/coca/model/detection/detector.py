@@ -25,10 +25,10 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from coca.core.config import from_dict, to_dict
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
+from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import read_json, write_atomic
+from coca.core.files.atomic import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.detection.feature_pyramid import FeaturePyramid
 from coca.model.losses.collectives import all_reduce_sum, world_size

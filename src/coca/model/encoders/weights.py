@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError, ModelError
 from coca.model.encoders.backbone import BackboneEncoder, import_timm
 from coca.model.encoders.base import ImageEncoder

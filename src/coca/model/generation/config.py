@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
 
 from annotated_types import Ge, Gt, Interval
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError, check_options
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]

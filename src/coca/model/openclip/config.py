@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError, ModelError
 from coca.model.config import HeadConfig, Temperature
 from coca.model.encoders.vit import ViTConfig

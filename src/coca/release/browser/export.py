@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from coca.core.errors import ConfigError
-from coca.core.files import atomic_folder, read_json
+from coca.core.files.atomic import atomic_folder, read_json
 from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
 from coca.release.browser.items import write_items

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from coca.core.files import atomic_folder, sha256_file
+from coca.core.files.atomic import atomic_folder, sha256_file
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from coca.core.errors import ConfigError
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.runtime.image_file import ImageSource
 
 DRAWN = 256

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.core.files import atomic_folder
+from coca.core.files.atomic import atomic_folder
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
-from coca.core.heif import HEAD_BYTES, formats_of
+from coca.core.files.heif import HEAD_BYTES, formats_of
 
 _ORIENTATION, _TIMES, _CHANGED = 0x0112, 0x8769, 0x0132
 _TAKEN, _TAKEN_ZONE = 0x9003, 0x9011

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
-from coca.core.files import append_line, write_atomic
+from coca.core.files.atomic import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.ingest.record_files import read_records, write_records

@@ -15,7 +15,7 @@ import numpy as np
 
 from coca.core.errors import DataError
 from coca.core.extras import require
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.search import records
 from coca.search.milvus import row_codec
 from coca.search.records import Record

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from coca.core.absence import is_gone
 from coca.core.errors import SearchError
+from coca.core.files.absence import is_gone
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.filters import where
 from coca.search.ingest.parquet import read_info, read_vectors

@@ -10,7 +10,7 @@ import numpy as np
 
 from coca.core.errors import StorageError
 from coca.core.extras import require
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.search.records import Origin, Record
 
 _TEXTS = ("id", "path", "caption", "album", "metadata", "origin")

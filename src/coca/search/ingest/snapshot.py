@@ -6,7 +6,7 @@ It is read from the collection itself, so the two cannot disagree.
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from coca.core.absence import Roots
+from coca.core.files.absence import Roots
 from coca.search.frame_paths import series_of
 from coca.search.ingest.sources import AnySource, Entry, RootedSource, empty_folders
 from coca.search.records import Origin

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from coca.core.annotations import read_sidecars
 from coca.core.errors import DataError
-from coca.core.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
-from coca.core.local_files import walk_files
+from coca.core.files.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
+from coca.core.files.local_files import walk_files
 
 logger = logging.getLogger(__name__)
 

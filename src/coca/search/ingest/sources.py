@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from coca.core.absence import Roots
-from coca.core.local_files import file_etag, modified_at
+from coca.core.files.absence import Roots
+from coca.core.files.local_files import file_etag, modified_at
 from coca.search.ingest.source_images import (
     Annotation,
     SourceImage,

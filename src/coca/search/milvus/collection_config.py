@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from annotated_types import Ge, Interval
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge, Interval
 from jaxtyping import Float, Float32
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.mining.diversity import drop_near_duplicates, k_center

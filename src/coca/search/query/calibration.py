@@ -19,7 +19,7 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Bool, Float
 
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
 from coca.core.errors import ArgumentError, ConfigError, SearchError
 from coca.search.records import CollectionInfo, same_model
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Interval
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ArgumentError
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from coca.core.config_base import Config, Fraction
+from coca.core.config.base import Config, Fraction
 from coca.search.records import Hit
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from coca.core.errors import DataError
-from coca.core.regular_files import MAX_IMAGE_BYTES, read_regular
+from coca.core.files.regular_files import MAX_IMAGE_BYTES, read_regular
 from coca.search.frame_paths import series_of
 from coca.search.records import Record, content_id
 

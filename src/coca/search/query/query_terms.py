@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Interval
 from jaxtyping import Float, Float32, Float64
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ArgumentError, ConfigError
 from coca.search.milvus.pagination import check_text
 

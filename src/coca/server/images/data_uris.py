@@ -5,7 +5,7 @@ import binascii
 import re
 
 from coca.core.errors import ConfigError
-from coca.core.heif import HEAD_BYTES, is_heif
+from coca.core.files.heif import HEAD_BYTES, is_heif
 
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
 

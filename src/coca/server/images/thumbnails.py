@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-from coca.core.files import user_cache
+from coca.core.files.atomic import user_cache
 from coca.server.images.decoding.decoder import Decoder
 
 SIDES = (128, 256, 512, 1_024)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coca.core.errors import StorageError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.search.milvus.lite import address_of, check_space, is_lite
 from coca.server.images.data_uris import media_type_of
 

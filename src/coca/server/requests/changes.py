@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError
-from coca.core.local_files import file_etag
+from coca.core.files.local_files import file_etag
 from coca.search.records import Origin, Record, content_id, storage_error
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.images.data_uris import read_data_uri

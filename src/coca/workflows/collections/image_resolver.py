@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.storage.storage import Storage, is_remote
 from coca.search.frame_paths import frame_interval_of, series_of
 from coca.search.ingest.snapshot import WHOLE

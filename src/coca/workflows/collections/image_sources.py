@@ -8,8 +8,8 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.heif import PHOTO_SUFFIXES
-from coca.core.local_files import modified_at
+from coca.core.files.heif import PHOTO_SUFFIXES
+from coca.core.files.local_files import modified_at
 from coca.data.sources.base import PathSource, Source, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.manifest import ManifestConfig

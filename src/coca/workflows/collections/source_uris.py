@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.formats import VIDEO_SUFFIXES
-from coca.core.heif import PHOTO_SUFFIXES
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.heif import PHOTO_SUFFIXES
 from coca.data.sources.tables import SUFFIXES
 from coca.data.storage.storage import expand_braces, is_remote
 from coca.search.ingest.parquet import find_vectors

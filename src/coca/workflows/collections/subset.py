@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from coca.core.annotations import split_record
 from coca.core.errors import ConfigError, DataError, SearchError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from coca.core.absence import Roots
 from coca.core.errors import DataError
-from coca.core.formats import VIDEO_SUFFIXES
-from coca.core.local_files import file_etag
-from coca.core.regular_files import check_regular
+from coca.core.files.absence import Roots
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.local_files import file_etag
+from coca.core.files.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_etag, series_path
 from coca.search.ingest.source_images import SourceImage, find_files, read_annotation

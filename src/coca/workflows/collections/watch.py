@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from coca.core.absence import Roots
 from coca.core.annotations import SIDECAR_SUFFIXES
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
-from coca.core.formats import VIDEO_SUFFIXES
-from coca.core.heif import PHOTO_SUFFIXES
+from coca.core.files.absence import Roots
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.heif import PHOTO_SUFFIXES
 from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import AnySource, Entry
 from coca.workflows.collections.image_sources import open_sources

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from coca.core.config import to_dict
+from coca.core.config.serialization import to_dict
 from coca.core.errors import MissingExtraError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.core.provenance import commit_shown
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult

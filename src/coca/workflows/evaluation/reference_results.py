@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import yaml
 
-from coca.core.config import load_config
+from coca.core.config.serialization import load_config
 from coca.core.errors import ConfigError, did_you_mean
 
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coca.core.config import digest
-from coca.core.files import write_atomic
+from coca.core.config.serialization import digest
+from coca.core.files.atomic import write_atomic
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from coca.core.config import digest, non_default
+from coca.core.config.serialization import digest, non_default
 from coca.core.errors import ConfigError, DataError
 from coca.core.prefetch import iterate_ahead
 from coca.core.progress import ProgressMaker, silent

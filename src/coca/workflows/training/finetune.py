@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent

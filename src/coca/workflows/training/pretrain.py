@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import NonNegativeInt
 
-from coca.core.config_base import Config
+from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent

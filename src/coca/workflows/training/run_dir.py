@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from coca.core.config import digest, from_dict, to_dict
+from coca.core.config.serialization import digest, from_dict, to_dict
 from coca.core.errors import ConfigError
-from coca.core.files import write_atomic
+from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
 from coca.model.captioner import Captioner
 from coca.model.pretrained import save_model

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.core.heif import has_heif, register_heif
+from coca.core.files.heif import has_heif, register_heif
 from coca.runtime.image_file import read_image
 from coca.search.ingest.image_metadata import read_header
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from coca.core.config import from_dict, load_config, to_dict
-from coca.core.config_base import Config
-from coca.core.config_docs import show, to_plain
+from coca.core.config.base import Config
+from coca.core.config.docs import show, to_plain
+from coca.core.config.serialization import from_dict, load_config, to_dict
 from coca.core.errors import ArgumentError, ConfigError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.local_files import file_etag, modified_at, walk_files
+from coca.core.files.local_files import file_etag, modified_at, walk_files
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coca.core.config.recipe import fill_in, merge, parse_override, read_recipe
 from coca.core.errors import ConfigError
-from coca.core.recipe import fill_in, merge, parse_override, read_recipe
 
 # Keys and texts that no rule of `merge` treats apart, so that its plain laws hold.
 keys = st.sampled_from(["a", "b", "c", "d"])

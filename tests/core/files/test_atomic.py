@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import StorageError
-from coca.core.files import append_line, atomic_folder, read_json, sha256_file, write_atomic
+from coca.core.files.atomic import append_line, atomic_folder, read_json, sha256_file, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -214,7 +214,7 @@ def test_a_missing_permission_is_reported(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one_but_no_part(tmp_path: Path) -> None:
     target = tmp_path / "a"
     program = (
-        "import os, sys; from coca.core.files import write_atomic\n"
+        "import os, sys; from coca.core.files.atomic import write_atomic\n"
         "write_atomic(sys.argv[1], b'o' * 1000)\n"
         "real, os.fsync = os.fsync, lambda descriptor: os._exit(9)\n"
         "write_atomic(sys.argv[1], b'n' * 1000)\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.core.config import digest, from_dict, load_config, to_dict
+from coca.core.config.serialization import digest, from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 
 from coca.core.extras import require
-from coca.core.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
+from coca.core.files.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 

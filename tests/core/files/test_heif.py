@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coca.core import heif
 from coca.core.errors import DataError
-from coca.core.formats import IMAGE_FORMATS
-from coca.core.heif import formats_of, has_heif, is_heif
+from coca.core.files import heif
+from coca.core.files.formats import IMAGE_FORMATS
+from coca.core.files.heif import formats_of, has_heif, is_heif
 from coca.processing.image import decode
 from coca.search.ingest.image_metadata import read_header
 from coca.search.ingest.source_images import find_files

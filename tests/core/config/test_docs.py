@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import pytest
 from pydantic import Field, PositiveInt
 
-from coca.core.config_docs import (
+from coca.core.config.docs import (
     Setting,
     describe,
     field_types,

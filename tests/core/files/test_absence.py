@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.absence import Roots, is_gone, nearest
+from coca.core.files.absence import Roots, is_gone, nearest
 
 
 def test_only_a_file_that_is_surely_absent_is_gone(tmp_path: Path) -> None:

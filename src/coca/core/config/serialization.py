@@ -2,7 +2,7 @@
 
 A configuration is a frozen, keyword-only dataclass. A field whose type is such a dataclass is a
 section. All errors are collected in one `ConfigError`, one line each: the dotted key, the expected
-type and range, and the value; see `coca.core.config_base.Config`.
+type and range, and the value; see `coca.core.config.base.Config`.
 
 A section whose class has a classmethod `kinds()` is of one of several subclasses: its key `kind`
 chooses one, as in pydantic's discriminated unions, and each has settings of its own.
@@ -20,8 +20,8 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
-from coca.core.config_base import validator, without_items
-from coca.core.config_docs import (
+from coca.core.config.base import validator, without_items
+from coca.core.config.docs import (
     KIND,
     default_of,
     field_types,
@@ -38,9 +38,9 @@ from coca.core.config_docs import (
     without_range,
     words,
 )
+from coca.core.config.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
+from coca.core.config.renamed_settings import with_current_names, with_first_names
 from coca.core.errors import ConfigError, did_you_mean
-from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
-from coca.core.renamed_settings import with_current_names, with_first_names
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.regular_files import check_regular, open_regular, read_regular
+from coca.core.files.regular_files import check_regular, open_regular, read_regular
 
 HOWS: list[Callable[[Path], object]] = [open_regular, check_regular, read_regular]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, get_origin
 
 from annotated_types import Interval
 
-from coca.core.config_docs import (
+from coca.core.config.docs import (
     field_types,
     is_restricted,
     item_section,

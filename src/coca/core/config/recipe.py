@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from coca.core.config_docs import to_plain
+from coca.core.config.docs import to_plain
 from coca.core.errors import ConfigError
 
 Tree = dict[str, Any]

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from coca.core.config import from_dict, load_config, non_default, to_dict
-from coca.core.config_base import Config
+from coca.core.config.base import Config
+from coca.core.config.serialization import from_dict, load_config, non_default, to_dict
 from coca.core.errors import ConfigError
 from coca.data.loading.loader import LoaderConfig
 from coca.model.config import CoCaConfig, HeadConfig

@@ -1,0 +1,1 @@
+"""Configuration: recipes in YAML, overrides and defaults, checked into frozen dataclasses."""
