@@ -25,7 +25,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.query.short_queries import embed_queries
 from coca.search.records import Hit, Record
-from coca.tasks.keyword_search import match, read_answers
+from coca.tasks.retrieval.keyword_search import match, read_answers
 
 WEIGHTS, DEPTH = (0.3, 0.5, 0.7), 256
 DEPTHS = (1, 5, 10)

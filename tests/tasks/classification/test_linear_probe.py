@@ -9,7 +9,7 @@ from coca.data.sources.folder import FolderConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from coca.tasks.linear_probe import drawn_rows
+from coca.tasks.classification.linear_probe import drawn_rows
 from tiny_finetune import write_classes
 
 

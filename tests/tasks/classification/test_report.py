@@ -3,7 +3,7 @@
 import numpy as np
 
 from coca.data.sample import Sample
-from coca.tasks.classification_report import classified
+from coca.tasks.classification.report import classified
 from coca.tasks.report_samples import thumbnail
 from tiny_data import image_bytes
 

@@ -25,9 +25,9 @@ from coca.tasks.base import (
     read_all_metadata,
     read_samples,
 )
-from coca.tasks.classification_report import classified
-from coca.tasks.logistic import choose_c, fit_logistic
-from coca.tasks.recognition import class_indices
+from coca.tasks.classification.logistic import choose_c, fit_logistic
+from coca.tasks.classification.recognition import class_indices
+from coca.tasks.classification.report import classified
 
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates for the inverse penalty C, chosen on a fifth of the training images."""

@@ -28,8 +28,7 @@ from coca.tasks.base import (
     read_all_metadata,
     samples_in_parts,
 )
-from coca.tasks.prompts import require_texts, text_inputs
-from coca.tasks.recognition import class_indices
+from coca.tasks.classification.recognition import class_indices
 from coca.tasks.report_samples import (
     Example,
     ImageRow,
@@ -37,6 +36,7 @@ from coca.tasks.report_samples import (
     per_class_results,
     thumbnail,
 )
+from coca.tasks.understanding.prompts import require_texts, text_inputs
 
 SHOWN = 8
 """Number of correct and of wrong statements in a report."""

@@ -9,7 +9,7 @@ from coca.data.sample import Sample
 from coca.demo.emoji.concepts import emoji_samples
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.keyword_search import EVERYDAY, keywords_of, match
+from coca.tasks.retrieval.keyword_search import EVERYDAY, keywords_of, match
 from tiny_data import image_bytes
 from tiny_folder import write_folder
 

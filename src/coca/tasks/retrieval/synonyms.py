@@ -143,7 +143,7 @@ def read_pairs(path: str) -> list[Pair]:
         text = (
             Path(path).read_text(encoding="utf-8")
             if path
-            else files("coca.tasks").joinpath("synonyms.yaml").read_text(encoding="utf-8")
+            else files("coca.tasks.retrieval").joinpath("synonyms.yaml").read_text(encoding="utf-8")
         )
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -20,7 +20,7 @@ from coca.tasks.base import (
     read_all_metadata,
     read_samples,
 )
-from coca.tasks.classification_report import classified
+from coca.tasks.classification.report import classified
 
 
 @TASKS.register("recognition")

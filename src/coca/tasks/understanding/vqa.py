@@ -28,8 +28,8 @@ from coca.tasks.base import (
     read_all_metadata,
     samples_in_parts,
 )
-from coca.tasks.prompts import require_texts, text_inputs
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
+from coca.tasks.understanding.prompts import require_texts, text_inputs
 
 SHOWN = 8
 """Number of correct and of wrong questions in a report."""

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.tasks.logistic import choose_c, fit_logistic
+from coca.tasks.classification.logistic import choose_c, fit_logistic
 
 
 def drawn(seed: int = 0, *, samples: int = 60, features: int = 7, classes: int = 4) -> Any:

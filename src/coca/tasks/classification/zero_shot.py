@@ -23,7 +23,7 @@ from coca.tasks.base import (
     read_all_metadata,
     read_samples,
 )
-from coca.tasks.classification_report import classified
+from coca.tasks.classification.report import classified
 from coca.tasks.reranking import best_of_each_row, reranked
 
 

@@ -1,0 +1,1 @@
+"""Classification tasks: zero-shot, by a trained head, and by linear probes."""

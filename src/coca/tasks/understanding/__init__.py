@@ -1,0 +1,1 @@
+"""Multimodal understanding: visual question answering (VQA), entailment and NLVR2."""
