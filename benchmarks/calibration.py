@@ -25,7 +25,7 @@ from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, wri
 
 import coca
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.predictor import Predictor
 from coca.model.generation.scoring import score_captions
 from coca.search.query.calibration import SCORED_HITS, Measures, fit, mutual_information

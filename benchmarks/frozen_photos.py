@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coca.core.config.serialization import load_config
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.metrics.captioning import caption_scores
 from coca.metrics.ptb import words
 from coca.model.coca import CoCa

@@ -20,7 +20,7 @@ from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 import coca
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.query.short_queries import embed_queries

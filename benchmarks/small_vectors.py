@@ -24,7 +24,7 @@ from side_by_side import Figures, Rounds, figure, table, write_report
 
 import coca
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.pagination import depth_of
 from coca.search.query.rescored import DEPTH
 from coca.search.records import WHOLE

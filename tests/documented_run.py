@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from documented import COMMANDS, ROOT, Command, name_of
 from tiny_data import image_bytes
 from tiny_model import write_model

@@ -6,7 +6,7 @@ import torch
 
 from coca.core.config.serialization import load_config
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.workflows.training.pretrain import PretrainConfig, PretrainResult, pretrain
 from tiny_data import image_bytes

@@ -17,7 +17,7 @@ from coca.core.config.recipe import read_recipe
 from coca.core.config.serialization import load_config
 from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.model.config import CoCaConfig
 from coca.search.milvus.collection import Collection
 from coca.tasks import TASKS, TaskConfig

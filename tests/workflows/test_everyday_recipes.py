@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from coca.core.config.serialization import load_config
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.word_vectors import WordVectors

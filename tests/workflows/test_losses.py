@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.report import IngestReport

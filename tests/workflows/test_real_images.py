@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.filters import all_of, any_of, has_any_tag, negate, where

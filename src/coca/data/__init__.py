@@ -13,7 +13,7 @@ from coca.data.datasets import snli_ve as snli_ve
 from coca.data.datasets import vqa as vqa
 from coca.data.sources import class_folders as class_folders
 from coca.data.sources import folder as folder
-from coca.data.sources import manifest as manifest
-from coca.data.sources import shards as shards
-from coca.data.sources import video_folder as video_folder
 from coca.data.sources import zip_archive as zip_archive
+from coca.data.sources.tables import manifest as manifest
+from coca.data.sources.tar import shards as shards
+from coca.data.sources.video import video_folder as video_folder

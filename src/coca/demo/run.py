@@ -16,7 +16,7 @@ from coca.core.errors import CocaError, SearchError
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardsConfig, ShardWriter
+from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
 from coca.demo.photos import write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report

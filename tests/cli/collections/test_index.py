@@ -8,7 +8,7 @@ import pytest
 from typer.testing import Result
 
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from tiny_data import image_bytes
 
 Run = Callable[..., Result]

@@ -10,8 +10,8 @@ from typer.testing import Result
 
 from coca.core.config.serialization import load_config
 from coca.data.sources.factory import open_source
-from coca.data.sources.manifest import ManifestConfig
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     TokenizerConfig,

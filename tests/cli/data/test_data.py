@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.shards import ShardsConfig, ShardWriter
+from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.drawings.pack import PackedDrawings
 from coca.demo.emoji import packages
 from coca.model.encoders.efficientnet import EfficientNetLite

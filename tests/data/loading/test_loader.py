@@ -18,7 +18,7 @@ from coca.data.batch import Batch
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.base import Source, SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig, ShardWriter
+from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from range_server import Serve
 from tiny_data import MemorySource, make_samples, tiny_processor
 from tiny_loader import (

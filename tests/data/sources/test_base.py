@@ -8,7 +8,7 @@ from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES, BulkSource, Source, SourceConfig, read_rows
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from tiny_data import MemorySource, make_samples
 
 

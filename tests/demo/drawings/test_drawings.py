@@ -7,7 +7,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.demo.drawings.clipart import (
     MAX_ALIKE,
     ClipArt,

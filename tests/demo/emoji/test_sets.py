@@ -7,7 +7,7 @@ import pytest
 from coca.core.errors import ConfigError
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.demo.emoji.packages import Concept
 from coca.demo.emoji.sets import PackedSets, choose_held_out, pack_sets
 from tiny_emoji import write_packages

@@ -9,7 +9,7 @@ import pytest
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.tables.manifest import ManifestConfig
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult

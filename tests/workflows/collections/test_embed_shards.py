@@ -10,7 +10,7 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.captioning import Caption
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.source_images import SourceImage

@@ -9,7 +9,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.source_images import Annotation
 from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource

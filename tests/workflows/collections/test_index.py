@@ -8,7 +8,7 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.report import BadImage, IngestReport

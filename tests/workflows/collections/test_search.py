@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import captioner, index_images, index_sources

@@ -15,7 +15,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection

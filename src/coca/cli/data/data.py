@@ -162,7 +162,7 @@ def index(
     A run creates missing indexes by itself; this command creates them in advance.
     """
     console = Console.current(json=as_json)
-    from coca.data.sources.tar_index import load_index
+    from coca.data.sources.tar.index import load_index
     from coca.data.storage.storage import Storage
 
     storage = Storage()

@@ -48,7 +48,7 @@ def emoji(
     from itertools import islice
 
     from coca.core.files.atomic import atomic_folder
-    from coca.data.sources.shards import ShardWriter
+    from coca.data.sources.tar.shards import ShardWriter
     from coca.demo.emoji.concepts import emoji_samples
 
     samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)

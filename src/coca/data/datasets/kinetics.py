@@ -20,14 +20,14 @@ from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.data.sources.annotated import image_folder, require_splits
 from coca.data.sources.base import register_source, single_path
-from coca.data.sources.clips import (
+from coca.data.sources.tables.table import open_table
+from coca.data.sources.video.clips import (
     Clip,
     ClipFolder,
     ClipSource,
     ListedClipsConfig,
     SplitClipsConfig,
 )
-from coca.data.sources.tables import open_table
 from coca.data.storage.storage import Storage
 
 

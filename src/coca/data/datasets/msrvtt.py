@@ -14,8 +14,8 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.data.sources.annotated import image_folder, list_in, read_annotations, require_splits
 from coca.data.sources.base import register_source, single_path
-from coca.data.sources.clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
-from coca.data.sources.tables import open_table
+from coca.data.sources.tables.table import open_table
+from coca.data.sources.video.clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
 from coca.data.storage.storage import Storage
 
 

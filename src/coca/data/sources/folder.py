@@ -12,7 +12,7 @@ from coca.core.files.local_files import file_etag, walk_files
 from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig, register_source, single_path
-from coca.data.sources.selection import selected_rows
+from coca.data.sources.tables.selection import selected_rows
 from coca.data.storage.storage import Storage
 
 

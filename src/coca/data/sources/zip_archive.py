@@ -9,8 +9,8 @@ from typing import NamedTuple
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sources.base import register_source, single_path
-from coca.data.sources.columns import TableConfig, TableSource
-from coca.data.sources.tables import SUFFIXES
+from coca.data.sources.tables.columns import TableConfig, TableSource
+from coca.data.sources.tables.table import SUFFIXES
 from coca.data.storage.storage import Storage, full_path
 
 MAX_TABLE_BYTES = 1 << 30

@@ -10,7 +10,7 @@ from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.demo.drawings.clipart import clipart_samples
 from coca.demo.drawings.icons import ICON_SETS, icon_samples
 from coca.demo.emoji.packages import WORDS, package_folder, read_concepts, read_json

@@ -15,7 +15,7 @@ from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.demo.emoji.packages import (
     SETS,
     WORDS,

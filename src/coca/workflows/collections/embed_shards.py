@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from coca.core.errors import DataError, SearchError, StorageError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors

@@ -12,8 +12,8 @@ from coca.core.files.heif import PHOTO_SUFFIXES
 from coca.core.files.local_files import modified_at
 from coca.data.sources.base import PathSource, Source, SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.manifest import ManifestConfig
-from coca.data.sources.shards import ShardsConfig, ShardSource
+from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.ingest.source_images import Annotation, SourceImage

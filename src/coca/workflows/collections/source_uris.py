@@ -12,7 +12,7 @@ from typing import TypeAlias
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.heif import PHOTO_SUFFIXES
-from coca.data.sources.tables import SUFFIXES
+from coca.data.sources.tables.table import SUFFIXES
 from coca.data.storage.storage import expand_braces, is_remote
 from coca.search.ingest.parquet import find_vectors
 

@@ -18,7 +18,7 @@ from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.files.atomic import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches

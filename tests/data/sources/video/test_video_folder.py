@@ -4,7 +4,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sources.factory import open_source
-from coca.data.sources.video_folder import VideosConfig
+from coca.data.sources.video.video_folder import VideosConfig
 from coca.processing.video import as_file, sample_frames
 from tiny_video import video
 

@@ -29,8 +29,8 @@ from coca.core.files.atomic import write_atomic
 from coca.core.files.formats import IMAGE_FORMATS_SHOWN
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig, register_source
-from coca.data.sources.selection import selected_rows
-from coca.data.sources.tar_index import (
+from coca.data.sources.tables.selection import selected_rows
+from coca.data.sources.tar.index import (
     JSON,
     LABEL,
     TEXT,
@@ -38,8 +38,8 @@ from coca.data.sources.tar_index import (
     index_bytes,
     load_index,
 )
-from coca.data.sources.tar_samples import read_tar
-from coca.data.sources.tar_scan import scan_tar
+from coca.data.sources.tar.samples import read_tar
+from coca.data.sources.tar.scan import scan_tar
 from coca.data.storage.storage import Storage, expand_braces, full_path, is_remote, matches
 
 logger = logging.getLogger(__name__)

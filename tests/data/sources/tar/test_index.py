@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coca.data.sources import tar_index
-from coca.data.sources.tar_index import IMAGE, JSON, LABEL, TEXT, TarIndex, load_index, split_name
-from coca.data.sources.tar_scan import Scan, scan_tar
+from coca.data.sources.tar import index as tar_index
+from coca.data.sources.tar.index import IMAGE, JSON, LABEL, TEXT, TarIndex, load_index, split_name
+from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.storage.storage import Storage
 from range_server import Serve
 from tiny_tar import FILES, make_tar

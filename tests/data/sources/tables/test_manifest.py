@@ -12,7 +12,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import PathSource, Source
 from coca.data.sources.factory import open_source
-from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.tables.manifest import ManifestConfig
 from tiny_data import image_bytes
 
 ROWS = [

@@ -11,7 +11,7 @@ from coca.core.annotations import first_texts, split_record
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig
-from coca.data.sources.tables import (
+from coca.data.sources.tables.table import (
     Table,
     as_number,
     numeric_columns,

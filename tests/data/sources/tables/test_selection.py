@@ -9,8 +9,8 @@ from coca.data.sample import Sample
 from coca.data.sources.base import PartConfig, Source
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.manifest import ManifestConfig
-from coca.data.sources.shards import ShardsConfig, ShardSource, ShardWriter
+from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.tar.shards import ShardsConfig, ShardSource, ShardWriter
 from tiny_data import image_bytes
 
 CONFIGS = {"manifest": ManifestConfig, "shards": ShardsConfig, "folder": FolderConfig}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from coca.core.files.local_files import file_etag
 from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sources.base import register_source, single_path
-from coca.data.sources.columns import TableConfig, TableSource
+from coca.data.sources.tables.columns import TableConfig, TableSource
 from coca.data.storage.storage import Storage, full_path, is_remote
 from coca.data.storage.url_policy import Reach
 
@@ -53,8 +53,8 @@ def manifest_source(config: ManifestConfig) -> TableSource:
     The image is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
     the file's bytes; a list of them is several images of one sample. URLs of this machine and of
     private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
-    have default names (see `coca.data.sources.columns`) or those of the config. All other columns
-    become metadata. The key is the column `key` or `id`, else the path.
+    have default names (see `coca.data.sources.tables.columns`) or those of the config. All other
+    columns become metadata. The key is the column `key` or `id`, else the path.
 
     Raises:
         DataError: The manifest is missing, damaged, or has an unknown format.

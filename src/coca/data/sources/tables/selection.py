@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig
-from coca.data.sources.tables import part_of, rows_of, select
+from coca.data.sources.tables.table import part_of, rows_of, select
 
 
 def selected_rows(

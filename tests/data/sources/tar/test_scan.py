@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.tar_index import IMAGE, TarIndex, load_index
-from coca.data.sources.tar_scan import scan_tar
+from coca.data.sources.tar.index import IMAGE, TarIndex, load_index
+from coca.data.sources.tar.scan import scan_tar
 from coca.data.storage.storage import Storage
 from tiny_tar import FILES, make_tar
 

@@ -7,7 +7,7 @@ from coca.core.annotations import parse_record, parse_text, split_record
 from coca.core.errors import DataError
 from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
-from coca.data.sources.tar_index import IMAGE, JSON, LABEL, TEXT, TarIndex
+from coca.data.sources.tar.index import IMAGE, JSON, LABEL, TEXT, TarIndex
 from coca.data.storage.remote import Range
 from coca.data.storage.storage import Storage
 

@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import IMAGE_FORMATS
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
+from coca.data.sources.tar.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
 from coca.data.storage import storage as storage_module
 from range_server import Serve
 from tiny_data import image_bytes, make_samples
@@ -98,7 +98,7 @@ def test_the_index_of_a_writer_is_the_one_that_a_reader_would_make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = pack(tmp_path, make_samples(3))
-    monkeypatch.setattr("coca.data.sources.tar_index.scan_tar", None)
+    monkeypatch.setattr("coca.data.sources.tar.index.scan_tar", None)
     kept = open_shards(path).fingerprint
     monkeypatch.undo()
     path.with_name(path.name + ".idx").unlink()
@@ -306,7 +306,7 @@ def test_a_file_that_is_too_large_is_a_bad_sample(
     samples = make_samples(4)
     large = Sample("large", image_bytes(1) + bytes(5_000))
     pack(tmp_path, [*samples[:2], large, *samples[2:]], samples_per_shard=5)
-    monkeypatch.setattr("coca.data.sources.tar_samples.MAX_IMAGE_BYTES", 5_000)
+    monkeypatch.setattr("coca.data.sources.tar.samples.MAX_IMAGE_BYTES", 5_000)
     results = open_shards(tmp_path).read_many(range(5))
     assert [one for one in results if isinstance(one, Sample)] == samples
     assert "a file of large in" in str(results[2])

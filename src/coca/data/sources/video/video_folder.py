@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from coca.core.errors import DataError
 from coca.data.sources.base import register_source, single_path
-from coca.data.sources.clips import Clip, ClipFolder, ClipsConfig, ClipSource
+from coca.data.sources.video.clips import Clip, ClipFolder, ClipsConfig, ClipSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from jaxtyping import Int64, Shaped, UInt32
 from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.data.sources.tar_scan import Member, scan_tar
+from coca.data.sources.tar.scan import Member, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)

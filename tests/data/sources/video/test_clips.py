@@ -7,8 +7,8 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.base import read_metadata
-from coca.data.sources.clips import Clip, ClipFolder, ClipSource
-from coca.data.sources.video_folder import VideosConfig
+from coca.data.sources.video.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.video.video_folder import VideosConfig
 from coca.processing.image import decode
 from coca.processing.video import as_file, sample_frames, spread
 from tiny_video import number_of, video

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources import tables
 from coca.data.sources.base import PartConfig
-from coca.data.sources.tables import Table, open_table, part_of
+from coca.data.sources.tables import table as tables
+from coca.data.sources.tables.table import Table, open_table, part_of
 
 
 def table(values: list[Any]) -> Table:

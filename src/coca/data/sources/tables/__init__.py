@@ -1,0 +1,1 @@
+"""Tables of samples: CSV, TSV, JSON lines and Parquet; selection of rows."""

@@ -1,0 +1,1 @@
+"""Tar shards: index, random access to samples, and writing."""

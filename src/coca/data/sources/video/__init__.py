@@ -1,0 +1,1 @@
+"""Videos as samples: clips, folders of videos, and strips of frames."""
