@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from coca.search.milvus.ann.pagination import sort_key
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.pagination import sort_key
 from coca.search.records import Record
 
 BATCH = 20

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from coca.search.ingest.report import IngestReport
-from coca.search.milvus.catalog import drop_collection
+from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.definition.catalog import drop_collection
 from coca.search.records import content_id
 from tiny_filling import direction, fill, open_index
 

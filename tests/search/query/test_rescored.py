@@ -6,7 +6,7 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.query.rescored import RescoredIndex
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record

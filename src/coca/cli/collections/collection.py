@@ -13,7 +13,7 @@ from coca.cli.options import defaults
 from coca.core.errors import ConfigError, SearchError
 
 if TYPE_CHECKING:
-    from coca.search.milvus.connection import Connection
+    from coca.search.milvus.client.connection import Connection
 
 app = typer.Typer(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
 
@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the 
 def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
     """List the collections at a URI, with their record counts and aliases."""
     console = Console.current(json=as_json)
-    from coca.search.milvus.catalog import list_all
+    from coca.search.milvus.definition.catalog import list_all
 
     with connected(defaults.search_uri(uri), token) as connection:
         found = list_all(connection)
@@ -160,7 +160,7 @@ def alias(
     Clients that have the alias open keep using the previous collection.
     """
     console = Console.current(json=as_json)
-    from coca.search.milvus.catalog import point_alias
+    from coca.search.milvus.definition.catalog import point_alias
 
     with connected(defaults.search_uri(uri), token) as connection:
         before = point_alias(connection, name, collection)
@@ -181,7 +181,7 @@ def drop(
 ) -> None:
     """Drop a collection with all its records; image files are not deleted."""
     console = Console.current(json=as_json)
-    from coca.search.milvus.catalog import drop_collection
+    from coca.search.milvus.definition.catalog import drop_collection
 
     uri = defaults.search_uri(uri)
     try:
@@ -203,7 +203,7 @@ app.command()(calibrate.calibrate)
 @contextmanager
 def connected(uri: str, token: str) -> Iterator["Connection"]:
     """Open a connection to an existing Milvus folder or server for the duration of the block."""
-    from coca.search.milvus.connection import Connection
+    from coca.search.milvus.client.connection import Connection
 
     connection = Connection(uri, token=token, create=False)
     try:

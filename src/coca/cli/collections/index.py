@@ -143,7 +143,7 @@ def index(
         _report(console, filled, where)
         return
     from coca.search.ingest.snapshot import PathCache
-    from coca.search.milvus.catalog import check_fillable
+    from coca.search.milvus.definition.catalog import check_fillable
     from coca.workflows.collections.collection_model import fitted
     from coca.workflows.collections.image_sources import (
         UnreadableFile,

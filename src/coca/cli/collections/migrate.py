@@ -58,7 +58,7 @@ def migrate(
     from coca.search.ingest.migrate import migrate as run
     from coca.search.ingest.vector_sample import sample_collection
     from coca.search.milvus.collection import Collection
-    from coca.search.milvus.collection_config import CollectionSettings
+    from coca.search.milvus.definition.collection_config import CollectionSettings
 
     name = to_collection or collection
     index = parse_index(index_type) if index_type else None

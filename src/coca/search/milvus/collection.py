@@ -18,18 +18,18 @@ from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.index_params.vector_index import VectorIndex
-from coca.search.milvus import names, schema
-from coca.search.milvus.ann_search import ann_search, bm25_search, grouped_ann_search
-from coca.search.milvus.catalog import make_named, missing
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.ann.pagination import check_text
+from coca.search.milvus.ann.record_search import ann_search, bm25_search, grouped_ann_search
+from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
-from coca.search.milvus.index_rebuild import change_index
-from coca.search.milvus.pagination import check_text
+from coca.search.milvus.definition import names, schema
+from coca.search.milvus.definition.catalog import make_named, missing
+from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.definition.index_build import PATIENCE_S, IndexState, index_state
+from coca.search.milvus.definition.index_rebuild import change_index
+from coca.search.milvus.definition.schema import Layout
 from coca.search.milvus.record_store import RecordStore
 from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
-from coca.search.milvus.schema import Layout
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
 from coca.search.vector_codec import Basis, VectorCodec

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64
 
 from coca.core.config.base import Config
 from coca.core.errors import ArgumentError, ConfigError
-from coca.search.milvus.pagination import check_text
+from coca.search.milvus.ann.pagination import check_text
 
 MAX_WEIGHT = 10.0
 """Maximum weight; only ratios matter, and the limit keeps times such as `12:30` from being

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.pagination import sort_key
+from coca.search.milvus.ann.pagination import sort_key
 from coca.search.query.searchable import Searchable, cosine
 from coca.search.records import Hit, Record, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions

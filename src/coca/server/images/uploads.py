@@ -4,7 +4,7 @@ from pathlib import Path
 
 from coca.core.errors import StorageError
 from coca.core.files.atomic import write_atomic
-from coca.search.milvus.lite import address_of, check_space, is_lite
+from coca.search.milvus.client.lite import address_of, check_space, is_lite
 from coca.server.images.data_uris import media_type_of
 
 _SUFFIXES = {

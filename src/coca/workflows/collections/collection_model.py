@@ -14,7 +14,7 @@ from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.query.engine import Embedder
 from coca.search.records import CollectionInfo, same_model
 from coca.search.vector_codec import Basis

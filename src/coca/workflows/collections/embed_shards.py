@@ -22,7 +22,7 @@ from coca.search.ingest.pipeline import embed_source, ingest_vectors
 from coca.search.ingest.report import BadImage
 from coca.search.ingest.vector_sample import sample_files
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.records import WHOLE, same_model
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import lasting_name

@@ -15,7 +15,7 @@ from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.ingest.vector_sample import sample_sources
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, open_collection

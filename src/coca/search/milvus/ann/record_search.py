@@ -9,11 +9,11 @@ from jaxtyping import Float
 from coca.search import records
 from coca.search.filters import quoted
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.ann_pages import Vectors, search_rows
+from coca.search.milvus.ann.pagination import BM25_DIGITS, depth_of, group_of, pages, sort_key
+from coca.search.milvus.ann.row_search import Vectors, search_rows
 from coca.search.milvus.collection_io import CollectionIO, Row
-from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, sort_key
+from coca.search.milvus.definition.schema import WORDS
 from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
-from coca.search.milvus.schema import WORDS
 from coca.search.records import Hit
 from coca.search.search_options import SearchOptions
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import lite
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.lite import Lease, address_of, is_lite
+from coca.search.milvus.client import lite
+from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.client.lite import Lease, address_of, is_lite
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from coca.search.index_params.vector_index import parse_index
+from coca.search.milvus.ann.pagination import depth_of, pages
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.collection_io import Row
-from coca.search.milvus.pagination import depth_of, pages
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Hit, Record
 

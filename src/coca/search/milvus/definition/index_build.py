@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from coca.core.errors import SearchError
 from coca.core.progress import Bar
 from coca.search.index_params.vector_index import VectorIndex, index_of
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.client.connection import Connection
 from coca.search.vector_codec import VectorCodec
 
 PATIENCE_S = 1_800.0

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import names
-from coca.search.milvus.catalog import drop_collection, list_all, point_alias
+from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.schema import has_collection, list_collections, make_collection
+from coca.search.milvus.definition import names
+from coca.search.milvus.definition.catalog import drop_collection, list_all, point_alias
+from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.definition.schema import has_collection, list_collections, make_collection
 from coca.search.records import Record
 from milvus_server import SERVER, free_port
 

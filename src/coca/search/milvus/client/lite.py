@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
-from coca.search.milvus.change_log import Journal
+from coca.search.milvus.client.change_log import Journal
 
 MIN_FREE_BYTES = 64 << 20
 """Free disk space below which rows are not written, so that what was written stays readable."""

@@ -12,10 +12,10 @@ import pytest
 from coca.core.errors import SearchError
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.index_params.vector_index import VectorIndex, parse_index
-from coca.search.milvus import index_build
+from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.definition import index_build
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.records import Record
 
 MakeIndex = Callable[..., Collection]

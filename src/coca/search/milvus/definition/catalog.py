@@ -4,13 +4,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from coca.core.errors import SearchError
-from coca.search.milvus import names
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.client.lite import check_folder
 from coca.search.milvus.collection_io import CollectionIO
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.lite import check_folder
-from coca.search.milvus.names import aliases
-from coca.search.milvus.schema import (
+from coca.search.milvus.definition import names
+from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.definition.names import aliases
+from coca.search.milvus.definition.schema import (
     FINGERPRINT,
     check_name,
     describe,

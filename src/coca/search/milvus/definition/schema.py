@@ -12,9 +12,9 @@ from typing import Any
 from coca.core.errors import ArgumentError, SearchError
 from coca.search import records
 from coca.search.index_params.vector_index import VectorIndex, parse_index
-from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_build import build_index, index_state
+from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.definition.index_build import build_index, index_state
 from coca.search.records import MAX_BYTES, CollectionInfo
 from coca.search.vector_codec import Basis, VectorCodec, fit_codec
 

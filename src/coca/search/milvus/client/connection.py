@@ -10,8 +10,8 @@ from typing import Any
 from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
 from coca.search.index_params.capabilities import capabilities_of
-from coca.search.milvus.change_log import Journal
-from coca.search.milvus.lite import Lease, address_of, check_free, is_lite
+from coca.search.milvus.client.change_log import Journal
+from coca.search.milvus.client.lite import Lease, address_of, check_free, is_lite
 
 _UNREACHABLE = 2
 """Error code of the client for an unreachable server."""

@@ -15,9 +15,9 @@ from coca.search import records
 from coca.search.filters import with_ids
 from coca.search.index_params.params import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
+from coca.search.milvus.ann.pagination import depth_of
 from coca.search.milvus.collection_io import CollectionIO, Row, batches
-from coca.search.milvus.index_build import served_rows
-from coca.search.milvus.pagination import depth_of
+from coca.search.milvus.definition.index_build import served_rows
 from coca.search.milvus.row_codec import HIT_COLUMNS
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec

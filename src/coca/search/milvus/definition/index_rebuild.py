@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.index_params.vector_index import VectorIndex
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_build import PATIENCE_S, build_index, drop_index, index_state
-from coca.search.milvus.schema import Layout, keep_index, load_collection, release_collection
+from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.definition.index_build import (
+    PATIENCE_S,
+    build_index,
+    drop_index,
+    index_state,
+)
+from coca.search.milvus.definition.schema import (
+    Layout,
+    keep_index,
+    load_collection,
+    release_collection,
+)
 from coca.search.vector_codec import VectorCodec
 
 logger = logging.getLogger(__name__)

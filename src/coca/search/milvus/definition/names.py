@@ -13,8 +13,8 @@ import hashlib
 from typing import Any
 
 from coca.core.errors import SearchError
-from coca.search.milvus import schema
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.definition import schema
 from coca.search.records import same_model
 
 _MAX_NAME = 255

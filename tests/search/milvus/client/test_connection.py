@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from coca.core.errors import MissingExtraError, SearchError
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.client.connection import Connection
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -144,7 +144,7 @@ def test_a_missing_package_is_reported_with_the_command(
 
 def opens_in_another_process(uri: str) -> bool:
     code = (
-        "import sys; from coca.search.milvus.connection import Connection;"
+        "import sys; from coca.search.milvus.client.connection import Connection;"
         "Connection(sys.argv[1], create=False).close()"
     )
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)

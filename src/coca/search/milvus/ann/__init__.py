@@ -1,0 +1,1 @@
+"""Approximate nearest neighbor (ANN) search: rows, records, and stable pages of results."""

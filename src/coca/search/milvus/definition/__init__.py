@@ -1,0 +1,1 @@
+"""Definition of collections: names, schema, settings, index builds, and the catalog."""
