@@ -12,10 +12,10 @@ import pytest
 from coca.core.errors import DataError
 from coca.search.frame_paths import frame_interval_of, series_etag, series_of, series_path
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
-from coca.search.ingest.source_images import Annotation, SourceImage
-from coca.search.ingest.sources import Entry, FileSource
+from coca.search.ingest.sources.base import Entry, FileSource
+from coca.search.ingest.sources.images import Annotation, SourceImage
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
 from tiny_data import image_bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.search.ingest.report import IngestReport
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.catalog import drop_collection

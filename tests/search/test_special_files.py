@@ -9,7 +9,7 @@ import pytest
 from coca.core.files.regular_files import MAX_IMAGE_BYTES
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.pipeline import embed_source
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.report import IngestReport
-from coca.search.ingest.sources import AnySource, FileSource
+from coca.search.ingest.sources.base import AnySource, FileSource
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 from coca.workflows.collections.image_sources import open_sources

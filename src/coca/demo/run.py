@@ -27,7 +27,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import CONFIG_FILE
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.records import same_model

@@ -14,8 +14,8 @@ from coca.core.files import heif
 from coca.core.files.formats import IMAGE_FORMATS
 from coca.core.files.heif import formats_of, has_heif, is_heif
 from coca.processing.image import decode
-from coca.search.ingest.image_metadata import read_header
-from coca.search.ingest.source_images import find_files
+from coca.search.ingest.sources.image_metadata import read_header
+from coca.search.ingest.sources.images import find_files
 
 
 def head(major: bytes, *others: bytes) -> bytes:

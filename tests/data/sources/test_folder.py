@@ -9,7 +9,7 @@ from coca.core.errors import DataError
 from coca.data.sources.base import Source, read_rows
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.search.ingest.source_images import read_annotation
+from coca.search.ingest.sources.images import read_annotation
 from tiny_data import image_bytes
 
 

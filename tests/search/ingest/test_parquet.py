@@ -14,7 +14,7 @@ from coca.search.ingest.parquet import (
     write_vectors,
 )
 from coca.search.ingest.pipeline import ingest_vectors
-from coca.search.ingest.report import IngestReport
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError, SearchError
-from coca.search.ingest import planner
 from coca.search.ingest.pipeline import add, ingest
-from coca.search.ingest.report import IngestReport
-from coca.search.ingest.source_images import SourceImage
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.sources.images import SourceImage
+from coca.search.ingest.upsert import planner
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.source_images import SourceImage
-from coca.search.ingest.sources import AnySource, Entry, FileSource
+from coca.search.ingest.sources.base import AnySource, Entry, FileSource
+from coca.search.ingest.sources.images import SourceImage
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import CollectionIO
 

@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.search.ingest.migrate import migrate
+from coca.search.ingest.transfer.migrate import migrate
 from coca.search.ingest.vector_sample import sample_collection
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.collection_config import CollectionSettings

@@ -14,7 +14,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
-from coca.search.ingest.image_metadata import read_header
+from coca.search.ingest.sources.image_metadata import read_header
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box
 from coca.server.model.torch_backend import TorchImages

@@ -15,7 +15,7 @@ from coca.inference.captioning import Caption
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
-from coca.search.ingest.report import IngestReport
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.embed_shards import (
     EmbeddedShard,

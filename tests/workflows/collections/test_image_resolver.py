@@ -16,9 +16,9 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.reindex import reindex
-from coca.search.ingest.source_images import SourceImage
-from coca.search.ingest.sources import SeriesSource
+from coca.search.ingest.sources.base import SeriesSource
+from coca.search.ingest.sources.images import SourceImage
+from coca.search.ingest.transfer.reindex import reindex
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources

@@ -11,8 +11,8 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.source_images import Annotation
-from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
+from coca.search.ingest.sources.base import FileSource, ItemSource, SeriesSource
+from coca.search.ingest.sources.images import Annotation
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import SampleSource, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris

@@ -11,8 +11,8 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.report import BadImage, IngestReport
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.upsert.report import BadImage, IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
 from coca.search.vector_encoding import VectorEncoding

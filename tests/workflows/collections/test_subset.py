@@ -17,7 +17,7 @@ from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import is_within
 from coca.workflows.collections.image_sources import open_sources

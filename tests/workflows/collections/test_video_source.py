@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.image_metadata import read_header
+from coca.search.ingest.sources.image_metadata import read_header
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.video_source import VideoSource

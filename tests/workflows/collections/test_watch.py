@@ -16,9 +16,9 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.sources import AnySource
+from coca.search.ingest.sources.base import AnySource
+from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import IndexResult, index_sources
 from coca.workflows.collections.source_uris import FolderUri, ImageUri, TarsUri

@@ -16,7 +16,7 @@ from coca.search.vector_encoding import VectorEncoding
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from coca.search.ingest.sources import AnySource
+    from coca.search.ingest.sources.base import AnySource
     from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20

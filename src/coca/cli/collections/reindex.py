@@ -37,7 +37,7 @@ def reindex(
     console = Console.current(json=as_json)
     uri = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
-    from coca.search.ingest.reindex import reindex as run
+    from coca.search.ingest.transfer.reindex import reindex as run
     from coca.search.ingest.vector_sample import sample_originals
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.definition.catalog import check_switchable, point_alias

@@ -11,18 +11,18 @@ from coca.core.files.absence import is_gone
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.filters import where
 from coca.search.ingest.parquet import read_info, read_vectors
-from coca.search.ingest.planner import Captioner, UpsertPlanner
 from coca.search.ingest.prefetch import LoadedItem, Reader, records_to_items
-from coca.search.ingest.report import BadLog, IngestReport
 from coca.search.ingest.snapshot import CollectionSnapshot, PathCache
-from coca.search.ingest.source_images import SourceImage
-from coca.search.ingest.sources import (
+from coca.search.ingest.sources.base import (
     AnySource,
     FileSource,
     ItemSource,
     NamedSource,
     SeriesSource,
 )
+from coca.search.ingest.sources.images import SourceImage
+from coca.search.ingest.upsert.planner import Captioner, UpsertPlanner
+from coca.search.ingest.upsert.report import BadLog, IngestReport
 from coca.search.ingest.write_behind import WriteBehind
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import WRITE_ROWS

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from coca.core.files.absence import Roots
 from coca.search.frame_paths import series_of
-from coca.search.ingest.sources import AnySource, Entry, RootedSource, empty_folders
+from coca.search.ingest.sources.base import AnySource, Entry, RootedSource, empty_folders
 from coca.search.records import Origin
 from coca.search.source_entries import join_source_entries, source_of, split_source_entries
 

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from coca.core.errors import CocaError
 from coca.core.progress import Bar
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.report import IngestReport
+from coca.search.ingest.upsert.report import IngestReport
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
 from coca.server.model.served_model import ServedModel

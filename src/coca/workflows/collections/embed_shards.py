@@ -19,7 +19,7 @@ from coca.data.storage.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source, ingest_vectors
-from coca.search.ingest.report import BadImage
+from coca.search.ingest.upsert.report import BadImage
 from coca.search.ingest.vector_sample import sample_files
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.collection_config import CollectionSettings

@@ -16,8 +16,8 @@ from coca.data.sources.tables.manifest import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import full_path, is_remote
-from coca.search.ingest.source_images import Annotation, SourceImage
-from coca.search.ingest.sources import AnySource, Entry, FileSource, empty_folders
+from coca.search.ingest.sources.base import AnySource, Entry, FileSource, empty_folders
+from coca.search.ingest.sources.images import Annotation, SourceImage
 from coca.workflows.collections.source_uris import (
     FolderUri,
     ImageUri,

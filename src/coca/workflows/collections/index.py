@@ -10,10 +10,10 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.planner import Captioner
-from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.sources import AnySource
+from coca.search.ingest.sources.base import AnySource
+from coca.search.ingest.upsert.planner import Captioner
+from coca.search.ingest.upsert.report import BadImage, IngestReport
 from coca.search.ingest.vector_sample import sample_sources
 from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.records import WHOLE, CollectionInfo

@@ -15,8 +15,8 @@ from coca.core.files.local_files import file_etag
 from coca.core.files.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_etag, series_path
-from coca.search.ingest.source_images import SourceImage, find_files, read_annotation
-from coca.search.ingest.sources import Entry
+from coca.search.ingest.sources.base import Entry
+from coca.search.ingest.sources.images import SourceImage, find_files, read_annotation
 
 _SHORTER_PX = 720
 """Maximum shorter side of a stored frame, pixels; no model reads more."""

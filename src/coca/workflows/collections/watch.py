@@ -15,8 +15,8 @@ from coca.core.extras import require
 from coca.core.files.absence import Roots
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.heif import PHOTO_SUFFIXES
-from coca.search.ingest.source_images import SourceImage
-from coca.search.ingest.sources import AnySource, Entry
+from coca.search.ingest.sources.base import AnySource, Entry
+from coca.search.ingest.sources.images import SourceImage
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import IndexResult
 from coca.workflows.collections.source_uris import FolderUri, SourceUri, resolve_uri

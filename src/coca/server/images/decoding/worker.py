@@ -17,7 +17,7 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.core.files.heif import has_heif, register_heif
 from coca.runtime.image_file import read_image
-from coca.search.ingest.image_metadata import read_header
+from coca.search.ingest.sources.image_metadata import read_header
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send
 
 THUMBNAIL_QUALITY = 82

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.files.absence import Roots
 from coca.core.files.local_files import file_etag, modified_at
-from coca.search.ingest.source_images import (
+from coca.search.ingest.sources.images import (
     Annotation,
     SourceImage,
     find_files,

@@ -18,7 +18,9 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.progress import Bar
 from coca.search.frame_paths import series_of
-from coca.search.ingest.merge import (
+from coca.search.ingest.prefetch import LoadedItem, embed_items
+from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
+from coca.search.ingest.upsert.merge import (
     fresh_record,
     has_text_vector,
     is_captioned,
@@ -26,10 +28,8 @@ from coca.search.ingest.merge import (
     with_annotation_of,
     with_files,
 )
-from coca.search.ingest.prefetch import LoadedItem, embed_items
-from coca.search.ingest.report import BadLog, IngestReport
-from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
-from coca.search.ingest.upsert_rules import (
+from coca.search.ingest.upsert.report import BadLog, IngestReport
+from coca.search.ingest.upsert.rules import (
     CountCase,
     Merge,
     MergeCase,

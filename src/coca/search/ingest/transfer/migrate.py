@@ -13,7 +13,7 @@ from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.files.atomic import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.ingest.record_files import read_records, write_records
+from coca.search.ingest.transfer.record_files import read_records, write_records
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.milvus.row_codec import to_row

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from coca.search.ingest.upsert_rules import Count
+from coca.search.ingest.upsert.rules import Count
 
 
 @dataclass(frozen=True)

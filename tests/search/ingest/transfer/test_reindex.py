@@ -11,8 +11,8 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError, SearchError
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.reindex import reindex
-from coca.search.ingest.sources import FileSource
+from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.transfer.reindex import reindex
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 

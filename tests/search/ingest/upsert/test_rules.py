@@ -2,8 +2,8 @@ from itertools import product
 
 import pytest
 
-from coca.search.ingest.report import Copy, IngestReport
-from coca.search.ingest.upsert_rules import (
+from coca.search.ingest.upsert.report import Copy, IngestReport
+from coca.search.ingest.upsert.rules import (
     COUNTS,
     MERGES,
     Count,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.search.ingest.prefetch import LoadedItem
-from coca.search.ingest.source_images import Annotation
+from coca.search.ingest.sources.images import Annotation
 from coca.search.records import Origin, Record
 from coca.search.source_entries import split_source_entries
 

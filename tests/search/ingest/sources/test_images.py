@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.source_images import Annotation, find_files, read_annotation
+from coca.search.ingest.sources.images import Annotation, find_files, read_annotation
 
 
 def test_images_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
-from coca.search.ingest import migrate as module
-from coca.search.ingest.migrate import migrate
-from coca.search.ingest.record_files import read_records, write_records
+from coca.search.ingest.transfer import migrate as module
+from coca.search.ingest.transfer.migrate import migrate
+from coca.search.ingest.transfer.record_files import read_records, write_records
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 

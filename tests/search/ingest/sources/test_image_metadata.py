@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 from PIL import Image
 
-from coca.search.ingest.image_metadata import Header, read_header
+from coca.search.ingest.sources.image_metadata import Header, read_header
 
 
 def photo(*, orientation: int = 1, taken: str = "", zone: str = "", form: str = "JPEG") -> bytes:

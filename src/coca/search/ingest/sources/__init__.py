@@ -1,0 +1,1 @@
+"""Image sources: entries with their etags, encoded images, and header metadata."""

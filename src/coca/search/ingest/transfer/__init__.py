@@ -1,0 +1,1 @@
+"""Transfer of collections: to other Milvus servers, and to other models."""

@@ -1,0 +1,1 @@
+"""Upsert: rules, planner and report of what an item changes in the collection."""
