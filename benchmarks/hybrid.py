@@ -22,7 +22,7 @@ import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
-from coca.search.query.fusion import Fusion, fuse
+from coca.search.query.hybrid.fusion import Fusion, fuse
 from coca.search.query.short_queries import embed_queries
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers

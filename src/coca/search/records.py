@@ -140,7 +140,8 @@ class CollectionInfo:
     encoding: VectorEncoding = WHOLE
     """Form in which it stores the vectors."""
     calibration: str = ""
-    """Calibration of match scores as JSON, see `coca.search.query.calibration`; empty without."""
+    """Calibration of match scores as JSON, see `coca.search.query.calibration.match_score`; empty
+    without."""
 
 
 def content_id(data: bytes) -> str:

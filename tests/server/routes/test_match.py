@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration import Calibration
+from coca.search.query.calibration.match_score import Calibration
 from coca.search.query.engine import SearchEngine
 from coca.server.app import create_app
 from coca.server.service import open_service

@@ -10,8 +10,8 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration import Calibration
-from coca.search.query.calibration_config import CalibrationConfig
+from coca.search.query.calibration.config import CalibrationConfig
+from coca.search.query.calibration.match_score import Calibration
 from coca.workflows.collections.calibrate import (
     GENERAL,
     LEFT_OUT,

@@ -58,7 +58,7 @@ def info(
     """Print the records, model and index states of a collection."""
     console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
-    from coca.search.query.calibration import Calibration
+    from coca.search.query.calibration.match_score import Calibration
 
     with Collection.open(defaults.search_uri(uri), name, token=token) as index:
         found = index.info

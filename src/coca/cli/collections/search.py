@@ -158,8 +158,8 @@ def search(
     terms = parse_terms(text or [], image or [])
     if not hybrid and (fusion != Method.rrf or words != _EVEN):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
-    from coca.search.query.fusion import Fusion
-    from coca.search.query.hybrid import typed_fusion
+    from coca.search.query.hybrid.fusion import Fusion
+    from coca.search.query.hybrid.hybrid_search import typed_fusion
     from coca.search.query.in_memory import advice_on_size
 
     joined: Fusion | bool = Fusion(method=fusion.value, text_weight=words) if hybrid else False

@@ -9,10 +9,10 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.query.calibration import Calibration
-from coca.search.query.fusion import Fusion
-from coca.search.query.hybrid import search_hybrid, word_search
-from coca.search.query.match import mark_matches
+from coca.search.query.calibration.mark_matches import mark_matches
+from coca.search.query.calibration.match_score import Calibration
+from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
@@ -116,7 +116,7 @@ class SearchEngine:
             rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
                 log p(text | image)`; 0 means none.
             match: Mark the first 32 hits by their match probability, where the query is one text
-                and the collection is calibrated; see `coca.search.query.calibration`.
+                and the collection is calibrated; see `coca.search.query.calibration.match_score`.
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from coca.core.errors import ArgumentError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, where
-from coca.search.query.calibration import SCORED_HITS
-from coca.search.query.fusion import Fusion
+from coca.search.query.calibration.match_score import SCORED_HITS
+from coca.search.query.hybrid.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit
 from coca.server.schemas.search import SearchRequest

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.search.query.fusion import Fusion, fuse
+from coca.search.query.hybrid.fusion import Fusion, fuse
 from coca.search.records import Hit
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from coca.search.milvus.ann.pagination import check_text
 from coca.search.milvus.client.change_log import Counted, Watch, read_in_background
-from coca.search.query.bm25_index import BM25Index
+from coca.search.query.hybrid.bm25_index import BM25Index
 from coca.search.records import Hit, Origin
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coca.core.errors import ArgumentError, ConfigError, SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration import (
+from coca.search.query.calibration.match_score import (
     Calibration,
     Measures,
     fit,

@@ -6,10 +6,10 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.query import hybrid
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import Fusion
-from coca.search.query.hybrid import search_hybrid, typed_fusion, word_search
+from coca.search.query.hybrid import hybrid_search
+from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.hybrid.hybrid_search import search_hybrid, typed_fusion, word_search
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Origin, Record
 
@@ -76,7 +76,7 @@ def test_a_typed_query_reads_captions_of_small_collections_only(
     engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert typed_fusion(engine.index) == Fusion(captions="given")
-    monkeypatch.setattr(hybrid, "MANY_CAPTIONS", 0)
+    monkeypatch.setattr(hybrid_search, "MANY_CAPTIONS", 0)
     assert typed_fusion(engine.index) is False
 
 
@@ -86,7 +86,7 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
     make_record: Callable[..., Record],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hybrid, "_DEPTHS", (16, 64, 256))
+    monkeypatch.setattr(hybrid_search, "_DEPTHS", (16, 64, 256))
     index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
     engine = SearchEngine(embedder, index)
     for fusion in (
@@ -119,7 +119,7 @@ def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that some hits are found by full text only, and pages need several depths.
-    monkeypatch.setattr(hybrid, "_DEPTHS", (4, 16, 64))
+    monkeypatch.setattr(hybrid_search, "_DEPTHS", (4, 16, 64))
     everything = engine.search("image 3", hybrid=Fusion(), k=40)
     query = embedder.direction(b"image 3")
     cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}

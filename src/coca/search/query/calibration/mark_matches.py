@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from coca.search.query.calibration import SCORED_HITS, Calibration, mutual_information
+from coca.search.query.calibration.match_score import SCORED_HITS, Calibration, mutual_information
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.rerank import CaptionScorer
 from coca.search.records import Hit, Record

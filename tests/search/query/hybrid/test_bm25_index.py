@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.search.query.bm25_index import BM25Index, split_words
+from coca.search.query.hybrid.bm25_index import BM25Index, split_words
 
 WORDS = ["red", "car", "blue", "sky", "dog", "the", "a", "of", "snow"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12)

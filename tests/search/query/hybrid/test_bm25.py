@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from coca.search.milvus.collection import Collection
-from coca.search.query.bm25 import Captions
+from coca.search.query.hybrid.bm25 import Captions
 from coca.search.records import Record
 
 CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]

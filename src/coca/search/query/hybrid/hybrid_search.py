@@ -10,8 +10,8 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.filters import all_of
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.ann.pagination import group_of
-from coca.search.query.bm25 import Captions, CaptionStore
-from coca.search.query.fusion import Fusion, fuse
+from coca.search.query.hybrid.bm25 import Captions, CaptionStore
+from coca.search.query.hybrid.fusion import Fusion, fuse
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
 from coca.search.records import Hit
 from coca.search.search_options import SearchKeywords, SearchOptions, Side

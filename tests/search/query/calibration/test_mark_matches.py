@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from coca.core.errors import DataError, SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration import SCORED_HITS, Calibration, mutual_information
+from coca.search.query.calibration.match_score import SCORED_HITS, Calibration, mutual_information
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Record, content_id

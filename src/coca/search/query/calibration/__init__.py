@@ -1,0 +1,1 @@
+"""Calibration: match probabilities of hits, and the threshold for a match."""
