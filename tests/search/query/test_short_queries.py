@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.search.query.short_queries import bare_query, embed_queries, singular
+from coca.search.query.short_queries import bare_query, embed_queries, name_emoji, singular
 
 SINGULARS = (
     "dogs:dog horses:horse houses:house buses:bus boxes:box beaches:beach dishes:dish cars:car "
@@ -56,6 +56,29 @@ def test_a_plural_is_the_normalized_mean_of_plural_and_singular() -> None:
     (found,) = embed_queries(embedded, ["some dogs"])
     mean = embedded(["dogs", "dog"]).mean(axis=0)
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("typed", "searched"),
+    [
+        ("\N{DOG FACE}", "dog face"),
+        ("a \N{SOCCER BALL}\N{VARIATION SELECTOR-16}", "soccer ball"),
+        ("\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}", "red heart"),
+        ("\N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}", "thumbs up sign"),
+        ("\N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}", "woman rocket"),
+        ("a man with a \N{TOP HAT} on the beach", "a man with a top hat on the beach"),
+    ],
+)
+def test_emoji_are_searched_by_name(typed: str, searched: str) -> None:
+    assert bare_query(typed) == searched
+
+
+@given(st.text())
+def test_a_text_without_emoji_is_not_changed(text: str) -> None:
+    named = name_emoji(text)
+    assert name_emoji(named) == named
+    if text.isascii():
+        assert named == text
 
 
 @given(st.lists(st.text(alphabet="adogs \n.", max_size=12), min_size=1, max_size=5))

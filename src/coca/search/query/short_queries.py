@@ -3,12 +3,14 @@
 Captions of drawings and keywords are bare words, so a model of images and short labels places "a
 dog" far from "dog". A query of up to three words is searched without its request, article and final
 punctuation, and a plural by the mean of plural and singular. The rules are those of English; other
-languages pass unchanged but for punctuation. Longer queries are captions, and stay as typed.
+languages pass unchanged but for punctuation. Longer queries are captions, and stay as typed. Emoji
+are replaced by their Unicode names, since captions have words.
 
 Dimensions: Q queries, E embedding size.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,6 +41,22 @@ _ENDINGS = (
 )
 """The first that fits is replaced."""
 
+_EMOJI_BLOCKS = (
+    *((0x231A, 0x231B), (0x23E9, 0x23F3), (0x2600, 0x27BF), (0x2B50, 0x2B55)),
+    *((0x1F300, 0x1F6FF), (0x1F7E0, 0x1F7EB), (0x1F900, 0x1F9FF), (0x1FA70, 0x1FAFF)),
+)
+_UNSPOKEN = (0x200D, 0xFE0F, *range(0x1F3FB, 0x1F400))
+"""Joiner, variation selector and skin tones, which are left out of the name of an emoji."""
+
+_EMOJI = {
+    code: f" {unicodedata.name(chr(code)).lower()} "
+    for first, last in _EMOJI_BLOCKS
+    for code in range(first, last + 1)
+    if unicodedata.category(chr(code)) == "So" and code not in _UNSPOKEN
+}
+_EMOJI[0x2764] = " red heart "  # its name in Unicode is "heavy black heart"
+_NAMES: dict[int, str] = {**_EMOJI, **dict.fromkeys(_UNSPOKEN, "")}
+
 RULES = {
     "max_words": MAX_WORDS,
     "request": _REQUEST,
@@ -47,6 +65,8 @@ RULES = {
     "irregular": _IRREGULAR,
     "no_plural": sorted(_NO_PLURAL),
     "endings": _ENDINGS,
+    "emoji": {chr(code): name for code, name in _EMOJI.items()},
+    "unspoken": "".join(map(chr, _UNSPOKEN)),
 }
 """All rules, for a search page in another language; the expressions are the same in JavaScript."""
 
@@ -55,12 +75,20 @@ def bare_query(text: str) -> str:
     """Remove the request, the article and the final punctuation of a short query.
 
     Returns:
-        The text as typed if more than three words or none remain.
+        The text as typed, with names for emoji, if more than three words or none remain.
     """
+    text = name_emoji(text)
     bare = " ".join(text.split()).rstrip(_END)
     for removed in (_REQUEST, _ARTICLE):
         bare = re.sub(f"^{removed}", "", bare, flags=re.IGNORECASE)
     return bare if 0 < len(bare.split()) <= MAX_WORDS else text
+
+
+def name_emoji(text: str) -> str:
+    """Replace emoji by their Unicode names; a text without emoji is unchanged."""
+    if not any(ord(char) in _EMOJI for char in text):
+        return text
+    return " ".join(text.translate(_NAMES).split())
 
 
 def singular(text: str) -> str:

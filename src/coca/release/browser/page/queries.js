@@ -1,4 +1,4 @@
-// Short queries as bare words, and plurals with their singular, by the rules of `queries.json`.
+// Short queries as bare words, plurals with their singular, and emoji by name, by `queries.json`.
 
 // White space as Python has it.
 const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
@@ -7,7 +7,15 @@ function words(text) {
   return text.split(SPACE).filter(Boolean);
 }
 
-export function bareQuery(text, rules) {
+export function nameEmoji(text, rules) {
+  const characters = [...text];
+  if (!characters.some((it) => Object.hasOwn(rules.emoji, it))) return text;
+  const named = characters.filter((it) => !rules.unspoken.includes(it));
+  return words(named.map((it) => rules.emoji[it] ?? it).join("")).join(" ");
+}
+
+export function bareQuery(typed, rules) {
+  const text = nameEmoji(typed, rules);
   let bare = words(text).join(" ");
   while (bare && rules.end.includes(bare.at(-1))) bare = bare.slice(0, -1);
   for (const removed of [rules.request, rules.article]) {
