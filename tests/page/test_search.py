@@ -47,6 +47,20 @@ def test_a_text_shows_scores_and_has_an_address(visit: Visit) -> None:
     assert tab.input_value("#search-text") == ""
 
 
+def test_the_words_of_captions_count_until_they_are_switched_off(visit: Visit) -> None:
+    tab = visit("/?q=a+red+circle")
+    expect(tab.locator("#summary")).to_contain_text("by image and caption")
+    assert "words of the caption (BM25)" in names(tab)[0]
+    button = tab.locator(".chip-words")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(tab.locator("#summary")).not_to_contain_text("caption")
+    assert query_of(tab) == {"q": ["a red circle"], "words": ["0"]}
+    scores = [float(text) for text in tab.locator(".tile-score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_a_link_opens_the_same_query_filters_and_item(visit: Visit) -> None:
     tab = visit("/?q=circle&less=text%3A2%3A%3Ablue&tag=circle")
     order = names(tab)
@@ -101,7 +115,7 @@ def test_a_weight_changes_the_query(visit: Visit) -> None:
 
 def test_similar_finds_the_copy_first(visit: Visit) -> None:
     tab = visit("/?q=circle&tag=circle")
-    tile = tab.locator(".tile", has=tab.get_by_label(re.compile("^a red circle, score"))).first
+    tile = tab.locator(".tile", has=tab.get_by_label(re.compile("^a red circle, similarity"))).first
     tile.hover()
     tile.get_by_role("button", name=re.compile("^Similar")).click()
     expect(tab.locator(".chip-image")).to_be_visible()

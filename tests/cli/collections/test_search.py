@@ -85,10 +85,12 @@ def test_several_texts_and_images_are_weighed(
 def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> None:
     joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9")
     assert joined[0]["caption"] == "a red [car]"
-    assert run_json("search", "red", "--hybrid", "--fusion", "scores", "--text-weight", "1")[0] == {
-        **joined[0],
-        "score": 1.0,
-    }
+    assert 0 < joined[0]["fused_score"] <= 1 / 61
+    assert joined[0]["bm25"] > 0
+    cosines = {one["id"]: one["score"] for one in run_json("search", "red car", "--no-hybrid")}
+    assert {one["id"]: one["score"] for one in joined} == pytest.approx(cosines, abs=1e-5)
+    by_words = run_json("search", "red", "--hybrid", "--fusion", "scores", "--text-weight", "1")
+    assert (by_words[0]["id"], by_words[0]["fused_score"]) == (joined[0]["id"], 1.0)
 
 
 def test_a_typed_query_is_compared_with_the_words_that_people_gave(
@@ -127,6 +129,7 @@ def test_re_ranking_shows_how_likely_the_words_are(
         "score",
         "log",
         "likelihood",
+        "words",
         "score",
         "caption",
         "path",
@@ -156,7 +159,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
     shown = run("search", "a red car").stdout.splitlines()
-    assert shown[0].split() == ["rank", "score", "caption", "path"]
+    assert shown[0].split() == ["rank", "words", "score", "caption", "path"]
     assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
     assert sum("a red [car]" in line for line in shown) == 1
     assert "nothing was found" in run("search", "x", "--min-score", "1").stdout

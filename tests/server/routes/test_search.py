@@ -7,6 +7,7 @@ from PIL import Image
 
 from coca.inference.predictor import Predictor
 from coca.search.query.engine import SearchEngine
+from coca.search.query.hybrid.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
 from coca.server.service import Service
@@ -16,9 +17,46 @@ from server_client import data_uri, ids
 def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:
     body = client.post("/v1/search", json={"text": "a red car", "limit": 4}).json()
     engine = service.collections["pictures"].engine
+    expected = engine.search("a red car", k=4, hybrid=Fusion(captions="given"))
     assert [(hit["id"], hit["score"]) for hit in body["hits"]] == [
-        (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in engine.search("a red car", k=4)
+        (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in expected
     ]
+
+
+def test_a_text_is_compared_with_the_words_of_given_captions(
+    client: TestClient, service: Service
+) -> None:
+    hits = client.post("/v1/search", json={"text": "red cars number 1"}).json()["hits"]
+    assert hits[0]["caption"] == "a red car number 1"
+    engine = service.collections["pictures"].engine
+    expected = engine.search("red cars number 1", hybrid=Fusion(captions="given"), k=50)
+    assert [(hit["id"], hit["bm25"], hit["fused_score"]) for hit in hits] == [
+        (hit.id, hit.bm25, hit.fused_score) for hit in expected
+    ]
+    cosines = [hit["score"] for hit in hits]
+    assert cosines == pytest.approx([hit.score for hit in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"text": "a red car", "hybrid": False}, {"text": "a red car", "on": "text"}],
+)
+def test_a_query_is_compared_by_vectors_alone_where_that_is_wanted(
+    client: TestClient, query: dict[str, object]
+) -> None:
+    hits = client.post("/v1/search", json=query).json()["hits"]
+    assert {hit["fused_score"] for hit in hits} == {None}
+    cosines = [hit["score"] for hit in hits]
+    assert cosines == sorted(cosines, reverse=True)
+
+
+def test_a_weight_of_words_means_a_hybrid_search_of_all_captions(
+    client: TestClient, service: Service
+) -> None:
+    engine = service.collections["pictures"].engine
+    for body, weight in (({"hybrid": True}, 0.5), ({"text_weight": 0.9}, 0.9)):
+        expected = engine.search("a red car", hybrid=Fusion(text_weight=weight), k=50)
+        assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]
 
 
 def test_an_image_finds_itself_with_the_cosine_1(client: TestClient, images: list[bytes]) -> None:
@@ -108,7 +146,7 @@ def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -
     known = [hit["log_likelihood"] is not None for hit in hits]
     assert known == [True] * 3 + [False]
     engine: SearchEngine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, rerank=3)
+    expected = engine.search("a red car", k=4, rerank=3, hybrid=Fusion(captions="given"))
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
 
@@ -141,6 +179,8 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
         ({"text": "cat", "filter": 'id == "a'}, 400, "quote"),
         ({"text": "cat", "where": [{"field": "origin", "value": 1}]}, 400, "origin"),
         ({"text": "cat", "collection": "secret"}, 404, "secret"),
+        ({"text": "cat", "hybrid": False, "text_weight": 0.5}, 400, "got 0.5 with hybrid false"),
+        ({"id": "nosuch", "hybrid": True}, 404, "nosuch"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(

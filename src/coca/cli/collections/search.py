@@ -148,9 +148,10 @@ def search(
     """Search images by text, by image, or by a weighted sum of both.
 
     Without --model, the model that filled the collection embeds the query. Results are sorted by
-    score: the cosine similarity, or in hybrid search the fused score. With --rerank the top K are
-    sorted by their rank score, which is printed as well. On a calibrated collection, results of a
-    text query have a match probability, and "no" where it is below the threshold.
+    score, the cosine similarity. In hybrid search, "words" is the BM25 score of captions that share
+    a word with the query, and results are sorted by their ranks by both. With --rerank the top K
+    are sorted by their rank score. On a calibrated collection, results of a text query have a match
+    probability, and "no" where it is below the threshold.
     """
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
@@ -163,7 +164,6 @@ def search(
     from coca.search.query.in_memory import advice_on_size
 
     joined: Fusion | bool = Fusion(method=fusion.value, text_weight=words) if hybrid else False
-    typed = hybrid is None and on == On.image and not image and any(it.weight > 0 for it in terms)
     with target.open(
         resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
@@ -177,7 +177,7 @@ def search(
             min_score=min_score,
             on=on.value,
             group_by="album" if group_by else None,
-            hybrid=typed_fusion(engine.index) if typed else joined,
+            hybrid=typed_fusion(engine.index, terms, on.value) if hybrid is None else joined,
             rerank=rerank,
             match=match,
         )

@@ -151,12 +151,15 @@ class CollectionOptions:
 def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
     """Print results as a table with ranks from `first` on, or as JSON records.
 
-    The sort key is always among the columns.
+    The sort key is always among the columns: the cosine, the rank score, or in a hybrid search
+    cosine and BM25, of which the fused score combines the ranks. That score itself, such as 0.016,
+    is in the JSON only.
     """
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
         "match": [_match(hit) for hit in hits],
+        "words": [_number(hit.bm25, digits=1) for hit in hits],
     }
     shown = {name: column for name, column in reasons.items() if any(column)}
     rows = [

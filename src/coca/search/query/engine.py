@@ -1,7 +1,7 @@
 """Search engine: embed queries by text, image or both, and search a collection."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from threading import Lock
 from typing import Any, Protocol, Unpack, runtime_checkable
 
 import numpy as np
@@ -11,7 +11,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.query.calibration.mark_matches import mark_matches
 from coca.search.query.calibration.match_score import Calibration
-from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.hybrid.fusion import CaptionChoice, Fusion
 from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
@@ -81,11 +81,15 @@ class SearchEngine:
         self.embedder = embedder
         self.index = index
         self._image_reader = image_reader
+        self._by_words: dict[CaptionChoice, FullTextSearch] = {}
+        self._lock = Lock()
 
-    @cached_property
-    def _by_words(self) -> FullTextSearch:
-        """Full-text search of captions; cached, as it may hold all captions in memory."""
-        return word_search(self.index)
+    def _word_search(self, captions: CaptionChoice) -> FullTextSearch:
+        """Return the full-text search; cached, as it may hold all captions in memory."""
+        with self._lock:
+            if captions not in self._by_words:
+                self._by_words[captions] = word_search(self.index, captions)
+            return self._by_words[captions]
 
     def search(
         self,
@@ -120,7 +124,7 @@ class SearchEngine:
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:
-            Hits, best first: by cosine, with `hybrid` by the fused score, and the first `rerank` of
+            Hits, best first: by cosine, with `hybrid` by `fused_score`, and the first `rerank` of
             these by `rank_score`. Pages are parts of one list.
 
         Raises:
@@ -153,12 +157,13 @@ class SearchEngine:
         if hybrid is False:
             (hits,) = self.index.search(query, size, **options)
         else:
+            fusion = Fusion() if hybrid is True else hybrid
             hits = search_hybrid(
                 self.index,
-                self._by_words,
+                self._word_search(fusion.captions),
                 words_of([text for text, weight in texts.items() if weight > 0]),
                 query,
-                fusion=Fusion() if hybrid is True else hybrid,
+                fusion=fusion,
                 k=size,
                 **options,
             )

@@ -83,6 +83,10 @@ class BatchedSearch:
         """Number of rows written or deleted, as far as this process knows."""
         return self._index.writes
 
+    def changed_since(self, writes: int) -> list[str] | None:
+        """List the ids written since `writes` had this value; None if that is too long ago."""
+        return self._index.changed_since(writes)
+
     def count(self, filter: str = "") -> int:
         """Count the records, or those that match a filter."""
         return self._index.count(filter)

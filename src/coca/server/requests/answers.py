@@ -32,6 +32,8 @@ def hit_of(
     return Hit(
         **_fields(tenant, collection, hit),
         score=hit.score if scored else None,
+        bm25=hit.bm25,
+        fused_score=hit.fused_score,
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
         match_probability=hit.match_probability,

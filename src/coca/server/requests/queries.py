@@ -1,12 +1,14 @@
 """Queries of requests: terms and filters of a search engine from bodies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from coca.core.errors import ArgumentError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, where
 from coca.search.query.calibration.match_score import SCORED_HITS
 from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.hybrid.hybrid_search import typed_fusion
 from coca.search.query.query_terms import Term
+from coca.search.query.searchable import Searchable
 from coca.search.records import Hit
 from coca.server.schemas.search import SearchRequest
 from coca.server.schemas.shared import MAX_RANKED, Condition, Example, ImageReference, Scope
@@ -54,7 +56,6 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
             f"{request.offset:,} and {request.limit:,}"
         )
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
-    weight = request.text_weight
     hits = collection.engine.search(
         terms=terms,
         k=request.limit,
@@ -63,12 +64,23 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         min_score=request.min_score,
         on=request.on,
         group_by=request.group_by,
-        hybrid=Fusion(text_weight=weight) if weight else False,
+        hybrid=_fusion(request, collection.engine.index, terms),
         rerank=request.rerank,
         # Further pages have no hit among the first ones, which alone are marked.
         match=request.offset < SCORED_HITS,
     )
     return hits, None, True
+
+
+def _fusion(request: SearchRequest, index: Searchable, terms: Sequence[Term]) -> Fusion | bool:
+    weight = request.text_weight
+    if request.hybrid is False and weight is not None:
+        raise ArgumentError(f"text_weight is of hybrid searches, got {weight:g} with hybrid false")
+    if request.hybrid is None and weight is None:
+        return typed_fusion(index, terms, request.on)
+    return (
+        False if request.hybrid is False else Fusion(text_weight=0.5 if weight is None else weight)
+    )
 
 
 def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:

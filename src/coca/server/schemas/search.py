@@ -26,9 +26,17 @@ class SearchRequest(Scope, ImageReference):
     weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
     positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    hybrid: Annotated[
+        bool | None,
+        Field(
+            description="Whether to fuse the ranking by vector with BM25 over all captions. null: "
+            "a query of texts is fused with BM25 over the captions that people gave, in a "
+            "collection of less than 50,000 items, as in `coca search`."
+        ),
+    ] = None
     text_weight: Annotated[
         Fraction | None,
-        Field(description="Weight of BM25 over captions in a hybrid search; null: dense search."),
+        Field(description="Weight of BM25 in a hybrid search; null: 0.5. It implies `hybrid`."),
     ] = None
     rerank: Annotated[
         int,
@@ -45,9 +53,13 @@ class Hit(Item):
     """An item found by a query."""
 
     score: float | None
-    """Cosine, or the fused score of a hybrid search; null where nothing was compared."""
+    """Cosine of query and image, or of query and caption; null where nothing was compared."""
+    bm25: float | None = None
+    """BM25 of the query's words in the caption, in a hybrid search; null where it has none."""
+    fused_score: float | None = None
+    """Sort key of a hybrid search: both ranks fused."""
     rank_score: float | None = None
-    """Sort key where it is not `score`."""
+    """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
     """log p(text | image) in nats, of reranked hits."""
     match_probability: float | None = None

@@ -7,7 +7,7 @@ import pytest
 
 from coca.search.milvus.collection import Collection
 from coca.search.query.hybrid.bm25 import Captions
-from coca.search.records import Record
+from coca.search.records import Origin, Record
 
 CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]
 
@@ -45,6 +45,31 @@ def test_what_was_written_meanwhile_is_found(
     assert [hit.id for hit in captions.full_text_search("zebra")] == ["0"]
     index.delete(["0"])
     assert captions.full_text_search("zebra") == []
+    whole = Captions(index).full_text_search("a red car dogs")
+    assert captions.full_text_search("a red car dogs") == whole
+
+
+def test_only_what_was_written_is_read_again(
+    index: Collection, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = Captions(index)
+    read: list[Any] = []
+    origins = Collection.origins
+    monkeypatch.setattr(
+        Collection, "origins", lambda self, ids=None: read.append(ids) or origins(self, ids)
+    )
+    index.upsert([make_record("9", caption="a zebra")])
+    assert [hit.id for hit in captions.full_text_search("zebra")] == ["9"]
+    assert read == [{"9"}]
+
+
+def test_captions_of_a_model_are_left_out_where_given_captions_are_ranked(
+    index: Collection, make_record: Callable[..., Record]
+) -> None:
+    captions = Captions(index, "given")
+    written = Origin(captioned=True)
+    index.upsert([make_record("9", caption="a red car", origin=written)])
+    assert [hit.id for hit in captions.full_text_search("red car")] == ["0", "1", "4"]
 
 
 def test_searches_go_on_while_what_others_may_have_replaced_is_read(
@@ -75,6 +100,8 @@ def test_the_number_of_records_is_asked_once_a_search(
     index: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions, asked = Captions(index), 0
+    # On Lite, where all writers are known, it is not asked at all.
+    monkeypatch.setattr(Collection, "sees_all_writes", False)
 
     def one_more(index: Collection, filter: str = "") -> int:
         nonlocal asked

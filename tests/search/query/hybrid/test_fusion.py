@@ -26,13 +26,16 @@ def test_reciprocal_ranks_by_hand() -> None:
     fused = fuse([vectors, words], [0.5, 0.5], Fusion())
     assert [hit.id for hit in fused] == ["a", "c", "b"]
     by_hand = [0.5 / 61 + 0.5 / 62, 0.5 / 63 + 0.5 / 61, 0.5 / 62]
-    assert [hit.score for hit in fused] == pytest.approx(by_hand)
+    assert [hit.fused_score for hit in fused] == pytest.approx(by_hand)
+    assert [hit.score for hit in fused] == [0.9, 0.1, 0.8]
 
 
 def test_scores_by_hand() -> None:
     vectors, words = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, a=3.0)
     fused = fuse([vectors, words], [0.75, 0.25], Fusion(method="scores"))
-    assert {hit.id: hit.score for hit in fused} == pytest.approx({"a": 0.75, "b": 0.375, "c": 0.25})
+    assert {hit.id: hit.fused_score for hit in fused} == pytest.approx(
+        {"a": 0.75, "b": 0.375, "c": 0.25}
+    )
 
 
 @given(SCORES, FUSIONS)
@@ -55,7 +58,8 @@ def test_all_hits_are_kept_once_and_the_order_of_rankings_does_not_matter(
     fused = fuse([one, other], [0.5, 0.5], fusion)
     assert len(fused) == len({hit.id for hit in [*one, *other]})
     turned = fuse([other, one], [0.5, 0.5], fusion)
-    assert [(hit.id, hit.score) for hit in turned] == [(hit.id, hit.score) for hit in fused]
+    fused_scores = [(hit.id, hit.fused_score) for hit in fused]
+    assert [(hit.id, hit.fused_score) for hit in turned] == fused_scores
 
 
 @given(SCORES, FUSIONS)
@@ -64,7 +68,7 @@ def test_only_the_scale_of_scores_may_differ(scores: dict[str, float], fusion: F
     louder = [Hit(id=h.id, score=4 * h.score, path=h.path, caption="", metadata={}) for h in one]
     before, after = (fuse([hits], [1.0], fusion) for hits in (one, louder))
     assert [hit.id for hit in after] == [hit.id for hit in before]
-    assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before])
+    assert [hit.fused_score for hit in after] == pytest.approx([hit.fused_score for hit in before])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,21 @@ def test_each_image_gets_the_reciprocals_of_both_its_places(
         for rank, hit in enumerate(ranking, start=1):
             by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + rank)
     hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), k=40)
-    assert {hit.id: hit.score for hit in hits} == pytest.approx(by_hand)
-    assert [hit.score for hit in hits] == sorted(by_hand.values(), reverse=True)
+    assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand)
+    assert [hit.fused_score for hit in hits] == sorted(by_hand.values(), reverse=True)
+
+
+def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
+    engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hybrid_search, "_DEPTHS", (4,))
+    words = {hit.id: hit.score for hit in word_search(engine.index).full_text_search("17 3", 4)}
+    cosines = {hit.id: hit.score for hit in engine.search("17 3", k=40)}
+    hits = engine.search("17 3", hybrid=True, k=8)
+    assert any(hit.bm25 is None for hit in hits)
+    assert {hit.id: hit.bm25 for hit in hits if hit.bm25 is not None} == words
+    assert {hit.id for hit in hits} - set(list(cosines)[:4])
+    assert [hit.score for hit in hits] == pytest.approx([cosines[hit.id] for hit in hits], abs=1e-5)
 
 
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
@@ -75,9 +89,32 @@ def test_only_given_captions_count_if_the_fusion_is_of_those(
 def test_a_typed_query_reads_captions_of_small_collections_only(
     engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert typed_fusion(engine.index) == Fusion(captions="given")
+    typed = [Term(text="a car"), Term(text="night", weight=-0.3)]
+    assert typed_fusion(engine.index, typed) == Fusion(captions="given")
+    assert typed_fusion(engine.index, typed, "text") is False
+    assert typed_fusion(engine.index, typed[1:]) is False
+    assert typed_fusion(engine.index, [*typed, Term(image=b"3")]) is False
+    assert typed_fusion(engine.index, [*typed, Term(vector=np.eye(16)[0])]) is False
     monkeypatch.setattr(hybrid_search, "MANY_CAPTIONS", 0)
-    assert typed_fusion(engine.index) is False
+    assert typed_fusion(engine.index, typed) is False
+
+
+def test_given_captions_rank_alike_in_memory_and_by_a_filter(
+    index: Collection, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Origin(captioned=True)
+    index.upsert(
+        make_record(f"{n}", caption=f"image {n} of {n % 3}", origin=written if n % 2 else Origin())
+        for n in range(12)
+    )
+    wanted = {str(n) for n in range(0, 12, 2) if n % 3 == 2}
+    in_memory = word_search(index, "given")
+    assert {hit.id for hit in in_memory.full_text_search("of 2", 12) if hit.id in wanted} == wanted
+    assert all(int(hit.id) % 2 == 0 for hit in in_memory.full_text_search("of 2", 12))
+    monkeypatch.setattr(index, "info", replace(index.info, server_version="2.6.0"))
+    if index.supports_full_text:
+        filtered = word_search(index, "given").full_text_search("of 2", 12)
+        assert {hit.id for hit in filtered} == {str(n) for n in range(0, 12, 2)}
 
 
 def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(

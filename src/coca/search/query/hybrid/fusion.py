@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Ge
 
 from coca.core.config.base import Config, Fraction
 from coca.search.records import Hit
+
+CaptionChoice: TypeAlias = Literal["all", "given"]
+"""Captions of a full-text ranking: all, or only those that people gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class Fusion(Config):
     ranking."""
     text_weight: Fraction = 0.5
     """Weight of the full-text ranking; the dense ranking has the rest."""
-    captions: Literal["all", "given"] = "all"
+    captions: CaptionChoice = "all"
     """Captions of the full-text ranking: all, or only those that people gave. A caption that the
     model wrote has little that the image's vector lacks."""
     constant: Annotated[int, Ge(1)] = 60
@@ -28,9 +31,10 @@ class Fusion(Config):
 
 
 def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fusion) -> list[Hit]:
-    """Fuse rankings into one, best first; `score` is the fused score.
+    """Fuse rankings into one, best first; sets `fused_score`.
 
-    A hit gets 0 from a ranking that lacks it. Ties are broken by id, so that pages never overlap.
+    A hit keeps the score of the first ranking that has it, and gets 0 from one that lacks it. Ties
+    are broken by id, so that pages never overlap.
 
     Args:
         rankings: Rankings, each best first, with any scores.
@@ -46,7 +50,7 @@ def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fu
             sums[hit.id] = sums.get(hit.id, 0.0) + weight * gain
             hits.setdefault(hit.id, hit)
     order = sorted(sums, key=lambda id: (-sums[id], id))
-    return [replace(hits[id], score=sums[id]) for id in order]
+    return [replace(hits[id], fused_score=sums[id]) for id in order]
 
 
 def _gains(ranking: Sequence[Hit], fusion: Fusion) -> list[float]:

@@ -111,6 +111,7 @@ function describeResult(response, hidden) {
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
   else parts.push("Best first");
+  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push("by image and caption");
   if (threshold !== null && threshold !== undefined) {
     parts.push(`threshold ${Math.round(threshold * 100)} %`);
   }

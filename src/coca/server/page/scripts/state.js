@@ -17,6 +17,8 @@ export function emptyState() {
     filter: "",
     album: false,
     weak: false,
+    /** Whether a query of texts is also compared with the words of given captions. */
+    words: true,
     item: "",
   };
 }
@@ -69,6 +71,7 @@ export function toQuery(state) {
   put("filter", state.filter);
   put("group", state.album ? "album" : "");
   put("weak", state.weak ? "1" : "");
+  put("words", state.words ? "" : "0");
   put("item", state.item);
   const text = query.toString();
   return text ? `?${text}` : "";
@@ -98,6 +101,7 @@ export function fromQuery(text) {
   state.filter = query.get("filter") ?? "";
   state.album = query.get("group") === "album";
   state.weak = query.get("weak") === "1";
+  state.words = query.get("words") !== "0";
   state.item = query.get("item") ?? "";
   return state;
 }
@@ -115,6 +119,10 @@ function parseValue(text) {
 
 /** Return whether a state has a query, so that hits have scores. */
 export const hasQuery = (state) => Boolean(state.text) || state.terms.length > 0;
+
+/** Return whether a state's query has texts only, which are compared with captions as well. */
+export const hasOnlyTexts = ({ text, terms }) =>
+  (Boolean(text) || terms.some(({ sign }) => sign > 0)) && terms.every(({ kind }) => kind === "text");
 
 /** Return whether a state has filters. */
 export const hasFilters = (state) =>
@@ -155,6 +163,7 @@ export function queryOf(state, imageOf) {
     (sign > 0 ? body.positive : body.negative).push(example);
   }
   if (state.album && hasQuery(state)) body.group_by = "album";
+  if (!state.words && hasQuery(state)) body.hybrid = false;
   return body;
 }
 

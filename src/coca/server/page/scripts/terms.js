@@ -4,7 +4,7 @@ import { button, h, icon, shorten } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { imageOf } from "./images.js";
 import { drawRegion } from "./region.js";
-import { term } from "./state.js";
+import { hasOnlyTexts, term } from "./state.js";
 import { showImage } from "./thumbnails.js";
 
 /** Read what was typed: "-text" is an unwanted text, "+text" a further wanted one. */
@@ -36,7 +36,7 @@ export class Terms {
   }
 
   draw() {
-    const { text, weight, terms } = this.store.state;
+    const { text, weight, terms, words } = this.store.state;
     const chips = terms.map((one, at) => this.#chip(one, at));
     // The search field has the text; its chip only adds the weight.
     if (text && (terms.length || weight !== 1)) {
@@ -47,6 +47,16 @@ export class Terms {
         text: true, class: "chip-add", title: "Add a text to the query",
       });
       chips.push(add);
+    }
+    if (hasOnlyTexts(this.store.state)) {
+      const toggle = button("Caption words", "check", () => {
+        this.store.set({ words: !words });
+        this.root.querySelector(".chip-words")?.focus();
+      }, {
+        text: true, class: "chip-words", "aria-pressed": String(words),
+        title: "Also search the words of captions that people gave",
+      });
+      chips.push(toggle);
     }
     this.root.replaceChildren(...chips);
   }

@@ -15,15 +15,14 @@ export function scoreOf(hit) {
 
 /** Describe all scores of a hit. */
 export function scoreTitle(hit) {
-  const lines = [];
-  if (hit.score !== null && hit.score !== undefined) lines.push(`score ${hit.score.toFixed(4)}`);
-  if (hit.match_probability !== null && hit.match_probability !== undefined) {
-    lines.push(`match probability ${hit.match_probability.toFixed(4)}`);
-  }
-  if (hit.log_likelihood !== null && hit.log_likelihood !== undefined) {
-    lines.push(`log p(text | image) ${hit.log_likelihood.toFixed(2)} nats`);
-  }
-  return lines.join(", ");
+  const parts = [
+    ["similarity (cosine)", hit.score, 4],
+    ["match probability", hit.match_probability, 4],
+    ["words of the caption (BM25)", hit.bm25, 1],
+    ["log p(text | image) in nats", hit.log_likelihood, 2],
+  ];
+  const known = parts.filter(([, value]) => value !== null && value !== undefined);
+  return known.map(([name, value, digits]) => `${name} ${value.toFixed(digits)}`).join(", ");
 }
 
 /** Build an empty tile, for an item that is not loaded. */
