@@ -55,9 +55,12 @@ def test_only_what_was_written_is_read_again(
     captions = Captions(index)
     read: list[Any] = []
     origins = Collection.origins
-    monkeypatch.setattr(
-        Collection, "origins", lambda self, ids=None: read.append(ids) or origins(self, ids)
-    )
+
+    def counted(self: Collection, ids: Any = None) -> Any:
+        read.append(ids)
+        return origins(self, ids)
+
+    monkeypatch.setattr(Collection, "origins", counted)
     index.upsert([make_record("9", caption="a zebra")])
     assert [hit.id for hit in captions.full_text_search("zebra")] == ["9"]
     assert read == [{"9"}]
