@@ -10,7 +10,13 @@ from torch import Tensor
 
 from coca.core.config.serialization import from_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_atomic
+from coca.core.files.atomic import (
+    atomic_folder,
+    read_json,
+    read_model_json,
+    sha256_file,
+    write_atomic,
+)
 from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip.state_dict_io import read_state
 from coca.model.openclip.weights import (
@@ -49,10 +55,7 @@ def read_about(path: Path) -> About:
     Raises:
         ModelError: The file cannot be read, or describes another kind of model.
     """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    content = read_model_json(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold one JSON object")
     try:

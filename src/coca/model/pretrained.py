@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_json, write_atomic
+from coca.core.files.atomic import read_model_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
@@ -112,15 +112,8 @@ def load_config_file(folder: str | Path) -> ModelConfig:
         ModelError: The file is missing, damaged, of a newer format, or describes no model.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} is no model folder: it holds no {CONFIG_FILE}; `coca pretrain` writes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
-    return parse_config(content, path)
+    missing = f"{folder} is no model folder: it holds no {CONFIG_FILE}; `coca pretrain` writes one"
+    return parse_config(read_model_json(path, missing=missing), path)
 
 
 def parse_config(content: Any, path: str | Path) -> ModelConfig:

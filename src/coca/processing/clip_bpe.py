@@ -18,10 +18,10 @@ from jaxtyping import Int64
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
-from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, padded, read_backend
+from coca.processing.tokenizer import check_context_length, padded, read_backend
 from coca.runtime.preprocess import clean_as_clip
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
@@ -127,10 +127,7 @@ class ClipTokenizer:
         Raises:
             ConfigError: `context_length` leaves no room for a text token.
         """
-        if context_length < MIN_CONTEXT_LENGTH:
-            raise ConfigError(
-                f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
-            )
+        check_context_length(context_length)
         ids = [self._text_ids(text) for text in texts]
         return self.format_ids(ids, context_length=context_length)
 

@@ -21,7 +21,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
-from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend
+from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length, read_backend
 from coca.runtime.image_file import ImageSource
 
 FORMAT_VERSION = 1
@@ -58,10 +58,7 @@ class Processor:
         Raises:
             ConfigError: `context_length` leaves no room for a token of text.
         """
-        if context_length < MIN_CONTEXT_LENGTH:
-            raise ConfigError(
-                f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
-            )
+        check_context_length(context_length)
         self.image = image
         self.tokenizer = tokenizer
         self.context_length = context_length

@@ -37,6 +37,18 @@ _SPACE = "\u0120"
 _UNLEARNED = 260
 
 
+def check_context_length(context_length: int) -> None:
+    """Check that a caption has room for special tokens and a text token.
+
+    Raises:
+        ConfigError: `context_length` is below 4.
+    """
+    if context_length < MIN_CONTEXT_LENGTH:
+        raise ConfigError(
+            f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
+        )
+
+
 @runtime_checkable
 class TextTokenizer(Protocol):
     """Tokenizer interface of `Processor`."""
@@ -224,10 +236,7 @@ class Tokenizer:
             ConfigError: `context_length` leaves no room for a text token.
             DataError: A text has half a surrogate pair.
         """
-        if context_length < MIN_CONTEXT_LENGTH:
-            raise ConfigError(
-                f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
-            )
+        check_context_length(context_length)
         ids = [self._text_ids(text) for text in texts]
         return self.format_ids(ids, context_length=context_length)
 

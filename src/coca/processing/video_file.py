@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.extras import require
+from coca.runtime.image_file import open_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -250,19 +251,8 @@ def _name(source: VideoSource) -> str:
 
 @contextmanager
 def _stream(source: VideoSource, name: str) -> Iterator[io.BytesIO | io.BufferedReader]:
-    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, name) as file:
         if not file.read(1):
             raise DataError(f"{name} is empty", reason="empty")
         file.seek(0)
         yield file
-
-
-def _open_file(path: str | Path, name: str) -> io.BufferedReader:
-    try:
-        # Pipes and devices may block forever or have no end.
-        if not Path(path).is_file():
-            raise DataError(f"{name} is not a file", reason="missing")
-        return Path(path).open("rb")
-    except OSError as error:
-        problem = error.strerror or error
-        raise DataError(f"{name} cannot be read: {problem}", reason="missing") from error

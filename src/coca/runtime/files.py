@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.errors import ModelError
-from coca.core.files.atomic import read_json, sha256_file
+from coca.core.files.atomic import read_model_json, sha256_file
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE = (
@@ -80,15 +80,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no {MANIFEST_FILE}, so it is no exported model; "
-            "`coca export MODEL OUT --format onnx` writes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    content = read_model_json(
+        path,
+        missing=f"{folder} holds no {MANIFEST_FILE}, so it is no exported model; "
+        "`coca export MODEL OUT --format onnx` writes one",
+    )
     version = content.get("version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise ModelError(f"{path} has version {version!r}; this release reads {FORMAT_VERSION}")

@@ -125,7 +125,7 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
     if isinstance(source, np.ndarray):
         yield _from_array(source, name), None
         return
-    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as stream:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source, name) as stream:
         head = stream.read(HEAD_BYTES)
         if not head:
             raise DataError(f"{name} is empty", reason="empty")
@@ -143,7 +143,12 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
             yield image, stream
 
 
-def _open_file(path: str | Path, name: str) -> Stream:
+def open_file(path: str | Path, name: str) -> io.BufferedReader:
+    """Open a regular file, called `name` in messages.
+
+    Raises:
+        DataError: It is missing, not readable, or not a regular file (`missing`).
+    """
     try:
         # Pipes and devices may block forever or have no end.
         if not Path(path).is_file():

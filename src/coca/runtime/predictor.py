@@ -23,7 +23,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.core.files.atomic import read_json
+from coca.core.files.atomic import read_model_json
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.beam_search import Generated, beam_search
 from coca.runtime.captions import Caption
@@ -78,11 +78,7 @@ def load(
     folder = Path(path)
     manifest = read_manifest(folder)
     where = folder / PREPROCESS_FILE
-    try:
-        content = read_json(where)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{where} cannot be read as JSON: {error}") from None
-    image, text = settings_from(content, where)
+    image, text = settings_from(read_model_json(where), where)
     loaded = Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
     return loaded if dimensions is None else shorten(loaded, dimensions)
 

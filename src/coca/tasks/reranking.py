@@ -3,9 +3,42 @@
 Dimensions: N images, M texts.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
+
+from coca.core.progress import ProgressMaker
+from coca.inference.predictor import Predictor
+
+
+def rerank(
+    similarity: Float[ndarray, "M N"],
+    predictor: Predictor,
+    images: Sequence[bytes],
+    texts: Sequence[str],
+    *,
+    k: int,
+    both: bool,
+    progress: ProgressMaker,
+) -> Float[ndarray, "M N"]:
+    """Rerank the top `k` images of each text by caption likelihood.
+
+    Args:
+        similarity: Cosine similarities.
+        predictor: The model.
+        images: Encoded images.
+        texts: Texts to score.
+        k: Number of hits to rerank, at least 1.
+        both: Also rerank the top `k` texts of each image.
+        progress: Optional progress callback.
+    """
+    wanted = best_of_each_row(similarity, k).T
+    if both:
+        wanted |= best_of_each_row(similarity.T, k)
+    log_p = predictor.score(images, texts, only=wanted, progress=progress)
+    return reranked(similarity.T, log_p, logit_scale=predictor.logit_scale).T
 
 
 def best_of_each_row(similarity: Float[ndarray, "N M"], k: int) -> Bool[ndarray, "N M"]:

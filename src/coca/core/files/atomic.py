@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coca.core.errors import StorageError
+from coca.core.errors import ModelError, StorageError
 
 
 def user_cache() -> Path:
@@ -108,6 +108,24 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_model_json(path: str | Path, *, missing: str = "") -> Any:
+    """Read a JSON file of a model folder.
+
+    Args:
+        path: Path of the file.
+        missing: Error message if there is no such file; empty: that of the file system.
+
+    Raises:
+        ModelError: The file is missing, not readable, or not JSON.
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise ModelError(missing) from None
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
 
 
 def sha256_file(path: str | Path) -> str:

@@ -15,8 +15,10 @@ from coca.data.sources.annotated import (
     SplitAnnotationsConfig,
     image_folder,
     list_in,
+    malformed,
     read_annotations,
     require_splits,
+    unlisted,
 )
 from coca.data.sources.base import register_source
 
@@ -40,13 +42,8 @@ def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
         try:
             captions.setdefault(note["image_id"], []).append(note["caption"].strip())
         except (KeyError, TypeError, AttributeError) as error:
-            faults.append(
-                DataError(
-                    f"annotation {index} of {config.title} is malformed ({error!r}); it must be an "
-                    "object with image_id and caption",
-                    reason="bad_record",
-                )
-            )
+            origin = f"annotation {index} of {config.title}"
+            faults.append(malformed(origin, error, "an object with image_id and caption"))
     entries = [
         _entry(image, captions, f"image {index} of {config.title}")
         for index, image in enumerate(list_in(annotations, "images", config.title))
@@ -59,13 +56,7 @@ def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
             if isinstance(entry, DataError) or _domain(entry) in config.splits
         ]
     # Remaining captions belong to no image.
-    faults += [
-        DataError(
-            f"a caption of {config.title} belongs to image {number}, which is not listed",
-            reason="bad_record",
-        )
-        for number in captions
-    ]
+    faults += unlisted("caption", captions, config.title)
     return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
 
 
@@ -77,10 +68,7 @@ def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> Entry | D
         metadata = {"image_id": number} | {key: image[key] for key in _KEPT if key in image}
         return Entry(str(number), file, texts, (), metadata)
     except (KeyError, TypeError) as error:
-        return DataError(
-            f"{origin} is malformed ({error!r}); it must be an object with id and file_name",
-            reason="bad_record",
-        )
+        return malformed(origin, error, "an object with id and file_name")
 
 
 def _domain(entry: Entry | DataError) -> str:

@@ -19,7 +19,9 @@ from coca.data.sources.annotated import (
     Entry,
     image_folder,
     list_in,
+    malformed,
     read_annotations,
+    unlisted,
 )
 from coca.data.sources.base import register_source
 
@@ -49,26 +51,17 @@ def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
         try:
             objects.setdefault(note["image_id"], []).append(_object(note, names))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            faults.append(
-                DataError(
-                    f"annotation {index} of {config.title} is malformed ({error!r}); it must be "
-                    "an object with image_id, category_id, and bbox of four numbers, with width "
-                    "and height above 0",
-                    reason="bad_record",
-                )
+            right = (
+                "an object with image_id, category_id, and bbox of four numbers, with width and "
+                "height above 0"
             )
+            faults.append(malformed(f"annotation {index} of {config.title}", error, right))
     entries = [
         _entry(image, objects, f"image {index} of {config.title}")
         for index, image in enumerate(list_in(annotations, "images", config.title))
     ]
     # Remaining boxes belong to no image.
-    faults += [
-        DataError(
-            f"a box of {config.title} belongs to image {number}, which is not listed",
-            reason="bad_record",
-        )
-        for number in objects
-    ]
+    faults += unlisted("box", objects, config.title)
     return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
 
 
@@ -76,11 +69,7 @@ def _names(categories: list[Any], title: str) -> dict[Any, str]:
     try:
         return {category["id"]: str(category["name"]) for category in categories}
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"a category of {title} is malformed ({error!r}); it must be an object with id "
-            "and name",
-            reason="bad_record",
-        ) from error
+        raise malformed(f"a category of {title}", error, "an object with id and name") from error
 
 
 def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
@@ -105,11 +94,7 @@ def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) ->
             raise ValueError(f"size {size}")
         found = objects.pop(number, [])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        return DataError(
-            f"{origin} is malformed ({error!r}); it must be an object with id, file_name, "
-            "width and height",
-            reason="bad_record",
-        )
+        return malformed(origin, error, "an object with id, file_name, width and height")
     labels = tuple(dict.fromkeys(one["name"] for one in found))
     metadata = {"image_id": number, **size, BOXES: found}
     return Entry(str(number), file, (), labels, metadata, text=QUESTION)

@@ -17,6 +17,7 @@ from coca.data.sources.annotated import (
     SplitAnnotationsConfig,
     image_folder,
     list_in,
+    malformed,
     read_annotations,
     require_splits,
 )
@@ -56,11 +57,8 @@ def _entry(image: Any, origin: str) -> Entry | DataError:
         file = f"{folder}/{name}" if folder else name
         return Entry(name.rpartition(".")[0] or name, file, captions, (), metadata)
     except (KeyError, TypeError, AttributeError) as error:
-        return DataError(
-            f"{origin} is malformed ({error!r}); it must be an object with filename, split, "
-            "and sentences that each have a raw",
-            reason="bad_record",
-        )
+        right = "an object with filename, split, and sentences that each have a raw"
+        return malformed(origin, error, right)
 
 
 def _split(entry: Entry | DataError) -> str:

@@ -12,7 +12,13 @@ The split 1k-A, the standard of zero-shot retrieval since 2018, is a CSV with on
 from typing import Any
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import image_folder, list_in, read_annotations, require_splits
+from coca.data.sources.annotated import (
+    image_folder,
+    list_in,
+    malformed,
+    read_annotations,
+    require_splits,
+)
 from coca.data.sources.base import register_source, single_path
 from coca.data.sources.tables.table import open_table
 from coca.data.sources.video.clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
@@ -39,11 +45,8 @@ def msrvtt(config: SplitClipsConfig) -> ClipSource:
         try:
             captions.setdefault(sentence["video_id"], []).append(sentence["caption"].strip())
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"sentence {index} of {path} is malformed ({error!r}); it must be an object with "
-                "video_id and caption",
-                reason="bad_record",
-            ) from error
+            origin = f"sentence {index} of {path}"
+            raise malformed(origin, error, "an object with video_id and caption") from error
     videos = list_in(annotations, "videos", path)
     require_splits(config, (_split(video) for video in videos))
     clips = [

@@ -191,6 +191,17 @@ def malformed(origin: str, cause: Exception, right: str) -> DataError:
     return DataError(f"{origin} is malformed ({cause!r}); it must be {right}", reason="bad_record")
 
 
+def unlisted(what: str, numbers: Iterable[Any], title: str) -> list[DataError]:
+    """Make an error for each image id that annotations have and the list of images lacks."""
+    return [
+        DataError(
+            f"a {what} of {title} belongs to image {number}, which is not listed",
+            reason="bad_record",
+        )
+        for number in numbers
+    ]
+
+
 def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
     """Return the list under the key `name`.
 

@@ -28,7 +28,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from coca.core.config.base import Config, Fraction
 from coca.core.config.serialization import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_json, write_atomic
+from coca.core.files.atomic import read_model_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.detection.feature_pyramid import FeaturePyramid
 from coca.model.losses.collectives import all_reduce_sum, world_size
@@ -215,15 +215,11 @@ def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
         ModelError: The folder has no detector, or a detector that does not fit the captioner.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no detector ({CONFIG_FILE}); `coca finetune` with a recipe that has a "
-            "section `detector` makes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    content = read_model_json(
+        path,
+        missing=f"{folder} holds no detector ({CONFIG_FILE}); `coca finetune` with a recipe that "
+        "has a section `detector` makes one",
+    )
     if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
         version = content.get("format_version", 1) if isinstance(content, dict) else None
         raise ModelError(

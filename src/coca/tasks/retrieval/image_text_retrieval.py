@@ -27,7 +27,7 @@ from coca.tasks.base import (
     require_captions,
 )
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
-from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.reranking import rerank
 
 SHOWN, WORST, FOUND = 6, 3, 5
 """Queries spread over the set, worst queries, and hits per query in a report."""
@@ -53,11 +53,9 @@ def retrieval(
     image_vectors = embed_clips(predictor, clips, mode=config.video, progress=progress)
     similarity = predictor.embed_texts(texts, progress=progress) @ image_vectors.T
     if config.rerank:
-        wanted = best_of_each_row(similarity, config.rerank).T
-        wanted |= best_of_each_row(similarity.T, config.rerank)
-        log_p = predictor.score(images, texts, only=wanted, progress=progress)
-        scale = predictor.logit_scale
-        similarity = reranked(similarity.T, log_p, logit_scale=scale).T
+        similarity = rerank(
+            similarity, predictor, images, texts, k=config.rerank, both=True, progress=progress
+        )
     relevant = np.zeros(similarity.shape, dtype=bool)
     relevant[np.arange(len(texts)), owners] = True
     to_image = retrieval_scores(similarity, relevant)

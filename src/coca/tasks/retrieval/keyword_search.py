@@ -23,7 +23,7 @@ from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval
 from coca.search.query.short_queries import bare_query, embed_queries
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
-from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.reranking import rerank
 
 SHARED_BY = range(2, 41)
 """Number of images that a keyword of the metadata must name to be a query."""
@@ -55,17 +55,15 @@ def keyword_search(
             f"no query of {config.queries} names an image of {config.data.title}",
             reason="no_overlap",
         )
-    images = predictor.embed_images([sample.image for sample in samples], progress=progress)
-    similarity = (
-        embed_queries(partial(predictor.embed_texts, progress=progress), queries) @ images.T
-    )
+    images = [sample.image for sample in samples]
+    image_vectors = predictor.embed_images(images, progress=progress)
+    embed = partial(predictor.embed_texts, progress=progress)
+    similarity = embed_queries(embed, queries) @ image_vectors.T
     if config.rerank:
-        wanted = best_of_each_row(similarity, config.rerank).T
         bare = [bare_query(query) for query in queries]
-        log_p = predictor.score(
-            [sample.image for sample in samples], bare, only=wanted, progress=progress
+        similarity = rerank(
+            similarity, predictor, images, bare, k=config.rerank, both=False, progress=progress
         )
-        similarity = reranked(similarity.T, log_p, logit_scale=predictor.logit_scale).T
     scores = retrieval_scores(similarity, relevant)
     metrics = {name.replace("recall", "success"): value for name, value in scores.items()}
     for k in (1, 5, 10):
