@@ -45,6 +45,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.read_ahead()
         async with sessions.run() if tools else nullcontext():
             yield
 

@@ -283,6 +283,11 @@ class Collection:
         found = {row[records.ID]: row for row in found_rows}
         return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
+    def read_hits(self) -> Iterator[list[Hit]]:
+        """Iterate over all records as hits with a score of 0, in batches and in no order."""
+        for rows in self._store.images.read_through(HIT_COLUMNS):
+            yield [to_hit(row, 0.0) for row in rows]
+
     @property
     def writes(self) -> int:
         """Number of rows written or deleted so far through this client; on Lite, through any."""
@@ -316,19 +321,14 @@ class Collection:
         return self._store.repair()
 
     def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
-        """Iterate over id, path, caption and origin of records, in no order.
+        """Iterate over id, path, caption and origin of these records, or of all, in no order.
 
-        Do not write meanwhile.
-
-        Args:
-            ids: Restrict to these ids; missing ids are skipped; by default all records.
+        Missing ids are skipped. Do not write meanwhile.
         """
         return self._store.origins(ids)
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
-        """Iterate over all records that match a filter, in batches and in no order.
-
-        Do not write meanwhile.
+        """Iterate over all records that match a filter, in batches; do not write meanwhile.
 
         Raises:
             SearchError: Milvus rejects the filter.

@@ -12,7 +12,7 @@ from coca.search.index_params.params import MAX_RESULTS
 from coca.search.query.calibration.mark_matches import mark_matches
 from coca.search.query.calibration.match_score import Calibration
 from coca.search.query.hybrid.fusion import CaptionChoice, Fusion
-from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
+from coca.search.query.hybrid.hybrid_search import search_hybrid, typed_fusion, word_search
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
@@ -83,6 +83,15 @@ class SearchEngine:
         self._image_reader = image_reader
         self._by_words: dict[CaptionChoice, FullTextSearch] = {}
         self._lock = Lock()
+
+    def read_captions(self) -> None:
+        """Read given captions into memory, where typed queries will be compared with them there.
+
+        The first typed query does so otherwise.
+        """
+        fusion = typed_fusion(self.index, [Term(text="any")])
+        if isinstance(fusion, Fusion):
+            self._word_search(fusion.captions)
 
     def _word_search(self, captions: CaptionChoice) -> FullTextSearch:
         """Return the full-text search; cached, as it may hold all captions in memory."""

@@ -7,8 +7,7 @@ where hits take 1.4 KB.
 import threading
 import time
 from bisect import insort
-from collections.abc import Collection as AnyOf
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -77,6 +76,10 @@ class Catalog:
         ids = [entry.id for entry in entries[offset : offset + limit]]
         return self._index.hits(dict.fromkeys(ids, 0.0)), len(entries)
 
+    def read(self) -> int:
+        """Read the items, if that is due, and return their number."""
+        return len(self.entries())
+
     def lacks(self, id: str) -> bool:
         """Return whether an item was missing when the catalog was last read; false before that."""
         ids = self._ids
@@ -89,14 +92,15 @@ class Catalog:
         stale = not index.sees_all_writes and age_s > max(_STALE_S, _SHARE * self._took_s)
         if changed is None or stale:
             began_s = time.monotonic()
-            self._entries = sorted(self._read(index.ids()), key=_age)
+            self._entries = sorted(_entries(index.read_hits()), key=_age)
             self._read_at = time.monotonic()
             self._took_s = self._read_at - began_s
         elif changed:
             # A new list, since readers iterate over the old one.
             again = set(changed)
             kept = [entry for entry in self._entries if entry.id not in again]
-            for entry in self._read(again):
+            parts = (index.hits(dict.fromkeys(ids, 0.0)) for ids in batches(again, _READ_ROWS))
+            for entry in _entries(parts):
                 insort(kept, entry, key=_age)
             self._entries = kept
         else:
@@ -104,12 +108,13 @@ class Catalog:
         self._ids = frozenset(entry.id for entry in self._entries)
         self._writes = writes
 
-    def _read(self, ids: AnyOf[str]) -> Iterator[Entry]:
-        # Most values are those of many items, which then share them.
-        known: dict[tuple[str, type, Any], FacetPair] = {}
-        for part in batches(ids, _READ_ROWS):
-            for hit in self._index.hits(dict.fromkeys(part, 0.0)):
-                yield Entry(hit.id, hit.time, _values(hit, known))
+
+def _entries(parts: Iterable[Sequence[Hit]]) -> Iterator[Entry]:
+    # Most values are those of many items, which then share them.
+    known: dict[tuple[str, type, Any], FacetPair] = {}
+    for hits in parts:
+        for hit in hits:
+            yield Entry(hit.id, hit.time, _values(hit, known))
 
 
 def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[FacetPair, ...]:

@@ -17,12 +17,15 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-def readyz(request: Request) -> dict[str, str]:
-    """Report that all collections answer."""
+def readyz(request: Request) -> dict[str, str | int]:
+    """Report that all collections answer.
+
+    `reading` is the number of collections whose items are still being read: their first list waits.
+    """
     service: Service = request.app.state.service
     for served in service.collections.values():
         served.index.count()
-    return {"status": "ready"}
+    return {"status": "ready", "reading": service.reading}
 
 
 @router.get("/v2/health/live")
