@@ -3,10 +3,11 @@
     .venv-page/bin/python benchmarks/page_wall.py --rows 100000
 
 `make test-page` makes that environment. A collection of Milvus Lite gets random vectors and a small
-JPEG file an item, and `coca serve` runs on it in a process of its own. Chromium opens the page
-twice, then scrolls a fixed distance a frame from the first item to the last, then jumps to random
-places. A long task keeps the thread of the page for more than 50 ms. A jump is complete when all
-tiles in the viewport have their image. Every figure of the browser is one of software rendering.
+JPEG file an item, and `coca serve` runs on it in a process of its own. Once it has read the items,
+chromium opens the page twice, scrolls a fixed distance a frame from the first item to the last,
+jumps to random places, to the end by its key, and opens the last item by its address. A long task
+keeps the thread of the page for more than 50 ms. A jump is complete when all tiles in the viewport
+have their image. Every figure of the browser is one of software rendering.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 from options import run
 from PIL import Image
+from serve_load import processor_seconds as processor_seconds_of
 from serve_load import serving
 from side_by_side import Figures, Rounds, Unavailable, emit, figure, in_turn, table, write_report
 
@@ -51,6 +53,7 @@ COMPLETE = """() => {
   });
   return seen.length > 0 && seen.every(tile => tile.querySelector("img.loaded"));
 }"""
+ENDED = """rows => document.querySelector(`.tile[aria-posinset="${rows}"]`)"""
 SCROLL = """async step => {
   longTasks.length = 0;
   const frames = [];
@@ -71,6 +74,7 @@ SCROLL = """async step => {
 QUICK = {"rows": 3_000, "jumps": 5, "rounds": 1}
 UNITS = {
     "*, s": "s",
+    "read, processor s": "s",
     "frame *": "ms",
     "processor *": "ms",
     "long tasks*": "tasks",
@@ -80,6 +84,8 @@ UNITS = {
     "*, MB": "MB",
 }
 ROWS = {
+    "read, s": "start of the service until its items are read, s",
+    "read, processor s": "of it processor time of the service, s",
     "first images, s": "first visit: until all images of the viewport are shown, s",
     "images again, s": "second visit, s",
     "frame p50, ms": "scroll, time of a frame: median, ms",
@@ -93,6 +99,8 @@ ROWS = {
     "longest task, ms": "scroll: longest task, ms",
     "jump, s": "jump to a random place until its images are shown, median, s",
     "slowest jump, s": "slowest jump, s",
+    "End, s": "End key until the last images are shown, s",
+    "link, s": "address of the last item until it is shown, s",
     "most tiles": "tiles in the document, at most",
     "most nodes": "elements in the document, at most",
     "heap, MB": "memory of the page's scripts at the end, MB",
@@ -100,8 +108,8 @@ ROWS = {
     "requests for images": "requests for thumbnails",
     "requests to others": "requests to other hosts",
     "facets, s": "counts of all facets, s",
-    "service before, MB": "memory of the service before the first request, MB",
-    "service listed, MB": "memory of the service after the first list, MB",
+    "service before, MB": "memory of the service at its start, MB",
+    "service listed, MB": "memory of the service after its items are read, MB",
     "service after, MB": "memory of the service at the end, MB",
     "cache, MB": "cached thumbnails, MB",
 }
@@ -196,6 +204,13 @@ def scroll(tab: Any, arguments: argparse.Namespace) -> dict[str, float]:
         tab.wait_for_function(COMPLETE)
         waits.append(time.perf_counter() - started)
     figures["jump, s"], figures["slowest jump, s"] = statistics.median(waits), max(waits)
+    tab.evaluate("scrollTo(0, 0)")
+    tab.locator(".tile-link").first.focus()
+    started = time.perf_counter()
+    tab.keyboard.press("End")
+    tab.wait_for_function(ENDED, arg=arguments.rows)
+    tab.wait_for_function(COMPLETE)
+    figures["End, s"] = time.perf_counter() - started
     figures["heap, MB"] = tab.evaluate("performance.memory.usedJSHeapSize") / 1e6
     return figures
 
@@ -213,17 +228,29 @@ def contestant(arguments: argparse.Namespace) -> None:
         with serving(uri, *options) as (host, port, pid), sync_playwright() as playwright:
             address = f"http://{host}:{port}"
             before, requests = resident_mb(pid), Counter[str]()
+            started, spent = time.perf_counter(), processor_seconds_of(pid)
+            while json.load(urlopen(f"{address}/readyz"))["reading"]:
+                time.sleep(0.05)
+            read = {
+                "read, s": time.perf_counter() - started,
+                "read, processor s": processor_seconds_of(pid) - spent,
+            }
+            listed = resident_mb(pid)
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             tab = browser.new_page(viewport=VIEWPORT)
             tab.set_default_timeout(TIMEOUT_MS)
             tab.add_init_script(OBSERVE)
             tab.on("request", lambda request: requests.update([kind(request.url, address)]))
-            figures: dict[str, float] = {"first images, s": visit(tab, address)}
-            listed = resident_mb(pid)
+            figures: dict[str, float] = {**read, "first images, s": visit(tab, address)}
             tab.goto("about:blank")
             figures["images again, s"] = visit(tab, address)
             figures |= scroll(tab, arguments)
             figures |= {f"requests {name}": requests[name] for name in ("for items", "for images")}
+            last = tab.evaluate("document.querySelector('.tile:last-child').dataset.id")
+            started = time.perf_counter()
+            tab.goto(f"{address}/?item={last}")
+            tab.wait_for_selector("dialog.item[open] img.loaded, dialog.item[open] .item-image")
+            figures["link, s"] = time.perf_counter() - started
             figures["requests to others"] = requests["to others"]
             browser.close()
             body = json.dumps({}).encode()
