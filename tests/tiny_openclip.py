@@ -65,7 +65,7 @@ def tiny_openclip_config(*, image_width: int = 48) -> OpenCLIPConfig:
 
 
 def caption_rows(*lengths: int, seed: int = 0, zeros: bool = False) -> Tensor:
-    """Captions of so many tokens, padded to the whole context; with `zeros` some words are id 0."""
+    """Captions of these lengths, padded to the whole context; `zeros`: some tokens have id 0."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.zeros(len(lengths), CONTEXT, dtype=torch.int64)
     for row, length in zip(rows, lengths, strict=True):

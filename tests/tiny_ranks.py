@@ -34,7 +34,7 @@ def on_ranks(
 ) -> list[T]:
     """What each of `count` processes gives; `function` must be in a module like this one.
 
-    It may give tensors, numbers and words.
+    It may give tensors, numbers and strings.
     """
     ranks = start_ranks(count, folder, function, backend=backend)
     for process in ranks:

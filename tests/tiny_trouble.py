@@ -116,7 +116,7 @@ def signal_to_rank_1(folder: Path) -> Outcome:
 
 
 def full_disk_of_rank_1(folder: Path) -> Outcome:
-    """Rank 1 has no room for its share of the second checkpoint; then there is room again."""
+    """Rank 1 has no disk space for its shard of the second checkpoint; then it has space again."""
     flush, calls = os.fsync, []
 
     def full(descriptor: int) -> None:
@@ -138,7 +138,7 @@ def saved(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").glob("step_*"))
 
 
-def no_room_for_a_row(folder: Path) -> Outcome:
+def no_space_for_a_row(folder: Path) -> Outcome:
     """Only the main rank writes rows, and it cannot write that of step 4, once."""
 
     class Full:
@@ -193,7 +193,7 @@ SCENES: tuple[Callable[[Path], Outcome], ...] = (
     data_that_end_on_rank_1,
     signal_to_rank_1,
     full_disk_of_rank_1,
-    no_room_for_a_row,
+    no_space_for_a_row,
     run_of_another_model,
     slow_saves,
 )

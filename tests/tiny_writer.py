@@ -21,7 +21,7 @@ def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
 
     Args:
         architecture: One of `ARCHITECTURES`.
-        vocabulary: Words, special ones included.
+        vocabulary: Number of tokens, special ones included.
     """
     torch.manual_seed(0)
     model: CoCa | OpenCLIP

@@ -22,7 +22,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(capsys: Captured) -> None:
     assert capsys.readouterr() == ("made x\n", "packing\nerror: y is bad\n")
 
 
-def test_json_leaves_out_every_word_for_people(capsys: Captured) -> None:
+def test_json_leaves_out_every_message_for_people(capsys: Captured) -> None:
     console = Console(json=True)
     console.say("made x")
     console.note("packing")

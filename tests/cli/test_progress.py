@@ -74,7 +74,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return stream
 
 
-def test_a_bar_shows_place_pace_and_figures(screen: io.StringIO) -> None:
+def test_a_bar_shows_steps_speed_and_metrics(screen: io.StringIO) -> None:
     with LiveBars()("training [x]", 20) as bar:
         for _ in range(20):
             bar.advance(loss=0.5)

@@ -30,7 +30,7 @@ def test_work_runs_ahead_but_not_too_far() -> None:
     assert len(taken) == 6
 
 
-def test_a_fault_is_raised_in_its_items_place() -> None:
+def test_an_error_is_raised_at_the_position_of_its_item() -> None:
     def refuse(number: int) -> int:
         if number == 2:
             raise ValueError(f"{number} is refused")

@@ -33,7 +33,7 @@ def test_images_grow_from_stage_to_stage_and_a_batch_has_one_size() -> None:
     assert sides(run(7)) == [4, 4, 4, 6, 6, 8, 8]
 
 
-def test_stages_leave_the_order_and_the_words_as_they_are() -> None:
+def test_stages_leave_the_order_and_the_tokens_as_they_are() -> None:
     plain = take(make_loader(*two_sources(), augment=sized(8)), 7)
     for staged, whole in zip(run(7), plain, strict=True):
         assert staged.keys == whole.keys

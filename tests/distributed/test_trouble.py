@@ -76,7 +76,7 @@ def test_data_that_end_on_one_rank_cost_no_step(
     outcome = alike(ranks, "data_that_end_on_rank_1", "again")
     assert outcome["error"] == "DataError: the shard photos-003.tar has vanished"
     assert (outcome["step"], outcome["again"]) == (7, 12)
-    whole = tiny_run.rows(folder / "no_room_for_a_row")
+    whole = tiny_run.rows(folder / "no_space_for_a_row")
     assert tiny_run.rows(folder / "data_that_end_on_rank_1") == whole
 
 
@@ -104,10 +104,10 @@ def test_a_disk_that_is_full_on_one_rank_is_reported_at_the_next_step_and_can_be
 def test_a_row_that_the_main_rank_cannot_write_stops_all_and_is_written_later(
     ranks: list[dict[str, Outcome]], folder: Path
 ) -> None:
-    outcome = alike(ranks, "no_room_for_a_row", "again")
+    outcome = alike(ranks, "no_space_for_a_row", "again")
     assert outcome["error"].endswith("cannot be written: No space left on device")
     assert (outcome["step"], outcome["again"]) == (4, 12)
-    rows = tiny_run.rows(folder / "no_room_for_a_row")
+    rows = tiny_run.rows(folder / "no_space_for_a_row")
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
 
 

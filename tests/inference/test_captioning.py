@@ -34,7 +34,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Pred
 
 
 def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
-    """The score is checked against the plain logits, and each word is the best of its place."""
+    """The score is checked against the plain logits, and each token is the best at its position."""
     prompt = predictor.processor.tokenizer.encode_prompt("the small")
     caption = predictor.caption(IMAGES[0], prompt="the small", max_new_tokens=3, num_beams=1)[0]
     assert caption.text.startswith("the small")

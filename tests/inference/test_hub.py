@@ -97,7 +97,7 @@ def test_files_are_listed_and_fetched(hub: HuggingFace) -> None:
         ("not a/name", "weights.bin", None, "this is no name of a repository"),
     ],
 )
-def test_missing_files_are_reported_in_a_few_words(
+def test_missing_files_are_reported_in_one_short_sentence(
     hub: HuggingFace, repo: str, name: str, revision: str | None, sentence: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence):

@@ -61,7 +61,7 @@ def test_an_unknown_name_is_reported_with_the_nearest(weights: OpenWeights) -> N
         weights.published("coca_tiny/some_tags")
 
 
-def test_without_a_hub_one_sentence_names_the_files_to_place(
+def test_without_a_hub_one_sentence_names_the_files_to_download(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path
 ) -> None:
     shutil.move(hub.root, tmp_path / "elsewhere")

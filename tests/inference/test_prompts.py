@@ -26,7 +26,7 @@ def test_an_unknown_set_is_answered_with_the_known_ones() -> None:
         prompts_named("photos")
 
 
-def test_a_template_without_a_place_for_the_label_is_refused() -> None:
+def test_a_template_without_a_placeholder_for_the_label_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'a cat' has no \{\}"):
         fill(("{}", "a cat"), "dog")
 

@@ -53,7 +53,7 @@ def test_each_image_is_encoded_once_and_each_question_answered_as_alone(
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_answers_in_words_are_those_of_each_question_alone() -> None:
+def test_generated_answers_are_those_of_each_question_alone() -> None:
     predictor = answering(None)
     images = [image_bytes(number) for number in SHOWN]
     options: Any = {"num_beams": 2, "max_new_tokens": 3}
@@ -76,7 +76,7 @@ def test_files_are_one_by_their_path_and_opened_images_by_being_the_same() -> No
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 99])
-def test_what_is_shared_out_is_each_place_once_and_never_more_than_asked(size: int) -> None:
+def test_expanded_positions_are_each_position_once_and_never_more_than_asked(size: int) -> None:
     positions = [[0, 3, 4], [1], [2, 5]]
     parts = [*expand_positions(positions, size)]
     assert all(len(rows) == len(wanted) <= size for rows, wanted in parts)

@@ -160,7 +160,7 @@ def test_an_image_can_be_dropped_and_pasted(visit: Visit) -> None:
     assert keys[0] != keys[1]
 
 
-def test_an_image_of_another_tab_is_missed_in_words(visit: Visit) -> None:
+def test_a_missing_image_of_another_tab_is_reported(visit: Visit) -> None:
     tab = visit("/?more=image%3A%3A%3Aunknown")
     expect(tab.locator("#message h2")).to_have_text("The image of this query is gone")
 

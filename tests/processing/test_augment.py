@@ -211,7 +211,7 @@ def test_a_sure_grayscale_leaves_no_colour(pixels: Tensor) -> None:
 # Outlines
 
 
-def test_inked_edges_are_dark_and_flat_places_keep_their_colour() -> None:
+def test_inked_edges_are_dark_and_flat_areas_keep_their_colour() -> None:
     values = torch.full((3, 12, 12), 250.0)
     values[:, :, 6:] = 100.0
     drawn = inked(values)

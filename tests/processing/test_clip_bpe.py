@@ -102,7 +102,7 @@ def test_a_caption_that_is_too_long_keeps_its_end() -> None:
     assert ids.equal(PEER(["cat " * 100], context_length=12))
 
 
-def test_words_are_decoded_up_to_the_first_end() -> None:
+def test_tokens_are_decoded_up_to_the_first_end() -> None:
     cat = CLIP.encode_prompt("a cat!")
     assert CLIP.decode([*cat, 49407, *cat]) == "a cat !"
     assert CLIP.decode([]) == ""

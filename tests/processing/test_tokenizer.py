@@ -148,7 +148,7 @@ def test_half_a_character_becomes_a_replacement_sign(tokenizer: Tokenizer) -> No
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a red \udfff car", "\udc80" * 1000])
-def test_half_a_surrogate_pair_is_an_error_in_words(tokenizer: Tokenizer, text: str) -> None:
+def test_half_a_surrogate_pair_is_an_error_with_a_message(tokenizer: Tokenizer, text: str) -> None:
     for encode in (
         lambda: tokenizer.encode(["fine", text], context_length=16),
         lambda: tokenizer.encode_prompt(text),
@@ -232,7 +232,7 @@ def test_training_is_the_same_in_every_process_with_any_number_of_threads(tmp_pa
 
 
 @pytest.mark.parametrize("vocab_size", [-1, 0, 260])
-def test_a_vocabulary_without_room_to_learn_is_refused(vocab_size: int) -> None:
+def test_a_vocabulary_of_special_tokens_and_bytes_alone_is_refused(vocab_size: int) -> None:
     with pytest.raises(ConfigError, match="must be above 260"):
         Tokenizer.train(CAPTIONS, vocab_size=vocab_size)
 

@@ -39,7 +39,7 @@ def test_spread_takes_the_middle_of_each_part() -> None:
     assert spread(4, 4) == [0, 1, 2, 3]
 
 
-def test_spread_over_too_few_places_repeats_some_and_misses_none() -> None:
+def test_spread_over_too_few_positions_repeats_some_and_misses_none() -> None:
     positions = spread(3, 8)
     assert len(positions) == 8
     assert sorted(set(positions)) == [0, 1, 2]

@@ -97,13 +97,13 @@ def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
         ({"path": "a\udcff.jpg"}, "the path holds characters"),
     ],
 )
-def test_words_that_cannot_be_stored_are_reported(words: Any, fault: str) -> None:
+def test_texts_that_cannot_be_stored_are_reported(words: Any, fault: str) -> None:
     found = storage_error(**({"path": "a", "caption": "", "metadata": {}} | words))
     assert found is not None
     assert fault in found
 
 
-def test_ordinary_words_have_no_fault() -> None:
+def test_ordinary_texts_have_no_error() -> None:
     deep = json.loads("[" * 98 + "]" * 98)
     ordinary = {"deep": {"er": [1, 2.5, None, True]}, "n": [-(2**63), 2**64 - 1], "d": deep}
     assert storage_error("/pictures/ä.jpg", "a 🚗\n", ordinary) is None

@@ -10,7 +10,7 @@ from coca.search.source_entries import (
 FILE, TABLE, OTHER = "10-20", "0123abcd:77,0123abcd:78", "ffffffff:1"
 
 
-def test_a_sources_newest_claim_takes_the_place_of_its_old_one() -> None:
+def test_the_newest_entry_of_a_source_replaces_its_old_one() -> None:
     both = replace_source_entry([FILE], TABLE, first=True)
     assert split_source_entries(both) == [TABLE, FILE]
     assert split_source_entries(

@@ -177,6 +177,8 @@ def test_each_name_of_a_class_is_drawn_in_each_template() -> None:
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo",)])
-def test_templates_without_a_place_for_the_name_are_refused(templates: tuple[str, ...]) -> None:
+def test_templates_without_a_placeholder_for_the_name_are_refused(
+    templates: tuple[str, ...],
+) -> None:
     with pytest.raises(ConfigError, match=r"distillation.templates must each contain \{\}, got \["):
         DistillationConfig(templates=templates)

@@ -59,7 +59,9 @@ def test_the_rank_with_the_shard_names_the_gradient() -> None:
         ((False, True, True), "rank 1, 2, samples 4 to 11"),
     ],
 )
-def test_the_place_is_as_narrow_as_what_is_known(culprits: tuple[bool, ...], location: str) -> None:
+def test_the_location_is_as_narrow_as_what_is_known(
+    culprits: tuple[bool, ...], location: str
+) -> None:
     reports = [
         NonFiniteReport("loss", bad, 4 * rank, 4 * rank + 3) for rank, bad in enumerate(culprits)
     ]

@@ -80,7 +80,7 @@ def test_a_line_that_is_no_row_is_passed_over(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [{"step": 3}]
 
 
-def test_a_place_that_cannot_be_written_raises(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_raises(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).mkdir()
     with pytest.raises(StorageError, match=re.escape(METRICS_FILE)):
         JsonLinesTracker(tmp_path).log(1, {"loss": 1.0})

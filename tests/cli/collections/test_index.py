@@ -126,7 +126,7 @@ def test_unindexable_sources_are_reported_before_the_model_is_loaded(run: Run, c
     assert "no file or folder" in run("index", "nowhere", code=1).stderr
 
 
-def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
+def test_a_folder_without_images_is_an_error_unless_all_were_removed(
     run: Run, run_json: RunJson, model: str, filled: Any, images: list[str]
 ) -> None:
     Path("empty").mkdir()

@@ -184,7 +184,7 @@ def test_what_holds_no_class_is_reported_by_name(run: Run, filled: list[str], mo
         assert "collection 'pictures' holds" in run(*call, "pictures", code=1).stderr
 
 
-def test_classes_take_the_model_of_the_images_in_the_same_place(
+def test_classes_take_the_model_of_the_images_at_the_same_uri(
     run: Run, run_json: RunJson, filled: list[str], model: str, tmp_path: Path
 ) -> None:
     assert run_json("classes", "add", "cat,dog")["classes"] == ["cat", "dog"]

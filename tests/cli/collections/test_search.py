@@ -56,7 +56,7 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     assert not {name for name in modules if name.startswith(("coca.train", "coca.tasks"))}
 
 
-def test_words_filters_and_the_least_score_narrow_a_search(
+def test_texts_filters_and_the_min_score_narrow_a_search(
     run_json: RunJson, filled: Any, images: list[str]
 ) -> None:
     everything = run_json("search", "a red car", "--no-hybrid")
@@ -82,7 +82,7 @@ def test_several_texts_and_images_are_weighed(
     assert [one["id"] for one in weighed] == [one["id"] for one in alone]
 
 
-def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> None:
+def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None:
     joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9")
     assert joined[0]["caption"] == "a red [car]"
     assert 0 < joined[0]["fused_score"] <= 1 / 61
@@ -93,7 +93,7 @@ def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> N
     assert (by_words[0]["id"], by_words[0]["fused_score"]) == (joined[0]["id"], 1.0)
 
 
-def test_a_typed_query_is_compared_with_the_words_that_people_gave(
+def test_a_typed_query_is_compared_with_given_captions(
     run_json: RunJson, filled: Any, images: list[str]
 ) -> None:
     by_vector = run_json("search", "a car", "--no-hybrid")
@@ -111,7 +111,7 @@ def test_a_typed_query_is_compared_with_the_words_that_people_gave(
     assert run_json("search", *on_captions) == run_json("search", *on_captions, "--no-hybrid")
 
 
-def test_re_ranking_shows_how_likely_the_words_are(
+def test_reranking_shows_the_likelihood_of_the_text(
     run: Run, run_json: RunJson, filled: Any
 ) -> None:
     plain = run_json("search", "a red car")

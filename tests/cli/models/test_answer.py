@@ -1,4 +1,4 @@
-"""Questions at the prompt: answered by a head, or in words where that is asked for."""
+"""Questions at the prompt: answered by a head, or by generation with `--generate`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_head_chooses_among_its_answers(
         assert sum(it["probability"] for it in entry["answers"]) == pytest.approx(1)
 
 
-def test_in_words_a_model_writes_what_follows_the_question(
+def test_generation_continues_the_question(
     run_json: RunJson, model: str, answerer: str, images: list[str]
 ) -> None:
     words = ["--max-new-tokens", "3", "--top", "2", "--generate"]

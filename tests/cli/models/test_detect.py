@@ -34,7 +34,7 @@ def test_a_bad_image_does_not_stop_the_others(run: Run, images: list[str]) -> No
     assert images[0] in ended.stdout
 
 
-def test_no_drawing_takes_the_place_of_another(run: Run, images: list[str]) -> None:
+def test_no_drawing_replaces_another(run: Run, images: list[str]) -> None:
     write_detector(Path("detector"))
     for name in ("one/a.png", "one/a-2.png", "two/a.png"):
         Path(name).parent.mkdir(exist_ok=True)

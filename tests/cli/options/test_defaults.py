@@ -21,7 +21,7 @@ def test_a_named_model_goes_first_then_the_environment_then_the_shipped_one(
     assert defaults.model_name("this") == "this"
 
 
-def test_a_search_looks_in_the_named_place_then_the_environment_then_here_then_the_demo(
+def test_a_search_uses_the_named_uri_then_the_environment_then_here_then_the_demo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigError, match=r"coca index.*--uri.*COCA_URI"):

@@ -55,7 +55,7 @@ def test_folders_without_images_are_a_wrong_call(cwd: Path) -> None:
     assert find([]) == []
 
 
-def test_bad_images_keep_their_place_among_the_outcomes(images: list[str]) -> None:
+def test_bad_images_keep_their_position_among_the_outcomes(images: list[str]) -> None:
     Path("photos/bad.png").write_bytes(b"no image")
     paths = [images[0], "photos/bad.png", images[1], "none.png", images[2]]
 

@@ -294,7 +294,7 @@ def test_a_fault_names_the_layer_that_gave_the_value(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_that_belongs_elsewhere_is_reported_with_its_place() -> None:
+def test_a_key_of_another_section_is_reported_with_its_path() -> None:
     assert faults_of(overrides=["betas=[0, 0]"])[0].startswith(
         "betas = [0, 0] is unknown; did you mean 'optimizer.betas'?"
     )

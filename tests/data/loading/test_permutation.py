@@ -13,7 +13,7 @@ def words(*numbers: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
 
 
 @given(size=sizes, seed=seeds)
-def test_every_place_is_landed_on_exactly_once(size: int, seed: int) -> None:
+def test_every_position_is_reached_exactly_once(size: int, seed: int) -> None:
     landed = permute(np.arange(size, dtype=np.uint64), words(size), mix(seed))
     assert sorted(landed.tolist()) == list(range(size))
 
@@ -31,7 +31,7 @@ def test_a_position_is_permuted_alike_alone_or_among_others(size: int, seed: int
     assert alone[0] == together[size // 2]
 
 
-def test_each_place_may_have_its_own_size_and_key() -> None:
+def test_each_position_may_have_its_own_size_and_key() -> None:
     positions, own_sizes, keys = words(3, 3, 90), words(10, 50, 91), mix(np.array([1, 2, 3]))
     together = permute(positions, own_sizes, keys)
     alone = [

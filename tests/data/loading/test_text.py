@@ -78,7 +78,7 @@ def test_the_same_generator_state_gives_the_same_text() -> None:
         (Sample("a", b"", ("a cat",), labels=("_",)), "labels"),
     ],
 )
-def test_a_sample_without_words_of_the_wanted_kind_is_bad(sample: Sample, text: str) -> None:
+def test_a_sample_without_text_of_the_wanted_kind_is_bad(sample: Sample, text: str) -> None:
     with pytest.raises(DataError, match="sample a has no") as caught:
         sample_text(sample, config(text=text), torch.Generator())
     assert caught.value.reason == "empty_caption"

@@ -75,7 +75,7 @@ def test_kinds_that_take_one_path_refuse_two(kind: str) -> None:
         open_source(from_dict(SourceConfig, {"kind": kind, "path": ["a", "b"]}, source="a test"))
 
 
-def test_bad_rows_are_read_as_errors_in_their_places() -> None:
+def test_bad_rows_are_read_as_errors_at_their_positions() -> None:
     good, error = make_samples(1)[0], DataError("gone", reason="missing")
     source = MemorySource([good, error, good])
     assert isinstance(source, Source)

@@ -48,7 +48,7 @@ def test_a_file_maps_folders_to_class_names(tmp_path: Path, file: str, content: 
     assert source.classes == ("great white shark", "tench")
 
 
-def test_folders_by_number_are_named_by_their_place_in_a_list(tmp_path: Path) -> None:
+def test_folders_by_number_are_named_by_their_position_in_a_list(tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text(json.dumps([f"class {n}" for n in range(12)]))
     root = fill(tmp_path / "v2", "10/a.png", "2/b.png")
     source = opened(root, names=str(tmp_path / "names.json"))

@@ -73,7 +73,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     assert len(open_folder(tmp_path)) == 1
 
 
-def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_names_and_sizes_but_not_the_path(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.png": image_bytes(1), "a.txt": "one"}
     variants: list[dict[str, bytes | str]] = [
         files,

@@ -64,7 +64,7 @@ def uncached(
     return ids[len(prompt) :], scores
 
 
-def test_cached_decoding_equals_uncached_word_for_word(model: Captioner) -> None:
+def test_cached_decoding_equals_uncached_token_for_token(model: Captioner) -> None:
     prompts = prompts_of(model)
     found = generate(model, image_tokens(model, 6), prompts=prompts, decoding=GREEDY)
     for image, prompt, (one,) in zip(random_images(6), prompts, found, strict=True):
@@ -158,7 +158,7 @@ def test_prompts_that_cannot_be_continued_are_refused(prompts: list[list[int]], 
         generate(model, image_tokens(model), prompts=prompts)
 
 
-def test_six_pairs_are_learned_and_captioned_word_for_word() -> None:
+def test_six_pairs_are_learned_and_captioned_token_for_token() -> None:
     torch.manual_seed(0)
     model = CoCa(tiny_config()).train()
     images = torch.randn(6, 3, 16, 16)

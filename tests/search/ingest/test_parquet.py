@@ -104,7 +104,7 @@ def test_vectors_fill_a_collection_without_a_model_and_only_once(
     assert index.count() == 2
 
 
-def test_newer_words_and_images_of_a_path_take_the_place_of_older_ones(
+def test_newer_captions_and_images_of_a_path_replace_older_ones(
     tmp_path: Path, make_record: Make, index: Collection
 ) -> None:
     def made(name: str, path: str, etag: str, caption: str) -> Record:

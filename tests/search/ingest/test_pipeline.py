@@ -85,7 +85,7 @@ def test_a_changed_image_replaces_the_old_one(
     assert index.get([content_id(b"a")]) == {}
 
 
-def test_changed_words_are_taken_over_without_embedding(
+def test_changed_captions_are_taken_over_without_embedding(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
@@ -209,7 +209,7 @@ def test_a_renamed_image_keeps_its_vector(
     assert contents(index) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
 
 
-def test_copies_beyond_the_room_of_a_record_are_counted_but_not_remembered(
+def test_copies_beyond_the_limit_of_a_record_are_counted_but_not_stored(
     run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "_MAX_FILES_BYTES", 10)
@@ -235,7 +235,7 @@ def test_bad_images_are_reported_and_the_others_come_in(
     assert sorted(embedder.embedded) == [b"a", b"b", b"c", b"e"]
 
 
-def test_bad_words_and_unreadable_files_are_reported(
+def test_bad_sidecars_and_unreadable_files_are_reported(
     run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.txt").unlink()

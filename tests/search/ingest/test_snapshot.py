@@ -106,7 +106,7 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
     assert trusted == IngestReport(unchanged=1, removed=1)
 
 
-def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
+def test_a_copy_takes_no_caption_from_a_file_that_is_out_of_reach(
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, drive = tmp_path / "pictures", tmp_path / "drive"

@@ -117,7 +117,7 @@ def test_a_collection_that_is_not_there_is_not_made_unasked(make_index: MakeInde
         make_index(collection="cats", create=False)
 
 
-def test_an_empty_place_is_called_empty(tmp_path: Path) -> None:
+def test_an_empty_database_is_reported_as_empty(tmp_path: Path) -> None:
     Connection(str(tmp_path / "a.db"), create=True).close()
     with pytest.raises(SearchError, match="it is empty"):
         Collection.open(str(tmp_path / "a.db"))

@@ -23,9 +23,7 @@ def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: 
     ]
 
 
-def test_a_text_is_compared_with_the_words_of_given_captions(
-    client: TestClient, service: Service
-) -> None:
+def test_a_text_is_compared_with_given_captions(client: TestClient, service: Service) -> None:
     hits = client.post("/v1/search", json={"text": "red cars number 1"}).json()["hits"]
     assert hits[0]["caption"] == "a red car number 1"
     engine = service.collections["pictures"].engine
@@ -50,7 +48,7 @@ def test_a_query_is_compared_by_vectors_alone_where_that_is_wanted(
     assert cosines == sorted(cosines, reverse=True)
 
 
-def test_a_weight_of_words_means_a_hybrid_search_of_all_captions(
+def test_a_text_weight_means_a_hybrid_search_of_all_captions(
     client: TestClient, service: Service
 ) -> None:
     engine = service.collections["pictures"].engine

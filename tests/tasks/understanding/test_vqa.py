@@ -1,4 +1,4 @@
-"""Questions are answered by a head or in words, and scored as officially."""
+"""Questions are answered by a head or by generation, and scored as officially."""
 
 import json
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> 
     assert result.metrics["reachable"] == pytest.approx(0.5)
 
 
-def test_an_answer_in_words_is_what_the_model_writes_behind_the_question(
+def test_a_generated_answer_is_the_completion_of_the_question(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     data = replace(write_daquar(tmp_path), templates=("q: {}",))

@@ -124,7 +124,7 @@ def captions(uri: str) -> set[str]:
         return {caption for _, _, caption, _ in index.origins()}
 
 
-def test_the_file_of_a_changed_tar_takes_the_place_of_the_old_one(
+def test_the_file_of_a_changed_tar_replaces_the_old_one(
     shards: list[str], model: Predictor, tmp_path: Path
 ) -> None:
     out, uri = tmp_path / "vectors", str(tmp_path / "a.db")

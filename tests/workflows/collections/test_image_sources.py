@@ -72,7 +72,7 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     )
 
 
-def test_the_etag_of_a_tars_member_changes_with_its_image_and_with_its_words(
+def test_the_etag_of_a_tars_member_changes_with_its_image_and_with_its_caption(
     tmp_path: Path,
 ) -> None:
     samples = [
@@ -171,7 +171,7 @@ def test_a_zip_with_a_table_is_read_in_place_each_image_of_a_row_alone(tmp_path:
     assert second.annotation == Annotation("two", {"muscle": "arm"})
 
 
-def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path) -> None:
+def test_uris_of_several_kinds_are_opened_together(photos: Path, tmp_path: Path) -> None:
     pack(tmp_path / "shards", 2)
     table = tmp_path / "t.csv"
     table.write_text("image\nphotos/0.png\n")
@@ -186,7 +186,7 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
     assert (names(files), names(tars)) == (["own.png"], ["k0", "k1"])
 
 
-def test_places_without_anything_are_reported(
+def test_uris_without_images_are_reported(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     empty = tmp_path / "photo"

@@ -111,7 +111,7 @@ def captions(uri: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_table_and_the_folder_of_its_images_leave_each_others_words(
+def test_a_table_and_the_folder_of_its_images_leave_each_others_captions(
     model: Predictor, tmp_path: Path, album: Path, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"

@@ -18,7 +18,7 @@ from coca.workflows.collections.on_ray import embed_shards_on_ray, share_of_each
         (3, {"CPU": 16.0, "GPU": 2.0}, None, {"num_gpus": 0.5, "num_cpus": 0}),
     ],
 )
-def test_every_worker_finds_room(
+def test_every_worker_gets_a_fraction_that_fits(
     workers: int, cluster: dict[str, float], device: str | None, share: dict[str, float]
 ) -> None:
     assert share_of_each(workers, cluster, device=device) == share

@@ -82,7 +82,7 @@ def samples(kind: str, path: Path) -> list[Sample]:
     return [source.read(row) for row in range(len(source))]
 
 
-def test_files_are_named_by_a_manifest_with_all_their_words(
+def test_files_are_named_by_a_manifest_with_all_their_captions(
     index: Collection, photos: Path, tmp_path: Path
 ) -> None:
     ingest([FileSource([photos])], StandIn(), index)
@@ -244,7 +244,7 @@ def test_missing_files_are_reported_and_the_rest_is_written(
     assert not (tmp_path / f"more-{name}").exists()
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a manifest ends in \.jsonl"):
         check_out(tmp_path / "some.txt")
     (tmp_path / "shard-000000.tar").touch()

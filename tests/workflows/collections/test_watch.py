@@ -189,7 +189,7 @@ def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
     watched.close()
 
 
-def test_changed_words_are_followed(watched: Watched) -> None:
+def test_changed_captions_are_followed(watched: Watched) -> None:
     path = watched.put("a[1].png", 0)
     watched.next()
     path.with_suffix(".json").write_text(json.dumps({"caption": "new", "n": 1}))

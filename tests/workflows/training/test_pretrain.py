@@ -138,7 +138,7 @@ def test_a_refused_recipe_is_not_written_down_as_what_was_run(
     assert [(run / name).read_bytes() for name in ("recipe.json", "record.json")] == before
 
 
-def test_a_run_that_never_began_leaves_no_words_to_the_next(
+def test_a_run_that_never_began_leaves_no_tokenizer_to_the_next(
     image_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -322,7 +322,7 @@ def test_a_run_has_one_tokenizer() -> None:
         recipe(Path("p"), Path("r"), "init_from=a", "tokenizer.path=b")
 
 
-def test_the_words_of_the_first_stage_must_have_room(image_folder: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_of_the_first_stage_must_fit(image_folder: Path, tmp_path: Path) -> None:
     pretrain(recipe(image_folder, tmp_path / "first", "train.steps=3"))
     with pytest.raises(ConfigError, match=r"raise it to \d+"):
         pretrain(

@@ -36,7 +36,7 @@ def labelled(count: int) -> list[Sample]:
     return [Sample(f"s{number}", b"", labels=("cat",)) for number in range(count)]
 
 
-def test_the_words_of_prompts_are_learned_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_learns_the_prompts_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def train(texts: Iterable[str], **settings: object) -> Tokenizer:

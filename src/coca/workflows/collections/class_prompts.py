@@ -32,24 +32,24 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
 
 
 def info_at(
-    uri: str, collection: str, *, pictures: str = "pictures", token: str = ""
+    uri: str, collection: str, *, images: str = "pictures", token: str = ""
 ) -> CollectionInfo | None:
     """Find the collection whose model classes need: their own, else an image collection at `uri`.
 
     Args:
         uri: As for `Collection.open`.
         collection: Collection of the classes; it need not exist.
-        pictures: Image collection that takes precedence over others.
+        images: Image collection that takes precedence over others.
         token: As for `Collection.open`.
 
     Returns:
         Info of the collection; None if there is none at `uri`.
 
     Raises:
-        ConfigError: The collections at `uri` have several models, and none is called `pictures`.
+        ConfigError: The collections at `uri` have several models, and none is called `images`.
         SearchError: As `check_fillable`.
     """
-    for name in (collection, pictures):
+    for name in (collection, images):
         if (found := check_fillable(uri, name, token=token)) is not None:
             return found
     others = neighbours(uri, token=token)

@@ -207,7 +207,7 @@ def test_rows_follow_the_order_of_the_tars(tmp_path: Path) -> None:
     assert source.read_many([9, 0, 9]) == [source.read(9), source.read(0), source.read(9)]
 
 
-def test_the_fingerprint_follows_content_and_order_but_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_content_and_order_but_not_the_path(tmp_path: Path) -> None:
     samples = make_samples(6)
     paths = [str(path) for path in pack(tmp_path / "a", samples)]
     pack(tmp_path / "b", samples)

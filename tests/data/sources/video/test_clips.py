@@ -43,7 +43,7 @@ def test_a_folder_of_images_is_a_clip_in_the_order_of_their_numbers(tmp_path: Pa
     assert numbers(source.read(0).images) == spread(12, 4)
 
 
-def test_words_need_no_video() -> None:
+def test_metadata_need_no_video() -> None:
     source = ClipSource([Clip("a", "/nowhere.mp4", labels=("run",))], config=settings())
     assert read_metadata(source, 0).labels == ("run",)
     with pytest.raises(DataError, match="nowhere") as caught:
@@ -51,7 +51,7 @@ def test_words_need_no_video() -> None:
     assert caught.value.reason == "missing"
 
 
-def test_the_fingerprint_changes_with_words_and_with_how_frames_are_taken() -> None:
+def test_the_fingerprint_changes_with_labels_and_with_how_frames_are_taken() -> None:
     clips = [Clip("a", "a.mp4")]
     prints = {
         ClipSource(clips, config=settings(frames=frames, frame_px=px), origin=origin).fingerprint

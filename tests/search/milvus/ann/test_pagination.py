@@ -61,7 +61,7 @@ def test_pages_join_to_one_long_search(
         assert [id for offset in range(0, 84, 12) for id in ids(12, offset)] == whole[:84]
 
 
-def test_pages_of_words_join_to_one_long_search(filled: Collection) -> None:
+def test_pages_of_full_text_hits_join_to_one_long_search(filled: Collection) -> None:
     if not filled.supports_full_text:
         pytest.skip("this Milvus ranks no words")
 

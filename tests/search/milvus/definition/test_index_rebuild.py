@@ -140,7 +140,7 @@ def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     )
 
 
-def test_words_are_still_found_after_a_change(index: Collection) -> None:
+def test_full_text_search_works_after_a_change(index: Collection) -> None:
     if not index.supports_full_text:
         pytest.skip(f"{index.capabilities.name} cannot rank by words")
     one = np.eye(1, 16, dtype=np.float32)[0]

@@ -23,7 +23,7 @@ def engine(embedder: Any, index: Collection, make_record: Callable[..., Record])
     return SearchEngine(embedder, index)
 
 
-def test_each_image_gets_the_reciprocals_of_both_its_places(
+def test_each_image_gets_the_reciprocals_of_both_its_ranks(
     engine: SearchEngine, embedder: Any
 ) -> None:
     captions = word_search(engine.index)
@@ -147,12 +147,12 @@ def test_a_page_that_cannot_be_is_refused(engine: SearchEngine) -> None:
             engine.search("3", k=k, offset=offset, hybrid=Fusion())
 
 
-def test_a_hybrid_search_needs_words(engine: SearchEngine) -> None:
+def test_a_hybrid_search_needs_a_text(engine: SearchEngine) -> None:
     with pytest.raises(SearchError, match="add a text"):
         engine.search(vector=np.eye(16)[0], hybrid=True)
 
 
-def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
+def test_a_min_score_goes_by_the_cosine_also_of_full_text_hits(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that some hits are found by full text only, and pages need several depths.
