@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,10 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
-    handler = functools.partial(_Quiet, directory=str(folders[2]))
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder by plain HTTP; yield its address."""
+    handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -106,17 +108,23 @@ def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(scope="module")
+def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
+    with served(folders[2]) as found:
+        yield found
+
+
 @pytest.fixture
 def visit(address: str, browser: Any) -> Iterator[Callable[..., Any]]:
     watch, contexts = Watch(), []
 
-    def open_tab(path: str = "", **options: Any) -> Any:
+    def open_tab(path: str = "", at: str = address, **options: Any) -> Any:
         context = browser.new_context(**options)
         contexts.append(context)
         tab = context.new_page()
         tab.set_default_timeout(TIMEOUT_MS)
         watch.follow(tab)
-        tab.goto(address + path)
+        tab.goto(at + path)
         tab.wait_for_selector(".tile")
         return tab
 
@@ -195,6 +203,27 @@ def test_all_images_are_reached_by_more(visit: Callable[..., Any]) -> None:
     last = tab.locator(".tile img").last
     last.scroll_into_view_if_needed()
     assert last.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_a_page_without_the_image_encoder_searches_by_text(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    model, uri, whole = folders
+    out = tmp_path / "page"
+    words = ["export", str(model), str(out), "--format", "browser", "--no-image-search"]
+    command = [sys.executable, "-m", "coca", *words, "--uri", uri, "--packages", str(PACKAGES)]
+    subprocess.run(command, check=True)
+    assert {path.name for path in (out / "model").iterdir()} == {
+        path.name for path in (whole / "model").iterdir() if path.name != "vision.onnx"
+    }
+    with served(out) as at:
+        tab = visit(at=at)
+        assert not tab.locator("#pick-button").is_visible()
+        tab.fill("#text", TEXTS[0])
+        tab.press("#text", "Enter")
+        wait_for_hits(tab, f"“{TEXTS[0]}”")
+        tab.locator(".tile").first.press("Enter")
+        wait_for_hits(tab, "Similar to")
 
 
 def test_a_failed_search_is_reported_and_can_be_repeated(

@@ -1,5 +1,6 @@
 """Command `coca export`: write a model to share, or for other runtimes."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +67,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    image_search: Annotated[
+        bool,
+        typer.Option(
+            "--image-search/--no-image-search",
+            help="With --format browser: include the image encoder, so that the page also searches "
+            "by an image of the visitor.",
+        ),
+    ] = True,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -131,6 +140,10 @@ def export(
     """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
+    if to is not ExportFormat.browser:
+        _check_unused(
+            {"--uri": uri, "--packages": packages, "--no-image-search": not image_search}, to
+        )
     if to in (ExportFormat.onnx, ExportFormat.immich, ExportFormat.browser):
         unused = {
             "--title": title,
@@ -143,13 +156,20 @@ def export(
             "--push": push,
             "--private": private,
         }
-        if idle := [name for name, value in unused.items() if value]:
-            raise ConfigError(f"{', '.join(idle)} do not apply to --format {to}: leave them out")
+        _check_unused(unused, to)
         if to is ExportFormat.browser:
             if images is not None:
                 raise ConfigError("--images applies to --format onnx or immich: leave it out")
             source = (defaults.search_uri(uri), collection, token)
-            _export_browser(console, model, out, source, packages=packages, int8=int8)
+            _export_browser(
+                console,
+                model,
+                out,
+                source,
+                packages=packages,
+                int8=int8,
+                image_search=image_search,
+            )
         elif to is ExportFormat.immich:
             if int8:
                 raise ConfigError("--int8 applies to --format onnx, got --format immich")
@@ -186,6 +206,16 @@ def export(
     console.emit({"out": str(made), "pushed": name})
 
 
+def _check_unused(values: Mapping[str, object], to: ExportFormat) -> None:
+    """Reject options with a value that the format does not use."""
+    if unused := [name for name, value in values.items() if value]:
+        several = len(unused) > 1
+        raise ConfigError(
+            f"{', '.join(unused)} {'do' if several else 'does'} not apply to --format {to}: leave "
+            f"{'them' if several else 'it'} out"
+        )
+
+
 def _export_onnx(
     console: Console, model: str, out: Path, *, int8: bool, images: Path | None
 ) -> None:
@@ -218,6 +248,7 @@ def _export_browser(
     *,
     packages: Path | None,
     int8: bool,
+    image_search: bool,
 ) -> None:
     from coca.release.browser.export import export_browser, install_runtime
 
@@ -231,6 +262,7 @@ def _export_browser(
             token=token,
             packages=folder,
             int8=int8,
+            image_search=image_search,
             progress=console.progress,
         )
     console.say(f"{result.items:,} images of {uri} are in {out}, {result.size_mb:,.0f} MB")
