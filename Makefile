@@ -15,14 +15,16 @@ MILVUS := .venv-milvus/.installed-2.3.5
 RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
+# An environment without torch, for exported models.
+RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
 
 # The tests of LangChain need these settings of pytest-asyncio.
 ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
-# A browser's driver and an accessibility checker for the tests of the web page.
-PAGE := .venv-page/.installed
+# The packages of npm for the tests of both web pages: an accessibility checker, ONNX Runtime Web.
+PAGE := .venv-page/.installed-npm
 
 # Unmodified clients of the service, and schemathesis. Some leave connections open.
 UNCLOSED := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
@@ -31,7 +33,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-page test-clients test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
 
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,10 @@ test-ray: $(RAY) ## Run the tests of embedding shards and of serving on a local 
 
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
+
+test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
+	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
+	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
 
 test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
@@ -121,41 +127,23 @@ $(MILVUS): | $(DEV)
 	@$(BIN)/python tests/milvus_server.py --unpack
 	@touch $@
 
-$(EXPORT): pyproject.toml
-	@echo "installing ONNX and the test tools into .venv-export; the first time takes a minute or two"
-	@$(PYTHON) -m venv .venv-export
-	@.venv-export/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[hub,onnx,search,serve,train]' 'open-clip-torch==3.3.0' beartype httpx hypothesis pytest pytest-timeout
+# An extra `test-NAME` has the packages of the environment .venv-NAME.
+.venv-%/.installed: pyproject.toml
+	@echo "installing coca-captioners[test-$*] into .venv-$*; the first time takes some minutes"
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test-$*]'
 	@touch $@
 
-$(RAY): pyproject.toml
-	@echo "installing Ray and the test tools into .venv-ray; the first time takes a minute or two"
-	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[data,ray,search,serve,train]' 'ray[serve]>=2.40' beartype hypothesis pytest pytest-timeout
-	@touch $@
-
-$(PAGE): pyproject.toml
-	@echo "installing playwright and axe-core into .venv-page; the first time takes a minute or two"
-	@$(PYTHON) -m venv .venv-page
-	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
+$(PAGE): .venv-page/.installed Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
 		'axe-core@^4.14' onnxruntime-web@1.30.0
 	@touch $@
 
-$(CLIENTS): pyproject.toml
-	@echo "installing clients and schemathesis into .venv-clients; the first time takes a minute or two"
-	@$(PYTHON) -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[mcp]' 'cohere>=7' 'litellm>=1.110' 'openai>=3' 'schemathesis>=4.32,<5' \
-		beartype hypothesis pytest pytest-timeout
-	@touch $@
-
-$(INTEGRATIONS): pyproject.toml
-	@echo "installing the adapted libraries into .venv-integrations; the first time takes some minutes"
-	@$(PYTHON) -m venv .venv-integrations
-	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[data,fiftyone,haystack,langchain,llama-index,mteb,search,sentence-transformers,train,video]' \
-		'langchain-tests>=1.1.9' 'pymilvus.model>=0.3.4' beartype hypothesis pytest pytest-timeout
+$(RUNTIME): pyproject.toml src/coca/requirements.py
+	@echo "installing the packages that need no torch into .venv-runtime; the first time takes a minute"
+	@$(PYTHON) -m venv .venv-runtime
+	@.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@.venv-runtime/bin/python -m coca.requirements serve test > .venv-runtime/requirements.txt
+	@.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement .venv-runtime/requirements.txt
 	@touch $@

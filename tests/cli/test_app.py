@@ -122,6 +122,13 @@ def test_a_wrong_call_is_reported_in_one_sentence(
             "error: something unexpected happened (AssertionError); "
             "run the command again with --debug to see where\n",
         ),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            1,
+            "error: torch is needed for this: pip install torch torchvision einops safetensors "
+            "installs it; `coca index`, `coca search` and `coca serve` run without it on a folder "
+            "of `coca export --format onnx`, given by --model\n",
+        ),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
     ],
 )

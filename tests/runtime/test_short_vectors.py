@@ -5,10 +5,7 @@ import pytest
 
 import coca
 from coca.core.errors import ConfigError
-from coca.inference.predictor import Predictor
 from coca.runtime.short_vectors import shorten, shortened
-from tiny_data import image_bytes
-from tiny_model import write_model
 
 
 def unit_rows(count: int, size: int) -> np.ndarray:
@@ -37,6 +34,11 @@ def test_other_sizes_are_an_error(dimensions: int) -> None:
 
 
 def test_a_short_predictor_shares_the_model_and_writes_the_same_captions(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="compares with the predictor of torch")
+    from coca.inference.predictor import Predictor
+    from tiny_data import image_bytes
+    from tiny_model import write_model
+
     folder = write_model(tmp_path / "model")
     whole = coca.load(folder, device="cpu")
     short = shorten(whole, 8)

@@ -33,6 +33,7 @@ from coca.cli.data import data
 from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
+from coca.requirements import NEEDS_TORCH
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
 _ANYWHERE = ("--debug", "--quiet")
@@ -163,6 +164,13 @@ def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
             return typer.Exit(WRONG_CALL)
         case CocaError():
             print_error(str(error))
+            return typer.Exit(FAILED)
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in NEEDS_TORCH:
+            print_error(
+                "torch is needed for this: pip install torch torchvision einops safetensors "
+                "installs it; `coca index`, `coca search` and `coca serve` run without it on a "
+                "folder of `coca export --format onnx`, given by --model"
+            )
             return typer.Exit(FAILED)
     # Errors of the parser; their class has no public name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
