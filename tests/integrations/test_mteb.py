@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -5,13 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import coca
 from coca.core.errors import ConfigError
+from coca.data.sources.shards import ShardsConfig
 from coca.inference.predictor import Predictor
+from coca.tasks.base import TaskConfig
+from coca.tasks.retrieval import retrieval
 
 pytestmark = pytest.mark.integrations
 mteb = pytest.importorskip("mteb", reason="`make test-integrations` installs it")
 ours = pytest.importorskip("coca.integrations.mteb")
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mteb_retrieval.py"
+PHOTOS = 100
 TASK: dict[str, Any] = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
 
 
@@ -47,3 +54,24 @@ def test_every_kind_of_task_for_images_and_texts_runs(predictor: Predictor) -> N
     assert results.all_passed, results.to_markdown()
     ran = [name for name, result in results.items() if result is not None]
     assert {"MockImageClassification", "MockAny2AnyRetrievalT2I"} <= set(ran)
+
+
+@pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore")
+def test_recall_of_the_example_on_photos_is_that_of_our_task(shared_data: Path) -> None:
+    spec = importlib.util.spec_from_file_location("mteb_retrieval", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    path = str(shared_data / "flickr8k_224" / "val-*.tar")
+    model = coca.load("everyday", device="cpu")
+    task = example.retrieval_task(example.read_samples(path)[:PHOTOS])
+    result = mteb.evaluate(ours.CoCaEncoder(model), task, cache=None)
+    (scores,) = result.task_results[0].scores["test"]
+    config = TaskConfig(task="retrieval", data=ShardsConfig(path=path), limit=PHOTOS)
+    expected = retrieval(model, config).metrics
+    for k in (1, 5, 10):
+        # MTEB rounds to five digits.
+        wanted = expected[f"text_to_image_recall@{k}"]
+        assert scores[f"recall_at_{k}"] == pytest.approx(wanted, abs=1e-5)
