@@ -41,7 +41,7 @@ from small_vectors import DATA, K, best, filled
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.query.rescored import RescoredIndex
 from coca.search.records import WHOLE, Record
 from coca.search.vector_encoding import VectorEncoding
@@ -191,7 +191,7 @@ def embedded(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Embed the images and, for each round, one caption of each; fill up to `--rows` vectors."""
     import coca
     from coca.data.sources.factory import open_source
-    from coca.data.sources.shards import ShardsConfig
+    from coca.data.sources.tar.shards import ShardsConfig
 
     require(arguments.data)
     predictor = coca.load(arguments.model, device="cpu", prepack=False)

@@ -22,7 +22,7 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.integrations.mteb import CoCaEncoder
 
 logger = logging.getLogger(__name__)
