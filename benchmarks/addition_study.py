@@ -61,6 +61,7 @@ def without_class_names(recipe: Recipe) -> None:
 def without_keywords(recipe: Recipe) -> None:
     """Use the names of drawings alone as captions."""
     for source in recipe["data"]["sources"]:
+        source.pop("keyword_field", None)
         source.pop("keyword_fraction", None)
 
 

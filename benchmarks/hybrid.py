@@ -23,11 +23,12 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.hybrid.fusion import Fusion, fuse
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.short_queries import embed_queries, words_of
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
-WEIGHTS, DEPTH = (0.3, 0.5, 0.7), 256
+WEIGHTS, DEPTH = (0.3, 0.55, 0.8), 64
+RRF = Fusion(method="rrf", text_weight=0.5)
 DEPTHS = (1, 5, 10)
 
 
@@ -95,12 +96,14 @@ def contestant(arguments: argparse.Namespace) -> None:
         note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
         # As `search_hybrid` does, but each ranking is computed once for all weights.
         near = index.search(queries, DEPTH)
-        by_text = [index.full_text_search(text, DEPTH) for text in texts]
+        by_text = [index.full_text_search(words_of([text]), DEPTH) for text in texts]
         note("full text", [ids(hits) for hits in by_text])
         for weight in WEIGHTS:
             fusion, shares = Fusion(text_weight=weight), [1 - weight, weight]
             joined = [fuse(pair, shares, fusion) for pair in zip(near, by_text, strict=True)]
             note(f"hybrid {weight}", [ids(hits) for hits in joined])
+        joined = [fuse(pair, [0.5, 0.5], RRF) for pair in zip(near, by_text, strict=True)]
+        note("rrf", [ids(hits) for hits in joined])
     emit(figures)
 
 
@@ -116,6 +119,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "captions": "captions by vector (`--on text`)",
         "full text": "captions by full text (BM25)",
         **{f"hybrid {one}": f"hybrid (`--hybrid --text-weight {one}`)" for one in WEIGHTS},
+        "rrf": "hybrid (`--hybrid --fusion rrf --text-weight 0.5`)",
     }
     rows = [
         [shown, *(f"{own[f'{way} {depth}']:.3f}" for depth in DEPTHS)]
@@ -124,7 +128,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     write_report(
         arguments,
         rounds,
-        "hybrid",
+        f"hybrid-{arguments.captions}-captions-{Path(arguments.queries).stem}",
         f"Text-to-image recall among {own['rows']:,.0f}; captions: {arguments.captions}, "
         f"queries: {arguments.queries}",
         table(["compared with", *(f"recall@{depth}" for depth in DEPTHS)], rows),

@@ -24,6 +24,7 @@ from tiny_data import image_bytes
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 FIRST = RECIPES / "pretrain" / "everyday.yaml"
 SECOND = RECIPES / "pretrain" / "everyday_unfrozen.yaml"
+ADAPT = RECIPES / "pretrain" / "adapt_everyday.yaml"
 
 SETS = (
     *("flickr8k_224/train", "emoji/train/noto", "emoji/train/twemoji", "emoji/train/fluent-flat"),
@@ -100,6 +101,25 @@ def test_both_stages_run_as_they_are(root: Path) -> None:
     changed = {name for name in encoder if not torch.equal(one[name], other[name])}
     assert changed
     assert not [name for name in changed if "bn" in name or "classifier" in name]
+
+
+def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        (photos / f"{number}.png").write_bytes(image_bytes(number))
+        (photos / f"{number}.txt").write_text(f"exercise {number}", encoding="utf-8")
+    changes = (
+        *(f"data_root={photos}", f"run={tmp_path}/run", f"data.features.folder={tmp_path}/cache"),
+        *("data.features.views=1", "data.loader.batch_size=4", "train.steps=2", "threads=1"),
+        *("device=cpu", "train.log_every=1"),
+    )
+    result = pretrain(load_config(PretrainConfig, ADAPT, overrides=changes))
+    assert result.step == 2
+    before, after = (load(it).model.state_dict() for it in ("everyday", result.model))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith("image_encoder.backbone.")]
 
 
 def test_the_first_stage_leaves_the_encoder_as_it_was() -> None:

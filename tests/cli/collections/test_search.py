@@ -85,12 +85,12 @@ def test_several_texts_and_images_are_weighed(
 def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None:
     joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9")
     assert joined[0]["caption"] == "a red [car]"
-    assert 0 < joined[0]["fused_score"] <= 1 / 61
+    assert 0 < joined[0]["fused_score"] <= 1
     assert joined[0]["bm25"] > 0
     cosines = {one["id"]: one["score"] for one in run_json("search", "red car", "--no-hybrid")}
     assert {one["id"]: one["score"] for one in joined} == pytest.approx(cosines, abs=1e-5)
-    by_words = run_json("search", "red", "--hybrid", "--fusion", "scores", "--text-weight", "1")
-    assert (by_words[0]["id"], by_words[0]["fused_score"]) == (joined[0]["id"], 1.0)
+    by_rank = run_json("search", "red", "--hybrid", "--fusion", "rrf", "--text-weight", "1")
+    assert all(0 < one["fused_score"] <= 1 / 61 for one in by_rank)
 
 
 def test_a_typed_query_is_compared_with_given_captions(
@@ -98,13 +98,10 @@ def test_a_typed_query_is_compared_with_given_captions(
 ) -> None:
     by_vector = run_json("search", "a car", "--no-hybrid")
     joined = run_json("search", "cars")
-    assert joined[0]["caption"] == "a red [car]"
+    (found,) = [hit for hit in joined if hit["bm25"]]
+    assert (found["caption"], found["caption_source"]) == ("a red [car]", "given")
     assert {hit["id"] for hit in joined} == {hit["id"] for hit in by_vector}
-    # No given caption has these words, though captions of the model may.
-    for words in (by_vector[-1]["caption"] or "a", "unheard"):
-        if "car" not in words:
-            plain = run_json("search", words, "--no-hybrid")
-            assert run_json("search", words) == plain
+    assert all(hit["fused_score"] is not None for hit in joined)
     everywhere = ["a car", "--image", images[2]]
     assert run_json("search", *everywhere) == run_json("search", *everywhere, "--no-hybrid")
     on_captions = ["a car", "--on", "text"]

@@ -11,9 +11,6 @@ from coca.cli.options.option_groups import grouped
 from coca.cli.options.search_options import CollectionOptions, FilterOptions, Limit, print_hits
 from coca.core.errors import ConfigError
 
-_EVEN = 0.5
-"""Default of --text-weight: full-text and vector ranking have equal weight."""
-
 
 class On(StrEnum):
     """Vector field that is searched."""
@@ -88,24 +85,29 @@ def search(
         bool | None,
         typer.Option(
             "--hybrid/--no-hybrid",
-            help="Fuse vector search with full-text search (BM25) of the captions. Default: for "
-            "text queries, and with the captions that people gave, not those of the model.",
+            help="Fuse search by image with search by vectors and words (BM25) of the captions. "
+            "Default: for text queries, with captions that people gave, not those of the model.",
             show_default=False,
         ),
     ] = None,
     fusion: Annotated[
-        Method,
-        typer.Option("--fusion", help="With --hybrid: reciprocal rank fusion, or weighted scores."),
-    ] = Method.rrf,
+        Method | None,
+        typer.Option(
+            "--fusion",
+            help="With --hybrid: reciprocal rank fusion, or weighted scores. [default: scores]",
+            show_default=False,
+        ),
+    ] = None,
     words: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--text-weight",
             min=0,
             max=1,
-            help="With --hybrid: weight of the full-text ranking, 0 to 1.",
+            help="With --hybrid: weight of the captions, 0 to 1. [default: 0.75]",
+            show_default=False,
         ),
-    ] = _EVEN,
+    ] = None,
     rerank: Annotated[
         int,
         typer.Option(
@@ -149,21 +151,24 @@ def search(
 
     Without --model, the model that filled the collection embeds the query. Results are sorted by
     score, the cosine similarity. In hybrid search, "words" is the BM25 score of captions that share
-    a word with the query, and results are sorted by their ranks by both. With --rerank the top K
-    are sorted by their rank score. On a calibrated collection, results of a text query have a match
-    probability, and "no" where it is below the threshold.
+    a word with the query, and results are sorted by image, caption and words together. With
+    --rerank the top K are sorted by their rank score. On a calibrated collection, results of a text
+    query have a match probability, and "no" where it is below the threshold.
     """
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(text or [], image or [])
-    if not hybrid and (fusion != Method.rrf or words != _EVEN):
+    if not hybrid and (fusion is not None or words is not None):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
     from coca.search.query.hybrid.fusion import Fusion
     from coca.search.query.hybrid.hybrid_search import typed_fusion
     from coca.search.query.in_memory import advice_on_size
 
-    joined: Fusion | bool = Fusion(method=fusion.value, text_weight=words) if hybrid else False
+    joined = Fusion(
+        method=Fusion.method if fusion is None else fusion.value,
+        text_weight=Fusion.text_weight if words is None else words,
+    )
     with target.open(
         resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
@@ -177,7 +182,9 @@ def search(
             min_score=min_score,
             on=on.value,
             group_by="album" if group_by else None,
-            hybrid=typed_fusion(engine.index, terms, on.value) if hybrid is None else joined,
+            hybrid=typed_fusion(engine.index, terms, on.value)
+            if hybrid is None
+            else hybrid and joined,
             rerank=rerank,
             match=match,
         )

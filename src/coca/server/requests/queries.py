@@ -78,9 +78,9 @@ def _fusion(request: SearchRequest, index: Searchable, terms: Sequence[Term]) ->
         raise ArgumentError(f"text_weight is of hybrid searches, got {weight:g} with hybrid false")
     if request.hybrid is None and weight is None:
         return typed_fusion(index, terms, request.on)
-    return (
-        False if request.hybrid is False else Fusion(text_weight=0.5 if weight is None else weight)
-    )
+    if request.hybrid is False:
+        return False
+    return Fusion(text_weight=Fusion.text_weight if weight is None else weight)
 
 
 def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:

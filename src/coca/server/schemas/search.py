@@ -29,14 +29,16 @@ class SearchRequest(Scope, ImageReference):
     hybrid: Annotated[
         bool | None,
         Field(
-            description="Whether to fuse the ranking by vector with BM25 over all captions. null: "
-            "a query of texts is fused with BM25 over the captions that people gave, in a "
-            "collection of less than 50,000 items, as in `coca search`."
+            description="Whether to fuse the ranking by image with those by vectors and words of "
+            "all captions. null: a query of texts is fused with the captions that people gave, in "
+            "a collection of less than 50,000 items, as in `coca search`."
         ),
     ] = None
     text_weight: Annotated[
         Fraction | None,
-        Field(description="Weight of BM25 in a hybrid search; null: 0.5. It implies `hybrid`."),
+        Field(
+            description="Weight of captions in a hybrid search; null: 0.75. It implies `hybrid`."
+        ),
     ] = None
     rerank: Annotated[
         int,

@@ -23,7 +23,7 @@ FUSIONS = st.builds(Fusion, method=st.sampled_from(["rrf", "scores"]), constant=
 
 def test_reciprocal_ranks_by_hand() -> None:
     vectors, words = ranking(a=0.9, b=0.8, c=0.1), ranking(c=12.0, a=3.0)
-    fused = fuse([vectors, words], [0.5, 0.5], Fusion())
+    fused = fuse([vectors, words], [0.5, 0.5], Fusion(method="rrf"))
     assert [hit.id for hit in fused] == ["a", "c", "b"]
     by_hand = [0.5 / 61 + 0.5 / 62, 0.5 / 63 + 0.5 / 61, 0.5 / 62]
     assert [hit.fused_score for hit in fused] == pytest.approx(by_hand)
@@ -32,10 +32,22 @@ def test_reciprocal_ranks_by_hand() -> None:
 
 def test_scores_by_hand() -> None:
     vectors, words = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, a=3.0)
-    fused = fuse([vectors, words], [0.75, 0.25], Fusion(method="scores"))
+    fused = fuse([vectors, words], [0.75, 0.25], Fusion())
     assert {hit.id: hit.fused_score for hit in fused} == pytest.approx(
         {"a": 0.75, "b": 0.375, "c": 0.25}
     )
+
+
+def test_an_image_without_a_caption_is_ranked_by_its_image_alone() -> None:
+    images, captions = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, a=9.0, d=8.0, b=2.0)
+    fusion = Fusion(uncaptioned=0.5)
+    fused = fuse([images, captions], [0.25, 0.75], fusion, has_all=lambda hit: hit.id not in "ad")
+    # `d` has no caption either, so the captions do not find it.
+    assert {hit.id: hit.fused_score for hit in fused} == pytest.approx(
+        {"a": 0.25 + 0.5 * 0.75, "b": 0.25 * 0.5, "c": 0.75}
+    )
+    alone = fuse([images, captions], [0.25, 0.75], fusion, has_all=lambda hit: False)
+    assert [hit.id for hit in alone] == [hit.id for hit in images]
 
 
 @given(SCORES, FUSIONS)

@@ -32,9 +32,47 @@ def test_each_image_gets_the_reciprocals_of_both_its_ranks(
     for ranking in (engine.search(terms=near_8, k=40), captions.full_text_search("3 17", 40)):
         for rank, hit in enumerate(ranking, start=1):
             by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + rank)
-    hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), k=40)
+    fusion = Fusion(method="rrf", text_weight=0.5)
+    hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), fusion=fusion, k=40)
     assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand)
     assert [hit.fused_score for hit in hits] == sorted(by_hand.values(), reverse=True)
+
+
+def test_captions_rank_by_vector_and_by_words(
+    index: Collection, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    index.upsert(
+        make_record(
+            f"{n}",
+            caption=f"image {n}",
+            text_vector=embedder.direction(str(n * n % 12).encode()),
+            origin=Origin(captioned=n % 4 == 3),
+        )
+        for n in range(12)
+    )
+    engine = SearchEngine(embedder, index)
+    fusion = Fusion(captions="given", text_weight=0.6, vector_share=0.25, uncaptioned=0.5)
+    query = engine.query([Term(vector=embedder.direction(b"4"))])
+    words = word_search(index, "given")
+    by_hand: dict[str, float] = {}
+    rankings = (
+        (0.4, index.search(query, 12)[0]),
+        (0.15, index.search(query, 12, on="text")[0]),
+        (0.45, words.full_text_search("2 5", 12)),
+    )
+    for weight, ranking in rankings:
+        scores = [hit.score for hit in ranking]
+        for hit in ranking:
+            span = max(scores) - min(scores)
+            gain = (hit.score - min(scores)) / span if span else 1.0
+            given = hit.caption_source == "given"
+            factor = weight if given else 0.7 if weight == 0.4 else 0.0
+            by_hand[hit.id] = by_hand.get(hit.id, 0.0) + factor * gain
+    hits = search_hybrid(index, words, "2 5", query, fusion=fusion, k=12)
+    assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand, abs=1e-6)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(
+        {hit.id: hit.score for hit in rankings[0][1]}, abs=1e-5
+    )
 
 
 def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(

@@ -1,6 +1,6 @@
-"""Rank fusion: reciprocal rank fusion (RRF) or min-max-normalized score fusion."""
+"""Fusion of rankings: sums of min-max-normalized scores, or reciprocal rank fusion (RRF)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeAlias
 
@@ -10,27 +10,43 @@ from coca.core.config.base import Config, Fraction
 from coca.search.records import Hit
 
 CaptionChoice: TypeAlias = Literal["all", "given"]
-"""Captions of a full-text ranking: all, or only those that people gave."""
+"""Captions that count: all, or only those that people gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion(Config):
-    """Configuration of the fusion of the dense and the full-text ranking."""
+    """Configuration of the fusion of rankings by images, by vectors of captions, and by BM25."""
 
-    method: Literal["rrf", "scores"] = "rrf"
-    """`rrf` adds 1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009), so scores
-    need not be comparable. `scores` adds scores that are min-max-normalized to 0 to 1 in each
-    ranking."""
-    text_weight: Fraction = 0.5
-    """Weight of the full-text ranking; the dense ranking has the rest."""
+    method: Literal["rrf", "scores"] = "scores"
+    """`scores` adds scores that are min-max-normalized to 0 to 1 in each ranking. `rrf` adds
+    1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009): it knows no distances, so a
+    caption that equals the query can rank below images that are mediocre in all rankings."""
+    text_weight: Fraction = 0.75
+    """Weight of the captions; the images have the rest."""
+    vector_share: Fraction = 0.5
+    """Fraction of `text_weight` that the ranking by vectors of captions has, which finds synonyms;
+    BM25, which finds names and rare words, has the rest. 0: BM25 alone."""
+    uncaptioned: Fraction = 0.7
+    """Factor of the score by image that replaces the scores by caption where no caption counts. At
+    0 an image without a caption is below all that have one; at 1 it is above most of them."""
     captions: CaptionChoice = "all"
-    """Captions of the full-text ranking: all, or only those that people gave. A caption that the
-    model wrote has little that the image's vector lacks."""
+    """Captions that count: all, or only those that people gave. A caption that the model wrote has
+    little that the image's vector lacks."""
     constant: Annotated[int, Ge(1)] = 60
     """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
 
+    def counts(self, hit: Hit) -> bool:
+        """Return whether a hit has a caption that counts."""
+        return bool(hit.caption) and (self.captions == "all" or hit.caption_source == "given")
 
-def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fusion) -> list[Hit]:
+
+def fuse(
+    rankings: Sequence[Sequence[Hit]],
+    weights: Sequence[float],
+    fusion: Fusion,
+    *,
+    has_all: Callable[[Hit], bool] = lambda hit: True,
+) -> list[Hit]:
     """Fuse rankings into one, best first; sets `fused_score`.
 
     A hit keeps the score of the first ranking that has it, and gets 0 from one that lacks it. Ties
@@ -40,15 +56,19 @@ def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fu
         rankings: Rankings, each best first, with any scores.
         weights: Weight of each ranking, 0 or more.
         fusion: Fusion method.
+        has_all: Whether all rankings apply to a hit. Else only the first does: the others get
+            `fusion.uncaptioned` times its score, and do not find the hit.
     """
     sums: dict[str, float] = {}
     hits: dict[str, Hit] = {}
-    for ranking, weight in zip(rankings, weights, strict=True):
-        if weight == 0:
-            continue
+    others = fusion.uncaptioned * sum(weights[1:])
+    for position, (ranking, weight) in enumerate(zip(rankings, weights, strict=True)):
         for hit, gain in zip(ranking, _gains(ranking, fusion), strict=True):
-            sums[hit.id] = sums.get(hit.id, 0.0) + weight * gain
-            hits.setdefault(hit.id, hit)
+            whole = has_all(hit)
+            factor = weight if whole else weight + others
+            if factor and (whole or position == 0):
+                sums[hit.id] = sums.get(hit.id, 0.0) + factor * gain
+                hits.setdefault(hit.id, hit)
     order = sorted(sums, key=lambda id: (-sums[id], id))
     return [replace(hits[id], fused_score=sums[id]) for id in order]
 

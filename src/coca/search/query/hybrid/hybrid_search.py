@@ -1,4 +1,4 @@
-"""Hybrid search: fuse dense (vector) and full-text (BM25) rankings."""
+"""Hybrid search: fuse rankings by images, by vectors of captions, and by full text (BM25)."""
 
 import math
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def search_hybrid(
     k: int = 10,
     **options: Unpack[SearchKeywords],
 ) -> list[Hit]:
-    """Search by vector and by the words of captions, and fuse both rankings.
+    """Search by images, by vectors of captions and by words of captions, and fuse the rankings.
 
     Args:
         index: Collection for dense search.
@@ -104,15 +104,14 @@ def search_hybrid(
             see `word_search`.
         words: Query text for BM25.
         query: Query vector, of length 1.
-        fusion: Fusion of the two rankings.
+        fusion: Fusion of the rankings.
         k: Maximum number of hits.
         **options: Fields of `SearchOptions`; `min_score` also holds for full-text hits.
 
     Returns:
-        Hits, best first by `fused_score`; `score` is the cosine. Fusion needs both rankings, so it
+        Hits, best first by `fused_score`; `score` is the cosine. Fusion needs all rankings, so it
         covers the first 64 hits of each. Deeper hits follow, fused among the first 256, and so on.
-        With `fusion.captions` of `given`, a query whose words no given caption has is a dense
-        search.
+        With `fusion.captions` of `given`, a query near no given caption is a dense search.
 
     Raises:
         SearchError: The text is empty, `k` or `offset` is out of range, or the collection cannot
@@ -126,10 +125,17 @@ def search_hybrid(
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
         text_hits = by_words.full_text_search(words, depth, filter=page.filter)
-        if fusion.captions == "given" and not text_hits:
+        caption_hits = _by_caption_vector(index, query, depth, fusion, page.on, dense)
+        if fusion.captions == "given" and not any(map(fusion.counts, (*text_hits, *caption_hits))):
             return index.search(query, k, **options)[0]
         dense_hits = index.search(query, depth, **dense)[0]
-        fused = fuse([dense_hits, text_hits], [1 - fusion.text_weight, fusion.text_weight], fusion)
+        by_vector = fusion.text_weight * fusion.vector_share if caption_hits else 0.0
+        fused = fuse(
+            [dense_hits, caption_hits, text_hits],
+            [1 - fusion.text_weight, by_vector, fusion.text_weight - by_vector],
+            fusion,
+            has_all=fusion.counts,
+        )
         fused = _with_known_scores(fused, dense_hits, text_hits)
         if page.min_score is not None:
             fused = _with_cosines(fused, index, query[0], page.on)
@@ -137,10 +143,30 @@ def search_hybrid(
         # Earlier hits keep their rank: pages of every depth are slices of one list.
         for hit in fused:
             joined.setdefault(group_of(hit) if page.group_by else hit.id, hit)
-        if len(joined) >= page.offset + k or max(len(dense_hits), len(text_hits)) < depth:
+        longest = max(map(len, (dense_hits, caption_hits, text_hits)))
+        if len(joined) >= page.offset + k or longest < depth:
             break
     hits = list(joined.values())[page.offset : page.offset + k]
     return _with_cosines(hits, index, query[0], page.on)
+
+
+def _by_caption_vector(
+    index: Searchable,
+    query: Float[np.ndarray, "1 E"],
+    depth: int,
+    fusion: Fusion,
+    on: Side,
+    dense: SearchKeywords,
+) -> list[Hit]:
+    """Rank all captions by vector; none if the dense ranking does so, or if they have no weight.
+
+    Captions that do not count are ranked as well, so that the others are normalized by distance
+    from the query and not among a few.
+    """
+    if on == "text" or fusion.text_weight * fusion.vector_share == 0:
+        return []
+    captions: SearchKeywords = {**dense, "on": "text"}
+    return index.search(query, depth, **captions)[0]
 
 
 def _with_known_scores(
