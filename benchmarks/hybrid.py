@@ -1,11 +1,13 @@
 """Recall of hybrid search: by vector, by full text of the captions, and by both.
 
     python benchmarks/hybrid.py --captions model
-    python benchmarks/hybrid.py --captions model --queries everyday --data 'DRAWINGS/openmoji-*.tar'
+    python benchmarks/hybrid.py --captioned 0.5
+    python benchmarks/hybrid.py --queries everyday --data 'DRAWINGS/openmoji-*.tar'
 
 Each image is in a collection of Milvus Lite with one caption: the first of its own, or one that the
-model writes. A query is the second caption of an image, or one of the 100 everyday queries. Exact
-search by all inner products is the baseline.
+model writes; with `--captioned`, only this fraction of the images has one. A query is the second
+caption of an image, or one of the 100 everyday queries. Exact search by all inner products is the
+baseline.
 """
 
 import argparse
@@ -22,13 +24,18 @@ import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
-from coca.search.query.hybrid.fusion import Fusion, fuse
+from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
 from coca.search.query.short_queries import embed_queries, words_of
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
-WEIGHTS, DEPTH = (0.3, 0.55, 0.8), 64
-RRF = Fusion(method="rrf", text_weight=0.5)
+FUSIONS = {
+    "hybrid, default": Fusion(),
+    "hybrid, text weight 0.5": Fusion(text_weight=0.5),
+    "hybrid, BM25 alone": Fusion(text_weight=0.55, vector_share=0),
+    "hybrid, reciprocal ranks": Fusion(method="rrf", text_weight=0.5, vector_share=0),
+}
 DEPTHS = (1, 5, 10)
 
 
@@ -46,6 +53,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     if arguments.captions == "model":
         captions = [caption.text for caption in predictor.caption(pixels)]
     caption_vectors = predictor.embed_texts(captions)
+    kept = np.random.default_rng(0).random(len(samples)) < arguments.captioned
     if arguments.queries == "captions":
         texts = [sample.captions[1] for sample in samples]
         relevant = np.eye(len(samples), dtype=bool)
@@ -66,9 +74,9 @@ def contestant(arguments: argparse.Namespace) -> None:
             Record(
                 id=f"{row:05}",
                 path=sample.key,
-                caption=captions[row],
+                caption=captions[row] if kept[row] else "",
                 vector=images[row],
-                text_vector=caption_vectors[row],
+                text_vector=caption_vectors[row] if kept[row] else None,
             )
             for row, sample in enumerate(samples)
         )
@@ -94,21 +102,20 @@ def contestant(arguments: argparse.Namespace) -> None:
         note("exact", exact)
         note("images", found)
         note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
-        # As `search_hybrid` does, but each ranking is computed once for all weights.
-        near = index.search(queries, DEPTH)
-        by_text = [index.full_text_search(words_of([text]), DEPTH) for text in texts]
-        note("full text", [ids(hits) for hits in by_text])
-        for weight in WEIGHTS:
-            fusion, shares = Fusion(text_weight=weight), [1 - weight, weight]
-            joined = [fuse(pair, shares, fusion) for pair in zip(near, by_text, strict=True)]
-            note(f"hybrid {weight}", [ids(hits) for hits in joined])
-        joined = [fuse(pair, [0.5, 0.5], RRF) for pair in zip(near, by_text, strict=True)]
-        note("rrf", [ids(hits) for hits in joined])
+        words = [words_of([text]) for text in texts]
+        by_words = word_search(index)
+        note("full text", [ids(by_words.full_text_search(one)) for one in words])
+        for way, fusion in FUSIONS.items():
+            hits = [
+                search_hybrid(index, by_words, one, query[np.newaxis], fusion=fusion)
+                for one, query in zip(words, queries, strict=True)
+            ]
+            note(way, [ids(one) for one in hits])
     emit(figures)
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    names = ("model", "data", "count", "captions", "queries")
+    names = ("model", "data", "count", "captions", "captioned", "queries")
     shared = [f"--{name}={getattr(arguments, name)}" for name in names]
     require(arguments.data)
     rounds = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)
@@ -118,8 +125,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "images": "images, through Milvus",
         "captions": "captions by vector (`--on text`)",
         "full text": "captions by full text (BM25)",
-        **{f"hybrid {one}": f"hybrid (`--hybrid --text-weight {one}`)" for one in WEIGHTS},
-        "rrf": "hybrid (`--hybrid --fusion rrf --text-weight 0.5`)",
+        **{way: way for way in FUSIONS},
     }
     rows = [
         [shown, *(f"{own[f'{way} {depth}']:.3f}" for depth in DEPTHS)]
@@ -128,9 +134,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     write_report(
         arguments,
         rounds,
-        f"hybrid-{arguments.captions}-captions-{Path(arguments.queries).stem}",
-        f"Text-to-image recall among {own['rows']:,.0f}; captions: {arguments.captions}, "
-        f"queries: {arguments.queries}",
+        f"hybrid-{arguments.captions}-{arguments.captioned:g}-{Path(arguments.queries).stem}",
+        f"Text-to-image recall among {own['rows']:,.0f}, {arguments.captioned:.0%} of them with a "
+        f"caption; captions: {arguments.captions}, queries: {arguments.queries}",
         table(["compared with", *(f"recall@{depth}" for depth in DEPTHS)], rows),
         f"Recall@10 of Milvus against the exact search: {own['recall of Milvus']:.4f}.",
         packages=["torch", "pymilvus", "milvus-lite"],
@@ -142,6 +148,7 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
     options.add_argument("--captions", default="human", choices=["human", "model"])
+    options.add_argument("--captioned", type=float, default=1.0, help="part with a caption (1)")
     options.add_argument("--queries", default="captions", help="captions, everyday or a file")
     options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
     options.add_argument("--count", type=int, default=1000, help="photos (default 1000)")

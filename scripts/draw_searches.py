@@ -1,6 +1,6 @@
 """Draw docs/search.png: the first hits of queries in the demo's collection, after `make demo`.
 
-python scripts/draw_searches.py "red car" "a dog" --out docs/search.png
+python scripts/draw_searches.py "puppies" "red car" "something to drink" --out docs/search.png
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import coca
+from coca.demo.search import search_typed
 from coca.search.milvus.collection import Collection
 from coca.search.records import Hit
 
@@ -51,7 +52,7 @@ def main() -> None:
     given = options.parse_args()
     with Collection.open(given.uri) as collection:
         engine = coca.SearchEngine(coca.load(), collection)
-        rows = [(query, engine.search(query, k=HITS)) for query in given.queries]
+        rows = [(query, search_typed(engine, query, k=HITS)) for query in given.queries]
     draw(rows).quantize(COLORS).save(given.out, optimize=True)
 
 

@@ -80,8 +80,8 @@ def write_report(
         Section(
             "Searching in Milvus",
             f"{UNSEEN}'s drawings and a few photos in a Milvus Lite collection; the score is the "
-            "cosine. Captions below the drawings are their true names, which the search does not "
-            "read.",
+            "cosine with the image. Typed queries are also compared with the names below the "
+            "drawings, as `coca search` does; queries by image read no name.",
             [_hits(one) for one in found],
         ),
         Section(
