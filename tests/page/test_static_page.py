@@ -208,6 +208,8 @@ def test_all_images_are_reached_by_more(visit: Callable[..., Any]) -> None:
 def test_a_page_without_the_image_encoder_searches_by_text(
     visit: Callable[..., Any], folders: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     model, uri, whole = folders
     out = tmp_path / "page"
     words = ["export", str(model), str(out), "--format", "browser", "--no-image-search"]
@@ -223,7 +225,7 @@ def test_a_page_without_the_image_encoder_searches_by_text(
         tab.press("#text", "Enter")
         wait_for_hits(tab, f"“{TEXTS[0]}”")
         tab.locator(".tile").first.press("Enter")
-        wait_for_hits(tab, "Similar to")
+        expect(tab.locator("#status")).to_contain_text("Similar to ", timeout=TIMEOUT_MS)
 
 
 def test_a_failed_search_is_reported_and_can_be_repeated(
