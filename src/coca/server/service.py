@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
+from collections.abc import Collection as AnyOf
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from coca.core.errors import CocaError, ConfigError, DataError
@@ -17,7 +19,7 @@ from coca.search.records import Record, check_same_model
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
-from coca.server.collections.served_collection import ServedCollection
+from coca.server.collections.served_collection import ServedCollection, thumbnail_key
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
@@ -83,7 +85,7 @@ class Service:
                 index.info.collection,
                 index,
                 SearchEngine(self.model, self._searchable(index), image_reader=self._resolver),
-                Catalog(index),
+                Catalog(index, partial(self._remove_thumbnails, index)),
             )
             for index in collections
         }
@@ -156,6 +158,10 @@ class Service:
                         f"the key {key.name!r} names collection {name!r}, which is not served: "
                         f"add --collection {name}"
                     )
+
+    def _remove_thumbnails(self, index: Collection, ids: AnyOf[str]) -> None:
+        for id in ids:
+            self.thumbnails.remove(thumbnail_key(index, id))
 
     def _searchable(self, index: Collection) -> Searchable:
         if self.settings.max_batch == 1:

@@ -9,6 +9,7 @@ import pytest
 
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
+from coca.server.collections import catalog as catalog_module
 from coca.server.collections.catalog import Catalog
 
 SOME = 'array_contains(tags, "t1")'
@@ -55,6 +56,22 @@ def test_entries_and_pages_are_the_records_in_order_after_each_write(index: Coll
             pages = [catalog.page(filter, offset=at, limit=4) for at in range(0, 30, 4)]
             assert {total for _, total in pages} == {len(expected)}
             assert [hit.id for hits, _ in pages for hit in hits] == expected
+
+
+def test_items_that_others_deleted_are_reported_once(
+    index: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[set[str]] = []
+    catalog = Catalog(index, lambda ids: reported.append(set(ids)))
+    catalog.read()
+    index.delete(["03", "05"])
+    # As if another process had deleted them, of whose writes a client of a server hears nothing.
+    monkeypatch.setattr(Collection, "writes", 23)
+    monkeypatch.setattr(Collection, "sees_all_writes", False)
+    monkeypatch.setattr(catalog_module, "_STALE_S", -1.0)
+    monkeypatch.setattr(catalog_module, "_SHARE", -1)
+    assert catalog.read() == catalog.read() == 21
+    assert reported == [{"03", "05"}]
 
 
 def test_an_entry_has_each_value_once_and_no_long_text(index: Collection) -> None:

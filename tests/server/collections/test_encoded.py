@@ -26,6 +26,9 @@ def test_smaller_vectors_are_searched_by_text_and_by_item(
         with TestClient(app, base_url="http://localhost") as client:
             found = client.post("/v1/search", json={"text": "a cat", "limit": 6}).json()["hits"]
             assert len(found) == len(images)
+            (listed,) = client.get("/v1/collections").json()["collections"]
+            stored = {"dimensions": 4, "projection": "pca", "precision": "float32"}
+            assert listed["encoding"] == stored
             body = {"id": found[0]["id"], "limit": 6}
             similar = client.post("/v1/search", json=body)
             assert similar.status_code == 200, similar.text

@@ -68,6 +68,8 @@ def test_hits_are_marked_as_by_the_library(client: TestClient, expected: dict[st
     assert marks == {id: one > body["threshold"] for id, one in found.items()}
     assert sum(marks.values()) == 2
     assert body["nothing_matches"] is False
+    (listed,) = client.get("/v1/collections").json()["collections"]
+    assert listed["calibration"]["threshold"] == body["threshold"]
 
 
 def test_nothing_matches_where_no_hit_does(client: TestClient) -> None:

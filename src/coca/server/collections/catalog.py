@@ -7,7 +7,8 @@ where hits take 1.4 KB.
 import threading
 import time
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,8 +42,17 @@ class Entry:
 class Catalog:
     """Items of a collection in order, updated by what was written since."""
 
-    def __init__(self, index: Collection) -> None:
-        self._index = index
+    def __init__(
+        self, index: Collection, on_deleted: Callable[[AnyOf[str]], None] = lambda ids: None
+    ) -> None:
+        """Read nothing before the first list.
+
+        Args:
+            index: The collection.
+            on_deleted: Called with the ids of items that are gone since the last read, whoever
+                deleted them.
+        """
+        self._index, self._on_deleted = index, on_deleted
         self._entries: list[Entry] = []
         self._ids: frozenset[str] | None = None
         self._writes: int | None = None
@@ -105,7 +115,9 @@ class Catalog:
             self._entries = kept
         else:
             return
-        self._ids = frozenset(entry.id for entry in self._entries)
+        before, self._ids = self._ids, frozenset(entry.id for entry in self._entries)
+        if before is not None and (deleted := before - self._ids):
+            self._on_deleted(deleted)
         self._writes = writes
 
 

@@ -60,19 +60,17 @@ class ServedCollection:
             self._indexing = False
 
     @property
-    def threshold(self) -> float | None:
-        """Threshold of match probabilities; None without a calibration.
+    def calibration(self) -> Calibration | None:
+        """Calibration of match probabilities, if there is one.
 
         Raises:
             SearchError: The calibration is of another model.
         """
-        info = self.index.info
-        found = Calibration.of(info, fingerprint=self.engine.embedder.fingerprint)
-        return None if found is None else found.threshold
+        return Calibration.of(self.index.info, fingerprint=self.engine.embedder.fingerprint)
 
     def thumbnail_key(self, id: str) -> str:
         """Return the key of an item's thumbnails, different in all collections."""
-        return f"{self.index.info.uri}/{self.index.own_name}/{id}"
+        return thumbnail_key(self.index, id)
 
     def record(self, id: str) -> Record:
         """Read an item.
@@ -88,3 +86,8 @@ class ServedCollection:
                 code="no_such_item",
             )
         return record
+
+
+def thumbnail_key(index: Collection, id: str) -> str:
+    """Return the key of an item's thumbnails, different in all collections."""
+    return f"{index.info.uri}/{index.own_name}/{id}"

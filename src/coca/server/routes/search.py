@@ -4,10 +4,18 @@ import time
 
 from fastapi import APIRouter
 
+from coca.core.errors import SearchError
+from coca.search.records import CollectionInfo
+from coca.server.collections.served_collection import ServedCollection
 from coca.server.requests.answers import hit_of
 from coca.server.requests.queries import search as find
 from coca.server.routes.tenants import CurrentTenant
-from coca.server.schemas.collections import CollectionDescription, CollectionList
+from coca.server.schemas.collections import (
+    CalibrationSummary,
+    CollectionDescription,
+    CollectionList,
+    Encoding,
+)
 from coca.server.schemas.search import SearchRequest, SearchResponse
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -28,7 +36,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         total=total,
         # The first hits decide: a later page may have none that matches.
         nothing_matches=not any(marks) if marks and body.offset == 0 else None,
-        threshold=collection.threshold if marks else None,
+        threshold=found.threshold if marks and (found := collection.calibration) else None,
         took_ms=(time.perf_counter() - started) * 1_000,
     )
 
@@ -46,9 +54,36 @@ def collections(tenant: CurrentTenant) -> CollectionList:
                 fingerprint=served.index.info.fingerprint,
                 index_type=served.index.index_type.type,
                 full_text=served.index.supports_full_text,
+                encoding=_encoding(served.index.info),
+                calibration=_calibration(served),
             )
             for name in tenant.names
             for served in [tenant.collection(name)]
         ],
         writable=tenant.writable,
+    )
+
+
+def _encoding(info: CollectionInfo) -> Encoding:
+    encoding = info.encoding
+    return Encoding(
+        dimensions=encoding.dimensions or info.embed_dim,
+        projection=encoding.projection,
+        precision=encoding.precision,
+    )
+
+
+def _calibration(served: ServedCollection) -> CalibrationSummary | None:
+    try:
+        found = served.calibration
+    except SearchError:
+        # One of another model is an error of searches, and not of this list.
+        return None
+    if found is None:
+        return None
+    return CalibrationSummary(
+        threshold=found.threshold,
+        false_alarms=found.false_alarms,
+        found=found.found,
+        records=found.records,
     )

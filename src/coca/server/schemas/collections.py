@@ -46,6 +46,28 @@ class JobList(Body):
     jobs: list[Job]
 
 
+class Encoding(Body):
+    """Form in which a collection stores vectors."""
+
+    dimensions: int
+    """Number of stored dimensions."""
+    projection: Literal["truncate", "pca"]
+    precision: Literal["float32", "int8", "binary"]
+
+
+class CalibrationSummary(Body):
+    """Calibration of match probabilities."""
+
+    threshold: float
+    """A hit matches if its probability is above this one."""
+    false_alarms: float
+    """Maximum rate of texts that match nothing and have a hit above the threshold."""
+    found: float
+    """Rate of held-out captions that found their own image above the threshold."""
+    records: int
+    """Number of items when the collection was calibrated."""
+
+
 class CollectionDescription(Body):
     """A collection that the key may use."""
 
@@ -57,6 +79,9 @@ class CollectionDescription(Body):
     index_type: str
     full_text: bool
     """Whether captions are ranked by BM25 in Milvus."""
+    encoding: Encoding
+    calibration: CalibrationSummary | None
+    """Null if hits have no match probability."""
 
 
 class CollectionList(Body):
