@@ -20,7 +20,8 @@ class ServerSettings(Config):
     max_batch: Annotated[int, Ge(1)] = 32
     """Maximum number of texts or images of one batch; 1 switches batching off."""
     batch_wait_ms: Annotated[float, Interval(ge=0, le=1_000)] = 2.0
-    """Maximum time that the first query of a batch waits for further queries, in milliseconds."""
+    """Maximum time that the first query of a batch waits for further queries, in milliseconds; it
+    does not wait after a batch of one query."""
     queue_size: Annotated[int, Ge(1)] = 512
     """Maximum number of waiting texts or images; further requests get status 503."""
     max_body_mb: Annotated[float, Gt(0)] = 48.0

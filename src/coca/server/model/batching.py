@@ -21,7 +21,8 @@ class Batcher(Generic[T, R]):
     """Collects items of several threads into batches, bounded by size and by time.
 
     A thread of its own calls the model. While it works, further items queue up, so that the batches
-    grow with the load. An item that arrives at an idle model waits for at most `wait_s`.
+    grow with the load. An item that arrives at an idle model waits for at most `wait_s`, and not at
+    all after a batch of one item: a single client would wait for nobody.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Batcher(Generic[T, R]):
         self._run = run
         self._max_batch = max_batch
         self._wait_s = wait_s if max_batch > 1 else 0.0
+        self._last_size = 1
         self._observe = observe
         self._queue: queue.Queue[tuple[T, Future[R]] | None] = queue.Queue(queue_size)
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -104,7 +106,8 @@ class Batcher(Generic[T, R]):
         first = self._queue.get()
         if first is None:
             return None
-        batch, deadline = [first], time.monotonic() + self._wait_s
+        batch = [first]
+        deadline = time.monotonic() + (0.0 if self._last_size == 1 else self._wait_s)
         with suppress(queue.Empty):
             while len(batch) < self._max_batch:
                 left = deadline - time.monotonic()
@@ -113,4 +116,5 @@ class Batcher(Generic[T, R]):
                     self._queue.put(None)
                     break
                 batch.append(item)
+        self._last_size = len(batch)
         return batch
