@@ -61,7 +61,7 @@ def client(
 
 
 def test_hits_are_marked_as_by_the_library(client: TestClient, expected: dict[str, float]) -> None:
-    body = client.post("/v1/search", json={"text": TEXT}).json()
+    body = client.post("/v1/search", json={"text": TEXT, "hybrid": False}).json()
     found = {hit["id"]: hit["match_probability"] for hit in body["hits"]}
     assert found == pytest.approx(expected, abs=1e-4)
     marks = {hit["id"]: hit["is_match"] for hit in body["hits"]}
@@ -72,11 +72,21 @@ def test_hits_are_marked_as_by_the_library(client: TestClient, expected: dict[st
     assert listed["calibration"]["threshold"] == body["threshold"]
 
 
+def test_an_item_that_a_person_named_so_matches_whatever_its_probability(
+    client: TestClient,
+) -> None:
+    body = client.post("/v1/search", json={"text": TEXT}).json()
+    assert {hit["is_match"] for hit in body["hits"] if TEXT in hit["caption"]} == {True}
+    assert any(hit["match_probability"] < body["threshold"] for hit in body["hits"])
+
+
 def test_nothing_matches_where_no_hit_does(client: TestClient) -> None:
-    hits = client.post("/v1/search", json={"text": TEXT}).json()["hits"]
+    hits = client.post("/v1/search", json={"text": TEXT, "hybrid": False}).json()["hits"]
     matching = [hit["id"] for hit in hits if hit["is_match"]]
     conditions = [{"field": "id", "operator": "!=", "value": id} for id in matching]
-    body = client.post("/v1/search", json={"text": TEXT, "where": conditions}).json()
+    body = client.post(
+        "/v1/search", json={"text": TEXT, "hybrid": False, "where": conditions}
+    ).json()
     assert len(body["hits"]) == len(hits) - 2
     assert body["nothing_matches"] is True
     # Another page does not decide, and a query of an image has no threshold.

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.query.calibration.mark_matches import mark_matches
+from coca.search.query.calibration.mark_matches import mark_matches, mark_named
 from coca.search.query.calibration.match_score import Calibration
 from coca.search.query.hybrid.fusion import CaptionChoice, Fusion
 from coca.search.query.hybrid.hybrid_search import search_hybrid, typed_fusion, word_search
@@ -130,6 +130,7 @@ class SearchEngine:
                 log p(text | image)`; 0 means none.
             match: Mark the first 32 hits by their match probability, where the query is one text
                 and the collection is calibrated; see `coca.search.query.calibration.match_score`.
+                A hit of a hybrid search whose given caption has all its words matches in any case.
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:
@@ -180,7 +181,7 @@ class SearchEngine:
             hits = self._reranked(hits[:rerank], query[0], texts, page.on) + hits[rerank:]
             hits = hits[page.offset : page.offset + k]
         if calibration is not None:
-            hits = self._marked(hits, query[0], next(iter(texts)), calibration)
+            hits = mark_named(self._marked(hits, query[0], next(iter(texts)), calibration), texts)
         return hits
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:

@@ -12,7 +12,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.query.calibration.match_score import SCORED_HITS, Calibration, mutual_information
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.records import Record, content_id
+from coca.search.records import Origin, Record, content_id
 
 COUNT = 50
 
@@ -105,6 +105,30 @@ def test_the_probability_is_that_of_a_hand_calculation(engine: SearchEngine) -> 
         expected = 1 / (1 + np.exp(-2 * hit.score - 0.5 * pmi))
         assert hit.match_probability == pytest.approx(expected, abs=1e-5)
         assert hit.matches == (expected > 0.6)
+
+
+def test_a_hit_whose_given_caption_has_all_words_matches(
+    engine: SearchEngine, writer: Writer, embedder: Any, files: dict[str, bytes]
+) -> None:
+    changed = {"given": ("two Lion cubs", Origin()), "model": ("a lion", Origin(captioned=True))}
+    plain = {hit.id: hit for hit in engine.search("lions", k=COUNT)}
+    weak = next(hit.path for hit in plain.values() if hit.matches is False)
+    data = files[weak]
+    for source, (caption, origin) in changed.items():
+        engine.index.upsert(  # type: ignore[attr-defined]
+            [
+                Record(
+                    id=content_id(data),
+                    path=weak,
+                    vector=embedder.direction(data),
+                    caption=caption,
+                    origin=origin,
+                )
+            ]
+        )
+        hits = {hit.path: hit for hit in engine.search("lions", k=COUNT, hybrid=True)}
+        assert hits[weak].matches is (source == "given")
+        assert hits[weak].match_probability == plain[content_id(data)].match_probability
 
 
 def test_a_mark_does_not_depend_on_the_other_hits(engine: SearchEngine) -> None:

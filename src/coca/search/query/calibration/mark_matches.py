@@ -1,14 +1,16 @@
 """Mark the hits of a text query by their match probability, on a calibrated collection."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from coca.search.query.calibration.match_score import SCORED_HITS, Calibration, mutual_information
+from coca.search.query.hybrid.bm25_index import split_words
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.rerank import CaptionScorer
+from coca.search.query.short_queries import singular
 from coca.search.records import Hit, Record
 
 logger = logging.getLogger(__name__)
@@ -86,3 +88,28 @@ def mark_matches(
         else hit
         for hit in hits
     ]
+
+
+def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
+    """Set `matches` of hits of a hybrid search whose given caption has all words of the query.
+
+    A person named what the image shows, which is more than a probability. Unmarked hits stay so.
+
+    Args:
+        hits: Hits of a search, marked by `mark_matches`.
+        texts: Query texts.
+    """
+    wanted = {word for text in texts for word in _singulars(text)}
+    return [
+        replace(hit, matches=True)
+        if hit.matches is False
+        and hit.bm25 is not None
+        and hit.caption_source == "given"
+        and wanted <= _singulars(hit.caption)
+        else hit
+        for hit in hits
+    ]
+
+
+def _singulars(text: str) -> set[str]:
+    return {singular(word) for word in split_words(text)}
