@@ -72,7 +72,7 @@ def test_hits_are_marked_as_by_the_library(client: TestClient, expected: dict[st
     assert listed["calibration"]["threshold"] == body["threshold"]
 
 
-def test_an_item_that_a_person_named_so_matches_whatever_its_probability(
+def test_an_item_that_a_person_named_so_matches_at_any_probability(
     client: TestClient,
 ) -> None:
     body = client.post("/v1/search", json={"text": TEXT}).json()
