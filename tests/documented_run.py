@@ -39,6 +39,9 @@ LEFT_OUT = {
 
 INSTEAD = {
     "make demo": "coca demo",
+    "coca collection calibrate photos --false-alarms 0.01 --other drawings": "coca index photos -c "
+    "photos && coca index test-photos -c drawings && coca collection calibrate photos "
+    "--false-alarms 0.01 --other drawings",
     "make demo FROM_SCRATCH=1": "coca data emoji runs/from-scratch/shards/twemoji --vendor twemoji"
     " && coca pretrain recipes/pretrain/emoji.yaml",
 }
