@@ -1,3 +1,4 @@
+import logging
 import math
 from collections import Counter
 
@@ -50,3 +51,9 @@ def test_texts_without_words_and_queries_without_words_score_0() -> None:
     for texts in ([], [""], ["", "!?"], ["", "a dog"]):
         assert BM25Index(texts).scores("cat ?").tolist() == [0] * len(texts)
         assert BM25Index(texts).scores("").tolist() == [0] * len(texts)
+
+
+def test_building_an_index_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        BM25Index(["a red car", "a frog"])
+    assert caplog.records == []

@@ -1,5 +1,6 @@
 """BM25 index over captions, for servers without full-text search and for in-memory collections."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ class BM25Index:
         # bm25s cannot index texts without any word.
         if self._known:
             bm25s = require("bm25s", extra="search")
+            # Its import sets the level DEBUG, which the log handler of `mcp` would print.
+            logging.getLogger("bm25s").setLevel(logging.WARNING)
             self._ranker = bm25s.BM25(method="lucene", k1=_K1, b=_B)
             self._ranker.index(split, show_progress=False)
 
