@@ -13,7 +13,7 @@ export class Blocks {
     this.length = 0;
     /** Whether `length` is the number of items; else further items may follow. */
     this.complete = false;
-    /** Index of the first item below the threshold; null where there is none. */
+    /** Index of the first item after the last match, if it is below the threshold; else null. */
     this.firstWeak = null;
   }
 
@@ -32,9 +32,10 @@ export class Blocks {
     const block = this.blocks[index];
     const before = block.height;
     block.items = items;
-    if (this.firstWeak === null) {
-      const weak = items.findIndex((item) => item.is_match === false);
-      if (weak >= 0) this.firstWeak = index * this.size + weak;
+    // Only the first hits are marked, and words of a caption can put a weak hit before a match.
+    if (index === 0) {
+      const weak = items.findLastIndex((item) => item.is_match === true) + 1;
+      this.firstWeak = items[weak]?.is_match === false ? weak : null;
     }
     this.#layOut(index);
     this.#place();

@@ -214,7 +214,7 @@ export class ItemView {
         h("strong", {}, scoreOf(item)),
         item.match_probability === null || item.match_probability === undefined
           ? " similarity to the query"
-          : " probability of a match",
+          : ` probability of a match, similarity ${item.score.toFixed(2)}`,
       ),
       captions.length
         ? h("p", { class: "item-caption" }, captions[0])
