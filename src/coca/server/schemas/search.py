@@ -59,7 +59,7 @@ class Hit(Item):
     bm25: float | None = None
     """BM25 of the query's words in the caption, in a hybrid search; null where it has none."""
     fused_score: float | None = None
-    """Sort key of a hybrid search: both ranks fused."""
+    """Sort key of a hybrid search: both rankings fused."""
     rank_score: float | None = None
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
