@@ -26,7 +26,7 @@ for 86 % at 256, whose search takes Lite three times as long as one of 64.
 """
 
 MANY_CAPTIONS = 50_000
-"""Records from which on reading all captions takes longer than a search should (about a second)."""
+"""Records from which on reading all captions takes longer than a search should (three seconds)."""
 
 _RRF = Fusion()
 _GIVEN = 'caption_source == "given"'
