@@ -1,1 +1,1 @@
-"""Hybrid search: BM25 over captions, fused with the ranking of vectors."""
+"""Hybrid search: rankings by image, by caption vector and by BM25, and their fusion."""
