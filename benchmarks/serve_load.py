@@ -33,8 +33,6 @@ import coca
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.hybrid_search import typed_fusion
-from coca.search.query.query_terms import Term
 from coca.search.records import Record
 from coca.workflows.collections.collection_model import lasting_name
 
@@ -149,11 +147,11 @@ def contestant(arguments: argparse.Namespace) -> None:
         alone = texts(arguments.alone)
         with Collection.open(uri, "pictures") as index:
             engine = SearchEngine(model, index)
-            engine.search(alone[0], k=10, hybrid=typed_fusion(index, [Term(text=alone[0])]))
+            engine.search(alone[0], k=10)
             own, used = [], time.process_time()
             for text in alone:
                 started = time.perf_counter()
-                engine.search(text, k=10, hybrid=typed_fusion(index, [Term(text=text)]))
+                engine.search(text, k=10)
                 own.append(time.perf_counter() - started)
             figures["engine processor ms"] = 1e3 * (time.process_time() - used) / len(own)
         options = ("--model", arguments.model, "--device", "cpu")

@@ -28,7 +28,7 @@ WRONG = {
     "resident.full_text_search(3)": "the text to search for is 3, and no words",
     "engine.search('x', min_score='0.5')": "min_score must be a number in [-1, 1], got '0.5'",
     "engine.search('x', min_score=float('nan'))": "min_score must be a number in [-1, 1], got nan",
-    "engine.search('x', hybrid='rrf')": "hybrid must be a bool or a Fusion, got 'rrf'",
+    "engine.search('x', hybrid='rrf')": "hybrid must be a bool, a Fusion or None, got 'rrf'",
     "engine.search('x', rerank='5')": "rerank must be a whole number, got '5'",
     "engine.search_batch('dog')": "texts must be a list with one item per query, got 'dog'",
     "engine.search_batch(5)": "texts must be a list with one item per query, got 5",

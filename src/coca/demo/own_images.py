@@ -7,7 +7,6 @@ from coca.core.errors import DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.demo.run import DemoResult, forget_other_model
-from coca.demo.search import search_typed
 from coca.inference.loading import load
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources.base import FileSource
@@ -69,7 +68,7 @@ def demo_on_images(
         if not paths:
             raise DataError(f"{images} holds no readable image", reason="missing")
         engine = SearchEngine(predictor, index)
-        found = [(text, search_typed(engine, text, k=HITS)) for text in QUERIES]
+        found = [(text, engine.search(text, k=HITS)) for text in QUERIES]
     log("captioning and writing the report")
     some = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]
     captions = predictor.caption(some, progress=progress)

@@ -12,7 +12,6 @@ from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.mining.zero_shot import add_classes, nearest_classes
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.hybrid_search import typed_fusion
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id
@@ -58,20 +57,14 @@ class QueryResult:
     """Heading, for other operations than a search."""
 
 
-def search_typed(engine: SearchEngine, text: str, *, k: int, filter: str = "") -> list[Hit]:
-    """Search by a text as `coca search` does: by images, and by the captions that people gave."""
-    hybrid = typed_fusion(engine.index, [Term(text=text)])
-    return engine.search(text, k=k, filter=filter, hybrid=hybrid)
-
-
 def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
     """Search by text, among photos, with a filter, and by image."""
     for text in TEXT_QUERIES:
-        yield QueryResult(text, "", None, search_typed(engine, text, k=8))
+        yield QueryResult(text, "", None, engine.search(text, k=8))
     for text in PHOTO_QUERIES:
-        yield QueryResult(text, IS_PHOTO, None, search_typed(engine, text, k=3, filter=IS_PHOTO))
+        yield QueryResult(text, IS_PHOTO, None, engine.search(text, k=3, filter=IS_PHOTO))
     text, filter = FILTERED_QUERY
-    yield QueryResult(text, filter, None, search_typed(engine, text, k=8, filter=filter))
+    yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
     by_code = {path.stem: (path, sample) for path, sample in images}
     for code in IMAGE_QUERIES:
         path, sample = by_code[code]
@@ -98,10 +91,10 @@ def use_collection(
     id = content_id(by_code[code][1].image)
     taken_out = index.get([id])
     index.delete([id])
-    hits = search_typed(engine, text, k=8)
+    hits = engine.search(text, k=8)
     yield QueryResult(text, "", None, hits, f"“{text}”, its drawing deleted")
     index.upsert(taken_out.values())
-    hits = search_typed(engine, text, k=8)
+    hits = engine.search(text, k=8)
     yield QueryResult(text, "", None, hits, f"“{text}”, its drawing re-added")
 
 

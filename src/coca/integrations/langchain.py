@@ -293,7 +293,11 @@ class CoCaVectorStore(VectorStore):
     def similarity_search_with_score(
         self, query: str, k: int = 4, **options: Any
     ) -> list[tuple[Document, float]]:
-        """Find the documents nearest to a text, with their scores; more is nearer."""
+        """Find the documents nearest to a text, with their cosines.
+
+        The order is that of `similarity_search`: with captions that people gave, it is not by
+        cosine alone, unless `hybrid=False`.
+        """
         hits = self.engine.search(query, k=k, **options)
         return [(_document(hit), hit.score) for hit in hits]
 

@@ -8,12 +8,14 @@ import torch
 import coca
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.inference.predictor import Predictor
+from coca.model.encoders.vit import VisionTransformer
 from coca.model.openclip.config import from_open_clip
 from coca.model.openclip.model import OpenCLIP
 from coca.model.pretrained import save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.train.param_groups import parameter_groups
+from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
 from tiny_finetune import COLORS, recipe, write_classes
 from tiny_model import write_model
@@ -304,3 +306,49 @@ def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_pat
     (red / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     with pytest.raises(DataError, match="only the label 'red'; a head needs two"):
         finetune(recipe(model, tmp_path / "one", tmp_path / "run"))
+
+
+def test_a_head_on_cached_features_equals_a_head_on_images(
+    model: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = ("encoder_lr=0", "evaluate=[]")
+    cached = (*frozen, f"data.features.folder={tmp_path / 'features'}")
+    finetune(recipe(model, image_folder, tmp_path / "plain", *frozen))
+    finetune(recipe(model, image_folder, tmp_path / "cached", *cached))
+    one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
+    for row, expected in zip(one, other, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the encoder runs although all features are there")
+
+    # Only the shape of the features is computed, from one blank image.
+    features = VisionTransformer.features
+    monkeypatch.setattr(
+        VisionTransformer,
+        "features",
+        lambda self, images: features(self, images) if len(images) == 1 else never(),
+    )
+    stopped = finetune(
+        recipe(model, image_folder, tmp_path / "parts", *cached), progress=stopping_at(7)
+    )
+    assert stopped.interrupted
+    finetune(recipe(model, image_folder, tmp_path / "parts", *cached))
+    whole, parts = (weights(coca.load(tmp_path / it, device="cpu")) for it in ("cached", "parts"))
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["encoder_lr=0.001"], "features of a frozen image encoder"),
+        (["encoder_lr=0", "data.features.views=2"], "without augment all views are equal"),
+        (["encoder_lr=0", "head.images_per_sample=2"], r"leave out loader\.images_per_sample"),
+    ],
+)
+def test_a_head_that_cannot_use_features_is_refused(
+    changes: list[str], complaint: str, model: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    features = f"data.features.folder={tmp_path / 'features'}"
+    with pytest.raises(ConfigError, match=complaint):
+        finetune(recipe(model, image_folder, tmp_path / "run", features, *changes))

@@ -162,7 +162,6 @@ def search(
     if not hybrid and (fusion is not None or words is not None):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
     from coca.search.query.hybrid.fusion import Fusion
-    from coca.search.query.hybrid.hybrid_search import typed_fusion
     from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(
@@ -182,9 +181,7 @@ def search(
             min_score=min_score,
             on=on.value,
             group_by="album" if group_by else None,
-            hybrid=typed_fusion(engine.index, terms, on.value)
-            if hybrid is None
-            else hybrid and joined,
+            hybrid=hybrid and joined,
             rerank=rerank,
             match=match,
         )

@@ -78,7 +78,7 @@ def recommend(
             "leave them out by a filter instead"
         )
     pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
-    hits = engine.search(terms=terms, k=pool + len(hidden), filter=filter, on=on)
+    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, filter=filter, on=on)
     hits = [hit for hit in hits if hit.id not in hidden][:pool]
     if not diversity:
         return hits

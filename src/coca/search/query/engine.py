@@ -108,7 +108,7 @@ class SearchEngine:
         vector: Float[np.ndarray, " E"] | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
-        hybrid: Fusion | bool = False,
+        hybrid: Fusion | bool | None = None,
         rerank: int = 0,
         match: bool = True,
         **options: Unpack[SearchKeywords],
@@ -125,7 +125,9 @@ class SearchEngine:
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
             k: Maximum number of hits.
-            hybrid: Fuse with a BM25 ranking of captions by this method; True means `Fusion()`.
+            hybrid: Fusion with rankings of captions; True means `Fusion()`, and False ranks by
+                cosine alone. Default: as `typed_fusion` chooses, which for a text query fuses with
+                the captions that people gave.
             rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
                 log p(text | image)`; 0 means none.
             match: Mark the first 32 hits by their match probability, where the query is one text
@@ -134,8 +136,8 @@ class SearchEngine:
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:
-            Hits, best first: by cosine, with `hybrid` by `fused_score`, and the first `rerank` of
-            these by `rank_score`. Pages are parts of one list.
+            Hits, best first: by `fused_score` if rankings were fused, else by cosine, and the first
+            `rerank` of these by `rank_score`. Pages are parts of one list.
 
         Raises:
             SearchError: The query is empty, `hybrid` or `rerank` lacks a text, the collection
@@ -145,8 +147,8 @@ class SearchEngine:
         check_terms(terms)
         page = SearchOptions.of(k, **options)
         page.check_page(MAX_RESULTS)
-        if not isinstance(hybrid, bool | Fusion):
-            raise ArgumentError(f"hybrid must be a bool or a Fusion, got {hybrid!r}")
+        if not isinstance(hybrid, bool | Fusion | None):
+            raise ArgumentError(f"hybrid must be a bool, a Fusion or None, got {hybrid!r}")
         whole = [
             *([] if text is None else [Term(text=text)]),
             *([] if image is None else [Term(image=image)]),
@@ -164,6 +166,8 @@ class SearchEngine:
         query = self.query(whole)
         options["offset"] = 0 if rerank else page.offset
         size = max(rerank, page.offset + k) - options["offset"]
+        if hybrid is None:
+            hybrid = typed_fusion(self.index, whole, page.on)
         if hybrid is False:
             (hits,) = self.index.search(query, size, **options)
         else:
@@ -217,7 +221,7 @@ class SearchEngine:
         k: int = 10,
         **options: Unpack[SearchKeywords],
     ) -> list[list[Hit]]:
-        """Search many queries in one batch, which is faster a query; see `search`.
+        """Search many queries in one batch, by cosine alone, which is faster a query.
 
         Args:
             texts: One text a query.

@@ -1,14 +1,12 @@
 """Queries of requests: terms and filters of a search engine from bodies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from coca.core.errors import ArgumentError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, where
 from coca.search.query.calibration.match_score import SCORED_HITS
 from coca.search.query.hybrid.fusion import Fusion
-from coca.search.query.hybrid.hybrid_search import typed_fusion
 from coca.search.query.query_terms import Term
-from coca.search.query.searchable import Searchable
 from coca.search.records import Hit
 from coca.server.schemas.search import SearchRequest
 from coca.server.schemas.shared import MAX_RANKED, Condition, Example, ImageReference, Scope
@@ -64,7 +62,7 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         min_score=request.min_score,
         on=request.on,
         group_by=request.group_by,
-        hybrid=_fusion(request, collection.engine.index, terms),
+        hybrid=_fusion(request),
         rerank=request.rerank,
         # Further pages have no hit among the first ones, which alone are marked.
         match=request.offset < SCORED_HITS,
@@ -72,14 +70,12 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
     return hits, None, True
 
 
-def _fusion(request: SearchRequest, index: Searchable, terms: Sequence[Term]) -> Fusion | bool:
+def _fusion(request: SearchRequest) -> Fusion | bool | None:
     weight = request.text_weight
     if request.hybrid is False and weight is not None:
         raise ArgumentError(f"text_weight is of hybrid searches, got {weight:g} with hybrid false")
-    if request.hybrid is None and weight is None:
-        return typed_fusion(index, terms, request.on)
-    if request.hybrid is False:
-        return False
+    if not request.hybrid and weight is None:
+        return request.hybrid
     return Fusion(text_weight=Fusion.text_weight if weight is None else weight)
 
 

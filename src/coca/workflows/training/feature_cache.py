@@ -69,6 +69,44 @@ def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
         )
 
 
+def features_of_run(
+    config: DataConfig,
+    sources: Sources,
+    model: Captioner,
+    transform: ImageTransform,
+    *,
+    freeze: Sequence[str],
+    device: str = "cpu",
+    progress: ProgressMaker = silent,
+) -> list[FeatureFile]:
+    """Obtain the feature file of each source of a run; none if the run reads images.
+
+    With `features.stages`, the encoder is split there.
+
+    Args:
+        config: Training data.
+        sources: Its open sources.
+        model: The model, with the weights that the run starts from.
+        transform: Preprocessing of images.
+        freeze: Patterns of the parameters that the run freezes.
+        device: Torch device that computes missing features.
+        progress: Optional progress callback.
+
+    Raises:
+        ConfigError: The encoder is trained, or cannot be split.
+        DataError: A file is damaged.
+        StorageError: A file cannot be written.
+    """
+    if config.features is None:
+        return []
+    if config.features.stages is not None:
+        model.image_encoder.split_after(config.features.stages)
+    require_frozen(model, freeze)
+    return obtain_features(
+        config, sources, model.image_encoder, transform, device=device, progress=progress
+    )
+
+
 def obtain_features(
     config: DataConfig,
     sources: Sources,

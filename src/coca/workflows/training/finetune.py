@@ -18,7 +18,6 @@ from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.loader import Loader
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
@@ -36,9 +35,10 @@ from coca.train.param_groups import GroupConfig
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.training.distillation import make_objective
+from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice, obtain_classes
 from coca.workflows.training.init_weights import adopt_weights
-from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
+from coca.workflows.training.pretrain_data import Sources, make_loader, open_sources
 from coca.workflows.training.run_dir import (
     compare_with_earlier,
     save_finished,
@@ -162,13 +162,33 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         check_task(untrained, task)
     # All ranks have the same weights; from here each rank has its own random state.
     torch.manual_seed(config.seed + world.rank)
-    loader = _loader(config, sources, processor, head)
+    paces = _paced(config)
+    data = config.data.for_head(head)
+    features = features_of_run(
+        data,
+        sources,
+        model,
+        processor.image,
+        freeze=paces.optimizer.freeze,
+        device=config.device,
+        progress=progress,
+    )
+    loader = make_loader(
+        data,
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+        features=features,
+    )
     trainer = start_trainer(
         config,
         model,
         make_objective(config.loss, model, processor),
         loader,
-        train=_paced(config),
+        train=paces,
         facts=facts,
     )
     with threads(config.threads):
@@ -236,23 +256,6 @@ def _processor(config: FinetuneConfig, source: Predictor) -> Processor:
         return processor
     image = replace(processor.image_config, image_size=config.image_size)
     return Processor(ImageTransform(image), processor.tokenizer, processor.context_length)
-
-
-def _loader(
-    config: FinetuneConfig, sources: Sources, processor: Processor, head: HeadConfig | None
-) -> Loader:
-    data, loader = config.data, config.data.loader
-    if head is not None:
-        loader = replace(loader, class_names=head.classes, images_per_sample=head.images_per_sample)
-    return make_loader(
-        DataConfig(sources=data.sources, loader=loader, augment=data.augment),
-        sources,
-        processor,
-        steps=config.train.steps,
-        seed=config.seed,
-        bad_log=config.run / "bad_samples.jsonl",
-        device=config.device,
-    )
 
 
 def _finish(

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -16,10 +16,11 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.base import SourceConfig, read_metadata
 from coca.metrics.answers import normalize_answer
+from coca.model.config import HeadConfig
 from coca.processing.augment import AugmentConfig
 from coca.train.checkpoint import has_checkpoint
 from coca.train.distributed_context import DistributedContext
-from coca.workflows.training.pretrain_data import Sources
+from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
 from coca.workflows.training.run_dir import write_json
 
 
@@ -33,6 +34,9 @@ class FinetuneDataConfig(Config):
     """Batches and workers; classes and images per sample follow from the head."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Image augmentation, such as RandAugment; default: none."""
+    features: FeatureCacheConfig | None = None
+    """Train on cached features of a frozen image encoder (`encoder_lr: 0`, or
+    `train.optimizer.freeze`); null: on images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +45,22 @@ class FinetuneDataConfig(Config):
                 "loader.class_names and loader.images_per_sample follow from the head; set "
                 "head.classes and head.images_per_sample"
             )
+
+    def for_head(self, head: HeadConfig | None) -> DataConfig:
+        """Return the configuration of the data loader, with the classes of the head.
+
+        Raises:
+            ConfigError: `features` are set, and the head reads several images per sample, or all
+                views are equal.
+        """
+        loader = self.loader
+        if head is not None:
+            loader = replace(
+                loader, class_names=head.classes, images_per_sample=head.images_per_sample
+            )
+        return DataConfig(
+            sources=self.sources, loader=loader, augment=self.augment, features=self.features
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

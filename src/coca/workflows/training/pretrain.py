@@ -33,7 +33,7 @@ from coca.train.distributed_context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.training.distillation import make_objective
-from coca.workflows.training.feature_cache import obtain_features, require_frozen
+from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import (
     DataConfig,
@@ -279,17 +279,12 @@ def _features(
     config: PretrainConfig, prepared: _Prepared, progress: ProgressMaker
 ) -> list[FeatureFile]:
     """Obtain the feature files of the run; none if it reads images."""
-    if config.data.features is None:
-        return []
-    model = prepared.model
-    if config.data.features.stages is not None:
-        model.image_encoder.split_after(config.data.features.stages)
-    require_frozen(model, config.train.optimizer.freeze)
-    return obtain_features(
+    return features_of_run(
         config.data,
         prepared.sources,
-        model.image_encoder,
+        prepared.model,
         prepared.processor.image,
+        freeze=config.train.optimizer.freeze,
         device=config.device,
         progress=progress,
     )

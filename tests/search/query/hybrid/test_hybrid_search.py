@@ -90,7 +90,7 @@ def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
 
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
     captions = word_search(engine.index)
-    vectors = engine.search("image 3", k=40)
+    vectors = engine.search("image 3", hybrid=False, k=40)
     only = engine.search("image 3", hybrid=Fusion(text_weight=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
     words = captions.full_text_search("17", 40)
@@ -119,7 +119,7 @@ def test_only_given_captions_count_if_the_fusion_is_of_those(
     assert first.caption_source == "given"
     assert len(others) == 9
     # No given caption has the word: a dense search, with its scores and pages.
-    dense = engine.search("4", k=10)
+    dense = engine.search("4", hybrid=False, k=10)
     assert engine.search("4", hybrid=fusion, k=10) == dense
     assert engine.search("4", hybrid=fusion, k=3, offset=4) == dense[4:7]
 
@@ -133,8 +133,12 @@ def test_a_typed_query_reads_captions_of_small_collections_only(
     assert typed_fusion(engine.index, typed[1:]) is False
     assert typed_fusion(engine.index, [*typed, Term(image=b"3")]) is False
     assert typed_fusion(engine.index, [*typed, Term(vector=np.eye(16)[0])]) is False
+    default = engine.search("image 3", k=40)
+    assert default == engine.search("image 3", hybrid=Fusion(captions="given"), k=40)
+    assert default != engine.search("image 3", hybrid=False, k=40)
     monkeypatch.setattr(hybrid_search, "MANY_CAPTIONS", 0)
     assert typed_fusion(engine.index, typed) is False
+    assert engine.search("image 3", k=40) == engine.search("image 3", hybrid=False, k=40)
 
 
 def test_given_captions_rank_alike_in_memory_and_by_a_filter(
