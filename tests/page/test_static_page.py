@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.page
 PACKAGES = AXE.parent.parent
 TIMEOUT_MS = 120_000
 ROWS = 300
+ROUNDING = 2e-3
+"""Maximum difference of the keys of two items that the page may swap. Rounding to 16 bits changes a
+number by 2**-11 of it, and a cosine by at most as much; normalization divides by the span of the
+first 64 cosines, which is above 0.3 here."""
 EXPORT = """
 import sys
 from pathlib import Path
@@ -67,10 +72,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
         model=str(root / "onnx"),
         create=True,
     ) as index:
-        records = []
+        records: list[Record] = []
         for number in range(ROWS):
-            # Vectors apart from each other, so that rounding to 16 bits changes no rank.
-            vector = random.normal(0, 1, model.embed_dim).astype(np.float32)
+            vector, noise = random.normal(0, 1, (2, model.embed_dim))
+            if number % 10 == 9:
+                # A tie within the rounding to 16 bits.
+                vector = records[-1].vector + random.normal(0, 1e-5, model.embed_dim)
             source = images[number % len(images)]
             data = source.read_bytes() + number.to_bytes(4, "big")
             path = root / "images" / f"{number}-{source.name}"
@@ -80,8 +87,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
                     id=content_id(data),
                     path=str(path),
                     caption=f"{number}: {source.stem}" if number % 7 else "",
-                    vector=vector / np.linalg.norm(vector),
-                    origin=Origin(files={str(path): file_etag(path)}),
+                    vector=_unit(vector),
+                    text_vector=_unit(vector + noise / 3) if number % 7 else None,
+                    origin=Origin(files={str(path): file_etag(path)}, captioned=number % 5 == 0),
                 )
             )
         index.upsert(records)
@@ -89,6 +97,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     result = export_browser(root / "onnx", out, uri=uri, collection="pictures", packages=PACKAGES)
     assert (result.items, result.without_thumbnail) == (ROWS, 0)
     return root / "onnx", uri, out
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -146,28 +158,78 @@ def wait_for_hits(tab: Any, name: str) -> None:
     expect(status).to_have_text(re.compile(f"^{re.escape(name)}: "), timeout=TIMEOUT_MS)
 
 
+def assert_equal_ranks(tab: Any, hits: list[Any], key: Callable[[Any], float]) -> None:
+    """Compare the first ten items of the page with hits; see `ROUNDING` for their order."""
+    keys, cosines = {hit.id: key(hit) for hit in hits}, {hit.id: hit.score for hit in hits}
+    found = ids(tab, 10)
+    assert len(set(found)) == 10
+    np.testing.assert_allclose(
+        [keys[id] for id in found], [key(hit) for hit in hits[:10]], atol=ROUNDING
+    )
+    shown = [float(one) for one in tab.locator(".score").all_text_contents()[:10]]
+    np.testing.assert_allclose(shown, [cosines[id] for id in found], atol=2e-3)
+
+
 def test_typed_texts_find_what_coca_search_finds(
     visit: Callable[..., Any], folders: tuple[Path, str, Path]
 ) -> None:
+    from coca.search.query.hybrid.fusion import Fusion
     from coca.workflows.collections.search import open_search
 
     model, uri, _ = folders
     tab = visit()
     with open_search(uri, model=model) as engine:
         for text in TEXTS:
-            expected = engine.search(text, k=10)
+            expected = engine.search(text, k=30, hybrid=Fusion(captions="given"))
+            assert {hit.bm25 is None for hit in expected[:10]} == {True, False}
             # The key of the page, not a click; within the field it is a character.
             tab.locator("#text").blur()
             tab.keyboard.press("/")
             tab.keyboard.type(text)
             tab.keyboard.press("Enter")
             wait_for_hits(tab, f"“{text}”")
-            assert ids(tab, 10) == [hit.id for hit in expected]
-            shown = tab.locator(".score").all_text_contents()[:10]
-            scores = [hit.score for hit in expected]
-            np.testing.assert_allclose([float(one) for one in shown], scores, atol=2e-3)
+            assert_equal_ranks(tab, expected, lambda hit: hit.fused_score)
     tab.go_back()
     wait_for_hits(tab, f"“{TEXTS[-2]}”")
+
+
+def test_a_page_without_given_captions_searches_by_images_alone(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    from coca.release.browser.export import export_browser
+    from coca.search.milvus.collection import Collection
+    from coca.workflows.collections.search import open_search
+
+    model, uri, _ = folders
+    with (
+        Collection.open(uri) as whole,
+        Collection.open(
+            uri,
+            "described",
+            embed_dim=whole.info.embed_dim,
+            fingerprint=whole.info.fingerprint,
+            create=True,
+        ) as index,
+    ):
+        for batch in whole.read_through():
+            index.upsert(replace(one, origin=replace(one.origin, captioned=True)) for one in batch)
+    out = tmp_path / "page"
+    export_browser(model, out, uri=uri, collection="described", packages=PACKAGES)
+    assert not (out / "caption_vectors.bin").exists()
+    with (
+        served(out) as at,
+        open_search(uri, collection="described", model=model) as engine,
+    ):
+        tab = visit(at=at)
+        requests: list[str] = []
+        tab.on("request", lambda request: requests.append(request.url.removeprefix(at)))
+        tab.fill("#text", TEXTS[0])
+        tab.press("#text", "Enter")
+        wait_for_hits(tab, f"“{TEXTS[0]}”")
+        assert_equal_ranks(tab, engine.search(TEXTS[0], k=30), lambda hit: hit.score)
+        assert "model/text.onnx" in requests
+        assert "caption_vectors.bin" not in requests
+        tab.close()
 
 
 def test_an_image_and_a_tile_find_what_coca_search_finds(
@@ -183,13 +245,13 @@ def test_an_image_and_a_tile_find_what_coca_search_finds(
     with open_search(uri, model=model) as engine:
         tab.set_input_files("#pick", str(image))
         wait_for_hits(tab, "Similar to red-circle.png")
-        assert ids(tab, 10) == [hit.id for hit in engine.search(image=image, k=10)]
+        assert_equal_ranks(tab, engine.search(image=image, k=30), lambda hit: hit.score)
         (best,) = ids(tab, 1)
         tab.locator(".tile").first.press("Enter")
         tab.wait_for_url(f"**/#like={best}")
         expect(tab.locator(".score").first).to_have_text("1.000", timeout=TIMEOUT_MS)
         vector = engine.index.get([best])[best].vector
-        assert ids(tab, 10) == [hit.id for hit in engine.search(vector=vector, k=10)]
+        assert_equal_ranks(tab, engine.search(vector=vector, k=30), lambda hit: hit.score)
 
 
 def test_all_images_are_reached_by_more(visit: Callable[..., Any]) -> None:
@@ -226,6 +288,8 @@ def test_a_page_without_the_image_encoder_searches_by_text(
         wait_for_hits(tab, f"“{TEXTS[0]}”")
         tab.locator(".tile").first.press("Enter")
         expect(tab.locator("#status")).to_contain_text("Similar to ", timeout=TIMEOUT_MS)
+        # Before the server, since thumbnails may still be loading.
+        tab.close()
 
 
 def test_a_failed_search_is_reported_and_can_be_repeated(

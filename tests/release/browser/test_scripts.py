@@ -2,8 +2,6 @@
 
 import json
 import random
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,11 @@ import numpy as np
 import pytest
 
 from coca.processing.clip_bpe import ClipTokenizer
-from coca.release.browser.export import PAGE
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, square
-from coca.search.query.short_queries import RULES, query_forms
+from coca.search.query.short_queries import RULES, bare_query, query_forms, words_of
 from coca.weights import __path__ as weights
+from page_scripts import NODE, node
 
-NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
 
 TEXTS = [
@@ -54,23 +51,6 @@ def texts() -> list[str]:
     return found
 
 
-def node(script: str, given: Any) -> Any:
-    """Run a module that reads JSON as `given`, and return what it prints as JSON."""
-    code = (
-        'import { readFileSync } from "node:fs";\n'
-        'const given = JSON.parse(readFileSync(0, "utf8"));\n' + script.replace("PAGE", str(PAGE))
-    )
-    done = subprocess.run(
-        [str(NODE), "--no-warnings", "--input-type=module", "-e", code],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def encoded(path: Path, layout: dict[str, Any], given: list[str]) -> list[list[int]]:
     script = """
 import { Tokenizer } from "PAGE/tokenizer.js";
@@ -104,13 +84,15 @@ def test_the_page_encodes_texts_as_python_does(model: str) -> None:
 
 def test_the_page_reads_short_queries_as_python_does() -> None:
     script = """
-import { forms } from "PAGE/queries.js";
-console.log(JSON.stringify(given.texts.map((text) => forms(text, given.rules))));
+import { forms, queryWords } from "PAGE/queries.js";
+const { texts, rules } = given;
+console.log(JSON.stringify(texts.map((text) => [forms(text, rules), queryWords(text, rules)])));
 """
     given = [*texts(), *QUERIES.split("|")]
     found = node(script, {"texts": given, "rules": RULES})
-    for text, one in zip(given, found, strict=True):
-        assert one == query_forms(text), text
+    for text, (forms, words) in zip(given, found, strict=True):
+        assert forms == query_forms(text), text
+        assert words == words_of([bare_query(text)]), text
 
 
 def test_the_page_encodes_clean_texts_as_clip_does(tmp_path: Path) -> None:
@@ -157,16 +139,17 @@ console.log(JSON.stringify(Array.from(square(image, given.settings))));
     assert np.abs(found - expected.astype(int)).max() <= 1
 
 
-def test_the_page_reads_16_bit_floats_and_ranks_by_cosine() -> None:
+def test_the_page_reads_16_bit_floats_and_ranks_all_vectors_by_cosine() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(0, 1, (50, 8))
     vectors[0, :4] = 0, 1e-6, -65504, 6e-8
+    vectors[7] = 0
     halves = vectors.astype("<f2")
     query = random.normal(0, 1, 12)
     script = """
 import { Vectors } from "PAGE/vectors.js";
 const vectors = new Vectors(Uint16Array.from(given.halves).buffer, 8);
-const hits = vectors.nearest(Float32Array.from(given.query), 10);
+const hits = vectors.nearest(Float32Array.from(given.query));
 console.log(JSON.stringify({ numbers: Array.from(vectors.numbers), hits }));
 """
     given = {"halves": halves.view("<u2").ravel().tolist(), "query": query.tolist()}
@@ -174,6 +157,7 @@ console.log(JSON.stringify({ numbers: Array.from(vectors.numbers), hits }));
     np.testing.assert_array_equal(found["numbers"], halves.ravel().astype(float))
     short = query[:8] / np.linalg.norm(query[:8])
     scores = halves.astype(float) @ short
-    expected = np.argsort(-scores)[:10]
+    order = np.argsort(-scores)
+    expected = order[order != 7]
     assert [hit["row"] for hit in found["hits"]] == expected.tolist()
     np.testing.assert_allclose([hit["score"] for hit in found["hits"]], scores[expected], rtol=1e-4)

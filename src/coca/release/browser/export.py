@@ -4,7 +4,9 @@ index.html, *.js, *.css       the page
 ort/                          ONNX Runtime Web, from npm
 model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
 queries.json                  rules of short queries, see `coca.search.query.short_queries`
-collection.json, vectors.bin  the items, and their vectors as 16-bit floats, in one order
+collection.json               the items, and the settings of hybrid search
+vectors.bin                   vectors of the images as 16-bit floats, in the order of the items
+caption_vectors.bin           those of the captions, if people gave some of them
 thumbnails/                   one JPEG file an item
 """
 
@@ -21,7 +23,8 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder, read_json
 from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
-from coca.release.browser.items import write_items
+from coca.release.browser.hybrid import hybrid_settings
+from coca.release.browser.items import sorted_records, write_items, write_vectors
 from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
 from coca.search.milvus.collection import Collection
 from coca.search.query.short_queries import RULES
@@ -121,12 +124,16 @@ def export_browser(
             shutil.copyfile(runtime / "dist" / name, unfinished / "ort" / name)
         rules = json.dumps(RULES, ensure_ascii=False)
         (unfinished / "queries.json").write_text(rules, encoding="utf-8")
-        items, missing = write_items(unfinished, index, progress=progress)
+        records = sorted_records(index)
+        hybrid = hybrid_settings(index, records)
+        write_vectors(unfinished, records, captions=hybrid is not None)
+        items, missing = write_items(unfinished, records, progress=progress)
         about = {
             "title": collection,
             "fingerprint": manifest.fingerprint,
             "embed_dim": size,
             "image_search": image_search,
+            "hybrid": hybrid,
             "items": items,
         }
         (unfinished / "collection.json").write_text(

@@ -4,6 +4,7 @@ Dimensions: N items, E embedding.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,8 @@ THUMBNAIL_SIDE = 320
 """Length of the longer side of a thumbnail, in pixels."""
 
 
-def write_items(
-    folder: Path, index: Collection, *, progress: ProgressMaker = silent
-) -> tuple[list[dict[str, Any]], int]:
-    """Write `vectors.bin` and the thumbnails of a collection.
-
-    The vectors are 16-bit floats of shape (N, E), little-endian. An image that cannot be read any
-    more has no thumbnail.
-
-    Args:
-        folder: Folder of the page.
-        index: The collection.
-        progress: Optional progress callback.
-
-    Returns:
-        The fields of each item, and the number of items without a thumbnail.
+def sorted_records(index: Collection) -> list[Record]:
+    """Read all records of a collection, sorted by id.
 
     Raises:
         SearchError: The collection is empty.
@@ -46,8 +34,42 @@ def write_items(
     )
     if not records:
         raise SearchError(f"collection {index.info.collection!r} in {index.info.uri} is empty")
+    return records
+
+
+def write_vectors(folder: Path, records: Sequence[Record], *, captions: bool) -> None:
+    """Write `vectors.bin`, and with `captions` also `caption_vectors.bin`.
+
+    They are 16-bit floats of shape (N, E), little-endian. A caption without a vector has zeros.
+
+    Args:
+        folder: Folder of the page.
+        records: The records, sorted by id.
+        captions: Write the vectors of captions as well: given ones and those of the model.
+    """
     vectors = np.stack([record.vector for record in records])
     (folder / "vectors.bin").write_bytes(vectors.astype("<f2").tobytes())
+    if captions:
+        none = np.zeros_like(records[0].vector)
+        found = [none if one.text_vector is None else one.text_vector for one in records]
+        (folder / "caption_vectors.bin").write_bytes(np.stack(found).astype("<f2").tobytes())
+
+
+def write_items(
+    folder: Path, records: Sequence[Record], *, progress: ProgressMaker = silent
+) -> tuple[list[dict[str, Any]], int]:
+    """Write the thumbnails of a collection; describe its items.
+
+    An image that cannot be read any more has no thumbnail.
+
+    Args:
+        folder: Folder of the page.
+        records: The records, sorted by id.
+        progress: Optional progress callback.
+
+    Returns:
+        The fields of each item, and the number of items without a thumbnail.
+    """
     (folder / "thumbnails").mkdir()
     thumbnails: dict[str, dict[str, Any]] = {}
     read = ImageResolver()
@@ -61,6 +83,7 @@ def write_items(
             "id": record.id,
             "name": record.path.rsplit("/", 1)[-1],
             "caption": record.caption,
+            "caption_source": record.caption_source,
             **thumbnails[record.id],
         }
         for record in records

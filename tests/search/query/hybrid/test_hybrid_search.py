@@ -78,7 +78,7 @@ def test_captions_rank_by_vector_and_by_words(
 def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hybrid_search, "_DEPTHS", (4,))
+    monkeypatch.setattr(hybrid_search, "DEPTHS", (4,))
     words = {hit.id: hit.score for hit in word_search(engine.index).full_text_search("17 3", 4)}
     cosines = {hit.id: hit.score for hit in engine.search("17 3", k=40)}
     hits = engine.search("17 3", hybrid=True, k=8)
@@ -165,7 +165,7 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
     make_record: Callable[..., Record],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hybrid_search, "_DEPTHS", (16, 64, 256))
+    monkeypatch.setattr(hybrid_search, "DEPTHS", (16, 64, 256))
     index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
     engine = SearchEngine(embedder, index)
     for fusion in (
@@ -198,7 +198,7 @@ def test_a_min_score_goes_by_the_cosine_also_of_full_text_hits(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that some hits are found by full text only, and pages need several depths.
-    monkeypatch.setattr(hybrid_search, "_DEPTHS", (4, 16, 64))
+    monkeypatch.setattr(hybrid_search, "DEPTHS", (4, 16, 64))
     everything = engine.search("image 3", hybrid=Fusion(), k=40)
     query = embedder.direction(b"image 3")
     cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}

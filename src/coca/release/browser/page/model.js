@@ -1,6 +1,7 @@
 // The exported graphs in ONNX Runtime, each loaded when it is first needed.
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
+import { fetched, json, once } from "./files.js";
 import { rgb, square } from "./pixels.js";
 import { forms } from "./queries.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -8,25 +9,6 @@ import { Tokenizer } from "./tokenizer.js";
 // Threads would need headers of the server for cross-origin isolation.
 ort.env.wasm.numThreads = 1;
 
-const loaded = new Map();
-
-// Runs a function once; a failed run is repeated by the next call.
-function once(key, make) {
-  if (!loaded.has(key)) {
-    const made = make();
-    made.catch(() => loaded.delete(key));
-    loaded.set(key, made);
-  }
-  return loaded.get(key);
-}
-
-export async function fetched(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Error(`${path}: status ${answer.status}`);
-  return answer;
-}
-
-const json = (path) => once(path, async () => (await fetched(path)).json());
 const graph = (name) =>
   once(name, async () => {
     const bytes = await (await fetched(`model/${name}.onnx`)).arrayBuffer();

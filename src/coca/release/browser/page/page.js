@@ -1,26 +1,25 @@
 // Search page of an exported collection: typed text, an image, or an image of the collection.
 
-import { embedImage, embedQuery, fetched } from "./model.js";
-import { Vectors } from "./vectors.js";
+import { embedImage } from "./model.js";
+import { Search } from "./search.js";
 
 const PAGE = 60;
 const $ = (id) => document.getElementById(id);
 const [form, text, status, results, more] = ["search", "text", "status", "results", "more"].map($);
 
+let search;
 let collection;
-let vectors;
 let hits = [];
 let latest = 0;
 
 async function start() {
   try {
-    collection = await (await fetched("collection.json")).json();
-    const buffer = await (await fetched("vectors.bin")).arrayBuffer();
-    vectors = new Vectors(buffer, collection.embed_dim);
+    search = await Search.open();
   } catch (error) {
     fail("The collection cannot be read", error);
     return;
   }
+  collection = search.collection;
   document.title = collection.title;
   $("title").textContent = collection.title;
   $("pick-button").hidden = !collection.image_search;
@@ -34,9 +33,9 @@ function follow() {
   text.value = query.get("q") ?? "";
   const row = collection.items.findIndex((item) => item.id === query.get("like"));
   if (row >= 0) {
-    run(`Similar to ${described(collection.items[row])}`, async () => vectors.row(row));
+    run(`Similar to ${described(collection.items[row])}`, () => search.byRow(row));
   } else if (text.value) {
-    run(`“${text.value}”`, () => embedQuery(text.value));
+    run(`“${text.value}”`, () => search.byText(text.value));
   } else {
     latest++;
     hits = collection.items.map((_, number) => ({ row: number }));
@@ -44,16 +43,16 @@ function follow() {
   }
 }
 
-async function run(name, embed) {
+async function run(name, find) {
   const own = ++latest;
   status.textContent = `Searching: ${name}`;
   results.setAttribute("aria-busy", "true");
   try {
-    const query = await embed();
+    const found = await find();
     // A later search has replaced this one.
     if (own !== latest) return;
-    hits = vectors.nearest(query, collection.items.length);
-    show(`${name}: ${hits.length.toLocaleString("en")} images, nearest first`);
+    hits = found;
+    show(`${name}: ${hits.length.toLocaleString("en")} images, best first`);
   } catch (error) {
     if (own === latest) fail("The search failed", error);
   } finally {
@@ -119,7 +118,8 @@ function searchImage(file) {
   // Without the old address, as it does not describe this search.
   history.replaceState(null, "", location.pathname + location.search);
   text.value = "";
-  run(file.name ? `Similar to ${file.name}` : "Similar to the image", () => embedImage(file));
+  const name = file.name ? `Similar to ${file.name}` : "Similar to the image";
+  run(name, async () => search.byVector(await embedImage(file)));
 }
 
 form.addEventListener("submit", (event) => {

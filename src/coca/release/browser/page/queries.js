@@ -45,3 +45,9 @@ export function forms(query, rules) {
   if (words(bare).length > rules.max_words) return [bare];
   return [...new Set([bare, singular(bare, rules)])];
 }
+
+// The words of a query for BM25, with the singular of plurals.
+export function queryWords(query, rules) {
+  const texts = forms(bareQuery(query, rules), rules);
+  return [...new Set(texts.flatMap((text) => text.split(" ")))].join(" ");
+}

@@ -7,24 +7,30 @@ export class Vectors {
     this.size = size;
     this.count = halves.length / size;
     this.numbers = Float32Array.from(halves, fromHalf);
+    this.rows = [...Array(this.count).keys()].filter((row) => this.row(row).some(Boolean));
   }
 
   row(number) {
     return this.numbers.subarray(number * this.size, (number + 1) * this.size);
   }
 
-  // Row numbers and cosines of the nearest vectors, best first. A longer query is shortened.
-  nearest(query, k) {
-    const scores = new Float32Array(this.count);
+  // All rows with their cosines, nearest first, without rows of zeros. A longer query is shortened.
+  nearest(query) {
     const unit = normalized(query.subarray(0, this.size));
+    const scores = new Float32Array(this.count);
     for (let row = 0, at = 0; row < this.count; row++) {
       let sum = 0;
       for (let n = 0; n < this.size; n++, at++) sum += unit[n] * this.numbers[at];
       scores[row] = sum;
     }
-    const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a]);
-    return order.slice(0, k).map((row) => ({ row, score: scores[row] }));
+    return ranked(scores, this.rows);
   }
+}
+
+// Rows with their scores, best first; equal scores in the order of rows, which is that of ids.
+export function ranked(scores, rows) {
+  const order = [...rows].sort((a, b) => scores[b] - scores[a] || a - b);
+  return order.map((row) => ({ row, score: scores[row] }));
 }
 
 function normalized(vector) {

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from coca.core.extras import require
 
-_K1, _B = 1.2, 0.75
+K1, B = 1.2, 0.75
 """Defaults of Milvus and Lucene."""
 _WORD = re.compile(r"\w+")
 
@@ -37,7 +37,7 @@ class BM25Index:
             bm25s = require("bm25s", extra="search")
             # Its import sets the level DEBUG, which the log handler of `mcp` would print.
             logging.getLogger("bm25s").setLevel(logging.WARNING)
-            self._ranker = bm25s.BM25(method="lucene", k1=_K1, b=_B)
+            self._ranker = bm25s.BM25(method="lucene", k1=K1, b=B)
             self._ranker.index(split, show_progress=False)
 
     def scores(self, query: str) -> Float32[np.ndarray, " N"]:

@@ -19,7 +19,7 @@ from coca.search.query.searchable import FullTextSearch, Searchable, cosine
 from coca.search.records import Hit
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
 
-_DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
+DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
 """Hits of each ranking that are fused; the next depth only appends hits. Over 1,880 drawings with
 their names, 100 everyday queries have a right hit in the first five for 87 % at 32, 64 and 128, and
 for 86 % at 256, whose search takes Lite three times as long as one of 64.
@@ -123,7 +123,7 @@ def search_hybrid(
     page.check_page(MAX_RESULTS)
     dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
     joined: dict[str, Hit] = {}
-    for depth in _DEPTHS:
+    for depth in DEPTHS:
         text_hits = by_words.full_text_search(words, depth, filter=page.filter)
         caption_hits = _by_caption_vector(index, query, depth, fusion, page.on, dense)
         if fusion.captions == "given" and not any(map(fusion.counts, (*text_hits, *caption_hits))):

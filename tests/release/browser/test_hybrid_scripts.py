@@ -1,0 +1,189 @@
+"""Hybrid search of the static page against the Python code whose results it must equal."""
+
+import random
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float32
+
+from coca.release.browser.hybrid import casefold_exceptions, hybrid_settings
+from coca.release.browser.items import sorted_records, write_items, write_vectors
+from coca.search.milvus.collection import Collection
+from coca.search.query.engine import SearchEngine
+from coca.search.query.hybrid import hybrid_search
+from coca.search.query.hybrid.bm25_index import BM25Index, split_words
+from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.short_queries import RULES, embed_queries
+from coca.search.records import Origin, Record
+from page_scripts import NODE, node
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+
+RANGES = (
+    (32, 127),
+    (160, 0x250),
+    (0x370, 0x400),
+    (0x900, 0x980),
+    (0x1E90, 0x2070),
+    (0x13A0, 0x13F6),
+)
+WORDS = "red car blue dog dogs Straße STRASSE cafe\u0301 caf\xe9 cars Ab_1 x² snow"
+EMBED_DIM = 16
+PAGE_SEARCH = """
+import { BM25 } from "PAGE/bm25.js";
+import { fused } from "PAGE/hybrid.js";
+import { queryWords } from "PAGE/queries.js";
+import { Vectors } from "PAGE/vectors.js";
+const { items, hybrid } = given;
+const vectors = (halves) => new Vectors(Uint16Array.from(halves).buffer, given.size);
+const [images, captions] = [given.images, given.captions].map(vectors);
+const isGiven = (row) => items[row].caption_source === "given";
+const words = new BM25(items.map((item, row) => (isGiven(row) ? item.caption : "")), hybrid.bm25);
+const search = ({ text, vector }) => {
+  const query = Float32Array.from(vector);
+  const rankings = [images.nearest(query), captions.nearest(query)];
+  const byWords = words.nearest(queryWords(text, given.rules));
+  return fused(...rankings, byWords, hybrid, isGiven).map((row) => items[row].id);
+};
+console.log(JSON.stringify(given.queries.map(search)));
+"""
+
+
+def random_texts(count: int) -> list[str]:
+    """Texts of known words and of random characters."""
+    draw = random.Random(0)
+    found = []
+    for _ in range(count):
+        words = [draw.choice(WORDS.split()) for _ in range(draw.randrange(6))]
+        first, last = draw.choice(RANGES)
+        letters = "".join(chr(draw.randrange(first, last)) for _ in range(draw.randrange(12)))
+        found.append(" ".join([*words, letters]))
+    return found
+
+
+def test_the_page_splits_words_as_python_does() -> None:
+    script = """
+import { splitWords } from "PAGE/bm25.js";
+console.log(JSON.stringify(given.texts.map((text) => splitWords(text, given.casefold))));
+"""
+    # Characters by themselves, since neighbors compose. Node.js may know more than Python.
+    every = " ".join(one for one in map(chr, range(0xD800)) if unicodedata.category(one) != "Cn")
+    given = [every, *random_texts(300), "ΟΔΟΣ", "İıß ẞ", "a_b-c'd", "12:30 ½", "\N{DOG FACE}"]
+    found = node(script, {"texts": given, "casefold": casefold_exceptions()})
+    for text, words in zip(given, found, strict=True):
+        assert words == split_words(text), text
+
+
+def test_the_page_scores_captions_as_python_does() -> None:
+    script = """
+import { BM25 } from "PAGE/bm25.js";
+const index = new BM25(given.texts, given.settings);
+console.log(JSON.stringify(given.queries.map((query) => index.nearest(query))));
+"""
+    captions = [*random_texts(120), "", "!"]
+    queries = ["red dog", "strasse", "Cafe\u0301 CAFÉ", "x2 snow snow", "zebra", "", "!"]
+    index = BM25Index(captions)
+    settings = {"k1": 1.2, "b": 0.75, "casefold": casefold_exceptions()}
+    given = {"texts": captions, "queries": queries, "settings": settings}
+    for query, hits in zip(queries, node(script, given), strict=True):
+        scores = index.scores(query)
+        assert {hit["row"] for hit in hits} == set(np.flatnonzero(scores))
+        found = [hit["score"] for hit in hits]
+        np.testing.assert_allclose(found, [scores[hit["row"]] for hit in hits], rtol=1e-5)
+        assert found == sorted(found, reverse=True)
+
+
+class _Texts:
+    """Embedder of texts: a random vector for each, the same for the same text."""
+
+    fingerprint, embed_dim = "f" * 24, EMBED_DIM
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        return np.stack([_half(np.random.default_rng(list(text.encode()))) for text in texts])
+
+
+def _half(random: np.random.Generator) -> Float32[np.ndarray, " E"]:
+    """Draw a unit vector of 16-bit numbers, which the page reads without rounding."""
+    vector = random.normal(0, 1, EMBED_DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float16).astype(np.float32)
+
+
+def _records(captioned: float, count: int = 150) -> list[Record]:
+    """Records with captions that people gave, with captions of a model, and without any.
+
+    Every fifth record equals the one before, so that the two tie in all rankings.
+    """
+    draw, random = np.random.default_rng(0), random_texts(count)
+    records: list[Record] = []
+    for number, text in enumerate(random):
+        given, has_vector = draw.random() < captioned, draw.random() < 0.8
+        one = Record(
+            id=f"{number:03}",
+            path=f"{number}.jpg",
+            caption="" if number % 7 == 0 else text.strip(),
+            vector=_half(draw),
+            text_vector=_half(draw) if has_vector and number % 7 else None,
+            origin=Origin(captioned=not given),
+        )
+        records.append(replace(records[-1], id=one.id) if number % 5 == 4 else one)
+    # In another order than by id.
+    return records[::-1]
+
+
+@pytest.mark.parametrize("captioned", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("depths", [hybrid_search.DEPTHS, (4, 16, 64)])
+def test_the_page_fuses_rankings_as_python_does(
+    captioned: float, depths: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hybrid_search, "DEPTHS", depths)
+    texts = _Texts()
+    queries = ["red", "two dogs", "a strasse", "caf\xe9s", "zebra", "snow " * 4, "?"]
+    with Collection.open(
+        str(tmp_path / "images.db"),
+        embed_dim=EMBED_DIM,
+        fingerprint=texts.fingerprint,
+        create=True,
+    ) as index:
+        index.upsert(_records(captioned))
+        records = sorted_records(index)
+        settings = hybrid_settings(index, records)
+        assert settings is not None
+        write_vectors(tmp_path, records, captions=True)
+        items, _ = write_items(tmp_path, records)
+        engine = SearchEngine(texts, index)
+        expected = [engine.search(text, k=20, hybrid=Fusion(captions="given")) for text in queries]
+    given = {
+        "items": items,
+        "hybrid": {**settings, "depths": depths},
+        "rules": RULES,
+        "size": EMBED_DIM,
+        "images": _halves(tmp_path / "vectors.bin"),
+        "captions": _halves(tmp_path / "caption_vectors.bin"),
+        "queries": [
+            {"text": text, "vector": embed_queries(texts.embed_texts, [text])[0].tolist()}
+            for text in queries
+        ],
+    }
+    for text, hits, found in zip(queries, expected, node(PAGE_SEARCH, given), strict=True):
+        assert found[:20] == [hit.id for hit in hits], text
+        assert sorted(found) == [item["id"] for item in items]
+
+
+def _halves(path: Path) -> list[int]:
+    return np.fromfile(path, "<u2").tolist()
+
+
+def test_a_page_without_given_captions_searches_images_alone(tmp_path: Path) -> None:
+    with Collection.open(
+        str(tmp_path / "images.db"), embed_dim=EMBED_DIM, fingerprint="f" * 24, create=True
+    ) as index:
+        index.upsert(_records(captioned=0.0))
+        assert hybrid_settings(index, sorted_records(index)) is None
