@@ -28,7 +28,7 @@ for 86 % at 256, whose search takes Lite three times as long as one of 64.
 MANY_CAPTIONS = 50_000
 """Records from which on reading all captions takes longer than a search should (three seconds)."""
 
-_RRF = Fusion()
+_DEFAULT = Fusion()
 _GIVEN = 'caption_source == "given"'
 
 
@@ -92,7 +92,7 @@ def search_hybrid(
     words: str,
     query: Float[np.ndarray, "1 E"],
     *,
-    fusion: Fusion = _RRF,
+    fusion: Fusion = _DEFAULT,
     k: int = 10,
     **options: Unpack[SearchKeywords],
 ) -> list[Hit]:
