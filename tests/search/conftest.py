@@ -1,8 +1,9 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from milvus_server import SERVER
 DIM = 16
 SHARED = "coca_tests"
 ETCD_ATTEMPTS = 2
+
+_T = TypeVar("_T")
 
 
 class StandIn:
@@ -69,15 +72,15 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("milvus_server"))
 
 
-def _patiently(make: Callable[[], Collection]) -> Collection:
-    """Create a collection, again if the server's own store did not answer it in time."""
+def _patiently(act: Callable[[], _T]) -> _T:
+    """Create or drop a collection, again if the server's own store did not answer it in time."""
     for _ in range(ETCD_ATTEMPTS):
         try:
-            return make()
+            return act()
         except SearchError as error:
             if "etcdserver: request timed out" not in str(error):
                 raise
-    return make()
+    return act()
 
 
 @pytest.fixture
@@ -109,9 +112,14 @@ def make_index(uri: str) -> Iterator[Callable[..., Collection]]:
     if made:
         connection = Connection(uri, create=False)
         for collection in sorted(made):
-            if has_collection(connection, collection):
-                drop_collection(connection, collection)
+            _patiently(partial(_drop, connection, collection))
         connection.close()
+
+
+def _drop(connection: Connection, collection: str) -> None:
+    """Drop a collection if it is there; an attempt that timed out may have dropped it."""
+    if has_collection(connection, collection):
+        drop_collection(connection, collection)
 
 
 @pytest.fixture
