@@ -82,7 +82,8 @@ def test_a_collection_of_coca_index_is_a_retriever(store: Any, predictor: Predic
     scored = store.similarity_search_with_score("a red car", k=2)
     assert [score for _, score in scored] == [hit.score for hit in hits[:2]]
     vector = embed_queries(predictor.embed_texts, ["a red car"])[0].tolist()
-    assert store.similarity_search_by_vector(vector, k=5) == documents
+    by_image = store.similarity_search("a red car", k=5, hybrid=False)
+    assert store.similarity_search_by_vector(vector, k=5) == by_image != documents
 
 
 def test_an_image_finds_itself_and_relevance_is_in_0_to_1(store: Any) -> None:
@@ -94,7 +95,7 @@ def test_an_image_finds_itself_and_relevance_is_in_0_to_1(store: Any) -> None:
 
 
 def test_mmr_with_relevance_only_is_a_search_and_else_differs_by_its_own_rule(store: Any) -> None:
-    near = store.similarity_search("a red car", k=3)
+    near = store.similarity_search("a red car", k=3, hybrid=False)
     assert store.max_marginal_relevance_search("a red car", k=3, lambda_mult=1.0) == near
     spread = store.max_marginal_relevance_search("a red car", k=3, fetch_k=5, lambda_mult=0.0)
     vectors = store.collection.get([one.id for one in spread])
