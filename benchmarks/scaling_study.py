@@ -247,16 +247,16 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(9, 4), layout="constrained")
+    drawing = Figure(figsize=(10, 4), layout="constrained")
     panels = drawing.subplots(1, len(ERRORS))
     for panel, (error, title) in zip(panels, ERRORS.items(), strict=True):
-        for size in dict.fromkeys(it["size"] for it in points):
+        for number, size in enumerate(dict.fromkeys(it["size"] for it in points)):
             for fraction, mark in zip(FRACTIONS, "o^v", strict=True):
                 some = [it for it in points if (it["size"], it["fraction"]) == (size, fraction)]
                 if some:
                     label = f"{size}, {fraction:g} of the photos"
                     x, y = [it["gflops"] / 1e3 for it in some], [it[error] for it in some]
-                    panel.plot(x, y, mark, label=label, markersize=4)
+                    panel.plot(x, y, mark, color=f"C{number}", label=label, markersize=4)
         found = fit([it for it in points if it["fraction"] == 1], error)
         if found is not None:
             compute = [it["gflops"] for it in points]
@@ -264,7 +264,11 @@ def draw(path: Path, points: Sequence[Point]) -> None:
             panel.plot(line / 1e3, found[0] * line ** -found[1] + found[2], color="black", lw=1)
         panel.set(xlabel="TFLOP", ylabel=title, xscale="log", yscale="log")
         panel.grid(alpha=0.3, which="both")
-    panels[0].legend(fontsize="x-small")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside right center", fontsize="x-small")
     # Text stays text: a tenth of the size.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaling-study"}):
         drawing.savefig(path, format="svg", metadata={"Date": None})
