@@ -144,6 +144,7 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     (root / "photos" / "cat.json").write_text(json.dumps(words))
     write_photos(root / "test-photos", 3, first=20)
     write_photos(home / "Pictures", 3, first=30)
+    write_photos(home / "photos", 140)
     for number, name in enumerate(("photo.jpg", "holiday.jpg", "drawing.png")):
         (root / name).write_bytes(image_bytes(40 + number, side=96))
     for folder, name in (("clips", "clip.mp4"), ("holidays", "trip.mp4"), (".", "clip.mp4")):
