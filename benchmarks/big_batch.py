@@ -31,9 +31,9 @@ from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.train.backward import backward
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.optimizer import OptimizerConfig, make_optimizer
-from coca.train.parallel import ParallelModel
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 
 NAMES = {
     "cached": "one step, cached",

@@ -34,7 +34,7 @@ from coca.model.generation.generate import generate
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.tokenizer import Tokenizer
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.optimizer import OptimizerConfig, make_optimizer
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from coca.workflows.training.feature_cache import obtain_features
 from coca.workflows.training.pretrain import PretrainConfig
 from coca.workflows.training.pretrain_data import (

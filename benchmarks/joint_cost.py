@@ -24,7 +24,7 @@ from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.train.objective import CoCaObjective
-from coca.train.optimizer import make_optimizer
+from coca.train.optim.optimizer import make_optimizer
 from coca.workflows.training.pretrain import PretrainConfig
 from coca.workflows.training.pretrain_data import (
     make_loader,

@@ -28,7 +28,7 @@ from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.model.pretrained import count_parameters
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.optimizer import OptimizerConfig, make_optimizer
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 
 PATCH_PX, VOCAB_SIZE = 16, 8_000
 

@@ -41,7 +41,7 @@ from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.model.openclip.weights import convert_state_dict
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.optimizer import OptimizerConfig, make_optimizer
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 
 OPTIMIZER = OptimizerConfig(lr=1e-4, weight_decay=0.01)
 NAMES = {

@@ -15,9 +15,9 @@ from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.train.backward import backward
 from coca.train.detection import DetectionObjective, Target
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig, Objective
-from coca.train.parallel import Kind, ParallelModel
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results

@@ -6,8 +6,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from coca.train.ema import Ema, EmaConfig
-from coca.train.state import distribute_like
+from coca.train.checkpoints.state import distribute_like
+from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import Results
 
 PLAIN = EmaConfig(decay=0.9, warmup=False)

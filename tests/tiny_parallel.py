@@ -6,9 +6,9 @@ from torch.distributed.tensor import DTensor
 
 from coca.model.coca import CoCa
 from coca.train.backward import backward
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.parallel import Kind, ParallelModel
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch
 

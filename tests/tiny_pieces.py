@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from coca.core.errors import StorageError
-from coca.train.sharded_safetensors import copy_to_cpu, write_shards
+from coca.train.checkpoints.sharded_safetensors import copy_to_cpu, write_shards
 
 WHOLE: dict[str, Tensor] = {
     "even": torch.arange(16.0).reshape(8, 2),

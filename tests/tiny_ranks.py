@@ -18,8 +18,8 @@ from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.model.losses.contrastive import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.parallel import ParallelModel
 from tiny import caption, sharpened, tiny_config
 
 Results = dict[str, Tensor]

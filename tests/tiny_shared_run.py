@@ -14,11 +14,11 @@ from coca.core.errors import DataError
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.train.backward import backward
-from coca.train.distributed_context import DistributedContext
-from coca.train.ema import EmaConfig
+from coca.train.checkpoints.state import gather_full_tensors, model_tensors, optimizer_state
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.parallel import Kind, ParallelModel
-from coca.train.state import gather_full_tensors, model_tensors, optimizer_state
+from coca.train.optim.ema import EmaConfig
 from coca.train.trainer import Trainer
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch

@@ -14,9 +14,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from coca.cli.training.train import leave
 from coca.core.errors import CocaError, DataError
-from coca.train import distributed_init
-from coca.train.distributed_context import DistributedContext
-from coca.train.distributed_init import join_from_environment
+from coca.train.distributed import init as distributed_init
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.init import join_from_environment
 
 
 def refuse() -> None:

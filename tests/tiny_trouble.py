@@ -16,8 +16,9 @@ from coca.core.errors import CocaError, StorageError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.train import checkpoint_manager, sharded_safetensors
-from coca.train.distributed_context import DistributedContext
+from coca.train.checkpoints import manager as checkpoint_manager
+from coca.train.checkpoints import sharded_safetensors
+from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import Trainer, TrainResult

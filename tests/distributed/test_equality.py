@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from coca.train.parallel import Kind
+from coca.train.distributed.parallel import Kind
 from tiny_ranks import Results, on_ranks
 from tiny_shared_run import CASES, KINDS, RUNS, run, step, steps_and_runs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tiny_run
-from coca.train.checkpoint import CHECKPOINT_FOLDER
+from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from tiny_ranks import on_ranks
 from tiny_trouble import Outcome, all_scenes
 

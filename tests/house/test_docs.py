@@ -21,7 +21,7 @@ from coca.data.sources.tar.shards import ShardWriter
 from coca.model.config import CoCaConfig
 from coca.search.milvus.collection import Collection
 from coca.tasks import TASKS, TaskConfig
-from coca.train.optimizer import OPTIMIZERS
+from coca.train.optim.optimizer import OPTIMIZERS
 from coca.train.tracker import TRACKERS
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig

@@ -11,8 +11,8 @@ import yaml
 from coca.core.config.serialization import load_config
 from coca.data.sources.base import SourceConfig
 from coca.model.coca import CoCa
-from coca.train.optimizer import make_optimizer
-from coca.train.param_groups import freeze
+from coca.train.optim.optimizer import make_optimizer
+from coca.train.optim.param_groups import freeze
 from coca.workflows.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,8 +13,8 @@ from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.train.backward import backward
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig, Losses
-from coca.train.parallel import ParallelModel
 from tiny import sharpened, tiny_config
 from tiny_ranks import ragged_batch
 

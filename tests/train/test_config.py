@@ -4,7 +4,7 @@ import pytest
 
 from coca.core.errors import ConfigError
 from coca.train.config import TrainConfig
-from coca.train.schedule import ScheduleConfig
+from coca.train.optim.schedule import ScheduleConfig
 
 
 @pytest.mark.parametrize(

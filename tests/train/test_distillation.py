@@ -19,8 +19,8 @@ from coca.train.distillation import (
     distillation_loss,
     sample_classes,
 )
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.parallel import ParallelModel
 from tiny import caption
 from tiny_encoders import captioner, images
 

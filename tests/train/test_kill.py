@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tiny_run
-from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest
-from coca.train.ema import EmaConfig
+from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.train.optim.ema import EmaConfig
 from tiny_ranks import start_process
 
 pytestmark = pytest.mark.distributed

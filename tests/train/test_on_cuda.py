@@ -14,9 +14,9 @@ from coca.model.config import HeadConfig
 from coca.processing.image import ImageConfig
 from coca.train.backward import backward
 from coca.train.detection import DetectionObjective
-from coca.train.ema import EmaConfig
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.parallel import ParallelModel
+from coca.train.optim.ema import EmaConfig
 from tiny import sharpened, tiny_config
 from tiny_architectures import boxes, detector, openclip, openclip_batch
 from tiny_device import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda

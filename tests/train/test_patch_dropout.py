@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.train.schedule import ScheduleConfig, set_patch_dropout
+from coca.train.optim.schedule import ScheduleConfig, set_patch_dropout
 from coca.train.trainer import Trainer
 from tiny import tiny_config, transformer
 from tiny_architectures import openclip

@@ -13,10 +13,10 @@ from coca.core.files import atomic
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.train.checkpoint import CHECKPOINT_FOLDER
+from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig, Losses
-from coca.train.optimizer import OptimizerConfig
+from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics
 from coca.train.trainer import Trainer
 from tiny import tiny_config

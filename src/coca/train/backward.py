@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
+from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
-from coca.train.parallel import ParallelModel
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -7,10 +7,10 @@ from pydantic import PositiveFloat, PositiveInt
 
 from coca.core.config.base import Config
 from coca.core.errors import ConfigError
-from coca.train.ema import EmaConfig
-from coca.train.optimizer import OptimizerConfig
-from coca.train.parallel import Kind
-from coca.train.schedule import ScheduleConfig
+from coca.train.distributed.parallel import Kind
+from coca.train.optim.ema import EmaConfig
+from coca.train.optim.optimizer import OptimizerConfig
+from coca.train.optim.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)

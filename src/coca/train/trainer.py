@@ -16,22 +16,10 @@ from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
 from coca.train.backward import backward
-from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
-from coca.train.checkpoint_manager import OTHER_RANKS, CheckpointManager
-from coca.train.config import TrainConfig
-from coca.train.device import deterministic_algorithms, training_device
-from coca.train.distributed_context import DistributedContext, lost_ranks_reported
-from coca.train.ema import Ema
-from coca.train.metrics_logger import MetricsLogger
-from coca.train.nonfinite import cause_of, location_of, nonfinite_report
-from coca.train.objective import Losses, Objective
-from coca.train.optimizer import make_optimizer
-from coca.train.parallel import ParallelModel
-from coca.train.param_groups import freeze
-from coca.train.resume import require_same_run, run_identity
-from coca.train.schedule import lr_at, patch_dropout_at, set_patch_dropout
-from coca.train.signals import StopRequest, stop_on_signal
-from coca.train.state import (
+from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.train.checkpoints.manager import OTHER_RANKS, CheckpointManager
+from coca.train.checkpoints.resume import require_same_run, run_identity
+from coca.train.checkpoints.state import (
     distribute_like,
     gather_full_tensors,
     model_tensors,
@@ -41,6 +29,18 @@ from coca.train.state import (
     restore_optimizer,
     restore_random,
 )
+from coca.train.config import TrainConfig
+from coca.train.device import deterministic_algorithms, training_device
+from coca.train.distributed.context import DistributedContext, lost_ranks_reported
+from coca.train.distributed.parallel import ParallelModel
+from coca.train.metrics_logger import MetricsLogger
+from coca.train.nonfinite import cause_of, location_of, nonfinite_report
+from coca.train.objective import Losses, Objective
+from coca.train.optim.ema import Ema
+from coca.train.optim.optimizer import make_optimizer
+from coca.train.optim.param_groups import freeze
+from coca.train.optim.schedule import lr_at, patch_dropout_at, set_patch_dropout
+from coca.train.signals import StopRequest, stop_on_signal
 from coca.train.tracker import Tracker
 
 logger = logging.getLogger(__name__)

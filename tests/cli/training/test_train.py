@@ -14,7 +14,7 @@ import yaml
 from typer.testing import Result
 
 import coca
-from coca.train.checkpoint import load_newest
+from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training import pretrain as workflow
 from tiny_video import video

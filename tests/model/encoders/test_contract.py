@@ -19,8 +19,8 @@ from coca.model.encoders.timm import TimmConfig, TimmEncoder
 from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
 from coca.model.pretrained import load_model, save_model
-from coca.train.param_groups import freeze, layer_scales
-from coca.train.schedule import set_patch_dropout
+from coca.train.optim.param_groups import freeze, layer_scales
+from coca.train.optim.schedule import set_patch_dropout
 from coca.workflows.training.feature_cache import hash_encoder
 from tiny import caption, tiny_config
 from tiny_encoders import ENCODERS, captioner, images

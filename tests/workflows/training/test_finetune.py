@@ -14,7 +14,7 @@ from coca.model.openclip.model import OpenCLIP
 from coca.model.pretrained import save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.train.param_groups import parameter_groups
+from coca.train.optim.param_groups import parameter_groups
 from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
 from tiny_finetune import COLORS, recipe, write_classes

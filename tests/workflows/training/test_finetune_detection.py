@@ -18,8 +18,8 @@ from coca.model.detection.detector import DetectorConfig
 from coca.processing.augment import AugmentConfig
 from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
-from coca.train.optimizer import OptimizerConfig
-from coca.train.schedule import ScheduleConfig
+from coca.train.optim.optimizer import OptimizerConfig
+from coca.train.optim.schedule import ScheduleConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
 from tiny_model import write_model

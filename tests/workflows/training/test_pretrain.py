@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.encoders.vit import VisionTransformer
 from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoint import load_newest
+from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.run_dir import compare_with_earlier

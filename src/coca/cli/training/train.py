@@ -35,7 +35,7 @@ def pretrain(
     Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     console = Console.current(json=as_json)
-    from coca.train.distributed_init import join_from_environment
+    from coca.train.distributed.init import join_from_environment
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings)
@@ -67,7 +67,7 @@ def finetune(
     """
     console = Console.current(json=as_json)
     from coca.cli.training.evaluate import score_rows
-    from coca.train.distributed_init import join_from_environment
+    from coca.train.distributed.init import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
 
@@ -111,7 +111,7 @@ def leave(code: int | str | None) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     from coca.core.errors import CocaError
-    from coca.train.distributed_context import DistributedContext, lost_ranks_reported
+    from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 
     if code in (None, 0, STOPPED):
         world = DistributedContext.current()

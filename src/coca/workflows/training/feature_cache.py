@@ -32,8 +32,8 @@ from coca.model.encoders.base import ImageEncoder
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
 from coca.train.device import training_device
-from coca.train.distributed_context import DistributedContext
-from coca.train.param_groups import frozen_by
+from coca.train.distributed.context import DistributedContext
+from coca.train.optim.param_groups import frozen_by
 from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
 
 logger = logging.getLogger(__name__)

@@ -29,9 +29,9 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.train.config import TrainConfig
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
-from coca.train.param_groups import GroupConfig
+from coca.train.optim.param_groups import GroupConfig
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.training.distillation import make_objective
@@ -133,7 +133,7 @@ class FinetuneResult:
 def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> FinetuneResult:
     """Fine-tune a model on a downstream task and evaluate it; the same call resumes a run.
 
-    In distributed training (`coca.train.distributed_context`), every process calls this function.
+    In distributed training (`coca.train.distributed.context`), every process calls this function.
 
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.

@@ -18,8 +18,8 @@ from coca.data.sources.base import SourceConfig, read_metadata
 from coca.metrics.answers import normalize_answer
 from coca.model.config import HeadConfig
 from coca.processing.augment import AugmentConfig
-from coca.train.checkpoint import has_checkpoint
-from coca.train.distributed_context import DistributedContext
+from coca.train.checkpoints.checkpoint import has_checkpoint
+from coca.train.distributed.context import DistributedContext
 from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
 from coca.workflows.training.run_dir import write_json
 

@@ -31,7 +31,7 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
 from coca.train.detection import DetectionObjective, Target
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources

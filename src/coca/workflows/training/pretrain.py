@@ -29,7 +29,7 @@ from coca.model.word_map import folded
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.training.distillation import make_objective
@@ -188,7 +188,7 @@ class PretrainResult:
 def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> PretrainResult:
     """Pretrain a CoCa model; the same call resumes a run.
 
-    In distributed training (`coca.train.distributed_context`), every process calls this function.
+    In distributed training (`coca.train.distributed.context`), every process calls this function.
 
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.

@@ -24,9 +24,9 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
-from coca.train.checkpoint import has_checkpoint
+from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.device import training_device
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 

@@ -9,9 +9,9 @@ from torch import nn
 from coca.data.loading.loader import Loader
 from coca.model.lora import LoraConfig
 from coca.train.config import TrainConfig
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 from coca.train.objective import Objective
-from coca.train.optimizer import for_adapters
+from coca.train.optim.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer
 from coca.workflows.training.run_dir import RunConfig, begin

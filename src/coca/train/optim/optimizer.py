@@ -20,7 +20,7 @@ from coca.core.config.base import Config
 from coca.core.extras import require
 from coca.core.registry import Registry
 from coca.model.lora import LoraConfig
-from coca.train.param_groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
+from coca.train.optim.param_groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from coca.core.errors import CocaError, StorageError
-from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest, step_folder
-from coca.train.checkpoint_manager import CheckpointManager
-from coca.train.distributed_context import DistributedContext
+from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, load_newest, step_folder
+from coca.train.checkpoints.manager import CheckpointManager
+from coca.train.distributed.context import DistributedContext
 
 GROUPS = {"model": {"weight": torch.ones(2)}}
 

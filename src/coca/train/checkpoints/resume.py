@@ -7,7 +7,7 @@ from typing import Any
 from coca.core.config.renamed_settings import with_current_names
 from coca.core.errors import ConfigError
 from coca.model.config import HeadConfig
-from coca.train.checkpoint import Checkpoint
+from coca.train.checkpoints.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from torch import distributed
 
 from coca.core.errors import CocaError, StorageError
 from coca.core.files.atomic import atomic_folder
-from coca.train.checkpoint import (
+from coca.train.checkpoints.checkpoint import (
     commit,
     fingerprints,
     remove_others,
     save_checkpoint,
     step_folder,
 )
-from coca.train.distributed_context import DistributedContext
-from coca.train.sharded_safetensors import Groups, copy_to_cpu, write_shards
-from coca.train.state import gather_full_tensors
+from coca.train.checkpoints.sharded_safetensors import Groups, copy_to_cpu, write_shards
+from coca.train.checkpoints.state import gather_full_tensors
+from coca.train.distributed.context import DistributedContext
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.train.schedule import ScheduleConfig, lr_at, patch_dropout_at, warmup_steps
+from coca.train.optim.schedule import ScheduleConfig, lr_at, patch_dropout_at, warmup_steps
 
 SCHEDULES = st.builds(
     ScheduleConfig,

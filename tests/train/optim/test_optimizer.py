@@ -9,9 +9,9 @@ from coca.core.errors import ConfigError, MissingExtraError
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_
-from coca.train import optimizer as module
-from coca.train.optimizer import OPTIMIZERS, OptimizerConfig, for_adapters, make_optimizer
-from coca.train.param_groups import GroupConfig
+from coca.train.optim import optimizer as module
+from coca.train.optim.optimizer import OPTIMIZERS, OptimizerConfig, for_adapters, make_optimizer
+from coca.train.optim.param_groups import GroupConfig
 from tiny import tiny_config
 
 

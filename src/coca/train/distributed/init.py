@@ -9,7 +9,7 @@ from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import DistributedContext
+from coca.train.distributed.context import DistributedContext
 
 _KEY = "coca/meeting"
 _TIMEOUT = timedelta(minutes=10)

@@ -20,10 +20,10 @@ from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
-from coca.train.distributed_context import DistributedContext
+from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
+from coca.train.checkpoints.resume import require_same_run, run_identity
+from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
-from coca.train.resume import require_same_run, run_identity
 from coca.train.tracker import JsonLinesTracker, read_metrics
 from coca.train.trainer import Trainer
 from tiny import tiny_config

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from coca.core.errors import ModelError, StorageError
-from coca.train import checkpoint as module
-from coca.train import sharded_safetensors
-from coca.train.checkpoint import (
+from coca.train.checkpoints import checkpoint as module
+from coca.train.checkpoints import sharded_safetensors
+from coca.train.checkpoints.checkpoint import (
     CHECKPOINT_FOLDER,
     COMMIT_FILE,
     FORMAT_VERSION,

@@ -5,7 +5,7 @@ import pytest
 from torch import distributed
 
 from coca.core.errors import CocaError, DataError
-from coca.train.distributed_context import DistributedContext, lost_ranks_reported
+from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 from tiny_ranks import HANGING_S, on_ranks, start_process
 from tiny_talk import refuse, talk, wait_for_main, wait_for_main_that_ends
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from coca.core.errors import ModelError
 from coca.model.coca import CoCa
-from coca.train.optimizer import OptimizerConfig, make_optimizer
-from coca.train.state import (
+from coca.train.checkpoints.state import (
     model_tensors,
     optimizer_state,
     random_state,
@@ -17,6 +16,7 @@ from coca.train.state import (
     restore_optimizer,
     restore_random,
 )
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from tiny import tiny_config
 
 CPU = torch.device("cpu")

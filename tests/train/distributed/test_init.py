@@ -10,8 +10,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from coca.cli.training.train import leave
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import DistributedContext
-from coca.train.distributed_init import join_from_environment
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.init import join_from_environment
 from tiny_ranks import HANGING_S, start_process
 from tiny_talk import join_and_leave, join_on_accelerator
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from coca.core.errors import ModelError, StorageError
 from coca.core.files.atomic import atomic_folder, sha256_file
-from coca.train.sharded_safetensors import Groups, read_group, write_whole
+from coca.train.checkpoints.sharded_safetensors import Groups, read_group, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import DistributedContext
-from coca.train.parallel import Kind, ParallelModel
+from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.parallel import Kind, ParallelModel
 from tiny_parallel import CPU, LIMIT, look, make_model
 from tiny_ranks import Results, on_ranks
 

@@ -1,0 +1,1 @@
+"""Optimization: optimizers, parameter groups, schedules, and the moving average of weights."""
