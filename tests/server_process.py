@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+SEARCH_HEAD = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+"""The head of a request, to which the length of its body is appended."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class ServerProcess:
 
     def post(self, target: str, body: Any) -> Answer:
         return self.request("POST", target, body)
+
+    def exchange(self, sent: bytes) -> bytes:
+        """Send bytes, and read until the service closes the connection."""
+        with socket.create_connection(self.address, timeout=240) as connection:
+            received = b""
+            with suppress(ConnectionError):
+                connection.sendall(sent)
+                while part := connection.recv(65_536):
+                    received += part
+            return received
 
 
 @contextmanager

@@ -10,14 +10,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 from PIL import Image
 
 from coca.search.records import content_id
 from server_client import data_uri
-from server_process import ServerProcess, child_processes
+from server_process import SEARCH_HEAD, ServerProcess, child_processes
 from tiny_data import image_bytes
 
 
@@ -209,18 +208,6 @@ def test_a_filter_selects_within_the_collection_only(process: ServerProcess) -> 
         assert (answer.status, answer.json()["hits"]) == (200, [])
 
 
-def exchange(process: ServerProcess, sent: bytes) -> bytes:
-    """Send bytes, and read until the service closes the connection."""
-    with socket.create_connection(process.address, timeout=240) as connection:
-        received = b""
-        with suppress(ConnectionError):
-            connection.sendall(sent)
-            while part := connection.recv(65_536):
-                received += part
-        return received
-
-
-HEAD = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SMUGGLED = b"GET /v1/collections HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -243,29 +230,22 @@ SMUGGLED = b"GET /v1/collections HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def test_a_request_of_two_lengths_is_rejected_and_hides_no_other(
     process: ServerProcess, headers: bytes
 ) -> None:
-    received = exchange(process, HEAD + headers + b"\r\n0\r\n\r\n" + SMUGGLED)
+    received = process.exchange(SEARCH_HEAD + headers + b"\r\n0\r\n\r\n" + SMUGGLED)
     assert received.count(b"HTTP/1.1 ") == 1, received
     assert received.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501")), received
     assert b"embed_dim" not in received
 
 
 def test_huge_headers_are_rejected(process: ServerProcess) -> None:
-    received = exchange(process, HEAD + b"X: " + b"x" * 200_000 + b"\r\n\r\n")
+    received = process.exchange(SEARCH_HEAD + b"X: " + b"x" * 200_000 + b"\r\n\r\n")
     # The connection may be reset before the response is read.
     assert received.startswith(b"HTTP/1.1 4") or not received, received[:200]
 
 
-@pytest.mark.slow
-def test_a_slow_body_is_408(process: ServerProcess) -> None:
-    received = exchange(process, HEAD + b'Content-Length: 1000\r\n\r\n{"text": ')
-    assert received.startswith(b"HTTP/1.1 408"), received
-    assert received.count(b"HTTP/1.1 ") == 1
-
-
 def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
     body = json.dumps({"image": data_uri(image_bytes(1))}).encode()
-    whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    for length in (10, len(HEAD), len(whole) - 10, len(whole)):
+    whole = SEARCH_HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    for length in (10, len(SEARCH_HEAD), len(whole) - 10, len(whole)):
         with socket.create_connection(process.address) as connection:
             connection.sendall(whole[:length])
 
@@ -275,19 +255,6 @@ def test_a_killed_decoder_is_replaced(process: ServerProcess) -> None:
         assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
         for pid in child_processes(process.process.pid, "coca.server.images.decoding"):
             os.kill(pid, signal.SIGKILL)
-    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
-
-
-@pytest.mark.slow
-def test_a_decoder_that_hangs_is_killed(process: ServerProcess) -> None:
-    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
-    hanging = child_processes(process.process.pid, "coca.server.images.decoding")
-    for pid in hanging:
-        os.kill(pid, signal.SIGSTOP)
-    answer = process.post("/v1/search", {"image": data_uri(image_bytes(1))})
-    assert (answer.status, answer.json()["error"]["code"]) == (422, "too_slow")
-    for pid in hanging & child_processes(process.process.pid, "coca.server.images.decoding"):
-        os.kill(pid, signal.SIGCONT)
     assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 
 

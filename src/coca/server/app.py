@@ -60,7 +60,9 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.state.service = service
     add_error_handlers(app)
 
-    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_mb * 1e6))
+    app.add_middleware(
+        BodyLimit, max_bytes=int(settings.max_body_mb * 1e6), timeout_s=settings.body_timeout_s
+    )
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)

@@ -67,7 +67,9 @@ class Service:
         # Threads and processes start after all checks, since nothing would end them.
         self._check(collections, predictor)
         self.decoder = decoder or ProcessDecoder(
-            backend_of(predictor).images, max_pixels=settings.max_pixels
+            backend_of(predictor).images,
+            max_pixels=settings.max_pixels,
+            timeout_s=settings.decode_timeout_s,
         )
         self.model = ServedModel(predictor, self.decoder, settings)
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)

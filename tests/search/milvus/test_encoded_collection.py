@@ -19,16 +19,19 @@ from coca.search.records import Record
 from coca.search.vector_codec import VECTOR_TYPES
 from coca.search.vector_encoding import Precision, VectorEncoding
 
-pytestmark = pytest.mark.contract
-
 MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 FORMS = [
     VectorEncoding(dimensions=8),
     VectorEncoding(dimensions=8, projection="pca"),
     VectorEncoding(precision="binary"),
-    VectorEncoding(dimensions=8, projection="pca", precision="binary"),
+    pytest.param(
+        VectorEncoding(dimensions=8, projection="pca", precision="binary"),
+        marks=pytest.mark.contract,
+    ),
 ]
+"""A server takes seconds to make a collection, so only the form that has all goes to one with
+`make test`."""
 
 
 def drawn(make_record: MakeRecord, count: int = 60) -> list[Record]:
@@ -181,6 +184,7 @@ def test_lite_stores_floats_with_a_warning(
     assert f"Lite 3.2 cannot keep a collection with precision={precision}: it is" in caplog.text
 
 
+@pytest.mark.contract
 def test_a_server_refuses_what_it_cannot_store(make_index: MakeIndex, fresh: str) -> None:
     form = VectorEncoding(precision="int8")
     settings = CollectionSettings(encoding=form, fallback=False)

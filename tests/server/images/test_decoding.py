@@ -28,7 +28,7 @@ MAX_PIXELS = 4_000_000
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ProcessDecoder]:
-    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, processes=1)
+    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
     yield opened
     opened.close()
 
@@ -172,7 +172,7 @@ def test_a_process_sees_no_secrets_and_opens_no_files(
 ) -> None:
     others = decoders()
     monkeypatch.setenv("COCA_API_KEYS", "a-secret-key")
-    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, processes=1)
+    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
     opened.decode(image_bytes(1))
     (pid,) = decoders() - others
     assert b"a-secret-key" not in Path(f"/proc/{pid}/environ").read_bytes()

@@ -11,14 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coca.server.errors import error_body
 
-BODY_TIMEOUT_S = 30.0
-"""Maximum time between two parts of a request body, in seconds."""
-
 
 class BodyLimit:
     """Rejects bodies that are too large (413), too slow (408) or of two lengths (400)."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+        """Set the limits.
+
+        Args:
+            app: The application behind.
+            max_bytes: Maximum size of a body.
+            timeout_s: Maximum time between two parts of a body, in seconds.
+        """
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s

@@ -13,8 +13,6 @@ from coca.server.errors import ServiceError
 from coca.server.images.decoded import Box, DecodedImage, ImageSteps
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
 
-DECODE_TIMEOUT_S = 30.0
-"""Maximum time of an image, in seconds; 50 million pixels take 1 to 10 on a busy machine."""
 MAX_PROCESSES = 4
 """Maximum number of decoder processes, also on machines with more cores."""
 _BUSY_S = 30.0
@@ -69,7 +67,7 @@ class ProcessDecoder:
         steps: ImageSteps,
         *,
         max_pixels: int,
-        timeout_s: float = DECODE_TIMEOUT_S,
+        timeout_s: float,
         processes: int | None = None,
     ) -> None:
         """Start the first process; the others start when they are needed.

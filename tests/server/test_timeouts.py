@@ -1,0 +1,43 @@
+"""Bodies and images that take too long, sent to a real `coca serve` process with short limits."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from coca.inference.predictor import Predictor
+from server_client import data_uri
+from server_process import SEARCH_HEAD, ServerProcess, child_processes, serving
+from tiny_data import image_bytes
+
+LIMITS = ("--body-timeout-s", "1", "--decode-timeout-s", "3")
+
+
+@pytest.fixture(scope="module")
+def process(
+    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    arguments = ("--uri", uri, "--collection", "pictures", "--model", predictor.source, *LIMITS)
+    with serving(*arguments, cache=tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_a_slow_body_is_408(process: ServerProcess) -> None:
+    received = process.exchange(SEARCH_HEAD + b'Content-Length: 1000\r\n\r\n{"text": ')
+    assert received.startswith(b"HTTP/1.1 408"), received
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.slow
+def test_a_decoder_that_hangs_is_killed(process: ServerProcess) -> None:
+    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
+    hanging = child_processes(process.process.pid, "coca.server.images.decoding")
+    for pid in hanging:
+        os.kill(pid, signal.SIGSTOP)
+    answer = process.post("/v1/search", {"image": data_uri(image_bytes(1))})
+    assert (answer.status, answer.json()["error"]["code"]) == (422, "too_slow")
+    for pid in hanging & child_processes(process.process.pid, "coca.server.images.decoding"):
+        os.kill(pid, signal.SIGCONT)
+    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
