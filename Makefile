@@ -20,6 +20,11 @@ RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
 
+# Types and shapes of all arguments are checked in tests of single files, and here only with
+# CHECKED=1, as they take a third of the time. It leaves the Milvus server to `make test-server`.
+QUICKLY := -m 'not milvus or contract' --jaxtyping-packages=
+CHECKS := -m 'not milvus' --cov=coca --cov-report=term
+
 # The tests of LangChain need these settings of pytest-asyncio.
 ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
@@ -41,8 +46,8 @@ help: ## List all verbs
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
 
-test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; COVERAGE=1 fails below 90 %
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not milvus or contract' $(if $(COVERAGE),--cov=coca --cov-report=term)
+test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
+	$(BIN)/pytest -n 2 --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 KILLS = int(os.environ.get("KILLS", "2"))
 """Number of kills of each kind; more take minutes."""
-SETTINGS: dict[str, Any] = {"steps": 12 * KILLS, "save_every": 3}
+SETTINGS: dict[str, Any] = {"steps": 9 * KILLS, "save_every": 3}
 
 
 def newest_step(run: Path) -> int:

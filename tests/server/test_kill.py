@@ -18,7 +18,7 @@ from server_client import data_uri
 from server_process import ServerProcess, serving
 from tiny_data import image_bytes
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 """Number of kills; more take minutes: `KILLS=20 pytest tests/server/test_kill.py`."""
 WRITERS = 6
 WRITES = 40

@@ -1,10 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from tiny_calibration import fewer_general_queries
 from tiny_data import image_bytes
 
 Run = Callable[..., Result]
@@ -63,6 +64,13 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
 
 
+@pytest.fixture
+def _fewer_queries() -> Iterator[None]:
+    with fewer_general_queries():
+        yield
+
+
+@pytest.mark.usefixtures("_fewer_queries")
 def test_a_calibrated_collection_is_searched_with_match_probabilities(
     run: Run, run_json: RunJson, model: str, cwd: Path
 ) -> None:

@@ -12,15 +12,10 @@ from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.calibration.config import CalibrationConfig
 from coca.search.query.calibration.match_score import Calibration
-from coca.workflows.collections.calibrate import (
-    GENERAL,
-    LEFT_OUT,
-    OTHERS,
-    calibrate,
-    general_queries,
-)
+from coca.workflows.collections.calibrate import GENERAL, LEFT_OUT, OTHERS, calibrate
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
+from tiny_calibration import fewer_general_queries
 from tiny_data import image_bytes
 from tiny_model import write_model
 
@@ -28,6 +23,12 @@ COUNT = 24
 COLORS = ("red", "blue", "green", "black", "white", "brown")
 SIZES = ("small", "large", "round", "square")
 CONFIG = CalibrationConfig(false_alarms=0.25, texts=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def general() -> Iterator[tuple[str, ...]]:
+    with fewer_general_queries() as some:
+        yield some
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,14 @@ def index(uri: str) -> Iterator[Collection]:
 
 
 def test_a_calibrated_collection_marks_the_hits_of_later_searches(
-    uri: str, predictor: Predictor, index: Collection
+    uri: str, predictor: Predictor, index: Collection, general: tuple[str, ...]
 ) -> None:
     with Collection.open(uri, "others") as others:
         report = calibrate(index, predictor, CONFIG, others=[others])
     made = report.calibration
     assert (report.captions, report.unreadable) == ("given", 0)
     assert (made.records, made.matching) == (COUNT, 20)
-    assert made.other == {LEFT_OUT: 20, OTHERS: 20, GENERAL: len(general_queries())}
+    assert made.other == {LEFT_OUT: 20, OTHERS: 20, GENERAL: len(general)}
     assert Calibration.of(index.info, fingerprint=predictor.fingerprint) == made
     with open_search(uri, model=predictor) as engine:
         hits = engine.search("a red small car", k=COUNT, hybrid=False)
@@ -93,7 +94,7 @@ def test_a_calibration_does_not_depend_on_the_batches(
 
 
 def test_general_queries_with_a_word_of_the_captions_are_not_used(
-    uri: str, predictor: Predictor, tmp_path: Path
+    uri: str, predictor: Predictor, tmp_path: Path, general: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -104,8 +105,8 @@ def test_general_queries_with_a_word_of_the_captions_are_not_used(
     index_images([folder], predictor, uri=uri, collection="elephants")
     with Collection.open(uri, "elephants") as index:
         made = calibrate(index, predictor, CONFIG).calibration
-    assert "elephant" in general_queries()
-    assert made.other[GENERAL] < len(general_queries())
+    assert "elephant" in general
+    assert made.other[GENERAL] < len(general)
 
 
 def test_without_captions_the_model_writes_them(predictor: Predictor, tmp_path: Path) -> None:
