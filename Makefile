@@ -20,8 +20,10 @@ RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
 
-# Types and shapes of all arguments are checked in tests of single files, and here only with
-# CHECKED=1, as they take a third of the time. It leaves the Milvus server to `make test-server`.
+# Processes of `make test`, more than cores: tests that kill and restart servers wait for them.
+WORKERS := 3
+# Types and shapes of all arguments are checked in tests of single files, and in `make test` with
+# CHECKED=1 only, as they take a third of the time. It leaves the server to `make test-server`.
 QUICKLY := -m 'not milvus or contract' --jaxtyping-packages=
 CHECKS := -m 'not milvus' --cov=coca --cov-report=term
 
@@ -47,7 +49,7 @@ demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
-	$(BIN)/pytest -n 2 --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus
