@@ -52,7 +52,7 @@ test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; 
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
-	$(BIN)/pytest -n 2 --dist loadfile -m milvus
+	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
 
 test-ray: $(RAY) ## Run the tests of embedding shards and of serving on a local Ray, in .venv-ray
 	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \

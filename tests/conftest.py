@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,46 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 ROOT = Path(__file__).parent.parent
-SLOW_MARKS = ("slow", "distributed", "milvus")
+SLOW_MARKS = ("slow", "milvus", "distributed")
+"""Marks of slow files; files of the last mark come first."""
+SHARED_MARKS = ("distributed", "contract")
+"""Marks of files that one worker of xdist runs: those that start several processes would fill the
+machine if two ran at a time, and a Milvus server is started once."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all tests of a file to one worker of xdist, so that their fixtures are made once."""
+    """Give all tests of a file or of a shared mark to one worker, which makes fixtures once."""
     if config.getoption("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     # By default the files of most tests come first, and the slowest files have few.
     config.option.loadscopereorder = False
-    scheduler = LoadGroupScheduling(config, log)
-    group_of = scheduler._split_scope
-    scheduler._split_scope = lambda nodeid: group_of(nodeid).partition("::")[0]
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _mark_or_file
     return scheduler
+
+
+@cache
+def _marks_of(path: str) -> tuple[str, ...]:
+    """Return the shared marks of a file; groups of xdist 3.8 do not work with pytest 9.2."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return tuple(mark for mark in SHARED_MARKS if f"pytest.mark.{mark}" in text)
+
+
+def _mark_or_file(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return next(iter(_marks_of(path)), path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let workers of xdist begin with slow files, so that all workers end at about one time."""
     if hasattr(config, "workerinput"):
-        marked = {item.path for item in items if any(map(item.get_closest_marker, SLOW_MARKS))}
-        items.sort(key=lambda item: item.path not in marked)
+        rank: dict[Path, int] = {}
+        for number, mark in enumerate(SLOW_MARKS):
+            rank |= {item.path: number for item in items if item.get_closest_marker(mark)}
+        items.sort(key=lambda item: -rank.get(item.path, -1))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,7 +114,7 @@ def shared_data() -> Path:
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Milvus server: the one of MILVUS_URI, or one started for this session.
 
-    A test that asks for it carries `SERVER`, so that it runs in the one worker that has it.
+    A test that asks for it has the mark `milvus`.
     """
     if named := os.environ.get("MILVUS_URI"):
         yield named

@@ -23,14 +23,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 ENVIRONMENT = Path(__file__).parents[1] / ".venv-milvus"
 PROGRAMS = ENVIRONMENT / "milvus"
 """The server and its libraries, unpacked."""
-
-SERVER = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
-"""Marks of a test that talks to a server: all of them run in one worker, and share it."""
 
 _START_S = 240.0
 _PORTS = (

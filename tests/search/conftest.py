@@ -16,7 +16,6 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.catalog import drop_collection
 from coca.search.milvus.definition.schema import has_collection
 from coca.search.records import Record
-from milvus_server import SERVER
 
 DIM = 16
 SHARED = "coca_tests"
@@ -64,7 +63,7 @@ def make_record(embedder: StandIn) -> Callable[..., Record]:
     return make
 
 
-@pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URI for collections; each test that uses it runs on Lite and on a server."""
     if request.param == "lite":

@@ -26,7 +26,6 @@ from coca.search.filters import (
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.catalog import drop_collection
 from coca.search.records import Origin, Record
-from milvus_server import SERVER
 
 EXAMPLES = 2 * settings().max_examples
 """Twice as many as elsewhere, since a filter is a tree; `HYPOTHESIS_PROFILE=thorough` has more."""
@@ -165,7 +164,7 @@ CASES = st.recursive(
 )
 
 
-@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=SERVER)])
+@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
 def stored(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Collection, list[Record]]]:

@@ -17,7 +17,7 @@ from coca.search.milvus.definition.catalog import drop_collection, list_all, poi
 from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.milvus.definition.schema import has_collection, list_collections, make_collection
 from coca.search.records import Record
-from milvus_server import SERVER, free_port
+from milvus_server import free_port
 
 MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
@@ -94,7 +94,7 @@ def test_open_readers_and_writers_keep_their_collection_when_the_name_is_switche
     assert two.ids() == ["new"]
 
 
-@pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URI of a Milvus instance that several processes can share; Lite can serve a folder so."""
     if request.param == "server":
