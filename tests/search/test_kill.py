@@ -109,6 +109,31 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
         connection.close()
 
 
+CUT_OFF_FLUSH = """
+import os, signal, sys
+from milvus_lite.storage import wal
+from tiny_filling import fill, open_index
+index = open_index(*sys.argv[1:3])
+wal.WAL.close_and_delete = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+fill(sys.argv[3], index)
+"""
+
+
+def test_a_flush_killed_before_its_log_is_deleted_leaves_no_record_twice(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"cat")
+    uri = str(tmp_path / "a.db")
+    with open_index(uri, "pictures"):
+        pass
+    command = [sys.executable, "-c", CUT_OFF_FLUSH, uri, "pictures", str(tmp_path)]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with open_index(uri, "pictures") as index:
+        assert index.count() == 1
+        assert len(index.search(direction(b"cat")[np.newaxis], 5)[0]) == 1
+        check(tmp_path, index)
+
+
 def change(folder: Path, chance: random.Random, first: int) -> None:
     """Delete, add, change and copy images."""
     for n in range(24):

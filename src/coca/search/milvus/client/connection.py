@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +11,7 @@ from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.milvus.client.change_log import Journal
-from coca.search.milvus.client.lite import Lease, address_of, check_free, is_lite
+from coca.search.milvus.client.lite import Lease, address_of, check_free, check_space, is_lite
 
 _UNREACHABLE = 2
 """Error code of the client for an unreachable server."""
@@ -62,6 +62,7 @@ class Connection:
             with self.write_lock, self.faults("open it"):
                 self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
+                self._flush_log()
             self.capabilities = capabilities_of(self.server_version, uri)
         except BaseException as error:
             lease = self._lease
@@ -122,6 +123,18 @@ class Connection:
             input_field_names=[text_column],
             output_field_names=[words_column],
         )
+
+    def _flush_log(self) -> None:
+        """Flush what a killed process left in the log of Lite, unless the disk is full."""
+        lease = self._lease
+        if lease is None or not lease.has_log:
+            return
+        with suppress(StorageError):
+            # A flush without space would hide the rows.
+            check_space(lease.path)
+            for collection in self._client.list_collections(timeout=self.timeout_s):
+                self._client.flush(collection, timeout=self.timeout_s)
+            lease.has_log = False
 
     def index_fault(self, collection: str, index_name: str) -> str:
         """Return why an index build failed, which the index description omits."""

@@ -2,7 +2,7 @@
 
 Milvus Lite runs inside this process. It allows one process a folder and does not report that
 reason. It loses acknowledged rows when two threads write at once, and keeps its lock after the
-client is closed. This module works around all four.
+client is closed. After a kill it may have rows twice. This module works around all five.
 """
 
 import os
@@ -80,6 +80,9 @@ class Lease:
     users: int = 0
     journals: dict[str, Journal] = field(default_factory=dict)
     """Collection -> journal of its writes since the folder was locked."""
+    has_log: bool = False
+    """Whether a killed process left a log. Lite 3.2 has rows twice if that happened behind a flush,
+    before the log was deleted: until the next flush."""
     failed_flushes: set[str] = field(default_factory=set)
     """Collections whose last flush failed; not written until the folder is opened again."""
     failed_writes: set[str] = field(default_factory=set)
@@ -102,7 +105,7 @@ class Lease:
             if path not in _leases:
                 _prepare(path, create)
                 check_free(path)
-                _leases[path] = cls(path)
+                _leases[path] = cls(path, has_log=any(path.glob("collections/*/wal/*.arrow")))
             lease = _leases[path]
             lease.users += 1
         return lease
