@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 SLOW_MARKS = ("slow", "milvus", "distributed")
 """Marks of slow files; files of the last mark come first."""
 SHARED_MARKS = ("distributed", "contract")
-"""Marks of files that one worker of xdist runs: those that start several processes would fill the
-machine if two ran at a time, and a Milvus server is started once."""
+"""Marks of files that one worker of xdist runs: two that start several processes would compete for
+the processor, and each worker starts a Milvus server of its own."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,20 +46,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # By default the files of most tests come first, and the slowest files have few.
     config.option.loadscopereorder = False
     scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = _mark_or_file
+    scheduler._split_scope = lambda nodeid: _mark_or_file(nodeid.partition("::")[0])
     return scheduler
 
 
 @cache
-def _marks_of(path: str) -> tuple[str, ...]:
-    """Return the shared marks of a file; groups of xdist 3.8 do not work with pytest 9.2."""
+def _mark_or_file(path: str) -> str:
+    """Return the shared mark of a file, else its path; xdist 3.8 has no groups with pytest 9.2."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    return tuple(mark for mark in SHARED_MARKS if f"pytest.mark.{mark}" in text)
-
-
-def _mark_or_file(nodeid: str) -> str:
-    path = nodeid.partition("::")[0]
-    return next(iter(_marks_of(path)), path)
+    return next((mark for mark in SHARED_MARKS if f"pytest.mark.{mark}" in text), path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

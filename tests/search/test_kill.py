@@ -63,6 +63,14 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
             assert all(record.text_vector is not None for record in found.values())
 
 
+def run_until_killed(script: str, *arguments: str) -> None:
+    """Run a script that finds the modules of the tests, and check that it killed itself."""
+    command = [sys.executable, "-c", script, *arguments]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+
 HALF_WRITER = """
 import os, signal, sys
 from tiny_filling import fill, open_index
@@ -83,14 +91,8 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
     query = np.stack([direction(b"a cat"), direction(b"a dog")])
     dog = content_id(b"dog")
 
-    def kill(id: str = "") -> None:
-        command = [sys.executable, "-c", HALF_WRITER, uri, fresh, str(tmp_path), id]
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
-        assert killed.returncode == -signal.SIGKILL
-
     try:
-        kill()
+        run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), "")
         (tmp_path / "cat.jpg").unlink()
         with open_index(uri, fresh) as index:
             assert index.count() == 0
@@ -98,7 +100,7 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
             fill(tmp_path, index)
             check(tmp_path, index)
             assert index._store._texts.ids() == [dog]
-        kill(dog)
+        run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), dog)
         with open_index(uri, fresh) as index:
             fill(tmp_path, index)
             check(tmp_path, index)
@@ -124,10 +126,7 @@ def test_a_flush_killed_before_its_log_is_deleted_leaves_no_record_twice(tmp_pat
     uri = str(tmp_path / "a.db")
     with open_index(uri, "pictures"):
         pass
-    command = [sys.executable, "-c", CUT_OFF_FLUSH, uri, "pictures", str(tmp_path)]
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    run_until_killed(CUT_OFF_FLUSH, uri, "pictures", str(tmp_path))
     with open_index(uri, "pictures") as index:
         assert index.count() == 1
         assert len(index.search(direction(b"cat")[np.newaxis], 5)[0]) == 1
