@@ -4,10 +4,11 @@
 
 `make test-page` makes that environment. A collection of Milvus Lite gets random vectors and a small
 JPEG file an item, and `coca serve` runs on it in a process of its own. Once it has read the items,
-chromium opens the page twice, scrolls a fixed distance a frame from the first item to the last,
-jumps to random places, to the end by its key, and opens the last item by its address. A long task
-keeps the thread of the page for more than 50 ms. A jump is complete when all tiles in the viewport
-have their image. Every figure of the browser is one of software rendering.
+chromium opens the page twice, scrolls slowly through images without thumbnails and again with them,
+scrolls fast from the first item to the last, jumps to random places, to the end by its key, and
+opens the last item by its address. A long task keeps the thread of the page for more than 50 ms. A
+jump is complete when all tiles in the viewport have their image. Every figure of the browser is one
+of software rendering.
 """
 
 import argparse
@@ -54,11 +55,12 @@ COMPLETE = """() => {
   return seen.length > 0 && seen.every(tile => tile.querySelector("img.loaded"));
 }"""
 ENDED = """rows => document.querySelector(`.tile[aria-posinset="${rows}"]`)"""
-SCROLL = """async step => {
+SCROLL = """async ([step, most]) => {
   longTasks.length = 0;
   const frames = [];
+  const end = () => scrollY + innerHeight >= document.documentElement.scrollHeight - 1;
   let [tiles, nodes, last] = [0, 0, await new Promise(requestAnimationFrame)];
-  while (scrollY + innerHeight < document.documentElement.scrollHeight - 1) {
+  while (frames.length < most && !end()) {
     scrollBy(0, step);
     const now = await new Promise(requestAnimationFrame);
     frames.push(now - last);
@@ -71,32 +73,45 @@ SCROLL = """async step => {
   return {frames, tiles, nodes, long: longTasks};
 }"""
 
-QUICK = {"rows": 3_000, "jumps": 5, "rounds": 1}
+QUICK = {"rows": 3_000, "frames": 100, "jumps": 5, "rounds": 1}
 UNITS = {
     "*, s": "s",
     "read, processor s": "s",
-    "frame *": "ms",
-    "processor *": "ms",
-    "long tasks*": "tasks",
-    "longest task, ms": "ms",
+    "*, ms": "ms",
+    "*: frames": "count",
+    "*: long tasks": "count",
+    "*: images": "count",
     "most *": "count",
     "requests *": "count",
     "*, MB": "MB",
+}
+SPEEDS = {
+    "slow": "slow scroll, no thumbnails yet",
+    "again": "slow scroll again",
+    "fast": "fast scroll from the first item to the last",
+}
+SCROLLED = {
+    "frames": "frames",
+    "frame p50, ms": "a frame: median, ms",
+    "frame p99, ms": "a frame: 99th percentile, ms",
+    "processor all, ms": "processor time of the page a frame, ms",
+    "processor scripts, ms": "of it scripts, ms",
+    "processor styles, ms": "of it styles, ms",
+    "processor layout, ms": "of it layout, ms",
+    "long tasks": "tasks above 50 ms",
+    "longest task, ms": "longest task, ms",
+    "images": "requests for thumbnails",
 }
 ROWS = {
     "read, s": "start of the service until its items are read, s",
     "read, processor s": "of it processor time of the service, s",
     "first images, s": "first visit: until all images of the viewport are shown, s",
     "images again, s": "second visit, s",
-    "frame p50, ms": "scroll, time of a frame: median, ms",
-    "frame p99, ms": "scroll, time of a frame: 99th percentile, ms",
-    "processor all, ms": "scroll: processor time of the page a frame, ms",
-    "processor scripts, ms": "of it scripts, ms",
-    "processor styles, ms": "of it styles, ms",
-    "processor layout, ms": "of it layout, ms",
-    "long tasks": "scroll: tasks above 50 ms",
-    "frames": "scroll: frames",
-    "longest task, ms": "scroll: longest task, ms",
+    **{
+        f"{speed}: {name}": f"{text}: {part}"
+        for speed, text in SPEEDS.items()
+        for name, part in SCROLLED.items()
+    },
     "jump, s": "jump to a random place until its images are shown, median, s",
     "slowest jump, s": "slowest jump, s",
     "End, s": "End key until the last images are shown, s",
@@ -181,22 +196,48 @@ def processor_seconds(session: Any) -> dict[str, float]:
     return {name: found[f"{metric}Duration"] for name, metric in parts.items()}
 
 
-def scroll(tab: Any, arguments: argparse.Namespace) -> dict[str, float]:
-    """Scroll to the end, then jump to random places."""
-    figures: dict[str, float] = {}
+def scroll(tab: Any, step: int, frames: float, requests: Counter[str]) -> dict[str, float]:
+    """Scroll a distance a frame, for some frames or to the end."""
     session = tab.context.new_cdp_session(tab)
     # Processor time of the thread of the page, which other work on the machine does not change.
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    before = processor_seconds(session)
-    found = tab.evaluate(SCROLL, arguments.step)
-    figures["frames"] = len(found["frames"])
-    for name, seconds in processor_seconds(session).items():
-        figures[f"processor {name}, ms"] = 1e3 * (seconds - before[name]) / len(found["frames"])
-    for part in (50, 99):
-        figures[f"frame p{part}, ms"] = float(np.percentile(found["frames"], part))
-    figures["long tasks"] = len(found["long"])
-    figures["longest task, ms"] = max(found["long"], default=0.0)
-    figures["most tiles"], figures["most nodes"] = found["tiles"], found["nodes"]
+    before, requested = processor_seconds(session), requests["for images"]
+    found = tab.evaluate(SCROLL, [step, frames])
+    count = len(found["frames"])
+    spent = {
+        f"processor {name}, ms": 1e3 * (seconds - before[name]) / count
+        for name, seconds in processor_seconds(session).items()
+    }
+    return {
+        "frames": count,
+        **{f"frame p{part}, ms": float(np.percentile(found["frames"], part)) for part in (50, 99)},
+        **spent,
+        "long tasks": len(found["long"]),
+        "longest task, ms": max(found["long"], default=0.0),
+        "images": requests["for images"] - requested,
+        "tiles": found["tiles"],
+        "nodes": found["nodes"],
+    }
+
+
+def scrolls(tab: Any, arguments: argparse.Namespace, requests: Counter[str]) -> Figures:
+    """Scroll slowly, again, and fast to the end."""
+    figures: Figures = {}
+    most = {"tiles": 0.0, "nodes": 0.0}
+    for speed in SPEEDS:
+        tab.evaluate("scrollTo(0, 0)")
+        tab.wait_for_function(COMPLETE)
+        slow = speed != "fast"
+        step, frames = (arguments.slow, arguments.frames) if slow else (arguments.step, 1e9)
+        found = scroll(tab, step, frames, requests)
+        most = {name: max(value, found.pop(name)) for name, value in most.items()}
+        figures |= {f"{speed}: {name}": value for name, value in found.items()}
+    return figures | {f"most {name}": value for name, value in most.items()}
+
+
+def jumps(tab: Any, arguments: argparse.Namespace) -> Figures:
+    """Jump to random places, and to the end."""
+    figures: Figures = {}
     waits = []
     for part in np.random.default_rng(1).random(arguments.jumps):
         started = time.perf_counter()
@@ -241,10 +282,11 @@ def contestant(arguments: argparse.Namespace) -> None:
             tab.set_default_timeout(TIMEOUT_MS)
             tab.add_init_script(OBSERVE)
             tab.on("request", lambda request: requests.update([kind(request.url, address)]))
-            figures: dict[str, float] = {**read, "first images, s": visit(tab, address)}
+            figures: Figures = {**read, "first images, s": visit(tab, address)}
             tab.goto("about:blank")
             figures["images again, s"] = visit(tab, address)
-            figures |= scroll(tab, arguments)
+            figures |= scrolls(tab, arguments, requests)
+            figures |= jumps(tab, arguments)
             figures |= {f"requests {name}": requests[name] for name in ("for items", "for images")}
             last = tab.evaluate("document.querySelector('.tile:last-child').dataset.id")
             started = time.perf_counter()
@@ -275,7 +317,7 @@ def kind(url: str, address: str) -> str:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    options = ("model", "rows", "step", "jumps")
+    options = ("model", "rows", "step", "slow", "frames", "jumps")
     shared = [f"--{name}={getattr(arguments, name)}" for name in options]
     rounds = in_turn({"page": [*shared, "--contestant=page"]}, rounds=arguments.rounds)
     runs: list[Figures] = rounds["page"]
@@ -285,7 +327,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "page-wall",
         f"The page over {arguments.rows:,} images",
         f"Model `{arguments.model}`, Milvus Lite, chromium without a graphics processor, viewport "
-        f"of {VIEWPORT['width']} x {VIEWPORT['height']} pixels, {arguments.step} pixels a frame.",
+        f"of {VIEWPORT['width']} x {VIEWPORT['height']} pixels. A slow scroll has {arguments.slow} "
+        f"pixels a frame, a fast one {arguments.step}.",
         table(
             ["", "median (range)"],
             [[text, figure(runs, key).shown()] for key, text in ROWS.items()],
@@ -299,6 +342,8 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
     options.add_argument("--rows", type=int, default=100_000, help="items (100,000)")
-    options.add_argument("--step", type=int, default=300, help="pixels a frame of the scroll (300)")
+    options.add_argument("--step", type=int, default=300, help="pixels a frame, fast (300)")
+    options.add_argument("--slow", type=int, default=60, help="pixels a frame, slow (60)")
+    options.add_argument("--frames", type=int, default=1_200, help="frames, slow (1,200)")
     options.add_argument("--jumps", type=int, default=30, help="jumps to random places (30)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -75,6 +75,40 @@ def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
     assert len(searches) < MANY / 100 / 2
 
 
+def test_images_that_pass_by_in_a_fast_scroll_are_not_requested(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    # A slow machine has longer frames: the distance follows the time, 30 viewports a second.
+    passed = tab.evaluate(
+        """async () => {
+          const seen = new Set();
+          let last = await new Promise(requestAnimationFrame);
+          const end = last + 2000;
+          while (last < end) {
+            const now = await new Promise(requestAnimationFrame);
+            scrollBy(0, 0.03 * innerHeight * Math.min(now - last, 100));
+            last = now;
+            const tiles = document.querySelectorAll(".tile[data-id]");
+            for (const tile of tiles) seen.add(tile.dataset.id);
+          }
+          return seen.size;
+        }"""
+    )
+    tab.wait_for_function(
+        """() => {
+          const shown = [...document.querySelectorAll(".tile")].filter(tile => {
+            const box = tile.getBoundingClientRect();
+            return box.top < innerHeight && box.bottom > 0;
+          });
+          return shown.length && shown.every(tile => tile.querySelector("img.loaded"));
+        }"""
+    )
+    images = [url for url in requests if "/thumbnail" in url]
+    assert 0 < len(images) < passed / 2
+
+
 def test_keys_move_open_select_and_close(visit: Visit) -> None:
     tab = visit()
     expect(tab.locator(".tile img.loaded").first).to_be_visible()

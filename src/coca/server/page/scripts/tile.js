@@ -29,7 +29,7 @@ export function scoreTitle(hit) {
 export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
 
 /**
- * Build the tile of an item.
+ * Build the tile of an item; `loadImage` shows its image.
  * @param {object} item an item or a hit
  * @param {{width: number, address: string, actions: object}} options `actions` has the functions
  *   open, select, similar, more and less, each called with the item
@@ -37,7 +37,8 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 export function tile(item, { width, height, address, actions }) {
   const label = labelOf(item);
   const score = scoreOf(item);
-  const image = h("img", { alt: "", decoding: "async", draggable: "false" });
+  const path = thumbnailPath(item, sideFor(Math.max(width, height)));
+  const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
   image.addEventListener("load", () => image.classList.add("loaded"), { once: true });
   image.addEventListener("error", () => element.classList.add("tile-broken"), { once: true });
   const check = h("input", {
@@ -87,8 +88,13 @@ export function tile(item, { width, height, address, actions }) {
       act("Less like this", "less", actions.less),
     ),
   );
-  showImage(image, thumbnailPath(item, sideFor(Math.max(width, height))));
   return element;
+}
+
+/** Load the image of a tile, if it has one that is not loaded. */
+export function loadImage(element) {
+  const image = element.querySelector("img");
+  if (image && !image.src) showImage(image, image.dataset.path);
 }
 
 /** Stop loading the image of a tile that leaves the page. */

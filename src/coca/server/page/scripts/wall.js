@@ -2,7 +2,8 @@
 
 import { Blocks } from "./blocks.js";
 import { h, perFrame } from "./dom.js";
-import { discard, placeholder, tile } from "./tile.js";
+import { ScrollSpeed } from "./speed.js";
+import { discard, loadImage, placeholder, tile } from "./tile.js";
 
 const OVERSCAN = 700;
 const MAX_REQUESTS = 3;
@@ -19,6 +20,7 @@ export class Wall extends EventTarget {
   #current = 0;
   #anchor = null;
   #focusing = false;
+  #speed = new ScrollSpeed(() => this.#loadImages());
 
   /**
    * @param {HTMLElement} root
@@ -36,8 +38,11 @@ export class Wall extends EventTarget {
     this.divider = h("p", { class: "wall-divider", hidden: true });
     root.append(this.list, this.divider);
     this.blocks = new Blocks(this.#layoutOptions());
-    const draw = perFrame(() => this.#draw());
-    addEventListener("scroll", draw, { passive: true });
+    const scrolled = perFrame(() => {
+      this.#speed.note();
+      this.#draw();
+    });
+    addEventListener("scroll", scrolled, { passive: true });
     new ResizeObserver(perFrame(() => this.#resized())).observe(root);
     selection.addEventListener("change", () => this.#markSelected());
     this.list.addEventListener("focusin", (event) => this.#focused(event));
@@ -220,6 +225,7 @@ export class Wall extends EventTarget {
       this.#tiles.set(index, element);
       this.#insert(element, index);
       this.#mark(element, item);
+      if (!this.#speed.fast) loadImage(element);
     }
     const setSize = this.blocks.complete ? this.blocks.length : -1;
     const drawn = [box.x, box.y, box.width, box.height, setSize, index === this.#current].join();
@@ -234,6 +240,15 @@ export class Wall extends EventTarget {
     element.style.transform = `translate(${box.x}px, ${box.y}px)`;
     element.style.width = `${box.width}px`;
     element.style.height = `${box.height}px`;
+  }
+
+  #loadImages() {
+    // First what the reader sees.
+    const visible = this.blocks.visible(...this.#viewport(0));
+    for (const index of [...visible, ...this.#tiles.keys()]) {
+      const element = this.#tiles.get(index);
+      if (element) loadImage(element);
+    }
   }
 
   // The order in the document is the order of the items, for screen readers.
