@@ -308,10 +308,22 @@ def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_pat
         finetune(recipe(model, tmp_path / "one", tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("encoder_lr=0",),
+        ("lora.rank=2", "lora.match=[unimodal_decoder]", "loss.contrastive_weight=1"),
+    ],
+    ids=["head", "adapters"],
+)
 def test_a_head_on_cached_features_equals_a_head_on_images(
-    model: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: tuple[str, ...],
+    model: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    frozen = ("encoder_lr=0", "evaluate=[]")
+    frozen = (*settings, "evaluate=[]")
     cached = (*frozen, f"data.features.folder={tmp_path / 'features'}")
     finetune(recipe(model, image_folder, tmp_path / "plain", *frozen))
     finetune(recipe(model, image_folder, tmp_path / "cached", *cached))
@@ -341,7 +353,8 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        (["encoder_lr=0.001"], "features of a frozen image encoder"),
+        (["encoder_lr=0.001"], r"add image_encoder to train\.optimizer\.freeze"),
+        (["lora.rank=2"], r"leave image_encoder out of lora\.match"),
         (["encoder_lr=0", "data.features.views=2"], "without augment all views are equal"),
         (["encoder_lr=0", "head.images_per_sample=2"], r"leave out loader\.images_per_sample"),
     ],

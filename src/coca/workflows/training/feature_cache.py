@@ -29,6 +29,7 @@ from coca.data.sample import Sample
 from coca.data.sources.base import EtagSource, Source, SourceConfig, read_rows
 from coca.model.captioner import Captioner
 from coca.model.encoders.base import ImageEncoder
+from coca.model.lora import LowRank
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
 from coca.train.device import training_device
@@ -61,11 +62,16 @@ def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
         if parameter.requires_grad and f"image_encoder.{name}" not in frozen
     ]
     if trained:
-        part = ".backbone" if trained[0].startswith("backbone.") else ""
+        part = "image_encoder" + (".backbone" if trained[0].startswith("backbone.") else "")
+        adapted = any(isinstance(it, LowRank) for it in model.image_encoder.modules())
+        remedy = (
+            f"leave {part} out of lora.match"
+            if adapted
+            else f"add {part} to train.optimizer.freeze"
+        )
         raise ConfigError(
             f"data.features reads features of a frozen image encoder, but {len(trained)} of its "
-            f"tensors are trained, such as image_encoder.{trained[0]}; add image_encoder{part} to "
-            "train.optimizer.freeze"
+            f"tensors are trained, such as image_encoder.{trained[0]}; {remedy}"
         )
 
 

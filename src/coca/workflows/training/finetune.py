@@ -38,7 +38,7 @@ from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice, obtain_classes
 from coca.workflows.training.init_weights import adopt_weights
-from coca.workflows.training.pretrain_data import Sources, make_loader, open_sources
+from coca.workflows.training.pretrain_data import Sources, open_sources
 from coca.workflows.training.run_dir import (
     compare_with_earlier,
     save_finished,
@@ -173,21 +173,14 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         device=config.device,
         progress=progress,
     )
-    loader = make_loader(
-        data,
-        sources,
-        processor,
-        steps=config.train.steps,
-        seed=config.seed,
-        bad_log=config.run / "bad_samples.jsonl",
-        device=config.device,
-        features=features,
-    )
     trainer = start_trainer(
         config,
         model,
         make_objective(config.loss, model, processor),
-        loader,
+        data,
+        sources,
+        processor,
+        features=features,
         train=paces,
         facts=facts,
     )

@@ -34,7 +34,7 @@ from coca.train.detection import DetectionObjective, Target
 from coca.train.distributed.context import DistributedContext
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
 from coca.workflows.training.init_weights import adopt_weights
-from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
+from coca.workflows.training.pretrain_data import DataConfig, Sources, open_sources
 from coca.workflows.training.run_dir import compare_with_earlier, save_finished, threads
 from coca.workflows.training.run_trainer import start_trainer
 
@@ -114,20 +114,13 @@ def finetune_detection(
     torch.manual_seed(config.seed)
     captioner, processor = _start(config)
     detector = Detector(captioner, replace(config.detector, classes=classes))
-    loader = make_loader(
-        data,
-        sources,
-        processor,
-        steps=config.train.steps,
-        seed=config.seed,
-        bad_log=config.run / "bad_samples.jsonl",
-        device=config.device,
-    )
     trainer = start_trainer(
         config,
         detector,
         DetectionObjective(targets),
-        loader,
+        data,
+        sources,
+        processor,
         train=paced(config.train, config.encoder_lr, encoder=ENCODER),
         facts={"ranks": world.size},
     )

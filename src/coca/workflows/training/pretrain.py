@@ -39,7 +39,6 @@ from coca.workflows.training.pretrain_data import (
     DataConfig,
     Sources,
     TokenizerConfig,
-    make_loader,
     make_processor,
     obtain_tokenizer,
     open_sources,
@@ -198,21 +197,14 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     model, processor = prepared.model, prepared.processor
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
-    loader = make_loader(
-        replace(config.data, loader=replace(config.data.loader, class_names=names)),
-        prepared.sources,
-        processor,
-        steps=config.train.steps,
-        seed=config.seed,
-        bad_log=config.run / "bad_samples.jsonl",
-        device=config.device,
-        features=features,
-    )
     trainer = start_trainer(
         config,
         model,
         make_objective(config.loss, model, processor),
-        loader,
+        replace(config.data, loader=replace(config.data.loader, class_names=names)),
+        prepared.sources,
+        processor,
+        features=features,
         train=adapted(config.train, config.lora, head=config.model.head is not None),
         facts=prepared.facts,
     )

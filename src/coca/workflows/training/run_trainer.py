@@ -1,19 +1,21 @@
 """Start of every training run: build the trainer, resume it, and record the start."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
-from coca.data.loading.loader import Loader
+from coca.data.loading.feature_file import FeatureFile
 from coca.model.lora import LoraConfig
+from coca.processing.processor import Processor
 from coca.train.config import TrainConfig
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer
+from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
 from coca.workflows.training.run_dir import RunConfig, begin
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -33,12 +35,15 @@ def start_trainer(
     config: DeviceRunConfig,
     model: ModelT,
     objective: Objective[ModelT],
-    loader: Loader,
+    data: DataConfig,
+    sources: Sources,
+    processor: Processor,
     *,
+    features: Sequence[FeatureFile] = (),
     train: TrainConfig,
     facts: Mapping[str, Any],
 ) -> Trainer[ModelT]:
-    """Build the trainer of a run, resume its last checkpoint, and record the start.
+    """Build loader and trainer of a run, resume its last checkpoint, and record the start.
 
     All ranks must call this function.
 
@@ -46,14 +51,30 @@ def start_trainer(
         config: Recipe of the run.
         model: Model to train.
         objective: The loss to minimize.
-        loader: Training data.
+        data: How the sources are read.
+        sources: Training data.
+        processor: Transform and tokenizer of the model.
+        features: Features in place of images, one file for each source.
         train: The training loop of the recipe, with the rates that the run derives.
         facts: Entries of `record.json` in addition to recipe, environment and data.
 
     Raises:
-        ConfigError: The checkpoint belongs to another model, data order or optimizer.
+        ConfigError: The checkpoint belongs to another model, data order or optimizer, or the batch
+            size cannot be split over the ranks.
+        DataError: The samples of a source have another number of images than the run reads, or no
+            text.
     """
     world = DistributedContext.current()
+    loader = make_loader(
+        data,
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+        features=features,
+    )
     trainer = Trainer(
         model,
         objective,
