@@ -35,9 +35,9 @@ RANGES = (
 WORDS = "red car blue dog dogs Straße STRASSE cafe\u0301 caf\xe9 cars Ab_1 x² snow"
 EMBED_DIM = 16
 PAGE_SEARCH = """
-import { BM25 } from "PAGE/bm25.js";
+import { BM25, coverage } from "PAGE/bm25.js";
 import { fused } from "PAGE/hybrid.js";
-import { queryWords } from "PAGE/queries.js";
+import { wordForms } from "PAGE/queries.js";
 import { Vectors } from "PAGE/vectors.js";
 const { items, hybrid } = given;
 const vectors = (halves) => new Vectors(Uint16Array.from(halves).buffer, given.size);
@@ -47,8 +47,10 @@ const words = new BM25(items.map((item, row) => (isGiven(row) ? item.caption : "
 const search = ({ text, vector }) => {
   const query = Float32Array.from(vector);
   const rankings = [images.nearest(query), captions.nearest(query)];
-  const byWords = words.nearest(queryWords(text, given.rules));
-  return fused(...rankings, byWords, hybrid, isGiven).map((row) => items[row].id);
+  const forms = wordForms(text, given.rules);
+  const byWords = words.nearest([...new Set(forms.flat())].join(" "));
+  const covered = (row) => coverage(forms, items[row].caption, hybrid.bm25.casefold);
+  return fused(...rankings, byWords, hybrid, isGiven, covered).map((row) => items[row].id);
 };
 console.log(JSON.stringify(given.queries.map(search)));
 """
@@ -145,7 +147,7 @@ def test_the_page_fuses_rankings_as_python_does(
 ) -> None:
     monkeypatch.setattr(hybrid_search, "DEPTHS", depths)
     texts = _Texts()
-    queries = ["red", "two dogs", "a strasse", "caf\xe9s", "zebra", "snow " * 4, "?"]
+    queries = ["red", "blue dogs", "a strasse", "caf\xe9s", "zebra", "snow " * 4, "? snow x²", "?"]
     with Collection.open(
         str(tmp_path / "images.db"),
         embed_dim=EMBED_DIM,

@@ -17,7 +17,7 @@ from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
-from coca.search.query.short_queries import bare_query, embed_queries, words_of
+from coca.search.query.short_queries import bare_query, embed_queries, word_forms
 from coca.search.records import Hit, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
 
@@ -175,7 +175,7 @@ class SearchEngine:
             hits = search_hybrid(
                 self.index,
                 self._word_search(fusion.captions),
-                words_of([text for text, weight in texts.items() if weight > 0]),
+                word_forms([text for text, weight in texts.items() if weight > 0]),
                 query,
                 fusion=fusion,
                 k=size,

@@ -112,10 +112,14 @@ def query_forms(query: str) -> list[str]:
     return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))
 
 
-def words_of(queries: Sequence[str]) -> str:
-    """Join the words of queries for full-text search, with the singular of plurals."""
-    words = [word for query in queries for text in query_forms(query) for word in text.split(" ")]
-    return " ".join(dict.fromkeys(words))
+def word_forms(queries: Sequence[str]) -> list[tuple[str, ...]]:
+    """Split queries into words for full-text search, each with its singular if it is a plural."""
+    words = [
+        tuple(dict.fromkeys(forms))
+        for query in queries
+        for forms in zip(*(text.split(" ") for text in query_forms(query)), strict=True)
+    ]
+    return list(dict.fromkeys(words))
 
 
 def embed_queries(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.search.query.hybrid.bm25_index import BM25Index, split_words
+from coca.search.query.hybrid.bm25_index import BM25Index, coverage, split_words
 
 WORDS = ["red", "car", "blue", "sky", "dog", "the", "a", "of", "snow"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12)
@@ -57,3 +57,14 @@ def test_building_an_index_logs_nothing(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.DEBUG):
         BM25Index(["a red car", "a frog"])
     assert caplog.records == []
+
+
+def test_the_fraction_of_words_that_a_text_has() -> None:
+    red_cars = [("red",), ("Cars", "car")]
+    assert coverage(red_cars, "A red CAR, and cars") == 1.0
+    assert coverage(red_cars, "police car") == coverage(red_cars, "red") == 0.5
+    assert coverage(red_cars, "carpet") == 0.0
+    # A word of two parts needs both; punctuation alone is no word.
+    assert coverage([("t-shirt",), ("&",)], "a shirt") == 0.0
+    assert coverage([("t-shirt",), ("&",)], "shirt, t") == 1.0
+    assert coverage([("?",)], "cat") == coverage([], "cat") == 1.0

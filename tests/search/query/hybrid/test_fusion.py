@@ -38,6 +38,18 @@ def test_scores_by_hand() -> None:
     )
 
 
+def test_a_caption_with_some_of_the_words_gets_this_part_of_the_last_ranking() -> None:
+    vectors, words = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, b=9.0, a=3.0)
+    share = {"a": 1.0, "b": 0.5, "c": 0.5}
+    fused = fuse([vectors, words], [0.75, 0.25], Fusion(), coverage=lambda hit: share[hit.id])
+    assert {hit.id: hit.fused_score for hit in fused} == pytest.approx(
+        {"a": 0.75, "b": 0.375 + 0.25 * 0.5 * 6 / 9, "c": 0.25 * 0.5}
+    )
+    by_rank = Fusion(method="rrf")
+    fused = fuse([vectors, words], [0.75, 0.25], by_rank, coverage=lambda hit: share[hit.id])
+    assert fused == fuse([vectors, words], [0.75, 0.25], by_rank)
+
+
 def test_an_image_without_a_caption_is_ranked_by_its_image_alone() -> None:
     images, captions = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, a=9.0, d=8.0, b=2.0)
     fusion = Fusion(uncaptioned=0.5)

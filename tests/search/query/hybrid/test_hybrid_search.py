@@ -33,7 +33,8 @@ def test_each_image_gets_the_reciprocals_of_both_its_ranks(
         for rank, hit in enumerate(ranking, start=1):
             by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + rank)
     fusion = Fusion(method="rrf", text_weight=0.5)
-    hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), fusion=fusion, k=40)
+    words = [("3",), ("17",)]
+    hits = search_hybrid(engine.index, captions, words, engine.query(near_8), fusion=fusion, k=40)
     assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand)
     assert [hit.fused_score for hit in hits] == sorted(by_hand.values(), reverse=True)
 
@@ -53,12 +54,12 @@ def test_captions_rank_by_vector_and_by_words(
     engine = SearchEngine(embedder, index)
     fusion = Fusion(captions="given", text_weight=0.6, vector_share=0.25, uncaptioned=0.5)
     query = engine.query([Term(vector=embedder.direction(b"4"))])
-    words = word_search(index, "given")
+    by_words = word_search(index, "given")
     by_hand: dict[str, float] = {}
     rankings = (
         (0.4, index.search(query, 12)[0]),
         (0.15, index.search(query, 12, on="text")[0]),
-        (0.45, words.full_text_search("2 5", 12)),
+        (0.45, by_words.full_text_search("2 5 five", 12)),
     )
     for weight, ranking in rankings:
         scores = [hit.score for hit in ranking]
@@ -67,12 +68,28 @@ def test_captions_rank_by_vector_and_by_words(
             gain = (hit.score - min(scores)) / span if span else 1.0
             given = hit.caption_source == "given"
             factor = weight if given else 0.7 if weight == 0.4 else 0.0
+            # Each caption has one of the two words.
+            factor *= 0.5 if weight == 0.45 else 1.0
             by_hand[hit.id] = by_hand.get(hit.id, 0.0) + factor * gain
-    hits = search_hybrid(index, words, "2 5", query, fusion=fusion, k=12)
+    words = [("2",), ("five", "5")]
+    hits = search_hybrid(index, by_words, words, query, fusion=fusion, k=12)
     assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand, abs=1e-6)
     assert {hit.id: hit.score for hit in hits} == pytest.approx(
         {hit.id: hit.score for hit in rankings[0][1]}, abs=1e-5
     )
+
+
+def test_a_caption_with_one_of_two_words_gets_half_of_the_part_of_the_words(
+    index: Collection, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    captions = ["police car", "cat", "dog"]
+    index.upsert(make_record(f"{n}", caption=caption) for n, caption in enumerate(captions))
+    engine = SearchEngine(embedder, index)
+    words_alone = Fusion(text_weight=1.0, vector_share=0.0)
+    for query, expected in (("car", 1.0), ("cars", 1.0), ("red cars", 0.5), ("red old car", 1 / 3)):
+        (hit,) = engine.search(query, hybrid=words_alone)
+        assert hit.caption == "police car"
+        assert hit.fused_score == pytest.approx(expected), query
 
 
 def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(

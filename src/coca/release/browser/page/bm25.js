@@ -11,6 +11,15 @@ export function splitWords(text, casefold) {
   return Array.from(text.normalize("NFKC"), fold).join("").match(WORD) ?? [];
 }
 
+// The fraction of the words of a query that a text has in one of their forms; 1 without words.
+export function coverage(words, text, casefold) {
+  const held = new Set(splitWords(text, casefold));
+  const split = words.map((word) => word.map((form) => splitWords(form, casefold)));
+  const known = split.filter((word) => word.every((form) => form.length));
+  const has = (form) => form.every((part) => held.has(part));
+  return known.length ? known.filter((word) => word.some(has)).length / known.length : 1;
+}
+
 export class BM25 {
   constructor(texts, { k1, b, casefold }) {
     this.casefold = casefold;

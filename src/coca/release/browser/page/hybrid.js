@@ -1,8 +1,9 @@
 // Fusion of three rankings: by vectors of images, by vectors of captions, and by words (BM25).
 
 // The rows of all rankings, best first. A ranking has `{ row, score }`, best first, and `counts`
-// returns whether the caption of a row counts; the settings are those of `Fusion` in Python.
-export function fused(images, captions, words, settings, counts) {
+// returns whether the caption of a row counts, `coverage` which fraction of the query's words it
+// has; the settings are those of `Fusion` in Python.
+export function fused(images, captions, words, settings, counts, coverage) {
   const joined = new Set();
   for (const depth of settings.depths) {
     const rankings = [images, captions, words].map((ranking) => ranking.slice(0, depth));
@@ -11,7 +12,7 @@ export function fused(images, captions, words, settings, counts) {
     const byVector = byCaption.length ? settings.text_weight * settings.vector_share : 0;
     const weights = [1 - settings.text_weight, byVector, settings.text_weight - byVector];
     // Earlier rows keep their rank: deeper rankings only append rows.
-    for (const row of ordered(rankings, weights, settings, counts)) joined.add(row);
+    for (const row of ordered(rankings, weights, settings, counts, coverage)) joined.add(row);
     if (rankings.every((ranking) => ranking.length < depth)) break;
   }
   // Those that no depth reaches, or all if the query is near no caption.
@@ -20,14 +21,15 @@ export function fused(images, captions, words, settings, counts) {
 }
 
 // The rows by the weighted sum of their normalized scores. A row whose caption does not count gets
-// a part of the captions' weight for its image.
-function ordered(rankings, weights, { uncaptioned }, counts) {
+// a part of the captions' weight for its image; one with a part of the words gets a part for them.
+function ordered(rankings, weights, { uncaptioned }, counts, coverage) {
   const sums = new Map();
   const others = uncaptioned * (weights[1] + weights[2]);
   rankings.forEach((ranking, position) => {
     const gain = normalization(ranking);
     for (const { row, score } of ranking) {
-      const weight = counts(row) ? weights[position] : position === 0 ? weights[0] + others : 0;
+      const whole = position === 2 ? weights[2] * coverage(row) : weights[position];
+      const weight = counts(row) ? whole : position === 0 ? weights[0] + others : 0;
       if (weight) sums.set(row, (sums.get(row) ?? 0) + weight * gain(score));
     }
   });

@@ -46,8 +46,10 @@ export function forms(query, rules) {
   return [...new Set([bare, singular(bare, rules)])];
 }
 
-// The words of a query for BM25, with the singular of plurals.
-export function queryWords(query, rules) {
-  const texts = forms(bareQuery(query, rules), rules);
-  return [...new Set(texts.flatMap((text) => text.split(" ")))].join(" ");
+// The words of a query for BM25, each with its singular if it is a plural.
+export function wordForms(query, rules) {
+  const [first, ...others] = forms(bareQuery(query, rules), rules).map((text) => text.split(" "));
+  const words = first.map((word, at) => [...new Set([word, ...others.map((it) => it[at])])]);
+  const distinct = new Map(words.map((word) => [JSON.stringify(word), word]));
+  return [...distinct.values()];
 }

@@ -1,10 +1,10 @@
 // Exact search of the collection: by images, and of typed texts by given captions as well.
 
-import { BM25 } from "./bm25.js";
+import { BM25, coverage } from "./bm25.js";
 import { fetched, json, once } from "./files.js";
 import { fused } from "./hybrid.js";
 import { embedQuery } from "./model.js";
-import { queryWords } from "./queries.js";
+import { wordForms } from "./queries.js";
 import { Vectors } from "./vectors.js";
 
 const vectorsOf = (path, size) =>
@@ -39,8 +39,12 @@ export class Search {
       json("queries.json"),
     ]);
     const images = this.byVector(query);
-    const words = this.bm25.nearest(queryWords(text, rules));
-    const rows = fused(images, captions.nearest(query), words, hybrid, (row) => this.isGiven(row));
+    const words = wordForms(text, rules);
+    const byWords = this.bm25.nearest([...new Set(words.flat())].join(" "));
+    const counts = (row) => this.isGiven(row);
+    const covered = (row) =>
+      coverage(words, this.collection.items[row].caption, hybrid.bm25.casefold);
+    const rows = fused(images, captions.nearest(query), byWords, hybrid, counts, covered);
     const scores = new Map(images.map(({ row, score }) => [row, score]));
     return rows.map((row) => ({ row, score: scores.get(row) }));
   }

@@ -20,6 +20,22 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
+def coverage(words: Sequence[Sequence[str]], text: str) -> float:
+    """Compute the fraction of the words of a query that a text has.
+
+    Args:
+        words: The forms of each word, of which the text needs one.
+        text: The text.
+
+    Returns:
+        0 to 1; 1 for a query without words.
+    """
+    held = set(split_words(text))
+    forms = [[set(split_words(form)) for form in word] for word in words]
+    found = [any(form <= held for form in word) for word in forms if all(word)]
+    return sum(found) / len(found) if found else 1.0
+
+
 class BM25Index:
     """BM25 index of texts: rare shared words and short texts score higher."""
 

@@ -26,7 +26,7 @@ class Fusion(Config):
     vector_share: Fraction = 0.5
     """Fraction of `text_weight` that the ranking by vectors of captions has, which finds synonyms;
     BM25, which finds names and rare words, has the rest. 0: BM25 alone."""
-    uncaptioned: Fraction = 0.7
+    uncaptioned: Fraction = 0.6
     """Factor of the score by image that replaces the scores by caption where no caption counts. At
     0 an image without a caption is below all that have one; at 1 it is above most of them."""
     captions: CaptionChoice = "all"
@@ -46,6 +46,7 @@ def fuse(
     fusion: Fusion,
     *,
     has_all: Callable[[Hit], bool] = lambda hit: True,
+    coverage: Callable[[Hit], float] = lambda hit: 1.0,
 ) -> list[Hit]:
     """Fuse rankings into one, best first; sets `fused_score`.
 
@@ -58,14 +59,20 @@ def fuse(
         fusion: Fusion method.
         has_all: Whether all rankings apply to a hit. Else only the first does: the others get
             `fusion.uncaptioned` times its score, and do not find the hit.
+        coverage: Fraction of the query's words that a hit has. Normalized scores of the last
+            ranking are multiplied by it: the best of them need not be a good one, such as "police
+            car" for "red car" where no caption has both words.
     """
     sums: dict[str, float] = {}
     hits: dict[str, Hit] = {}
     others = fusion.uncaptioned * sum(weights[1:])
+    last = len(rankings) - 1 if fusion.method == "scores" else None
     for position, (ranking, weight) in enumerate(zip(rankings, weights, strict=True)):
         for hit, gain in zip(ranking, _gains(ranking, fusion), strict=True):
             whole = has_all(hit)
             factor = weight if whole else weight + others
+            if position == last:
+                factor *= coverage(hit)
             if factor and (whole or position == 0):
                 sums[hit.id] = sums.get(hit.id, 0.0) + factor * gain
                 hits.setdefault(hit.id, hit)

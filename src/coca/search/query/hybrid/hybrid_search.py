@@ -13,6 +13,7 @@ from coca.search.filters import all_of
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.ann.pagination import group_of
 from coca.search.query.hybrid.bm25 import Captions, CaptionStore
+from coca.search.query.hybrid.bm25_index import coverage
 from coca.search.query.hybrid.fusion import CaptionChoice, Fusion, fuse
 from coca.search.query.query_terms import Term
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
@@ -89,7 +90,7 @@ class _GivenOnly:
 def search_hybrid(
     index: Searchable,
     by_words: FullTextSearch,
-    words: str,
+    words: Sequence[Sequence[str]],
     query: Float[np.ndarray, "1 E"],
     *,
     fusion: Fusion = _DEFAULT,
@@ -102,7 +103,7 @@ def search_hybrid(
         index: Collection for dense search.
         by_words: Full-text search over those captions of the same collection that `fusion` names;
             see `word_search`.
-        words: Query text for BM25.
+        words: Words of the query for BM25, each in one or more forms; see `word_forms`.
         query: Query vector, of length 1.
         fusion: Fusion of the rankings.
         k: Maximum number of hits.
@@ -117,14 +118,15 @@ def search_hybrid(
         SearchError: The text is empty, `k` or `offset` is out of range, or the collection cannot
             answer.
     """
-    if not words.strip():
+    text = " ".join(dict.fromkeys(form for word in words for form in word))
+    if not text.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
     page = SearchOptions.of(k, **options)
     page.check_page(MAX_RESULTS)
     dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
     joined: dict[str, Hit] = {}
     for depth in DEPTHS:
-        text_hits = by_words.full_text_search(words, depth, filter=page.filter)
+        text_hits = by_words.full_text_search(text, depth, filter=page.filter)
         caption_hits = _by_caption_vector(index, query, depth, fusion, page.on, dense)
         if fusion.captions == "given" and not any(map(fusion.counts, (*text_hits, *caption_hits))):
             return index.search(query, k, **options)[0]
@@ -135,6 +137,7 @@ def search_hybrid(
             [1 - fusion.text_weight, by_vector, fusion.text_weight - by_vector],
             fusion,
             has_all=fusion.counts,
+            coverage=lambda hit: coverage(words, hit.caption),
         )
         fused = _with_known_scores(fused, dense_hits, text_hits)
         if page.min_score is not None:
