@@ -1,6 +1,7 @@
 """Marks of hits: which of them are scored, in which passes, and what becomes of lost images."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from jaxtyping import Float
 
 from coca.core.errors import DataError, SearchError
 from coca.search.milvus.collection import Collection
+from coca.search.query.calibration.mark_matches import mark_named
 from coca.search.query.calibration.match_score import SCORED_HITS, Calibration, mutual_information
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.records import Origin, Record, content_id
+from coca.search.records import Hit, Origin, Record, content_id
 
 COUNT = 50
 
@@ -129,6 +131,27 @@ def test_a_hit_whose_given_caption_has_all_words_matches(
         hits = {hit.path: hit for hit in engine.search("lions", k=COUNT, hybrid=True)}
         assert hits[weak].matches is (source == "given")
         assert hits[weak].match_probability == plain[content_id(data)].match_probability
+
+
+@pytest.mark.parametrize(
+    ("query", "caption", "expected"),
+    [
+        ("a dog runs on the grass", "Two dogs run in grass.", True),
+        ("a dog runs on the grass", "a dog on the beach", False),
+        ("no dog", "a dog", False),
+        # A query of such words alone needs all of them.
+        ("the of", "the cat", False),
+        ("the of", "of the sea", True),
+    ],
+)
+def test_function_words_of_a_query_need_not_be_in_the_caption(
+    query: str, caption: str, expected: bool
+) -> None:
+    unnamed = Hit(id="1", score=0.2, path="1.jpg", caption=caption, metadata={}, matches=False)
+    hit = replace(unnamed, caption_source="given", bm25=1.0)
+    named, without_words = mark_named([hit, replace(hit, bm25=None)], [query])
+    assert named.matches is expected
+    assert without_words.matches is False
 
 
 def test_a_mark_does_not_depend_on_the_other_hits(engine: SearchEngine) -> None:

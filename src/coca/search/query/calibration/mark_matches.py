@@ -15,6 +15,13 @@ from coca.search.records import Hit, Record
 
 logger = logging.getLogger(__name__)
 
+_WORDS = (
+    "a an and are as at be by for from in into is it its of on or that the their there they this "
+    "to was were with"
+)
+FUNCTION_WORDS = frozenset(_WORDS.split())
+"""English words without content; a caption need not have them."""
+
 MIN_SAMPLES = 2
 """Minimum number of readable sample images."""
 
@@ -93,23 +100,21 @@ def mark_matches(
 def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
     """Set `matches` of hits of a hybrid search whose given caption has all words of the query.
 
-    A person named what the image shows, which is more than a probability. Unmarked hits stay so.
+    Function words do not count, unless the query has no other, nor does the number of a noun. A
+    person named what the image shows, which is more than a probability. Unmarked hits stay so.
 
     Args:
         hits: Hits of a search, marked by `mark_matches`.
         texts: Query texts.
     """
-    wanted = {word for text in texts for word in _singulars(text)}
+    words = {word for text in texts for word in split_words(text)}
+    wanted = {singular(word) for word in words - FUNCTION_WORDS or words}
     return [
         replace(hit, matches=True)
         if hit.matches is False
         and hit.bm25 is not None
         and hit.caption_source == "given"
-        and wanted <= _singulars(hit.caption)
+        and wanted <= {singular(word) for word in split_words(hit.caption)}
         else hit
         for hit in hits
     ]
-
-
-def _singulars(text: str) -> set[str]:
-    return {singular(word) for word in split_words(text)}
