@@ -100,15 +100,14 @@ def mark_matches(
 def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
     """Set `matches` of hits of a hybrid search whose given caption has all words of the query.
 
-    Function words do not count, unless the query has no other, nor does the number of a noun. A
+    Function words do not count, except at the end ("vitamin a"), nor does the number of a noun. A
     person named what the image shows, which is more than a probability. Unmarked hits stay so.
 
     Args:
         hits: Hits of a search, marked by `mark_matches`.
         texts: Query texts.
     """
-    words = {word for text in texts for word in split_words(text)}
-    wanted = {singular(word) for word in words - FUNCTION_WORDS or words}
+    wanted = {singular(word) for text in texts for word in _content_words(split_words(text))}
     return [
         replace(hit, matches=True)
         if hit.matches is False
@@ -118,3 +117,7 @@ def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
         else hit
         for hit in hits
     ]
+
+
+def _content_words(words: Sequence[str]) -> list[str]:
+    return [word for word in words[:-1] if word not in FUNCTION_WORDS] + list(words[-1:])
