@@ -178,7 +178,8 @@ def test_only_the_last_filters_are_remembered(
     filled: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coca.search.query.in_memory._FILTERS", 3)
-    resident, query = InMemoryIndex(filled), embedder.direction(b"x")[np.newaxis]
+    # A slow server would get the copy read again meanwhile, and a new copy remembers no filter.
+    resident, query = InMemoryIndex(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
     for _ in range(2):
         for n in range(1, 8):
             hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
