@@ -26,7 +26,7 @@ from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.hybrid.fusion import Fusion
 from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
-from coca.search.query.short_queries import embed_queries, word_forms
+from coca.search.query.short_queries import embed_queries, join_forms, word_forms
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
@@ -37,12 +37,6 @@ FUSIONS = {
     "hybrid, reciprocal ranks": Fusion(method="rrf", text_weight=0.5, vector_share=0),
 }
 DEPTHS = (1, 5, 10)
-
-
-def joined(words: Sequence[Sequence[str]]) -> str:
-    """Join all forms of the words of a query."""
-    return " ".join(form for word in words for form in word)
-
 
 QUICK = {"count": 200, "rounds": 1}
 UNITS = {"recall of Milvus": "fraction", "* 1": "recall@1", "* 10": "recall@10"}
@@ -109,7 +103,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
         words = [word_forms([text]) for text in texts]
         by_words = word_search(index)
-        note("full text", [ids(by_words.full_text_search(joined(one))) for one in words])
+        note("full text", [ids(by_words.full_text_search(join_forms(one))) for one in words])
         for way, fusion in FUSIONS.items():
             hits = [
                 search_hybrid(index, by_words, one, query[np.newaxis], fusion=fusion)

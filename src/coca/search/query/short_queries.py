@@ -122,6 +122,11 @@ def word_forms(queries: Sequence[str]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(words))
 
 
+def join_forms(words: Sequence[Sequence[str]]) -> str:
+    """Join all forms of the words of a query to a text for full-text search, each form once."""
+    return " ".join(dict.fromkeys(form for word in words for form in word))
+
+
 def embed_queries(
     embed_texts: Callable[[Sequence[str]], Float32[np.ndarray, "N E"]], queries: Sequence[str]
 ) -> Float32[np.ndarray, "Q E"]:

@@ -17,6 +17,7 @@ from coca.search.query.hybrid.bm25_index import coverage
 from coca.search.query.hybrid.fusion import CaptionChoice, Fusion, fuse
 from coca.search.query.query_terms import Term
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.query.short_queries import join_forms
 from coca.search.records import Hit
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
 
@@ -118,7 +119,7 @@ def search_hybrid(
         SearchError: The text is empty, `k` or `offset` is out of range, or the collection cannot
             answer.
     """
-    text = " ".join(dict.fromkeys(form for word in words for form in word))
+    text = join_forms(words)
     if not text.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
     page = SearchOptions.of(k, **options)
