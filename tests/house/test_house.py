@@ -33,20 +33,21 @@ def kept_files() -> list[Path]:
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_a_file_has_at_most_400_lines(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_a_file_has_at_most_600_lines() -> None:
+    lines = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in SOURCES}
+    assert {name: count for name, count in lines.items() if count > 600} == {}
 
 
 def test_no_module_has_a_vague_name() -> None:
     assert [name_of(path) for path in SOURCES if VAGUE_NAMES & {*path.parts, path.stem}] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_opens_with_a_sentence(path: Path) -> None:
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    first = text.partition("\n\n")[0]
-    assert re.fullmatch(r"[A-Z`].{10,}[.?:]", first, re.DOTALL), f"it opens with {first!r}"
+def test_a_module_opens_with_a_sentence() -> None:
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in MODULES}
+    docstrings = {name: ast.get_docstring(ast.parse(text)) or "" for name, text in texts.items()}
+    first = {name: text.partition("\n\n")[0] for name, text in docstrings.items()}
+    sentence = re.compile(r"[A-Z`].{10,}[.?:]", re.DOTALL)
+    assert {name: text for name, text in first.items() if not sentence.fullmatch(text)} == {}
 
 
 def test_packages_import_from_lower_layers_only() -> None:
