@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from coca.model.config import CoCaConfig
     from coca.search.query.engine import SearchEngine
 
-__version__ = "0.1.0"
+__version__ = "0.5.0.dev0"
 
 __all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load"]
 
