@@ -1,4 +1,5 @@
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def test_other_folders_are_not_read(client: TestClient, allowed: Path, tmp_path:
     for name in ("nosuch", "x" * 1_000):
         missing = client.post("/v1/jobs", json={"uris": [str(allowed / name)]})
         assert missing.status_code == 404
+
+
+def test_a_link_inside_an_allowed_folder_serves_no_file_outside(
+    client: TestClient, allowed: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(image_bytes(440))
+    (tmp_path / "secret.txt").write_text("the words of a file elsewhere")
+    with tarfile.open(tmp_path / "secret.tar", "w") as archive:
+        archive.add(tmp_path / "secret.png", "in-a-tar.png")
+    folder = folder_of(allowed, range(441, 443))
+    (folder / "inside.png").symlink_to(folder / "441.png")
+    (folder / "link.png").symlink_to(secret)
+    (folder / "link.tar").symlink_to(tmp_path / "secret.tar")
+    (folder / "442.txt").symlink_to(tmp_path / "secret.txt")
+    job = wait(client, start(client, folder), until=ENDED)
+    assert isinstance(job["result"], dict), job
+    assert (job["result"]["added"], job["result"]["unreadable"]) == (1, 3)
+    hits = client.post("/v1/search", json={"collection": "others", "limit": 1_000}).json()["hits"]
+    found = {hit["id"] for hit in hits}
+    assert content_id(image_bytes(441)) in found
+    assert content_id(image_bytes(440)) not in found
+    assert not any("elsewhere" in hit["caption"] for hit in hits)
 
 
 def test_an_empty_folder_fails_with_a_sentence(client: TestClient, allowed: Path) -> None:

@@ -3,7 +3,10 @@
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+
+from coca.core.errors import DataError
 
 MAX_IMAGE_BYTES = 512 << 20
 """Largest encoded image, bytes: 50 million pixels of 16-bit RGBA take 400 MB uncompressed."""
@@ -70,6 +73,20 @@ def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
             errno.EFBIG, f"it has {large:,} bytes, and at most {max_bytes:,} are read", str(path)
         )
     return content
+
+
+def check_within(path: str | Path, folders: Sequence[str | Path]) -> None:
+    """Check that a file is inside one of some folders after all links in its path are resolved.
+
+    Args:
+        path: Path of a file, which may be missing.
+        folders: Allowed folders, without links in their paths; empty: all files are allowed.
+
+    Raises:
+        DataError: It is outside of them (reason `"unreadable"`).
+    """
+    if folders and not any(Path(os.path.realpath(path)).is_relative_to(one) for one in folders):
+        raise DataError(f"{path} is a link to a file outside its folder", reason="unreadable")
 
 
 def _check(status: os.stat_result, path: str | Path) -> None:

@@ -65,7 +65,8 @@ class Jobs:
 
         Args:
             model: Model that embeds the images.
-            folders: Folders that jobs may index, with all folders in them.
+            folders: Folders that jobs may index, with all folders in them. Links in them to files
+                elsewhere are unreadable.
             batch_size: Images in an embedding batch.
         """
         self.folders = tuple(folder.resolve() for folder in folders)
@@ -173,7 +174,7 @@ class Jobs:
 
     def _index(self, job: IndexJob) -> IngestReport:
         resolved = resolve_uris(job.folders)
-        sources = open_sources(resolved)
+        sources = open_sources(resolved, within=self.folders)
         check_filled(resolved, sources)
         embedder = _Embedder(self._model)
         return ingest(

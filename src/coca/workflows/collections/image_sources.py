@@ -40,6 +40,7 @@ def open_sources(
     *,
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
+    within: Sequence[Path] = (),
 ) -> list[AnySource]:
     """Open resolved URIs of mixed kinds as sources of images.
 
@@ -51,6 +52,8 @@ def open_sources(
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
             `ManifestConfig.read_from`.
+        within: Folders that the files of folders must be in after links are resolved; empty: links
+            may lead anywhere.
 
     Raises:
         DataError: A source is missing, or none can be read.
@@ -61,14 +64,15 @@ def open_sources(
         raise ConfigError(f"{files[0]} holds vectors and no images: call `index_vectors`")
     sources: list[AnySource] = []
     if files_and_folders := [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]:
-        sources.append(FileSource(files_and_folders))
-    if frame_interval_s and (videos := _open_videos(uris, frame_interval_s)):
+        sources.append(FileSource(files_and_folders, within=within))
+    if frame_interval_s and (videos := _open_videos(uris, frame_interval_s, within)):
         sources.append(videos)
     unreadable: list[UnreadableFile] = []
     if tars := [one.uri for one in uris if isinstance(one, TarsUri) or _has_tars(one)]:
         shards = SampleSource(
             ShardsConfig(path=tuple(tars)),
             on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
+            within=within,
         )
         if shards.entries() or not unreadable:
             sources.append(shards)
@@ -145,6 +149,7 @@ class SampleSource:
     Args:
         config: Configuration of the source.
         on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars.
+        within: Folders that tars must be in after links are resolved; empty: anywhere.
 
     Raises:
         DataError: The source cannot be read.
@@ -156,10 +161,11 @@ class SampleSource:
         config: SourceConfig,
         *,
         on_bad_tar: Callable[[str, DataError], object] | None = None,
+        within: Sequence[Path] = (),
     ) -> None:
         source: Source
         if on_bad_tar is not None and isinstance(config, ShardsConfig):
-            source = ShardSource(config, on_bad=on_bad_tar)
+            source = ShardSource(config, on_bad=on_bad_tar, within=within)
         else:
             source = open_source(config)
         if not isinstance(source, PathSource):
@@ -229,11 +235,14 @@ def _has_tars(uri: SourceUri) -> bool:
     )
 
 
-def _open_videos(uris: Sequence[SourceUri], frame_interval_s: float) -> VideoSource | None:
+def _open_videos(
+    uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
+) -> VideoSource | None:
     """Open the videos, if there are any; without `av`, videos in folders are skipped."""
     source = VideoSource(
         [one.uri for one in uris if isinstance(one, FolderUri | VideoUri)],
         frame_interval_s=frame_interval_s,
+        within=within,
     )
     count = len(source.entries())
     if not count:

@@ -15,7 +15,7 @@ from coca.core.files.local_files import file_etag
 from coca.core.files.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_etag, series_path
-from coca.search.ingest.sources.base import Entry
+from coca.search.ingest.sources.base import Entry, check_links
 from coca.search.ingest.sources.images import SourceImage, find_files, read_annotation
 
 _SHORTER_PX = 720
@@ -29,12 +29,24 @@ class VideoSource:
     The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
     outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
 
+    Args:
+        paths: Files and folders.
+        frame_interval_s: Interval between frames, in seconds.
+        within: Folders that the files must be in; see `FileSource`.
+
     Raises:
         DataError: A path does not exist.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, frame_interval_s: float) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        frame_interval_s: float,
+        within: Sequence[str | Path] = (),
+    ) -> None:
         paths = list(paths)
+        self._within = within
         self._frame_interval_s = frame_interval_s
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
@@ -55,8 +67,9 @@ class VideoSource:
         """Yield the frames of a video as JPEG images.
 
         Raises:
-            DataError: The video is broken or has no frame.
+            DataError: The video is broken, has no frame, or is outside of the allowed folders.
         """
+        check_links(entry.path, self._within)
         annotation = read_annotation(entry.path)
         caption = {"video_caption": annotation.caption} if annotation.caption else {}
         try:

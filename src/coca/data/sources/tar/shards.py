@@ -27,6 +27,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.files.absence import nearest
 from coca.core.files.atomic import write_atomic
 from coca.core.files.formats import IMAGE_FORMATS_SHOWN
+from coca.core.files.regular_files import check_within
 from coca.data.sample import Sample
 from coca.data.sources.base import SelectionConfig, register_source
 from coca.data.sources.tables.selection import selected_rows
@@ -76,6 +77,7 @@ class ShardSource:
     Args:
         config: Its `path` names tars, folders and glob patterns.
         on_bad: Called with the path and error of each unreadable tar, which is then skipped.
+        within: Folders that local tars must be in after links are resolved; empty: anywhere.
 
     Raises:
         DataError: A pattern matches no file; or, without `on_bad`, a tar is truncated or damaged.
@@ -84,7 +86,11 @@ class ShardSource:
     """
 
     def __init__(
-        self, config: ShardsConfig, *, on_bad: Callable[[str, DataError], object] | None = None
+        self,
+        config: ShardsConfig,
+        *,
+        on_bad: Callable[[str, DataError], object] | None = None,
+        within: Sequence[str | Path] = (),
     ) -> None:
         self._storage = Storage()
         paths = self._storage.find(config.paths, suffix=".tar")
@@ -94,6 +100,8 @@ class ShardSource:
 
         def index(path: str) -> TarIndex | DataError:
             try:
+                if not is_remote(path):
+                    check_within(path, within)
                 return load_index(path, self._storage, folder=config.index_folder)
             except DataError as error:
                 if on_bad is None:

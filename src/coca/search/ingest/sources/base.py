@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from coca.core.annotations import SIDECAR_SUFFIXES
 from coca.core.files.absence import Roots
 from coca.core.files.local_files import file_etag, modified_at
+from coca.core.files.regular_files import check_within
 from coca.search.ingest.sources.images import (
     Annotation,
     SourceImage,
@@ -125,15 +127,36 @@ def empty_folders(folders: Iterable[str], sources: Iterable[AnySource]) -> list[
     return empty
 
 
+def check_links(file: str, folders: Sequence[str | Path]) -> None:
+    """Check that an image or video and its sidecar files are not links to files elsewhere.
+
+    Args:
+        file: Path of the image or video.
+        folders: Folders that the files must be in; empty: anywhere.
+
+    Raises:
+        DataError: A file is outside of the folders (reason `"unreadable"`).
+    """
+    stem = os.path.splitext(file)[0]
+    for path in (file, *(stem + suffix for suffix in SIDECAR_SUFFIXES)):
+        check_within(path, folders)
+
+
 class FileSource:
     """Source of image files, found in folders or given by path, with sidecar metadata.
+
+    Args:
+        paths: Files and folders.
+        within: Folders that images and sidecar files must be in after links are resolved; others
+            are unreadable. Empty: links may lead anywhere.
 
     Raises:
         DataError: A path does not exist.
     """
 
-    def __init__(self, paths: Iterable[str | Path]) -> None:
+    def __init__(self, paths: Iterable[str | Path], *, within: Sequence[str | Path] = ()) -> None:
         paths = list(paths)
+        self._within = within
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
         self._entries = [Entry(str(file), file_etag(file)) for file in find_files(paths)]
@@ -153,6 +176,7 @@ class FileSource:
 
     def annotation(self, entry: Entry) -> Annotation:
         """Read the sidecar files; the folder is the album unless they give one."""
+        check_links(entry.path, self._within)
         annotation = read_annotation(entry.path)
         return (
             annotation
