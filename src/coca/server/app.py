@@ -11,7 +11,12 @@ from fastapi.staticfiles import StaticFiles
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
-from coca.server.middleware.limits import BodyLimit, LocalHostOnly, ResponseHeaders
+from coca.server.middleware.limits import (
+    BodyLimit,
+    LocalHostOnly,
+    ResponseHeaders,
+    SameOriginWrites,
+)
 from coca.server.middleware.metrics import MeasureRequests, RequestMetrics
 from coca.server.routes import generation, items, jobs, mining, openai, operations, search, tei
 from coca.server.schemas.errors import ERRORS
@@ -63,6 +68,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(
         BodyLimit, max_bytes=int(settings.max_body_mb * 1e6), timeout_s=settings.body_timeout_s
     )
+    app.add_middleware(SameOriginWrites)
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)

@@ -36,6 +36,67 @@ def test_loopback_is_recognized(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
+CROSS_SITE = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "http://[localhost"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
+]
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/items"),
+        ("PUT", "/v1/items/x"),
+        ("PATCH", "/v1/items/x"),
+        ("DELETE", "/v1/items/x"),
+        ("POST", "/v1/items/delete"),
+        ("POST", "/v1/search"),
+        ("POST", "/mcp"),
+        ("GET", "/mcp"),
+    ],
+)
+def test_a_page_of_another_site_writes_nothing(
+    client: TestClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    if path == "/mcp":
+        pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    # As fetch sends a Blob: without a media type, so that the browser does not ask before.
+    answer = client.request(method, path, content=b'{"ids": ["x"]}', headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://photos.example"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+    ids=["a program", "an old browser", "behind a proxy", "the user"],
+)
+def test_the_page_of_the_service_and_programs_may_write(
+    client: TestClient, headers: dict[str, str]
+) -> None:
+    answer = client.post("/v1/items/delete", json={"ids": ["x"]}, headers=headers)
+    assert answer.json() == {"ids": [], "missing": ["x"]}
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+def test_links_from_other_sites_are_answered(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get("/v1/collections", headers=headers).status_code == 200
+
+
+def test_a_body_without_a_media_type_is_not_read_as_json(client: TestClient) -> None:
+    answer = client.post("/v1/items/delete", content=b'{"ids": ["x"]}')
+    assert answer.status_code == 422
+
+
 def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     policy = client.get("/healthz").headers["content-security-policy"]
     assert "default-src 'self'" in policy

@@ -1,15 +1,18 @@
-"""ASGI middleware: limits of request bodies and of the header `Host`; headers of responses."""
+"""ASGI middleware: limits of bodies, hosts and origins of requests; headers of responses."""
 
 import asyncio
 import ipaddress
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coca.server.errors import error_body
+from coca.server.errors import ServiceError, error_body, error_response
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class BodyLimit:
@@ -85,6 +88,27 @@ class LocalHostOnly:
         await self._app(scope, receive, send)
 
 
+class SameOriginWrites:
+    """Rejects requests that a page of another origin sends (403), except for safe methods.
+
+    A browser sends them without asking the service first, so that any web site could otherwise
+    delete the items of a service without keys.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request that only reads, or that is not of another origin."""
+        if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
+            try:
+                check_origin(Headers(scope=scope))
+            except ServiceError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class ResponseHeaders:
     """Adds headers to every response that lacks them."""
 
@@ -105,6 +129,30 @@ class ResponseHeaders:
         await self._app(scope, receive, with_headers)
 
 
+def check_origin(headers: Headers) -> None:
+    """Check that no page of another origin sends a request.
+
+    `Sec-Fetch-Site` takes precedence: it is also right behind a proxy that changes `Host`. Only
+    browsers send these headers, so requests without them are of other clients.
+
+    Raises:
+        ServiceError: A page of another origin sends it (status 403).
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        allowed = site in ("same-origin", "none")
+    else:
+        allowed = origin is None or _host_of(origin) == headers.get("host")
+    if not allowed:
+        page = "of another site" if origin is None else f"from {origin[:200]!r}"
+        raise ServiceError(
+            f"requests of pages {page} are not answered: send it from a page of this service, or "
+            "without the headers Origin and Sec-Fetch-Site",
+            status=403,
+            code="wrong_origin",
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address is loopback."""
     if host == "localhost":
@@ -113,6 +161,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _without_port(host: str) -> str:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
-from urllib.parse import urlsplit
 
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -19,6 +18,7 @@ from coca import __version__
 from coca.core.errors import CocaError, DataError
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError, error_response
+from coca.server.middleware.limits import check_origin
 from coca.server.requests.answers import item_of
 from coca.server.requests.contact_sheet import SIDE_PX, draw_sheet
 from coca.server.requests.queries import search as find
@@ -157,23 +157,13 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         try:
-            _check_origin(request)
+            # The protocol requires it of all methods, and not only of writes.
+            check_origin(request.headers)
             request.state.tenant = tenant_of(request)
         except ServiceError as error:
             await error_response(error)(scope, receive, send)
             return
         await self._manager.handle_request(scope, receive, send)
-
-
-def _check_origin(request: Request) -> None:
-    """Check that a page that sends the request is a page of this host, against DNS rebinding."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise ServiceError(
-            f"requests of pages from {origin[:200]!r} are not answered",
-            status=403,
-            code="wrong_origin",
-        )
 
 
 def _tenant(context: Context[Any, Any]) -> Tenant:

@@ -32,6 +32,7 @@ ERRORS = _described(
     {
         400: "A value contradicts the collection or the model, or the request has two lengths",
         401: "There is no valid key",
+        403: "A page of another site sends it, the key may only read, or the folder is not allowed",
         404: "There is no such collection or item",
         408: "The body came too slowly",
         413: "The body or an image is too large",
@@ -44,7 +45,5 @@ ERRORS = _described(
 )
 """Errors of all routes."""
 
-WRITE_ERRORS = _described(
-    {403: "The key may only read, or the folder is not allowed", 507: "The disk is full"}
-)
+WRITE_ERRORS = _described({507: "The disk is full"})
 """Further errors of routes that write."""
