@@ -77,9 +77,26 @@ def test_several_texts_and_images_are_weighed(
     (best, _, worst) = run_json("search", "--image", images[1])
     away = ["--image", f"{best['path']}:-0.9", "--image", worst["path"]]
     assert run_json("search", *away)[0]["id"] == worst["id"]
-    weighed = run_json("search", "a red car:2", "a red car", "--image", f"{images[1]}:0.001")
+    texts = ["--text", "a red car:2", "--text", "a red car"]
+    weighed = run_json("search", *texts, "--image", f"{images[1]}:0.001")
     alone = run_json("search", "a red car", "--no-hybrid")
     assert [one["id"] for one in weighed] == [one["id"] for one in alone]
+
+
+def test_unquoted_words_are_one_text(run: Run, run_json: RunJson, filled: Any) -> None:
+    assert run_json("search", "a", "red", "car") == run_json("search", "a red car")
+    assert run("search", "a", "red", "car").stderr == ""
+    apart = run("search", "red car", "blue sky").stderr
+    assert "one text, 'red car blue sky'" in apart
+    assert apart.endswith("--text 'red car' --text 'blue sky'\n")
+
+
+def test_an_image_file_as_query_is_searched_by_its_content(
+    run: Run, run_json: RunJson, filled: Any, images: list[str]
+) -> None:
+    assert run_json("search", images[1]) == run_json("search", "--image", images[1])
+    shown = run("search", images[1], "night:-0.3").stderr
+    assert shown == f"searching for the image {images[1]!r} and 'night' with weight -0.3\n"
 
 
 def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None:
@@ -234,7 +251,7 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
         (["--image", "photos/0.png", "--hybrid"], 2, "compares words"),
         (["--image", "photos/0.png", "--rerank", "2"], 2, "add a text"),
         (["night:-0.3"], 2, "a single term needs no weight"),
-        (["x", "12:30"], 2, "write '12:30:1'"),
+        (["x", "12:30"], 2, "write 'x 12:30:1'"),
         (["x", "--filter", "year ><"], 2, "does not understand the filter"),
         (["x", "--collection", "none"], 1, "no collection 'none'"),
         (["x", "--uri", "none.db"], 1, "none.db"),

@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, SearchError
-from coca.search.query.query_terms import MAX_WEIGHT, Term, direction, parse_terms
+from coca.search.query.query_terms import (
+    MAX_WEIGHT,
+    Term,
+    direction,
+    parse_arguments,
+    parse_terms,
+)
 
 WEIGHTS = st.floats(0.01, MAX_WEIGHT).map(lambda weight: round(weight, 3))
 
@@ -95,3 +102,63 @@ def test_a_weighted_sum_by_hand() -> None:
     assert direction([x, y], [0.6, -0.8]) == pytest.approx(np.array([[0.6, -0.8]]))
     with pytest.raises(SearchError, match="opposite directions"):
         direction([x, x], [1.0, -1.0])
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the images `a.jpg` and `my photo.png`, and other files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "my photo.png", "clip.mp4", "coca.db", "notes.txt"):
+        Path(name).touch()
+    Path("dog").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "terms"),
+    [
+        ("a dog", [Term(text="a dog")]),
+        ("dog", [Term(text="dog")]),
+        ("notes.txt", [Term(text="notes.txt")]),
+        ("what? a:b", [Term(text="what? a:b")]),
+        ("a dog night:-0.3", [Term(text="a dog"), Term(text="night", weight=-0.3)]),
+        ("car:2 a dog", [Term(text="car", weight=2), Term(text="a dog")]),
+        ("a.jpg", [Term(image="a.jpg")]),
+        ("a.jpg:0.5 a dog", [Term(image="a.jpg", weight=0.5), Term(text="a dog")]),
+    ],
+)
+def test_words_without_a_weight_are_one_text_and_image_files_are_images(
+    photos: Path, words: str, terms: list[Term]
+) -> None:
+    assert parse_arguments(words.split(" ")) == terms
+
+
+def test_quoted_words_and_options_join_the_arguments(photos: Path) -> None:
+    assert parse_arguments(["my photo.png"]) == [Term(image="my photo.png")]
+    assert parse_arguments(["red car", "night:-0.3"]) == parse_terms(["red car", "night:-0.3"])
+    assert parse_arguments(["a", "dog"], ["x", "y:2"], ["a.jpg"]) == [
+        Term(text="a dog"),
+        *parse_terms(["x", "y:2"], ["a.jpg"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("b.jpg", "no image b.jpg; to search for the text, use --text b.jpg"),
+        ("b.jpg:0.5 dog", "no image b.jpg;"),
+        ("my photo.png", "for 'my photo.png' quote the name"),
+        ("https://x.org/a.jpg", "download it"),
+        ("dog/", "`coca index dog/`"),
+        ("coca.db cat", "--uri coca.db"),
+        ("clip.mp4", "is a video"),
+        ("ratio 4:3", "write 'ratio 4:3:1' in quotes"),
+        ("dog:0.5", "single term"),
+        ("a dog:0", "must be in"),
+    ],
+)
+def test_a_path_or_a_ratio_that_is_not_a_term_is_refused_with_its_remedy(
+    photos: Path, words: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        parse_arguments(words.split(" "))

@@ -30,7 +30,8 @@ def recommend(
         list[str],
         typer.Argument(
             metavar="POSITIVE[:WEIGHT]",
-            help="Positive examples: image files or texts, with an optional weight.",
+            help="Positive examples: image files or texts, with an optional weight. Words without "
+            "a weight are one text.",
         ),
     ],
     *,
@@ -67,9 +68,9 @@ def recommend(
     for the first).
     """
     console = Console.current(json=as_json)
-    from coca.search.query.query_terms import parse_terms
+    from coca.search.query.query_terms import parse_arguments, parse_terms
 
-    wanted = parse_terms(*_texts_and_files(positive))
+    wanted = parse_arguments(positive)
     avoided = parse_terms(*_texts_and_files(negative)) if negative else []
     from coca.search.mining.recommend import recommend as recommended
 

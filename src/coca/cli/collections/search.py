@@ -1,7 +1,9 @@
 """Command `coca search`: search a collection by text, by image and by filter."""
 
+import shlex
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from coca.cli.options import defaults
 from coca.cli.options.option_groups import grouped
 from coca.cli.options.search_options import CollectionOptions, FilterOptions, Limit, print_hits
 from coca.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coca.search.query.query_terms import Term
 
 
 class On(StrEnum):
@@ -34,12 +39,24 @@ class Method(StrEnum):
 
 @grouped
 def search(
-    text: Annotated[
+    query: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="TEXT[:WEIGHT]",
-            help="Text query, such as 'red car'. Several queries are summed by their weights "
-            "(default 1); a negative weight, such as 'night:-0.3', avoids a concept.",
+            help="Text query, such as red car, or an image file. Words without a weight are one "
+            "text. Texts with weights are summed; a negative weight, such as 'red car' night:-0.3, "
+            "avoids a concept.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            "-t",
+            metavar="TEXT[:WEIGHT]",
+            help="Text query with an optional weight, default 1; may be repeated for the sum of "
+            "several.",
             show_default=False,
         ),
     ] = None,
@@ -156,9 +173,11 @@ def search(
     query have a match probability, and "no" where it is below the threshold.
     """
     console = Console.current(json=as_json)
-    from coca.search.query.query_terms import parse_terms
+    from coca.search.query.query_terms import parse_arguments
 
-    terms = parse_terms(text or [], image or [])
+    terms = parse_arguments(query or [], text or [], image or [])
+    if note := _reading(query or [], terms):
+        console.note(note)
     if not hybrid and (fusion is not None or words is not None):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
     from coca.search.query.hybrid.fusion import Fusion
@@ -186,3 +205,18 @@ def search(
             match=match,
         )
     print_hits(console, hits, first=offset + 1)
+
+
+def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:
+    """Describe how positional arguments were read, where another reading is possible; else ""."""
+    if words and (len(terms) > 1 or terms[0].image):
+        parts = [
+            f"{'the image ' if term.image else ''}{term.image or term.text!r}"
+            + (f" with weight {term.weight:g}" if term.weight != 1 else "")
+            for term in terms
+        ]
+        return f"searching for {' and '.join(parts)}"
+    if len(words) > 1 and any(" " in word for word in words):
+        each = " ".join(f"--text {shlex.quote(word)}" for word in words)
+        return f"searching for one text, {terms[0].text!r}; for the sum of several: {each}"
+    return ""

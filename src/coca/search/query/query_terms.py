@@ -1,14 +1,18 @@
 """Query terms: weighted texts, images and vectors, and their command-line syntax.
 
 The query vector is the normalized weighted sum of the terms' vectors. A negative weight moves it
-away from its term. On a command line the weight follows the last colon: `night:-0.3`.
+away from its term. On a command line the weight follows the last colon, `night:-0.3`, and
+consecutive words without a weight are one text, `coca search a red car`.
 """
 
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -17,6 +21,8 @@ from jaxtyping import Float, Float32, Float64
 
 from coca.core.config.base import Config
 from coca.core.errors import ArgumentError, ConfigError
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.heif import PHOTO_SUFFIXES
 from coca.search.milvus.ann.pagination import check_text
 
 MAX_WEIGHT = 10.0
@@ -68,26 +74,36 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
         ConfigError: There are no terms, a term is empty, a weight is invalid, or no weight is above
             0.
     """
-    terms = [
-        *(_parse(word, "text", _split(word)) for word in texts),
-        *(
-            _parse(word, "image", (word, 1.0) if os.path.exists(word) else _split(word))
-            for word in images
-        ),
-    ]
-    if not terms:
-        raise ConfigError("there is nothing to search for: give a text, --image FILE, or both")
-    if len(terms) == 1 and terms[0].weight != 1:
-        word = [*texts, *images][0]
-        raise ConfigError(
-            f"a single term needs no weight, and {word!r} has {terms[0].weight:g}; "
-            f"if the number belongs to it, write {word + ':1'!r}"
-        )
-    if all(term.weight < 0 for term in terms):
-        raise ConfigError(
-            "every term has a weight below 0, so there is nothing to look for: add one above 0"
-        )
-    return terms
+    return _checked(_terms_of_options(texts, images))
+
+
+def parse_arguments(
+    words: Sequence[str], texts: Sequence[str] = (), images: Sequence[str] = ()
+) -> list[Term]:
+    """Parse the positional arguments of a command line, followed by the terms of its options.
+
+    A shell splits an unquoted text at its spaces, so consecutive words without a weight are one
+    text. A word with a weight is a term of its own. The name of an image file is an image.
+
+    Args:
+        words: Positional arguments.
+        texts: Values of `--text`, as for `parse_terms`.
+        images: Values of `--image`, as for `parse_terms`.
+
+    Raises:
+        ConfigError: As `parse_terms`; or a word is the path of something else than an image, or a
+            ratio or time such as `4:3`, which looks like a weight.
+    """
+    given: list[tuple[str, Term]] = []
+    for kind, group in groupby(words, lambda word: _kind_of(word, words)):
+        if kind == "text":
+            text = " ".join(group)
+            given.append((text, _parse(text, "text", (text.strip(), 1.0))))
+        elif kind == "image":
+            given += _terms_of_options((), list(group))
+        else:
+            given += _terms_of_options(list(group), ())
+    return _checked([*given, *_terms_of_options(texts, images)])
 
 
 def check_terms(terms: Sequence[Term]) -> None:
@@ -147,6 +163,99 @@ def direction(
     if not np.all(length > 1e-6):
         raise ArgumentError("the terms point in opposite directions: nothing is left to search for")
     return (total / length).astype(np.float32)
+
+
+def _terms_of_options(texts: Sequence[str], images: Sequence[str]) -> list[tuple[str, Term]]:
+    """Parse words with optional weights to pairs of a word and its term."""
+    return [
+        *((word, _parse(word, "text", _split(word))) for word in texts),
+        *((word, _parse(word, "image", _split_image(word))) for word in images),
+    ]
+
+
+def _checked(given: Sequence[tuple[str, Term]]) -> list[Term]:
+    """Return the terms of pairs of a word and its term, if they form a query.
+
+    Raises:
+        ConfigError: There are no terms, a single term has a weight, or no weight is above 0.
+    """
+    if not given:
+        raise ConfigError("there is nothing to search for: give a text, --image FILE, or both")
+    terms = [term for _, term in given]
+    if len(given) == 1 and terms[0].weight != 1:
+        word = given[0][0]
+        raise ConfigError(
+            f"a single term needs no weight, and {word!r} has {terms[0].weight:g}; "
+            f"if the number belongs to it, write {word + ':1'!r}"
+        )
+    if all(term.weight < 0 for term in terms):
+        raise ConfigError(
+            "every term has a weight below 0, so there is nothing to look for: add one above 0"
+        )
+    return terms
+
+
+def _kind_of(word: str, words: Sequence[str]) -> str:
+    """Return "image", "text", or "weighted" for a text with a weight, for a positional argument.
+
+    Raises:
+        ConfigError: As `parse_arguments`.
+    """
+    head, colon, tail = word.rpartition(":")
+    weighted = bool(colon) and _NEARLY.fullmatch(tail.strip()) is not None
+    for path in (word, head) if weighted else (word,):
+        if _is_image_name(path) and os.path.isfile(path):
+            return "image"
+    if not any(character.isspace() for character in word):
+        _check_no_path(head if weighted and _is_image_name(head) else word, words)
+    if not weighted:
+        return "text"
+    if len(words) > 1 and head.strip().replace(".", "").isdecimal():
+        text = " ".join(words)
+        raise ConfigError(
+            f"the number after the colon of {word!r} looks like a weight; if it belongs to the "
+            f"text, write {text + ':1'!r} in quotes"
+        )
+    return "weighted"
+
+
+def _check_no_path(word: str, words: Sequence[str]) -> None:
+    """Reject the path of something that is not a query, with the command that reads it.
+
+    Raises:
+        ConfigError: It is an address, a folder, a collection, a video or a missing image.
+    """
+    shown = shlex.quote(word)
+    if "://" in word:
+        raise ConfigError(
+            f"{word} is an address, and a search reads local images: download it and give the file"
+        )
+    if word.endswith(".db") and os.path.exists(word):
+        raise ConfigError(f"{word} is a collection: select it with --uri {shown}")
+    if os.sep in word and os.path.isdir(word):
+        raise ConfigError(
+            f"{word} is a folder: `coca index {shown}` makes its images searchable; to search by "
+            "an image, give its file"
+        )
+    if Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):
+        raise ConfigError(
+            f"{word} is a video, and a search reads images: give one of its frames; to search for "
+            f"the text, use --text {shown}"
+        )
+    if _is_image_name(word):
+        whole = " ".join(words)
+        quotes = f"; for {whole!r} quote the name" if os.path.isfile(whole) else ""
+        raise ConfigError(
+            f"there is no image {word}{quotes}; to search for the text, use --text {shown}"
+        )
+
+
+def _is_image_name(path: str) -> bool:
+    return Path(path).suffix.lower() in PHOTO_SUFFIXES
+
+
+def _split_image(word: str) -> tuple[str, float]:
+    return (word, 1.0) if os.path.exists(word) else _split(word)
 
 
 def _split(word: str) -> tuple[str, float]:
