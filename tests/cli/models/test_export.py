@@ -30,6 +30,29 @@ def test_an_exported_model_is_pushed_if_asked(
     assert 'coca.load("hf:me/tiny")' in (cwd / "hub/me/tiny/README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["m.onnx"], "coca export MODEL m --format onnx"),
+        (["m.onnx", "--int8"], "coca export MODEL m --format onnx --int8"),
+        (["m.onnx", "--format", "immich"], "coca export MODEL m --format immich"),
+        (["page/index.html"], "coca export MODEL page/index --format browser"),
+        (["m.safetensors"], "coca export MODEL m"),
+    ],
+)
+def test_a_file_as_output_is_refused_with_the_command_that_writes_it(
+    run: Run, arguments: list[str], command: str, cwd: Path
+) -> None:
+    stderr = run("export", "MODEL", *arguments, code=2).stderr
+    assert stderr.endswith(f"written by: {command}\n")
+    assert list(cwd.iterdir()) == []
+
+
+def test_a_dot_in_the_name_of_the_output_folder_is_allowed(run: Run, model: str) -> None:
+    run("export", model, "model-v1.0")
+    assert Path("model-v1.0/README.md").is_file()
+
+
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
     output = run("export", model, "out", "--format", "onnx", "--half", "--title", "T", code=2)
     assert "--title, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, to_try
 from coca.cli.models.convert import Source
 from coca.cli.options import defaults
 from coca.cli.options.npm_packages import npm_packages
@@ -23,6 +23,17 @@ class ExportFormat(StrEnum):
     immich = "immich"
     huggingface = "huggingface"
     browser = "browser"
+
+
+_FILE_SUFFIXES = {
+    ".onnx": ExportFormat.onnx,
+    ".ort": ExportFormat.onnx,
+    ".html": ExportFormat.browser,
+    **dict.fromkeys(
+        (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".tar", ".gz"), ExportFormat.coca
+    ),
+}
+"""Suffixes of files, and the format whose folder contains such a file."""
 
 
 def export(
@@ -140,6 +151,7 @@ def export(
     """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
+    _check_folder_name(model, out, to, int8=int8)
     if to is not ExportFormat.browser:
         _check_unused(
             {"--uri": uri, "--packages": packages, "--no-image-search": not image_search}, to
@@ -204,6 +216,22 @@ def export(
     if name:
         console.say(f"others load it as {name}")
     console.emit({"out": str(made), "pushed": name})
+
+
+def _check_folder_name(model: str, out: Path, to: ExportFormat, *, int8: bool) -> None:
+    """Reject an output folder with the name of a file, with the command for such a file."""
+    suffix = out.suffix.lower()
+    if suffix not in _FILE_SUFFIXES:
+        return
+    wanted = _FILE_SUFFIXES[suffix] if to is ExportFormat.coca else to
+    options = ["--format", wanted.value] if wanted is not ExportFormat.coca else []
+    command = to_try(
+        "export", model, str(out.with_suffix("")), *options, *(["--int8"] if int8 else [])
+    )
+    raise ConfigError(
+        f"OUT is a folder, and {out} is the name of a file; a folder with {suffix} files is "
+        f"written by: {command}"
+    )
 
 
 def _check_unused(values: Mapping[str, object], to: ExportFormat) -> None:
