@@ -43,6 +43,16 @@ def test_a_request_without_a_key_is_401(client: TestClient, header: str | None) 
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/items", "/v1/embeddings", "/rerank", "/mcp"])
+@pytest.mark.parametrize("body", [b"{", b"[]," * 600_000, b" " * 60_000_000])
+def test_a_body_is_read_after_the_key_was_found(client: TestClient, path: str, body: bytes) -> None:
+    if path == "/mcp":
+        pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    parts = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
+    headers = {"Content-Type": "application/json", **as_key("wrong-key")}
+    assert client.post(path, content=parts, headers=headers).status_code == 401
+
+
 def test_two_tenants_never_see_each_others_items(client: TestClient, images: list[bytes]) -> None:
     own = {"key-of-anna": content_id(images[0]), "key-of-bert": content_id(image_bytes(100))}
     names = {"key-of-anna": "pictures", "key-of-bert": "others"}

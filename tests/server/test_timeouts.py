@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,21 @@ def test_a_slow_body_is_408(process: ServerProcess) -> None:
     )
     assert received.startswith(b"HTTP/1.1 408"), received
     assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.slow
+def test_a_body_that_drips_is_408(process: ServerProcess) -> None:
+    with socket.create_connection(process.address, timeout=240) as connection:
+        connection.sendall(SEARCH_HEAD + b"Content-Length: 1000000\r\n\r\n")
+        connection.settimeout(0.3)
+        received = b""
+        for _ in range(300):
+            try:
+                received += connection.recv(65_536)
+                break
+            except TimeoutError:
+                connection.sendall(b" ")
+    assert received.startswith(b"HTTP/1.1 408"), received
 
 
 @pytest.mark.slow

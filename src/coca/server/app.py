@@ -66,7 +66,10 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     add_error_handlers(app)
 
     app.add_middleware(
-        BodyLimit, max_bytes=int(settings.max_body_mb * 1e6), timeout_s=settings.body_timeout_s
+        BodyLimit,
+        max_bytes=int(settings.max_body_mb * 1e6),
+        max_total_bytes=int(settings.max_bodies_mb * 1e6),
+        timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(SameOriginWrites)
     if not service.keys:

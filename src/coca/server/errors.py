@@ -14,6 +14,10 @@ from coca.core.errors import ArgumentError, CocaError, ConfigError, DataError, S
 
 logger = logging.getLogger(__name__)
 
+_MAX_FAULTS = 10
+"""Maximum number of faults of a body in the message of an error."""
+_MAX_FAULT = 500
+"""Maximum length of one fault of a body, in characters: names of fields are of the client."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -79,8 +83,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        return JSONResponse(error_body("; ".join(faults), 422, "invalid_request"), 422)
+        return JSONResponse(error_body(_faults(error), 422, "invalid_request"), 422)
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -96,6 +99,16 @@ def add_error_handlers(app: FastAPI) -> None:
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse(error_body("the service failed; see its log", 500, "failed"), 500)
+
+
+def _faults(error: RequestValidationError) -> str:
+    """Describe the first faults of a body in one line."""
+    faults = error.errors()
+    shown = [
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"[:_MAX_FAULT]
+        for fault in faults[:_MAX_FAULTS]
+    ]
+    return "; ".join([*shown, *(["and further faults"] if len(faults) > _MAX_FAULTS else [])])
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -25,12 +25,16 @@ class ServerSettings(Config):
     queue_size: Annotated[int, Ge(1)] = 512
     """Maximum number of waiting texts or images; further requests get status 503."""
     max_body_mb: Annotated[float, Gt(0)] = 48.0
-    """Maximum size of a request body, in MB; a larger body gets status 413."""
+    """Maximum size of a request body, in MB; a larger body gets status 413. A body without images
+    may have 1 MB."""
+    max_bodies_mb: Annotated[float, Gt(0)] = 192.0
+    """Maximum size of all request bodies above 64 KB that are in progress, in MB; a further body
+    gets status 503. A request with an image takes three times the size of its body."""
     max_pixels: Annotated[int, Ge(1)] = 50_000_000
     """Maximum number of pixels of an image in a request."""
     body_timeout_s: Annotated[float, Gt(0)] = 30.0
-    """Maximum time between two parts of a request body, in seconds; a slower body gets status
-    408."""
+    """Maximum time for a request body, and for each further MB of it, in seconds; a slower body
+    gets status 408."""
     decode_timeout_s: Annotated[float, Gt(0)] = 30.0
     """Maximum time to decode an image, in seconds; a slower image gets status 422. 50 million
     pixels take 1 to 10 on a busy machine."""

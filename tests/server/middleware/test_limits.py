@@ -1,12 +1,15 @@
+import asyncio
 import threading
 from collections.abc import Sequence
 
 import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from coca.server.app import create_app
 from coca.server.errors import ServiceError
-from coca.server.middleware.limits import is_loopback
+from coca.server.middleware.limits import BodyLimit, is_loopback
 from coca.server.model.batching import Batcher
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -21,6 +24,102 @@ def test_a_body_above_the_limit_is_413(service: Service) -> None:
         assert client.post("/v1/search", content=long, headers=headers).status_code == 413
         parts = (long[start : start + 100] for start in range(0, len(long), 100))
         assert client.post("/v1/search", content=parts, headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/facets"),
+        ("POST", "/v1/duplicates"),
+        ("POST", "/v1/items/delete"),
+        ("PATCH", "/v1/items/x"),
+        ("PATCH", "/v1/items"),
+        ("POST", "/mcp"),
+    ],
+)
+def test_a_body_without_images_may_have_a_megabyte(
+    client: TestClient, method: str, path: str
+) -> None:
+    if path == "/mcp":
+        pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    body = b'{"collection": "' + b"x" * 1_000_000 + b'"}'
+    headers = {"Content-Type": "application/json"}
+    assert client.request(method, path, content=body, headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("/v1/search", b"["),
+        ("/v1/search", b'{"where": ['),
+        ("/v1/items", b'{"metadata": ['),
+        ("/v1/embeddings", b'{"input": ['),
+        ("/rerank", b'{"texts": ['),
+    ],
+)
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"0,", b"[", b'"",'], ids=bytes.decode)
+def test_a_body_of_very_many_values_is_not_parsed(
+    client: TestClient, path: str, start: bytes, value: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(path, content=start + value * 600_000, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_a_long_text_with_commas_is_embedded(client: TestClient) -> None:
+    texts = [{"text": "a red car, a cat, a dog"}] * 2_000
+    answer = client.post("/v1/embeddings", json={"input": texts})
+    assert len(answer.json()["data"]) == 2_000
+
+
+def test_an_error_names_ten_faults_at_most(client: TestClient) -> None:
+    for body in (
+        {f"field{number}": 0 for number in range(30_000)},
+        {"text": "a", "where": [{f"field{number}": 0 for number in range(5_000)}] * 60},
+    ):
+        answer = client.post("/v1/search", json=body)
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 422
+        assert (message.count(": "), message[-19:]) == (10, "; and further faults"[-19:]), message
+    message = client.post("/v1/search", json={"x" * 100_000: 0}).json()["error"]["message"]
+    assert len(message) < 1_000
+
+
+def test_large_bodies_share_a_limit_and_small_ones_are_accepted() -> None:
+    go_on = asyncio.Event()
+    statuses: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        if scope["path"] == "/wait":
+            await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def request(limits: BodyLimit, size: int, path: str = "/") -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+        async def send(message: Message) -> None:
+            statuses.append(message["status"])
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        await limits(scope, receive, send)
+
+    async def run() -> None:
+        limits = BodyLimit(app, max_bytes=10**6, max_total_bytes=10**6, timeout_s=60)
+        first = asyncio.create_task(request(limits, 800_000, "/wait"))
+        await asyncio.sleep(0)
+        await request(limits, 1_000)
+        with pytest.raises(HTTPException) as caught:
+            await request(limits, 800_000)
+        assert (caught.value.status_code, caught.value.headers) == (503, {"Retry-After": "1"})
+        go_on.set()
+        await first
+        await request(limits, 800_000)
+
+    asyncio.run(run())
+    assert statuses == [200, 200, 200]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.5:8000", "localhost.evil.example"])

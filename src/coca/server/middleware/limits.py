@@ -12,22 +12,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coca.server.errors import ServiceError, error_body, error_response
 
+MAX_VALUES = 500_000
+"""Maximum number of values in a JSON body; parsing them takes about 0.1 seconds, in which no other
+request is answered. Commas in texts count, too."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_COUNTED_BYTES = 1 << 20
+_SMALL_BYTES = 64 << 10
 
 
 class BodyLimit:
-    """Rejects bodies that are too large (413), too slow (408) or of two lengths (400)."""
+    """Rejects bodies that are too large (413), too slow (408), of two lengths (400) or too many."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_total_bytes: int, timeout_s: float
+    ) -> None:
         """Set the limits.
 
         Args:
             app: The application behind.
             max_bytes: Maximum size of a body.
-            timeout_s: Maximum time between two parts of a body, in seconds.
+            max_total_bytes: Maximum size of all large bodies of requests in progress; a body that
+                exceeds it gets status 503.
+            timeout_s: Maximum time for a body, and for each MB of it, in seconds.
         """
         self._app = app
         self._max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
+        self._total_bytes = 0
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,7 +46,6 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sentence = f"a request body must have at most {self._max_bytes:,} bytes"
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             # A proxy that reads the other header would take the rest of the body for a request.
             two = "a request must not have both Content-Length and Transfer-Encoding"
@@ -45,26 +55,39 @@ class BodyLimit:
             return
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self._max_bytes:
-                body = error_body(sentence, 413, "too_large")
+                body = error_body(too_large(self._max_bytes), 413, "too_large")
                 await JSONResponse(body, 413)(scope, receive, send)
                 return
+        started = asyncio.get_running_loop().time()
         received, complete = 0, False
 
-        async def limited() -> Message:
+        async def in_time() -> Message:
             nonlocal received, complete
             if complete:
                 return await receive()
+            # A minimum rate: a client could otherwise send a byte now and then, without end.
+            deadline = started + self._timeout_s * (1 + received / 1e6)
             try:
-                message = await asyncio.wait_for(receive(), self._timeout_s)
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the request body came too slowly") from None
+            before = _counted(received)
             received += len(message.get("body", b""))
+            self._total_bytes += _counted(received) - before
+            if self._total_bytes > self._max_total_bytes:
+                raise HTTPException(
+                    503,
+                    "the service is overloaded: too many large bodies are in progress",
+                    {"Retry-After": "1"},
+                )
             complete = not message.get("more_body", False)
-            if received > self._max_bytes:
-                raise HTTPException(413, sentence)
             return message
 
-        await self._app(scope, limited, send)
+        try:
+            await self._app(scope, bounded(in_time, self._max_bytes), send)
+        finally:
+            self._total_bytes -= _counted(received)
 
 
 class LocalHostOnly:
@@ -129,6 +152,46 @@ class ResponseHeaders:
         await self._app(scope, receive, with_headers)
 
 
+def bounded(receive: Receive, max_bytes: int) -> Receive:
+    """Return a function that receives a body of at most `max_bytes`; a larger one is a 413."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise HTTPException(413, too_large(max_bytes))
+        return message
+
+    return limited
+
+
+def check_values(body: bytes) -> None:
+    """Check that a JSON body has few values, before it is parsed.
+
+    Every value follows a comma or an opening bracket. Images as data URIs have neither.
+
+    Raises:
+        ServiceError: It may have more than `MAX_VALUES` (status 413).
+    """
+    values = 0
+    for start in range(0, len(body), _COUNTED_BYTES):
+        end = start + _COUNTED_BYTES
+        values += sum(body.count(sign, start, end) for sign in (b",", b"[", b"{"))
+        if values > MAX_VALUES:
+            raise ServiceError(
+                f"a request body must have at most {MAX_VALUES:,} values, commas in texts included",
+                status=413,
+                code="too_large",
+            )
+
+
+def too_large(max_bytes: int) -> str:
+    """Describe the limit of a body in an error message."""
+    return f"a request body must have at most {max_bytes:,} bytes here"
+
+
 def check_origin(headers: Headers) -> None:
     """Check that no page of another origin sends a request.
 
@@ -161,6 +224,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _counted(received: int) -> int:
+    """Return how much of a body counts for the total limit: small bodies are always accepted."""
+    return max(0, received - _SMALL_BYTES)
 
 
 def _host_of(origin: str) -> str | None:

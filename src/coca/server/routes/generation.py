@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.schemas.generation import (
     AnswerRequest,
     AnswerResponse,
@@ -18,7 +18,7 @@ from coca.server.schemas.generation import (
     WordMap,
 )
 
-router = APIRouter(prefix="/v1", tags=["generation"])
+router = APIRouter(prefix="/v1", tags=["generation"], route_class=KeyedRoute)
 
 
 @router.post("/caption")

@@ -10,7 +10,7 @@ from coca.server.images.data_uris import media_type_of
 from coca.server.images.thumbnails import SIDES
 from coca.server.requests.answers import item_of
 from coca.server.requests.changes import add_item, change_items, delete_items
-from coca.server.routes.tenants import CurrentTenant, Writer
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
 from coca.server.schemas.errors import WRITE_ERRORS
 from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, ItemIds, NewItem
 from coca.server.schemas.shared import CollectionName
@@ -31,7 +31,7 @@ class _ItemId(Convertor[str]):
 
 
 register_url_convertor("item", _ItemId())
-router = APIRouter(prefix="/v1/items", tags=["items"])
+router = APIRouter(prefix="/v1/items", tags=["items"], route_class=KeyedRoute)
 
 Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
 Named: TypeAlias = Annotated[CollectionName, Query()]

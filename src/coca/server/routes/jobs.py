@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 
 from coca.server.collections.jobs import IndexJob
-from coca.server.routes.tenants import CurrentTenant, Writer
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
 from coca.server.schemas.collections import Job, JobList, JobRequest
 from coca.server.schemas.errors import WRITE_ERRORS
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
 
 @router.post("", status_code=202, responses=WRITE_ERRORS)

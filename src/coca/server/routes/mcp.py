@@ -12,13 +12,13 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from coca import __version__
 from coca.core.errors import CocaError, DataError
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError, error_response
-from coca.server.middleware.limits import check_origin
+from coca.server.middleware.limits import bounded, check_origin, check_values
 from coca.server.requests.answers import item_of
 from coca.server.requests.contact_sheet import SIDE_PX, draw_sheet
 from coca.server.requests.queries import search as find
@@ -28,7 +28,14 @@ from coca.server.routes.tenants import tenant_of
 from coca.server.schemas.items import Item
 from coca.server.schemas.mining import FacetsRequest, FacetsResponse
 from coca.server.schemas.search import SearchRequest, SearchResponse
-from coca.server.schemas.shared import CollectionName, Condition, Expression, ItemId, Text
+from coca.server.schemas.shared import (
+    MAX_BYTES,
+    CollectionName,
+    Condition,
+    Expression,
+    ItemId,
+    Text,
+)
 from coca.server.service import Tenant
 
 P = ParamSpec("P")
@@ -149,21 +156,28 @@ def facets(
 
 
 class _Endpoint:
-    """ASGI endpoint that resolves the key of a request before the SDK reads its body."""
+    """ASGI endpoint that checks key and size of a request before the SDK parses its body."""
 
     def __init__(self, manager: StreamableHTTPSessionManager) -> None:
         self._manager = manager
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
+        request = Request(scope, bounded(receive, MAX_BYTES))
         try:
             # The protocol requires it of all methods, and not only of writes.
             check_origin(request.headers)
             request.state.tenant = tenant_of(request)
+            body = await request.body()
+            check_values(body)
         except ServiceError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._manager.handle_request(scope, receive, send)
+        unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def received() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self._manager.handle_request(scope, received, send)
 
 
 def _tenant(context: Context[Any, Any]) -> Tenant:

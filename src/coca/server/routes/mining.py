@@ -9,7 +9,7 @@ from coca.search.query.query_terms import Term
 from coca.server.requests.answers import hit_of, item_of
 from coca.server.requests.facets import count_facets, histogram
 from coca.server.requests.queries import examples, filter_of
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.schemas.mining import (
     DuplicateGroup,
     DuplicatesRequest,
@@ -22,7 +22,7 @@ from coca.server.schemas.search import SearchResponse
 from coca.server.schemas.shared import Example
 from coca.server.service import Tenant
 
-router = APIRouter(prefix="/v1", tags=["mining"])
+router = APIRouter(prefix="/v1", tags=["mining"], route_class=KeyedRoute)
 
 
 @router.post("/recommend")

@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError
 from coca.runtime.short_vectors import shortened
 from coca.server.images.data_uris import read_data_uri
 from coca.server.model.served_model import ServedModel
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.schemas.openai import (
     Embedding,
     EmbeddingRequest,
@@ -27,7 +27,7 @@ from coca.server.schemas.openai import (
     Usage,
 )
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], route_class=KeyedRoute)
 
 
 @router.post("/v1/embeddings")

@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from coca.server.middleware.metrics import RequestMetrics
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.service import Service
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=KeyedRoute)
 
 
 @router.get("/healthz")

@@ -9,7 +9,7 @@ from coca.search.records import CollectionInfo
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.requests.answers import hit_of
 from coca.server.requests.queries import search as find
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.schemas.collections import (
     CalibrationSummary,
     CollectionDescription,
@@ -18,7 +18,7 @@ from coca.server.schemas.collections import (
 )
 from coca.server.schemas.search import SearchRequest, SearchResponse
 
-router = APIRouter(prefix="/v1", tags=["search"])
+router = APIRouter(prefix="/v1", tags=["search"], route_class=KeyedRoute)
 
 
 @router.post("/search")

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from coca import __version__
 from coca.runtime.short_vectors import shortened
 from coca.server.routes.openai import document_scores, name_of, split_inputs
-from coca.server.routes.tenants import CurrentTenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.schemas.openai import MAX_INPUTS
 from coca.server.schemas.tei import EmbedRequest, Info, Rank, RankRequest
 
-router = APIRouter(tags=["text-embeddings-inference"])
+router = APIRouter(tags=["text-embeddings-inference"], route_class=KeyedRoute)
 
 
 @router.post("/embed")

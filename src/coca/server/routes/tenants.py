@@ -1,11 +1,38 @@
-"""Tenant of a request, as a dependency of routes."""
+"""Tenant of a request: its key is checked before its body is read."""
 
-from typing import Annotated, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
 from coca.server.errors import ServiceError
+from coca.server.middleware.limits import bounded, check_values
 from coca.server.service import Service, Tenant
+
+
+class KeyedRoute(APIRoute):
+    """Route that checks key and size of a request before it parses the body.
+
+    FastAPI itself reads and parses the body before it calls the dependencies.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Build the handler; only endpoints with a parameter `tenant` need a key."""
+        handle = super().get_route_handler()
+        parameters = get_type_hints(self.endpoint)
+        body = parameters.get("body")
+
+        async def checked(request: Request) -> Response:
+            if "tenant" in parameters:
+                request.state.tenant = tenant_of(request)
+            if body is not None:
+                if body.max_bytes is not None:
+                    request = Request(request.scope, bounded(request.receive, body.max_bytes))
+                check_values(await request.body())
+            return await handle(request)
+
+        return checked
 
 
 def tenant_of(request: Request) -> Tenant:
@@ -26,7 +53,16 @@ def tenant_of(request: Request) -> Tenant:
     return Tenant(service, names, key.name, key.writable)
 
 
-def writer_of(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Tenant:
+async def current_tenant(request: Request) -> Tenant:
+    """Return the tenant that `KeyedRoute` found."""
+    tenant: Tenant = request.state.tenant
+    return tenant
+
+
+CurrentTenant: TypeAlias = Annotated[Tenant, Depends(current_tenant)]
+
+
+async def writer_of(tenant: CurrentTenant) -> Tenant:
     """Return the tenant of a request that writes.
 
     Raises:
@@ -37,5 +73,4 @@ def writer_of(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Tenant:
     return tenant
 
 
-CurrentTenant: TypeAlias = Annotated[Tenant, Depends(tenant_of)]
 Writer: TypeAlias = Annotated[Tenant, Depends(writer_of)]

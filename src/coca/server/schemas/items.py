@@ -1,6 +1,6 @@
 """Bodies of `/v1/items`: read, add, change and delete items."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ class Item(Body):
 
 class NewItem(Body):
     """An image to add; its id is the hash of its bytes, so that adding it twice is no error."""
+
+    max_bytes: ClassVar[int | None] = None
 
     image: DataUri
     collection: CollectionName = None

@@ -1,6 +1,6 @@
 """Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ from coca.server.schemas.shared import (
 
 class RecommendRequest(Scope):
     """Examples of wanted and unwanted items."""
+
+    max_bytes: ClassVar[int | None] = None
 
     positive: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)]
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []

@@ -3,7 +3,7 @@
 Unknown fields are ignored, since clients send fields of other services.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
@@ -17,6 +17,9 @@ class Foreign(BaseModel):
     """Base class of bodies that other services define."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    max_bytes: ClassVar[int | None] = None
+    """As in `Body`: all requests may have images."""
 
 
 LongText: TypeAlias = Annotated[str, Field(min_length=1)]

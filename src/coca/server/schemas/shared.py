@@ -1,6 +1,7 @@
 """Types and base classes that several bodies share."""
 
-from typing import Annotated, Literal, TypeAlias
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +15,10 @@ MAX_RANKED = 16_384
 """Maximum number of hits of a query over all pages: the limit of a Milvus server."""
 MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
+MAX_BYTES = 1_000_000
+"""Maximum size of a body without images."""
+_KEPT_UNKNOWN = 20
+"""Maximum number of unknown fields that are reported; further ones are dropped."""
 
 
 def _box(region: list[float]) -> list[float]:
@@ -73,9 +78,25 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
+    max_bytes: ClassVar[int | None] = MAX_BYTES
+    """Maximum size of this body; None: `ServerSettings.max_body_mb`, for images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_few_unknown(cls, data: Any) -> Any:
+        """Drop most unknown fields, since each would become an error of its own."""
+        known = cls.model_fields
+        if not isinstance(data, dict) or len(data) <= len(known) + _KEPT_UNKNOWN:
+            return data
+        unknown = (name for name in data if name not in known)
+        kept = {*known, *islice(unknown, _KEPT_UNKNOWN)}
+        return {name: value for name, value in data.items() if name in kept}
+
 
 class ImageReference(Body):
     """An image of a request: a data URI or an item of the collection, or a region of it."""
+
+    max_bytes: ClassVar[int | None] = None
 
     image: DataUri | None = None
     id: ItemId | None = None
