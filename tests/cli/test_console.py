@@ -104,3 +104,17 @@ def test_log_messages_are_printed_as_the_options_ask(
     assert capsys.readouterr().err == printed
     assert Console.current(json=False).quiet == quiet
     room.configure(quiet=False, debug=False)
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_tracebacks_that_milvus_logs_are_shown_with_debug_only(
+    debug: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("pymilvus", "milvus_lite", "grpc._server", "coca")
+    for logger in map(logging.getLogger, names):
+        monkeypatch.setattr(logger, "level", logger.level)
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+    room.configure(quiet=False, debug=debug)
+    for name in names[:3]:
+        logging.getLogger(name).error("RPC error")
+    assert len(caplog.records) == (3 if debug else 0)

@@ -133,15 +133,22 @@ def print_error(text: str) -> None:
         _to_stderr(f"  {line}")
 
 
+_MILVUS_LOGGERS = ("pymilvus", "milvus_lite", "grpc._server")
+"""Loggers that print a traceback for each exception that Milvus also raises or handles."""
+
+
 def configure(*, quiet: bool, debug: bool) -> None:
     """Apply the global options, and send the log of the package to stderr.
 
-    The level is WARNING; with `debug` DEBUG, with `quiet` ERROR.
+    The level is WARNING; with `debug` DEBUG, with `quiet` ERROR. The loggers of Milvus are silenced
+    without `debug`, since a command prints each error once.
     """
     _quiet.set(quiet)
     logger = logging.getLogger("coca")
     logger.setLevel(logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING)
     logger.handlers = [_Handler()]
+    for name in _MILVUS_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL)
 
 
 class _Handler(logging.Handler):

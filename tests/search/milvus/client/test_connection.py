@@ -112,19 +112,45 @@ def test_threads_may_open_one_folder_at_once(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_errors_are_reported_by_the_exception_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_the_loggers_of_the_host_process_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        connection = Connection(str(tmp_path / "pictures.db"), create=True)
-        with (
-            pytest.raises(SearchError, match=r"could not read: .*'absent' does not exist"),
-            connection.faults("read"),
-        ):
-            connection.client.describe_collection("absent", timeout=5)
-        connection.close()
-    captured = capfd.readouterr()
-    assert (captured.out, captured.err, caplog.text) == ("", "", "")
+    loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite", "grpc._server")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    Connection(str(tmp_path / "pictures.db"), create=True).close()
+    assert [logger.level for logger in loggers] == [logging.INFO] * 3
+
+
+def test_lite_is_not_pinged_and_a_closed_connection_leaves_no_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server of Lite answers pings every 10 s by `GOAWAY ... too_many_pings`."""
+    import pymilvus.client.grpc_handler as handler
+    from milvus_lite.server_manager import server_manager_instance
+
+    opened: list[tuple[dict[str, object], grpc.Channel]] = []
+    create = grpc.insecure_channel
+
+    def recorded(target: str, options: list[tuple[str, object]]) -> grpc.Channel:
+        channel = create(target, options=options)
+        opened.append((dict(options), channel))
+        return channel
+
+    monkeypatch.setattr(handler.grpc, "insecure_channel", recorded)
+    path = tmp_path / "pictures.db"
+    folder = Connection(str(path), create=True)
+    served = Connection(server_manager_instance.start_and_get_uri(str(path)), create=False)
+    assert folder.is_lite
+    assert served.is_lite
+    served.close()
+    folder.close()
+    pings = [options["grpc.keepalive_time_ms"] for options, _ in opened]
+    # The kind of a server is known after the first answer only.
+    assert pings == [2**31 - 1, 10_000, 2**31 - 1]
+    for _, channel in opened:
+        with pytest.raises(ValueError, match="closed channel"):
+            channel.unary_unary("/any")(b"")
 
 
 def test_a_fault_of_the_network_is_a_sentence_too(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """Connection to Milvus Lite or a server, with exceptions converted to `SearchError`."""
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from types import ModuleType
 from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
@@ -17,6 +15,9 @@ _UNREACHABLE = 2
 """Error code of the client for an unreachable server."""
 _DISK_FULL = re.compile(r"errno (28|122)\b", re.IGNORECASE)
 """In a message of Lite: no space left on the device, or quota exceeded (Linux)."""
+_NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2**31 - 1}
+"""gRPC channel options without keepalive pings. The client pings every 10 s, and Lite's server
+closes a connection that pings more than twice in 300 s (`GOAWAY ... too_many_pings`)."""
 
 
 class Connection:
@@ -46,7 +47,7 @@ class Connection:
         """
         uri = self.uri = address_of(uri)
         self.timeout_s = timeout_s
-        self._milvus = _quiet_client_package()
+        self._milvus = require("pymilvus", extra="search")
         self._rpc_error: type[Exception] = require("grpc", extra="search").RpcError
         self._lease: Lease | None = None
         self._client: Any = None
@@ -60,10 +61,13 @@ class Connection:
         try:
             # Two threads that start Lite for one folder at once would lock each other out.
             with self.write_lock, self.faults("open it"):
-                self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
+                self._client = self._new_client(address, token, keepalive=self._lease is None)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
+                self.capabilities = capabilities_of(self.server_version, uri)
+                if self.capabilities.lite and self._lease is None:
+                    self._client.close()
+                    self._client = self._new_client(address, token, keepalive=False)
                 self._flush_log()
-            self.capabilities = capabilities_of(self.server_version, uri)
         except BaseException as error:
             lease = self._lease
             self.close()
@@ -88,6 +92,16 @@ class Connection:
     def milvus_error(self) -> type[Exception]:
         """Exception class of Milvus, for handling inside `faults`."""
         return self._milvus.MilvusException
+
+    def _new_client(self, address: str, token: str, *, keepalive: bool) -> Any:
+        """Create a client with a channel of its own, which ends with the client."""
+        return self._milvus.MilvusClient(
+            address,
+            token=token,
+            timeout=self.timeout_s,
+            dedicated=True,
+            grpc_options={} if keepalive else _NO_KEEPALIVE,
+        )
 
     def journal(self, collection: str) -> Journal:
         """Return a journal of writes to a collection; on Lite the process-wide journal."""
@@ -194,12 +208,3 @@ class Connection:
 def _blames_filter(code: int, message: str) -> bool:
     # Lite has a specific code; servers share one code among many errors (2.3) or use 1100.
     return code == 6 or "expression" in message or "query plan" in message
-
-
-def _quiet_client_package() -> ModuleType:
-    package = require("pymilvus", extra="search")
-    # They log a traceback for each exception that they also raise; `faults` reports it once.
-    # `grpc._server` also logs errors that Lite and its client handle.
-    for name in ("pymilvus", "milvus_lite", "grpc._server"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return package
