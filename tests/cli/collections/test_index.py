@@ -144,6 +144,32 @@ def test_a_folder_without_images_is_an_error_unless_all_were_removed(
         assert "--yes needs --prune" in run("index", "photos", *alone, code=2).stderr
 
 
+def test_a_moved_folder_is_indexed_under_its_new_name(
+    run: Run, run_json: RunJson, model: str, filled: Any
+) -> None:
+    Path("photos").rename("moved")
+    output = run_json("index", "moved", "-m", model)
+    assert (output["updated"], output["added"], output["copies"]) == (3, 0, [])
+    hits = run_json("search", "x")
+    assert {Path(hit["path"]).parent.name for hit in hits} == {"moved"}
+    # As documented for a folder that was deleted.
+    shutil.rmtree("moved")
+    Path("other").mkdir()
+    output = run_json("index", "moved", "-m", model, "--prune", "--yes")
+    assert (output["removed"], output["count"]) == (3, 0)
+
+
+def test_skipped_files_are_reported_with_a_remedy(
+    run: Run, run_json: RunJson, model: str, images: list[str]
+) -> None:
+    for name in ("a.NEF", "b.nef", "c.zip"):
+        (Path("photos") / name).touch()
+    assert run_json("index", "photos", "-m", model)["skipped"] == {".nef": 2, ".zip": 1}
+    warnings = run("index", "photos", "-m", model).stderr
+    assert "warning: skipped 2 .nef: raw photos" in warnings
+    assert "warning: skipped 1 .zip" in warnings
+
+
 def test_too_many_bad_images_stop_the_run_and_are_listed(
     run: Run, model: str, images: list[str]
 ) -> None:

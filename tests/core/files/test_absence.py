@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.files.absence import Roots, is_gone, nearest
+from coca.core.files.absence import Roots, doubt, is_gone, nearest
 
 
 def test_only_a_file_that_is_surely_absent_is_gone(tmp_path: Path) -> None:
@@ -72,3 +72,37 @@ def test_a_question_takes_as_many_steps_among_many_roots_as_with_one(
     monkeypatch.setattr(os.path, "dirname", counted)
     assert roots.above("/photos/2020/a.png") is None
     assert len(steps) == 4
+
+
+def test_a_missing_root_has_lost_its_files_only_where_that_is_stated(tmp_path: Path) -> None:
+    missing = tmp_path / "gone"
+    assert not Roots([missing]).has_lost(f"{missing}/a.png")
+    roots = Roots([], missing=[missing])
+    assert roots.has_lost(f"{missing}/a.png")
+    assert not roots.has_lost(f"{tmp_path}/a.png")
+
+
+def test_what_is_missing_in_an_empty_folder_may_be_on_an_unmounted_drive(tmp_path: Path) -> None:
+    assert doubt(str(tmp_path)) == "it is empty, as if its drive were not mounted"
+    (tmp_path / "file").touch()
+    assert doubt(str(tmp_path)) == ""
+
+
+def test_what_is_missing_where_drives_are_mounted_may_be_on_an_unmounted_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    assert doubt(str(tmp_path)) == ""
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "disk"))
+    assert doubt(str(tmp_path)).startswith("drives are mounted in it")
+
+
+def test_what_is_missing_in_an_unreadable_folder_may_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    # For root, every folder is readable.
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert doubt(str(tmp_path)) == "it cannot be read (Permission denied)"

@@ -262,5 +262,9 @@ def test_a_pattern_that_fits_nothing_is_an_error(tars: Path) -> None:
 
 
 def test_a_file_named_twice_is_an_error(tars: Path) -> None:
-    with pytest.raises(DataError, match=r"b-0\.tar is named twice"):
-        Storage().find([str(tars), str(tars / "b-0.tar")], suffix=".tar")
+    for again in ("b-0.tar", f"../{tars.name}/b-0.tar"):
+        patterns = [str(tars), str(tars / again)]
+        with pytest.raises(DataError, match=r"b-0\.tar is named twice"):
+            Storage().find(patterns, suffix=".tar")
+        found = Storage().find(patterns, suffix=".tar", allow_overlap=True)
+        assert found == Storage().find([str(tars)], suffix=".tar")

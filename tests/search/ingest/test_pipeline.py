@@ -2,12 +2,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coca.core.errors import DataError, SearchError
+from coca.core.files.local_files import file_etag
 from coca.search.ingest.pipeline import add, ingest
 from coca.search.ingest.sources.base import FileSource
 from coca.search.ingest.sources.images import SourceImage
@@ -207,6 +209,107 @@ def test_a_renamed_image_keeps_its_vector(
     assert run(prune=True) == IngestReport(updated=1, unchanged=2)
     assert not embedder.embedded
     assert contents(index) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
+
+
+@pytest.fixture
+def moved(run: Run, folder: Path) -> Path:
+    """Folder with the images and sidecar files of `folder`, which was indexed and is gone."""
+    run()
+    return folder.rename(folder.with_name("moved"))
+
+
+def paths(index: Collection) -> dict[str, str]:
+    """Map each path of a record to the record's primary path."""
+    return {path: lead for _, lead, _, origin in index.origins() for path in origin.files}
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_moved_folder_keeps_its_records_under_the_new_paths(
+    moved: Path, prune: bool, index: Collection, embedder: Any
+) -> None:
+    before = contents(index)
+    embedder.embedded.clear()
+    report = ingest([FileSource([moved])], embedder, index, prune=prune)
+    assert report == IngestReport(updated=3)
+    assert not embedder.embedded
+    assert contents(index) == before
+    assert paths(index) == {str(moved / name): str(moved / name) for name in before}
+    assert {record.album for part in index.read_through() for record in part} == {str(moved)}
+    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+
+
+def test_changes_that_people_made_in_a_record_move_with_its_file(
+    moved: Path, index: Collection, embedder: Any
+) -> None:
+    """The service changes records, and not the sidecar files."""
+    (before,) = index.get([content_id(b"a")]).values()
+    vector = embedder.direction(b"a fruit")
+    fields = {"caption": "a fruit", "tags": ("new",), "album": "Fruit"}
+    index.upsert([replace(before, text_vector=vector, **fields)])  # type: ignore[arg-type]
+    ingest([FileSource([moved])], embedder, index)
+    (after,) = index.get([content_id(b"a")]).values()
+    assert (after.path, after.caption, after.tags, after.album) == (
+        str(moved / "a.jpg"),
+        "a fruit",
+        ("new",),
+        "Fruit",
+    )
+    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+
+
+def test_records_of_a_run_that_took_the_moved_files_for_copies_are_corrected(
+    moved: Path, index: Collection, embedder: Any
+) -> None:
+    before = contents(index)
+    for (record,) in index.read_through(f'id == "{content_id(b"a")}"'):
+        files = {**record.origin.files, str(moved / "a.jpg"): file_etag(moved / "a.jpg")}
+        index.upsert([replace(record, origin=replace(record.origin, files=files))])
+    assert ingest([FileSource([moved])], embedder, index) == IngestReport(updated=3)
+    assert contents(index) == before
+    assert set(paths(index)) == {str(moved / name) for name in before}
+
+
+def test_files_on_a_drive_with_another_mount_point_are_found_at_the_new_paths(
+    moved: Path, folder: Path, index: Collection, embedder: Any
+) -> None:
+    # The old mount point is left, and empty: the drive may also be another one.
+    folder.mkdir()
+    names = contents(index)
+    assert ingest([FileSource([moved])], embedder, index) == IngestReport(updated=3)
+    assert paths(index) == {
+        str(place / name): str(moved / name) for place in (folder, moved) for name in names
+    }
+    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+    folder.rmdir()
+    moved.rename(folder)
+    assert ingest([FileSource([folder])], embedder, index) == IngestReport(updated=3)
+    assert set(paths(index)) == {str(folder / name) for name in names}
+
+
+def test_a_file_with_other_metadata_is_a_copy_of_one_that_may_be_on_an_unmounted_drive(
+    run: Run, folder: Path, index: Collection, embedder: Any
+) -> None:
+    run()
+    copies = folder.with_name("copies")
+    copies.mkdir()
+    (copies / "a.jpg").write_bytes(b"a")
+    drive = folder.rename(folder.with_name("unplugged"))
+    folder.mkdir()
+    assert ingest([FileSource([copies])], embedder, index) == IngestReport(duplicates=1)
+    assert contents(index)["a.jpg"] == "an apple"
+    folder.rmdir()
+    drive.rename(folder)
+    assert run() == IngestReport(unchanged=3)
+
+
+def test_files_that_only_another_machine_can_have_keep_their_paths(
+    folder: Path, index: Collection, embedder: Any
+) -> None:
+    path = "/of another machine/c.jpg"
+    add([SourceImage(path=path, data=b"c", etag="1-1")], embedder, index)
+    report = ingest([FileSource([folder])], embedder, index)
+    assert paths(index)[path] == path
+    assert report.added == 2
 
 
 def test_copies_beyond_the_limit_of_a_record_are_counted_but_not_stored(

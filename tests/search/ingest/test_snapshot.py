@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from coca.search.ingest import snapshot
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources.base import AnySource, Entry, FileSource
@@ -104,6 +105,59 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
     )
     trusted = ingest([FileSource([folder, other])], embedder, index, prune=True, prune_empty=True)
     assert trusted == IngestReport(unchanged=1, removed=1)
+
+
+def test_a_drive_below_the_folder_that_is_not_mounted_keeps_its_records(
+    index: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, drive = tmp_path / "pictures", tmp_path / "pictures" / "drive"
+    (drive / "album").mkdir(parents=True)
+    for path in (folder / "a.jpg", folder / "gone.jpg", drive / "album" / "b.jpg"):
+        path.write_bytes(path.name.encode())
+    ingest([FileSource([folder])], embedder, index)
+    (folder / "gone.jpg").unlink()
+    drive.rename(tmp_path / "unplugged")
+    drive.mkdir()
+    kept = ingest([FileSource([folder])], embedder, index, prune=True)
+    assert kept == IngestReport(unchanged=1, removed=1)
+    assert f"1 paths in {drive} are missing" in caplog.text
+    assert f"until `coca index {drive} --prune --yes`" in caplog.text
+    trusted = ingest([FileSource([drive])], embedder, index, prune=True, prune_empty=True)
+    assert trusted == IngestReport(removed=1)
+
+
+def test_a_folder_that_cannot_be_read_keeps_its_records_also_when_it_is_trusted(
+    index: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(name.encode())
+    ingest([FileSource([folder])], embedder, index)
+    (folder / "b.jpg").unlink()
+    # For root, every folder is readable.
+    monkeypatch.setattr(snapshot, "doubt", lambda _: "it cannot be read (Permission denied)")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    source = [FileSource([folder])]
+    kept = ingest(source, embedder, index, prune=True, prune_empty=True)
+    assert kept == IngestReport(unchanged=1)
+
+
+def test_records_of_a_missing_folder_are_removed_where_that_is_stated(
+    index: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, other = tmp_path / "pictures", tmp_path / "other"
+    for path in (folder, other):
+        path.mkdir()
+        (path / f"{path.name}.jpg").write_bytes(path.name.encode())
+    ingest([FileSource([folder, other])], embedder, index)
+    folder.rename(tmp_path / "elsewhere")
+    gone = FileSource([other], missing=[folder])
+    settings: Any = {"prune": True, "prune_empty": True}
+    assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1, removed=1)
+    assert not caplog.records
+    assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1)
+    assert f"there is no file or folder {folder}, and no record of it" in caplog.text
 
 
 def test_a_copy_takes_no_caption_from_a_file_that_is_out_of_reach(

@@ -72,6 +72,31 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     )
 
 
+@pytest.mark.parametrize(
+    "named", [["shards", "shards/shard-000000.tar"], ["shards/*.tar", "shards/../shards"]]
+)
+def test_a_tar_that_is_passed_twice_is_read_once(tmp_path: Path, named: list[str]) -> None:
+    pack(tmp_path / "shards")
+    sources = open_sources(resolve_uris(tmp_path / name for name in named))
+    assert [one for source in sources for one in names(source)] == ["k0", "k1", "k2", "k3", "k4"]
+
+
+def test_a_tar_that_is_missing_in_an_empty_folder_is_not_lost(tmp_path: Path) -> None:
+    """The drive of the folder may not be mounted."""
+    for name in ("one", "two"):
+        pack(tmp_path / name)
+    paths = [entry.path for entry in only(tmp_path / "*/*.tar").entries()]
+    assert len(paths) == 10
+    shutil.move(tmp_path / "two", tmp_path / "unplugged.d")
+    (tmp_path / "two").mkdir()
+    source = only(tmp_path / "one" / "*.tar")
+    pattern = only(tmp_path / "*" / "*.tar")
+    assert not any(pattern.has_lost(path, "etag") for path in paths if "/two/" in path)
+    (tmp_path / "two" / "note").touch()
+    assert all(pattern.has_lost(path, "etag") for path in paths if "/two/" in path)
+    assert not any(source.has_lost(path, "etag") for path in paths if "/two/" in path)
+
+
 def test_the_etag_of_a_tars_member_changes_with_its_image_and_with_its_caption(
     tmp_path: Path,
 ) -> None:

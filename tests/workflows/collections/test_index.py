@@ -15,6 +15,7 @@ from coca.search.ingest.sources.base import FileSource
 from coca.search.ingest.upsert.report import BadImage, IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
+from coca.search.records import content_id
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
@@ -209,6 +210,24 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
             [moved], model, uri=uri, captions=False, prune=True, prune_empty=trust
         )
         assert pruned.report.removed == int(trust)
+
+
+def test_captions_of_a_table_stay_with_images_that_moved(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    index_images([album, album / "table.csv"], model, uri=uri, captions=False)
+    before = captions(uri)
+    moved = album.rename(tmp_path / "moved")
+    assert index_images([moved], model, uri=uri, captions=False).report.updated == 3
+    assert captions(uri) == before
+    with Collection.open(uri) as index:
+        (record,) = index.get([content_id((moved / "a.png").read_bytes())]).values()
+    assert (record.path, record.album) == (str(moved / "a.png"), str(moved))
+    assert index_images([moved], model, uri=uri, captions=False).report.unchanged == 3
+    # The table is read at its new place as well; it is another source there.
+    index_images([moved / "table.csv"], model, uri=uri, captions=False)
+    assert captions(uri) == before
 
 
 def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:

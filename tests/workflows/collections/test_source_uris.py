@@ -8,6 +8,7 @@ from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.source_uris import (
     FolderUri,
     ImageUri,
+    MissingUri,
     SourceUri,
     TableUri,
     TarsUri,
@@ -75,6 +76,19 @@ def test_a_uri_that_cannot_be_indexed_is_refused_with_a_remedy(
         resolve_uris(["photos", uri])
 
 
+def test_a_uri_that_is_given_in_several_ways_is_resolved_once(folder: Path) -> None:
+    uris = ["photos", f"{folder}/photos/", "a.zip", "./a.zip", "photos/../a.zip"]
+    assert [type(one) for one in resolve_uris(uris)] == [FolderUri, TableUri]
+
+
+def test_what_is_missing_is_resolved_where_its_records_are_to_be_removed(folder: Path) -> None:
+    uris = ["photos", "absent", "absent/b.png", "absent.tar"]
+    resolved = resolve_uris(uris, allow_missing=True)
+    assert resolved == [FolderUri("photos"), *map(MissingUri, uris[1:])]
+    for pattern in ("absent/*.tar", "absent/{0..3}.tar"):
+        assert resolve_uris([pattern], allow_missing=True) == [TarsUri(pattern)]
+
+
 def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Path) -> None:
     file = folder / "vectors" / "a.parquet"
     about = VectorsInfo(
@@ -86,7 +100,7 @@ def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Pa
         VectorsUri(str(folder / "vectors"), (file,)),
         VectorsUri(str(file), (file,)),
     ]
-    assert vectors_files(resolved) == [file, file]
+    assert vectors_files(resolved) == [file]
     assert vectors_files(resolve_uris(["photos", "a.JPG"])) == []
     with pytest.raises(ConfigError, match="one after the other"):
         vectors_files(resolve_uris([file, "photos"]))

@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coca.search.ingest.sources.base import AnySource
     from coca.workflows.collections.index import IndexResult
@@ -55,8 +55,8 @@ def index(
         typer.Option(
             "--yes",
             "-y",
-            help="With --prune: prune empty folders as well. Without --yes an empty folder is "
-            "taken for an unmounted drive.",
+            help="With --prune: prune missing and empty folders as well. Without --yes they are "
+            "assumed to be unmounted drives.",
         ),
     ] = False,
     frame_interval: Annotated[
@@ -115,7 +115,7 @@ def index(
     from coca.workflows.collections.source_uris import resolve_uris, vectors_files
 
     # Invalid sources are reported before a model is loaded.
-    resolved = resolve_uris(uris)
+    resolved = resolve_uris(uris, allow_missing=prune and yes)
     if files := vectors_files(resolved):
         from coca.workflows.collections.embed_shards import index_vectors
 
@@ -140,7 +140,7 @@ def index(
             encoding=encoding,
             progress=console.progress,
         )
-        _report(console, filled, where)
+        _report(console, filled, where, {})
         return
     from coca.search.ingest.snapshot import PathCache
     from coca.search.milvus.definition.catalog import check_fillable
@@ -151,6 +151,7 @@ def index(
         open_sources,
     )
     from coca.workflows.collections.index import IndexSettings, index_sources
+    from coca.workflows.collections.skipped_files import warn_of_skipped
     from coca.workflows.collections.watch import watch_folders, watched_folders
 
     folders = watched_folders(resolved) if watch else []
@@ -159,6 +160,7 @@ def index(
     if not (watch or (prune and yes)):
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
+    skipped = warn_of_skipped(resolved)
     joined = check_fillable(index_uri, collection, token=token)
     named = defaults.model_to_fill(model, joined, runtime)
     loaded = defaults.load_collection_model(named, device, runtime)
@@ -182,18 +184,20 @@ def index(
 
     if watch:
         for result in watch_folders(folders, run, frame_interval_s=frame_interval):
-            _report(console, result, where)
+            _report(console, result, where, skipped)
             console.note("watching; Ctrl-C ends it")
         return
     result = run(sources)
-    _report(console, result, where)
+    _report(console, result, where, skipped)
     report = result.report
     nothing_used = report.bad and not report.good and not report.removed
     if nothing_used or any(isinstance(source, UnreadableFile) for source in sources):
         raise typer.Exit(1)
 
 
-def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
+def _report(
+    console: Console, result: "IndexResult", where: list[str], skipped: "Mapping[str, int]"
+) -> None:
     report, filled = result.report, result.collection
     bad_ones = [
         # Errors of images read from bytes do not contain the path.
@@ -225,6 +229,7 @@ def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
             "count": filled.count,
             "fingerprint": filled.fingerprint,
             **counts,
+            "skipped": skipped,
             "copies": [dataclasses.asdict(copy) for copy in report.copies],
             "bad": [
                 {"path": bad.path, "reason": bad.reason, "error": sentence}

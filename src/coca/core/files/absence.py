@@ -37,10 +37,10 @@ def nearest(path: str, *, root: str = "") -> str | None:
 
 
 def is_gone(path: str, *, root: str = "") -> bool:
-    """Return whether a file is certainly deleted: its nearest existing parent is a folder.
+    """Return whether a path is missing: its nearest existing parent is a folder.
 
-    A path inside an existing file, such as a member of a tar, is not deleted. Neither is a path
-    behind a broken link.
+    A path inside an existing file, such as a member of a tar, is not missing. Neither is a path
+    behind a broken link. `doubt` finds drives that may not be mounted.
 
     Args:
         path: Path of a file or folder.
@@ -50,14 +50,38 @@ def is_gone(path: str, *, root: str = "") -> bool:
     return found is not None and found != path and os.path.isdir(found or os.curdir)
 
 
+def doubt(folder: str) -> str:
+    """Return why a file that is missing in an existing folder may still exist; empty if it is gone.
+
+    A mount point without its drive is an empty folder. Where drives have their mount points, such
+    as `/media/NAME`, the mount point of an unmounted drive is usually removed.
+    """
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            is_empty = not names and not os.listdir(folder or os.curdir)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if is_empty:
+        return "it is empty, as if its drive were not mounted"
+    if any(map(os.path.ismount, names)):
+        return "drives are mounted in it, and one may not be mounted now"
+    return ""
+
+
 class Roots:
     """The set of root folders and files that were given for indexing.
 
     The cost of a lookup depends on the depth of the path, not on the number of roots.
+
+    Args:
+        paths: The roots.
+        missing: Roots whose files count as lost although the root itself is missing.
     """
 
-    def __init__(self, paths: Iterable[str | Path]) -> None:
-        self._tops = {os.path.abspath(path) for path in paths}
+    def __init__(self, paths: Iterable[str | Path], *, missing: Iterable[str | Path] = ()) -> None:
+        self._missing = {os.path.abspath(path) for path in missing}
+        self._tops = {os.path.abspath(path) for path in paths} | self._missing
 
     def above(self, path: str) -> str | None:
         """Return the nearest root that equals or contains a path; None if there is none."""
@@ -70,8 +94,10 @@ class Roots:
         return here
 
     def has_lost(self, path: str) -> bool:
-        """Return whether a path is certainly deleted while its root still exists."""
+        """Return whether a path is missing while its root still exists."""
         top = self.above(path)
         if top is None:
             return False
+        if top in self._missing:
+            return is_gone(path)
         return is_gone(path, root=os.path.dirname(path) if path == top else top)

@@ -8,7 +8,9 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 
-def walk_files(folder: str | Path, suffixes: Collection[str] | None = None) -> Iterator[str]:
+def walk_files(
+    folder: str | Path, suffixes: Collection[str] | None = None, *, warn: bool = True
+) -> Iterator[str]:
     """Find all files below a folder, in a reproducible order: each folder before its subfolders.
 
     Names that begin with a dot are skipped, both files and folders: thumbnails, metadata files of
@@ -19,11 +21,12 @@ def walk_files(folder: str | Path, suffixes: Collection[str] | None = None) -> I
     Args:
         folder: The topmost folder; it may be hidden or a link itself.
         suffixes: Only files with these suffixes, in lower case with the dot. None: all files.
+        warn: Log the folders that cannot be read.
 
     Yields:
         Paths that begin with `folder`.
     """
-    for here, subfolders, names in os.walk(folder, onerror=_warn):
+    for here, subfolders, names in os.walk(folder, onerror=_warn if warn else None):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if name.startswith("."):

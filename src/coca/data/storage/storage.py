@@ -126,28 +126,34 @@ class Storage:
         with _local_errors(path):
             return io.BufferedReader(io.FileIO(open_regular(path)), STREAM_BUFFER_BYTES)
 
-    def find(self, patterns: Sequence[str], *, suffix: str) -> list[str]:
+    def find(
+        self, patterns: Sequence[str], *, suffix: str, allow_overlap: bool = False
+    ) -> list[str]:
         """Expand glob patterns to files, sorted by name for each pattern.
 
         Args:
             patterns: Paths or URLs, with `*` and braces such as `{0..9}` or `{a,b}`. A local
                 folder expands to all files in it that end in `suffix`.
             suffix: File suffix, such as `".tar"`.
+            allow_overlap: List a file once that several patterns match, instead of raising.
 
         Raises:
             DataError: A pattern matches no file, or two patterns match the same file.
         """
-        found: list[str] = []
+        # Full path -> path as given.
+        found: dict[str, str] = {}
         for pattern in patterns:
             for path in expand_braces(pattern):
                 matches = self._match(path, suffix)
                 if not matches:
                     raise DataError(f"no {suffix} file is found at {path}", reason="missing")
-                found += matches
-        if len(set(found)) < len(found):
-            twice = next(path for path in found if found.count(path) > 1)
-            raise DataError(f"{twice} is named twice by {', '.join(patterns)}", reason="duplicate")
-        return found
+                for match in matches:
+                    if full_path(match) in found and not allow_overlap:
+                        raise DataError(
+                            f"{match} is named twice by {', '.join(patterns)}", reason="duplicate"
+                        )
+                    found.setdefault(full_path(match), match)
+        return list(found.values())
 
     def _match(self, path: str, suffix: str) -> list[str]:
         if is_remote(path):

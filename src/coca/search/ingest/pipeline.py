@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coca.core.errors import SearchError
-from coca.core.files.absence import is_gone
+from coca.core.files.absence import doubt, is_gone
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.filters import where
 from coca.search.ingest.parquet import read_info, read_vectors
@@ -63,9 +63,9 @@ def ingest(
         embedder: Model of the collection.
         index: The collection.
         captioner: Generates captions for images without one.
-        prune: Delete records of files missing from these sources. Missing or empty folders are
-            spared, since their drive may not be mounted.
-        prune_empty: Also delete records of empty folders.
+        prune: Delete records of files missing from these sources. Folders that are missing, empty
+            or unreadable, and folders with mount points, are spared: a drive may not be mounted.
+        prune_empty: Also delete records of these folders, unless they are unreadable.
         path_cache: Shared cache across several runs. Runs after the first, given few files and no
             folders, then read only the records of their files.
         bad_log: Receives bad images; may abort the run.
@@ -80,6 +80,9 @@ def ingest(
     known = path_cache.ids_of(names) if path_cache is not None and names is not None else set()
     snapshot = _take_snapshot(embedder, index, names, known)
     total = snapshot.look_at(sources, trust_empty=prune_empty)
+    for top in (top for one in sources if isinstance(one, FileSource) for top in one.missing):
+        if not snapshot.has_below(top):
+            logger.warning("there is no file or folder %s, and no record of it", top)
     reader = _reader(embedder, snapshot, captioner, batch_size)
     if prune:
         _warn_of_spared(snapshot)
@@ -250,14 +253,14 @@ def _prune(planner: UpsertPlanner, snapshot: CollectionSnapshot, *, trust_empty:
 
 
 def _warn_of_spared(snapshot: CollectionSnapshot) -> None:
-    """Warn about empty folders whose records are kept."""
+    """Warn about missing files whose records are kept, since their drive may not be mounted."""
     for folder, paths in snapshot.spared.items():
         logger.warning(
-            "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
-            "collection, until `coca index %s --prune --yes`",
-            folder,
+            "%s paths in %s are missing: %s, so they stay in the collection%s",
             f"{len(paths):,}",
             folder,
+            snapshot.doubts[folder],
+            f" until `coca index {folder} --prune --yes`" if os.access(folder, os.R_OK) else "",
         )
 
 
@@ -268,7 +271,7 @@ def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
         folder = os.path.dirname(path)
         if folder not in filled:
             # An unmounted drive does not count as a loss.
-            filled[folder] = os.path.isdir(folder) and (trust_empty or bool(os.listdir(folder)))
+            filled[folder] = os.path.isdir(folder) and (trust_empty or not doubt(folder))
         if filled[folder]:
             yield path
 
@@ -347,11 +350,12 @@ def _take_snapshot(
     """Take a snapshot of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     if names is None:
-        return CollectionSnapshot(_image_origins(index), half=index.repair())
+        half = index.repair()
+        return CollectionSnapshot(_image_origins(index), half=half, is_local=index.sees_all_writes)
     # A path that is not valid Unicode is in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
-    return CollectionSnapshot(index.origins(ids), complete=False)
+    return CollectionSnapshot(index.origins(ids), complete=False, is_local=index.sees_all_writes)
 
 
 def _reader(

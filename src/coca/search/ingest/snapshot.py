@@ -3,10 +3,12 @@
 It is read from the collection itself, so the two cannot disagree.
 """
 
+import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from coca.core.files.absence import Roots
+from coca.core.files.absence import Roots, doubt, is_gone, nearest
 from coca.search.frame_paths import series_of
 from coca.search.ingest.sources.base import AnySource, Entry, RootedSource, empty_folders
 from coca.search.records import Origin
@@ -36,6 +38,8 @@ class RecordState:
         return self.has_caption and not self.origin.captioned
 
 
+_SHARED_PARTS = 2
+"""Number of leading parts of a path, such as `/home`, that machines may have in common."""
 UNSURE = "?"
 """Suffix of the etag of a path that must be read again."""
 
@@ -70,7 +74,8 @@ class CollectionSnapshot:
 
     Attributes:
         complete: Whether it has every record, not only those of this run.
-        spared: Empty folder -> its paths, which are lost if its drive is mounted.
+        spared: Folder whose drive may not be mounted -> its paths, which are missing.
+        doubts: Folder of `spared` -> reason.
     """
 
     def __init__(
@@ -79,9 +84,20 @@ class CollectionSnapshot:
         half: Container[str] = (),
         *,
         complete: bool = True,
+        is_local: bool = False,
     ) -> None:
-        """Store id, path, caption and origin of records; `half`: ids of incomplete records."""
+        """Store id, path, caption and origin of records.
+
+        Args:
+            rows: The records.
+            half: Ids of incomplete records.
+            complete: Whether these are all records.
+            is_local: Whether only this machine fills the collection. On a server, files may be of
+                other machines.
+        """
         self.complete = complete
+        self._is_local = is_local
+        self._has_sources = False
         self._known: dict[str, RecordState] = {}
         # Path -> ids of records with that path: several after a killed run. Tuples, as sets would
         # take a quarter of all memory.
@@ -94,6 +110,7 @@ class CollectionSnapshot:
         self._lost: dict[str, set[str]] = {}
         self._gone: set[str] = set()
         self.spared: dict[str, set[str]] = {}
+        self.doubts: dict[str, str] = {}
         for id, path, caption, origin in rows:
             if id in half:
                 files = {
@@ -126,7 +143,7 @@ class CollectionSnapshot:
             trust_empty: Whether an empty folder has lost its files; otherwise its drive may not be
                 mounted, and nothing is lost.
         """
-        self._etags = {}
+        self._etags, self.doubts, self._has_sources = {}, {}, True
         for source in sources:
             for entry in source.entries():
                 before = self._etags.get(entry.path)
@@ -137,11 +154,20 @@ class CollectionSnapshot:
         folders = {root for source in searching for root in source.roots()}
         empty = Roots(() if trust_empty or not folders else empty_folders(folders, sources))
 
+        def spared_folder(entry: str) -> str | None:
+            if folder := empty.above(entry):
+                self.doubts[folder] = "there is nothing to index in it"
+                return folder
+            folder = nearest(entry)
+            if folder is None or not self._doubt(folder):
+                return None
+            return None if trust_empty and os.access(folder, os.R_OK) else folder
+
         def is_lost(path: str, etag: str) -> bool:
             entry = series_of(path, etag)
             for source in sources:
                 if source.has_lost(entry, etag):
-                    folder = empty.above(entry) if source in searching else None
+                    folder = spared_folder(entry) if source in searching else None
                     if folder is None:
                         return True
                     self.spared.setdefault(folder, set()).add(path)
@@ -169,7 +195,7 @@ class CollectionSnapshot:
 
     def current_etags(self, path: str, etags: str) -> list[str]:
         """Return the source entries of a path that no source has lost."""
-        if path in self._gone:
+        if path in self._gone or (self.is_missing(path, etags) and not self.is_unsure(path)):
             return []
         lost = self._lost.get(path, ())
         return [etag for etag in split_source_entries(etags) if etag not in lost]
@@ -181,6 +207,10 @@ class CollectionSnapshot:
     def has_entry(self, path: str, etag: str) -> bool:
         """Return whether a record has the path with this etag."""
         return etag in self._etags_of(path)
+
+    def has_below(self, folder: str) -> bool:
+        """Return whether a record has a path that equals a file or is below a folder."""
+        return any(path == folder or path.startswith(f"{folder}{os.sep}") for path in self._ids)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
         """Return whether every current frame of a series is present, with captions if required."""
@@ -203,6 +233,27 @@ class CollectionSnapshot:
             if not any(self.has_entry(path, etag) for etag in etags)
         ]
 
+    def is_missing(self, path: str, etags: str) -> bool:
+        """Return whether a path that no source lists is missing on this machine.
+
+        The file was moved or deleted, or its drive is not mounted. On a server only paths count
+        that begin with two existing folders, since the others may be of another machine.
+        """
+        file = series_of(path, etags)
+        listed = not self._etags.keys().isdisjoint((path, file))
+        if not self._has_sources or listed or not os.path.isabs(file) or not is_gone(file):
+            return False
+        return self._is_local or len(Path(nearest(file) or "").parts) > _SHARED_PARTS
+
+    def is_unsure(self, path: str) -> bool:
+        """Return whether a missing path may exist on a drive that is not mounted."""
+        return bool(self._doubt(nearest(path) or ""))
+
+    def _doubt(self, folder: str) -> str:
+        if folder not in self.doubts:
+            self.doubts[folder] = doubt(folder)
+        return self.doubts[folder]
+
     def is_current(self, path: str, origin: Origin) -> bool:
         """Return whether a record's path exists and is unchanged, as far as is known."""
         etags = split_source_entries(origin.files.get(path, ""))
@@ -211,7 +262,7 @@ class CollectionSnapshot:
         # An empty etag is inconclusive: for instance of a file on an unmounted drive.
         known_etags = [etag for etag in etags if now.get(source_of(etag))]
         same = not known_etags or any(etag == now[source_of(etag)] for etag in known_etags)
-        return path not in self._gone and same
+        return same and bool(self.current_etags(path, origin.files.get(path, "")))
 
     def remember(self, id: str, known: RecordState) -> None:
         """Add or update a written record."""

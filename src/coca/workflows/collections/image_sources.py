@@ -21,6 +21,7 @@ from coca.search.ingest.sources.images import Annotation, SourceImage
 from coca.workflows.collections.source_uris import (
     FolderUri,
     ImageUri,
+    MissingUri,
     SourceUri,
     TableUri,
     TarsUri,
@@ -63,8 +64,10 @@ def open_sources(
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} holds vectors and no images: call `index_vectors`")
     sources: list[AnySource] = []
-    if files_and_folders := [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]:
-        sources.append(FileSource(files_and_folders, within=within))
+    files_and_folders = [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]
+    missing = [one.uri for one in uris if isinstance(one, MissingUri)]
+    if files_and_folders or missing:
+        sources.append(FileSource(files_and_folders, missing=missing, within=within))
     if frame_interval_s and (videos := _open_videos(uris, frame_interval_s, within)):
         sources.append(videos)
     unreadable: list[UnreadableFile] = []
@@ -148,7 +151,8 @@ class SampleSource:
 
     Args:
         config: Configuration of the source.
-        on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars.
+        on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars, which are
+            then read once also if several paths name them.
         within: Folders that tars must be in after links are resolved; empty: anywhere.
 
     Raises:
@@ -165,7 +169,7 @@ class SampleSource:
     ) -> None:
         source: Source
         if on_bad_tar is not None and isinstance(config, ShardsConfig):
-            source = ShardSource(config, on_bad=on_bad_tar, within=within)
+            source = ShardSource(config, on_bad=on_bad_tar, allow_overlap=True, within=within)
         else:
             source = open_source(config)
         if not isinstance(source, PathSource):

@@ -20,6 +20,7 @@ from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, open_collection
 from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
+from coca.workflows.collections.skipped_files import warn_of_skipped
 from coca.workflows.collections.source_uris import resolve_uris
 
 MAX_BAD_FRACTION = 0.1
@@ -40,7 +41,8 @@ class IndexSettings(TypedDict, total=False):
     prune: bool
     """Delete the records of files that no longer exist in the sources; default: False."""
     prune_empty: bool
-    """With `prune`: prune empty folders too, which may be unmounted drives; default: False."""
+    """With `prune`: prune missing and empty folders too, which may be unmounted drives; default:
+    False."""
     path_cache: PathCache | None
     """State shared by repeated runs, so that later runs read only changes; default: None."""
     bad_list: Path | None
@@ -71,7 +73,8 @@ def index_images(
 ) -> IndexResult:
     """Index images into a collection, created if missing.
 
-    Unchanged images are neither read nor embedded again.
+    Unchanged images are neither read nor embedded again. Files of folders that are skipped, such as
+    raw photos and zips, are counted in warnings.
 
     Args:
         uris: Folders, images, videos, tars (with `*` and braces, also in URLs), manifests (JSON
@@ -90,11 +93,13 @@ def index_images(
         SearchError: The collection was filled by another model, or cannot be written.
     """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
-    resolved = resolve_uris(uris)
-    sources = open_sources(resolved, frame_interval_s=frame_interval_s, read_from=read_from)
     prune = settings.get("prune", False)
-    if not (prune and settings.get("prune_empty")):
+    trust_empty = prune and settings.get("prune_empty", False)
+    resolved = resolve_uris(uris, allow_missing=trust_empty)
+    sources = open_sources(resolved, frame_interval_s=frame_interval_s, read_from=read_from)
+    if not trust_empty:
         check_filled(resolved, sources, prune=prune)
+    warn_of_skipped(resolved)
     return index_sources(sources, predictor, uri=uri, progress=progress, **settings)
 
 

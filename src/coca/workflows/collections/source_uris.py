@@ -4,16 +4,18 @@ Each URI is interpreted here, once, by its name, suffix and kind of file. Later 
 typed result and do not look at names again.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.files.absence import is_gone
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.heif import PHOTO_SUFFIXES
 from coca.data.sources.tables.table import SUFFIXES
-from coca.data.storage.storage import expand_braces, is_remote
+from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.search.ingest.parquet import find_vectors
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
@@ -36,6 +38,13 @@ _WRONG_KINDS = {
 @dataclass(frozen=True)
 class FolderUri:
     """Local folder; its images and videos are found recursively, its tars at the top only."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class MissingUri:
+    """Local file or folder that no longer exists, whose records are to be removed."""
 
     uri: str
 
@@ -78,18 +87,30 @@ class VectorsUri:
     files: tuple[Path, ...]
 
 
-SourceUri: TypeAlias = FolderUri | ImageUri | VideoUri | TarsUri | TableUri | VectorsUri
+SourceUri: TypeAlias = (
+    FolderUri | MissingUri | ImageUri | VideoUri | TarsUri | TableUri | VectorsUri
+)
 """Resolved URI of an index run."""
 
 
-def resolve_uris(uris: Iterable[str | Path]) -> list[SourceUri]:
+def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> list[SourceUri]:
     """Resolve URIs by name, suffix and kind of file, without opening images, tars and tables.
 
+    A URI that is given several times is resolved once.
+
+    Args:
+        uris: Paths, patterns and URLs.
+        allow_missing: Resolve missing local files and folders to `MissingUri`, to prune them.
+
     Raises:
-        DataError: A file or folder is missing.
+        DataError: A file or folder is missing, without `allow_missing`.
         ConfigError: A URI cannot be indexed; the message names the remedy.
     """
-    return [resolve_uri(uri) for uri in uris]
+    distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
+    return [
+        MissingUri(uri) if allow_missing and _is_missing(uri) else resolve_uri(uri)
+        for uri in distinct
+    ]
 
 
 def resolve_uri(uri: str | Path) -> SourceUri:
@@ -121,6 +142,10 @@ def resolve_uri(uri: str | Path) -> SourceUri:
     raise ConfigError(f"{uri} cannot be indexed: {advice}")
 
 
+def _is_missing(uri: str) -> bool:
+    return not is_remote(uri) and expand_braces(uri) == [uri] and "*" not in uri and is_gone(uri)
+
+
 def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
     """List the vectors files; empty if the URIs are images.
 
@@ -133,4 +158,6 @@ def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
             f"{vectors[0].uri} holds vectors, and other sources images: index them one after the "
             "other"
         )
-    return [file for uri in vectors for file in uri.files]
+    # A folder and a file in it may both be given.
+    files = {os.path.realpath(file): file for uri in vectors for file in uri.files}
+    return list(files.values())

@@ -52,7 +52,7 @@ class VideoSource:
         self._roots = Roots(self._tops)
         self._entries = [
             Entry(str(file), series_etag(file_etag(file), frame_interval_s))
-            for file in find_files(paths, suffixes=VIDEO_SUFFIXES)
+            for file in find_files(paths, suffixes=VIDEO_SUFFIXES, warn=False)
         ]
 
     def entries(self) -> Sequence[Entry]:

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import NonNegativeInt
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.files.absence import nearest
+from coca.core.files.absence import doubt, nearest
 from coca.core.files.atomic import write_atomic
 from coca.core.files.formats import IMAGE_FORMATS_SHOWN
 from coca.core.files.regular_files import check_within
@@ -78,10 +78,11 @@ class ShardSource:
         config: Its `path` names tars, folders and glob patterns.
         on_bad: Called with the path and error of each unreadable tar, which is then skipped.
         within: Folders that local tars must be in after links are resolved; empty: anywhere.
+        allow_overlap: Read a tar once that several paths name, instead of raising.
 
     Raises:
-        DataError: A pattern matches no file; or, without `on_bad`, a tar is truncated or damaged.
-            The message names its last good member.
+        DataError: A pattern matches no file, or two match the same file; or, without `on_bad`, a
+            tar is truncated or damaged. The message names its last good member.
         ConfigError: No sample matches `where` and `part`.
     """
 
@@ -91,9 +92,10 @@ class ShardSource:
         *,
         on_bad: Callable[[str, DataError], object] | None = None,
         within: Sequence[str | Path] = (),
+        allow_overlap: bool = False,
     ) -> None:
         self._storage = Storage()
-        paths = self._storage.find(config.paths, suffix=".tar")
+        paths = self._storage.find(config.paths, suffix=".tar", allow_overlap=allow_overlap)
         named = {full_path(path) for given in config.paths for path in expand_braces(given)}
         self._patterns = [path for path in named if "*" in path]
         self._plain = named.difference(self._patterns)
@@ -151,7 +153,7 @@ class ShardSource:
         """Return whether a path belongs to a tar of this source, or to a deleted tar of it.
 
         Not owned: members of an existing file that is not one of these tars, and members of tars
-        whose whole folder is missing, since its drive may not be mounted.
+        whose whole folder is missing or empty, since its drive may not be mounted.
         """
         tars = [path[: found.end()] for found in _TAR_WITHIN.finditer(path)]
         if any(tar in self._left_out for tar in tars):
@@ -162,7 +164,8 @@ class ShardSource:
         if is_remote(path):
             return bool(named)
         there = nearest(path) or ""
-        return os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
+        exists = os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
+        return exists and not doubt(there)
 
     def _is_named(self, tar: str) -> bool:
         plain = tar in self._plain or os.path.dirname(tar) in self._plain

@@ -149,16 +149,27 @@ class FileSource:
         paths: Files and folders.
         within: Folders that images and sidecar files must be in after links are resolved; others
             are unreadable. Empty: links may lead anywhere.
+        missing: Files and folders that no longer exist, which have lost their files.
+
+    Attributes:
+        missing: Absolute paths of `missing`.
 
     Raises:
         DataError: A path does not exist.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, within: Sequence[str | Path] = ()) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        missing: Iterable[str | Path] = (),
+        within: Sequence[str | Path] = (),
+    ) -> None:
         paths = list(paths)
         self._within = within
-        self._tops = {os.path.abspath(path) for path in paths}
-        self._roots = Roots(self._tops)
+        self.missing = [os.path.abspath(path) for path in missing]
+        self._roots = Roots(paths, missing=self.missing)
+        self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
         self._entries = [Entry(str(file), file_etag(file)) for file in find_files(paths)]
 
     def entries(self) -> Sequence[Entry]:

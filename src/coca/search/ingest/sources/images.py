@@ -70,12 +70,15 @@ class SourceImage:
 
 
 def find_files(
-    paths: Iterable[str | Path], *, suffixes: frozenset[str] = PHOTO_SUFFIXES
+    paths: Iterable[str | Path],
+    *,
+    suffixes: frozenset[str] = PHOTO_SUFFIXES,
+    warn: bool = True,
 ) -> list[Path]:
     """Find files by suffix below folders, plus the given files, sorted by absolute path.
 
     Folders are searched as by `walk_files`. Without the extra `heif`, HEIF images of folders are
-    skipped with a warning.
+    skipped with a warning. `warn` logs folders that cannot be read.
 
     Raises:
         DataError: A path does not exist.
@@ -91,7 +94,7 @@ def find_files(
             # Irregular files are refused when they are read, as in folders.
             found.add(top)
             continue
-        files = set(walk_files(top, suffixes))
+        files = set(walk_files(top, suffixes, warn=warn))
         unreadable = {file for file in files if os.path.splitext(file)[1].lower() in unread}
         found |= files - unreadable
         left_out += len(unreadable)

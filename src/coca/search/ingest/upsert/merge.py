@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
 import numpy as np
 from jaxtyping import Float32
 
+from coca.search.frame_paths import series_of
 from coca.search.ingest.prefetch import LoadedItem
 from coca.search.ingest.sources.images import Annotation
 from coca.search.records import Origin, Record
@@ -45,6 +47,38 @@ def with_files(record: Record, files: Mapping[str, str]) -> Record:
     # Without a label, the next run reads the metadata of the new primary path.
     label = record.origin.label if same else ""
     return replace(record, path=lead, origin=replace(record.origin, files=files, label=label))
+
+
+def has_same_metadata(item: LoadedItem, path: str, origin: Origin) -> bool:
+    """Return whether an item has the metadata that a record was given at its primary path.
+
+    The default album, which is the folder, may differ.
+
+    Args:
+        item: An item with the bytes of the record.
+        path: Primary path of the record.
+        origin: Origin of the record.
+    """
+    annotation = item.image.annotation if item.image is not None else item.annotation
+    if annotation is None or not origin.label:
+        return False
+    if annotation.album == _default_album(item.entry.path, item.entry.etag):
+        album = _default_album(path, origin.files.get(path, ""))
+        annotation = replace(annotation, album=album)
+    return label_of(annotation) == origin.label
+
+
+def moved_record(stored: Record, fresh: Record) -> Record:
+    """Move a record to the path of an item, with everything that people changed in it since."""
+    etags = stored.origin.files.get(stored.path, "")
+    by_default = stored.album == _default_album(stored.path, etags)
+    return replace(stored, path=fresh.path, album=fresh.album if by_default else stored.album)
+
+
+def _default_album(path: str, etags: str) -> str:
+    """Return the album of an image without one of its own: its folder, or the file of a frame."""
+    file = series_of(path, etags)
+    return file if file != path else os.path.dirname(path)
 
 
 def with_annotation_of(fresh: Record, stored: Record) -> Record:

@@ -22,9 +22,11 @@ from coca.search.ingest.prefetch import LoadedItem, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
 from coca.search.ingest.upsert.merge import (
     fresh_record,
+    has_same_metadata,
     has_text_vector,
     is_captioned,
     label_of,
+    moved_record,
     with_annotation_of,
     with_files,
 )
@@ -240,7 +242,7 @@ class UpsertPlanner:
                 continue
             caption = item.annotation.caption if item.annotation is not None else ""
             merge = decide_merge(self._case(path, etag, caption, known))
-            same = merge is Merge.COPY or (
+            same = (merge is Merge.COPY and not self._is_remounted(item, known)) or (
                 merge in (Merge.UPDATE, Merge.KEEP)
                 and self._has_current_metadata(item, known, merge)
                 and (known.has_caption or self._captioner is None)
@@ -309,8 +311,17 @@ class UpsertPlanner:
         fresh = fresh_record(item, record.vector)
         before = RecordState.of(record.path, record.caption, record.origin)
         merge = decide_merge(self._case(path, etag, fresh.caption, before))
+        if merge is Merge.COPY and self._is_remounted(item, before):
+            merge = Merge.TAKE_OVER
         joined = replace(record, origin=self._with_entry(record.origin, path, etag, merge))
-        if merge.replaces_metadata:
+        if merge is Merge.TAKE_OVER and has_same_metadata(item, record.path, record.origin):
+            origin = replace(joined.origin, label=fresh.origin.label)
+            joined = replace(moved_record(record, fresh), origin=origin)
+        elif merge is Merge.TAKE_OVER and (tables := self._lasting_tables(before, fresh)):
+            entry = join_source_entries([*tables, etag])
+            origin = replace(joined.origin, files={**joined.origin.files, path: entry})
+            joined = replace(moved_record(record, fresh), origin=origin)
+        elif merge.replaces_metadata:
             if len(split_source_entries(joined.origin.files[path])) > 1 and not fresh.album:
                 # A table seldom gives an album; the folder of the image is the album.
                 fresh = replace(fresh, album=record.album)
@@ -322,6 +333,32 @@ class UpsertPlanner:
         case = CountCase(merge, is_new_path=path not in record.origin.files, is_same=same)
         self.report.count(decide_count(case), path, of=record.path)
         return joined
+
+    def _is_remounted(self, item: LoadedItem, known: RecordState) -> bool:
+        """Return whether an item is a record's primary file, on a drive with another mount point.
+
+        The primary path is missing, and the item has the same metadata.
+        """
+        etags = known.origin.files.get(known.path, "")
+        missing = known.path != item.entry.path and self._snapshot.is_missing(known.path, etags)
+        return missing and has_same_metadata(item, known.path, known.origin)
+
+    def _lasting_tables(self, known: RecordState, fresh: Record) -> list[str]:
+        """List the source entries of tables whose metadata stays with a file that moved.
+
+        Empty if the file is not missing, or if its metadata at the new path has priority.
+        """
+        path, etags = known.path, known.origin.files.get(known.path, "")
+        first, *_ = entries = split_source_entries(etags)
+        priority = has_priority(
+            fresh.origin.files[fresh.path],
+            fresh.caption,
+            over=first,
+            captioned=known.has_given_caption,
+        )
+        if not source_of(first) or priority or not self._snapshot.is_missing(path, etags):
+            return []
+        return [entry for entry in entries if source_of(entry)]
 
     def _with_entry(self, origin: Origin, path: str, etag: str, merge: Merge) -> Origin:
         """Add or replace the source entry of a path, and drop entries that the sources lost."""
