@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import torch
-
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
@@ -12,6 +10,7 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from tiny import sharpened, tiny_config
 from tiny_data import CAPTIONS
+from tiny_seed import seed_weights
 
 
 def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) -> Predictor:
@@ -19,7 +18,7 @@ def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) ->
     text = dataclasses.replace(
         tiny_config().text, vocab_size=tokenizer.vocab_size, context_length=24
     )
-    torch.manual_seed(seed)
+    seed_weights(seed)
     model = sharpened(CoCa(tiny_config(text=text, head=head)))
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
     return Predictor(model, processor, fingerprint="tiny", batch_size=batch_size)

@@ -21,6 +21,7 @@ from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results
+from tiny_seed import seed_weights
 from tiny_shared_run import whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -52,7 +53,7 @@ def openclip_config(**changes: Any) -> OpenCLIPConfig:
 
 def openclip(*, image_size: int = 16) -> OpenCLIP:
     image = dataclasses.replace(openclip_config().image, image_size=image_size)
-    torch.manual_seed(0)
+    seed_weights()
     return sharpened(OpenCLIP(openclip_config(image=image)))
 
 
@@ -72,7 +73,7 @@ def openclip_batch(*, image_size: int = 16) -> Batch:
 
 
 def detector() -> Detector:
-    torch.manual_seed(0)
+    seed_weights()
     config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
     return Detector(sharpened(CoCa(tiny_config())), config)
 

@@ -23,7 +23,7 @@ def write_collections(
         folder.mkdir()
         for number, data in enumerate(images):
             (folder / f"{number}.png").write_bytes(data)
-            (folder / f"{number}.txt").write_text(f"a red car number {number}")
+            (folder / f"{number}.txt").write_text(f"a red car {number}")
             (folder / f"{number}.json").write_text(
                 f'{{"tags": ["t{number % 2}"], "time": "202{number}-05-31", "year": {number}}}'
             )

@@ -9,13 +9,14 @@ from torch.distributed.tensor import DTensor
 from coca.train.checkpoints.state import distribute_like
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import Results
+from tiny_seed import seed_weights
 
 PLAIN = EmaConfig(decay=0.9, warmup=False)
 STEPS = 3
 
 
 def tiny_stack() -> nn.Module:
-    torch.manual_seed(0)
+    seed_weights()
     return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
 
 

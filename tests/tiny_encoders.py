@@ -10,6 +10,7 @@ from coca.model.encoders.base import ImageEncoderConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.encoders.timm import TimmConfig
 from tiny import sharpened, tiny_config, tiny_image
+from tiny_seed import seed_weights
 
 ENCODERS: dict[str, ImageEncoderConfig] = {
     "vit": tiny_image(),
@@ -27,7 +28,7 @@ channels last."""
 
 def captioner(name: str) -> CoCa:
     """A model with this encoder and random weights, in evaluation mode."""
-    torch.manual_seed(0)
+    seed_weights()
     config = dataclasses.replace(tiny_config(), image=ENCODERS[name])
     model = CoCa(config)
     if name == "vit":

@@ -9,6 +9,7 @@ from torch import Tensor
 from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip.model import OpenCLIP
 from coca.model.openclip.weights import convert_state_dict
+from tiny_seed import weights_generator
 
 CONTEXT, VOCABULARY = 12, 60
 BOS, EOS = 58, 59
@@ -40,7 +41,7 @@ def peer(*, image_width: int = 48, seed: int = 0) -> Peer:
 
 
 def drawn(model: Peer, *, seed: int = 0) -> Peer:
-    generator = torch.Generator().manual_seed(seed)
+    generator = weights_generator(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = 0.3 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5

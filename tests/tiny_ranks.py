@@ -21,6 +21,7 @@ from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
 from tiny import caption, sharpened, tiny_config
+from tiny_seed import seed_weights
 
 Results = dict[str, Tensor]
 T = TypeVar("T")
@@ -144,7 +145,7 @@ def step_of_all_losses(
     kind: Literal["none", "ddp"], batch: Batch, micro_batch: int | None, *, prefix: str
 ) -> Results:
     """Figures and gradients of one step of the same model everywhere."""
-    torch.manual_seed(0)
+    seed_weights()
     model = sharpened(CoCa(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
     parallel = ParallelModel(model, kind, device=torch.device("cpu"))
     objective = CoCaObjective(LossConfig(classification_weight=0.5))

@@ -25,6 +25,7 @@ from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics
 from coca.train.trainer import Trainer
 from tiny import caption, tiny_config
+from tiny_seed import seed_weights
 
 
 class TinyStream:
@@ -97,7 +98,7 @@ def tiny_trainer(
     }
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    torch.manual_seed(0)
+    seed_weights()
     if model is None:
         model = CoCa(tiny_config())
     return Trainer(

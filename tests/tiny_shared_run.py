@@ -23,6 +23,7 @@ from coca.train.trainer import Trainer
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch
 from tiny_run import TinyStream, kill_at_sync_number, tiny_trainer
+from tiny_seed import seed_weights
 
 PAIRS = 8
 LOSSES = {
@@ -52,7 +53,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def step(kind: Kind, loss: str, micro_batch: int | None, prefix: str) -> Results:
     """Figures and whole gradients of one step of the same model everywhere."""
-    torch.manual_seed(0)
+    seed_weights()
     model = sharpened(CoCa(tiny_config()))
     parallel = ParallelModel(model, kind, device=torch.device("cpu"))
     world = DistributedContext.current()

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from coca.core.errors import CocaError, StorageError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
@@ -24,6 +22,7 @@ from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import Trainer, TrainResult
 from tiny import tiny_config
 from tiny_run import SignalAfter
+from tiny_seed import seed_weights
 from tiny_shared_run import PAIRS, SharedStream, shared_trainer
 
 Outcome = dict[str, Any]
@@ -201,5 +200,5 @@ SCENES: tuple[Callable[[Path], Outcome], ...] = (
 
 
 def all_scenes(folder: Path) -> dict[str, Outcome]:
-    torch.manual_seed(0)
+    seed_weights()
     return {scene.__name__: scene(folder / scene.__name__) for scene in SCENES}

@@ -10,6 +10,7 @@ from coca.model.coca import CoCa
 from coca.model.openclip.model import OpenCLIP
 from tiny import sharpened, tiny_config
 from tiny_openclip import tiny_openclip_config
+from tiny_seed import seed_weights
 
 ARCHITECTURES = ("coca", "openclip")
 EOS_BIAS = {"coca": 1.5, "openclip": 0.0}
@@ -23,7 +24,7 @@ def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
         architecture: One of `ARCHITECTURES`.
         vocabulary: Number of tokens, special ones included.
     """
-    torch.manual_seed(0)
+    seed_weights()
     model: CoCa | OpenCLIP
     if architecture == "coca":
         config = tiny_config()

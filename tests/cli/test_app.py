@@ -1,6 +1,5 @@
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -35,7 +34,7 @@ def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]"
     )
 
 
-def test_help_comes_at_once_and_without_anything_heavy() -> None:
+def test_the_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "sys.argv = ['coca', '--help']\n"
@@ -45,19 +44,12 @@ def test_help_comes_at_once_and_without_anything_heavy() -> None:
         "finally:\n"
         "    print(*sys.modules, file=sys.stderr)\n"
     )
-    times_s = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     heavy = {"torch", "numpy", "pydantic", "PIL", "pymilvus", "rich.progress", "tokenizers"}
     assert heavy & set(done.stderr.split()) == set()
     assert "pretrain" in done.stdout
-    print(f"coca --help: {min(times_s):.2f} s of CPU time")  # noqa: T201
-    assert min(times_s) < 0.5
 
 
 def test_a_group_of_commands_offers_only_what_it_has() -> None:

@@ -69,7 +69,7 @@ def test_conditions_and_similar_items(process: ServerProcess, images: list[bytes
     others = call(process, "similar", id=id, limit=100).structured_content["hits"]
     assert {one["id"] for one in others} == {content_id(image) for image in images[1:]}
     item = call(process, "get", id=id).structured_content
-    assert (item["id"], item["caption"]) == (id, "a red car number 0")
+    assert (item["id"], item["caption"]) == (id, "a red car 0")
 
 
 def test_facets_are_counted(process: ServerProcess) -> None:

@@ -195,17 +195,19 @@ def test_files_of_the_two_architectures_do_not_mix(
 
 
 @pytest.mark.skipif("nano" not in shipped(), reason="no weights are in this checkout")
-def test_the_shipped_model_embeds_in_a_fresh_process_in_a_moment() -> None:
+def test_the_shipped_model_embeds_in_a_fresh_process() -> None:
     program = (
-        "import time\n"
+        "import sys\n"
         "import coca\n"
         "vectors = coca.load('nano', device='cpu').embed_texts(['a cat'])\n"
-        "print(time.process_time())"
+        "print(vectors.shape, *sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) < 15  # seconds of CPU time; about 3 measured
+    assert done.stdout.startswith("(1, ")
+    # Each of them takes a second or more to import.
+    assert {"torch._dynamo", "torch._inductor", "pymilvus"} & set(done.stdout.split()) == set()
 
 
 @pytest.mark.parametrize("name", ["processor.json", "tokenizer.json"])

@@ -4,11 +4,12 @@ from torch import Tensor
 
 from coca.model.coca import CoCa
 from tiny import caption, sharpened, tiny_config
+from tiny_seed import seed_weights
 
 
 @pytest.fixture
 def tiny_model() -> CoCa:
-    torch.manual_seed(0)
+    seed_weights()
     return sharpened(CoCa(tiny_config())).eval()
 
 

@@ -3,7 +3,6 @@ import json
 import pickle
 import random
 import sys
-import time
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,16 +122,6 @@ def test_half_a_character_is_replaced_as_open_clip_does() -> None:
 def test_a_context_too_short_for_a_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         CLIP.encode(["a"], context_length=3)
-
-
-def test_a_thousand_captions_take_a_moment() -> None:
-    batch = random_texts(1000)
-    times_s = []
-    for _ in range(3):
-        start_s = time.process_time()
-        CLIP.encode(batch, context_length=76)
-        times_s.append(time.process_time() - start_s)
-    assert min(times_s) < 2  # of CPU time; 0.15 measured
 
 
 # Files

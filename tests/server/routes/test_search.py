@@ -24,10 +24,11 @@ def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: 
 
 
 def test_a_text_is_compared_with_given_captions(client: TestClient, service: Service) -> None:
-    hits = client.post("/v1/search", json={"text": "red cars number 1"}).json()["hits"]
-    assert hits[0]["caption"] == "a red car number 1"
+    hits = client.post("/v1/search", json={"text": "red cars 1"}).json()["hits"]
+    # The order also depends on cosines of random weights; the score of the words does not.
+    assert max(hits, key=lambda hit: hit["bm25"])["caption"] == "a red car 1"
     engine = service.collections["pictures"].engine
-    expected = engine.search("red cars number 1", hybrid=Fusion(captions="given"), k=50)
+    expected = engine.search("red cars 1", hybrid=Fusion(captions="given"), k=50)
     assert [(hit["id"], hit["bm25"], hit["fused_score"]) for hit in hits] == [
         (hit.id, hit.bm25, hit.fused_score) for hit in expected
     ]
@@ -52,8 +53,11 @@ def test_a_text_weight_means_a_hybrid_search_of_all_captions(
     client: TestClient, service: Service
 ) -> None:
     engine = service.collections["pictures"].engine
-    for body, weight in (({"hybrid": True}, 0.5), ({"text_weight": 0.9}, 0.9)):
-        expected = engine.search("a red car", hybrid=Fusion(text_weight=weight), k=50)
+    for body, fusion in (
+        ({"hybrid": True}, Fusion()),
+        ({"text_weight": 0.9}, Fusion(text_weight=0.9)),
+    ):
+        expected = engine.search("a red car", hybrid=fusion, k=50)
         assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]
 
 
@@ -151,7 +155,7 @@ def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -
 def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list[bytes]) -> None:
     hit = client.post("/v1/search", json={"image": data_uri(images[1])}).json()["hits"][0]
     assert (hit["width"], hit["height"], hit["tags"]) == (24, 24, ["t1"])
-    assert (hit["name"], hit["caption"]) == ("1.png", "a red car number 1")
+    assert (hit["name"], hit["caption"]) == ("1.png", "a red car 1")
     assert hit["metadata"] == {"year": 1}
     small = client.get(hit["thumbnail"])
     assert small.headers["content-type"] == "image/jpeg"
