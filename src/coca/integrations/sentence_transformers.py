@@ -20,6 +20,7 @@ from coca.integrations.models import ModelName
 from coca.model.captioner import Captioner
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
+from coca.release.huggingface import add_auto_map
 
 with extra_imports("sentence_transformers", extra="sentence-transformers"):
     from sentence_transformers import SentenceTransformer
@@ -99,9 +100,10 @@ class CoCaModule(InputModule):
         return {**features, "sentence_embedding": embedding}
 
     def save(self, output_path: str, *args: Any, **options: Any) -> None:
-        """Save the model as a model folder, which `coca.load` reads as well."""
+        """Save the model as a model folder, which `coca.load` and transformers read as well."""
         save_model(output_path, self.model)
         self.processor.save(output_path)
+        add_auto_map(output_path)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "CoCaModule":

@@ -7,9 +7,13 @@
     outputs = model(**processor(images=["cat.jpg"], text=["a cat", "a dog"]))
     processor.batch_decode(model.generate(**processor(images=["cat.jpg"])))
 
+`save_pretrained` of model and processor writes a folder that `coca.load`, transformers and
+sentence-transformers read. With `return_loss` in its inputs, `Trainer` trains the model.
+
 Dimensions: N images, M texts, S side of an image (pixels), T tokens, E embedding.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +22,30 @@ from typing import Any, Unpack
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from coca.core.errors import ConfigError
+from coca.data.batch import Batch
+from coca.model.captioner import CoCaOutput as Outputs
 from coca.model.generation.config import GenerationConfig as CoCaGenerationConfig
 from coca.model.generation.config import GenerationOptions
 from coca.model.generation.generate import generate
-from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config
+from coca.model.pretrained import (
+    FORMAT_VERSION,
+    build,
+    build_on_meta,
+    parse_config,
+    write_modules,
+)
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.processing.tokenizer import PAD_ID
+from coca.release.huggingface import map_model, map_processor
 from coca.runtime.inputs import ImageInput, as_images, as_texts
+from coca.train.objective import CoCaObjective, LossConfig
 
 
 class CoCaConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -55,11 +71,28 @@ class CoCaConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self.format_version, self.architecture, self.model = format_version, architecture, model
         super().__init__(**settings)
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Do nothing: `save_pretrained` names this class in the folder.
+
+        transformers would copy this module as `transformers.py`, which hides the library from a
+        Python process in that folder.
+        """
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
+    ) -> None:
+        """Write `config.json` with its `auto_map`; options as in transformers."""
+        super().save_pretrained(save_directory, push_to_hub, **options)
+        map_model(Path(save_directory))
+
 
 @dataclass
 class CoCaOutput(ModelOutput):
     """Embeddings and logits of images and texts; None where there is no such input."""
 
+    loss: Float[Tensor, ""] | None = None
+    """Weighted sum of contrastive and captioning loss, in nats; only with `return_loss`."""
     logits_per_image: Float[Tensor, "N M"] | None = None
     logits_per_text: Float[Tensor, "M N"] | None = None
     text_embeds: Float[Tensor, "M E"] | None = None
@@ -72,6 +105,8 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     config_class = CoCaConfig
     base_model_prefix = "coca"
     main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+    """`Trainer` divides the loss by its steps of gradient accumulation: the loss is a mean."""
 
     def __init__(self, config: CoCaConfig) -> None:
         super().__init__(config)
@@ -92,7 +127,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self, pixel_values: Float[Tensor, "N 3 S S"], **unused: Any
     ) -> Float[Tensor, "N E"]:
         """Compute unit-norm embeddings of images."""
-        return self.coca.encode_image(pixel_values)
+        return self.coca.encode_image(pixel_values.to(self.dtype))
 
     def get_text_features(
         self, input_ids: Int[Tensor, "M T"], **unused: Any
@@ -104,26 +139,61 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self,
         input_ids: Int[Tensor, "M T"] | None = None,
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
+        return_loss: bool | None = None,
         **unused: Any,
     ) -> CoCaOutput:
         """Compute embeddings of images and texts, and the logits of all pairs.
 
+        Args:
+            input_ids: Texts of the processor.
+            pixel_values: Images of the processor.
+            return_loss: Also compute the training loss of CoCa, with the weights of `LossConfig`.
+                It needs one text per image. In training, the temperature is clamped first.
+            **unused: Further inputs of transformers.
+
         Raises:
-            ConfigError: There are neither images nor texts.
+            ConfigError: There are neither images nor texts, or not one text per image for the loss.
         """
         if input_ids is None and pixel_values is None:
             raise ConfigError("the model needs pixel_values, input_ids or both, got neither")
-        images = None if pixel_values is None else self.coca.encode_image(pixel_values)
-        texts = None if input_ids is None else self.coca.encode_text(input_ids)
-        logits = None
-        if images is not None and texts is not None:
-            logits = self.coca.logit_scale * images @ texts.T
-        return CoCaOutput(
-            logits_per_image=logits,
-            logits_per_text=None if logits is None else logits.T,
-            text_embeds=texts,
-            image_embeds=images,
-        )
+        if return_loss:
+            return self._with_loss(input_ids, pixel_values)
+        images = None if pixel_values is None else self.get_image_features(pixel_values)
+        texts = None if input_ids is None else self.get_text_features(input_ids)
+        return self._output(images, texts)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        """Write a model folder, which `coca.load` and sentence-transformers read as well.
+
+        Args:
+            save_directory: Target folder.
+            is_main_process: Whether this process writes the files.
+            state_dict: Weights to save; default: those of the model.
+            *arguments: Further arguments of transformers, in its order.
+            **options: Further options of transformers. `max_shard_size` and `variant` change the
+                files of the weights, and `coca.load` then does not find them.
+        """
+        adapted = getattr(self, "_hf_peft_config_loaded", False)
+        if not adapted:
+            # In a model folder, weights have the names of `self.coca`.
+            named = self.state_dict() if state_dict is None else state_dict
+            prefix = f"{self.base_model_prefix}."
+            state_dict = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+        if is_main_process and not adapted:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            write_modules(Path(save_directory))
+        super().save_pretrained(save_directory, is_main_process, state_dict, *arguments, **options)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Do nothing; see `CoCaConfig.register_for_auto_class`."""
 
     @torch.no_grad()
     def generate(
@@ -139,13 +209,49 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         text = self.coca.config.text
         found = generate(
             self.coca,
-            self.coca.image_tokens(pixel_values),
+            self.coca.image_tokens(pixel_values.to(self.dtype)),
             decoding=CoCaGenerationConfig.of(None, **options),
         )
         rows = [[text.bos_id, *best[0].token_ids, text.eos_id] for best in found]
         longest = max(map(len, rows), default=0)
         padded = [[*row, *[text.pad_id] * (longest - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.int64, device=pixel_values.device)
+
+    def _with_loss(
+        self, input_ids: Int[Tensor, "M T"] | None, pixel_values: Float[Tensor, "N 3 S S"] | None
+    ) -> CoCaOutput:
+        counts = [0 if given is None else len(given) for given in (pixel_values, input_ids)]
+        if pixel_values is None or input_ids is None or counts[0] != counts[1]:
+            raise ConfigError(
+                f"the loss needs one text per image, got {counts[0]} images and {counts[1]} texts"
+            )
+        if self.training:
+            self.coca.clamp_temperature_()
+        biased = self.coca.logit_bias is not None
+        objective = CoCaObjective(LossConfig(contrastive="sigmoid" if biased else "softmax"))
+        keys = tuple(map(str, range(len(input_ids))))
+        batch = Batch(pixel_values.to(self.dtype), input_ids, keys, start=0)
+        output: Outputs = self.coca(batch.images, batch.tokens)
+        assert output.image_embedding is not None
+        assert output.text_embedding is not None
+        made = self._output(output.image_embedding, output.text_embedding)
+        made.loss = objective.of_output(self.coca, batch, output).total
+        return made
+
+    def _output(
+        self, images: Float[Tensor, "N E"] | None, texts: Float[Tensor, "M E"] | None
+    ) -> CoCaOutput:
+        logits = None
+        if images is not None and texts is not None:
+            logits = self.coca.logit_scale * images @ texts.T
+            if self.coca.logit_bias is not None:
+                logits = logits + self.coca.logit_bias
+        return CoCaOutput(
+            logits_per_image=logits,
+            logits_per_text=None if logits is None else logits.T,
+            text_embeds=texts,
+            image_embeds=images,
+        )
 
 
 class CoCaProcessor:
@@ -165,20 +271,30 @@ class CoCaProcessor:
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
-        """Do nothing: the folder names this class already."""
+        """Do nothing; see `CoCaConfig.register_for_auto_class`."""
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """Write the files of the processor."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write the files of the processor, for `coca.load` and `AutoProcessor`."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
         self.processor.save(folder)
+        map_processor(folder)
 
     def __call__(
         self,
         images: ImageInput | Iterable[ImageInput] | None = None,
         text: str | Iterable[str] | None = None,
+        padding: bool | str = True,
         **unused: Any,
     ) -> BatchFeature:
         """Prepare images and texts as tensors.
+
+        Args:
+            images: One or many.
+            text: One or many.
+            padding: `"max_length"` pads texts to the context length, so that samples that are
+                prepared one by one can be stacked; otherwise to the longest text.
+            **unused: Further options of transformers, such as `return_tensors`.
 
         Raises:
             ConfigError: There are neither images nor texts.
@@ -190,11 +306,17 @@ class CoCaProcessor:
         if images is not None:
             found["pixel_values"] = self.processor.images(as_images(images))
         if text is not None:
-            found["input_ids"] = self.processor.texts(as_texts(text))
+            tokens = self.processor.texts(as_texts(text))
+            if padding == "max_length":
+                room = self.processor.context_length - tokens.shape[1]
+                tokens = pad(tokens, (0, room), value=PAD_ID)
+            found["input_ids"] = tokens
         return BatchFeature(found)
 
-    def batch_decode(self, ids: Sequence[Sequence[int]] | Int[Tensor, "N T"]) -> list[str]:
-        """Decode generated ids to captions."""
+    def batch_decode(
+        self, ids: Sequence[Sequence[int]] | Int[Tensor, "N T"], **unused: Any
+    ) -> list[str]:
+        """Decode generated ids to captions, without special tokens."""
         rows = ids.tolist() if isinstance(ids, Tensor) else ids
         bos = self.processor.tokenizer.bos_id
         decode = self.processor.tokenizer.decode

@@ -1,4 +1,4 @@
-"""Files by which `AutoModel` of transformers loads an exported model folder."""
+"""Files by which `AutoModel` and `AutoProcessor` of transformers load a model folder."""
 
 import json
 from pathlib import Path
@@ -23,15 +23,30 @@ def add_auto_map(folder: str | Path) -> None:
 
     Weights are loaded as fp32, also where the folder stores fp16.
     """
+    map_model(folder)
+    map_processor(folder)
+
+
+def map_model(folder: str | Path) -> None:
+    """Name the classes of configuration and model in `config.json`, and write their module.
+
+    A dtype that the file already states is kept.
+    """
     folder = Path(folder)
     content = {
+        "dtype": "float32",
         **read_json(folder / CONFIG_FILE),
         "architectures": ["CoCaModel"],
         "auto_map": _AUTO_MAP,
         "model_type": "coca_captioner",
-        "dtype": "float32",
     }
     _write_json(folder / CONFIG_FILE, content)
+    write_atomic(folder / CODE_FILE, _CODE.encode())
+
+
+def map_processor(folder: str | Path) -> None:
+    """Name the class of the processor in `processor_config.json`, and write its module."""
+    folder = Path(folder)
     _write_json(
         folder / "processor_config.json",
         {"auto_map": {"AutoProcessor": _AUTO_MAP["AutoProcessor"]}},

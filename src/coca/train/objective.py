@@ -185,6 +185,23 @@ class CoCaObjective:
         """
         self._require_fit(model, batch)
         output, teacher = self._run(model, batch)
+        return self.of_output(model, batch, output, teacher)
+
+    def of_output(
+        self,
+        model: Captioner,
+        batch: Batch,
+        output: CoCaOutput,
+        teacher: Float[Tensor, "B K"] | None = None,
+    ) -> Losses:
+        """Compute the losses of a batch from the output of the model; all ranks must call it.
+
+        Args:
+            model: The model.
+            batch: The whole batch of this rank.
+            output: Output of the model for the batch.
+            teacher: Logits of the image encoder's classifier, for distillation.
+        """
         losses = self._sum_up(model, batch, output, teacher, self.totals(model, batch))
         embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
