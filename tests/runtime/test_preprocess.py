@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ConfigError, DataError, ModelError
 from coca.inference.loading import load
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -48,6 +48,18 @@ def test_token_ids_equal_those_of_the_processor(folder: Path) -> None:
         assert tokens.encode_prompt(text) == processor.tokenizer.encode_prompt(text)
         ids = processor.tokenizer.encode_prompt(text)
         assert tokens.decode(ids) == processor.tokenizer.decode(ids).strip()
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a red \udfff car"])
+def test_half_a_surrogate_pair_is_the_error_of_the_processor(folder: Path, text: str) -> None:
+    predictor, processor = load(folder, prepack=False), Processor.load(folder)
+    tokens = TextTokens(folder / "tokenizer.json", settings(predictor.model, processor))
+    with pytest.raises(DataError, match="a lone surrogate") as expected:
+        processor.texts([text])
+    for encode in (tokens.count, tokens.encode_prompt, lambda text: tokens.encode([text])):
+        with pytest.raises(DataError) as found:
+            encode(text)
+        assert (str(found.value), found.value.reason) == (str(expected.value), "bad_text")
 
 
 def test_a_prompt_that_fills_the_context_is_an_error(folder: Path) -> None:

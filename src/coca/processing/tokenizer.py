@@ -22,6 +22,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
+from coca.runtime.inputs import whole
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
@@ -327,19 +328,6 @@ def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, 
     for target, row in zip(ids, rows, strict=True):
         target[: len(row)] = row
     return torch.from_numpy(ids)
-
-
-def whole(text: str) -> str:
-    """Return the text unchanged if it can be encoded as UTF-8, else raise `DataError`."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"the text {text[max(0, error.start - 20) : error.start + 20]!r} contains a "
-            "lone surrogate, which is no character; read it with the right encoding",
-            reason="bad_text",
-        ) from error
-    return text
 
 
 def _with_words(backend: tokenizers.Tokenizer, words: Sequence[str]) -> tokenizers.Tokenizer:

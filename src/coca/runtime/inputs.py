@@ -61,3 +61,20 @@ def prompts_for(prompt: str | Iterable[str], count: int) -> Sequence[str]:
             f"{len(prompts)} prompts do not fit {count} images; give one for all or one each"
         )
     return prompts
+
+
+def whole(text: str) -> str:
+    """Return the text unchanged if it can be encoded as UTF-8.
+
+    Raises:
+        DataError: It contains a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text {text[max(0, error.start - 20) : error.start + 20]!r} contains a "
+            "lone surrogate, which is no character; read it with the right encoding",
+            reason="bad_text",
+        ) from error
+    return text

@@ -27,6 +27,7 @@ from coca.runtime.image_file import (
     square_around,
     trim_border,
 )
+from coca.runtime.inputs import whole
 
 MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
@@ -202,7 +203,7 @@ class TextTokens:
         return self._backend.decode(kept, skip_special_tokens=False).strip()
 
     def _text_ids(self, text: str) -> list[int]:
-        return self._backend.encode(self._clean(text), add_special_tokens=False).ids
+        return self._backend.encode(whole(self._clean(text)), add_special_tokens=False).ids
 
 
 def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:
