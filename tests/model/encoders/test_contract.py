@@ -197,6 +197,23 @@ def test_the_classifier_is_that_of_timm(name: str) -> None:
     assert encoder.class_names is None
 
 
+@pytest.mark.parametrize("model", ["hiera_tiny_224", "mixer_s32_224"])
+def test_the_classifier_reads_a_series_of_tokens_too(model: str) -> None:
+    config = TimmConfig(name=model, image_size=224, width=32, classes=7)
+    encoder = TimmEncoder(config)
+    peer = timm.create_model(model, num_classes=7).eval()
+    peer.load_state_dict(encoder.backbone.state_dict())
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        features = encoder.eval().features(pixels)
+        # As in training on cached features: the encoder has seen no image.
+        fresh = TimmEncoder(config)
+        fresh.load_state_dict(encoder.state_dict())
+        for one in (encoder, fresh.train()):
+            torch.testing.assert_close(one.classify(features), peer(pixels))
+    assert fresh.backbone.training
+
+
 def test_the_same_weights_in_timm_share_feature_files() -> None:
     own = captioner("lite").image_encoder
     peer = TimmEncoder(TimmConfig(name="tf_efficientnet_lite0", image_size=32, width=32, classes=7))

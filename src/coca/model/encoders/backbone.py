@@ -10,6 +10,7 @@ classes.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -152,11 +153,28 @@ class BackboneEncoder(ImageEncoder):
 
     def _untokenized(self, features: Float[Tensor, "B P F"]) -> Tensor:
         """Return features in the layout of `forward_features`, of a square image."""
-        if hasattr(self.backbone, "num_prefix_tokens"):
+        if self._makes_series:
             return features
         side = math.isqrt(features.shape[1])
         layout = "B h w F" if self._channels_last else "B F h w"
         return rearrange(features, f"B (h w) F -> {layout}", h=side)
+
+    @cached_property
+    def _makes_series(self) -> bool:
+        """Whether `forward_features` returns a series of tokens, and not a map."""
+        if hasattr(self.backbone, "num_prefix_tokens"):
+            return True
+        # Of others, such as Hiera, no attribute shows it: a blank image does, computed once.
+        side, like = self.config.image_size, next(self.backbone.parameters())
+        modes = [(module, module.training) for module in self.backbone.modules()]
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                found = self.backbone.forward_features(like.new_zeros(1, 3, side, side))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return found.ndim == 3
 
     @property
     def _channels_last(self) -> bool:
