@@ -122,3 +122,8 @@ def test_a_fingerprint_of_before_the_configuration_counted_names_the_same_model(
     assert not same_model("f" * 16, long)
     # Invalid fingerprints are compared as text.
     assert not same_model("model-one", "model-one-b")
+
+
+@pytest.mark.parametrize("time", [10**30, 2**63, -(2**63)])
+def test_a_time_that_does_not_fit_cannot_be_stored(time: int) -> None:
+    assert "the time is" in str(storage_error("", "", {}, time=time))

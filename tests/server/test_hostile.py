@@ -137,6 +137,50 @@ def test_huge_and_strange_texts_have_an_answer(
     assert answer.status in statuses, answer.body[:500]
 
 
+FILTERS = {
+    "an integer above 64 bits": f"width > {2**63}",
+    "an integer below 64 bits": f"width > -{2**63 + 1}",
+    "a list of such integers": f"width in [{10**30}]",
+    "300 parentheses": "(" * 300 + "width > 1" + ")" * 300,
+    "4,000 not": "not " * 4_000 + "width > 1",
+    "8,000 minus": "width > " + "-" * 8_000 + "1",
+    "a sum of 8,000": "width > " + "+".join(["1"] * 8_000),
+    "8,000 comparisons": "<".join(["1"] * 8_000),
+}
+
+
+@pytest.mark.parametrize("filter", FILTERS.values(), ids=FILTERS)
+def test_a_filter_that_cannot_be_evaluated_is_400(process: ServerProcess, filter: str) -> None:
+    (first, *_) = process.post("/v1/search", {}).json()["hits"]
+    for route, body in (
+        ("search", {}),
+        ("search", {"text": "a car"}),
+        ("search", {"text": "a car", "hybrid": True}),
+        ("search", {"id": first["id"]}),
+        ("recommend", {"positive": [{"id": first["id"]}]}),
+        ("facets", {}),
+    ):
+        answer = process.post(f"/v1/{route}", {**body, "filter": filter})
+        assert answer.status == 400, (route, body, answer.body[:500])
+        assert "does not understand the filter" in answer.json()["error"]["message"]
+        assert len(answer.body) < 1_000
+
+
+@pytest.mark.parametrize("time", [10**30, 2**63, -(2**63)], ids=str)
+def test_a_time_out_of_range_is_400(process: ServerProcess, time: int) -> None:
+    (item,) = process.post("/v1/search", {"collection": "others"}).json()["hits"]
+    named = {"collection": "others", "time": time}
+    url = f"/v1/items/{item['id']}?collection=others"
+    for answer in (
+        process.post("/v1/items", {"image": data_uri(image_bytes(4)), **named}),
+        process.request("PATCH", url, {"time": time}),
+        process.request("PATCH", "/v1/items", {"ids": [item["id"]], **named}),
+    ):
+        assert answer.status == 400, answer.body
+        assert "the time is" in answer.json()["error"]["message"]
+    assert process.get(url).json() == {key: item[key] for key in process.get(url).json()}
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -250,9 +250,12 @@ def storage_error(
     *,
     tags: Sequence[str] = (),
     album: str = "",
+    time: int = 0,
 ) -> str | None:
     """Return why these values cannot be stored, or None if they can."""
     columns = {PATH: path, CAPTION: caption, ALBUM: album}
+    if fault := _whole_number_error(TIME, time, -_LARGEST):
+        return fault
     if fault := _metadata_error(metadata):
         return fault
     try:
@@ -307,12 +310,15 @@ def _id_error(id: str) -> str | None:
 
 
 def _number_error(record: Record) -> str | None:
-    for name, number in ((WIDTH, record.width), (HEIGHT, record.height), (TIME, record.time)):
-        least = -_LARGEST if name == TIME else 0
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            return f"the {name} is {number!r}, and not a whole number"
-        if not least <= number <= _LARGEST:
-            return f"the {name} is {number:,}; it may be {least:,} to {_LARGEST:,}"
+    numbers = ((WIDTH, record.width, 0), (HEIGHT, record.height, 0), (TIME, record.time, -_LARGEST))
+    return next(filter(None, (_whole_number_error(*one) for one in numbers)), None)
+
+
+def _whole_number_error(name: str, number: object, least: int) -> str | None:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        return f"the {name} is {number!r}, and not a whole number"
+    if not least <= number <= _LARGEST:
+        return f"the {name} is {number:,}; it may be {least:,} to {_LARGEST:,}"
     return None
 
 

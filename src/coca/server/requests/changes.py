@@ -39,7 +39,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         raise ConfigError(f"id must be the hash of the image's bytes, {own!r}, got {id!r}")
     if (there := collection.index.get([own]).get(own)) is not None:
         return there, False
-    _check(new.caption, new.metadata, new.tags, new.album)
+    _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
     collection.check_writable()
     service.uploads.check_space()
     image = service.decoder.decode(data)
@@ -132,7 +132,7 @@ def _changed(
             text_vector=text_vector,
             origin=replace(record.origin, captioned=False),
         )
-    _check(changed.caption, changed.metadata, changed.tags, changed.album)
+    _check(changed.caption, changed.metadata, changed.tags, changed.album, changed.time)
     return changed
 
 
@@ -140,6 +140,6 @@ def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | No
     return tenant.service.model.embed_texts([caption])[0] if caption.strip() else None
 
 
-def _check(caption: str, metadata: Any, tags: Any, album: str) -> None:
-    if fault := storage_error("", caption, metadata, tags=tags, album=album):
+def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> None:
+    if fault := storage_error("", caption, metadata, tags=tags, album=album, time=time):
         raise ConfigError(f"the item cannot be stored: {fault}")

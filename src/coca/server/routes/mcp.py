@@ -1,7 +1,9 @@
 """Route `/mcp`: tools for agents over the Model Context Protocol (streamable HTTP, stateless)."""
 
 import functools
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 from mcp.server.mcpserver import Context, Image, MCPServer
@@ -59,13 +61,14 @@ Fields: TypeAlias = Annotated[
 
 def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
     """Build the route `/mcp`, and the session manager that must run while it is served."""
-    server: MCPServer[Any] = MCPServer(
-        "coca",
-        version=__version__,
-        instructions=INSTRUCTIONS,
-        log_level="WARNING",
-        subscriptions=False,
-    )
+    with _logging_kept():
+        server: MCPServer[Any] = MCPServer(
+            "coca",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            log_level="WARNING",
+            subscriptions=False,
+        )
     for tool in (search, similar, get, contact_sheet, facets):
         server.add_tool(
             _with_tool_errors(tool),
@@ -178,6 +181,21 @@ class _Endpoint:
             return unread.pop() if unread else await receive()
 
         await self._manager.handle_request(scope, received, send)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo what the SDK does to the root logger.
+
+    Its handler renders tracebacks with rich, for seconds and on the event loop.
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _tenant(context: Context[Any, Any]) -> Tenant:

@@ -13,6 +13,13 @@ from coca.search.milvus.client.lite import Lease, address_of, check_free, check_
 
 _UNREACHABLE = 2
 """Error code of the client for an unreachable server."""
+_SHOWN = 200
+"""Maximum length of a filter in the message of an error, in characters."""
+_FAULTS_OF_FILTERS = {
+    "maximum recursion depth": "it is nested too deeply",
+    "too large to convert": "a whole number does not fit into 64 bits",
+}
+"""In a message of Lite -> the reason of the error."""
 _DISK_FULL = re.compile(r"errno (28|122)\b", re.IGNORECASE)
 """In a message of Lite: no space left on the device, or quota exceeded (Linux)."""
 _NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2**31 - 1}
@@ -193,8 +200,9 @@ class Connection:
             if error.code == _UNREACHABLE:
                 sentence = f"no Milvus answers at {self.uri}: {reason}"
             elif filter and _blames_filter(error.code, str(error.message)):
+                shown = filter if len(filter) <= _SHOWN else f"{filter[:_SHOWN]}..."
                 raise ArgumentError(
-                    f"Milvus does not understand the filter {filter!r}: {reason}; "
+                    f"Milvus does not understand the filter {shown!r}: {_of_filter(reason)}; "
                     "fields are id, path, caption, caption_source, album, tags, width, height, "
                     'time and metadata["KEY"]'
                 ) from error
@@ -207,4 +215,11 @@ class Connection:
 
 def _blames_filter(code: int, message: str) -> bool:
     # Lite has a specific code; servers share one code among many errors (2.3) or use 1100.
-    return code == 6 or "expression" in message or "query plan" in message
+    blamed = code == 6 or "expression" in message or "query plan" in message
+    return blamed or any(fault in message for fault in _FAULTS_OF_FILTERS)
+
+
+def _of_filter(reason: str) -> str:
+    """Translate an error of Python, in which Lite evaluates filters."""
+    translated = (text for fault, text in _FAULTS_OF_FILTERS.items() if fault in reason)
+    return next(translated, reason)
