@@ -85,7 +85,7 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) tests/lowest.py constraints > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,train,video,vqa]'
+		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
 check: $(DEV) ## Check lint, format, types, import layers and spelling
