@@ -4,22 +4,65 @@ python scripts/package_sizes.py            # HEAD
 python scripts/package_sizes.py v0.1.0 HEAD
 """
 
+import ast
 import io
 import subprocess
 import sys
 import tarfile
 from collections import defaultdict
-from pathlib import PurePosixPath
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 ROOT = PurePosixPath("src/coca")
+CLONE = Path(__file__).parent.parent
 
 
-def sizes(revision: str) -> dict[str, tuple[int, int]]:
-    """Count the Python files and their lines by package, as of a commit."""
+@dataclass
+class Size:
+    """Size of a package: Python files, lines, lines of code without docstrings, and of imports."""
+
+    files: int = 0
+    lines: int = 0
+    code: int = 0
+    imports: int = 0
+    small: int = 0
+    """Files below 60 lines, without those of package docstrings."""
+
+    def add(self, other: "Size") -> None:
+        """Add the counts of another size."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
+def size_of(text: str, *, is_package: bool = False) -> Size:
+    """Measure a module."""
+    lines, nodes = text.splitlines(), list(ast.walk(ast.parse(text)))
+    written = sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines)
+    strings = [node for node in nodes if isinstance(node, ast.Expr) and _is_text(node.value)]
+    code = written - sum(map(_filled_lines(lines), strings))
+    imports = sum(
+        (node.end_lineno or node.lineno) - node.lineno + 1
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+    return Size(1, len(lines), code, imports, int(len(lines) < 60 and not is_package))
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _filled_lines(lines: list[str]) -> Callable[[ast.Expr], int]:
+    return lambda node: sum(map(bool, map(str.strip, lines[node.lineno - 1 : node.end_lineno])))
+
+
+def sizes(revision: str) -> dict[str, Size]:
+    """Measure each package, as of a commit."""
     archive = subprocess.run(
-        ["git", "archive", revision, str(ROOT)], check=True, capture_output=True
+        ["git", "archive", revision, str(ROOT)], check=True, capture_output=True, cwd=CLONE
     ).stdout
-    counts: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    found: dict[str, Size] = defaultdict(Size)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
@@ -27,24 +70,35 @@ def sizes(revision: str) -> dict[str, tuple[int, int]]:
             if content is None:
                 continue
             parts = path.relative_to(ROOT).parts
-            package = parts[0] if len(parts) > 1 else "coca"
-            files, lines = counts[package]
-            counts[package] = files + 1, lines + len(content.read().splitlines())
-    return counts
+            text = content.read().decode()
+            found[parts[0] if len(parts) > 1 else "coca"].add(
+                size_of(text, is_package=path.name == "__init__.py")
+            )
+    return found
 
 
 def table(revisions: list[str]) -> str:
-    """Write the counts as a Markdown table, with a row of totals."""
+    """Write the sizes as a Markdown table, with a row of totals."""
     columns = [sizes(revision) for revision in revisions]
     packages = sorted({package for column in columns for package in column})
-    heads = [f"files, {it} | lines, {it}" for it in revisions]
+    heads = [f"files, {revision} | lines, {revision}" for revision in revisions]
     rows = ["| package | " + " | ".join(heads) + " |", "|---" * (1 + 2 * len(heads)) + "|"]
     for package in packages:
-        cells = [f"{files} | {lines:,}" for files, lines in (it[package] for it in columns)]
+        cells = [f"{column[package].files} | {column[package].lines:,}" for column in columns]
         rows.append(f"| `{package}` | " + " | ".join(cells) + " |")
-    totals = [[sum(part) for part in zip(*it.values(), strict=True)] for it in columns]
-    cells = [f"{files} | {lines:,}" for files, lines in totals]
+    totals = []
+    for column in columns:
+        total = Size()
+        for size in column.values():
+            total.add(size)
+        totals.append(total)
+    cells = [f"{total.files} | {total.lines:,}" for total in totals]
     rows.append("| total | " + " | ".join(cells) + " |")
+    for revision, total in zip(revisions, totals, strict=True):
+        rows.append(
+            f"\n{revision}: import statements are {total.imports / total.code:.1%} of the lines of "
+            f"code; {total.small} of {total.files} files have fewer than 60 lines."
+        )
     return "\n".join(rows)
 
 
