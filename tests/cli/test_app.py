@@ -71,7 +71,7 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["searchh", "x"], "did you mean"),
+        (["xyzzy", "x"], "no such command"),
         (["--colour"], "no such option"),
         (["search", "--colour", "x"], "no such option"),
         (["caption"], "missing argument"),

@@ -30,6 +30,7 @@ from coca.cli.collections import (
 )
 from coca.cli.console import configure, print_error
 from coca.cli.data import data
+from coca.cli.hints import check_collection_path, command_called, hint_for
 from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
@@ -37,6 +38,8 @@ from coca.requirements import NEEDS_TORCH
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
 _ANYWHERE = ("--debug", "--quiet")
+_ARGUMENTS = "coca.arguments"
+"""Key of the program's arguments in the parser's context."""
 _RARE_COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's garbage collector, which are (700, 10, 10) by default."""
 
@@ -49,10 +52,12 @@ class CommandGroup(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         first = [name for name in _ANYWHERE if name in args[:end]]
         rest = [arg for arg in args[:end] if arg not in _ANYWHERE] + args[end:]
+        ctx.meta[_ARGUMENTS] = args
         try:
+            check_collection_path(self, args)
             return super().parse_args(ctx, [*first, *rest] or ["--help"])
         except Exception as error:
-            raise _ended(error, debug="--debug" in first) from None
+            raise _ended(error, ctx, debug="--debug" in first) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command and turn errors into exit codes."""
@@ -61,7 +66,7 @@ class CommandGroup(TyperGroup):
             # Flushed here, since an error of a closed pipe cannot be caught at process exit.
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
-            raise _ended(error, debug=bool(ctx.params.get("debug"))) from None
+            raise _ended(error, ctx, debug=bool(ctx.params.get("debug"))) from None
         return result
 
 
@@ -145,7 +150,7 @@ def main() -> None:
         raise
 
 
-def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
+def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
     """Print the error that ended a command, and return its exit code."""
     if isinstance(error, typer.Exit):
         return error
@@ -174,7 +179,9 @@ def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
             return typer.Exit(FAILED)
     # Errors of the parser; their class has no public name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        print_error(_usage(error))
+        arguments = context.meta[_ARGUMENTS]
+        called = command_called(context.command, arguments)
+        print_error(hint_for(context.command, arguments, error) or _usage(error, called))
         return typer.Exit(error.exit_code)
     reason = next(iter(str(error).splitlines()), "")
     print_error(
@@ -184,10 +191,8 @@ def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
     return typer.Exit(FAILED)
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, command: str) -> str:
     message = str(error.format_message()).strip().removesuffix(".")
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "coca"
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 

@@ -108,7 +108,7 @@ def test_a_weighted_sum_by_hand() -> None:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the images `a.jpg` and `my photo.png`, and other files."""
     monkeypatch.chdir(tmp_path)
-    for name in ("a.jpg", "my photo.png", "clip.mp4", "coca.db", "notes.txt"):
+    for name in ("a.jpg", "my photo.png", "clip.mp4", "notes.txt"):
         Path(name).touch()
     Path("dog").mkdir()
     return tmp_path
@@ -150,7 +150,6 @@ def test_quoted_words_and_options_join_the_arguments(photos: Path) -> None:
         ("my photo.png", "for 'my photo.png' quote the name"),
         ("https://x.org/a.jpg", "download it"),
         ("dog/", "`coca index dog/`"),
-        ("coca.db cat", "--uri coca.db"),
         ("clip.mp4", "is a video"),
         ("ratio 4:3", "write 'ratio 4:3:1' in quotes"),
         ("dog:0.5", "single term"),

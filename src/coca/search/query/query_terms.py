@@ -223,15 +223,13 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
     """Reject the path of something that is not a query, with the command that reads it.
 
     Raises:
-        ConfigError: It is an address, a folder, a collection, a video or a missing image.
+        ConfigError: It is an address, a folder, a video or a missing image.
     """
     shown = shlex.quote(word)
     if "://" in word:
         raise ConfigError(
             f"{word} is an address, and a search reads local images: download it and give the file"
         )
-    if word.endswith(".db") and os.path.exists(word):
-        raise ConfigError(f"{word} is a collection: select it with --uri {shown}")
     if os.sep in word and os.path.isdir(word):
         raise ConfigError(
             f"{word} is a folder: `coca index {shown}` makes its images searchable; to search by "

@@ -1,0 +1,378 @@
+"""Hints for wrong calls: the command line that does what a wrong command or option asks for.
+
+The tables have the names that users of other tools try first. A hint is the user's own command line
+with the wrong words replaced, so that it works when it is pasted.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from coca.cli.console import to_try
+from coca.core.errors import ConfigError
+
+
+def _names(table: Mapping[str, str]) -> dict[str, str]:
+    """Invert a table of a replacement and the names that it replaces, separated by spaces."""
+    return {name: replacement for replacement, names in table.items() for name in names.split()}
+
+
+COMMANDS = _names(
+    {
+        "search": "find query lookup look retrieve similar like nearest knn",
+        "index": "add ingest import insert upsert update sync scan crawl load",
+        "index --watch": "watch monitor",
+        "collection info": "status stats count show",
+        "collection list": "list ls collections",
+        "collection drop": "drop",
+        "collection alias": "alias",
+        "collection calibrate": "calibrate",
+        "duplicates": "dedup dedupe deduplicate duplicate dupes dups",
+        "recommend": "recommendations suggest",
+        "mine": "select subset sample",
+        "migrate": "copy move transfer backup",
+        "reindex": "re-index reembed re-embed",
+        "serve": "server ui web gui api run start browse open",
+        "caption": "describe captions annotate",
+        "classify": "label tag predict recognize zero-shot zeroshot",
+        "detect": "detection boxes",
+        "answer": "ask question vqa",
+        "embed": "encode embedding embeddings vectors vectorize features extract",
+        "pretrain": "train",
+        "finetune": "fine-tune tune fit lora",
+        "evaluate": "eval test benchmark score",
+        "export --format onnx": "onnx",
+        "export --format onnx --int8": "quantize quantise",
+        "config keys": "settings keys",
+        "data tokenizer": "tokenizer tokenize",
+        "--version": "version",
+        "--help": "help man usage",
+    }
+)
+"""Wrong command -> the words that replace it."""
+
+GROUP_COMMANDS = {
+    "collection": _names(
+        {
+            "list": "ls show-all",
+            "info": "status stats describe show count",
+            "drop": "rm remove delete del",
+            "alias": "rename",
+            "index": "reindex build",
+        }
+    ),
+    "classes": _names({"list": "ls show", "add": "create insert", "remove": "rm delete del drop"}),
+    "config": _names({"keys": "list ls help", "show": "get print"}),
+}
+"""Group -> wrong command -> the command of the group that replaces it."""
+
+_REMOVERS = frozenset({"rm", "remove", "delete", "del", "prune", "clean", "forget"})
+"""Wrong commands for removing a record, for which there are two ways."""
+
+OPTIONS = _names(
+    {
+        "-k|--top": "--top --top-k --topk -n --n --num --count --results --max --max-results --k",
+        "--show|--top|--count": "--limit",
+        "--uri": "--db --database --store --path --milvus --url --host --index --in",
+        "--since": "--after --from --start --newer --min-date",
+        "--until": "--before --to --end --older --max-date",
+        "--since {} --until {}": "--date --day --on-day",
+        "--image|--against|--positive": "--similar --like --img --photo --file "
+        "--query-image --example --image-file",
+        "--text|--query": "--query -q --texts --prompt",
+        "--filter": "--where --expr --filters",
+        "--tag": "--tags",
+        "--min-score|--min-similarity|--threshold": "--threshold --score --min-similarity "
+        "--similarity --cutoff",
+        "--offset": "--skip --start-at",
+        "--in-memory": "--exact --brute-force",
+        "--rerank": "--re-rank",
+        "--collection|--title": "--name --table",
+        "--prune": "--delete --remove --sync",
+        "--yes": "--force -f",
+        "--no-captions": "--no-caption --skip-captions",
+        "--labels": "--label --class --class-names --categories --names --candidates",
+        "--prompts": "--template --templates",
+        "--num-beams": "--beams --beam-size --num-beam --beam",
+        "--max-new-tokens": "--max-length --max-tokens --max-len --length",
+        "--temperature": "--temp",
+        "--out": "--output -o --out-file --outfile --save --save-to --dest",
+        "--format onnx": "--onnx",
+        "--format browser": "--browser --html",
+        "--format immich": "--immich",
+        "--format huggingface": "--hf --huggingface --transformers",
+        "--format onnx --int8": "--quantize --quantized --quantise --quant --int-8",
+        "--half": "--fp16 --float16",
+        "--licence": "--license",
+        "--device cuda": "--gpu --cuda",
+        "--device cpu": "--cpu",
+        "--model": "--weights --checkpoint --pretrained",
+        "--token|--keys": "--api-key --key --password",
+        "--debug": "--verbose -v --trace",
+        "--quiet": "--silent -s",
+    }
+)
+"""Wrong option -> the options that replace it: of several, the first that the command has."""
+
+_FILES = {"--csv": ".csv", "--jsonl": ".jsonl", "--parquet": ".parquet"}
+_FILE_STEMS = {"caption": "captions", "classify": "labels", "embed": "embeddings"}
+_ANYWHERE = frozenset({"--debug", "--quiet", "--help"})
+_REDUNDANT_FLAGS = frozenset({"--recursive", "-r", "-R", "--subfolders"})
+_REDUNDANT_VALUES = frozenset({"--batch-size", "-b", "--workers", "--num-workers"})
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A command line, split at the command that it calls."""
+
+    path: tuple[str, ...]
+    """Names of the command and of its groups."""
+    command: Any
+    """The command, or the group without a known command."""
+    rest: tuple[str, ...]
+    """Arguments and options of the command."""
+
+    @classmethod
+    def of(cls, root: Any, arguments: Sequence[str]) -> "_Call":
+        """Find the command that the arguments of the program call."""
+        command, path, rest = root, [], list(arguments)
+        leading: list[str] = []
+        while rest and hasattr(command, "commands"):
+            if rest[0].startswith("-"):
+                leading.append(rest.pop(0))
+            elif rest[0] in command.commands:
+                path.append(rest.pop(0))
+                command = command.commands[path[-1]]
+            else:
+                break
+        return cls(tuple(path), command, (*rest, *leading))
+
+    @property
+    def shown(self) -> str:
+        """The command with its groups, as at a prompt."""
+        return " ".join(("coca", *self.path))
+
+    @property
+    def arguments(self) -> list[str]:
+        """Names of the positional arguments of the command."""
+        return [one.name for one in self.command.params if one.param_type_name == "argument"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the command by each of their names."""
+        return {
+            name: parameter
+            for parameter in self.command.params
+            if parameter.param_type_name == "option"
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+
+    def positional(self) -> Iterator[int]:
+        """Yield the positions in `rest` of the positional arguments."""
+        options, is_value, ended = self.options, False, False
+        for number, word in enumerate(self.rest):
+            if is_value:
+                is_value = False
+            elif ended or not word.startswith("-") or word == "-":
+                yield number
+            elif word == "--":
+                ended = True
+            else:
+                option = options.get(word)
+                # Unknown options are taken to have a value, unless it is attached to them.
+                known_flag = option is not None and option.is_flag
+                is_value = "=" not in word and not known_flag and word not in _ANYWHERE
+
+
+def check_collection_path(root: Any, arguments: Sequence[str]) -> None:
+    """Reject an existing collection as a positional argument, where `--uri` selects it.
+
+    Raises:
+        ConfigError: An argument is the path of a collection; the message has the right command.
+    """
+    call = _Call.of(root, arguments)
+    if hasattr(call.command, "commands") or call.path == ("index",):
+        return
+    is_model_info = call.path == ("info",)
+    if "--uri" not in call.options and not is_model_info:
+        return
+    for number in call.positional():
+        word = call.rest[number]
+        if word.endswith(".db") and os.path.exists(word):
+            path = ("collection", "info") if is_model_info else call.path
+            # A command on one collection needs its name.
+            name = ["pictures"] if call.arguments[:1] == ["name"] and not is_model_info else []
+            others = [*call.rest[:number], *name, *call.rest[number + 1 :]]
+            command = to_try(*path, *others, "--uri", word)
+            raise ConfigError(f"{word} is a collection, which --uri selects: {command}")
+
+
+def command_called(root: Any, arguments: Sequence[str]) -> str:
+    """Return the command that the arguments call, such as `coca collection list`."""
+    return _Call.of(root, arguments).shown
+
+
+def hint_for(root: Any, arguments: Sequence[str], error: Any) -> str:
+    """Return the message for a wrong command or option, with the right command line; else "".
+
+    Args:
+        root: The root command group.
+        arguments: Arguments of the program.
+        error: The error of the parser.
+    """
+    call = _Call.of(root, arguments)
+    if hasattr(call.command, "commands"):
+        return (
+            "" if not call.rest or call.rest[0].startswith("-") else _hint_for_command(root, call)
+        )
+    # A missing value and a wrong value are errors of options, too, but without possibilities.
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        return _hint_for_option(call, str(error.option_name), error.possibilities or ())
+    return ""
+
+
+def _hint_for_command(root: Any, call: _Call) -> str:
+    word, *rest = call.rest
+    problem = f"no such command '{' '.join((*call.path, word))}'"
+    known = GROUP_COMMANDS.get(call.path[0], {}) if call.path else COMMANDS
+    if not call.path and word in _REMOVERS:
+        return f"{problem}; {_how_to_remove(rest)}"
+    if word in known:
+        command = known[word].split()
+        if command[0] == "--help":
+            return f"{problem}; use: {to_try(*rest[:1], '--help')}"
+        if command[0] == "--version":
+            return f"{problem}; use: {to_try('--version')}"
+        if command[0] in ("collection", "duplicates", "serve") or call.path == ("collection",):
+            rest = [part for it in rest for part in (["--uri", it] if it.endswith(".db") else [it])]
+        return f"{problem}; use: {_line_with(root, [*call.path, *command], rest)}"
+    if near := get_close_matches(word, call.command.commands, n=1):
+        return f"{problem}; did you mean: {_line_with(root, [*call.path, near[0]], rest)}"
+    return ""
+
+
+def _line_with(root: Any, command: Sequence[str], rest: Sequence[str]) -> str:
+    """Return the line of a command with its wrong options replaced, too."""
+    call = _Call.of(root, [*command, *rest])
+    if hasattr(call.command, "commands"):
+        return to_try(*command, *rest)
+    return to_try(*call.path, *_corrected(call)[0])
+
+
+def _how_to_remove(rest: Sequence[str]) -> str:
+    """Return the sentence on removing the file or collection that the arguments name."""
+    name = next((word for word in rest if not word.startswith("-")), "")
+    if name.endswith(".db"):
+        command = to_try("collection", "drop", "pictures", "--uri", name)
+        return f"this drops its default collection: {command}"
+    folder = (name if os.path.isdir(name) else os.path.dirname(name)) or "FOLDER"
+    return f"delete the file, and this removes its record: {to_try('index', folder, '--prune')}"
+
+
+def _hint_for_option(call: _Call, name: str, possibilities: Sequence[str]) -> str:
+    problem = f"no such option: {name}"
+    if "settings" in call.arguments:
+        return f"{problem}; {_as_setting(call, name)}"
+    line, right = _corrected(call)
+    if name in right:
+        use = f"use {right[name]}" if right[name] else "leave it out"
+        if name in _REDUNDANT_FLAGS:
+            use = "folders are always read with their subfolders"
+        elif name in _REDUNDANT_VALUES:
+            use = "it is chosen for you"
+        return f"{problem}; {use}: {to_try(*call.path, *line)}"
+    # Without dashes, which would make short names alike.
+    names = {it.strip("-"): it for it in possibilities}
+    if near := get_close_matches(name.strip("-"), names, n=1, cutoff=0.7):
+        option = names[near[0]]
+        line = [_renamed(word, name, option) for word in call.rest]
+        return f"{problem}; did you mean {option}: {to_try(*call.path, *line)}"
+    return ""
+
+
+def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
+    """Replace all wrong options of a call.
+
+    Returns:
+        The words after the command, and for each replaced option the text that replaces it.
+    """
+    front: list[str] = []
+    line: list[str] = []
+    end: list[str] = []
+    right: dict[str, str] = {}
+    words = list(call.rest)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            line += [word, *words]
+            break
+        name, attached = _split_option(word)
+        if name in call.options or name in _ANYWHERE or not name.startswith("-") or name == "-":
+            line.append(word)
+            continue
+        options = OPTIONS.get(name, "")
+        if name in _REDUNDANT_FLAGS or name in _REDUNDANT_VALUES:
+            right[name] = ""
+            if name in _REDUNDANT_VALUES:
+                _value(attached, words)
+        elif name in _FILES and "--out" in call.options:
+            right[name] = "--out"
+            stem = _FILE_STEMS.get(call.path[-1], call.path[-1])
+            is_named = attached or (words and words[0].endswith(_FILES[name]))
+            file = _value(attached, words) if is_named else [stem + _FILES[name]]
+            line += ["--out", *file]
+        elif "out" in call.arguments and (name == "--out" or options == "--out"):
+            right[name] = "the argument OUT"
+            end += _value(attached, words)
+        elif call.arguments[:1] in (["model"], ["source"]) and (
+            name in ("--model", "-m") or options == "--model"
+        ):
+            right[name] = "the argument MODEL"
+            front += _value(attached, words)
+        elif parts := _available(call, options).split():
+            several = [part for part in parts if part.startswith("-")] if "{}" in parts else []
+            right[name] = " and ".join(several) or " ".join(parts)
+            given = _value(attached, words) if "{}" in parts else [attached] if attached else []
+            line += [given[0] if part == "{}" and given else part for part in parts]
+            line += given if "{}" not in parts else []
+        else:
+            line.append(word)
+    return [*front, *line, *end], right
+
+
+def _value(attached: str, following: list[str]) -> list[str]:
+    """Take the value of an option: attached to it, or the next word, which is removed."""
+    if attached:
+        return [attached]
+    return [following.pop(0)] if following and not following[0].startswith("-") else []
+
+
+def _available(call: _Call, options: str) -> str:
+    """Return the first of the options, separated by `|`, that the command has; else ""."""
+    for replacement in options.split("|"):
+        names = [part for part in replacement.split() if part.startswith("-")]
+        if names and all(name in call.options or name in _ANYWHERE for name in names):
+            return replacement
+    return ""
+
+
+def _split_option(word: str) -> tuple[str, str]:
+    """Split an option from the value that is attached to it: `--top=5`, `-n5`."""
+    if word.startswith("--"):
+        name, _, value = word.partition("=")
+        return name.replace("_", "-"), value
+    return word[:2], word[2:]
+
+
+def _renamed(word: str, wrong: str, right: str) -> str:
+    return right + word.removeprefix(wrong) if word.partition("=")[0] == wrong else word
+
+
+def _as_setting(call: _Call, name: str) -> str:
+    """Return the sentence on the setting of a recipe that an option names."""
+    return (
+        f"settings are given as FIELD=VALUE, such as train.steps=100; "
+        f"{to_try('config', 'keys', call.path[-1])} lists them"
+    )
