@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,23 @@ def test_a_bad_image_among_good_images_is_reported_and_the_rest_is_done(
         *command, "photos", "photos/none.png", "-m", model, code=1
     ).stderr.splitlines()
     assert sum(line.startswith("error: ") for line in error_lines) == 3
+
+
+@pytest.mark.parametrize("command", [["caption", "-n", "2"], ["classify", "-l", "cat,dog"]])
+def test_the_result_is_written_to_a_file(
+    run: Run, run_json: RunJson, model: str, images: list[str], command: list[str]
+) -> None:
+    call = [*command, *images, "-m", model]
+    shown = run(*call, "none.png", "--out", "new/x.csv", code=1)
+    assert shown.stdout == "6 rows for 3 files are in new/x.csv\n"
+    assert "none.png" in shown.stderr
+    with Path("new/x.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    value = "caption" if command[0] == "caption" else "label"
+    entries = [
+        (entry["path"], str(rank), one.get("text", one.get("label")))
+        for entry in run_json(*call)
+        for rank, one in enumerate(entry.get("captions") or entry["predictions"], start=1)
+    ]
+    assert [(row["path"], row["rank"], row[value]) for row in rows] == entries
+    assert "must end in .csv" in run(*call, "--out", "x.txt", code=2).stderr

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,20 @@ def test_only_bad_images_leave_nothing_behind(run_json: RunJson, model: str) -> 
     assert output["rows"] == 0
     assert output["out"] is None
     assert not Path("embeddings.npy").exists()
+
+
+def test_a_table_has_the_path_or_text_of_each_vector(
+    run_json: RunJson, run: Run, model: str, images: list[str]
+) -> None:
+    run_json("embed", *images, "none.png", "-t", "a cat", "-o", "x.jsonl", "-m", model, code=1)
+    rows = [json.loads(line) for line in Path("x.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [*images, None]
+    assert [row["text"] for row in rows] == [None, None, None, "a cat"]
+    vectors = np.array([row["vector"] for row in rows], np.float32)
+    run("embed", *images, "-t", "a cat", "-o", "x.npy", "-m", model)
+    assert np.array_equal(vectors, np.load("x.npy"))
+
+
+def test_a_file_of_another_kind_is_refused(run: Run, images: list[str]) -> None:
+    stderr = run("embed", *images, "-o", "vectors", code=2).stderr
+    assert "must end in .npy, .csv, .jsonl or .parquet, such as vectors.npy" in stderr

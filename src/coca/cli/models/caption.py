@@ -34,6 +34,7 @@ def caption(
             show_default=False,
         ),
     ] = None,
+    out: images.Out = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
@@ -43,9 +44,12 @@ def caption(
     The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
     constraints, divided by (number of tokens) ** --length-penalty; when sampling it is the score.
+    With --out FILE, each caption is a row: path, rank, caption, score, rank_score.
     """
     several = decoding.num_return_sequences > 1
     console = Console.current(json=as_json)
+    if out is not None:
+        images.check_out(out)
     paths = images.find(files, videos=True)
     if explain is not None and len(paths) != 1:
         raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
@@ -84,6 +88,16 @@ def caption(
             for one in (best, *best.others)
         ],
         entry=lambda best: {"captions": [_entry(one) for one in (best, *best.others)]},
+        out=out,
+        records=lambda best: [
+            {
+                "rank": rank,
+                "caption": one.text,
+                "score": one.score,
+                "rank_score": one.rank_score,
+            }
+            for rank, one in enumerate((best, *best.others), start=1)
+        ],
     )
 
 

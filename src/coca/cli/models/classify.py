@@ -63,7 +63,7 @@ def classify(
         typer.Option(
             "--top",
             min=1,
-            help=f"Number of labels per image; default: {SHOWN_LABELS}, with --json all.",
+            help=f"Number of labels per image; default: {SHOWN_LABELS}, with --json and --out all.",
             show_default=False,
         ),
     ] = None,
@@ -75,14 +75,20 @@ def classify(
             show_default=False,
         ),
     ] = "",
+    out: images.Out = None,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Classify images: zero-shot among any labels, or by the head of a fine-tuned model."""
+    """Classify images: zero-shot among any labels, or by the head of a fine-tuned model.
+
+    With --out FILE, each label of an image is a row: path, rank, label, probability.
+    """
     console = Console.current(json=as_json)
+    if out is not None:
+        images.check_out(out)
     choices = _labels(labels, labels_file)
     paths = images.find(files, videos=True)
     from coca.inference.prompts import prompts_named
@@ -133,6 +139,11 @@ def classify(
                 for one in labels[: top or None]
             ]
         },
+        out=out,
+        records=lambda labels: [
+            {"rank": rank, "label": one.label, "probability": one.probability}
+            for rank, one in enumerate(labels[: top or None], start=1)
+        ],
     )
 
 

@@ -1,13 +1,18 @@
 """Command `coca embed`: write the embeddings of images, videos and texts to a file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+NUMPY_SUFFIX = ".npy"
 
 
 def embed(
@@ -26,7 +31,11 @@ def embed(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="NumPy file (.npy) for the embeddings, one per row, float32."
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File for the embeddings, one per row, float32: .npy (NumPy), or with their paths "
+            "and texts .csv, .jsonl (JSON lines) or .parquet.",
         ),
     ] = Path("embeddings.npy"),
     model: defaults.Model = None,
@@ -38,13 +47,12 @@ def embed(
     The dot product of two rows is their cosine similarity. Row n belongs to the n-th readable
     image or text.
     """
-    import io
-
     import numpy as np
 
-    from coca.core.files.atomic import write_atomic
+    from coca.core.files.table_file import check_table_path
 
     console = Console.current(json=as_json)
+    check_table_path(out, others=[NUMPY_SUFFIX])
     paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name images, or give --text")
@@ -67,9 +75,7 @@ def embed(
         rows += list(predictor.embed_texts(texts, progress=console.progress))
         items += [{"text": one} for one in texts]
     if rows:
-        stream = io.BytesIO()
-        np.save(stream, np.stack(rows).astype(np.float32, copy=False), allow_pickle=False)
-        write_atomic(out, stream.getvalue())
+        _write(out, np.stack(rows).astype(np.float32, copy=False), items)
         console.say(f"{len(rows)} vectors of {predictor.embed_dim} numbers are in {out}")
     console.emit(
         {
@@ -81,3 +87,24 @@ def embed(
         }
     )
     images.end_with(console, outcomes)
+
+
+def _write(out: Path, vectors: "ndarray", items: list[dict[str, Any]]) -> None:
+    """Write the vectors, and into a table file the paths and texts of their rows, too."""
+    if out.suffix.lower() != NUMPY_SUFFIX:
+        from coca.core.files.table_file import write_table
+
+        good = [item for item in items if "error" not in item]
+        columns = {name: [item.get(name) for item in good] for name in ("path", "text")}
+        used = {name: values for name, values in columns.items() if any(values)}
+        write_table(out, {**used, "vector": vectors})
+        return
+    import io
+
+    import numpy as np
+
+    from coca.core.files.atomic import write_atomic
+
+    stream = io.BytesIO()
+    np.save(stream, vectors, allow_pickle=False)
+    write_atomic(out, stream.getvalue())

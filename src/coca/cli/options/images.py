@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -23,6 +24,17 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE", help="Images, videos, folders of images, or quoted glob patterns."
+    ),
+]
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write the result to this file instead: .csv, .jsonl (JSON lines) or .parquet.",
+        show_default=False,
     ),
 ]
 
@@ -94,6 +106,18 @@ def work_through(
     return outcomes
 
 
+def check_out(path: Path) -> None:
+    """Check the value of `--out` before the model is loaded.
+
+    Raises:
+        ConfigError: The suffix is not supported, or the path is a folder.
+        MissingExtraError: The suffix is `.parquet` and pyarrow is not installed.
+    """
+    from coca.core.files.table_file import check_table_path
+
+    check_table_path(path)
+
+
 def print_outcomes(
     console: Console,
     paths: Sequence[str],
@@ -103,8 +127,12 @@ def print_outcomes(
     rows: Callable[[str, T], Sequence[Sequence[str]]],
     entry: Callable[[T], dict[str, Any]],
     right: Sequence[str] = (),
+    out: Path | None = None,
+    records: Callable[[T], Sequence[dict[str, Any]]] = lambda outcome: (),
 ) -> None:
     """Print the outcome of each image as a table or as JSON, then call `end_with`.
+
+    With `out`, the table is written to that file instead.
 
     Args:
         console: Output of the command.
@@ -114,7 +142,11 @@ def print_outcomes(
         rows: Returns the table rows of a path and its outcome.
         entry: Returns the JSON entry of an outcome, without the path.
         right: Names of the right-aligned columns.
+        out: Table file to write; see `coca.core.files.table_file`.
+        records: Returns the rows of the table file of an outcome, without the path.
     """
+    if out is not None:
+        _write_outcomes(console, out, paths, outcomes, records)
     lines: list[Sequence[str]] = []
     entries: list[dict[str, Any]] = []
     for path, outcome in zip(paths, outcomes, strict=True):
@@ -123,10 +155,30 @@ def print_outcomes(
         else:
             entries.append({"path": path, **entry(outcome)})
             lines += rows(path, outcome)
-    if lines:
+    if lines and out is None:
         console.table(columns, lines, right=right)
     console.emit(entries)
     end_with(console, outcomes)
+
+
+def _write_outcomes(
+    console: Console,
+    out: Path,
+    paths: Sequence[str],
+    outcomes: Sequence[T | Bad],
+    records: Callable[[T], Sequence[dict[str, Any]]],
+) -> None:
+    from coca.core.files.table_file import write_table
+
+    rows: list[dict[str, Any]] = []
+    files = 0
+    for path, outcome in zip(paths, outcomes, strict=True):
+        if not isinstance(outcome, Bad):
+            rows += [{"path": path, **record} for record in records(outcome)]
+            files += 1
+    if rows:
+        write_table(out, {name: [row[name] for row in rows] for name in rows[0]})
+        console.say(f"{len(rows):,} rows for {files:,} files are in {out}")
 
 
 def end_with(console: Console, outcomes: Sequence[Any]) -> None:
