@@ -157,7 +157,7 @@ def alias(
 ) -> None:
     """Create or switch an alias of a collection, atomically.
 
-    Clients that have the alias open keep using the previous collection.
+    Clients that have the alias open still read the previous collection; their writes fail.
     """
     console = Console.current(json=as_json)
     from coca.search.milvus.definition.catalog import point_alias

@@ -43,6 +43,14 @@ def migrate(
     keep_files: Annotated[
         bool, typer.Option("--keep-files", help="Keep the Parquet files as a backup.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Overwrite records of TARGET that differ; default: keep them, as they may be "
+            "newer.",
+        ),
+    ] = False,
     token: defaults.Token = "",
     to_token: Annotated[
         str, typer.Option("--to-token", help="As --token, for TARGET.", show_default=False)
@@ -51,7 +59,8 @@ def migrate(
 ) -> None:
     """Copy a collection between two Milvus URIs, such as a .db folder and a server.
 
-    The same command resumes an interrupted copy. No record is deleted from either side.
+    The same command resumes an interrupted copy. No record is deleted from either side, and records
+    of TARGET that differ are kept.
     """
     console = Console.current(json=as_json)
     from coca.search.index_params.vector_index import parse_index
@@ -79,15 +88,28 @@ def migrate(
         ) as new,
     ):
         files = folder or Path("runs") / f"migrate-{collection}"
-        report = run(old, new, files, keep_files=keep_files, progress=console.progress)
+        report = run(
+            old,
+            new,
+            files,
+            keep_files=keep_files,
+            overwrite=overwrite,
+            progress=console.progress,
+        )
         console.say(
             f"all {report.records:,} records are in {name!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"
         )
+        if report.kept:
+            console.say(
+                f"{report.kept:,} records differ in {target} and were kept there, as they may be "
+                "newer: --overwrite replaces them"
+            )
         console.emit(
             {
                 "records": report.records,
                 "written": report.written,
+                "kept": report.kept,
                 "uri": target,
                 "collection": name,
             }

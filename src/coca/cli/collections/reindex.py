@@ -32,11 +32,13 @@ def reindex(
     """Embed a collection's images with another model, then switch its alias to the result.
 
     The old vectors are kept under their own name until `coca collection drop`. Switching back to
-    the old model embeds only images added since, and deletes removed ones.
+    the old model embeds only images added since, and deletes removed ones. Records that others
+    write meanwhile are copied as well; after the switch, their writes through the name fail.
     """
     console = Console.current(json=as_json)
     uri = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
+    from coca.search.ingest.transfer.reindex import ReindexReport
     from coca.search.ingest.transfer.reindex import reindex as run
     from coca.search.ingest.vector_sample import sample_originals
     from coca.search.milvus.collection import Collection
@@ -69,28 +71,34 @@ def reindex(
             basis=partial(sample_originals, old, predictor, open_image=ImageResolver()),
         ) as new:
             new_name = new.own_name
+            before: list[str] = []
+
+            def switch(report: ReindexReport) -> bool:
+                if not report.lost or leave_out:
+                    with connected(uri, token) as connection:
+                        before.append(point_alias(connection, collection, new_name))
+                return bool(before)
+
             report = run(
                 old,
                 predictor,
                 new,
                 open_image=ImageResolver(),
                 batch_size=predictor.batch_size,
+                switch=switch,
                 progress=console.progress,
             )
     for _, sentence in report.lost:
         console.complain(sentence)
-    done = not report.lost or leave_out
-    before = ""
-    if done:
-        with connected(uri, token) as connection:
-            before = point_alias(connection, collection, new_name)
+    done = bool(before)
     total = report.embedded + report.kept
     console.say(
         f"{total:,} images, embedded by {model}, are in {new_name!r}"
+        + (f", {report.caught_up:,} of them written meanwhile" if report.caught_up else "")
         + (f", {report.removed:,} missing ones were removed" if report.removed else "")
         + (f", {len(report.lost):,} cannot be read" if report.lost else "")
         + (
-            f"; {collection!r} is now its alias, and the old vectors are in {before!r}"
+            f"; {collection!r} is now its alias, and the old vectors are in {before[0]!r}"
             if done
             else f"; {collection!r} is unchanged: restore the images and run it again, or "
             "switch without them by --skip-missing"
@@ -103,7 +111,8 @@ def reindex(
             "kept": report.kept,
             "updated": report.updated,
             "removed": report.removed,
-            "before": before,
+            "caught_up": report.caught_up,
+            "before": before[0] if before else "",
             "lost": [{"path": path, "error": error} for path, error in report.lost],
         }
     )

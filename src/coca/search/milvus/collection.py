@@ -47,9 +47,23 @@ class Collection:
         info: Description of the collection when it was opened.
     """
 
-    def __init__(self, connection: Connection, info: CollectionInfo, layout: Layout) -> None:
-        """Wrap an open collection; use `Collection.open` instead."""
-        self.info, self._connection = info, connection
+    def __init__(
+        self,
+        connection: Connection,
+        info: CollectionInfo,
+        layout: Layout,
+        *,
+        opened_as: str = "",
+    ) -> None:
+        """Wrap an open collection; use `Collection.open` instead.
+
+        Args:
+            connection: Connection to Milvus.
+            info: Its description.
+            layout: Its layout.
+            opened_as: Name that it was opened by, which writes check; empty for its own name.
+        """
+        self.info, self._connection, self._opened_as = info, connection, opened_as
         self._store = RecordStore(connection, layout)
 
     @classmethod
@@ -128,7 +142,9 @@ class Collection:
                 # The description of Milvus takes precedence: other clients may rebuild an index.
                 if state := index_state(connection, layout.name, records.VECTOR):
                     layout = replace(layout, index=state.index)
-                index = cls(connection, info, layout)
+                # Collections of earlier versions are redirected under their own name.
+                by_alias = not staged and (collection != own or not layout.made_for)
+                index = cls(connection, info, layout, opened_as=collection if by_alias else "")
                 index.info = index.describe()
         except BaseException:
             connection.close()
@@ -242,7 +258,7 @@ class Collection:
 
         Raises:
             SearchError: A record cannot be stored; the message names it. Earlier records may
-                already be written.
+                already be written. Or the name of the collection now refers to another one.
         """
         written = 0
         for batch in batches(rows, WRITE_ROWS):
@@ -250,11 +266,33 @@ class Collection:
             # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
             self._store.write(list({record.id: record for record in batch}.values()))
             written += len(batch)
+            self._check_name()
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Delete records; missing ids are ignored."""
+        """Delete records; missing ids are ignored.
+
+        Raises:
+            SearchError: The name of the collection now refers to another one.
+        """
         self._store.delete(ids)
+        self._check_name()
+
+    def _check_name(self) -> None:
+        """Check that the name still refers to this collection, after a write.
+
+        `coca reindex` reads the records again when it has switched the name. A write that ended
+        before the switch is copied; a later one fails here, and so is never acknowledged and lost.
+        """
+        if not self._opened_as:
+            return
+        target = names.resolve(self._connection, self._opened_as)
+        if target not in (None, self.own_name):
+            raise SearchError(
+                f"{self._opened_as!r} in {self.info.uri} now refers to {target!r}, so what was "
+                f"written to {self.own_name!r} may be missing there: open it again, and repeat the "
+                "last write"
+            )
 
     def flush(self) -> None:
         """Flush written rows into the index, where that is due."""
@@ -326,6 +364,10 @@ class Collection:
         Missing ids are skipped. Do not write meanwhile.
         """
         return self._store.origins(ids)
+
+    def digests(self, ids: Iterable[str] | None = None) -> dict[str, bytes]:
+        """Compute a digest of all fields but the vectors, of these records or of all; by id."""
+        return self._store.digests(ids)
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
         """Iterate over all records that match a filter, in batches; do not write meanwhile.

@@ -10,7 +10,15 @@ from coca.search.milvus.ann.row_search import Vectors
 from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection_io import WRITE_ROWS, CollectionIO, Row, batches
 from coca.search.milvus.definition.schema import Layout, index_captions
-from coca.search.milvus.row_codec import RECORD_COLUMNS, belongs, to_origin, to_record, to_row
+from coca.search.milvus.row_codec import (
+    HIT_COLUMNS,
+    RECORD_COLUMNS,
+    belongs,
+    row_digest,
+    to_origin,
+    to_record,
+    to_row,
+)
 from coca.search.records import Origin, Record
 from coca.search.search_options import Side
 
@@ -130,6 +138,15 @@ class RecordStore:
         for batch in found:
             for row in batch:
                 yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
+
+    def digests(self, ids: Iterable[str] | None) -> dict[str, bytes]:
+        """Compute the digests of all fields but the vectors, of these records or of all."""
+        parts: Iterable[Iterable[Row]] = (
+            self.images.read_through(HIT_COLUMNS)
+            if ids is None
+            else [self.images.get(ids, HIT_COLUMNS)]
+        )
+        return {row[records.ID]: row_digest(row) for part in parts for row in part}
 
     def _to_records(self, batch: Sequence[Row]) -> list[Record]:
         captioned = [row for row in batch if row[records.HAS_TEXT]]

@@ -1,5 +1,7 @@
 """Convert records to rows of Milvus, and rows to records and hits."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +26,12 @@ HIT_COLUMNS = (
 """Columns that `to_hit` reads."""
 RECORD_COLUMNS = (*HIT_COLUMNS, records.VECTOR)
 """Columns that `to_record` reads, except the caption vector, which may be in another collection."""
+
+
+def row_digest(row: Mapping[str, Any]) -> bytes:
+    """Compute a 16-byte digest of the columns `HIT_COLUMNS`: all fields but the vectors."""
+    fields = {name: row[name] for name in HIT_COLUMNS} | {records.TAGS: list(row[records.TAGS])}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()[:16]
 
 
 def to_row(record: Record) -> dict[str, Any]:

@@ -148,6 +148,80 @@ def test_records_that_changed_since_a_copy_are_copied_again(
     source.close()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwritten(
+    source: Collection,
+    index: Collection,
+    tmp_path: Path,
+    make_record: MakeRecord,
+    overwrite: bool,
+) -> None:
+    records = given(make_record, 4)
+    source.upsert(records.values())
+    newer = dataclasses.replace(records["1"], caption="a newer caption")
+    index.upsert([newer, records["2"]])
+    report = migrate(source, index, tmp_path / "files", overwrite=overwrite)
+    assert (report.records, report.written, report.kept) == ((4, 4, 0) if overwrite else (4, 3, 1))
+    expected = records if overwrite else records | {"1": newer}
+    assert index.get(index.ids()) == expected
+    source.close()
+
+
+def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
+    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+) -> None:
+    records = given(make_record, 3)
+    source.upsert(records.values())
+    migrate(source, index, tmp_path / "files", keep_files=True)
+    edited = dataclasses.replace(records["0"], tags=("edited",))
+    index.upsert([edited])
+    source.upsert([dataclasses.replace(records[id], caption="changed") for id in "01"])
+    report = migrate(source, index, tmp_path / "files", keep_files=True)
+    assert (report.written, report.kept) == (1, 1)
+    found = index.get(index.ids())
+    assert found["0"] == edited
+    assert found["1"].caption == "changed"
+    source.close()
+
+
+def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
+    source: Collection,
+    index: Collection,
+    tmp_path: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = given(make_record, 3)
+    source.upsert(records.values())
+    changed = dataclasses.replace(records["1"], caption="changed meanwhile")
+    upsert, late = index.upsert, iter([[make_record("late"), changed]])
+
+    def upsert_while_others_write(rows: list[Record]) -> int:
+        source.upsert(next(late, []))
+        return upsert(rows)
+
+    monkeypatch.setattr(index, "upsert", upsert_while_others_write)
+    assert migrate(source, index, tmp_path / "files").records == 4
+    assert index.get(index.ids()) == source.get(source.ids())
+    source.close()
+
+
+def test_a_source_that_never_rests_is_reported(
+    source: Collection,
+    index: Collection,
+    tmp_path: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source.upsert([make_record("a")])
+    monkeypatch.setattr(
+        index, "upsert", lambda rows: source.upsert([make_record(f"more {source.writes}")])
+    )
+    with pytest.raises(SearchError, match="changes faster than it is copied: stop its writers"):
+        migrate(source, index, tmp_path / "files")
+    source.close()
+
+
 @pytest.mark.parametrize("field", ["vector", "text_vector", "metadata", "tags", "time"])
 def test_a_change_in_any_field_is_copied_again(
     source: Collection, tmp_path: Path, make_record: MakeRecord, field: str

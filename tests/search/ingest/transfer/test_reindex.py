@@ -1,6 +1,6 @@
 """Reindex with another model into a second collection."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from coca.core.errors import DataError, SearchError
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources.base import FileSource
 from coca.search.ingest.transfer.reindex import reindex
+from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.definition.catalog import point_alias
 from coca.search.records import content_id
 
 
@@ -147,3 +149,113 @@ def test_a_collection_of_yet_another_model_is_refused(
     old, new = both
     with pytest.raises(SearchError, match="was filled by model model-two"):
         reindex(old, embedder, new)
+
+
+@pytest.fixture
+def staged(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Collection, Collection]]:
+    """A collection, opened by its public name, and the staged collection of the newer model."""
+    uri = str(tmp_path / "b.db")
+    about: dict[str, Any] = {"embed_dim": 8, "fingerprint": "model-two", "staged": True}
+    with (
+        Collection.open(uri, embed_dim=16, fingerprint="model-one", create=True) as old,
+        Collection.open(uri, create=True, **about) as new,
+    ):
+        ingest([FileSource([folder])], embedder, old)
+        yield old, new
+
+
+class Busy(Newer):
+    """The newer model, with other writers that are busy while it embeds its first image."""
+
+    def __init__(self, write: Callable[[], object]) -> None:
+        super().__init__()
+        self._write = iter([write])
+
+    def embed_images(self, images: Any) -> Float32[np.ndarray, "N E"]:
+        next(self._write, lambda: None)()
+        return super().embed_images(images)
+
+
+def switched(new: Collection) -> Callable[[Any], bool]:
+    """Switch the public name to the collection."""
+
+    def switch(report: Any) -> bool:
+        connection = Connection(new.info.uri, create=False)
+        point_alias(connection, "pictures", new.own_name)
+        connection.close()
+        return True
+
+    return switch
+
+
+def test_what_is_written_meanwhile_is_copied_as_well(
+    staged: tuple[Collection, Collection], folder: Path, embedder: Any
+) -> None:
+    old, new = staged
+    gone, changed, added = folder / "1.jpg", folder / "2.txt", folder / "7.jpg"
+
+    def write() -> None:
+        gone.unlink()
+        changed.write_text("other words")
+        added.write_bytes(b"7")
+        ingest([FileSource([folder])], embedder, old, prune=True)
+
+    newer = Busy(write)
+    report = reindex(old, newer, new, batch_size=2, switch=switched(new))
+    assert report.caught_up == 2
+    assert new.get(new.ids()) == old.get(old.ids())
+    (record,) = new.get([content_id(b"2")]).values()
+    assert record.text_vector == pytest.approx(newer.embed_texts(["other words"])[0])
+
+
+def test_a_write_between_the_last_comparison_and_the_switch_is_copied(
+    staged: tuple[Collection, Collection], folder: Path, embedder: Any
+) -> None:
+    old, new = staged
+    switch = switched(new)
+
+    def write_and_switch(report: Any) -> bool:
+        (folder / "7.jpg").write_bytes(b"7")
+        ingest([FileSource([folder])], embedder, old)
+        return switch(report)
+
+    report = reindex(old, Newer(), new, switch=write_and_switch)
+    assert (report.embedded, report.caught_up) == (7, 1)
+    assert new.get(new.ids()) == old.get(old.ids())
+
+
+def test_writes_through_the_old_name_fail_after_the_switch_and_reads_go_on(
+    staged: tuple[Collection, Collection],
+) -> None:
+    old, new = staged
+    (record,) = old.get([content_id(b"1")]).values()
+    reindex(old, Newer(), new, switch=switched(new))
+    with pytest.raises(SearchError, match=rf"now refers to '{new.own_name}'.* open it again"):
+        old.upsert([replace(record, caption="too late")])
+    with pytest.raises(SearchError, match="now refers to"):
+        old.delete([record.id])
+    assert old.count() == 5
+    assert new.count() == 6
+    # By its own name it is still written.
+    with Collection.open(old.info.uri, old.own_name) as previous:
+        previous.upsert([record])
+
+
+def test_what_others_write_to_the_new_collection_after_the_switch_is_kept(
+    staged: tuple[Collection, Collection], folder: Path, embedder: Any
+) -> None:
+    old, new = staged
+    switch = switched(new)
+    one, two = (old.get([content_id(data)])[content_id(data)] for data in (b"1", b"2"))
+
+    def write_and_switch(report: Any) -> bool:
+        old.upsert([replace(one, caption="before"), replace(two, caption="before")])
+        switch(report)
+        (there,) = new.get([one.id]).values()
+        with Collection.open(new.info.uri) as by_name:
+            by_name.upsert([replace(there, caption="after")])
+        return True
+
+    reindex(old, Newer(), new, switch=write_and_switch)
+    found = new.get([one.id, two.id])
+    assert (found[one.id].caption, found[two.id].caption) == ("after", "before")

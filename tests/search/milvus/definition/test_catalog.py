@@ -57,7 +57,7 @@ def make_earlier(connection: Connection, name: str, fingerprint: str) -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_open_readers_and_writers_keep_their_collection_when_the_name_is_switched(
+def test_open_readers_keep_their_collection_when_the_name_is_switched_and_writers_fail(
     connection: Connection,
     make_index: MakeIndex,
     make_record: MakeRecord,
@@ -75,8 +75,12 @@ def test_open_readers_and_writers_keep_their_collection_when_the_name_is_switche
     assert point_alias(connection, fresh, two.own_name) == one.own_name
     assert names_made() == {one.own_name, two.own_name}
 
-    one.upsert([make_record("late", text_vector=text_vector)])
-    one.delete(["new"])
+    for write in (
+        lambda: one.upsert([make_record("late", text_vector=text_vector)]),
+        lambda: one.delete(["new"]),
+    ):
+        with pytest.raises(SearchError, match=f"now refers to '{two.own_name}'"):
+            write()
     assert sorted(one.ids()) == ["late", "old"]
     assert {hit.id for hit in one.search(text_vector[None], on="text")[0]} == {"late", "old"}
     assert two.ids() == ["new"]
@@ -126,11 +130,13 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
             Collection.open(served, fresh, fingerprint="model-two", staged=True, **about) as two,
         ):
             two.upsert([make_record("new")])
+            send("write early")
+            assert receive() == "early old"
             point_alias(connection, fresh, two.own_name)
             send("write late")
-            assert receive() == "late old"
+            assert f"now refers to '{two.own_name}'" in receive()
             assert two.ids() == ["new"]
-        assert sorted(one.ids()) == ["late", "old"]
+        assert {"early", "old"} <= set(one.ids())
     for own in (one.own_name, two.own_name):
         drop_collection(connection, own)
     connection.close()
@@ -246,6 +252,7 @@ class second_process:  # noqa: N801 - read as a function
 
     _CODE = """
 import sys
+from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 import numpy as np
@@ -253,7 +260,11 @@ index = Collection.open(sys.argv[1], sys.argv[2], fingerprint="model-one")
 print("ready", flush=True)
 for line in sys.stdin:
     _, id = line.split()
-    index.upsert([Record(id=id, path=id, vector=np.eye(16, dtype=np.float32)[0])])
+    try:
+        index.upsert([Record(id=id, path=id, vector=np.eye(16, dtype=np.float32)[0])])
+    except SearchError as error:
+        print(error, flush=True)
+        continue
     hits = index.search(np.eye(16, dtype=np.float32)[:1])[0]
     print(*sorted(hit.id for hit in hits), flush=True)
 """

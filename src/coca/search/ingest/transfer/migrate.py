@@ -16,10 +16,12 @@ from coca.search import records
 from coca.search.ingest.transfer.record_files import read_records, write_records
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
-from coca.search.milvus.row_codec import to_row
+from coca.search.milvus.row_codec import row_digest, to_row
 from coca.search.records import Record, check_same_model
 
 _PART_ROWS = 5_000
+_MAX_PASSES = 10
+"""Maximum number of passes over a source that changes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class MigrateReport:
     """Number of records of the source, all of which are in the target now."""
     written: int
     """Number of records that this run wrote; an earlier run may have written others."""
+    kept: int
+    """Number of records that differ in the target, and were kept there."""
     folder: Path | None
     """Folder of the files, if they were kept."""
 
@@ -40,26 +44,29 @@ def migrate(
     folder: str | Path,
     *,
     keep_files: bool = False,
+    overwrite: bool = False,
     progress: ProgressMaker = silent,
 ) -> MigrateReport:
     """Copy every record of a collection to another, and verify that none is missing.
 
     The calibration of match scores is copied to a target that has none.
     An interrupted run resumes: complete files are reused, and flushed files are logged. Records
-    that changed since, in any field, are copied again. Nothing is deleted from either collection.
-    Do not write to the source meanwhile.
+    that changed since, in any field, or during the run, are copied again. Nothing is deleted from
+    either collection. Records of the target that differ, and that this migration has not written,
+    are kept: they may be newer.
 
     Args:
         source: Source collection.
         target: Target collection, of the same model.
         folder: Folder for the files of this migration only.
         keep_files: Keep the files, as a backup of the collection.
+        overwrite: Overwrite records of the target that differ.
         progress: Optional progress callback.
 
     Raises:
         ArgumentError: Source and target are the same collection.
-        SearchError: The models differ, the folder is of another migration, the source changed
-            meanwhile, or records are missing in the target.
+        SearchError: The models differ, the folder is of another migration, the source lost records
+            meanwhile or keeps changing, or records are missing in the target.
         StorageError: The folder is not writable, or a file in it is damaged.
     """
     if source.is_same(target):
@@ -72,9 +79,27 @@ def migrate(
     )
     folder = Path(folder)
     _claim(folder, source, target)
-    ids = sorted(source.ids())
-    files, rows = _export(source, ids, folder, progress)
-    written = _import(target, files, folder, rows, progress)
+    guarded = not overwrite and target.count() > 0
+    written, kept = 0, set[str]()
+    before: dict[str, bytes] | None = None
+    for _ in range(_MAX_PASSES):
+        # The count first: a write during the reading may not be in the digests.
+        writes = source.writes
+        now = source.digests()
+        ids = sorted(now)
+        if now == before:
+            break
+        before = now
+        files, rows = _export(source, ids, folder, progress)
+        new, differing = _import(target, files, folder, rows, progress, guarded=guarded)
+        written, kept = written + new, kept | differing
+        if source.sees_all_writes and source.writes == writes:
+            break
+    else:
+        raise SearchError(
+            f"{source.info.collection!r} of {source.info.uri} changes faster than it is copied: "
+            "stop its writers and migrate again"
+        )
     if missing := set(ids) - set(target.ids()):
         raise SearchError(
             f"{len(missing):,} of {len(ids):,} records did not come into "
@@ -85,7 +110,7 @@ def migrate(
         target.keep_calibration(source.info.calibration)
     if not keep_files:
         shutil.rmtree(folder)
-    return MigrateReport(len(ids), written, folder if keep_files else None)
+    return MigrateReport(len(ids), written, len(kept), folder if keep_files else None)
 
 
 def _claim(folder: Path, source: Collection, target: Collection) -> None:
@@ -164,21 +189,48 @@ def _digest(record: Record) -> bytes:
 
 
 def _import(
-    target: Collection, files: list[Path], folder: Path, total: int, progress: ProgressMaker
-) -> int:
-    """Write records that no earlier run wrote; return their number."""
+    target: Collection,
+    files: list[Path],
+    folder: Path,
+    total: int,
+    progress: ProgressMaker,
+    *,
+    guarded: bool,
+) -> tuple[int, set[str]]:
+    """Write records that no earlier run wrote.
+
+    Args:
+        target: Target collection.
+        files: Files of the records, oldest first.
+        folder: Folder with the log of written files.
+        total: Number of records in the files.
+        progress: Progress callback.
+        guarded: Keep records of the target that this migration has not written.
+
+    Returns:
+        The number of written records, and the ids of records that were kept.
+    """
     written_log = folder / "written.txt"
     done = set(written_log.read_text().splitlines()) if written_log.exists() else set()
     written = 0
+    kept: set[str] = set()
+    # Id -> digests of the record in the files so far.
+    ours: dict[str, set[bytes]] = {}
     with progress("write records", total) as bar:
         for file in files:
             read = read_records(file)
+            if guarded:
+                for record in read:
+                    ours.setdefault(record.id, set()).add(row_digest(to_row(record)))
             if file.name not in done:
                 for batch in batches(read, 1_000):
-                    target.upsert(batch)
+                    there = target.digests(record.id for record in batch) if guarded else {}
+                    differing = {id for id, digest in there.items() if digest not in ours[id]}
+                    target.upsert(record for record in batch if record.id not in differing)
+                    kept |= differing
+                    written += len(batch) - len(differing)
                 # Logged only when the rows survive a crash of the machine, not only of the process.
                 target.flush()
                 append_line(written_log, file.name)
-                written += len(read)
             bar.advance(len(read))
-    return written
+    return written, kept

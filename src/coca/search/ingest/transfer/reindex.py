@@ -1,6 +1,6 @@
 """Reindex a collection with another model, into a second collection."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +28,8 @@ class ReindexReport:
     """Number of kept records whose caption, paths or other fields had changed."""
     removed: int = 0
     """Number of records deleted from the target because the source no longer has them."""
+    caught_up: int = 0
+    """Number of records that were written to the source during the run, and copied as well."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each image that cannot be read."""
 
@@ -39,6 +41,7 @@ def reindex(
     *,
     open_image: ImageOpener = read_file,
     batch_size: int = 64,
+    switch: Callable[[ReindexReport], bool] | None = None,
     progress: ProgressMaker = silent,
 ) -> ReindexReport:
     """Embed the images of a collection with another model into a target collection.
@@ -46,7 +49,10 @@ def reindex(
     All other fields are copied. Afterwards the target has exactly the records of the source. Images
     embedded by an earlier run are not embedded again, but their metadata is updated. Records
     missing in the source are deleted. So an interrupted run resumes, and an earlier model can be
-    restored. Do not write to the source meanwhile.
+    restored.
+
+    Records that are written to the source meanwhile are copied as well: the source is compared
+    until nothing has changed, and once more after `switch`.
 
     Args:
         source: Collection of the images, of any model.
@@ -54,37 +60,137 @@ def reindex(
         target: Collection of the new model.
         open_image: Reads the image of a path, called in path order; by default files.
         batch_size: Images in an embedding batch.
+        switch: Called when all records are copied; switches the name and returns whether it did.
+            Later writes through the old name fail, see `Collection.upsert`.
         progress: Optional progress callback.
 
     Raises:
         SearchError: The target is of another model, or is not writable.
     """
     check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
-    report = ReindexReport()
-    # Sorted by path, so that each tar or video is read once.
-    ids = [id for _, id in sorted((path, id) for id, path, _, _ in source.origins())]
-    there = set(target.ids())
-    with progress("embed images again", len(ids)) as bar:
-        for part in batches((id for id in ids if id in there), WRITE_ROWS):
-            _bring_up_to_date(part, source, embedder, target, report)
-            bar.advance(len(part))
-        for part in batches((id for id in ids if id not in there), batch_size):
-            originals = []
-            found = source.get(part)
-            for record in (found[id] for id in part if id in found):
-                try:
-                    originals.append((record, read_original(record, open_image)))
-                except DataError as error:
-                    report.lost.append((record.path, str(error)))
-            made = _embedded(originals, embedder, report)
-            target.upsert(made)
-            report.embedded += len(made)
-            bar.advance(len(part), lost=len(report.lost))
-    gone = there.difference(ids)
-    target.delete(gone)
-    report.removed = len(gone)
+    run = _Reindex(source, embedder, target, open_image, batch_size)
+    run.copy(run.read_source(), progress)
+    run.delete(set(target.ids()) - run.copied.keys() - run.lost.keys())
+    for _ in range(_MAX_PASSES):
+        if not run.catch_up(progress):
+            break
     target.flush()
-    return report
+    if switch is not None and switch(run.report):
+        # Writes through the old name fail from now on, so this ends.
+        while run.catch_up(progress, switched=True):
+            pass
+        target.flush()
+    return run.report
+
+
+_MAX_PASSES = 10
+"""Maximum number of comparisons before the switch; the next one comes after it in any case."""
+
+
+class _Reindex:
+    """State of a run: what was copied of the source, as digests of the fields.
+
+    Attributes:
+        report: Counts so far.
+        copied: Id -> digest of the record that the target has.
+        lost: Id -> digest of a record whose image cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: Collection,
+        embedder: Embedder,
+        target: Collection,
+        open_image: ImageOpener,
+        batch_size: int,
+    ) -> None:
+        self.report = ReindexReport()
+        self.copied: dict[str, bytes] = {}
+        self.lost: dict[str, bytes] = {}
+        self._source, self._embedder, self._target = source, embedder, target
+        self._open_image, self._batch_size = open_image, batch_size
+        self._writes = -1
+
+    def read_source(self) -> dict[str, bytes]:
+        """Read the digests of all records of the source."""
+        # The count first: a write during the reading may not be in the digests.
+        self._writes = self._source.writes
+        return self._source.digests()
+
+    def catch_up(self, progress: ProgressMaker, *, switched: bool = False) -> bool:
+        """Copy what changed in the source since the last pass; return whether anything did.
+
+        Args:
+            progress: Progress callback.
+            switched: Whether others write to the target. Their records are kept.
+        """
+        if self._source.sees_all_writes and self._source.writes == self._writes:
+            return False
+        now = self.read_source()
+        known = self.copied | self.lost
+        due = {id: digest for id, digest in now.items() if known.get(id) != digest}
+        gone = known.keys() - now.keys()
+        if not due and not gone:
+            return False
+        if switched:
+            ours = {id: self.copied[id] for id in (*due, *gone) if id in self.copied}
+            there = self._target.digests([*due, *gone])
+            newer = {id for id in ours.keys() | there.keys() if there.get(id) != ours.get(id)}
+            self.copied |= {id: due[id] for id in newer & due.keys()}
+            due = {id: digest for id, digest in due.items() if id not in newer}
+            self.delete(gone - newer)
+        else:
+            self.delete(gone)
+        for id in gone:
+            self.copied.pop(id, None)
+            self.lost.pop(id, None)
+        self.copy(due, progress, caught_up=True)
+        return True
+
+    def copy(
+        self, due: Mapping[str, bytes], progress: ProgressMaker, *, caught_up: bool = False
+    ) -> None:
+        """Embed or update these records of the source; `due`: id -> digest."""
+        report, source = self.report, self._source
+        places = source.origins(due if caught_up else None)
+        # Sorted by path, so that each tar or video is read once.
+        ids = [id for _, id in sorted((path, id) for id, path, _, _ in places) if id in due]
+        there = set(ids).intersection(
+            self._target.digests(ids) if caught_up else self._target.ids()
+        )
+        before = report.kept, report.updated
+        with progress("embed images again", len(ids)) as bar:
+            for part in batches((id for id in ids if id in there), WRITE_ROWS):
+                _bring_up_to_date(part, source, self._embedder, self._target, report)
+                self.copied |= {id: due[id] for id in part}
+                bar.advance(len(part))
+            for part in batches((id for id in ids if id not in there), self._batch_size):
+                self._embed(part, due)
+                bar.advance(len(part), lost=len(report.lost))
+        if caught_up:
+            report.caught_up += len(ids)
+            report.kept, report.updated = before
+
+    def delete(self, ids: set[str]) -> None:
+        """Delete records that the source no longer has from the target."""
+        self._target.delete(ids)
+        self.report.removed += len(ids)
+
+    def _embed(self, ids: Sequence[str], due: Mapping[str, bytes]) -> None:
+        originals = []
+        found = self._source.get(ids)
+        report = self.report
+        for record in (found[id] for id in ids if id in found):
+            try:
+                originals.append((record, read_original(record, self._open_image)))
+            except DataError as error:
+                report.lost.append((record.path, str(error)))
+        made = _embedded(originals, self._embedder, report)
+        self._target.upsert(made)
+        report.embedded += len(made)
+        done = {record.id for record in made}
+        self.copied |= {id: due[id] for id in ids if id in done}
+        self.lost |= {id: due[id] for id in ids if id in found and id not in done}
 
 
 def _bring_up_to_date(
