@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from coca.model.config import CoCaConfig
     from coca.search.query.engine import SearchEngine
 
-__version__ = "0.5.0.dev0"
+try:
+    # Wheels have the time of their commit as well, see scripts/build_version.py.
+    from coca._build import __version__
+except ImportError:
+    __version__ = "0.5.0.dev0"
 
 __all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load"]
 

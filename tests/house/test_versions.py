@@ -1,14 +1,26 @@
-"""Versions: CHANGELOG.md has a section for each, and `__version__` is the newest or the next."""
+"""Versions: of the changelog, of `__version__`, and of what is built from a commit."""
 
 import datetime
+import os
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
+import pytest
 from packaging.version import Version
 
 import coca
 
-CHANGELOG = (Path(__file__).parent.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent.parent
+FILES = [
+    *("pyproject.toml", ".gitattributes", "README.md", "LICENSE", "NOTICE"),
+    *("scripts/build_version.py", "src/coca/__init__.py"),
+]
+"""Files that a build reads."""
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 HEADINGS = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
 
 
@@ -46,3 +58,97 @@ def test_no_section_has_a_heading_twice() -> None:
     for section in CHANGELOG.split("\n## ")[1:]:
         headings = re.findall(r"^### .*$", section, re.MULTILINE)
         assert len(headings) == len(set(headings)), section.splitlines()[0]
+
+
+# Builds
+
+
+def git(folder: Path, *arguments: str, time_s: int = 0) -> None:
+    author = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    for role in ("AUTHOR", "COMMITTER"):
+        author |= {f"GIT_{role}_NAME": "test", f"GIT_{role}_EMAIL": "test@localhost"}
+        author[f"GIT_{role}_DATE"] = f"@{time_s} +0000"
+    command = ["git", "-C", str(folder), *arguments]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | author)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository of the files that decide about the version, with a commit of second 1000."""
+    folder = tmp_path / "clone"
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    source = folder / "src" / "coca" / "__init__.py"
+    source.write_text(re.sub(r'"\d+\.\d+\.\d+[.\w]*"', '"1.2.0.dev0"', source.read_text()))
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--message", "first", time_s=1000)
+    return folder
+
+
+def build(folder: Path, kind: str = "wheel") -> Path:
+    """Build one file from a folder, without a network."""
+    pytest.importorskip("hatchling")
+    out = folder / "dist"
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        kind,
+        "--directory",
+        str(out),
+    ]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (built,) = out.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return built
+
+
+def version_of(wheel: Path) -> str:
+    """The version of a wheel's metadata, which its `coca.__version__` equals."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        text = archive.read(metadata).decode()
+        archive.extractall(wheel.parent / "installed")
+    program = "import coca; print(coca.__version__)"
+    path = os.environ | {"PYTHONPATH": str(wheel.parent / "installed")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=path)
+    version = re.findall(r"^Version: (.*)$", text, re.MULTILINE)[0]
+    assert done.stdout.strip() == version
+    return str(version)
+
+
+def test_a_wheel_of_a_later_commit_has_a_later_version(clone: Path) -> None:
+    assert version_of(build(clone)) == "1.2.0.dev1000"
+    shutil.rmtree(clone / "dist")
+    git(clone, "commit", "--allow-empty", "--message", "second", time_s=2000)
+    assert version_of(build(clone)) == "1.2.0.dev2000"
+    assert Version("1.1.9") < Version("1.2.0.dev1000") < Version("1.2.0.dev2000") < Version("1.2.0")
+
+
+def test_a_release_has_its_version_alone(clone: Path) -> None:
+    source = clone / "src" / "coca" / "__init__.py"
+    source.write_text(source.read_text().replace("1.2.0.dev0", "1.2.0"))
+    assert version_of(build(clone)) == "1.2.0"
+
+
+def test_shallow_clones_archives_and_source_distributions_have_the_version_of_their_commit(
+    clone: Path, tmp_path: Path
+) -> None:
+    git(tmp_path, "clone", "--quiet", "--depth", "1", clone.as_uri(), str(tmp_path / "shallow"))
+    git(clone, "archive", "--prefix", "archive/", "--output", str(tmp_path / "archive.tar"), "HEAD")
+    shutil.unpack_archive(tmp_path / "archive.tar", tmp_path, filter="data")
+    shutil.unpack_archive(build(clone, "sdist"), tmp_path, filter="data")
+    for name in ("shallow", "archive", "coca_captioners-1.2.0.dev1000"):
+        assert version_of(build(tmp_path / name)) == "1.2.0.dev1000"
+
+
+def test_a_copy_without_its_history_has_the_version_of_the_source(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    # The commits of a folder above are another project's.
+    git(clone.parent, "init", "--quiet")
+    git(clone.parent, "commit", "--allow-empty", "--message", "other", time_s=5000)
+    assert version_of(build(clone)) == "1.2.0.dev0"
