@@ -9,6 +9,12 @@ import uvicorn
 
 from coca.core.errors import ConfigError
 from coca.server.app import create_app
+from coca.server.connections import (
+    BACKLOG,
+    ConnectionLimits,
+    limited_protocol,
+    max_connections,
+)
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -20,7 +26,7 @@ def run(
     log: Callable[[str], None],
     open_page: bool = False,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; requests in progress are finished.
+    """Serve until Ctrl-C or SIGTERM; requests in progress have some seconds to finish.
 
     Args:
         service: Open collections and model.
@@ -35,7 +41,21 @@ def run(
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
-    config = uvicorn.Config(create_app(service, settings), log_level="warning", access_log=False)
+    limits = ConnectionLimits(
+        header_timeout_s=settings.header_timeout_s,
+        read_timeout_s=settings.body_timeout_s,
+        max_connections=max_connections(),
+    )
+    config = uvicorn.Config(
+        create_app(service, settings),
+        http=limited_protocol(limits),
+        # Where no connection waits for a header, further requests get status 503.
+        limit_concurrency=limits.max_connections + 1,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        log_level="warning",
+        access_log=False,
+    )
     log(f"serving {', '.join(service.collections)} at {url}; stop by Ctrl-C")
     if open_page:
         # The socket listens already, so the browser only waits.
@@ -51,7 +71,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(1_024)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(

@@ -34,7 +34,12 @@ class ServerSettings(Config):
     """Maximum number of pixels of an image in a request."""
     body_timeout_s: Annotated[float, Gt(0)] = 30.0
     """Maximum time for a request body, and for each further MB of it, in seconds; a slower body
-    gets status 408."""
+    gets status 408. A client that reads nothing of its response for as long is disconnected."""
+    header_timeout_s: Annotated[float, Gt(0)] = 10.0
+    """Maximum time until the header of a request is complete, in seconds; then the connection is
+    closed."""
+    shutdown_timeout_s: Annotated[int, Ge(1)] = 8
+    """Maximum time for requests in progress when the service is stopped, in seconds."""
     decode_timeout_s: Annotated[float, Gt(0)] = 30.0
     """Maximum time to decode an image, in seconds; a slower image gets status 422. 50 million
     pixels take 1 to 10 on a busy machine."""

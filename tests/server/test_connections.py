@@ -1,0 +1,138 @@
+"""Clients that send or read too slowly, as real connections to a `coca serve` process."""
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from coca.inference.predictor import Predictor
+from server_process import SEARCH_HEAD, ServerProcess, serving
+from tiny_collection import write_collections
+
+DESCRIPTORS = 512
+HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+TIMES = ("--header-timeout-s", "2", "--body-timeout-s", "1000", "--shutdown-timeout-s", "1")
+
+pytestmark = pytest.mark.slow
+
+
+def options(uri: str, predictor: Predictor) -> tuple[str, ...]:
+    return ("--uri", uri, "--collection", "pictures", "--model", predictor.source)
+
+
+@pytest.fixture(scope="module")
+def process(
+    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A service with few descriptors; it closes half headers after two seconds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+    try:
+        cache = tmp_path_factory.mktemp("cache")
+        with serving(*options(uri, predictor), *TIMES, cache=cache) as running:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            yield running
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def own_uri(predictor: Predictor, images: list[bytes], tmp_path: Path) -> str:
+    """A collection of one test, since a service excludes other processes."""
+    return write_collections(tmp_path, predictor, {"pictures": images})
+
+
+def opened(process: ServerProcess, sent: bytes) -> socket.socket:
+    connection = socket.create_connection(process.address, timeout=240)
+    connection.sendall(sent)
+    return connection
+
+
+def ended(connection: socket.socket) -> bool:
+    """Wait until the service closes a connection; return whether it sent nothing."""
+    try:
+        return not connection.recv(1)
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HALF], ids=["nothing", "a letter", "half a header"])
+def test_a_header_that_does_not_end_is_waited_for_a_while(
+    process: ServerProcess, sent: bytes
+) -> None:
+    with opened(process, sent) as connection:
+        assert ended(connection)
+
+
+def test_a_second_header_that_does_not_end_is_waited_for_a_while(process: ServerProcess) -> None:
+    with opened(process, HALF + b"\r\n" + HALF) as connection:
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+    assert received.count(b"HTTP/1.1 200") == 1
+
+
+def test_many_half_headers_shut_nobody_out(process: ServerProcess) -> None:
+    with ExitStack() as stack:
+        for number in range(DESCRIPTORS + 100):
+            stack.enter_context(opened(process, HALF))
+            if number % 50 == 0:
+                assert process.get("/healthz").status == 200
+        assert process.post("/v1/search", {"text": "a car"}).status == 200
+
+
+def test_a_slow_body_may_take_longer_than_a_header(process: ServerProcess) -> None:
+    body = b'{"text": "a car"}'
+    with opened(process, SEARCH_HEAD + b"Content-Length: %d\r\n\r\n" % len(body)) as slow:
+        with opened(process, HALF) as connection:
+            assert ended(connection)
+        slow.sendall(body)
+        assert slow.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_does_not_read_is_disconnected(
+    own_uri: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    whole = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    arguments = options(own_uri, predictor)
+    with (
+        serving(*arguments, "--body-timeout-s", "1", cache=tmp_path) as process,
+        socket.create_connection(process.address, timeout=240) as connection,
+        pytest.raises(ConnectionError),
+    ):
+        send_without_end(connection, whole)
+
+
+def send_without_end(connection: socket.socket, part: bytes) -> None:
+    while True:
+        connection.sendall(part)
+
+
+def test_a_client_that_drips_does_not_delay_the_end(
+    own_uri: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    with serving(*options(own_uri, predictor), *TIMES, cache=tmp_path) as process:
+        head = SEARCH_HEAD + b"Content-Length: 1000000\r\n\r\n"
+        with opened(process, head + b" ") as connection:
+            assert process.get("/healthz").status == 200
+            process.process.terminate()
+            assert not drip(connection).startswith(b"HTTP/1.1 408")
+        process.process.wait(timeout=60)
+
+
+def drip(connection: socket.socket) -> bytes:
+    """Send a byte now and then until the service ends the connection; return what it sent."""
+    received = b""
+    connection.settimeout(0.2)
+    with suppress(ConnectionError):
+        while True:
+            connection.sendall(b" ")
+            with suppress(TimeoutError):
+                part = connection.recv(65_536)
+                received += part
+                if not part:
+                    break
+    return received
