@@ -258,3 +258,13 @@ def test_without_a_device_the_accelerator_is_taken(
     assert coca.load(folder).embed_dim == 24
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert coca.load(folder).embed_dim == 24
+
+
+def test_a_tokenizer_with_an_exponential_pattern_is_one_sentence(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}
+    content["pre_tokenizer"] = {**pattern, "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json has the regular expression '\(a\+\)\+"):
+        coca.load(folder)

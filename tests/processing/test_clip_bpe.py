@@ -175,7 +175,7 @@ def test_the_list_of_joins_may_be_plain_text(tmp_path: Path) -> None:
         ("merges.txt", b"\xff\xfe", "cannot be read"),
         ("bpe.txt.gz", b"no gzip", "cannot be read"),
         ("bpe.txt.gz", gzip.compress(b"a b\n" * 99, mtime=0)[:-9], "cannot be read"),
-        ("tokenizer.json", b"{}", "is no tokenizer.json"),
+        ("tokenizer.json", b"{}", "is not a tokenizer.json"),
     ],
 )
 def test_another_file_is_refused_by_name(

@@ -68,6 +68,21 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         WordVectors(("a", "b"), VECTORS)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [("BF16", [2, 2], 8), ("F8_E4M3", [2, 2], 4), ("F4", [2, 2], 2), ("F32", [2**62, 0], 0)],
+)
+def test_a_tensor_that_numpy_cannot_represent_is_refused(
+    tmp_path: Path, dtype: str, shape: list[int], size: int
+) -> None:
+    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({"vectors": tensor}).encode()
+    path = tmp_path / "vectors.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ModelError, match="cannot be read as word vectors"):
+        WordVectors.load(path)
+
+
 def test_a_word_list_is_a_text_file_or_word_vectors(tmp_path: Path) -> None:
     MADE.save(tmp_path / "vectors.safetensors")
     (tmp_path / "words.txt").write_text("the\ncar\n\n car\ndog\n", encoding="utf-8")

@@ -21,8 +21,16 @@ from torch import Tensor
 from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
-from coca.processing.tokenizer import check_context_length, padded, read_backend
+from coca.processing.tokenizer import check_context_length, padded
 from coca.runtime.preprocess import clean_as_clip
+from coca.runtime.tokenizer_file import (
+    CLIP_WORDS,
+    build_tokenizer,
+    decode_ids,
+    encode_text,
+    read_content,
+    vocabulary_of,
+)
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 """Names of the start and end tokens; within a caption they are plain text."""
@@ -36,10 +44,6 @@ VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _WORD_END = "</w>"
 _BLANK = "\u0120"
 """The space in the byte-level alphabet."""
-
-# English contractions, runs of letters, single digits, or runs of punctuation. The combining iota
-# (U+0345) is excluded: the reference ignores case, and its upper-case form is a letter.
-_WORDS = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+")
 
 
 class ClipTokenizer:
@@ -73,7 +77,7 @@ class ClipTokenizer:
         backend.post_processor = None
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(_WORDS, behavior="removed", invert=True),
+                pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
@@ -158,7 +162,7 @@ class ClipTokenizer:
                 break
             if id_ != self._first:
                 text_ids.append(int(id_))
-        return self._backend.decode(text_ids, skip_special_tokens=False).removesuffix(" ")
+        return decode_ids(self._backend, text_ids).removesuffix(" ")
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` in the format of the `tokenizers` library."""
@@ -169,8 +173,7 @@ class ClipTokenizer:
         return cls(tokenizers.Tokenizer.from_str(text))
 
     def _text_ids(self, text: str) -> list[int]:
-        cleaned = clean_as_clip(text, self._fixed)
-        return self._backend.encode(cleaned, add_special_tokens=False).ids
+        return encode_text(self._backend, clean_as_clip(text, self._fixed))
 
 
 def read_vocabulary(path: str | Path) -> ClipTokenizer:
@@ -185,8 +188,9 @@ def read_vocabulary(path: str | Path) -> ClipTokenizer:
     path = Path(path)
     if path.suffix != ".json":
         return ClipTokenizer.from_merges(_read_merges(path))
+    backend = build_tokenizer(vocabulary_of(read_content(path)), path)
     try:
-        return ClipTokenizer(read_backend(path))
+        return ClipTokenizer(backend)
     except ModelError as error:
         raise ModelError(f"{path} does not fit: {error}") from error
 

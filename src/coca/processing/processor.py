@@ -21,8 +21,9 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
-from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length, read_backend
+from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length
 from coca.runtime.image_file import ImageSource
+from coca.runtime.tokenizer_file import build_tokenizer, read_content, vocabulary_of
 
 FORMAT_VERSION = 1
 """Increased when older releases could misread the files of this release."""
@@ -169,11 +170,15 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     """Load a `tokenizer.json` as `Tokenizer` or `ClipTokenizer`, by its vocabulary.
 
     Raises:
-        ModelError: The file is missing or damaged, or its vocabulary is of another kind.
+        ModelError: The file is missing or damaged, has unsafe parts, or its vocabulary is of
+            another kind.
         MissingExtraError: The vocabulary is CLIP's, and ftfy is not installed.
     """
-    backend = read_backend(path)
-    kind = ClipTokenizer if backend.id_to_token(0) == "!" else Tokenizer
+    content = read_content(path)
+    backend = build_tokenizer(vocabulary_of(content), path)
+    kind: type[ClipTokenizer | Tokenizer] = ClipTokenizer
+    if backend.id_to_token(0) != "!":
+        kind, backend = Tokenizer, build_tokenizer(content, path)
     try:
         return kind(backend)
     except ModelError as error:

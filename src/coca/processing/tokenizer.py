@@ -23,6 +23,7 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
 from coca.runtime.inputs import whole
+from coca.runtime.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
@@ -222,7 +223,13 @@ class Tokenizer:
     def normalize(self, text: str) -> str:
         """Normalize a text to the form that `decode` returns."""
         normalizer = self._backend.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
+        if normalizer is None:
+            return text
+        return guarded(
+            lambda: normalizer.normalize_str(text),
+            "the model's tokenizer cannot normalize {!r}",
+            text,
+        )
 
     def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
         """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
@@ -273,8 +280,7 @@ class Tokenizer:
                 break
             if id_ > CLS_ID:
                 text_ids.append(int(id_))
-        text = self._backend.decode(text_ids, skip_special_tokens=False)
-        return text.removeprefix(" ")
+        return decode_ids(self._backend, text_ids).removeprefix(" ")
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` in the format of the `tokenizers` library."""
@@ -285,9 +291,9 @@ class Tokenizer:
         """Load a file that `save` wrote.
 
         Raises:
-            ModelError: The file is missing or damaged, or has other special tokens.
+            ModelError: The file is missing or damaged, or has other special tokens or unsafe parts.
         """
-        backend = read_backend(path)
+        backend = read_tokenizer(path)
         try:
             return cls(backend)
         except ModelError as error:
@@ -298,25 +304,7 @@ class Tokenizer:
         return cls(tokenizers.Tokenizer.from_str(text))
 
     def _text_ids(self, text: str) -> list[int]:
-        # One by one: `encode_batch` would start threads in every worker process.
-        return self._backend.encode(whole(text), add_special_tokens=False).ids
-
-
-def read_backend(path: str | Path) -> tokenizers.Tokenizer:
-    """Load a `tokenizer.json` with any vocabulary.
-
-    Raises:
-        ModelError: The file is missing or damaged.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the tokenizer {path} cannot be read: {error}") from error
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:
-        # The backend raises plain `Exception`.
-        raise ModelError(f"{path} is no tokenizer.json: {error}") from error
+        return encode_text(self._backend, whole(text))
 
 
 def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, "B T"]:

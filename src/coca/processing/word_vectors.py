@@ -74,7 +74,8 @@ class WordVectors:
             with safe_open(path, framework="np") as file:
                 vectors = file.get_tensor("vectors").astype(np.float32)
                 words = file.get_tensor("words").tobytes().decode()
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+            # numpy lacks some types and sizes that a file may name.
             raise ModelError(
                 f"{path} cannot be read as word vectors: {error}; `coca data word-vectors` writes "
                 "them"

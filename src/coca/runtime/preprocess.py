@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tokenizers
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
@@ -28,6 +27,7 @@ from coca.runtime.image_file import (
     trim_border,
 )
 from coca.runtime.inputs import whole
+from coca.runtime.tokenizer_file import decode_ids, encode_text, read_tokenizer
 
 MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
@@ -147,15 +147,11 @@ class TextTokens:
         """Load `tokenizer.json`.
 
         Raises:
-            ModelError: The file is missing or damaged.
+            ModelError: The file is missing or damaged, or has unsafe parts.
             MissingExtraError: The model needs ftfy, and it is not installed.
         """
         self.settings = settings
-        try:
-            self._backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:
-            # The backend raises plain `Exception`.
-            raise ModelError(f"{path} is no readable tokenizer.json: {error}") from error
+        self._backend = read_tokenizer(path)
         # Without this, the name of a special token in a text would become that token.
         self._backend.encode_special_tokens = True
         self._clean: Callable[[str], str] = str
@@ -200,10 +196,10 @@ class TextTokens:
     def decode(self, ids: Iterable[int]) -> str:
         """Decode the tokens of a caption, without special tokens and spaces at the ends."""
         kept = [id_ for id_ in ids if id_ not in self.settings.skipped]
-        return self._backend.decode(kept, skip_special_tokens=False).strip()
+        return decode_ids(self._backend, kept).strip()
 
     def _text_ids(self, text: str) -> list[int]:
-        return self._backend.encode(whole(self._clean(text)), add_special_tokens=False).ids
+        return encode_text(self._backend, whole(self._clean(text)))
 
 
 def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:
