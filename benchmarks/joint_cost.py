@@ -23,6 +23,7 @@ from coca.core.config.serialization import load_config
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
+from coca.model.precision import resolve_precision
 from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import make_optimizer
 from coca.workflows.training.pretrain import PretrainConfig
@@ -109,7 +110,7 @@ def _step(config: PretrainConfig, batch: Batch) -> Callable[[], None]:
     model = CoCa(config.model)
     objective = CoCaObjective(config.loss)
     optimizer = make_optimizer(model, config.train.optimizer)
-    bf16 = config.train.precision == "bf16"
+    bf16 = resolve_precision(config.train.precision, torch.device("cpu")) == "bf16"
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

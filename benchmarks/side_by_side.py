@@ -26,6 +26,8 @@ RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = Path(__file__).parents[1] / "runs" / "bench"
 """Reports of the quick mode, which are too rough to keep."""
 MARK, UNAVAILABLE = "figures: ", "unavailable: "
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+"""Flags of the processor that decide about the speed of fp32, int8 and bf16."""
 
 Figures = dict[str, float]
 
@@ -177,9 +179,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """Describe the processor, cores and memory of this machine."""
+    """Describe the processor, its vector instructions, cores and memory of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    known = [flag for flag in INSTRUCTIONS if flag in _processor_flags()]
+    return f"{_processor()} ({', '.join(known)}), {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 def versions(*packages: str) -> str:
@@ -231,6 +234,14 @@ def _processor() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return re.sub(r"\((R|TM)\)|CPU|Processor|@.*", "", name).strip()
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
 
 
 def _relative(path: str | Path) -> str:

@@ -12,9 +12,10 @@ import torch
 
 import coca
 from coca.core.errors import ConfigError, ModelError
-from coca.inference.loading import Precision, fingerprint, model_folder, shipped
+from coca.inference.loading import fingerprint, model_folder, shipped
 from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
+from coca.model.precision import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer
 from coca.weights import DEFAULT_MODEL
 from tiny_data import CAPTIONS, image_bytes
@@ -237,7 +238,7 @@ def test_files_of_different_models_are_refused_with_every_fault(tmp_path: Path) 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:
     precision: Any = "int8"
-    with pytest.raises(ConfigError, match="precision 'int8' is unknown; choose one of fp32"):
+    with pytest.raises(ConfigError, match="precision 'int8' is unknown; choose one of auto, fp32"):
         # Past the type checks of the tests, as a caller without them would come.
         inspect.unwrap(coca.load)(folder, precision=precision)
 
@@ -268,3 +269,10 @@ def test_a_tokenizer_with_an_exponential_pattern_is_one_sentence(tmp_path: Path)
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ModelError, match=r"tokenizer\.json has the regular expression '\(a\+\)\+"):
         coca.load(folder)
+
+
+def test_auto_precision_is_the_faster_one_of_the_device(folder: Path) -> None:
+    faster = resolve_precision("auto", torch.device("cpu"))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[faster]
+    loaded = coca.load(folder, device="cpu", precision="auto")
+    assert {weight.dtype for weight in loaded.model.parameters()} == {dtype}

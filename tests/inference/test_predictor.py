@@ -13,8 +13,8 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, DataError
-from coca.inference.loading import Precision
 from coca.inference.predictor import Predictor
+from coca.model.precision import Precision
 from tiny_data import image_bytes
 from tiny_run import Bars, recording
 

@@ -11,12 +11,13 @@ import torch
 from coca.core.errors import ModelError
 from coca.core.files.atomic import write_atomic
 from coca.inference.hub import Hub, HuggingFace
-from coca.inference.loading import Precision, fingerprint, load, model_folder
+from coca.inference.loading import fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
+from coca.model.precision import Precision
 from coca.model.pretrained import load_model, save_model
 from coca.release.convert import copy_model
 from coca.release.model_card import (

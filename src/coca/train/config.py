@@ -25,8 +25,9 @@ class TrainConfig(Config):
     """Learning rate schedule and patch dropout schedule."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights, which becomes the finished model. null: none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs matrix products in half precision (autocast); weights stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """`bf16` runs matrix products in half precision (autocast); weights stay fp32. `auto` is bf16
+    where rank 0's device multiplies it faster than fp32, else fp32."""
     deterministic: bool = False
     """Use deterministic algorithms only, so that a run on CUDA repeats and resumes bit for bit;
     slower. Operations without a deterministic algorithm raise. Runs on a CPU repeat without it."""

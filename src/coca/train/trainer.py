@@ -15,6 +15,7 @@ from coca.core.config.serialization import to_dict
 from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
+from coca.model.precision import resolve_precision
 from coca.train.backward import backward
 from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.train.checkpoints.manager import OTHER_RANKS, CheckpointManager
@@ -120,9 +121,12 @@ class Trainer(Generic[ModelT]):
         self.device = training_device(device)
         self.model = model
         self.world = DistributedContext.current()
+        self.precision = self.world.broadcast_from_main(
+            lambda: resolve_precision(config.precision, self.device)
+        )
         freeze(model, config.optimizer.freeze)
         self.parallel = ParallelModel(
-            model, config.parallel, device=self.device, bf16=config.precision == "bf16"
+            model, config.parallel, device=self.device, bf16=self.precision == "bf16"
         )
         self.objective = objective
         self.loader = loader
@@ -300,7 +304,7 @@ class Trainer(Generic[ModelT]):
         return metrics["loss"]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        half = self.config.precision == "bf16"
+        half = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _lr_of(self, update: int) -> float:

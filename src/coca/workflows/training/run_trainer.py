@@ -85,7 +85,8 @@ def start_trainer(
         device=config.device,
     )
     trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
+    recorded = {**facts, "precision": trainer.precision}
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, recorded))
     return trainer
 
 
