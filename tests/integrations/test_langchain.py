@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def test_a_collection_of_coca_index_is_a_retriever(store: Any, predictor: Predic
     (described,) = store.similarity_search("car", k=5, filter='caption == "a red car"')
     assert described.page_content == CAPTIONS[0]
     assert described.metadata["year"] == 2020
-    assert store.get_by_ids([described.id, "missing"]) == [described]
+    (read,) = store.get_by_ids([described.id, "missing"])
+    assert read.metadata == {k: v for k, v in described.metadata.items() if k != "score"}
     scored = store.similarity_search_with_score("a red car", k=2)
     assert [score for _, score in scored] == [hit.score for hit in hits[:2]]
     vector = embed_queries(predictor.embed_texts, ["a red car"])[0].tolist()
@@ -112,7 +114,11 @@ def test_added_images_are_found_by_path_and_caption(
     captions = [CAPTIONS[0], *[""] * (len(images) - 1)]
     ids = store.add_images(images, [{"n": n} for n in range(len(images))], captions=captions)
     (found,) = store.similarity_search_by_image(images[2], k=1)
-    assert (found.id, found.metadata) == (ids[2], {"n": 2, "path": str(images[2])})
+    assert found.id == ids[2]
+    assert {name: found.metadata[name] for name in ("n", "path")} == {
+        "n": 2,
+        "path": str(images[2]),
+    }
     (found,) = store.similarity_search(CAPTIONS[0], k=3, on="text")
     assert found.page_content == CAPTIONS[0]
     with pytest.raises(ConfigError, match="captions must have one item for each of 5, got 1"):
@@ -120,6 +126,69 @@ def test_added_images_are_found_by_path_and_caption(
     with pytest.raises(ConfigError, match="delete needs ids"):
         store.delete()
     store.close()
+
+
+def test_documents_have_the_fields_of_their_image(store: Any, images: list[Path]) -> None:
+    record = next(iter(store.collection.get(store.collection.ids()).values()))
+    changed = replace(record, tags=("cat", "red"), album="holidays", time=1_700_000_000)
+    store.collection.upsert([changed])
+    found = store.similarity_search("a red car", k=5, filter={"album": "holidays"})
+    (hit,) = store.engine.search("a red car", k=5, filter='album == "holidays"')
+    assert [one.id for one in found] == [record.id]
+    assert found[0].metadata == {
+        **record.metadata,
+        "path": record.path,
+        "width": record.width,
+        "height": record.height,
+        "time": 1_700_000_000,
+        "tags": ["cat", "red"],
+        "album": "holidays",
+        "score": hit.score,
+    }
+
+
+def test_a_filter_may_be_a_dictionary(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "own.db")
+    with ours.CoCaVectorStore.open(uri, embedding=predictor, create=True) as store:
+        kinds = [{"n": n, "kind": "even" if n % 2 == 0 else "odd"} for n in range(5)]
+        store.add_images(images, kinds)
+        records = store.collection.get(store.collection.ids()).values()
+        tags = {0: ("a",), 1: ("a", "b"), 2: ("b",), 3: (), 4: ()}
+        store.collection.upsert(replace(it, tags=tags[it.metadata["n"]]) for it in records)
+
+        def found(filter: Any) -> list[int]:
+            documents = store.similarity_search("a red car", k=9, filter=filter)
+            return sorted(one.metadata["n"] for one in documents)
+
+        assert found(None) == found({}) == [0, 1, 2, 3, 4]
+        assert found({"kind": "odd"}) == [1, 3]
+        assert found({"kind": "even", "n": {"$gt": 0, "$lte": 2}}) == [2]
+        assert found({"n": {"$in": [0, 3]}}) == found({"metadata.n": {"$in": [0, 3]}}) == [0, 3]
+        assert found({"$or": [{"n": 0}, {"$not": {"n": {"$lt": 4}}}]}) == [0, 4]
+        assert found({"$and": [{"n": {"$ne": 0}}, {"n": {"$nin": [1, 2]}}]}) == [3, 4]
+        assert found({"tags": ["a", "b"]}) == [1]
+        assert found({"tags": {"$in": ["a", "b"]}}) == [0, 1, 2]
+        assert found({"tags": {"$nin": ["a"]}}) == [2, 3, 4]
+        assert found({"width": {"$gt": 0}, "path": str(images[4])}) == [4]
+        for wrong in ({"n": {"$regex": "x"}}, {"tags": {"$gt": "a"}}):
+            with pytest.raises(ConfigError, match=r"\$(regex|gt)"):
+                found(wrong)
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_with_ids_of_their_own_can_be_reranked(
+    predictor: Predictor, images: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [f"photo-{n}" for n in range(5)]
+    uri = str(tmp_path / "own.db")
+    with ours.CoCaVectorStore.open(uri, embedding=predictor, create=True) as store:
+        assert store.add_images(images, ids=ids) == ids
+        hits = store.engine.search("a red car", k=5, rerank=5)
+        assert sorted(hit.id for hit in hits) == ids
+        assert all(hit.log_likelihood is not None for hit in hits)
+    assert not caplog.records
 
 
 def test_texts_make_a_collection_of_their_own_model_only(

@@ -7,9 +7,14 @@ import pytest
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.integrations.pymilvus_model import CoCaEmbeddingFunction, CoCaRerankFunction
+from coca.search.milvus.collection import Collection
+from coca.search.query.engine import SearchEngine
+from coca.search.query.short_queries import embed_queries
+from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
 
 TEXTS = list(CAPTIONS[:3])
+LONG = "a photo of the red car"
 
 
 def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]) -> None:
@@ -17,7 +22,9 @@ def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]
     assert embed.dim == predictor.embed_dim
     wanted = predictor.embed_texts(TEXTS)
     np.testing.assert_array_equal(embed(TEXTS), wanted)
-    np.testing.assert_array_equal(embed.encode_queries(TEXTS), wanted)
+    queries = embed_queries(predictor.embed_texts, TEXTS)
+    np.testing.assert_array_equal(embed.encode_queries(TEXTS), queries)
+    assert embed.encode_queries([]) == []
     np.testing.assert_array_equal(embed.encode_documents(images), predictor.embed_images(images))
     of_texts = CoCaEmbeddingFunction(predictor, documents="text")
     np.testing.assert_array_equal(of_texts.encode_documents(TEXTS), wanted)
@@ -38,7 +45,7 @@ def test_a_client_of_milvus_finds_what_the_function_embedded(
     (hits,) = client.search("photos", data=[vectors[3]], limit=1, output_fields=["id"])
     assert hits[0]["id"] == 3
     (ranked,) = client.search("photos", data=embed.encode_queries(TEXTS[:1]), output_fields=["id"])
-    cosines = predictor.embed_images(images) @ predictor.embed_texts(TEXTS[0])[0]
+    cosines = predictor.embed_images(images) @ embed.encode_queries(TEXTS[:1])[0]
     np.testing.assert_allclose(
         [hit["distance"] for hit in ranked], sorted(cosines, reverse=True), atol=1e-5
     )
@@ -48,9 +55,9 @@ def test_a_client_of_milvus_finds_what_the_function_embedded(
 def test_images_are_reranked_by_cosine_and_caption_likelihood(
     predictor: Predictor, images: list[Path]
 ) -> None:
-    results = CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=3)
-    cosines = predictor.embed_images(images) @ predictor.embed_texts(TEXTS[0])[0]
-    wanted = predictor.logit_scale * cosines + predictor.score(images, TEXTS[0])[:, 0]
+    results = CoCaRerankFunction(predictor)(LONG, images, top_k=3)
+    cosines = predictor.embed_images(images) @ predictor.embed_texts(LONG)[0]
+    wanted = predictor.logit_scale * cosines + predictor.score(images, LONG)[:, 0]
     assert [one.index for one in results] == list(np.argsort(-wanted)[:3])
     np.testing.assert_allclose([one.score for one in results], np.sort(-wanted)[:3] * -1, rtol=1e-5)
     first = results[0]
@@ -58,6 +65,19 @@ def test_images_are_reranked_by_cosine_and_caption_likelihood(
     assert first.to_dict() == {"text": first.text, "score": first.score, "index": first.index}
     with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
         CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=0)
+
+
+@pytest.mark.parametrize("query", ["a red car", "show me dogs.", LONG])
+def test_the_ranks_are_those_of_a_search_with_reranking(
+    predictor: Predictor, images: list[Path], tmp_path: Path, query: str
+) -> None:
+    index_images([images[0].parent], predictor, uri=str(tmp_path / "a.db"), captions=False)
+    with Collection.open(str(tmp_path / "a.db")) as index:
+        hits = SearchEngine(predictor, index).search(query, rerank=len(images), hybrid=False)
+    results = CoCaRerankFunction(predictor)(query, images, top_k=len(images))
+    assert [str(one.text) for one in results] == [hit.path for hit in hits]
+    for result, hit in zip(results, hits, strict=True):
+        assert result.score == pytest.approx(hit.rank_score, abs=1e-3)
 
 
 @pytest.mark.integrations

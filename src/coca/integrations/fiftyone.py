@@ -10,6 +10,7 @@ from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.labels import predictions
+from coca.search.query.short_queries import embed_queries
 
 with extra_imports("fiftyone", extra="fiftyone"):
     from fiftyone.core.labels import Classification
@@ -125,5 +126,8 @@ class CoCaZooModel(EmbeddingsMixin, PromptMixin, Model):
         return self.embed_prompts([arg])[0]
 
     def embed_prompts(self, args: Iterable[str]) -> Float32[np.ndarray, "N E"]:
-        """Embed texts as vectors of length 1."""
-        return self.model.embed_texts(args)
+        """Embed prompts as vectors of length 1, as `coca search` embeds queries."""
+        prompts = list(args)
+        if not prompts:
+            return np.zeros((0, self.model.embed_dim), np.float32)
+        return embed_queries(self.model.embed_texts, prompts)

@@ -4,9 +4,9 @@ store = CoCaVectorStore.open("coca.db")
 store.as_retriever(search_kwargs={"k": 5}).invoke("a red car")
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,12 +14,29 @@ from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
+from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, negate, where
+from coca.search.ingest.sources.image_metadata import read_header
 from coca.search.milvus.collection import Collection
 from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_file
 from coca.search.query.short_queries import embed_queries
-from coca.search.records import Hit, Record, content_id
+from coca.search.records import (
+    ALBUM,
+    CAPTION,
+    CAPTION_SOURCE,
+    HEIGHT,
+    ID,
+    METADATA,
+    PATH,
+    TAGS,
+    TIME,
+    WIDTH,
+    Hit,
+    Origin,
+    Record,
+    content_id,
+)
 from coca.workflows.collections.collection_model import fitted, model_of, open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -27,6 +44,15 @@ with extra_imports("langchain_core", extra="langchain"):
     from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
     from langchain_core.vectorstores import VectorStore
+
+_COLUMNS = (ID, PATH, CAPTION, CAPTION_SOURCE, ALBUM, WIDTH, HEIGHT, TIME)
+_OPERATORS = dict(
+    zip(
+        ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"),
+        ("==", "!=", ">", ">=", "<", "<=", "in", "not in"),
+        strict=True,
+    )
+)
 
 
 class CoCaEmbeddings(Embeddings):
@@ -65,7 +91,13 @@ class CoCaVectorStore(VectorStore):
     """Vector store over a collection of `coca index`, or over one that it fills itself.
 
     A document's content is the caption of the image, or the added text. Its metadata are those of
-    the record, and the `path` of an image.
+    the record, and of an image also `path`, `width` and `height` (pixels), `time` (seconds since
+    1970), `tags` and `album` where they are known, and in a search the `score`, its cosine.
+
+    Searches take a `filter`: an expression of Milvus, or a dictionary such as
+    `{"year": {"$gte": 2020}, "tags": ["cat"]}`. Its keys are columns of the collection or keys of
+    the metadata. `tags` with a list keeps images with all of them. Operators are `$eq $ne $gt $gte
+    $lt $lte $in $nin`, and `$and $or $not` of dictionaries.
     """
 
     def __init__(self, embedding: CoCaEmbeddings | ModelName, collection: Collection) -> None:
@@ -125,6 +157,14 @@ class CoCaVectorStore(VectorStore):
     def close(self) -> None:
         """Close the collection; closing twice does nothing."""
         self.collection.close()
+
+    def __enter__(self) -> Self:
+        """Return the store, whose collection is closed at the end of the `with` block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the collection."""
+        self.close()
 
     @property
     def embeddings(self) -> CoCaEmbeddings:
@@ -239,26 +279,28 @@ class CoCaVectorStore(VectorStore):
         of_texts = model.embed_texts([texts[row] for row in with_text])
         text_vectors = dict(zip(with_text, of_texts, strict=True))
         files = [read_file(str(uri)) for uri in uris]
-        records = [
-            Record(
-                id=id or content_id(data),
-                path=str(uri),
-                caption=texts[row],
-                metadata=metadata,
-                vector=vector,
-                text_vector=text_vectors.get(row),
-            )
-            for row, (uri, data, vector, metadata, id) in enumerate(
-                zip(
-                    uris,
-                    files,
-                    model.embed_images(files),
-                    _of_each(count, "metadatas", metadatas, {}),
-                    _of_each(count, "ids", ids, None),
-                    strict=True,
+        columns = (
+            _of_each(count, "metadatas", metadatas, {}),
+            _of_each(count, "ids", ids, None),
+        )
+        vectors = model.embed_images(files)
+        records = []
+        for row, (uri, data, metadata, id) in enumerate(zip(uris, files, *columns, strict=True)):
+            content, header = content_id(data), read_header(data)
+            records.append(
+                Record(
+                    id=id or content,
+                    path=str(uri),
+                    caption=texts[row],
+                    width=header.width,
+                    height=header.height,
+                    time=header.time,
+                    metadata=metadata,
+                    vector=vectors[row],
+                    text_vector=text_vectors.get(row),
+                    origin=Origin(content=content if id and id != content else ""),
                 )
             )
-        ]
         return self._add(records)
 
     def delete(self, ids: list[str] | None = None, **options: Any) -> bool:
@@ -288,7 +330,9 @@ class CoCaVectorStore(VectorStore):
         Raises:
             SearchError: An option is invalid, or the collection cannot answer.
         """
-        return [_document(hit) for hit in self.engine.search(query, k=k, **options)]
+        return [
+            _document(hit) for hit in self.engine.search(query, k=k, **_search_options(options))
+        ]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, **options: Any
@@ -298,14 +342,14 @@ class CoCaVectorStore(VectorStore):
         The order is that of `similarity_search`: with captions that people gave, it is not by
         cosine alone, unless `hybrid=False`.
         """
-        hits = self.engine.search(query, k=k, **options)
+        hits = self.engine.search(query, k=k, **_search_options(options))
         return [(_document(hit), hit.score) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **options: Any
     ) -> list[Document]:
         """Find the documents nearest to a vector."""
-        hits = self.engine.search(vector=np.asarray(embedding), k=k, **options)
+        hits = self._by_vector(embedding, k, options)
         return [_document(hit) for hit in hits]
 
     def similarity_search_by_image(
@@ -316,7 +360,9 @@ class CoCaVectorStore(VectorStore):
         Raises:
             DataError: The image cannot be read.
         """
-        return [_document(hit) for hit in self.engine.search(image=uri, k=k, **options)]
+        return [
+            _document(hit) for hit in self.engine.search(image=uri, k=k, **_search_options(options))
+        ]
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -335,7 +381,7 @@ class CoCaVectorStore(VectorStore):
             lambda_mult: 0 for the largest diversity to 1 for relevance only.
             **options: Further arguments of `SearchEngine.search`.
         """
-        hits = self.engine.search(vector=np.asarray(embedding), k=max(k, fetch_k), **options)
+        hits = self._by_vector(embedding, max(k, fetch_k), options)
         records = self.collection.get([hit.id for hit in hits])
         hits = [hit for hit in hits if hit.id in records]
         if not hits:
@@ -365,6 +411,10 @@ class CoCaVectorStore(VectorStore):
         """Map cosines to [0, 1]."""
         return lambda cosine: min(max((1 + cosine) / 2, 0.0), 1.0)
 
+    def _by_vector(self, embedding: list[float], k: int, options: Mapping[str, Any]) -> list[Hit]:
+        vector = np.asarray(embedding)
+        return self.engine.search(vector=vector, k=k, **_search_options(options))
+
     def _add(self, records: Sequence[Record]) -> list[str]:
         self.collection.upsert(records)
         return [record.id for record in records]
@@ -376,8 +426,57 @@ def _embeddings(embedding: CoCaEmbeddings | ModelName) -> CoCaEmbeddings:
 
 def _document(found: Hit | Record) -> Document:
     """Convert a hit or record to a document."""
-    path = {"path": found.path} if found.path else {}
-    return Document(id=found.id, page_content=found.caption, metadata={**found.metadata, **path})
+    fields: dict[str, Any] = {}
+    if found.path:
+        fields = {name: getattr(found, name) for name in (PATH, WIDTH, HEIGHT, TIME, ALBUM)}
+        fields[TAGS] = list(found.tags)
+        fields = {name: value for name, value in fields.items() if value}
+        if isinstance(found, Hit):
+            fields["score"] = found.score
+    return Document(id=found.id, page_content=found.caption, metadata={**found.metadata, **fields})
+
+
+def _search_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a search with its filter as an expression."""
+    given = options.get("filter")
+    if given is None:
+        return {name: value for name, value in options.items() if name != "filter"}
+    return {**options, "filter": _expression(given) if isinstance(given, Mapping) else given}
+
+
+def _expression(filter: Mapping[str, Any]) -> str:
+    """Convert a dictionary of conditions, all of which apply, to an expression of Milvus.
+
+    Raises:
+        ConfigError: An operator is unknown.
+        SearchError: A value cannot be compared.
+    """
+    parts: list[str] = []
+    for key, value in filter.items():
+        if key in ("$and", "$or"):
+            join = all_of if key == "$and" else any_of
+            parts.append(join(*map(_expression, value)))
+        elif key == "$not":
+            parts.append(negate(_expression(value)))
+        else:
+            conditions = value if isinstance(value, Mapping) else {"$eq": value}
+            parts += [_condition(key, *condition) for condition in conditions.items()]
+    return all_of(*parts) if parts else ""
+
+
+def _condition(key: str, operator: str, value: Any) -> str:
+    if operator not in _OPERATORS:
+        known = ", ".join((*_OPERATORS, "$and", "$or", "$not"))
+        raise ConfigError(f"operator {operator!r} of filter {key!r} is unknown; choose of {known}")
+    if key == TAGS:
+        tags = [value] if isinstance(value, str) else value
+        if operator in ("$eq", "$in"):
+            return has_all_tags(tags) if operator == "$eq" else has_any_tag(tags)
+        if operator in ("$ne", "$nin"):
+            return negate(has_all_tags(tags) if operator == "$ne" else has_any_tag(tags))
+        raise ConfigError(f"filter 'tags' takes $eq, $ne, $in and $nin, got {operator}")
+    is_named = key in _COLUMNS or key.startswith(f"{METADATA}.")
+    return where(key if is_named else f"{METADATA}.{key}", _OPERATORS[operator], value)
 
 
 def _of_each(count: int, name: str, given: Sequence[Any] | None, default: Any) -> Sequence[Any]:

@@ -1,5 +1,6 @@
 """Embedding of LlamaIndex for texts and images in one space: `MultiModalEmbedding`."""
 
+from asyncio import to_thread
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -57,7 +58,14 @@ class CoCaEmbedding(MultiModalEmbedding):
         return embed_queries(self._predictor.embed_texts, [query])[0].tolist()
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_query_embedding(query)
+        # In a thread: the model would block the event loop.
+        return await to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await to_thread(self._get_text_embeddings, texts)
 
     def _get_image_embeddings(self, img_file_paths: Sequence[ImageFile]) -> list[list[float]]:
         images = [it.getvalue() if isinstance(it, BytesIO) else it for it in img_file_paths]
@@ -67,4 +75,9 @@ class CoCaEmbedding(MultiModalEmbedding):
         return self._get_image_embeddings([img_file_path])[0]
 
     async def _aget_image_embedding(self, img_file_path: ImageFile) -> list[float]:
-        return self._get_image_embedding(img_file_path)
+        return await to_thread(self._get_image_embedding, img_file_path)
+
+    async def _aget_image_embeddings(
+        self, img_file_paths: Sequence[ImageFile]
+    ) -> list[list[float]]:
+        return await to_thread(self._get_image_embeddings, img_file_paths)

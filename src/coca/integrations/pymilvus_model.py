@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
+from coca.search.query.short_queries import bare_query, embed_queries
 
 
 class CoCaEmbeddingFunction:
@@ -55,8 +56,8 @@ class CoCaEmbeddingFunction:
         return list(self.model.embed_texts(texts))
 
     def encode_queries(self, queries: Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
-        """Embed query texts as vectors of length 1."""
-        return self(queries)
+        """Embed query texts as vectors of length 1, as `coca search` does."""
+        return list(embed_queries(self.model.embed_texts, queries)) if queries else []
 
     def encode_documents(
         self, documents: Sequence[ImageInput] | Sequence[str]
@@ -91,7 +92,7 @@ class CoCaRerankFunction:
     """Rerank function as `pymilvus.model.base.BaseRerankFunction`: images by caption likelihood.
 
     The score is that of `coca search --rerank`: logit scale times cosine plus
-    log p(query | image).
+    log p(query | image). As there, a short query is compared without its article.
     """
 
     def __init__(self, model: ModelName, *, device: str | None = None) -> None:
@@ -122,8 +123,9 @@ class CoCaRerankFunction:
         """
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {top_k}")
-        cosines = self.model.embed_images(documents) @ self.model.embed_texts(query)[0]
-        likelihoods = self.model.score(documents, query)[:, 0]
+        vector = embed_queries(self.model.embed_texts, [query])[0]
+        cosines = self.model.embed_images(documents) @ vector
+        likelihoods = self.model.score(documents, bare_query(query))[:, 0]
         scores = self.model.logit_scale * cosines + likelihoods
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [RerankResult(documents[row], float(scores[row]), int(row)) for row in best]

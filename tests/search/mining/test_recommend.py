@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,23 @@ def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> 
     assert [hit.id for hit in few] == [
         hit.id for hit in everything if hit.metadata["n"] < 9 and hit.id not in seen
     ]
+
+
+def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
+    engine: SearchEngine,
+    embedder: Any,
+    index: Collection,
+    make_record: Callable[..., Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, of_bytes = tmp_path / "a.png", embedder.embed_images
+    path.write_bytes(b"3")
+    monkeypatch.setattr(embedder, "embed_images", lambda it: of_bytes([p.read_bytes() for p in it]))
+    index.upsert([replace(make_record("own"), path=str(path))])
+    found = recommend(engine, [Term(image=path)], k=40)
+    assert len(found) == 40
+    assert "own" not in {hit.id for hit in found}
 
 
 def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> None:

@@ -48,11 +48,7 @@ def to_row(record: Record) -> dict[str, Any]:
         records.ALBUM: record.album,
         records.METADATA: dict(record.metadata),
         records.HAS_TEXT: record.text_vector is not None,
-        records.ORIGIN: {
-            "files": dict(record.origin.files),
-            "label": record.origin.label,
-            "captioned": record.origin.captioned,
-        },
+        records.ORIGIN: record.origin.as_json(),
     }
 
 

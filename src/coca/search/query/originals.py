@@ -16,6 +16,8 @@ ImageOpener: TypeAlias = Callable[[str, str], bytes]
 def read_original(record: Record, open_image: ImageOpener) -> bytes:
     """Read the bytes of a record's image from the first path that still contains them.
 
+    The content decides, by `Record.content`. Where that is unknown, the first readable path does.
+
     Raises:
         DataError: No path does; the reason is that of the primary path.
     """
@@ -28,7 +30,8 @@ def read_original(record: Record, open_image: ImageOpener) -> bytes:
             reasons.append(str(error))
             continue
         # For video frames the etag decides: decoders may decode one frame slightly differently.
-        if content_id(image) == record.id or series_of(path, etags) != path:
+        is_frame = series_of(path, etags) != path
+        if is_frame or record.content in ("", content_id(image)):
             return image
         reasons.append(f"{path} holds another image now")
     raise DataError(reasons[0], reason="unreadable")

@@ -16,7 +16,7 @@ from coca.search.ingest.transfer.reindex import reindex
 from coca.search.milvus.client.connection import Connection
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.catalog import point_alias
-from coca.search.records import content_id
+from coca.search.records import Origin, Record, content_id
 
 
 class Newer:
@@ -56,6 +56,40 @@ def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Collecti
     ):
         ingest([FileSource([folder])], embedder, old)
         yield old, new
+
+
+def test_an_image_with_an_id_of_its_own_is_embedded_again_when_it_changes(
+    both: tuple[Collection, Collection], tmp_path: Path
+) -> None:
+    old, new = both
+    path, newer = tmp_path / "own.jpg", Newer()
+
+    def put(data: bytes) -> None:
+        path.write_bytes(data)
+        origin, vector = Origin(content=content_id(data)), np.eye(16, dtype=np.float32)[0]
+        old.upsert([Record(id="own", path=str(path), vector=vector, origin=origin)])
+
+    for data in (b"3 first", b"5 second"):
+        put(data)
+        report = reindex(old, newer, new)
+        assert report.lost == []
+        assert new.get(["own"])["own"].vector.argmax() == data[0] % 8
+    assert newer.embedded.count(b"5 second") == 1
+    assert reindex(old, newer, new).embedded == 0
+
+
+def test_texts_without_an_image_are_embedded_as_texts(
+    both: tuple[Collection, Collection],
+) -> None:
+    old, new = both
+    for caption in ("four", "four more"):
+        vector = np.eye(16, dtype=np.float32)[0]
+        text = Record(id="text", path="", caption=caption, vector=vector, text_vector=vector)
+        old.upsert([text])
+        assert reindex(old, Newer(), new).lost == []
+        found = new.get(["text"])["text"]
+        assert found.text_vector is not None
+        assert found.vector.argmax() == found.text_vector.argmax() == len(caption) % 8
 
 
 def test_everything_but_the_vectors_stays(both: tuple[Collection, Collection]) -> None:

@@ -56,16 +56,12 @@ def _read(path: str | Path, columns: list[str] | None = None) -> Any:
 
 
 def _to_row(record: Record) -> dict[str, Any]:
-    origin = record.origin
     text_vector = record.text_vector
     return {
         **{name: getattr(record, name) for name in ("id", "path", "caption", "album", *_NUMBERS)},
         "tags": list(record.tags),
         "metadata": json.dumps(dict(record.metadata), ensure_ascii=False),
-        "origin": json.dumps(
-            {"files": dict(origin.files), "label": origin.label, "captioned": origin.captioned},
-            ensure_ascii=False,
-        ),
+        "origin": json.dumps(record.origin.as_json(), ensure_ascii=False),
         "vector": np.asarray(record.vector, np.float32),
         "text_vector": None if text_vector is None else np.asarray(text_vector, np.float32),
     }

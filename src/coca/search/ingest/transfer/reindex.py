@@ -47,9 +47,9 @@ def reindex(
     """Embed the images of a collection with another model into a target collection.
 
     All other fields are copied. Afterwards the target has exactly the records of the source. Images
-    embedded by an earlier run are not embedded again, but their metadata is updated. Records
-    missing in the source are deleted. So an interrupted run resumes, and an earlier model can be
-    restored.
+    embedded by an earlier run are not embedded again, but their metadata is updated. A record
+    without a path is a text, whose caption is embedded. Records missing in the source are deleted.
+    So an interrupted run resumes, and an earlier model can be restored.
 
     Records that are written to the source meanwhile are copied as well: the source is compared
     until nothing has changed, and once more after `switch`.
@@ -154,10 +154,12 @@ class _Reindex:
         report, source = self.report, self._source
         places = source.origins(due if caught_up else None)
         # Sorted by path, so that each tar or video is read once.
-        ids = [id for _, id in sorted((path, id) for id, path, _, _ in places) if id in due]
-        there = set(ids).intersection(
-            self._target.digests(ids) if caught_up else self._target.ids()
-        )
+        rows = sorted((path, id, origin.content) for id, path, _, origin in places if id in due)
+        ids = [id for _, id, _ in rows]
+        targets = self._target.origins(ids if caught_up else None)
+        contents = {id: origin.content for id, _, _, origin in targets}
+        # A record whose id is not its hash may have another image now.
+        there = {id for _, id, content in rows if contents.get(id) == content}
         before = report.kept, report.updated
         with progress("embed images again", len(ids)) as bar:
             for part in batches((id for id in ids if id in there), WRITE_ROWS):
@@ -177,15 +179,21 @@ class _Reindex:
         self.report.removed += len(ids)
 
     def _embed(self, ids: Sequence[str], due: Mapping[str, bytes]) -> None:
-        originals = []
+        originals, texts = [], []
         found = self._source.get(ids)
         report = self.report
         for record in (found[id] for id in ids if id in found):
+            if not record.path and record.caption:
+                texts.append(record)
+                continue
             try:
                 originals.append((record, read_original(record, self._open_image)))
             except DataError as error:
                 report.lost.append((record.path, str(error)))
-        made = _embedded(originals, self._embedder, report)
+        made = [
+            *_embedded(originals, self._embedder, report),
+            *_embedded_texts(texts, self._embedder),
+        ]
         self._target.upsert(made)
         report.embedded += len(made)
         done = {record.id for record in made}
@@ -202,7 +210,7 @@ def _bring_up_to_date(
 ) -> None:
     """Update embedded records with the current fields of the source.
 
-    The image vector stays, since the id is the hash of the image's bytes.
+    The image vector stays, since the image is the same.
     """
     now, then = source.get(ids), target.get(ids)
     pairs = [(now[id], then[id]) for id in ids if id in now and id in then]
@@ -213,7 +221,7 @@ def _bring_up_to_date(
     target.upsert(
         replace(
             new,
-            vector=old.vector,
+            vector=old.vector if new.path else texts.get(id, old.vector),
             text_vector=None if new.text_vector is None else texts.get(id, old.text_vector),
         )
         for id, (new, old) in changed.items()
@@ -243,6 +251,17 @@ def _embedded(
     return [
         replace(record, vector=vector, text_vector=texts.get(record.id))
         for record, vector in embedded
+    ]
+
+
+def _embedded_texts(texts: Sequence[Record], embedder: Embedder) -> list[Record]:
+    """Embed texts without an image, whose vector is that of their caption."""
+    if not texts:
+        return []
+    vectors = embedder.embed_texts([record.caption for record in texts])
+    return [
+        replace(record, vector=vector, text_vector=None if record.text_vector is None else vector)
+        for record, vector in zip(texts, vectors, strict=True)
     ]
 
 
