@@ -17,7 +17,7 @@ from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
 from coca.model.precision import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer
-from coca.weights import DEFAULT_MODEL
+from coca.weights import DEFAULT_MODEL, FINGERPRINTS
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
 from tiny_weights import WEIGHTS, write_open_clip
@@ -77,6 +77,7 @@ def test_a_setting_at_its_default_may_be_missing(folder: Path, tmp_path: Path) -
 def test_the_card_of_a_shipped_model_states_its_fingerprint(name: str) -> None:
     home = shipped()[name]
     assert f"| fingerprint | `{fingerprint(home)}` |" in (home / "README.md").read_text()
+    assert FINGERPRINTS[name] == fingerprint(home)
 
 
 def test_images_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
@@ -95,6 +96,32 @@ def test_shipped_models_load_by_their_name_and_errors_list_them(
     assert coca.load("tiny").source == str(tmp_path / "weights" / "tiny")
     with pytest.raises(ModelError, match=r"tinny is no model folder.*shipped: larger, tiny$"):
         coca.load("tinny")
+
+
+@pytest.mark.skipif("nano" not in shipped(), reason="no weights are in this checkout")
+@pytest.mark.parametrize(
+    ("file", "before"),
+    [
+        ("model.safetensors", b""),
+        ("tokenizer.json", b'"cat'),
+        ("processor.json", b'"version": 1'),
+        ("processor.json", b"0.5"),
+        ("config.json", b'"initial_temperature": 0.0'),
+    ],
+)
+def test_a_shipped_model_with_a_flipped_bit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, before: bytes
+) -> None:
+    path = tmp_path / "weights" / "nano" / file
+    shutil.copytree(shipped()["nano"], path.parent)
+    monkeypatch.setattr("coca.inference.loading.resources.files", lambda _: tmp_path)
+    coca.load("nano")
+    content = bytearray(path.read_bytes())
+    assert before in content
+    content[content.index(before) + len(before) - 1 if before else -1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"is damaged|format version 0|no tokenizer.json"):
+        coca.load("nano")
 
 
 def test_a_model_without_a_name_is_the_default_model() -> None:

@@ -206,22 +206,28 @@ def edit(weights: Path, **changes: torch.Tensor) -> None:
     save_file(state | changes, weights, metadata=metadata)
 
 
-def test_the_digest_follows_the_weights_and_not_the_header(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = weights_digest(folder)
-    assert not caplog.records
+def test_weights_that_differ_from_the_digest_in_their_header_are_refused(folder: Path) -> None:
+    assert len(weights_digest(folder)) == 64
     edit(folder / WEIGHTS_FILE, log_scale=torch.tensor(1.5))
-    assert weights_digest(folder) != before
-    assert "differ from the digest in their header" in caplog.text
+    with pytest.raises(ModelError, match="weights differ from the digest in its header"):
+        weights_digest(folder)
 
 
-def test_a_damaged_byte_changes_the_digest(folder: Path) -> None:
+def test_edited_weights_without_that_digest_have_another(folder: Path) -> None:
     before = weights_digest(folder)
+    state = load_file(folder / WEIGHTS_FILE)
+    save_file(state, folder / WEIGHTS_FILE)
+    assert weights_digest(folder) == before
+    save_file(state | {"log_scale": torch.tensor(1.5)}, folder / WEIGHTS_FILE)
+    assert weights_digest(folder) != before
+
+
+def test_a_flipped_bit_is_refused(folder: Path) -> None:
     content = bytearray((folder / WEIGHTS_FILE).read_bytes())
     content[-1] ^= 1
     (folder / WEIGHTS_FILE).write_bytes(content)
-    assert weights_digest(folder) != before
+    with pytest.raises(ModelError, match="is damaged"):
+        weights_digest(folder)
 
 
 def test_a_foreign_file_has_a_digest_and_a_missing_one_none(folder: Path, tmp_path: Path) -> None:

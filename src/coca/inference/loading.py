@@ -38,7 +38,7 @@ from coca.model.pretrained import (
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.runtime.short_vectors import shorten
-from coca.weights import DEFAULT_MODEL
+from coca.weights import DEFAULT_MODEL, FINGERPRINTS
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,16 @@ def load(
     config, processor = load_config_file(path), Processor.load(path)
     _require_fit(path, config, processor)
     model = load_model(path, device=target, dtype=_DTYPES[resolve_precision(precision, target)])
+    found = fingerprint(path)
+    if path == shipped().get(path.name) and found != FINGERPRINTS.get(path.name, found):
+        raise ModelError(
+            f"{path} is damaged: the fingerprint of its files is {found}, and not "
+            f"{FINGERPRINTS[path.name]}; install coca-captioners again"
+        )
     predictor = Predictor(
         model,
         processor,
-        fingerprint=fingerprint(path),
+        fingerprint=found,
         source=str(path),
         batch_size=batch_size,
         prepack=prepack,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
 from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.openclip.model import OpenCLIP
-
-logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -211,11 +208,11 @@ def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | 
 def weights_digest(folder: str | Path) -> str:
     """Compute the digest of the weights from the tensors in the file.
 
-    The header of a file written by `save_model` holds the digest at that time. If the two differ,
-    the weights were edited or damaged since, and a warning is logged.
+    The header of a file written by `save_model` has the digest at that time. If the two differ, a
+    bit of the file has changed since.
 
     Raises:
-        ModelError: The file is missing or damaged.
+        ModelError: The file is missing or damaged, or its weights differ from its digest.
     """
     path = Path(folder) / WEIGHTS_FILE
     try:
@@ -228,10 +225,9 @@ def weights_digest(folder: str | Path) -> str:
         raise ModelError(f"{path} cannot be read: {error}") from None
     computed = digest.hexdigest()
     if stated is not None and stated != computed:
-        logger.warning(
-            "%s: the weights differ from the digest in their header: they were edited or damaged "
-            "after they were saved, and count as another model",
-            path,
+        raise ModelError(
+            f"{path} is damaged: its weights differ from the digest in its header; copy or install "
+            "the file again (weights that were edited on purpose are saved without that digest)"
         )
     return computed
 
