@@ -122,6 +122,7 @@ def test_a_wrong_call_is_reported_in_one_sentence(
             "of `coca export --format onnx`, given by --model\n",
         ),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
+        (KeyboardInterrupt("stopped by Ctrl-C: 3"), 130, "error: stopped by Ctrl-C: 3\n"),
     ],
 )
 def test_every_error_ends_as_a_sentence_and_a_code(

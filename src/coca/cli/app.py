@@ -162,7 +162,7 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return typer.Exit(UNREAD)
         case KeyboardInterrupt() | typer.Abort():
-            print_error("stopped by Ctrl-C")
+            print_error(str(error) or "stopped by Ctrl-C")
             return typer.Exit(STOPPED)
         case ConfigError():
             print_error(str(error))

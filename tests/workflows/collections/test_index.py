@@ -230,6 +230,32 @@ def test_captions_of_a_table_stay_with_images_that_moved(
     assert captions(uri) == before
 
 
+def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
+    model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, folder = str(tmp_path / "pictures.db"), tmp_path / "many"
+    folder.mkdir()
+    for n in range(2 * model.batch_size + 1):
+        (folder / f"{n:04}.png").write_bytes(image_bytes(n))
+    embed, batches = model.embed_prepared, iter([False, True])
+
+    def interrupted(images: Any) -> Any:
+        if next(batches, False):
+            raise KeyboardInterrupt
+        return embed(images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "embed_prepared", interrupted)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            index_images([folder], model, uri=uri, captions=False)
+    assert str(stopped.value) == (
+        f"stopped by Ctrl-C: {model.batch_size} images are in collection 'pictures' of {uri}; the "
+        "same command goes on from there"
+    )
+    report = index_images([folder], model, uri=uri, captions=False).report
+    assert (report.unchanged, report.added) == (model.batch_size, model.batch_size + 1)
+
+
 def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
     wrong: Any = {"collections": "mine"}
     with pytest.raises(ConfigError, match="no option 'collections'; did you mean 'collection'"):

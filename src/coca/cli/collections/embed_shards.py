@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, Json, resumable, to_try
 from coca.cli.options import defaults
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def embed_shards(
             start=rank * len(shards) // size,
             progress=console.progress,
         )
-    done = list(_report_bad(console, results))
+    with resumable():
+        done = list(_report_bad(console, results))
     made = [one for one in done if one.made]
     elsewhere = sum(one.out is None and not one.fault for one in done)
     bad = sum(bool(one.fault) for one in done)

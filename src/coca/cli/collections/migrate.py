@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, resumable
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group, grouped
 from coca.search.vector_encoding import VectorEncoding
@@ -88,14 +88,15 @@ def migrate(
         ) as new,
     ):
         files = folder or Path("runs") / f"migrate-{collection}"
-        report = run(
-            old,
-            new,
-            files,
-            keep_files=keep_files,
-            overwrite=overwrite,
-            progress=console.progress,
-        )
+        with resumable():
+            report = run(
+                old,
+                new,
+                files,
+                keep_files=keep_files,
+                overwrite=overwrite,
+                progress=console.progress,
+            )
         console.say(
             f"all {report.records:,} records are in {name!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"

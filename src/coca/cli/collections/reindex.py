@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coca.cli.collections.collection import connected
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, resumable
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group, grouped
 from coca.core.errors import ConfigError
@@ -79,15 +79,16 @@ def reindex(
                         before.append(point_alias(connection, collection, new_name))
                 return bool(before)
 
-            report = run(
-                old,
-                predictor,
-                new,
-                open_image=ImageResolver(),
-                batch_size=predictor.batch_size,
-                switch=switch,
-                progress=console.progress,
-            )
+            with resumable():
+                report = run(
+                    old,
+                    predictor,
+                    new,
+                    open_image=ImageResolver(),
+                    batch_size=predictor.batch_size,
+                    switch=switch,
+                    progress=console.progress,
+                )
     for _, sentence in report.lost:
         console.complain(sentence)
     done = bool(before)

@@ -27,7 +27,7 @@ from coca.search.records import WHOLE, same_model
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
-from coca.workflows.collections.index import IndexResult, captioner
+from coca.workflows.collections.index import IndexResult, captioner, counted_on_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def index_vectors(
         settings=CollectionSettings(encoding=encoding),
         basis=lambda count: sample_files(files, count),
     ) as index:
-        report = ingest_vectors(files, index, progress=progress)
+        with counted_on_ctrl_c(index):
+            report = ingest_vectors(files, index, progress=progress)
         return IndexResult(index.describe(), report)
 
 

@@ -1,6 +1,7 @@
 """Indexing workflow: embed images with a loaded model and upsert them into a collection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -15,6 +16,7 @@ from coca.search.ingest.sources.base import AnySource
 from coca.search.ingest.upsert.planner import Captioner
 from coca.search.ingest.upsert.report import BadImage, IngestReport
 from coca.search.ingest.vector_sample import sample_sources
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.definition.collection_config import CollectionSettings
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
@@ -124,21 +126,39 @@ def index_sources(
             sources, predictor, count, batch_size=predictor.batch_size, progress=progress
         ),
     ) as index:
-        report = ingest(
-            sources,
-            predictor,
-            index,
-            captioner=captioner(predictor) if settings.get("captions", True) else None,
-            prune=settings.get("prune", False),
-            prune_empty=settings.get("prune_empty", False),
-            path_cache=settings.get("path_cache"),
-            bad_log=BadImageLog(
-                settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
-            ),
-            progress=progress,
-            batch_size=predictor.batch_size,
-        )
+        with counted_on_ctrl_c(index):
+            report = ingest(
+                sources,
+                predictor,
+                index,
+                captioner=captioner(predictor) if settings.get("captions", True) else None,
+                prune=settings.get("prune", False),
+                prune_empty=settings.get("prune_empty", False),
+                path_cache=settings.get("path_cache"),
+                bad_log=BadImageLog(
+                    settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
+                ),
+                progress=progress,
+                batch_size=predictor.batch_size,
+            )
         return IndexResult(index.describe(), report)
+
+
+@contextmanager
+def counted_on_ctrl_c(index: Collection) -> Iterator[None]:
+    """Report the number of images in the collection when Ctrl-C stops its indexing.
+
+    Raises:
+        KeyboardInterrupt: With that message. All finished batches are written.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        found = index.describe()
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C: {found.count:,} images are in collection {found.collection!r} of "
+            f"{found.uri}; the same command goes on from there"
+        ) from None
 
 
 def captioner(predictor: CollectionModel) -> Captioner:

@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pymilvus
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 
 from coca.core.errors import SearchError
 from coca.search.milvus.client import lite
@@ -87,6 +89,22 @@ def test_a_path_that_cannot_be_written_is_reported_with_the_reason(tmp_path: Pat
     (folder / "LOCK").mkdir(parents=True)
     with pytest.raises(SearchError, match="cannot be written: Is a directory"):
         Lease.take(str(folder), create=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the holder of a lock is known on Linux only")
+def test_another_client_of_this_process_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures.db"
+    client = pymilvus.MilvusClient(str(folder))
+    with pytest.raises(SearchError, match="is open in this process, by a client that is not") as e:
+        Connection(str(folder), create=False)
+    assert str(os.getpid()) not in str(e.value)
+    client.close()
+    remedy = str(e.value).partition("and call ")[2]
+    assert remedy == (
+        "milvus_lite.server_manager.server_manager_instance.release_server(" + f"{str(folder)!r})"
+    )
+    server_manager_instance.release_server(str(folder))
+    Connection(str(folder), create=False).close()
 
 
 def test_the_process_that_holds_the_folder_is_named(

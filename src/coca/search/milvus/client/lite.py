@@ -193,10 +193,10 @@ def _prepare(path: Path, create: bool) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Check that no other process has a folder of Lite open.
+    """Check that no other process, and no other client of this process, has a Lite folder open.
 
     Raises:
-        SearchError: Another process has, or the folder is not writable.
+        SearchError: Another process or client has, or the folder is not writable.
     """
     if sys.platform == "win32":  # pragma: no cover - no flock; Lite's own message must do
         return
@@ -208,6 +208,12 @@ def check_free(path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = _holder(lock)
+        if holder == os.getpid():
+            raise SearchError(
+                f"{path} is open in this process, by a client that is not of coca, and rows are "
+                "lost if both write: close that client, and call "
+                f"milvus_lite.server_manager.server_manager_instance.release_server({str(path)!r})"
+            ) from error
         raise SearchError(
             f"{path} is in use: another process{f' (pid {holder})' if holder else ''} has it open, "
             "and Milvus Lite takes one at a time; end that process, or point --uri at a server"
