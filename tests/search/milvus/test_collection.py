@@ -138,7 +138,11 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     uri = str(tmp_path / "pictures.db")
     connection = Connection(uri, create=True)
     connection.client.create_collection("foreign", dimension=16, timeout=10)
-    with pytest.raises(SearchError, match="was not made by `coca index`"):
+    with pytest.raises(
+        SearchError,
+        match=r"was not made by `coca index`: it does not record the model of its vectors, and "
+        r"lacks the fields path, caption, album, .*, origin; import its records",
+    ):
         Collection.open(uri, "foreign")
     connection.close()
 

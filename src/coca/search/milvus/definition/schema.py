@@ -167,6 +167,23 @@ def model_in(found: dict[str, Any]) -> str:
     return str(found["properties"].get(_MODEL, ""))
 
 
+_FIELDS = (
+    records.ID,
+    records.VECTOR,
+    records.PATH,
+    records.CAPTION,
+    records.ALBUM,
+    records.WIDTH,
+    records.HEIGHT,
+    records.TIME,
+    records.TAGS,
+    records.METADATA,
+    records.HAS_TEXT,
+    records.ORIGIN,
+)
+"""Fields of every collection."""
+
+
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
     """Read the description (without `count`) and the layout of a collection.
 
@@ -177,9 +194,12 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     properties = found["properties"]
     columns = {column["name"]: column for column in found["fields"]}
     if FINGERPRINT not in properties or records.ORIGIN not in columns:
+        lacking = ", ".join(name for name in _FIELDS if name not in columns)
         raise SearchError(
-            f"collection {collection!r} in {connection.uri} was not made by `coca index`: "
-            "it does not record which model made its vectors; use another name"
+            f"collection {collection!r} in {connection.uri} was not made by `coca index`: it does "
+            "not record the model of its vectors"
+            f"{f', and lacks the fields {lacking}' if lacking else ''}; import its records into a "
+            'collection of another name, see "Vectors of another program" in docs/milvus.md'
         )
     if properties.get(_LAYOUT) != _NEWEST:
         raise SearchError(
