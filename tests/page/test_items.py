@@ -79,6 +79,32 @@ def test_an_upload_is_found_and_deleted_after_a_confirmation(uploaded: tuple[Any
     expect(tab.locator("#selection")).to_be_hidden()
 
 
+def test_a_deletion_states_which_files_are_deleted(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    text = tab.locator(".dialog-text")
+    cancel = tab.locator(".dialog").get_by_role("button", name="Cancel")
+    tile.locator("input").click(force=True)
+    tab.locator("#selection").get_by_role("button", name="Delete").click()
+    expect(text).to_contain_text("The uploaded file is deleted, too.")
+    cancel.click()
+    tab.locator(".tile-check input").last.click(force=True)
+    tab.locator("#selection").get_by_role("button", name="Delete").click()
+    expect(text).to_contain_text("1 uploaded file will be deleted, too; the other files stay")
+    cancel.click()
+    tile.locator(".tile-link").click()
+    tab.locator("dialog.item").get_by_role("button", name="Delete").click()
+    expect(text).to_contain_text("The uploaded file is deleted, too.")
+
+
+def test_a_deletion_of_an_indexed_image_keeps_its_file(visit: Visit) -> None:
+    tab = visit()
+    tab.get_by_role("button", name="Near-duplicates").click()
+    tab.locator("#min-similarity").fill("0.995")
+    group = tab.locator(".group", has_text="copy-of-circle.jpg")
+    group.get_by_role("button", name="Delete").first.click()
+    expect(tab.locator(".dialog-text")).to_contain_text("The file stays where it is.")
+
+
 def test_a_file_that_is_no_image_is_reported(visit: Visit, watch: Watch, tmp_path: Path) -> None:
     watch.expected.add(422)
     file = tmp_path / "broken.png"

@@ -37,6 +37,7 @@ _NUMBERS = (WIDTH, HEIGHT, TIME)
 _OPPOSITES = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_NAME = re.compile(r"[^\W\d]\w*")
 _LARGEST = 2**63 - 1
 _CAPTION_SOURCE = re.compile(
     rf"{_STRING.pattern}|\b{CAPTION_SOURCE}\b"
@@ -201,6 +202,11 @@ def check_filter(filter: str) -> None:
     """
     if not isinstance(filter, str):
         raise ArgumentError(f"the filter must be a str such as 'width > 100', got {filter!r}")
+
+
+def names_in(filter: str) -> set[str]:
+    """List the columns, functions and keywords of a filter: all words outside of its texts."""
+    return set(_NAME.findall(_STRING.sub(" ", filter)))
 
 
 def quoted(text: str) -> str:

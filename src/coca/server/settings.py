@@ -43,6 +43,8 @@ class ServerSettings(Config):
     decode_timeout_s: Annotated[float, Gt(0)] = 30.0
     """Maximum time to decode an image, in seconds; a slower image gets status 422. 50 million
     pixels take 1 to 10 on a busy machine."""
+    show_paths: bool = False
+    """Report the paths of files, and let filters compare them, to all keys."""
     thumbnails: Path | None = None
     """Folder of the thumbnail cache. Default: thumbnails in the user's cache folder."""
     uploads: Path | None = None

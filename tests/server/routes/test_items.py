@@ -1,5 +1,7 @@
 import base64
 import hashlib
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from coca.inference.predictor import Predictor
 from coca.search.milvus.client import lite
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
+from coca.server.app import create_app
 from coca.server.images import uploads
 from coca.server.service import Service
+from coca.server.settings import ServerSettings
 from server_client import data_uri, ids
 from tiny_data import image_bytes
 
@@ -41,11 +45,53 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     changed = client.patch(url, json=change).json()
     assert (changed["tags"], changed["caption"]) == (["y"], "a cat")
     assert changed["metadata"] == {"name": "car.png"}
-    path = Path(changed["path"])
+    path = Path(service.collections["others"].record(item["id"]).path)
     assert path.read_bytes() == image_bytes(200)
     assert client.delete(url).json() == {"ids": [item["id"]], "missing": []}
     assert client.get(url).status_code == 404
     assert not path.exists()
+
+
+def test_an_item_shows_whether_its_file_is_deleted_with_it(client: TestClient) -> None:
+    (indexed,) = client.post("/v1/search", json={"collection": "others"}).json()["hits"]
+    added = client.post("/v1/items", json=new(202)).json()
+    assert (indexed["uploaded"], added["uploaded"]) == (False, True)
+    client.delete(f"/v1/items/{added['id']}?collection=others")
+
+
+COMPARED = [
+    {"filter": 'path like "/%"'},
+    {"filter": '(width > 0) and "" != path'},
+    {"filter": 'origin["files"] != ""'},
+    {"where": [{"field": "path", "operator": ">=", "value": "/"}]},
+]
+
+
+@pytest.mark.parametrize("compared", COMPARED, ids=range(4))
+def test_paths_of_the_machine_are_neither_reported_nor_compared(
+    client: TestClient, compared: dict[str, object]
+) -> None:
+    (hit, *_) = client.post("/v1/search", json={"text": "a car"}).json()["hits"]
+    assert hit["path"] is None
+    positive = [{"id": hit["id"]}]
+    for route, body in (("search", {}), ("facets", {}), ("recommend", {"positive": positive})):
+        answer = client.post(f"/v1/{route}", json=body | compared)
+        assert answer.status_code == 400, (route, answer.text)
+        assert "does not report paths" in answer.json()["error"]["message"]
+    texts = {"filter": 'caption != "path" and metadata["origin"] != 1'}
+    assert client.post("/v1/search", json=texts).status_code == 200
+
+
+def test_an_operator_may_show_paths(
+    uri: str, service: Service, predictor: Predictor, settings: ServerSettings
+) -> None:
+    shown = replace(settings, show_paths=True)
+    with (
+        closing(Service([service.collections["others"].index], predictor, shown)) as other,
+        TestClient(create_app(other, shown), base_url="http://localhost") as client,
+    ):
+        (hit,) = client.post("/v1/search", json={"filter": 'path like "/%"'}).json()["hits"]
+    assert hit["path"] == service.collections["others"].record(hit["id"]).path
 
 
 def test_the_vectors_of_an_added_item_are_those_of_indexing(

@@ -55,15 +55,20 @@ class Uploads:
             write_atomic(path, data)
         return path
 
+    def contains(self, path: str) -> bool:
+        """Return whether the service wrote the image of a path."""
+        file = Path(path)
+        return file.is_absolute() and file.is_relative_to(self._folder)
+
     def remove(self, path: str) -> None:
         """Delete an image, if the service wrote it.
 
         Raises:
             StorageError: It cannot be deleted.
         """
-        file = Path(path)
-        if not file.is_absolute() or not file.is_relative_to(self._folder):
+        if not self.contains(path):
             return
+        file = Path(path)
         try:
             file.unlink(missing_ok=True)
         except OSError as error:

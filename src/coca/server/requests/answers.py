@@ -49,8 +49,8 @@ def _fields(
     return {
         "id": record.id,
         "name": record.path.rstrip("/").rpartition("/")[2],
-        # A path shows folders of the machine, which are no business of a tenant.
-        "path": None if tenant.name else record.path,
+        "path": record.path if tenant.service.settings.show_paths else None,
+        "uploaded": tenant.service.uploads.contains(record.path),
         "caption": record.caption,
         "captions": _captions(record.caption, record.metadata),
         "caption_source": record.caption_source,

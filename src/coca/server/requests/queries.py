@@ -3,22 +3,33 @@
 from collections.abc import Iterable
 
 from coca.core.errors import ArgumentError
-from coca.search.filters import all_of, has_all_tags, has_any_tag, where
+from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, where
 from coca.search.query.calibration.match_score import SCORED_HITS
 from coca.search.query.hybrid.fusion import Fusion
 from coca.search.query.query_terms import Term
-from coca.search.records import Hit
+from coca.search.records import ORIGIN, PATH, Hit
 from coca.server.schemas.search import SearchRequest
 from coca.server.schemas.shared import MAX_RANKED, Condition, Example, ImageReference, Scope
 from coca.server.service import Tenant
 
+_HIDDEN = frozenset({PATH, ORIGIN})
+"""Columns with paths of the machine of the service."""
 
-def filter_of(scope: Scope, *more: str) -> str:
+
+def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     """Combine the filter and the conditions of a request into one expression.
 
     Raises:
-        SearchError: A condition is invalid, or the filter has an unclosed quote.
+        ArgumentError: A condition is invalid, the filter has an unclosed quote, or one compares
+            the paths of files, which the service does not report.
     """
+    if not tenant.service.settings.show_paths:
+        compared = names_in(scope.filter) | {one.field for one in scope.where}
+        if hidden := sorted(compared & _HIDDEN):
+            raise ArgumentError(
+                f"{hidden[0]} is not a field of this service: it does not report paths of files; "
+                "serve them with --show-paths"
+            )
     parts = [
         *([scope.filter] if scope.filter.strip() else []),
         *(_condition(one) for one in scope.where),
@@ -43,7 +54,7 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
     terms = terms_of(tenant, request)
     if not terms:
         items, total = collection.catalog.page(
-            filter_of(request), offset=request.offset, limit=request.limit
+            filter_of(tenant, request), offset=request.offset, limit=request.limit
         )
         return items, total, False
     if all(term.weight < 0 for term in terms):
@@ -58,7 +69,7 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         terms=terms,
         k=request.limit,
         offset=request.offset,
-        filter=filter_of(request, *itself),
+        filter=filter_of(tenant, request, *itself),
         min_score=request.min_score,
         on=request.on,
         group_by=request.group_by,

@@ -34,7 +34,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         _examples(tenant, body.positive, body.collection),
         negative=_examples(tenant, body.negative, body.collection),
         k=body.limit,
-        filter=filter_of(body),
+        filter=filter_of(tenant, body),
         seen=body.seen,
         diversity=body.diversity,
         on=body.on,
@@ -65,7 +65,7 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields, and the items by time of capture."""
     collection = tenant.collection(body.collection)
-    items = collection.catalog.entries(filter_of(body))
+    items = collection.catalog.entries(filter_of(tenant, body))
     return FacetsResponse(
         collection=collection.name,
         total=len(items),

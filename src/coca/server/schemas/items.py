@@ -18,8 +18,11 @@ class Item(Body):
 
     id: str
     name: str
-    """Last part of the path; the path itself is only reported by a service without keys."""
+    """Last part of the path."""
     path: str | None = None
+    """Path of the file on the machine of the service; null without `coca serve --show-paths`."""
+    uploaded: bool
+    """Whether the service stores the file, and deletes it with the item."""
     caption: str
     captions: list[str]
     """All captions; the first one is `caption`."""

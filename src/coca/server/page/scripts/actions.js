@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { button, count, h } from "./dom.js";
-import { confirmDialog, openDialog, promptDialog } from "./dialogs.js";
+import { confirmDeletion, openDialog, promptDialog } from "./dialogs.js";
 import { jsonLines, saveBlob, zipOf } from "./files.js";
 import { report, toast } from "./notices.js";
 
@@ -40,8 +40,7 @@ export class SelectionBar {
   /** Delete the selected images after a confirmation. */
   async delete() {
     const name = count(this.selection.size, "image");
-    const text = `${name} will be removed from the collection. The files stay where they are.`;
-    if (!(await confirmDialog(`Delete ${name}?`, text, "Delete"))) return;
+    if (!(await confirmDeletion(name, this.selection.items()))) return;
     const ids = this.selection.ids();
     await this.#inParts(ids, (part) => api.remove(part), () => {
       this.selection.remove(ids);

@@ -1,6 +1,6 @@
 // Modal dialogs: a confirmation, a text, and any content.
 
-import { button, h } from "./dom.js";
+import { button, count, h } from "./dom.js";
 
 /** Open a modal dialog with a title; it removes itself when it is closed. */
 export function openDialog(title, content, { style = "", onClose = () => {} } = {}) {
@@ -45,6 +45,20 @@ export function confirmDialog(title, text, action) {
     );
     openDialog(title, content, { onClose: (value) => resolve(value === "yes") });
   });
+}
+
+/**
+ * Ask before items are deleted: the service deletes the files of uploads with them.
+ * @param {string} name Names the items in the text.
+ */
+export function confirmDeletion(name, items) {
+  const uploads = items.filter(({ uploaded }) => uploaded).length;
+  let files = "The files stay where they are.";
+  if (uploads === items.length) files = `The uploaded ${uploads === 1 ? "file is" : "files are"} deleted, too.`;
+  else if (uploads) files = `${count(uploads, "uploaded file")} will be deleted, too; the other files stay where they are.`;
+  else if (items.length === 1) files = "The file stays where it is.";
+  const title = items.length === 1 ? "Delete this image?" : `Delete ${count(items.length, "image")}?`;
+  return confirmDialog(title, `${name} will be removed from the collection. ${files}`, "Delete");
 }
 
 /**

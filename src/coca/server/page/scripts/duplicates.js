@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { button, count, date, h, number } from "./dom.js";
-import { confirmDialog } from "./dialogs.js";
+import { confirmDeletion } from "./dialogs.js";
 import { announce, report, toast } from "./notices.js";
 import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 import { labelOf } from "./tile.js";
@@ -130,8 +130,8 @@ export class Duplicates {
 
   async #delete(deleted, items, group) {
     const name = count(deleted.length, "image");
-    const text = `${deleted.map((item) => item.name || item.id).join(", ")}: removed from the collection. The files stay where they are.`;
-    if (!(await confirmDialog(`Delete ${name}?`, text, "Delete"))) return;
+    const names = deleted.map((item) => item.name || item.id).join(", ");
+    if (!(await confirmDeletion(names, deleted))) return;
     const ids = deleted.map((item) => item.id);
     const body = { ids };
     if (this.store.state.collection) body.collection = this.store.state.collection;

@@ -3,7 +3,7 @@
 import { api, hasRoute, urlOf } from "./api.js";
 import { attentionWords } from "./attention.js";
 import { $, button, date, h } from "./dom.js";
-import { confirmDialog } from "./dialogs.js";
+import { confirmDeletion } from "./dialogs.js";
 import { saveBlob } from "./files.js";
 import { announce, report, toast } from "./notices.js";
 import { askPanel } from "./questions.js";
@@ -170,8 +170,7 @@ export class ItemView {
 
   async #delete() {
     const { item } = this;
-    const text = `${labelOf(item)} is removed from the collection. Its file stays where it is.`;
-    if (!(await confirmDialog("Delete this image?", text, "Delete"))) return;
+    if (!(await confirmDeletion(labelOf(item), [item]))) return;
     try {
       await api.remove(this.#body({ ids: [item.id] }));
       this.store.set({ item: "" });
