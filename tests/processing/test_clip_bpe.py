@@ -218,3 +218,9 @@ def test_without_open_clip_there_is_no_installed_vocabulary(
     for answer in (None, found):
         monkeypatch.setattr("coca.processing.clip_bpe.find_spec", lambda _, answer=answer: answer)
         assert installed_vocabulary() is None
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=20).map(" ".join))
+def test_the_first_tokens_of_a_long_text_are_those_of_the_whole_text(text: str) -> None:
+    long = f"{text} " * (6_000 // len(text) + 1)
+    assert CLIP.leading_ids(long, 74) == CLIP.encode_prompt(long)[1:75]

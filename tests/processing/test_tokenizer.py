@@ -84,6 +84,14 @@ def test_a_batch_has_the_promised_layout(
     assert width - longest < 8
 
 
+@given(tokenizer=trained, text=texts.filter(bool), count=st.integers(1, 200))
+def test_the_first_tokens_of_a_long_text_are_those_of_the_whole_text(
+    tokenizer: Tokenizer, text: str, count: int
+) -> None:
+    long = text * (6_000 // len(text) + 1)
+    assert tokenizer.leading_ids(long, count) == tokenizer.encode_prompt(long)[1:][:count]
+
+
 @given(tokenizer=trained, batch=st.lists(texts, min_size=1, max_size=4))
 def test_a_row_equals_its_caption_encoded_alone_up_to_padding(
     tokenizer: Tokenizer, batch: list[str]

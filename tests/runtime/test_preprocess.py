@@ -12,7 +12,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.release.onnx.export import image_settings
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
-from coca.runtime.preprocess import TextTokens, settings_from, square
+from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, square
 from tiny_graphs import settings
 from tiny_model import write_model
 
@@ -56,10 +56,24 @@ def test_half_a_surrogate_pair_is_the_error_of_the_processor(folder: Path, text:
     tokens = TextTokens(folder / "tokenizer.json", settings(predictor.model, processor))
     with pytest.raises(DataError, match="a lone surrogate") as expected:
         processor.texts([text])
-    for encode in (tokens.count, tokens.encode_prompt, lambda text: tokens.encode([text])):
+    for encode in (tokens.encode_prompt, lambda text: tokens.encode([text])):
         with pytest.raises(DataError) as found:
             encode(text)
         assert (str(found.value), found.value.reason) == (str(expected.value), "bad_text")
+
+
+def test_a_long_text_is_encoded_only_as_far_as_it_is_read() -> None:
+    lengths = []
+
+    def encode(text: str) -> list[int]:
+        lengths.append(len(text))
+        return [len(word) for word in text.split()]
+
+    assert leading_ids(encode, "red car " * 100_000, 30) == [3, 3] * 15
+    assert max(lengths) < 5_000
+    lengths.clear()
+    assert leading_ids(encode, "a" + " " * 10_000 + "bcd", 30) == [1, 3]
+    assert lengths[-1] == 10_004
 
 
 def test_a_prompt_that_fills_the_context_is_an_error(folder: Path) -> None:

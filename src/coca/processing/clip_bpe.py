@@ -22,7 +22,7 @@ from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
 from coca.processing.tokenizer import check_context_length, padded
-from coca.runtime.preprocess import clean_as_clip
+from coca.runtime.preprocess import clean_as_clip, leading_ids
 from coca.runtime.tokenizer_file import (
     CLIP_WORDS,
     build_tokenizer,
@@ -132,8 +132,13 @@ class ClipTokenizer:
             ConfigError: `context_length` leaves no room for a text token.
         """
         check_context_length(context_length)
-        ids = [self._text_ids(text) for text in texts]
+        room = context_length - self.reserved
+        ids = [self.leading_ids(text, room) for text in texts]
         return self.format_ids(ids, context_length=context_length)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` text tokens of a text of any length."""
+        return leading_ids(self._text_ids, text, count)
 
     @property
     def reserved(self) -> int:

@@ -23,6 +23,7 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
 from coca.runtime.inputs import whole
+from coca.runtime.preprocess import leading_ids
 from coca.runtime.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
@@ -72,6 +73,10 @@ class TextTokenizer(Protocol):
 
     def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
         """Encode captions to ids, padded to the longest and truncated to `context_length`."""
+        ...
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` text tokens of a text of any length."""
         ...
 
     @property
@@ -245,8 +250,13 @@ class Tokenizer:
             DataError: A text has half a surrogate pair.
         """
         check_context_length(context_length)
-        ids = [self._text_ids(text) for text in texts]
+        room = context_length - self.reserved
+        ids = [self.leading_ids(text, room) for text in texts]
         return self.format_ids(ids, context_length=context_length)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` text tokens of a text of any length."""
+        return leading_ids(self._text_ids, text, count)
 
     @property
     def reserved(self) -> int:

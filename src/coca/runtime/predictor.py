@@ -125,9 +125,14 @@ class Predictor:
         """Maximum number of tokens in a text, special tokens included."""
         return self._text.context_length
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, the first token included."""
-        return self._tokens.count(text)
+    @property
+    def max_text_tokens(self) -> int:
+        """Maximum number of tokens in a text, without special tokens."""
+        return self._text.context_length - 1 - len(self._text.suffix)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+        return self._tokens.leading_ids(text, count)
 
     def embed_images(
         self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent

@@ -33,6 +33,12 @@ MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
 
 
+_START_CHARACTERS = 2_048
+"""Number of characters of a long text that are encoded first."""
+_CUT_TOKENS = 64
+"""Maximum number of tokens of the word at which such a start ends, for exact ids before it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
     """The image section of `preprocess.json`; see `coca.processing.image.ImageConfig`."""
@@ -168,7 +174,7 @@ class TextTokens:
         """Encode captions, padded to the longest; a longer one keeps its special tokens."""
         layout = self.settings
         room = layout.context_length - 1 - len(layout.suffix)
-        rows = [[layout.bos_id, *self._text_ids(text)[:room], *layout.suffix] for text in texts]
+        rows = [[layout.bos_id, *self.leading_ids(text, room), *layout.suffix] for text in texts]
         ids = np.full((len(rows), max(map(len, rows), default=1)), layout.pad_id, np.int64)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = row
@@ -189,9 +195,9 @@ class TextTokens:
             )
         return ids
 
-    def count(self, text: str) -> int:
-        """Count the tokens of a text of any length, the first token included."""
-        return 1 + len(self._text_ids(text))
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+        return leading_ids(self._text_ids, text, count)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode the tokens of a caption, without special tokens and spaces at the ends."""
@@ -200,6 +206,27 @@ class TextTokens:
 
     def _text_ids(self, text: str) -> list[int]:
         return encode_text(self._backend, whole(self._clean(text)))
+
+
+def leading_ids(encode: Callable[[str], list[int]], text: str, count: int) -> list[int]:
+    """Encode the first tokens of a text; the time does not grow with the rest of a long text.
+
+    The start of a text has the same tokens as in the whole text, except near its end, where a word
+    may be cut. So longer starts are encoded until one has many more tokens than are needed.
+
+    Args:
+        encode: Encodes a text to ids of any number.
+        text: A text of any length.
+        count: Maximum number of ids.
+    """
+    size = _START_CHARACTERS
+    while size < len(text):
+        # A letter at the end keeps spaces before it, which are stripped at the end of a text.
+        ids = encode(f"{text[:size]}x")
+        if len(ids) >= 2 * count + _CUT_TOKENS:
+            return ids[:count]
+        size *= 4
+    return encode(text)[:count]
 
 
 def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:

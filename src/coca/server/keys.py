@@ -30,9 +30,10 @@ class KeyConfig(Config):
     collections: tuple[str, ...] = ()
     """Collections of the key, the default first; empty: all."""
     rate: Annotated[float, Gt(0)] | None = None
-    """Maximum number of requests per second, with bursts of one second; None: no limit."""
+    """Maximum number of requests per second, with bursts of one second; None: no limit. A request
+    with much work for the model counts as several, see `requests_of`."""
     quota: Annotated[int, Ge(0)] | None = None
-    """Maximum number of requests per day (UTC); None: no limit."""
+    """Maximum number of requests per day (UTC), counted in the same way; None: no limit."""
     writable: bool = True
     """Whether the key may add, change and delete items."""
 
@@ -93,7 +94,7 @@ class KeyRing:
         return found
 
     def count(self, config: KeyConfig) -> None:
-        """Count a request of a key.
+        """Count a request of a key as one.
 
         Raises:
             ServiceError: The key is above its rate or quota (status 429).
@@ -119,6 +120,36 @@ class KeyRing:
                     )
                 usage.tokens -= 1
             usage.used += 1
+
+    def charge(self, config: KeyConfig, requests: int) -> None:
+        """Count an accepted request as further ones, after which the key waits for its rate.
+
+        Raises:
+            ServiceError: The quota has too few requests left (status 429).
+        """
+        usage, now = self._usage[config.name], self._clock()
+        with usage.lock:
+            if config.quota is not None and usage.used + requests > config.quota:
+                raise _limited(
+                    f"this request counts as {requests + 1:,}, and the quota of {config.quota:,} "
+                    f"requests a day has {config.quota - usage.used + 1:,} left",
+                    (usage.day + 1) * _DAY_S - now,
+                )
+            usage.used += requests
+            usage.tokens -= requests
+
+
+def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
+    """Compute how many requests the work of one for the model counts as.
+
+    One request covers 32 texts, 10 images or 4 captions: about the same processor time.
+
+    Args:
+        texts: Embedded texts.
+        images: Embedded images, or images that are compared with a text by its likelihood.
+        captions: Generated captions.
+    """
+    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4))
 
 
 def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:

@@ -25,7 +25,7 @@ from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.thumbnails import Thumbnails
 from coca.server.images.uploads import Uploads
-from coca.server.keys import KeyConfig, KeyRing
+from coca.server.keys import KeyConfig, KeyRing, requests_of
 from coca.server.model.backend import backend_of
 from coca.server.model.served_model import ImageRegion, ServedModel
 from coca.server.schemas.shared import ImageReference
@@ -185,10 +185,28 @@ class Tenant:
 
     service: Service
     names: tuple[str, ...]
-    name: str = ""
-    """Name of the key in logs and metrics; empty without keys."""
-    writable: bool = True
-    """Whether it may add, change and delete items."""
+    key: KeyConfig | None = None
+    """Key of the request; None without keys."""
+
+    @property
+    def name(self) -> str:
+        """Name of the key in logs and metrics; empty without keys."""
+        return "" if self.key is None else self.key.name
+
+    @property
+    def writable(self) -> bool:
+        """Whether it may add, change and delete items."""
+        return self.key is None or self.key.writable
+
+    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
+        """Count the work of a request for the model, before it is done; see `requests_of`.
+
+        Raises:
+            ServiceError: The quota of the key has too few requests left (status 429).
+        """
+        further = requests_of(texts=texts, images=images, captions=captions) - 1
+        if self.key is not None and further:
+            self.service.keys.charge(self.key, further)
 
     def collection(self, name: str | None) -> ServedCollection:
         """Return a collection of the key; by default its first one.

@@ -1,6 +1,9 @@
 """Batches of requests, without any load."""
 
-from coca.server.model.batching import Batcher
+import threading
+from collections.abc import Sequence
+
+from coca.server.model.batching import Batcher, Turns
 
 FOREVER_S = 3_600.0
 
@@ -17,3 +20,45 @@ def test_a_single_client_waits_for_nobody() -> None:
     assert [batcher.map([number]) for number in range(5)] == [[-number] for number in range(5)]
     batcher.close()
     assert sizes == [1] * 5
+
+
+def test_a_call_of_many_items_has_at_most_one_batch_in_the_queue() -> None:
+    waiting: list[int] = []
+    batches: list[Sequence[int]] = []
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        waiting.append(batcher.waiting)
+        batches.append(items)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, max_batch=4, wait_s=0.0, queue_size=64)
+    assert batcher.map(range(40)) == list(range(40))
+    batcher.close()
+    assert max(waiting) <= 4
+    assert [one for items in batches for one in items] == list(range(40))
+
+
+def test_threads_take_turns_in_the_order_in_which_they_asked() -> None:
+    turns, order = Turns(), []
+    asked = threading.Semaphore(0)
+
+    def take(number: int) -> None:
+        asked.release()
+        with turns:
+            order.append(number)
+
+    with turns:
+        threads = []
+        for number in range(5):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            asked.acquire()
+            # The next thread asks after this one, which does nothing in between.
+            while turns.waiting <= number:
+                threading.Event().wait(0.001)
+    # This thread asks again at once, and comes last.
+    with turns:
+        order.append(5)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(6))

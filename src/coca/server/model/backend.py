@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from coca.inference.prompts import class_means, sentences_of
 from coca.runtime.captions import Caption
-from coca.runtime.labels import Prediction, predictions
+from coca.runtime.labels import Prediction
 from coca.runtime.predictor import Predictor as ExportedPredictor
 from coca.runtime.preprocess import ImageSettings, covered_region, square
 from coca.server.errors import ServiceError
@@ -35,7 +34,9 @@ class Backend(Protocol):
         ...
 
     context_length: int
-    """Maximum number of tokens in a text."""
+    """Maximum number of tokens in a text, special tokens included."""
+    max_text_tokens: int
+    """Maximum number of tokens in a text, without special tokens."""
     dtype: str
     """Precision of the weights."""
     answers_questions: bool
@@ -45,14 +46,8 @@ class Backend(Protocol):
         """Convert the model's input to the form of `embed_prepared`."""
         ...
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text, the first token included."""
-        ...
-
-    def classify(
-        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
-    ) -> list[list[Prediction]]:
-        """Rank labels by probability for each image."""
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
         ...
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
@@ -108,24 +103,16 @@ class ExportedBackend:
         self._predictor = predictor
         self.images = ExportedImages(predictor.image_settings)
         self.context_length = predictor.context_length
+        self.max_text_tokens = predictor.max_text_tokens
         self.dtype = predictor.manifest.precision.replace("fp32", "float32")
 
     def prepared(self, pixels: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "3 S S"]:
         """Convert the model's input to channels first."""
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text."""
-        return self._predictor.count_tokens(text)
-
-    def classify(
-        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
-    ) -> list[list[Prediction]]:
-        """Rank labels by probability for each image."""
-        groups = sentences_of(labels, templates)
-        vectors = self._predictor.embed_texts([text for group in groups for text in group])
-        cosines = self._predictor.embed_images(images) @ class_means(vectors, groups).T
-        return predictions(self._predictor.logit_scale * cosines, labels)
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+        return self._predictor.leading_ids(text, count)
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Raise an error: there is no head."""

@@ -1,8 +1,9 @@
-"""Micro-batching: requests of many clients share one call of the model."""
+"""Micro-batching and turns: requests of many clients share the model."""
 
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,6 +16,42 @@ R = TypeVar("R")
 
 RETRY_AFTER_S = 1
 """Advised wait of a client whose request found a full queue, in seconds."""
+
+
+class Turns:
+    """Lock that threads get in the order in which they asked for it.
+
+    A thread that releases a `threading.Lock` and acquires it again at once usually gets it, and
+    those that wait for it do not.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._is_taken = False
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for their turn."""
+        return len(self._waiting)
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        with self._guard:
+            if self._waiting:
+                # It stays taken, by the thread whose turn it is.
+                self._waiting.popleft().release()
+            else:
+                self._is_taken = False
 
 
 class Batcher(Generic[T, R]):
@@ -60,11 +97,13 @@ class Batcher(Generic[T, R]):
     def map(self, items: Sequence[T]) -> list[R]:
         """Compute the results of some items, in batches with the items of other threads.
 
+        At most one batch of a call waits at a time, so that another call waits for two batches,
+        however many items this one has.
+
         Raises:
             ServiceError: The queue is full (status 503).
         """
-        # A request may have more items than the queue; the half of it stays free for others.
-        part = max(1, self._queue.maxsize // 2)
+        part = min(self._max_batch, self._queue.maxsize)
         results: list[R] = []
         for start in range(0, len(items), part):
             futures = [self._submit(item) for item in items[start : start + part]]

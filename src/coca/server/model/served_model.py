@@ -1,6 +1,6 @@
 """Served model: a predictor whose calls are batched, and whose images are decoded elsewhere."""
 
-import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
+from coca.inference.prompts import class_means, sentences_of
 from coca.runtime.captions import Caption
-from coca.runtime.labels import Prediction
+from coca.runtime.labels import Prediction, predictions
 from coca.server.images.decoded import Box, DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.model.backend import backend_of
-from coca.server.model.batching import Batcher
+from coca.server.model.batching import Batcher, Turns
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import CollectionModel
 
@@ -35,7 +36,7 @@ class ServedModel:
     """Model of the service: an `Embedder` and a `CaptionScorer` for search engines.
 
     Embeddings of all clients are batched. One call of the model runs at a time, since each one uses
-    all cores.
+    all cores. A call has at most one batch, and calls take turns: no request holds the model.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class ServedModel:
         self.predictor: Any = predictor
         self.backend = backend_of(predictor)
         self.decoder = decoder
-        self._lock = threading.Lock()
+        self._lock = Turns()
+        self._max_batch = settings.max_batch
         limits: dict[str, Any] = {
             "max_batch": settings.max_batch,
             "wait_s": settings.batch_wait_ms / 1_000,
@@ -97,15 +99,11 @@ class ServedModel:
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
         """Compute log p(text | image) of all pairs, in nats."""
-        squares = self._squares(images)
-        with self._lock:
-            return self.predictor.score(squares, texts)
+        return self._scores(images, texts)
 
     def token_probabilities(self, images: Sequence[Any], text: str) -> Float[np.ndarray, " N"]:
         """Compute the mean probability of a token of the text for each image (geometric mean)."""
-        squares = self._squares(images)
-        with self._lock:
-            return np.exp(self.predictor.score(squares, [text], by_length=True)[:, 0])
+        return np.exp(self._scores(images, [text], by_length=True)[:, 0])
 
     def caption(self, images: Sequence[Any], **options: Any) -> list[Caption]:
         """Generate a caption for each image; see `Predictor.caption`."""
@@ -117,9 +115,23 @@ class ServedModel:
         self, images: Sequence[Any], labels: Sequence[str], *, templates: Sequence[str]
     ) -> list[list[Prediction]]:
         """Rank labels by probability for each image; see `Predictor.classify`."""
-        squares = self._squares(images)
-        with self._lock:
-            return self.backend.classify(squares, labels, templates)
+        groups = sentences_of(labels, templates)
+        vectors = self.embed_texts([text for group in groups for text in group])
+        cosines = self.embed_images(images) @ class_means(vectors, groups).T
+        return predictions(self.logit_scale * cosines, labels)
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text that the model reads, the first token included."""
+        return 1 + len(self.backend.leading_ids(text, self.backend.max_text_tokens))
+
+    def last_part(self, text: str) -> str:
+        """Return the longest end of a text that the model reads completely."""
+        room = self.backend.max_text_tokens
+
+        def fits(start: int) -> bool:
+            return len(self.backend.leading_ids(text[start:], room + 1)) <= room
+
+        return text if fits(0) else text[bisect_left(range(len(text)), True, key=fits) :]
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Rank the answers of the model's head; see `Predictor.answer`."""
@@ -175,6 +187,17 @@ class ServedModel:
         with self._lock:
             prepared = [self.backend.prepared(image.square) for image in images]
             return list(self.predictor.embed_prepared(prepared))
+
+    def _scores(
+        self, images: Sequence[Any], texts: Sequence[str], *, by_length: bool = False
+    ) -> Float[np.ndarray, "N M"]:
+        """Score all pairs, one batch of images in each call of the model."""
+        rows = [np.zeros((0, len(texts)), np.float32)]
+        for start in range(0, len(images), self._max_batch):
+            squares = self._squares(images[start : start + self._max_batch])
+            with self._lock:
+                rows.append(self.predictor.score(squares, texts, by_length=by_length))
+        return np.concatenate(rows)
 
     def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
         return [self.decoded(image).square for image in images]

@@ -47,6 +47,8 @@ class TorchBackend:
         self._predictor = predictor
         self.images = TorchImages(predictor.processor.image)
         self.context_length = predictor.processor.context_length
+        reserved = predictor.processor.tokenizer.reserved
+        self.max_text_tokens = self.context_length - reserved
         self.dtype = str(predictor.model.log_scale.dtype).removeprefix("torch.")
         head = predictor.model.head
         self.answers_questions = head is not None and head.config.reads == "text"
@@ -55,15 +57,9 @@ class TorchBackend:
         """Convert the model's input to a tensor with channels first."""
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text."""
-        return len(self._predictor.processor.tokenizer.encode_prompt(text))
-
-    def classify(
-        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
-    ) -> list[list[Prediction]]:
-        """Rank labels by probability for each image."""
-        return self._predictor.classify(images, labels, templates=templates)
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+        return self._predictor.processor.tokenizer.leading_ids(text, count)
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Rank the answers of the model's head."""

@@ -64,6 +64,8 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
             f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
             f"{request.offset:,} and {request.limit:,}"
         )
+    images = request.rerank + sum(term.image is not None for term in terms)
+    tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
     hits = collection.engine.search(
         terms=terms,

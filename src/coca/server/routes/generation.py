@@ -31,6 +31,7 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
         options["num_beams"] = body.num_beams
     if body.max_new_tokens is not None:
         options["max_new_tokens"] = body.max_new_tokens
+    tenant.charge(captions=max(1, (body.num_beams or 1) // 4), images=1)
     (best,) = model.caption([image], prompt=body.prompt, **options)
     maps = None
     if body.attention:
@@ -68,6 +69,7 @@ def answer(body: AnswerRequest, tenant: CurrentTenant) -> AnswerResponse:
 @router.post("/classify")
 def classify(body: ClassifyRequest, tenant: CurrentTenant) -> ClassifyResponse:
     """Classify an image zero-shot among any labels."""
+    tenant.charge(texts=len(body.labels) * len(body.templates), images=1)
     image = tenant.image(body, body.collection)
     (labels,) = tenant.service.model.classify([image], body.labels, templates=body.templates)
     return ClassifyResponse(

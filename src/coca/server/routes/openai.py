@@ -138,7 +138,7 @@ def _encoded(vector: Float32[np.ndarray, " E"], form: str) -> list[float] | str:
 
 
 def _usage(model: ServedModel, texts: Sequence[str]) -> Usage:
-    tokens = sum(map(model.backend.count_tokens, texts))
+    tokens = sum(map(model.count_tokens, texts))
     return Usage(prompt_tokens=tokens, total_tokens=tokens)
 
 

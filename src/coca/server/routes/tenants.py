@@ -50,7 +50,7 @@ def tenant_of(request: Request) -> Tenant:
     names = tuple(name for name in key.collections if name in served) or (
         () if key.collections else served
     )
-    return Tenant(service, names, key.name, key.writable)
+    return Tenant(service, names, key)
 
 
 async def current_tenant(request: Request) -> Tenant:

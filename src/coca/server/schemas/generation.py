@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coca.server.schemas.shared import (
     MAX_TEXT,
@@ -11,6 +11,9 @@ from coca.server.schemas.shared import (
     ImageReference,
     Text,
 )
+
+MAX_PROMPTS = 10_000
+"""Maximum number of prompts of a classification: 1,000 labels in 10 templates."""
 
 
 class CaptionRequest(ImageReference):
@@ -81,6 +84,19 @@ class ClassifyRequest(ImageReference):
     collection: CollectionName = None
     labels: Annotated[list[Text], Field(min_length=1, max_length=1_000)]
     templates: Annotated[list[Text], Field(min_length=1, max_length=100)] = ["{}"]
+    """Prompts with `{}` for the label."""
+
+    @model_validator(mode="after")
+    def _has_few_prompts(self) -> "ClassifyRequest":
+        count = len(self.labels) * len(self.templates)
+        if count > MAX_PROMPTS:
+            raise ValueError(
+                f"labels times templates must be at most {MAX_PROMPTS:,}, got {count:,}"
+            )
+        longest = max(map(len, self.labels))
+        if any(len(one) + one.count("{}") * longest > 2 * MAX_TEXT for one in self.templates):
+            raise ValueError(f"a label in its template must have at most {2 * MAX_TEXT:,} letters")
+        return self
 
 
 class ClassifyResponse(Body):
