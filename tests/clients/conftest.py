@@ -1,6 +1,8 @@
 """A real `coca serve` process for unmodified clients of other services."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,15 @@ __all__ = ["images", "predictor"]
 KEY = "key-of-the-tests"
 
 
+def token_ids() -> dict[str, str]:
+    """The variable with which tiktoken finds OpenAI's encoding, which litellm ships, on disk."""
+    found = find_spec("litellm")
+    if found is None or found.origin is None:
+        return {}
+    folder = Path(found.origin).parent / "litellm_core_utils" / "tokenizers"
+    return {"TIKTOKEN_CACHE_DIR": str(folder)}
+
+
 @pytest.fixture(scope="session")
 def process(
     tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]
@@ -31,5 +42,5 @@ def process(
     )
     names = ("--collection", "pictures", "--collection", "others", "--keys", str(keys))
     arguments = ("--uri", uri, *names, "--model", predictor.source)
-    with serving(*arguments, cache=root / "cache") as running:
+    with serving(*arguments, cache=root / "cache", environment=token_ids()) as running:
         yield running

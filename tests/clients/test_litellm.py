@@ -38,3 +38,13 @@ def test_documents_are_reranked(
     ).results
     cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
     assert [one["index"] for one in found] == np.argsort(-cosines).tolist()
+
+
+def test_infinity_is_a_provider_at_the_root(process: ServerProcess, predictor: Predictor) -> None:
+    options = {"model": "infinity/coca", "api_base": process.url, "api_key": KEY}
+    found = litellm.rerank(query="a red car", documents=TEXTS, **options).results
+    cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
+    assert [one["index"] for one in found] == np.argsort(-cosines).tolist()
+    assert [one["document"]["text"] for one in found] == [TEXTS[one["index"]] for one in found]
+    vectors = [one["embedding"] for one in litellm.embedding(input=TEXTS, **options).data]
+    assert np.allclose(vectors, predictor.embed_texts(TEXTS), atol=1e-5)

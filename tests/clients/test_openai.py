@@ -45,3 +45,27 @@ def test_a_wrong_key_is_an_authentication_error(process: ServerProcess) -> None:
 def test_the_model_is_listed(process: ServerProcess) -> None:
     with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY) as client:
         assert [one.object for one in client.models.list()] == ["model"]
+
+
+def test_the_model_is_retrieved(process: ServerProcess) -> None:
+    with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY, max_retries=0) as client:
+        (model,) = client.models.list()
+        assert client.models.retrieve(model.id) == model
+        with pytest.raises(openai.NotFoundError, match="this service has"):
+            client.models.retrieve("nosuch")
+
+
+def test_token_ids_are_decoded(process: ServerProcess, predictor: Predictor) -> None:
+    with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY, max_retries=0) as client:
+        ids = [64, 2579, 1841]  # "a red car"
+        for given in (ids, [ids]):
+            found = client.embeddings.create(input=given, model="coca").data[0].embedding
+            assert np.allclose(found, predictor.embed_texts(TEXTS[:1])[0], atol=1e-5)
+        for unknown in ([10**6], [100_300], [2**70]):
+            with pytest.raises(openai.BadRequestError, match="token id"):
+                client.embeddings.create(input=unknown, model="coca")
+
+
+def test_an_empty_text_in_a_list_has_a_vector(process: ServerProcess) -> None:
+    with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY, max_retries=0) as client:
+        assert len(client.embeddings.create(input=["a", ""], model="coca").data) == 2

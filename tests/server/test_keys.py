@@ -11,7 +11,7 @@ from coca.inference.predictor import Predictor
 from coca.search.records import content_id
 from coca.server.app import create_app
 from coca.server.errors import ServiceError
-from coca.server.keys import KeyConfig, KeyRing, read_keys
+from coca.server.keys import KeyConfig, KeyRing, read_keys, requests_of
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from tiny_data import image_bytes
@@ -113,6 +113,46 @@ def test_a_rate_refills_and_a_quota_ends_with_the_day() -> None:
     assert caught.value.retry_after_s == 86_400 - 1_000_002 % 86_400
     now[0] += 86_400
     ring.count(config)
+
+
+def test_a_request_with_much_work_counts_as_several() -> None:
+    assert [requests_of(texts=1), requests_of(texts=33), requests_of(images=256)] == [1, 2, 26]
+    assert requests_of(texts=10_000, images=1) == 313
+    now = [0.0]
+    config = KeyConfig(name="a", rate=2.0, quota=20)
+    ring = KeyRing({"key-of-anna": config}, clock=lambda: now[0])
+    ring.count(config)
+    ring.charge(config, 9)
+    with pytest.raises(ServiceError, match="2 requests per second") as caught:
+        ring.count(config)
+    # One token was left of the burst of two, and nine were taken.
+    assert caught.value.retry_after_s == 5
+    now[0] += 5
+    ring.count(config)
+    with pytest.raises(ServiceError, match=r"counts as 11, and the quota of 20 .* has 10 left"):
+        ring.charge(config, 10)
+
+
+def test_work_for_the_model_is_charged_on_every_route(
+    client: TestClient, service: Service, images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[int] = []
+    monkeypatch.setattr(service.keys, "charge", lambda key, requests: charged.append(requests))
+    id, texts = content_id(images[0]), ["a cat"] * 65
+    for path, body in (
+        ("/v1/embeddings", {"input": texts}),
+        ("/v1/rerank", {"query": "a", "documents": texts}),
+        ("/embed", {"inputs": texts}),
+        ("/rerank", {"query": "a", "texts": texts}),
+        ("/rerank", {"query": "a", "documents": texts}),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": texts}}),
+        ("/v1/classify", {"id": id, "labels": [*"abcdefgh"], "templates": ["{}"] * 8}),
+        ("/v1/search", {"text": "a car", "rerank": 25}),
+    ):
+        answer = client.post(path, json=body, headers=as_key("key-of-anna"))
+        assert answer.status_code == 200, answer.text
+    assert charged == [2] * len(charged)
+    assert len(charged) == 8
 
 
 def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:

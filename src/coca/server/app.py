@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from anyio import to_thread
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
@@ -95,6 +97,14 @@ class _PageFiles(StaticFiles):
 
     After an upgrade, a page of old and new scripts would otherwise fail.
     """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        # Otherwise any unknown path has status 405 for other methods, as if it were there.
+        if scope["method"] not in ("GET", "HEAD"):
+            _, found = await to_thread.run_sync(self.lookup_path, path)
+            if found is None:
+                raise HTTPException(404)
+        return await super().get_response(path, scope)
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)

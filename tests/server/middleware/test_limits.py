@@ -73,14 +73,16 @@ def test_a_long_text_with_commas_is_embedded(client: TestClient) -> None:
 
 
 def test_an_error_names_ten_faults_at_most(client: TestClient) -> None:
-    for body in (
-        {f"field{number}": 0 for number in range(30_000)},
-        {"text": "a", "where": [{f"field{number}": 0 for number in range(5_000)}] * 60},
-    ):
-        answer = client.post("/v1/search", json=body)
-        message = answer.json()["error"]["message"]
-        assert answer.status_code == 422
-        assert (message.count(": "), message[-19:]) == (10, "; and further faults"[-19:]), message
+    fields = {f"field{number}": 0 for number in range(30_000)}
+    answer = client.post("/v1/search", json=fields)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 422
+    assert (message.count("'field"), message.count("and 29,990 others")) == (10, 1)
+    many = [{f"field{number}": 0 for number in range(5_000)}] * 60
+    answer = client.post("/v1/search", json={"text": "a", "where": many})
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 422
+    assert (message.count(": "), message[-19:]) == (10, "; and further faults"[-19:]), message
     message = client.post("/v1/search", json={"x" * 100_000: 0}).json()["error"]["message"]
     assert len(message) < 1_000
 
@@ -272,4 +274,32 @@ def test_another_method_is_405_with_the_allowed_ones(
 ) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
-    assert client.get("/nosuch").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_an_unknown_path_is_404_with_every_method(client: TestClient, method: str) -> None:
+    for path in ("/nosuch", "/v1/nosuch", "/v1/chat/completions"):
+        assert client.request(method, path).status_code == 404
+
+
+def test_the_page_is_405_with_other_methods(client: TestClient) -> None:
+    assert client.post("/index.html").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "part"),
+    [
+        ("search", {"query": "a cat", "top_k": 3}, "'query', 'top_k'; did you mean text, limit?"),
+        ("search", {"txt": "a cat"}, "unknown field 'txt'; did you mean text?"),
+        ("search", {"zzzzzz": 1}, "; known: image, id, region, collection"),
+        ("search", {"where": [{"field": "album", "op": "==", "value": "x"}]}, "operator?"),
+        ("classify", {"id": "x", "candidate_labels": ["a"]}, "did you mean labels?"),
+        ("items", {"image": "x", "tag": ["a"]}, "did you mean tags?"),
+    ],
+)
+def test_an_unknown_field_names_what_it_may_mean(
+    client: TestClient, path: str, body: dict[str, object], part: str
+) -> None:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 422
+    assert part in answer.json()["error"]["message"]

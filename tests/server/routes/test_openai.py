@@ -1,4 +1,5 @@
 import base64
+import sys
 
 import numpy as np
 import pytest
@@ -59,8 +60,48 @@ def test_documents_are_ranked_by_caption_likelihood(
     assert results[0]["relevance_score"] == pytest.approx(float(scores.max()), abs=1e-4)
 
 
+def test_null_is_the_default_of_a_field(client: TestClient) -> None:
+    nulls = dict.fromkeys(("model", "encoding_format", "dimensions", "modality", "user"))
+    found = vectors(client, input=["a cat", ""], **nulls)
+    assert np.allclose(found[0], vectors(client, input="a cat")[0], atol=1e-6)
+    assert np.linalg.norm(found[1]) == pytest.approx(1, abs=1e-5)
+    body = {"query": "a", "documents": ["b"], "model": None, "return_documents": None}
+    assert client.post("/v1/rerank", json=body).status_code == 200
+
+
+def test_token_ids_without_their_encoding_are_an_error_with_a_remedy(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    for ids in ([1, 2], [[1, 2], [3]]):
+        answer = client.post("/v1/embeddings", json={"input": ids})
+        assert answer.status_code == 400
+        assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
+
+
+def test_dictionaries_are_ranked_by_the_fields_of_a_request(client: TestClient) -> None:
+    documents = [{"title": "a dog", "body": "a red car"}, {"title": "a red car", "body": "x"}]
+    body = {"query": "a red car", "documents": documents, "return_documents": True}
+    by_title = client.post("/v1/rerank", json={**body, "rank_fields": ["title"]}).json()["results"]
+    plain = client.post("/v1/rerank", json={**body, "documents": ["a dog", "a red car"]}).json()
+    assert [one["index"] for one in by_title] == [one["index"] for one in plain["results"]]
+    assert by_title[0]["document"] == documents[by_title[0]["index"]]
+    both = client.post("/v1/rerank", json=body).json()["results"]
+    joined = ["\n".join(one.values()) for one in documents]
+    expected = client.post("/v1/rerank", json={**body, "documents": joined}).json()["results"]
+    scores = [one["relevance_score"] for one in expected]
+    assert [one["relevance_score"] for one in both] == pytest.approx(scores, abs=1e-6)
+
+
+def test_the_model_is_retrieved_by_its_name(client: TestClient) -> None:
+    (model,) = client.get("/v1/models").json()["data"]
+    assert client.get(f"/v1/models/{model['id']}").json() == model
+    answer = client.get("/v1/models/nosuch")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_operators_see_health_and_metrics(client: TestClient) -> None:
-    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+    for path in ("/healthz", "/health", "/readyz", "/v2/health/live", "/v2/health/ready"):
         assert client.get(path).status_code == 200
     assert 'coca_items{collection="pictures"} 6.0' in client.get("/metrics").text
     assert client.get("/v1/models").json()["data"][0]["object"] == "model"

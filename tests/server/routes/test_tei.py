@@ -30,10 +30,45 @@ def test_fewer_dimensions_have_length_1(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"inputs": []}, {"inputs": ""}, {"inputs": "a", "truncation_direction": "Left"}]
+    "body", [{}, {"inputs": []}, {"inputs": ""}, {"inputs": "a", "truncation_direction": "Up"}]
 )
 def test_an_invalid_request_is_422(client: TestClient, body: dict[str, object]) -> None:
     assert client.post("/embed", json=body).status_code == 422
+
+
+@pytest.mark.parametrize("direction", ["Right", "right", "", None])
+def test_a_long_text_is_truncated_at_the_right(client: TestClient, direction: str | None) -> None:
+    text = "a red car " * 100 + "a dog"
+    found = client.post("/embed", json={"inputs": text, "truncation_direction": direction})
+    assert found.json() == client.post("/embed", json={"inputs": "a red car " * 99}).json()
+
+
+def test_a_long_text_may_be_truncated_at_the_left(client: TestClient, predictor: Predictor) -> None:
+    text = "two dogs play " * 100 + "a red car near a tree"
+    body = {"inputs": ["a cat", text], "truncation_direction": "Left"}
+    short, found = np.array(client.post("/embed", json=body).json())
+    tokenizer, length = predictor.processor.tokenizer, predictor.processor.context_length
+    room = length - tokenizer.reserved
+    kept = tokenizer.decode([*tokenizer.encode_prompt(text)[1:]][-room:])
+    assert np.allclose(found, predictor.embed_texts([kept])[0], atol=1e-5)
+    assert np.allclose(short, predictor.embed_texts(["a cat"])[0], atol=1e-5)
+
+
+def test_similarities_are_cosines(client: TestClient, predictor: Predictor) -> None:
+    sentences = ["a red car", "two dogs play", ""]
+    inputs = {"source_sentence": "a car", "sentences": sentences}
+    found = client.post("/similarity", json={"inputs": inputs, "parameters": {"truncate": True}})
+    cosines = predictor.embed_texts(sentences) @ predictor.embed_texts(["a car"])[0]
+    assert found.json() == pytest.approx(cosines.tolist(), abs=1e-5)
+
+
+def test_a_request_with_documents_is_answered_as_by_infinity(client: TestClient) -> None:
+    documents = ["two dogs play", "a red car", ""]
+    body = {"query": "a red car", "documents": documents, "return_documents": True, "top_n": 2}
+    found = client.post("/rerank", json=body).json()
+    first = found["results"][0]
+    assert (first["index"], first["document"]) == (1, "a red car")
+    assert (found["object"], len(found["results"])) == ("rerank", 2)
 
 
 def test_texts_are_ranked_by_cosine(client: TestClient, predictor: Predictor) -> None:

@@ -11,6 +11,7 @@ router = APIRouter(tags=["operations"], route_class=KeyedRoute)
 
 
 @router.get("/healthz")
+@router.get("/health")
 async def healthz() -> dict[str, str]:
     """Report that the process answers."""
     return {"status": "ok"}

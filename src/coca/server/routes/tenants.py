@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 
 from coca.server.errors import ServiceError
 from coca.server.middleware.limits import bounded, check_values
+from coca.server.requests.multipart import is_form, with_json
 from coca.server.service import Service, Tenant
 
 
@@ -29,6 +30,8 @@ class KeyedRoute(APIRoute):
             if body is not None:
                 if body.max_bytes is not None:
                     request = Request(request.scope, bounded(request.receive, body.max_bytes))
+                if is_form(request):
+                    request = await with_json(request, body)
                 check_values(await request.body())
             return await handle(request)
 

@@ -1,6 +1,7 @@
 """Bodies of `/v1/embeddings`, `/v1/rerank` and `/v1/models`, as OpenAI, Jina and Cohere have them.
 
-Unknown fields are ignored, since clients send fields of other services.
+`/rerank` of infinity is here as well. Unknown fields are ignored, since clients send fields of
+other services, and null is the default of a field, since clients in other languages send it.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -22,28 +23,41 @@ class Foreign(BaseModel):
     """As in `Body`: all requests may have images."""
 
 
-LongText: TypeAlias = Annotated[str, Field(min_length=1)]
-
-
 class TextOrImage(Foreign):
     """A text or an image, as Jina has it."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    text: str | None = None
     image: DataUri | None = None
 
 
-Input: TypeAlias = LongText | TextOrImage
+Input: TypeAlias = str | TextOrImage
+TokenId: TypeAlias = Annotated[int, Field(ge=0)]
+TokenIds: TypeAlias = Annotated[
+    list[TokenId],
+    Field(
+        min_length=1,
+        description="Token ids of the encoding cl100k_base, as langchain-openai sends them; they "
+        "need tiktoken on the machine of the service.",
+    ),
+]
 
 
 class EmbeddingRequest(Foreign):
     """Texts or images to embed."""
 
-    input: Input | Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
-    model: str = ""
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | TextOrImage
+        | Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
+    )
+    model: str | None = None
     """Ignored: the service has one model."""
-    modality: Literal["text", "image"] = "text"
+    modality: Literal["text", "image"] | None = None
     """Kind of inputs that are plain strings, as infinity has it; images are data URIs."""
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
+    """Null: `float`."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
 
@@ -72,15 +86,23 @@ class EmbeddingResponse(Foreign):
     usage: Usage
 
 
+class Document(TextOrImage):
+    """A text or an image, or a dictionary with any fields, as Cohere has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class RerankRequest(Foreign):
     """A query and the documents to rank."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    documents: Annotated[list[Input], Field(min_length=1, max_length=1_000)]
-    model: str = ""
+    documents: Annotated[list[str | Document], Field(min_length=1, max_length=1_000)]
+    model: str | None = None
     """Ignored: the service has one model."""
+    rank_fields: list[str] | None = None
+    """Fields of dictionaries to rank by. Default: `text`, or all fields where it is missing."""
     top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: StrictBool = False
+    return_documents: StrictBool | None = None
 
 
 class RankedDocument(Foreign):
@@ -99,6 +121,25 @@ class RerankResponse(Foreign):
     results: list[RankedDocument]
     usage: Usage
     meta: dict[str, Any] = {}
+
+
+class InfinityDocument(Foreign):
+    """A document with its score, 0 to 1, as infinity has it."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
+class InfinityRerankResponse(Foreign):
+    """Documents, best first, as infinity has them."""
+
+    object: Literal["rerank"] = "rerank"
+    id: str
+    model: str
+    created: int = 0
+    results: list[InfinityDocument]
+    usage: Usage
 
 
 class Model(Foreign):

@@ -1,9 +1,10 @@
 """Types and base classes that several bodies share."""
 
-from itertools import islice
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_LIMIT = 1_000
 """Maximum number of hits of one response."""
@@ -17,8 +18,6 @@ MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
 MAX_BYTES = 1_000_000
 """Maximum size of a body without images."""
-_KEPT_UNKNOWN = 20
-"""Maximum number of unknown fields that are reported; further ones are dropped."""
 
 
 def _box(region: list[float]) -> list[float]:
@@ -73,6 +72,23 @@ Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable
 Side: TypeAlias = Literal["image", "text"]
 
 
+_MEANT = {
+    **dict.fromkeys(("query", "q", "queries", "prompt", "input", "search", "keywords"), "text"),
+    **dict.fromkeys(("top_k", "k", "top_n", "n", "size", "num_results", "page_size"), "limit"),
+    **dict.fromkeys(("images", "image_url", "image_base64", "base64", "file"), "image"),
+    **dict.fromkeys(("skip", "start", "from"), "offset"),
+    **dict.fromkeys(("filters", "expr", "expression"), "filter"),
+    **dict.fromkeys(("collection_name", "index", "index_name"), "collection"),
+    **dict.fromkeys(("threshold", "min_similarity", "score_threshold"), "min_score"),
+    **dict.fromkeys(("candidate_labels", "classes", "class_names", "categories"), "labels"),
+    **dict.fromkeys(("op", "comparison"), "operator"),
+    **dict.fromkeys(("item_id", "image_id"), "id"),
+}
+"""Names of fields in other services -> names here."""
+_MAX_NAMED = 10
+"""Maximum number of unknown fields that an error names."""
+
+
 class Body(BaseModel):
     """Base class of all bodies: unknown fields are errors, numbers are finite."""
 
@@ -83,14 +99,29 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_few_unknown(cls, data: Any) -> Any:
-        """Drop most unknown fields, since each would become an error of its own."""
-        known = cls.model_fields
-        if not isinstance(data, dict) or len(data) <= len(known) + _KEPT_UNKNOWN:
-            return data
-        unknown = (name for name in data if name not in known)
-        kept = {*known, *islice(unknown, _KEPT_UNKNOWN)}
-        return {name: value for name, value in data.items() if name in kept}
+    def _has_known_fields(cls, given: Any) -> Any:
+        """Name the fields that unknown ones may mean."""
+        fields = cls.model_fields
+        if not isinstance(given, dict) or not (unknown := given.keys() - fields.keys()):
+            return given
+        named = [name for name in given if name in unknown][:_MAX_NAMED]
+        meant = list(dict.fromkeys(one for name in named if (one := cls._meant(str(name)))))
+        others = len(unknown) - len(named)
+        names = ", ".join(repr(str(name)[:64]) for name in named)
+        names += f" and {others:,} others" if others else ""
+        remedy = f"did you mean {', '.join(meant)}?" if meant else "known: " + ", ".join(fields)
+        noun = "field" if len(unknown) == 1 else "fields"
+        raise PydanticCustomError(
+            "unknown_field",
+            "unknown {noun} {names}; {remedy}",
+            {"noun": noun, "names": names, "remedy": remedy},
+        )
+
+    @classmethod
+    def _meant(cls, name: str) -> str | None:
+        near = get_close_matches(name.lower()[:64], cls.model_fields, n=1, cutoff=0.7)
+        translated = _MEANT.get(name.lower())
+        return translated if translated in cls.model_fields else next(iter(near), None)
 
 
 class ImageReference(Body):

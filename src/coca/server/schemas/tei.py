@@ -1,13 +1,13 @@
-"""Bodies of `/embed`, `/rerank` and `/info`, as text-embeddings-inference has them.
+"""Bodies of `/embed`, `/rerank`, `/similarity` and `/info`, as text-embeddings-inference has them.
 
-Unknown fields are ignored. Vectors have length 1 always, and long texts are truncated at the right.
+Unknown fields are ignored. Vectors have length 1 always, and long texts are truncated.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Discriminator, Field, RootModel, StrictBool, Tag
 
-from coca.server.schemas.openai import MAX_INPUTS, Foreign, LongText
+from coca.server.schemas.openai import MAX_INPUTS, Foreign, RerankRequest
 from coca.server.schemas.shared import MAX_TEXT
 
 
@@ -16,14 +16,23 @@ class Truncation(Foreign):
 
     truncate: StrictBool | None = None
     """Ignored: texts are truncated always, which `/info` reports as `auto_truncate`."""
-    truncation_direction: Literal["Right", "right"] = "Right"
+    truncation_direction: Literal["Right", "right", "Left", "left", ""] | None = None
+    """Side at which a text is truncated that is too long; null and empty: right."""
+
+    @property
+    def truncates_left(self) -> bool:
+        """Whether the end of a long text is kept."""
+        return (self.truncation_direction or "").lower() == "left"
 
 
 class EmbedRequest(Truncation):
     """Texts to embed, or images as data URIs."""
 
-    inputs: LongText | Annotated[list[LongText], Field(min_length=1, max_length=MAX_INPUTS)]
-    normalize: StrictBool = True
+    inputs: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+    )
+    normalize: StrictBool | None = None
     """Ignored: vectors have length 1."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
@@ -33,10 +42,41 @@ class RankRequest(Truncation):
     """A query and the texts to rank, or images as data URIs."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    texts: Annotated[list[LongText], Field(min_length=1, max_length=1_000)]
-    raw_scores: StrictBool = False
+    texts: Annotated[list[str], Field(min_length=1, max_length=1_000)]
+    raw_scores: StrictBool | None = None
     """Return the cosine of a text; for an image, the mean log probability of a token, in nats."""
-    return_text: StrictBool = False
+    return_text: StrictBool | None = None
+
+
+class SimilarityInputs(Foreign):
+    """A text and the texts to compare it with, or images as data URIs."""
+
+    source_sentence: Annotated[str, Field(min_length=1)]
+    sentences: Annotated[list[str], Field(min_length=1, max_length=1_000)]
+
+
+class SimilarityRequest(Foreign):
+    """Texts or images to compare by the cosine."""
+
+    inputs: SimilarityInputs
+    parameters: Truncation | None = None
+
+
+def _kind(body: Any) -> str:
+    return "infinity" if isinstance(body, dict) and "documents" in body else "tei"
+
+
+class AnyRankRequest(
+    RootModel[
+        Annotated[
+            Annotated[RankRequest, Tag("tei")] | Annotated[RerankRequest, Tag("infinity")],
+            Discriminator(_kind),
+        ]
+    ]
+):
+    """A request of text-embeddings-inference, or with `documents` one of infinity."""
+
+    max_bytes: ClassVar[int | None] = Foreign.max_bytes
 
 
 class Rank(Foreign):
