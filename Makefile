@@ -9,6 +9,8 @@ DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 BENCH := $(VENV)/.installed-bench
+# A peer of benchmarks/generation.py, which needs an older transformers.
+PEER := .venv-peer/.installed
 # A Milvus server for the tests, in an environment of its own.
 MILVUS := .venv-milvus/.installed-2.3.5
 # Ray for its test, in an environment of its own, since Ray restricts the versions of others.
@@ -99,7 +101,7 @@ format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(BENCH) ## Run all benchmarks with --quick and write runs/bench/table.md (half an hour)
+bench: $(BENCH) $(PEER) ## Run all benchmarks with --quick and write runs/bench/table.md (half an hour)
 	$(BIN)/python benchmarks/run_all.py --quick
 
 docs: $(DOCS) ## Build the documentation into site/
@@ -132,6 +134,13 @@ $(MILVUS): | $(DEV)
 	@$(PYTHON) -m venv .venv-milvus
 	@.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@$(BIN)/python tests/milvus_server.py --unpack
+	@touch $@
+
+$(PEER): Makefile | $(BIN)/python
+	@echo "installing open_clip_torch and transformers 4 into .venv-peer; the first time takes a minute"
+	@$(PYTHON) -m venv .venv-peer
+	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check \
+		open_clip_torch==3.3.0 'transformers<4.50'
 	@touch $@
 
 # An extra `test-NAME` has the packages of the environment .venv-NAME.

@@ -190,7 +190,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     if not (Path(arguments.data_root) / "emoji").is_dir():
-        raise Unavailable(f"{arguments.data_root} has no data: {PRETRAIN.name} names the commands")
+        raise Unavailable(
+            "needs the drawings and photos of recipes/pretrain/everyday.yaml, whose first lines "
+            "have the commands and the addresses; pass their folder with --data-root"
+        )
     names = ("data_root", "width", "layers", "steps", "batch", "views", "threads")
     shared = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
     chosen = arguments.only.split(",") if arguments.only else list(VARIANTS)

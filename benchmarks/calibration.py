@@ -1,7 +1,7 @@
 """True finds at a rate of false alarms: cosine, mutual information, and both, calibrated.
 
     python benchmarks/calibration.py --model everyday
-    python benchmarks/calibration.py --name emoji --data "emoji/test/openmoji-shared-plain-*.tar"
+    python benchmarks/calibration.py --name flickr8k --data "flickr8k/val-*.tar"
 
 A captioned source is split in two by a hash of its keys. The images of one half are the collection;
 a caption of each image of both halves is a query. So about half of the queries have no answer. A
@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from options import run
-from photos import require
 from PIL import Image
 from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, write_report
 
@@ -29,6 +28,7 @@ from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.predictor import Predictor
 from coca.model.generation.scoring import score_captions
 from coca.search.query.calibration.match_score import SCORED_HITS, Measures, fit, mutual_information
+from sample_data import HELP, VAL, located
 
 SAMPLES, RATE = 16, 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -156,8 +156,8 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
+    arguments.data = located(arguments.data)
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "count")]
-    require(arguments.data)
     rounds = in_turn({arguments.name: [*shared, "--contestant=queries"]}, rounds=1)
     own = rounds[arguments.name][0]
     base = own[f"cosine {RATE}"]
@@ -209,7 +209,7 @@ def draw(path: Path, own: Figures) -> None:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
-    options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
-    options.add_argument("--name", default="flickr8k", help="name of the data (default flickr8k)")
+    options.add_argument("--data", default=VAL, help=HELP)
+    options.add_argument("--name", default="drawings", help="name of the data (default drawings)")
     options.add_argument("--count", type=int, default=0, help="samples; 0: all (default)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from options import run
 from peer import SMALL, captions, peer_model
-from photos import SHARDS, make_photos
 from PIL import Image
 from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
 from torch import Tensor, nn
+
+from sample_data import VAL, make_photos
 
 if TYPE_CHECKING:
     from coca.model.openclip.model import OpenCLIP
@@ -247,6 +248,6 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="?", default="texts", choices=list(CONTESTANTS))
     parser.add_argument("--count", type=int, default=256, help="texts or images (default 256)")
     parser.add_argument("--only", nargs="+", help="contestants to run")
-    parser.add_argument("--photos", default=SHARDS, help="*.jpg, or shards to make photos of")
+    parser.add_argument("--photos", default=VAL, help="*.jpg, or shards to make photos of")
     parser.add_argument("--folder", type=Path, help="shared folder; used by the script itself")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

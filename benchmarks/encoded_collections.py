@@ -4,7 +4,7 @@
     python benchmarks/encoded_collections.py --of lite-float32,lite-pca128 --rows 20000
 
 The vectors are those of `small_vectors.py`, which simulates the encodings: the images of the
-validation split of Flickr8k, and drawn vectors that fill the collection. Here collections of Milvus
+shards, and drawn vectors that fill the collection. Here collections of Milvus
 Lite and of the server of the tests hold them, with an exact index (`FLAT` or `BIN_FLAT`). Each
 contestant fills a store of its own in another process, opens it, and searches the captions one by
 one; round N takes caption N. `binary + float` is the same collection of signs; its first 100 hits
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from options import run
-from photos import require
+from sample_data import HELP, VAL, caption_of, located
 from side_by_side import (
     Figures,
     Rounds,
@@ -37,7 +37,7 @@ from side_by_side import (
     table,
     write_report,
 )
-from small_vectors import DATA, K, best, filled
+from small_vectors import K, best, filled
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
@@ -198,14 +198,14 @@ def embedded(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     from coca.data.sources.factory import open_source
     from coca.data.sources.tar.shards import ShardsConfig
 
-    require(arguments.data)
+    arguments.data = located(arguments.data)
     predictor = coca.load(arguments.model, device="cpu", prepack=False)
     source = open_source(ShardsConfig(path=arguments.data))
     samples = [source.read(row) for row in range(len(source))]
     images = predictor.embed_images([sample.image for sample in samples])
     chosen = samples[: arguments.queries]
     queries = [
-        predictor.embed_texts([sample.captions[number] for sample in chosen])
+        predictor.embed_texts([caption_of(sample, number) for sample in chosen])
         for number in range(arguments.rounds)
     ]
     return filled(images, max(arguments.rows, len(images)), 0), np.stack(queries)
@@ -263,7 +263,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="everyday", help="name or folder of the model")
-    parser.add_argument("--data", default=DATA, help="shards of captioned images")
+    parser.add_argument("--data", default=VAL, help=HELP)
     parser.add_argument("--rows", type=int, default=100_000, help="vectors (default 100,000)")
     parser.add_argument("--queries", type=int, default=300, help="captions a round")
     parser.add_argument("--of", default=",".join(CONTESTANTS), help="collections")

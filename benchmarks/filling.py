@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from options import run
-from photos import SHARDS, make_photos
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
 import coca
@@ -27,6 +26,7 @@ from coca.search.ingest.snapshot import CollectionSnapshot
 from coca.search.ingest.sources.base import FileSource
 from coca.search.ingest.sources.images import find_files
 from coca.workflows.collections.index import index_images
+from sample_data import VAL, make_photos
 
 NAMES = {
     "embed": "embedding alone, reading ahead",
@@ -58,7 +58,7 @@ def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
     assert done.good == len(files)
 
 
-QUICK = {"images": SHARDS, "count": 128, "rounds": 1}
+QUICK = {"images": VAL, "count": 128, "rounds": 1}
 UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 
@@ -88,7 +88,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("images", "count", "model")]
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.images.endswith(".tar"):
+        if arguments.images == VAL or arguments.images.endswith(".tar"):
             make_photos(Path(folder) / "photos", arguments.images, arguments.count)
             shared.append(f"--images={folder}/photos")
         rounds = in_turn(
@@ -124,7 +124,9 @@ def results(rounds: Rounds) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", default="photos", help="folder of images, or shards (*.tar)")
+    parser.add_argument(
+        "--images", default=VAL, help="folder of images, or shards (*.tar) to make photos of"
+    )
     parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
     parser.add_argument("--model", default="nano", help="model (default nano)")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")

@@ -1,4 +1,4 @@
-"""Small captioners on cached features of Flickr8k, for scaling_study.py and joint_study.py.
+"""Small captioners on cached features of photos, for scaling_study.py and joint_study.py.
 
 The image encoder is EfficientNet-Lite0 with ImageNet weights, frozen, as in
 recipes/pretrain/frozen_encoder.yaml. Its features are computed once, without augmentation. All
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import require
+from sample_data import HELP, TRAIN, VAL, located
 from side_by_side import Figures, Unavailable
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,15 +44,14 @@ from coca.workflows.training.pretrain_data import (
 )
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain" / "frozen_encoder.yaml"
-PHOTOS = "../shared/data/flickr8k_224"
 WARMUP, COOLDOWN = 20, 0.25
 """Steps of warmup, and length of the final decay as a fraction of the steps before it."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that both studies have: data, tokenizer, batch and threads."""
-    parser.add_argument("--train", default=f"{PHOTOS}/train-*.tar", help="shards to train on")
-    parser.add_argument("--val", default=f"{PHOTOS}/val-*.tar", help="shards to score on")
+    parser.add_argument("--train", default=TRAIN, help=f"to train on: {HELP}")
+    parser.add_argument("--val", default=VAL, help=f"to score on: {HELP}")
     parser.add_argument("--scored", type=int, default=1_000, help="photos to score on (1,000)")
     parser.add_argument("--folder", default="runs/frozen-study", help="features, and points")
     parser.add_argument("--vocab", type=int, default=4_000, help="tokens (4,000)")
@@ -93,7 +92,7 @@ def load_photos(pattern: str, folder: Path) -> Photos:
     Raises:
         Unavailable: The photos or the weights of the encoder are not on this machine.
     """
-    require(pattern)
+    pattern = located(pattern)
     config = recipe()
     model = CoCa(config.model)
     assert config.encoder_weights is not None

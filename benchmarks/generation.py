@@ -1,12 +1,12 @@
 """Caption generation by OpenCLIP's coca_ViT-B-32 against the same model here: seconds and memory.
 
-    python benchmarks/generation.py --peer-python peer/bin/python --way greedy --batch 8
-    python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32 --tokens 12
+    python benchmarks/generation.py --way greedy --batch 8
+    python benchmarks/generation.py --way beams --batch 32 --tokens 12
 
 The generation of open_clip_torch 3.3.0 needs an older transformers than this project's tests, so
 the peer has an environment of its own:
 
-    python -m venv peer && peer/bin/pip install open_clip_torch==3.3.0 'transformers<4.50'
+    make .venv-peer/.installed
 
 All contestants have the same random weights and images. They generate captions of 30 tokens,
 including the first; no caption may end early. The time includes encoding the images. The peer uses
@@ -17,6 +17,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from options import run
@@ -37,6 +38,7 @@ from side_by_side import (
 from torch import Tensor
 
 BEAMS = 6
+PEER_PYTHON = Path(__file__).parents[1] / ".venv-peer" / "bin" / "python"
 CONTESTANTS = {
     "peer": "open_clip_torch",
     "fp32": "the same model here",
@@ -185,7 +187,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=1, help="runs within a process")
     parser.add_argument(
         "--peer-python",
-        default="peer/bin/python",
-        help="interpreter with open_clip_torch and transformers 4 (default peer/bin/python)",
+        default=str(PEER_PYTHON),
+        help="interpreter with open_clip_torch and transformers 4 (default .venv-peer/bin/python)",
     )
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from options import run
-from photos import require
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 import coca
@@ -29,6 +28,7 @@ from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
 from coca.search.query.short_queries import embed_queries, join_forms, word_forms
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers
+from sample_data import HELP, VAL, located
 
 FUSIONS = {
     "hybrid, default": Fusion(),
@@ -115,10 +115,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     names = ("model", "data", "count", "captions", "captioned", "queries")
+    arguments.data = located(arguments.data)
     shared = [f"--{name}={getattr(arguments, name)}" for name in names]
-    require(arguments.data)
-    rounds = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)
-    own = rounds["flickr8k"][0]
+    rounds = in_turn({"recall": [*shared, "--contestant=recall"]}, rounds=1)
+    own = rounds["recall"][0]
     ways = {
         "exact": "images, exact search in memory",
         "images": "images, through Milvus",
@@ -149,6 +149,6 @@ if __name__ == "__main__":
     options.add_argument("--captions", default="human", choices=["human", "model"])
     options.add_argument("--captioned", type=float, default=1.0, help="part with a caption (1)")
     options.add_argument("--queries", default="captions", help="captions, everyday or a file")
-    options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
+    options.add_argument("--data", default=VAL, help=HELP)
     options.add_argument("--count", type=int, default=1000, help="photos (default 1000)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from options import run
-from photos import require
 from side_by_side import Rounds, figure, ratio, table, write_report
 
 from coca.core.config.serialization import load_config
@@ -33,6 +32,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
     train_tokenizer,
 )
+from sample_data import HELP, TRAIN, located
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "pretrain"
 KINDS = ("contrastive", "captioning", "coca")
@@ -78,9 +78,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 def _steps(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """Build one update function per recipe, all on the same batch."""
-    require(f"{arguments.data_root}/flickr8k/train-*.tar")
     changes = [
-        f"data_root={arguments.data_root}",
+        f"data.sources=[{{kind: shards, path: '{located(arguments.data)}'}}]",
         f"data.loader.batch_size={arguments.batch}",
     ]
     configs = {
@@ -127,5 +126,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--batch", type=int, default=128, help="pairs (default 128)")
-    parser.add_argument("--data-root", default="../shared/data", help="folder of flickr8k/")
+    parser.add_argument("--data", default=TRAIN, help=HELP)
     run(parser, referee=referee, quick=QUICK, units=UNITS, rounds=20)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from frozen_photos import (
-    PHOTOS,
     Study,
     add_options,
     load_photos,
@@ -40,7 +39,6 @@ SCORES = {
 }
 
 QUICK = {
-    "train": f"{PHOTOS}/train-0002.tar",
     "scored": 200,
     "steps": 10,
     "width": 64,

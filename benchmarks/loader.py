@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from options import run
-from photos import require
 from side_by_side import (
     Rounds,
     emit,
@@ -39,6 +38,7 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
+from sample_data import HELP, TRAIN, located
 
 CONTEXT, VOCAB_SIZE = 32, 4000
 MIN_SCALE, FLIP = 0.5, 0.5
@@ -108,7 +108,7 @@ UNITS = {"images_per_s": "images/s", "images_per_own_s": "images per processor s
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    source = ShardsConfig(path=arguments.shards)
+    source = ShardsConfig(path=arguments.data)
     batches = iter(BATCHES[arguments.contestant](source, arguments.side, arguments.batch))
     # The first batches warm up: the worker's start, and the batches that it has prefetched.
     for _ in itertools.islice(batches, 4):
@@ -122,10 +122,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
+    arguments.data = located(arguments.data)
     shared = [
-        f"--{name}={getattr(arguments, name)}" for name in ("shards", "side", "batch", "batches")
+        f"--{name}={getattr(arguments, name)}" for name in ("data", "side", "batch", "batches")
     ]
-    require(arguments.shards)
     rounds = in_turn(
         {name: [f"--contestant={name}", *shared] for name in BATCHES}, rounds=arguments.rounds
     )
@@ -158,7 +158,7 @@ def results(rounds: Rounds) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", default="../shared/data/flickr8k/train-*.tar", help="tars")
+    parser.add_argument("--data", default=TRAIN, help=HELP)
     parser.add_argument("--side", type=int, default=128, help="of the result, pixels (default 128)")
     parser.add_argument("--batch", type=int, default=128, help="images (default 128)")
     parser.add_argument("--batches", type=int, default=60, help="timed batches (default 60)")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from options import run
-from photos import require
+from sample_data import LABELLED, located
 from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
 import coca
@@ -155,10 +155,10 @@ def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     ways = arguments.of.split(",")
+    arguments.data = located(arguments.data)
     shared = [
         f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "seeds", "steps")
     ]
-    require(arguments.data)
     rounds = in_turn({way: [*shared, f"--contestant={way}"] for way in ways}, rounds=1)
     rows = []
     for way in rounds:
@@ -181,8 +181,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         rounds,
         "mining",
         "A mined fifth against a random fifth",
-        "Imagenette, 1,500 photos to choose from, top-1 on the 500 others; ± is the standard "
-        "deviation over seeds.",
+        f"{Path(arguments.data).name}: selected from the images of the split train, top-1 on those "
+        "of the split val; ± is the standard deviation over seeds.",
         table(["training data", "photos", "of a class, seed 0", "top-1", "seeds"], rows),
         packages=["torch", "pymilvus", "milvus-lite"],
     )
@@ -191,8 +191,13 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--model", default="runs/flickr8k/coca-0", help="initial weights")
-    options.add_argument("--data", default="../shared/data/imagenette_96.zip")
+    options.add_argument("--model", default="nano", help="initial weights")
+    options.add_argument(
+        "--data",
+        default=LABELLED,
+        help="zip with a table meta.jsonl of image, label and split; default: drawings of the "
+        "extra `demo` and their groups",
+    )
     options.add_argument("--seeds", type=int, default=3, help="runs of each way (default 3)")
     options.add_argument("--steps", type=int, default=100, help="of the training (default 100)")
     options.add_argument("--of", default=",".join(WAYS), help="ways to choose")

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from options import run
-from photos import require
 from side_by_side import Rounds, Unavailable, emit, figure, in_turn, ratio, table, write_report
 
-DATA = "../shared/data/flickr8k_224/val-*.tar"
+from sample_data import HELP, VAL, located
+
 CAPTIONED = 32
 QUICK = {"count": 48, "rounds": 1}
 UNITS = {
@@ -132,7 +132,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     for name in ("onnxruntime", "onnxscript"):
         if find_spec(name) is None:
             raise Unavailable(f"{name} is not installed: pip install 'coca-captioners[onnx]'")
-    require(arguments.data)
+    arguments.data = located(arguments.data)
     with tempfile.TemporaryDirectory() as temporary:
         folders = exported(arguments, Path(temporary))
         shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "count")]
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--model", default="everyday", help="name or folder of the model")
     parser.add_argument("--fp32", default="", help="exported folder; default: it is written")
     parser.add_argument("--int8", default="", help="exported folder; default: it is written")
-    parser.add_argument("--data", default=DATA, help="shards of captioned images")
+    parser.add_argument("--data", default=VAL, help=HELP)
     parser.add_argument("--count", type=int, default=128, help="images")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from frozen_photos import (
-    PHOTOS,
     Photos,
     Study,
     add_options,
@@ -46,7 +45,6 @@ HELD_OUT, BOOTSTRAPS = 4.0, 100
 """Factor of compute between the fitted points and the farthest, and the number of resamplings."""
 
 QUICK = {
-    "train": f"{PHOTOS}/train-0002.tar",
     "scored": 200,
     "sizes": "32x1,64x1",
     "lengths": "8,16",

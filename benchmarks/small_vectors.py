@@ -19,7 +19,7 @@ import argparse
 
 import numpy as np
 from options import run
-from photos import require
+from sample_data import HELP, VAL, caption_of, located
 from side_by_side import Figures, Rounds, figure, table, write_report
 
 import coca
@@ -31,7 +31,6 @@ from coca.search.records import WHOLE
 from coca.search.vector_codec import VectorCodec, fit_codec
 from coca.search.vector_encoding import VectorEncoding
 
-DATA = "../shared/data/flickr8k_224/val-*.tar"
 K, BLOCK = 10, 50
 CONTESTANTS = {
     "float32": WHOLE,
@@ -125,7 +124,7 @@ def measure(images: np.ndarray, texts: np.ndarray, size: int, seed: int) -> dict
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    require(arguments.data)
+    arguments.data = located(arguments.data)
     predictor = coca.load(arguments.model, device="cpu", prepack=False)
     source = open_source(ShardsConfig(path=arguments.data))
     samples = [source.read(row) for row in range(len(source))]
@@ -133,7 +132,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     rounds = Rounds()
     for number in range(arguments.rounds):
         chosen = samples[: arguments.queries]
-        texts = predictor.embed_texts([sample.captions[number] for sample in chosen])
+        texts = predictor.embed_texts([caption_of(sample, number) for sample in chosen])
         together: dict[str, Figures] = {name: {} for name in CONTESTANTS}
         for size in arguments.sizes:
             for name, found in measure(images, texts, max(size, len(images)), number).items():
@@ -163,7 +162,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="everyday", help="name or folder of the model")
-    parser.add_argument("--data", default=DATA, help="shards of captioned images")
+    parser.add_argument("--data", default=VAL, help=HELP)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000], help="rows")
     parser.add_argument("--queries", type=int, default=300, help="captions a round")
     run(parser, referee=referee, quick=QUICK, units=UNITS)

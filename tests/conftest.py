@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import milvus_server as server
+from developer_data import sample_file
 
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -98,11 +99,8 @@ def _log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of sample images and captions next to the repository."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the sample data is not here: no folder ../shared/data beside the repository")
-    return folder
+    """The folder of the sample data, with real photos and their captions."""
+    return sample_file("", "a check on real photos")
 
 
 @pytest.fixture(scope="session")

@@ -127,3 +127,49 @@ def test_the_table_has_the_times_of_a_benchmark_or_the_reason_of_its_failure(
     found = json.loads(done.stdout)
     assert [[row[1]] for row in found[: len(rows)]] == rows
     assert len({len(row) for row in found}) == 1
+
+
+def test_no_file_of_the_project_names_the_folder_of_the_developers_data() -> None:
+    root = FOLDER.parent
+    files = [
+        path
+        for folder in ("benchmarks", "docs", "examples", "recipes", "scripts", "src")
+        for path in (root / folder).rglob("*")
+        if path.suffix in (".csv", ".md", ".py", ".yaml")
+    ]
+    named = [path for path in [root / "README.md", root / "Makefile", *files] if path.is_file()]
+    found = [path for path in named if "shared/data" in path.read_text(encoding="utf-8")]
+    assert not found
+
+
+LOCATE = """
+import pathlib, sys, sample_data
+sample_data.FOLDER = pathlib.Path(sys.argv[1])
+print(sample_data.located(sys.argv[2]))
+"""
+
+
+def locate(pattern: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LOCATE, str(folder), pattern],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(FOLDER), "PATH": ""},
+        check=False,
+    )
+
+
+def test_the_default_data_are_written_once_from_installed_drawings(tmp_path: Path) -> None:
+    first = locate("drawings:train", tmp_path)
+    shards = sorted((tmp_path / "drawings-train").glob("*.tar"))
+    written = [path.stat().st_mtime_ns for path in shards]
+    assert shards
+    assert first.stdout.strip() == str(tmp_path / "drawings-train" / "*.tar")
+    assert locate("drawings:train", tmp_path).stdout == first.stdout
+    assert [path.stat().st_mtime_ns for path in shards] == written
+
+
+def test_a_pattern_without_files_is_unavailable_with_the_remedy(tmp_path: Path) -> None:
+    done = locate(str(tmp_path / "*.tar"), tmp_path)
+    assert "Unavailable: no file matches" in done.stderr
+    assert "leave the option out" in done.stderr

@@ -1,7 +1,6 @@
 """Answers are scored as the official evaluation of VQA scores them, and by hand."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from coca.metrics.answers import (
     normalize_answer,
     vqa_accuracy,
 )
+from developer_data import sample_file
 
-OFFICIAL = Path(__file__).parents[3] / "shared/data/metrics/vqa_accuracy.json"
+OFFICIAL = "metrics/vqa_accuracy.json"
 
 # Few, so that people often agree; two pairs are equal once normalised.
 opinions = st.sampled_from(["yes", "no", "two dogs", "2 dogs", "A cat.", "cat", ""])
@@ -25,9 +25,8 @@ opinions = st.sampled_from(["yes", "no", "two dogs", "2 dogs", "A cat.", "cat", 
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, Any]:
-    if not OFFICIAL.exists():
-        pytest.skip(f"{OFFICIAL.name}, with 120 official accuracies, is not here")
-    return json.loads(OFFICIAL.read_text())
+    path = sample_file(OFFICIAL, "comparison with 120 official accuracies")
+    return json.loads(path.read_text())
 
 
 def test_each_of_120_accuracies_is_the_official_one(official: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Caption scores are the official ones, on real captions and on random words."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from coca.metrics.captioning import bleu, caption_scores, cider, rouge_l
 from coca.metrics.ptb import words
+from developer_data import sample_file
 
-OFFICIAL = Path(__file__).parents[3] / "shared/data/metrics/coco_fakecap_126.json"
+OFFICIAL = "metrics/coco_fakecap_126.json"
 
 TEXTS = [
     words(text)
@@ -26,9 +26,8 @@ corpora = st.lists(st.tuples(sentences, st.lists(sentences, min_size=1, max_size
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, Any]:
-    if not OFFICIAL.exists():
-        pytest.skip(f"{OFFICIAL.name}, with the official scores of 126 captions, is not here")
-    return json.loads(OFFICIAL.read_text())
+    path = sample_file(OFFICIAL, "comparison with the official scores of 126 captions")
+    return json.loads(path.read_text())
 
 
 def test_the_scores_of_126_real_captions_are_the_official_ones(official: dict[str, Any]) -> None:

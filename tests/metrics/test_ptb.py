@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from coca.metrics.ptb import words
+from developer_data import sample_file
 
-OFFICIAL = Path(__file__).parents[3] / "shared/data/metrics/coco_fakecap_126.json"
+OFFICIAL = "metrics/coco_fakecap_126.json"
 
 # What the Stanford tokenizer of pycocoevalcap 1.2 gives; a test below asks it where Java is.
 CUT = {
@@ -41,9 +41,8 @@ def test_a_sentence_is_cut_as_the_treebank_cuts_it(sentence: str) -> None:
 
 
 def test_real_captions_have_the_official_words() -> None:
-    if not OFFICIAL.exists():
-        pytest.skip(f"{OFFICIAL.name}, with the official words of 757 captions, is not here")
-    data = json.loads(OFFICIAL.read_text())
+    path = sample_file(OFFICIAL, "comparison with the official words of 757 captions")
+    data = json.loads(path.read_text())
     for key, references in data["refs"].items():
         assert [" ".join(words(it)) for it in references] == data["tok_refs"][key]
         assert " ".join(words(data["cands"][key])) == data["tok_cands"][key]

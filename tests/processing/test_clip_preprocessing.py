@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from coca.processing.image import ImageConfig, ImageTransform, decode
+from developer_data import sample_file
 
 Encode = Callable[..., bytes]
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 OURS = ImageTransform(ImageConfig(image_size=224, resize="shortest", mean=MEAN, std=STD))
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "flickr8k" / "val-0000.tar"
 
 
 def theirs(data: bytes, *, interpolation: str = "bicubic") -> Tensor:
@@ -55,9 +55,9 @@ def test_bilinear_images_equal_those_of_open_clip(encode: Encode) -> None:
     torch.testing.assert_close(ImageTransform(config)(decode(data)), wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(not PHOTOS.exists(), reason="shared/data/flickr8k is not here")
 def test_photos_give_the_pixels_of_open_clip() -> None:
-    with tarfile.open(PHOTOS) as archive:
+    photos = sample_file("flickr8k/val-0000.tar", "pixels of real photos against open_clip")
+    with tarfile.open(photos) as archive:
         names = [name for name in archive.getnames() if name.endswith(".webp")][:40]
         for name in names:
             file = archive.extractfile(name)

@@ -7,8 +7,9 @@ import pytest
 from coca.core.errors import ConfigError, MissingExtraError
 from coca.metrics.ptb import words
 from coca.tasks.meteor import meteor, require_meteor
+from developer_data import sample_file
 
-OFFICIAL = Path(__file__).parents[3] / "shared/data/metrics/coco_fakecap_126.json"
+OFFICIAL = "metrics/coco_fakecap_126.json"
 
 
 @pytest.fixture
@@ -20,9 +21,8 @@ def program() -> None:
 
 @pytest.mark.slow
 def test_the_score_of_126_real_captions_is_the_official_one(program: None) -> None:
-    if not OFFICIAL.exists():
-        pytest.skip(f"{OFFICIAL.name}, with the official scores of 126 captions, is not here")
-    official = json.loads(OFFICIAL.read_text())
+    path = sample_file(OFFICIAL, "comparison with the official scores of 126 captions")
+    official = json.loads(path.read_text())
     keys = list(official["refs"])
     found = meteor(
         [words(official["cands"][key]) for key in keys],

@@ -1,0 +1,117 @@
+"""Images with captions for benchmarks: drawings that pip installs, or the user's own shards.
+
+The drawings are those of the extra `demo`: Twemoji to train on, OpenMoji to score on. They are
+written once, below `runs/bench/data`. `located` resolves the default of an option to them.
+"""
+
+import glob
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+from side_by_side import QUICK_RESULTS, Unavailable
+
+from coca.core.errors import MissingExtraError
+from coca.core.files.atomic import atomic_folder
+from coca.data.sample import Sample
+from coca.data.sources.tar.shards import ShardWriter
+from coca.demo.emoji.concepts import emoji_samples
+
+TRAIN, VAL, LABELLED = "drawings:train", "drawings:val", "drawings:labelled"
+"""Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each; and
+a zip of OpenMoji's with their group as label, four fifths of them to train on."""
+FOLDER = QUICK_RESULTS / "data"
+VENDORS = {TRAIN: "twemoji", VAL: "openmoji", LABELLED: "openmoji"}
+SIDE_PX = 144
+TILE, COLUMNS, ROWS = (128, 120), 5, 4
+HELP = "shards of captioned images (*.tar); default: drawings of the extra `demo`"
+
+
+def located(pattern: str) -> str:
+    """Return the pattern of files of an option, and write the drawings if they are its default.
+
+    Raises:
+        Unavailable: No file matches, or the packages of the drawings are not installed.
+    """
+    if pattern not in VENDORS:
+        if not glob.glob(pattern):
+            raise Unavailable(
+                f"no file matches {pattern}; pass WebDataset shards of captioned images, or leave "
+                "the option out to use drawings of the extra `demo`"
+            )
+        return pattern
+    folder = FOLDER / pattern.replace(":", "-")
+    if not folder.is_dir():
+        try:
+            _write(pattern, folder)
+        except MissingExtraError as error:
+            raise Unavailable(
+                f"the default data are drawings of the extra `demo`: {error}"
+            ) from error
+    return str(folder / ("labelled.zip" if pattern == LABELLED else "*.tar"))
+
+
+def _write(pattern: str, folder: Path) -> None:
+    samples = emoji_samples(VENDORS[pattern], size_px=SIDE_PX)
+    with atomic_folder(folder) as unfinished:
+        if pattern == LABELLED:
+            _write_zip(samples, unfinished / "labelled.zip")
+            return
+        with ShardWriter(unfinished) as writer:
+            for sample in samples:
+                if pattern == TRAIN or len(sample.captions) > 1:
+                    writer.write(sample)
+
+
+def _write_zip(samples: Iterator[Sample], path: Path) -> None:
+    """Write images, and a table `meta.jsonl` of image, label and split."""
+    rows = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for sample in samples:
+            name = f"images/{Path(sample.key).name}.png"
+            archive.writestr(name, sample.image)
+            is_train = hashlib.sha256(name.encode()).digest()[0] % 5 > 0
+            label = str(sample.metadata["group"])
+            rows.append({"image": name, "label": label, "split": "train" if is_train else "val"})
+        archive.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def caption_of(sample: Sample, number: int) -> str:
+    """Return a caption of a sample by its number, from the first again after the last."""
+    return sample.captions[number % len(sample.captions)]
+
+
+def make_photos(folder: Path, pattern: str, count: int) -> None:
+    """Link to the files of a pattern, or combine images of shards, twenty to a photo.
+
+    Raises:
+        Unavailable: No shard matches the pattern.
+    """
+    folder.mkdir()
+    if pattern.endswith(".jpg"):
+        for position, path in enumerate(sorted(glob.glob(located(pattern)))[:count]):
+            (folder / f"{position:05}.jpg").symlink_to(Path(path).resolve())
+        return
+    images = list(islice(_thumbnails(located(pattern)), count * COLUMNS * ROWS))
+    for position in range(count):
+        photo = Image.new("RGB", (TILE[0] * COLUMNS, TILE[1] * ROWS))
+        for tile in range(COLUMNS * ROWS):
+            corner = (tile % COLUMNS * TILE[0], tile // COLUMNS * TILE[1])
+            photo.paste(images[(position * COLUMNS * ROWS + tile) % len(images)], corner)
+        photo.save(folder / f"{position:05}.jpg", quality=90)
+
+
+def _thumbnails(pattern: str) -> Iterator[Image.Image]:
+    for path in sorted(glob.glob(pattern)):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if not member.name.endswith(".json") and (stream := tar.extractfile(member)):
+                    image = Image.open(io.BytesIO(stream.read())).convert("RGBA")
+                    white = Image.new("RGBA", image.size, "white")
+                    yield Image.alpha_composite(white, image).convert("RGB").resize(TILE)
