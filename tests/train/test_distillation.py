@@ -1,6 +1,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from coca.train.distillation import (
     ClassPrompts,
     DistillationConfig,
     distillation_loss,
+    draw_classes,
     sample_classes,
 )
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
 from tiny import caption
 from tiny_encoders import captioner, images
+from tiny_ranks import drawn_classes, on_ranks
 
 NAMES = ("cat, kitty", "dog", "red car, auto, motorcar", "tree", "house", "sea, ocean", "cup")
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
@@ -112,6 +115,47 @@ def test_micro_batches_give_the_gradients_of_the_whole(
         torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("contrastive", [0.0, 1.0])
+@pytest.mark.parametrize("cached", [False, True])
+def test_all_micro_batches_of_a_step_have_the_same_drawn_classes_and_prompts(
+    model: CoCa, batch: Batch, contrastive: float, cached: bool
+) -> None:
+    if cached:
+        with torch.no_grad():
+            features = model.image_encoder.features(batch.images)
+            teacher = model.image_encoder.classify(features)
+        batch = dataclasses.replace(batch, images=features, teacher_logits=teacher)
+    batch = dataclasses.replace(batch, is_distilled=torch.arange(6) % 4 > 0)
+    config = LossConfig(
+        contrastive_weight=contrastive,
+        captioning_weight=0.0,
+        distillation_weight=1.0,
+        distillation=DistillationConfig(classes=3),
+    )
+    found = []
+    for micro_batch in (None, 1, 4):
+        torch.manual_seed(0)
+        model.zero_grad()
+        parallel = ParallelModel(model, "none", device=torch.device("cpu"))
+        objective = CoCaObjective(config, prompts_of("a {}", "the {}"))
+        losses = backward(parallel, objective, batch, micro_batch=micro_batch)
+        gradients = {name: gradient.clone() for name, gradient in parallel.gradients()}
+        found.append((losses.total, gradients))
+    for total, gradients in found[1:]:
+        torch.testing.assert_close(total, found[0][0])
+        assert gradients.keys() == found[0][1].keys()
+        for name, gradient in found[0][1].items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.distributed
+def test_all_ranks_draw_the_same_classes(tmp_path: Path) -> None:
+    first, second = on_ranks(2, tmp_path, drawn_classes)
+    assert first.tolist() == second.tolist()
+    assert {10, 11, 20, 21} <= set(first.tolist())
+    assert len(set(first.tolist())) == 10
+
+
 def test_the_classifier_is_no_part_of_the_student(model: CoCa, batch: Batch) -> None:
     objective(distillation_weight=1.0)(model, batch).total.backward()
     encoder = model.image_encoder
@@ -134,8 +178,8 @@ def test_a_higher_temperature_softens_the_targets(model: CoCa, batch: Batch) -> 
                 model,
                 embedded,
                 teacher,
-                prompts,
-                DistillationConfig(classes=7, temperature=temperature),
+                draw_classes(teacher, prompts, DistillationConfig(classes=7)),
+                temperature=temperature,
                 image_weight=weight,
             )
             for temperature in (1.0, 1e6)

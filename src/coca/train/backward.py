@@ -9,6 +9,7 @@ graph. Only two (B, E) tensors are kept between the passes, and the multimodal d
 Dimensions: B pairs of this rank, E embedding.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -21,7 +22,14 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
+from coca.train.objective import (
+    ChunkedLoss,
+    Embedded,
+    FirstPass,
+    Losses,
+    Objective,
+    add_losses,
+)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -45,7 +53,8 @@ def backward(
         batch: This rank's pairs, on the loader's device. Each micro-batch is moved to the model's
             device, with images as floats, just before it is used.
         micro_batch: Pairs per micro-batch; None: all. Fewer pairs need less memory and, with a
-            contrastive loss, a second forward pass without the multimodal decoder.
+            contrastive loss, a second forward pass without the multimodal decoder; with
+            distillation one of the image encoder, unless its logits are cached.
         autocast: Returns the context manager of each forward pass.
 
     Returns:
@@ -78,12 +87,20 @@ def _backward_in_parts(
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> Losses:
+    states, firsts = _first_pass(model, objective, parts, autocast)
+    teachers = [first.teacher for first in firsts if first.teacher is not None]
+    if teachers:
+        batch = dataclasses.replace(batch, teacher_logits=torch.cat(teachers))
+        parts = [
+            dataclasses.replace(part, teacher_logits=teacher)
+            for part, teacher in zip(parts, teachers, strict=True)
+        ]
     totals = objective.totals(model.model, batch)
-    states, embedded = _embed(model, objective, parts, autocast)
+    embedded = [first.embedded for first in firsts if first.embedded is not None]
     losses, gradients = _match(objective, embedded) if embedded else (None, [None] * len(parts))
     for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         ready = part.to(model.device)
-        if gradient is not None:
+        if firsts:
             # Both passes need equal random numbers, or the gradient belongs to other embeddings.
             _restore_random(states[number], model.device)
         run = partial(objective.run_part, batch=ready, totals=totals, gradient=gradient)
@@ -98,24 +115,24 @@ def _backward_in_parts(
 
 
 @torch.no_grad()
-def _embed(
+def _first_pass(
     model: ParallelModel[ModelT],
     objective: ChunkedLoss[ModelT],
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
-) -> tuple[list[RandomState], list[Embedded]]:
-    """Compute the embeddings of each part and the random state before it, if a loss needs them."""
-    states, embedded = [], []
+) -> tuple[list[RandomState], list[FirstPass]]:
+    """Run the first pass of each part, if a loss needs it; return the random state before each."""
+    states, firsts = [], []
     for part in parts:
         states.append(_random_state(model.device))
         # Moved again in the second pass: at 576 pixels, 8,192 images are 33 GB in fp32.
         ready = part.to(model.device)
         with autocast():
-            own = model.run(partial(objective.embed, batch=ready))
+            own = model.run(partial(objective.first_pass, batch=ready))
         if own is None:
             break
-        embedded.append(own)
-    return states, embedded
+        firsts.append(own)
+    return states, firsts
 
 
 def _match(

@@ -10,7 +10,7 @@ T tokens, E embedding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from coca.core.config.base import Config
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
+from coca.model.losses.collectives import all_reduce_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,30 +79,58 @@ class ClassPrompts:
         return len(self._counts)
 
     def draw(self, classes: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
-        """Draw one prompt of each class with torch's global generator, on the classes' device."""
+        """Draw one prompt of each class, on the classes' device; all ranks draw the same."""
         counts, first = self._counts[classes.cpu()], self._first[classes.cpu()]
-        drawn = (torch.rand(len(counts)) * counts).long()
+        drawn = (_uniform(len(counts), classes.device).cpu() * counts).long()
         return self._tokens[first + drawn.minimum(counts - 1)].to(classes.device)
 
 
-def sample_classes(teacher: Float[Tensor, "B C"], count: int) -> Int[Tensor, " K"]:
-    """Sample classes with torch's global generator: the likeliest of each image, then any others.
+class DrawnClasses(NamedTuple):
+    """Classes of one step, the same for all its micro-batches and ranks, and their prompts."""
 
-    The result is sorted. With more images than `count`, a random part of their classes is kept.
+    classes: Int[Tensor, " K"]
+    tokens: Int[Tensor, "K T"]
+
+
+def draw_classes(
+    teacher: Float[Tensor, "B C"], prompts: ClassPrompts, config: DistillationConfig
+) -> DrawnClasses:
+    """Draw the classes of a step and one prompt of each; all ranks must call it.
+
+    Args:
+        teacher: Logits of the classifier for all images of this rank that are distilled.
+        prompts: Prompts of its classes.
+        config: Number of classes.
     """
-    priority = torch.rand(teacher.shape[1])
-    priority[teacher.argmax(dim=1).cpu()] += 1
-    kept = priority.topk(min(count, len(priority))).indices
-    return kept.sort().values.to(teacher.device)
+    classes = sample_classes(teacher, config.classes)
+    return DrawnClasses(classes, prompts.draw(classes))
+
+
+def sample_classes(teacher: Float[Tensor, "B C"], count: int) -> Int[Tensor, " K"]:
+    """Sample classes: the likeliest of each image of any rank, then any others.
+
+    The result is sorted, and the same on all ranks. With more images than `count`, a random part of
+    their classes is kept.
+    """
+    votes = torch.zeros(teacher.shape[1], device=teacher.device)
+    votes[teacher.argmax(dim=1)] = 1
+    priority = _uniform(len(votes), teacher.device) + (all_reduce_sum(votes) > 0)
+    return priority.topk(min(count, len(priority))).indices.sort().values
+
+
+def _uniform(count: int, device: torch.device) -> Float[Tensor, " count"]:
+    """Draw numbers in [0, 1) with torch's global generators; equal on all ranks."""
+    # A sum of uniform numbers, modulo 1, is uniform again.
+    return all_reduce_sum(torch.rand(count).to(device)) % 1
 
 
 def distillation_loss(
     model: Captioner,
     images: Float[Tensor, "B E"],
     teacher: Float[Tensor, "B C"],
-    prompts: ClassPrompts,
-    config: DistillationConfig,
+    drawn: DrawnClasses,
     *,
+    temperature: float,
     image_weight: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Compute the KL divergence of teacher and student in nats, as a weighted sum over images.
@@ -110,16 +139,15 @@ def distillation_loss(
         model: Embeds the prompts, and has the logit scale.
         images: Unit vectors of the images.
         teacher: Logits of the classifier; no gradient flows to them.
-        prompts: Prompts of its classes.
-        config: Number of classes and temperature.
+        drawn: Classes and prompts to compare with.
+        temperature: Temperature of the classifier's softmax.
         image_weight: Weight of each image.
     """
     teacher = teacher.detach().float()
-    classes = sample_classes(teacher, config.classes)
-    texts = model.encode_text(prompts.draw(classes))
+    texts = model.encode_text(drawn.tokens)
     # In fp32: half precision would round cosines, which the scale then multiplies.
     with torch.autocast(images.device.type, enabled=False):
         logits = model.logit_scale.float() * images.float() @ texts.float().T
         student = F.log_softmax(logits, dim=1)
-        target = F.log_softmax(teacher[:, classes] / config.temperature, dim=1)
+        target = F.log_softmax(teacher[:, drawn.classes] / temperature, dim=1)
         return F.kl_div(student, target, reduction="sum", log_target=True) * image_weight

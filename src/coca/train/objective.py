@@ -7,7 +7,7 @@ in any micro-batch.
 Dimensions: B pairs, E embedding, C classes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -27,7 +27,13 @@ from coca.model.losses.contrastive import (
     contrastive_loss,
     sigmoid_loss,
 )
-from coca.train.distillation import ClassPrompts, DistillationConfig, distillation_loss
+from coca.train.distillation import (
+    ClassPrompts,
+    DistillationConfig,
+    DrawnClasses,
+    distillation_loss,
+    draw_classes,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +102,18 @@ class Embedded(NamedTuple):
     bias: Float[Tensor, ""] | None = None
 
 
+class FirstPass(NamedTuple):
+    """Outputs of a micro-batch that losses over the whole batch need."""
+
+    embedded: Embedded | None
+    """Inputs of the contrastive loss; None without one."""
+    teacher: Float[Tensor, "B K"] | None = None
+    """Logits of the image encoder's classifier; None without distillation, or if the batch has
+    them."""
+
+
 class Totals(NamedTuple):
-    """Weights of tokens and images over all ranks, so that the losses of micro-batches add up."""
+    """Numbers of the whole batch, so that the losses of micro-batches add up."""
 
     token_weight: Float[Tensor, ""]
     """Weight of each token: number of ranks / number of tokens of all ranks."""
@@ -105,6 +121,8 @@ class Totals(NamedTuple):
     """Weight of each labelled image: number of ranks / labelled images of all ranks."""
     distilled_weight: Float[Tensor, ""]
     """Weight of each image that is distilled: number of ranks / such images of all ranks."""
+    drawn: DrawnClasses | None = None
+    """Classes and prompts of the distillation loss; None without one."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -125,18 +143,22 @@ class Objective(Protocol[ModelT_contra]):
 
 @runtime_checkable
 class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
-    """An objective that supports micro-batches, with a contrastive loss over the whole batch.
+    """An objective that supports micro-batches, with losses over the whole batch.
 
     The contrastive loss depends on embeddings only. So they are computed first for each micro-batch
-    without graph. Its gradient with respect to them replaces the loss in the second pass.
+    without graph. Its gradient with respect to them replaces the loss in the second pass. The
+    classes of the distillation loss depend on the classifier's logits of all images.
     """
 
     def totals(self, model: ModelT_contra, batch: Batch) -> Totals:
-        """Compute the weights for the micro-batches of a batch; all ranks must call it."""
+        """Compute the numbers of the whole batch; all ranks must call it.
+
+        With distillation, the batch must have the classifier's logits.
+        """
         ...
 
-    def embed(self, model: ModelT_contra, batch: Batch) -> Embedded | None:
-        """Compute the embeddings of a micro-batch; None without a contrastive loss."""
+    def first_pass(self, model: ModelT_contra, batch: Batch) -> FirstPass | None:
+        """Compute what the losses over the whole batch need; None if they need nothing."""
         ...
 
     def match(self, embedded: Embedded) -> Losses:
@@ -152,7 +174,7 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
             model: The model; it runs once.
             batch: The micro-batch.
             totals: Weights of the whole batch.
-            gradient: Gradient of `match` with respect to the output of `embed`.
+            gradient: Gradient of `match` with respect to the embeddings of `first_pass`.
         """
         ...
 
@@ -184,25 +206,18 @@ class CoCaObjective:
                 no classes; or only one of model and loss has the bias of the sigmoid loss.
         """
         self._require_fit(model, batch)
-        output, teacher = self._run(model, batch)
-        return self.of_output(model, batch, output, teacher)
+        batch = self._taught(model, batch)
+        return self.of_output(model, batch, self._run(model, batch))
 
-    def of_output(
-        self,
-        model: Captioner,
-        batch: Batch,
-        output: CoCaOutput,
-        teacher: Float[Tensor, "B K"] | None = None,
-    ) -> Losses:
+    def of_output(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Losses:
         """Compute the losses of a batch from the output of the model; all ranks must call it.
 
         Args:
             model: The model.
-            batch: The whole batch of this rank.
+            batch: The whole batch of this rank, for distillation with the classifier's logits.
             output: Output of the model for the batch.
-            teacher: Logits of the image encoder's classifier, for distillation.
         """
-        losses = self._sum_up(model, batch, output, teacher, self.totals(model, batch))
+        losses = self._sum_up(model, batch, output, self.totals(model, batch))
         embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
@@ -211,7 +226,7 @@ class CoCaObjective:
         model.clamp_temperature_()
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
-        """Count tokens and labelled images over all ranks, as weights."""
+        """Count tokens and labelled images over all ranks, as weights, and draw classes."""
         counts = torch.zeros(3, device=batch.tokens.device)
         if self.config.captioning_weight > 0:
             counts[0] = model.label_mask(batch.tokens).sum()
@@ -222,14 +237,27 @@ class CoCaObjective:
             counts[2] = len(batch.keys) if is_distilled is None else is_distilled.sum()
         # A batch that is split into micro-batches is still on the host.
         counts = counts.to(model.log_scale.device)
-        return Totals(*(world_size() / all_reduce_sum(counts).clamp(min=1)).unbind())
+        token, image, distilled = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
+        drawn = None
+        if self.config.distillation_weight > 0:
+            assert self.prompts is not None, "checked when the objective was created"
+            assert batch.teacher_logits is not None, "the caller adds them"
+            teacher = batch.teacher_logits
+            if batch.is_distilled is not None:
+                teacher = teacher[batch.is_distilled.to(teacher.device)]
+            teacher = teacher.to(model.log_scale.device)
+            drawn = draw_classes(teacher, self.prompts, self.config.distillation)
+        return Totals(token, image, distilled, drawn)
 
-    def embed(self, model: Captioner, batch: Batch) -> Embedded | None:
-        """Run the image encoder, its poolers and the unimodal decoder."""
+    def first_pass(self, model: Captioner, batch: Batch) -> FirstPass | None:
+        """Run the image encoder and its classifier, the poolers and the unimodal decoder."""
         self._require_fit(model, batch)
-        if self.config.contrastive_weight == 0:
-            return None
-        return _embedded(model, model(batch.images, batch.tokens, captioning=False))
+        taught = self._taught(model, batch)
+        teacher = None if taught is batch else taught.teacher_logits
+        embedded = None
+        if self.config.contrastive_weight > 0:
+            embedded = _embedded(model, model(taught.images, taught.tokens, captioning=False))
+        return None if embedded is None and teacher is None else FirstPass(embedded, teacher)
 
     def match(self, embedded: Embedded) -> Losses:
         """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
@@ -244,35 +272,39 @@ class CoCaObjective:
     def run_part(
         self, model: Captioner, batch: Batch, totals: Totals, gradient: Embedded | None
     ) -> Losses:
-        """Compute captioning and classification losses of a micro-batch."""
+        """Compute the captioning, classification and distillation losses of a micro-batch."""
         self._require_fit(model, batch)
-        output, teacher = self._run(model, batch)
-        losses = self._sum_up(model, batch, output, teacher, totals)
+        output = self._run(model, batch)
+        losses = self._sum_up(model, batch, output, totals)
         embedded = _embedded(model, output)
         if gradient is None or embedded is None:
             return losses
         return losses._replace(total=losses.total + _surrogate_loss(embedded, gradient))
 
-    def _run(self, model: Captioner, batch: Batch) -> tuple[CoCaOutput, Tensor | None]:
-        """Run the model once; with distillation also the image encoder's classifier."""
+    def _taught(self, model: Captioner, batch: Batch) -> Batch:
+        """Add the logits of the image encoder's classifier, for distillation.
+
+        The images of the returned batch are their features, so that the encoder runs once.
+        """
+        if self.config.distillation_weight == 0 or batch.teacher_logits is not None:
+            return batch
+        images = batch.images
+        if images.ndim > 3:
+            images = model.image_encoder.features(images)
+        with torch.no_grad():
+            teacher = model.image_encoder.classify(images.to(model.log_scale.dtype))
+        return replace(batch, images=images, teacher_logits=teacher)
+
+    def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
         config = self.config
-        images, teacher = batch.images, None
-        if config.distillation_weight > 0:
-            teacher = batch.teacher_logits
-        if config.distillation_weight > 0 and teacher is None:
-            if images.ndim > 3:
-                images = model.image_encoder.features(images)
-            with torch.no_grad():
-                teacher = model.image_encoder.classify(images.to(model.log_scale.dtype))
-        output = model(
-            images,
+        return model(
+            batch.images,
             batch.tokens,
             contrastive=config.contrastive_weight > 0 or config.distillation_weight > 0,
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
             prompt_lengths=batch.prompt_lengths,
         )
-        return output, teacher
 
     def _contrast(self, embedded: Embedded) -> ContrastiveOutput:
         config = self.config
@@ -292,7 +324,6 @@ class CoCaObjective:
         model: Captioner,
         batch: Batch,
         output: CoCaOutput,
-        teacher: Float[Tensor, "B K"] | None,
         totals: Totals,
     ) -> Losses:
         """Compute the per-sample losses."""
@@ -322,8 +353,8 @@ class CoCaObjective:
             )
             total = total + config.classification_weight * loss
             parts["classification"] = loss.detach()
-        if teacher is not None:
-            loss = self._distill(model, batch, output, teacher, totals)
+        if totals.drawn is not None:
+            loss = self._distill(model, batch, output, totals.drawn, totals.distilled_weight)
             total = total + config.distillation_weight * loss
             parts["distillation"] = loss.detach()
         return Losses(total, parts)
@@ -333,16 +364,18 @@ class CoCaObjective:
         model: Captioner,
         batch: Batch,
         output: CoCaOutput,
-        teacher: Float[Tensor, "B K"],
-        totals: Totals,
+        drawn: DrawnClasses,
+        weight: Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        images, kept = output.image_embedding, batch.is_distilled
+        images, teacher, kept = output.image_embedding, batch.teacher_logits, batch.is_distilled
         assert images is not None, "requested in `_run`"
-        assert self.prompts is not None, "checked when the objective was created"
+        assert teacher is not None, "added in the first pass"
         if kept is not None:
             images, teacher = images[kept], teacher[kept]
-        config, weight = self.config.distillation, totals.distilled_weight
-        return distillation_loss(model, images, teacher, self.prompts, config, image_weight=weight)
+        temperature = self.config.distillation.temperature
+        return distillation_loss(
+            model, images, teacher, drawn, temperature=temperature, image_weight=weight
+        )
 
     def _require_fit(self, model: Captioner, batch: Batch) -> None:
         config = self.config
