@@ -162,6 +162,7 @@ def test_a_damaged_file_stops_the_run(image_folder: Path, published: Path, tmp_p
         (["data.features.views=2"], "without augment all views are equal"),
         (["data.resolution=[{until: 0.5, image_size: 64}]"], "leave out resolution"),
         (["data.loader.images_per_sample=2"], r"leave out loader\.images_per_sample"),
+        (["train.schedule.patch_dropout=0.5"], "patch_dropout is 0.5, but cached features"),
         (["encoder_weights=null"], "set encoder_weights or init_from"),
         (["init_from=somewhere"], "has an image encoder of its own"),
     ],

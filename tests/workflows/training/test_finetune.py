@@ -356,6 +356,7 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
         (["encoder_lr=0.001"], r"add image_encoder to train\.optimizer\.freeze"),
         (["lora.rank=2"], r"leave image_encoder out of lora\.match"),
         (["encoder_lr=0", "data.features.views=2"], "without augment all views are equal"),
+        (["encoder_lr=0", "train.schedule.patch_dropout=0.5"], "but cached features are of all"),
         (["encoder_lr=0", "head.images_per_sample=2"], r"leave out loader\.images_per_sample"),
     ],
 )

@@ -38,7 +38,7 @@ from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice, obtain_classes
 from coca.workflows.training.init_weights import adopt_weights
-from coca.workflows.training.pretrain_data import Sources, open_sources
+from coca.workflows.training.pretrain_data import Sources, dropout_fault, open_sources
 from coca.workflows.training.run_dir import (
     compare_with_earlier,
     save_finished,
@@ -102,6 +102,8 @@ class FinetuneConfig(Config):
                 f"loss.classification_weight is {self.loss.classification_weight} and head is "
                 f"{'null' if self.head is None else 'given'}; set both or neither"
             )
+        if fault := dropout_fault(self.data.features, self.train.schedule):
+            faults.append(fault)
         asks = [source.text == "question" for source in self.data.sources]
         if self.head is not None and self.head.reads == "text" and not all(asks):
             faults.append("head.reads is text; set text: question in each of data.sources")

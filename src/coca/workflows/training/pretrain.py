@@ -39,6 +39,7 @@ from coca.workflows.training.pretrain_data import (
     DataConfig,
     Sources,
     TokenizerConfig,
+    dropout_fault,
     make_processor,
     obtain_tokenizer,
     open_sources,
@@ -128,6 +129,8 @@ class PretrainConfig(Config):
                 "data.features is for an image encoder with pretrained weights; set "
                 "encoder_weights or init_from"
             )
+        if fault := dropout_fault(self.data.features, self.train.schedule):
+            raise ConfigError(fault)
         self._check_sizes()
         self._check_losses()
 

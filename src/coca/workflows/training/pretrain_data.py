@@ -27,6 +27,7 @@ from coca.processing.word_vectors import read_word_list
 from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.device import training_device
 from coca.train.distributed.context import DistributedContext
+from coca.train.optim.schedule import ScheduleConfig
 
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 
@@ -85,6 +86,16 @@ class FeatureCacheConfig(Config):
     """Cache the output of the encoder's first stages, of 1 to 7 of an EfficientNet; only these must
     be frozen, and training runs the others. null: the final features of an encoder that is wholly
     frozen."""
+
+
+def dropout_fault(features: FeatureCacheConfig | None, schedule: ScheduleConfig) -> str:
+    """Describe the conflict of cached features with patch dropout; empty without one."""
+    if features is None or not schedule.patch_dropout:
+        return ""
+    return (
+        f"train.schedule.patch_dropout is {schedule.patch_dropout}, but cached features are of all "
+        "patches; set it to 0, or leave out data.features"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
