@@ -35,6 +35,7 @@ from coca.runtime.image_file import (
     check_size,
     check_type,
     draft,
+    drawn_box,
     image_errors,
     image_name,
     is_turned,
@@ -174,10 +175,9 @@ class ImageTransform:
             Left, top, right and bottom as fractions of the width and height. They are below 0 or
             above 1 where the square is padded.
         """
-        config = self.config
-        return covered_region(
-            pixels.permute(1, 2, 0).numpy(), resize=config.resize, trim=config.trim
-        )
+        _, height, width = pixels.shape
+        drawn = drawn_box(pixels.permute(1, 2, 0).numpy()) if self.config.trim else None
+        return covered_region(width, height, drawn, resize=self.config.resize)
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         """Resize an image to the model's square input; pixels stay 0 to 255."""

@@ -245,13 +245,19 @@ def trim_border(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"
     return square
 
 
-def drawn_box(pixels: UInt8[np.ndarray, "H W 3"]) -> Box | None:
-    """Find what is not the empty border, which has the colour of the upper left corner.
+def drawn_box(
+    pixels: UInt8[np.ndarray, "H W 3"], corner: UInt8[np.ndarray, "1 1 3"] | None = None
+) -> Box | None:
+    """Find what is not the empty border.
+
+    Args:
+        pixels: An image, or a part of one.
+        corner: Colour of the border. Default: that of the upper left corner.
 
     Returns:
         Left, top, right and bottom in pixels; None for a uniform image.
     """
-    corner = pixels[:1, :1]
+    corner = pixels[:1, :1] if corner is None else corner
     # Scaling and compression leave borders that are only nearly uniform.
     drawn = (np.abs(pixels.astype(np.int16) - corner) > TRIM_TOLERANCE).any(axis=2)
     rows, columns = drawn.any(axis=1).nonzero()[0], drawn.any(axis=0).nonzero()[0]

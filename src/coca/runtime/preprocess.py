@@ -20,8 +20,8 @@ from PIL import Image
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.runtime.image_file import (
+    Box,
     ImageSource,
-    drawn_box,
     read_image,
     square_around,
     trim_border,
@@ -87,26 +87,25 @@ def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3
     image = read_image(source, at_least=side if settings.reduced else None)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
-    return np.ascontiguousarray(np.asarray(_resized(image, settings)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))
 
 
 def covered_region(
-    pixels: UInt8[np.ndarray, "H W 3"], *, resize: str, trim: bool
+    width: int, height: int, drawn: Box | None, *, resize: str
 ) -> tuple[float, float, float, float]:
     """Compute which part of an image the model's square input shows.
 
     Args:
-        pixels: The image.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        drawn: What is not the empty border, if that is cropped.
         resize: Method of resizing, as in `ImageSettings`.
-        trim: Whether empty borders are cropped.
 
     Returns:
         Left, top, right and bottom as fractions of the width and height. They are below 0 or above
         1 where the square is padded.
     """
-    height, width = pixels.shape[:2]
-    box = drawn_box(pixels) if trim else None
-    left, top, right, bottom = (0, 0, width, height) if box is None else square_around(box)
+    left, top, right, bottom = (0, 0, width, height) if drawn is None else square_around(drawn)
     # How far the square is inside of the box on each side, or outside if padded.
     sides = right - left, bottom - top
     side = max(sides) if resize == "pad" else min(sides)
@@ -114,7 +113,8 @@ def covered_region(
     return (left + x) / width, (top + y) / height, (right - x) / width, (bottom - y) / height
 
 
-def _resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
+def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
+    """Resize an image to the model's square input by Pillow."""
     side, filter = settings.image_size, Image.Resampling[settings.interpolation.upper()]
     width, height = image.size
     if settings.resize == "shortest":

@@ -2,6 +2,7 @@ import io
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.search.ingest.sources.image_metadata import read_header
-from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
+from coca.server.errors import ServiceError
+from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box
-from coca.server.model.torch_backend import TorchImages
+from coca.server.model.torch_backend import steps_of
 from server_process import child_processes
 from tiny_data import image_bytes
 
 TRANSFORM = ImageTransform(ImageConfig(image_size=16))
-STEPS = TorchImages(TRANSFORM)
+STEPS = steps_of(TRANSFORM.config)
 MAX_PIXELS = 4_000_000
 
 
@@ -127,6 +129,30 @@ def test_the_pixel_limit_is_checked_before_decoding(decoder: ProcessDecoder) -> 
         with pytest.raises(DataError, match="4,001 x 1,000 pixels") as caught:
             use(stream.getvalue())
         assert caught.value.reason == "too_large"
+
+
+def test_large_images_are_decoded_one_after_the_other() -> None:
+    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=2)
+    stream = io.BytesIO()
+    Image.new("RGB", (2_000, 1_500), "red").save(stream, "PNG")
+    found: list[object] = []
+
+    def decode() -> None:
+        try:
+            found.append(opened.decode(stream.getvalue()).width)
+        except ServiceError as error:
+            found.append(error.status)
+
+    threads = [threading.Thread(target=decode) for _ in range(MAX_LARGE + 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == MAX_LARGE + 4
+    assert found.count(2_000) >= MAX_LARGE
+    assert set(found) <= {2_000, 503}
+    assert opened.decode(stream.getvalue()).width == 2_000
+    opened.close()
 
 
 def test_more_memory_than_the_limit_is_too_large(decoder: ProcessDecoder) -> None:

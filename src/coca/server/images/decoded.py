@@ -1,13 +1,15 @@
-"""Decoded images of requests, their regions, and the Protocol of their preprocessing.
+"""Decoded images of requests, their regions and their preprocessing.
 
-Dimensions: H, W height and width of an image; S side of the model's input (pixels).
+Dimensions: S side of the model's input (pixels).
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
+
+from coca.runtime.preprocess import ImageSettings
 
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom of a region, in fractions of width and height, 0 to 1."""
@@ -28,19 +30,15 @@ class DecodedImage:
     """Part of the image that `square` shows; below 0 or above 1 where it is padded."""
 
 
-@runtime_checkable
-class ImageSteps(Protocol):
+@dataclass(frozen=True)
+class ImageSteps:
     """Preprocessing of decoded images."""
+
+    settings: ImageSettings
+    as_torch: bool
+    """Whether images are resized as by torch; else by Pillow."""
 
     @property
     def at_least(self) -> int | None:
         """Minimum side at which a JPEG may be decoded, in pixels; None: full resolution."""
-        ...
-
-    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-        """Resize an image to the model's input."""
-        ...
-
-    def covered_region(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Box:
-        """Compute which part of an image the model's input shows."""
-        ...
+        return self.settings.image_size if self.settings.reduced else None

@@ -2,7 +2,7 @@
 
 Only `torch_backend` imports torch.
 
-Dimensions: H, W height and width of an image; S side of the model's input (pixels); N images.
+Dimensions: S side of the model's input (pixels).
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from coca.runtime.captions import Caption
 from coca.runtime.labels import Prediction
 from coca.runtime.predictor import Predictor as ExportedPredictor
-from coca.runtime.preprocess import ImageSettings, covered_region, square
 from coca.server.errors import ServiceError
-from coca.server.images.decoded import Box, ImageSteps
+from coca.server.images.decoded import ImageSteps
 from coca.workflows.collections.collection_model import CollectionModel
 
 if TYPE_CHECKING:
@@ -28,11 +26,8 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """What differs between the runtimes."""
 
-    @property
-    def images(self) -> ImageSteps:
-        """Preprocessing of the model."""
-        ...
-
+    images: ImageSteps
+    """Preprocessing of the model."""
     context_length: int
     """Maximum number of tokens in a text, special tokens included."""
     max_text_tokens: int
@@ -72,28 +67,6 @@ def backend_of(predictor: CollectionModel) -> Backend:
     return TorchBackend(predictor)
 
 
-class ExportedImages:
-    """Preprocessing of an exported model."""
-
-    def __init__(self, settings: ImageSettings) -> None:
-        self._settings = settings
-
-    @property
-    def at_least(self) -> int | None:
-        """Minimum side at which a JPEG may be decoded."""
-        return self._settings.image_size if self._settings.reduced else None
-
-    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-        """Resize an image to the model's input."""
-        resized = square(Image.fromarray(pixels), self._settings)
-        return np.ascontiguousarray(resized.transpose(1, 2, 0))
-
-    def covered_region(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Box:
-        """Compute which part of an image the model's input shows."""
-        settings = self._settings
-        return covered_region(pixels, resize=settings.resize, trim=settings.trim)
-
-
 class ExportedBackend:
     """An exported model; it has no heads, and its graphs return no attention weights."""
 
@@ -101,7 +74,7 @@ class ExportedBackend:
 
     def __init__(self, predictor: ExportedPredictor) -> None:
         self._predictor = predictor
-        self.images = ExportedImages(predictor.image_settings)
+        self.images = ImageSteps(predictor.image_settings, as_torch=False)
         self.context_length = predictor.context_length
         self.max_text_tokens = predictor.max_text_tokens
         self.dtype = predictor.manifest.precision.replace("fp32", "float32")

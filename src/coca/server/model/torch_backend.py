@@ -1,6 +1,6 @@
 """Model of the service by torch.
 
-Dimensions: H, W height and width of an image; S side of the model's input (pixels).
+Dimensions: S side of the model's input (pixels).
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,25 @@ from jaxtyping import UInt8
 
 from coca.inference.attention import WordMaps, explain_caption
 from coca.inference.predictor import Predictor
-from coca.processing.image import ImageTransform
+from coca.processing.image import ImageConfig
 from coca.runtime.captions import Caption
 from coca.runtime.labels import Prediction
-from coca.server.images.decoded import Box
+from coca.runtime.preprocess import ImageSettings
+from coca.server.images.decoded import ImageSteps
 
 
-class TorchImages:
-    """Preprocessing by an image transform."""
-
-    def __init__(self, transform: ImageTransform) -> None:
-        self._transform = transform
-
-    @property
-    def at_least(self) -> int | None:
-        """Minimum side at which a JPEG may be decoded."""
-        config = self._transform.config
-        return config.image_size if config.reduced else None
-
-    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-        """Resize an image to the model's input."""
-        square = self._transform.square(torch.from_numpy(pixels).permute(2, 0, 1))
-        return square.permute(1, 2, 0).contiguous().numpy()
-
-    def covered_region(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Box:
-        """Compute which part of an image the model's input shows."""
-        return self._transform.covered_region(torch.from_numpy(pixels).permute(2, 0, 1))
+def steps_of(config: ImageConfig) -> ImageSteps:
+    """Describe the preprocessing of a model for a process without torch."""
+    settings = ImageSettings(
+        image_size=config.image_size,
+        resize=config.resize,
+        trim=config.trim,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        reduced=config.reduced,
+    )
+    return ImageSteps(settings, as_torch=True)
 
 
 class TorchBackend:
@@ -45,7 +38,7 @@ class TorchBackend:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self.images = TorchImages(predictor.processor.image)
+        self.images = steps_of(predictor.processor.image.config)
         self.context_length = predictor.processor.context_length
         reserved = predictor.processor.tokenizer.reserved
         self.max_text_tokens = self.context_length - reserved

@@ -2,7 +2,9 @@
 
 import os
 import queue
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,11 +17,12 @@ from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerPr
 
 MAX_PROCESSES = 4
 """Maximum number of decoder processes, also on machines with more cores."""
+MAX_LARGE = 8
+"""Maximum number of images that are decoded, or wait, because they are above the share of a process
+in the maximum number of pixels."""
 _BUSY_S = 30.0
 """Maximum wait for a free process, in seconds."""
 _MAX_THUMBNAIL_BYTES = 16 << 20
-_FIELDS = ("rows", "columns", "width", "height", "time")
-"""Numbers in the answer to a decoded image: its pixels, then its metadata."""
 
 
 @runtime_checkable
@@ -89,15 +92,24 @@ class ProcessDecoder:
             self._free.put(None)
         self._free.put(self._start())
         self._count = count
+        self._large = threading.Lock()
+        self._large_waiting = threading.BoundedSemaphore(MAX_LARGE)
 
     def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
         """Decode an image, or a region of it, to the model's input size."""
-        reduced = None if box else self._steps.at_least
-        answer, payload = self._ask({"at_least": reduced, "box": box}, data, self._pixel_bytes)
-        rows, columns, width, height, time = (int(answer[name]) for name in _FIELDS)
-        pixels = np.frombuffer(payload, np.uint8).reshape(rows, columns, 3)
-        covered = _within(box, self._steps.covered_region(pixels))
-        return DecodedImage(self._steps.square(pixels), width, height, time, covered)
+        steps = self._steps
+        side = steps.settings.image_size
+        request = {
+            "at_least": None if box else steps.at_least,
+            "box": box,
+            "settings": asdict(steps.settings),
+            "as_torch": steps.as_torch,
+        }
+        answer, payload = self._ask(request, data, lambda answer: side * side * 3)
+        square = np.frombuffer(payload, np.uint8).reshape(side, side, 3)
+        width, height, time = (int(answer[name]) for name in ("width", "height", "time"))
+        x0, y0, x1, y1 = map(float, answer["covered"])
+        return DecodedImage(square, width, height, time, _within(box, (x0, y0, x1, y1)))
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""
@@ -107,7 +119,8 @@ class ProcessDecoder:
 
     def pixels(self, data: bytes, side: int) -> UInt8[np.ndarray, "H W 3"]:
         """Decode an image to small RGB pixels."""
-        answer, payload = self._ask({"at_least": side, "side": side}, data, self._pixel_bytes)
+        request = {"at_least": side, "side": side}
+        answer, payload = self._ask(request, data, lambda answer: _pixel_bytes(answer, side))
         rows, columns = int(answer["rows"]), int(answer["columns"])
         return np.frombuffer(payload, np.uint8).reshape(rows, columns, 3)
 
@@ -123,15 +136,32 @@ class ProcessDecoder:
         data: bytes,
         answer_size: Callable[[dict[str, Any]], int],
     ) -> tuple[dict[str, Any], bytearray]:
+        """Decode an image; large ones are decoded one after the other, which bounds memory."""
+        share = self._max_pixels // self._count
+        try:
+            return self._ask_free({**request, "max_pixels": share}, data, answer_size)
+        except DataError as error:
+            if error.reason != "too_large" or self._count == 1:
+                raise
+        if not self._large_waiting.acquire(blocking=False):
+            raise _busy("too many large images wait")
+        try:
+            with self._large:
+                whole = {**request, "max_pixels": self._max_pixels}
+                return self._ask_free(whole, data, answer_size)
+        finally:
+            self._large_waiting.release()
+
+    def _ask_free(
+        self,
+        request: Mapping[str, Any],
+        data: bytes,
+        answer_size: Callable[[dict[str, Any]], int],
+    ) -> tuple[dict[str, Any], bytearray]:
         try:
             process = self._free.get(timeout=_BUSY_S)
         except queue.Empty:
-            raise ServiceError(
-                "the service is overloaded: all decoder processes are busy",
-                status=503,
-                code="overloaded",
-                retry_after_s=5,
-            ) from None
+            raise _busy("all decoder processes are busy") from None
         died: WorkerDiedError | None = None
         try:
             # A process that was killed from outside has not seen the image to its end.
@@ -157,11 +187,12 @@ class ProcessDecoder:
     def _start(self) -> WorkerProcess:
         return WorkerProcess(max_pixels=self._max_pixels, timeout_s=self._timeout_s)
 
-    def _pixel_bytes(self, header: dict[str, Any]) -> int:
-        rows, columns, *_ = (int(header[name]) for name in _FIELDS)
-        if rows < 1 or columns < 1 or rows * columns > self._max_pixels:
-            raise ValueError(f"{rows} x {columns} pixels")
-        return rows * columns * 3
+
+def _pixel_bytes(header: dict[str, Any], side: int) -> int:
+    rows, columns = int(header["rows"]), int(header["columns"])
+    if not (0 < rows <= side and 0 < columns <= side):
+        raise ValueError(f"{rows} x {columns} pixels")
+    return rows * columns * 3
 
 
 def _within(box: Box | None, part: Box) -> Box:
@@ -171,6 +202,12 @@ def _within(box: Box | None, part: Box) -> Box:
     width, height = box[2] - box[0], box[3] - box[1]
     x0, y0, x1, y1 = part
     return box[0] + x0 * width, box[1] + y0 * height, box[0] + x1 * width, box[1] + y1 * height
+
+
+def _busy(reason: str) -> ServiceError:
+    return ServiceError(
+        f"the service is overloaded: {reason}", status=503, code="overloaded", retry_after_s=5
+    )
 
 
 def _thumbnail_bytes(header: dict[str, Any]) -> int:

@@ -17,8 +17,11 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.core.files.heif import has_heif, register_heif
 from coca.runtime.image_file import read_image
+from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.sources.image_metadata import read_header
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send
+from coca.server.images.decoding.model_input import model_input
+from coca.server.images.decoding.torch_resize import resize_columns
 
 THUMBNAIL_QUALITY = 82
 _ORPHAN_S = 5.0
@@ -28,10 +31,10 @@ _ORPHAN_S = 5.0
 def main() -> None:
     """Answer messages until the service closes the pipe.
 
-    The arguments of the process are the maximum number of pixels of an image, of bytes of memory,
-    and of seconds for an image.
+    The arguments of the process are the maximum number of bytes of memory, and of seconds for an
+    image.
     """
-    max_pixels, max_memory, timeout_s = map(int, sys.argv[1:])
+    max_memory, timeout_s = map(int, sys.argv[1:])
     requests = os.dup(0)
     answers = os.dup(1)
     # Ctrl-C in a terminal reaches the whole process group; the service ends this process.
@@ -51,7 +54,7 @@ def main() -> None:
         # The kernel ends a process that hangs after its service was killed.
         signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_S)
         try:
-            header, payload = _answer(request, bytes(data), max_pixels)
+            header, payload = _answer(request, bytes(data))
         except DataError as error:
             header, payload = {"error": str(error)[:1_000], "reason": error.reason}, b""
         except MemoryError:
@@ -61,8 +64,8 @@ def main() -> None:
         send(answers, header, payload)
 
 
-def _answer(request: dict[str, Any], data: bytes, max_pixels: int) -> tuple[dict[str, Any], Any]:
-    image = read_image(data, max_pixels=max_pixels, at_least=request["at_least"])
+def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
+    image = read_image(data, max_pixels=request["max_pixels"], at_least=request["at_least"])
     if (side := request.get("side")) is not None:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     if request.get("jpeg"):
@@ -71,15 +74,17 @@ def _answer(request: dict[str, Any], data: bytes, max_pixels: int) -> tuple[dict
         return {"bytes": stream.tell()}, stream.getbuffer()
     if (box := request.get("box")) is not None:
         image = image.crop(pixel_box(box, image.width, image.height))
+    if (settings := request.get("settings")) is None:
+        return {"rows": image.height, "columns": image.width}, np.asarray(image)
+    square, covered = model_input(image, ImageSettings(**settings), as_torch=request["as_torch"])
     header = read_header(data)
     answer = {
-        "rows": image.height,
-        "columns": image.width,
         "width": header.width,
         "height": header.height,
         "time": header.time,
+        "covered": covered,
     }
-    return answer, np.asarray(image)
+    return answer, np.ascontiguousarray(square)
 
 
 def pixel_box(
@@ -105,6 +110,8 @@ def _load_decoders() -> None:
         tiny.save(stream, format, exif=exif)
         read_image(stream.getvalue())
         read_header(stream.getvalue())
+    # NumPy starts its library of linear algebra at the first product.
+    resize_columns(np.zeros((2, 1, 3), np.uint8), 1, "bilinear")
 
 
 def _limit(kind: int, limit: int) -> None:

@@ -35,7 +35,7 @@ class WorkerProcess:
         """
         self._timeout_s = timeout_s
         self._ready = False
-        limits = (max_pixels, memory_limit(max_pixels), int(timeout_s) + 1)
+        limits = (memory_limit(max_pixels), int(timeout_s) + 1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "coca.server.images.decoding.worker", *map(str, limits)],
             stdin=subprocess.PIPE,

@@ -1,0 +1,70 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.server.images.decoding.model_input import model_input
+from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
+from coca.server.model.torch_backend import steps_of
+
+SIZES = [(1, 1), (7, 400), (16, 16), (33, 20), (224, 224), (480, 640), (900, 35), (2_000, 900)]
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Pixels of noise; some are black or white, where rounding is clipped."""
+    numbers = np.random.default_rng(seed).integers(-128, 384, (height, width, 3))
+    return numbers.clip(0, 255).astype(np.uint8)
+
+
+def differ(found: np.ndarray, expected: np.ndarray) -> float:
+    """Compute the share of different numbers, which differ by one grey level at most."""
+    apart = np.abs(found.astype(int) - expected)
+    assert apart.max() <= 1
+    return float((apart > 0).mean())
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_pixels_are_resized_as_torch_does(size: tuple[int, int], interpolation: str) -> None:
+    pixels = noise(*size)
+    for height, width in ((16, 16), (224, 224), (50, 300)):
+        expected = F.interpolate(
+            torch.from_numpy(pixels).permute(2, 0, 1)[None],
+            (height, width),
+            mode=interpolation,
+            antialias=True,
+        )[0].permute(1, 2, 0)
+        found = resize_columns(resize_rows(pixels, width, interpolation), height, interpolation)
+        # Without AVX2, torch itself rounds a few weights to the other side.
+        assert differ(found, expected.numpy()) < 1e-3
+
+
+def test_rows_are_resized_one_by_one() -> None:
+    pixels = noise(40, 300)
+    parts = [resize_rows(pixels[start : start + 7], 32, "bicubic") for start in range(0, 40, 7)]
+    assert np.array_equal(np.concatenate(parts), resize_rows(pixels, 32, "bicubic"))
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (1_500, 1_100)], ids=str)
+def test_the_input_is_that_of_the_library(size: tuple[int, int], resize: Any, trim: bool) -> None:
+    pixels = noise(*size)
+    pixels[:20], pixels[-5:], pixels[:, :9] = 240, 240, 240
+    transform = ImageTransform(ImageConfig(image_size=32, resize=resize, trim=trim))
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    steps = steps_of(transform.config)
+    found, covered = model_input(Image.fromarray(pixels), steps.settings, as_torch=True)
+    assert differ(found, transform.square(image).permute(1, 2, 0).numpy()) < 1e-3
+    assert covered == transform.covered_region(image)
+
+
+def test_an_image_of_one_colour_is_its_own_input() -> None:
+    settings = steps_of(ImageConfig(image_size=8, trim=True)).settings
+    found, covered = model_input(Image.new("RGB", (1_000, 900), "red"), settings, as_torch=True)
+    assert (found == (255, 0, 0)).all()
+    assert covered == (0, 0, 1, 1)
