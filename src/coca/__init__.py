@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.config import CoCaConfig
+    from coca.search.milvus.collection import Collection
     from coca.search.query.engine import SearchEngine
 
 try:
@@ -16,21 +17,31 @@ try:
 except ImportError:
     __version__ = "0.5.0.dev0"
 
-__all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load"]
+__all__ = ["CoCa", "CoCaConfig", "Collection", "Predictor", "SearchEngine", "__version__", "load"]
 
 _HOMES = {
     "CoCa": "coca.model.coca",
     "CoCaConfig": "coca.model.config",
+    "Collection": "coca.search.milvus.collection",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.query.engine",
     "load": "coca.inference.loading",
 }
+_RENAMED = {
+    **dict.fromkeys(
+        ("load_model", "from_pretrained", "create_model", "create_model_and_transforms"), "load"
+    ),
+    **dict.fromkeys(("Index", "Database", "open", "connect"), "Collection"),
+    **dict.fromkeys(("Search", "Engine"), "SearchEngine"),
+    **dict.fromkeys(("Model", "Pipeline", "pipeline"), "load"),
+}
+"""Names that other libraries have for the public names."""
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for: torch takes seconds (PEP 562)."""
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
@@ -38,3 +49,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _hint(name: str) -> str:
+    from difflib import get_close_matches
+    from importlib.util import find_spec
+
+    if name in _RENAMED:
+        return f"; use {__name__}.{_RENAMED[name]}"
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return f" before `import {__name__}.{name}`"
+    near = get_close_matches(name, __all__, n=1)
+    return f"; did you mean {__name__}.{near[0]}?" if near else ""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import coca
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,6 +48,27 @@ def test_every_public_name_is_listed_and_loads() -> None:
 
 def test_an_absent_name_is_an_attribute_error() -> None:
     assert not hasattr(coca, "no_such_name")
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("load_model", "use coca.load"),
+        ("create_model_and_transforms", "use coca.load"),
+        ("Colection", "did you mean coca.Collection?"),
+        ("Engine", "use coca.SearchEngine"),
+    ],
+)
+def test_a_wrong_public_name_is_answered_with_the_right_one(name: str, right: str) -> None:
+    with pytest.raises(AttributeError, match=right):
+        getattr(coca, name)
+
+
+def test_a_package_that_is_not_imported_is_answered_with_its_import() -> None:
+    program = (
+        "import coca\ntry:\n    coca.runtime\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    assert "before `import coca.runtime`" in run(program)
 
 
 def test_the_public_names_equal_the_documented_names() -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 import coca
 from coca.core.errors import ConfigError, DataError
 from coca.inference.predictor import Predictor
+from coca.model.config import HeadConfig
 from coca.model.precision import Precision
+from tiny_answers import answering, text_head
 from tiny_data import image_bytes
 from tiny_run import Bars, recording
 
@@ -196,3 +198,99 @@ def test_images_that_were_prepared_apart_get_the_same_vectors(predictor: Predict
     assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(IMAGES))
     with pytest.raises(DataError, match="not a JPEG"):
         predictor.prepare_image(b"no image")
+
+
+@pytest.fixture
+def some_bad(tmp_path: Path) -> list[str]:
+    """Seven images of which the second, the third and the last cannot be read."""
+    paths = [str(tmp_path / f"{number}.png") for number in range(7)]
+    for number, path in enumerate(paths):
+        Path(path).write_bytes(image_bytes(number))
+    Path(paths[1]).write_bytes(b"no image")
+    Path(paths[2]).unlink()
+    Path(paths[6]).write_bytes(image_bytes(6)[:60])
+    return paths
+
+
+def test_unreadable_images_are_skipped_in_every_batch(
+    predictor: Predictor, some_bad: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    small, good = of_size(predictor, 1), [0, 3, 4, 5]
+    readable = [some_bad[it] for it in good]
+    with pytest.raises(DataError):
+        small.embed_images(some_bad)
+    vectors = small.embed_images(some_bad, on_error="skip")
+    assert np.isnan(vectors).all(axis=1).tolist() == [it not in good for it in range(7)]
+    assert_near(vectors[good], predictor.embed_images(readable))
+    assert [Path(path).name in caplog.text for path in some_bad] == [
+        it not in good for it in range(7)
+    ]
+    scores = small.score(some_bad, TEXTS, on_error="skip")
+    assert np.isnan(scores).all(axis=1).tolist() == [it not in good for it in range(7)]
+    assert_near(scores[good], predictor.score(readable, TEXTS))
+    captions = small.caption(some_bad, on_error="skip", max_new_tokens=3)
+    assert [bool(caption.error) for caption in captions] == [it not in good for it in range(7)]
+    assert "1.png" in captions[1].error
+    assert [captions[it].text for it in good] == [
+        caption.text for caption in predictor.caption(readable, max_new_tokens=3)
+    ]
+    labels = small.classify(some_bad, LABELS, on_error="skip")
+    assert [len(one) for one in labels] == [4 if it in good else 0 for it in range(7)]
+    likely = small.classify(some_bad, LABELS, by="likelihood", on_error="skip")
+    assert [len(one) for one in likely] == [4 if it in good else 0 for it in range(7)]
+
+
+def test_prompts_and_masks_stay_with_their_images(
+    predictor: Predictor, some_bad: list[str]
+) -> None:
+    good = [0, 3, 4, 5]
+    prompts = [f"{it}" for it in range(7)]
+    captions = predictor.caption(some_bad, prompt=prompts, on_error="skip", max_new_tokens=1)
+    assert [captions[it].text[0] for it in good] == [prompts[it] for it in good]
+    only = np.eye(7, 5, dtype=bool)
+    scores = predictor.score(some_bad, TEXTS, only=only, on_error="skip")
+    assert np.isfinite(scores[good]).tolist() == only[good].tolist()
+
+
+def test_progress_true_shows_a_line(
+    predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor.embed_images(IMAGES, progress=True)
+    predictor.embed_texts(TEXTS, progress=True)
+    assert "embedding images 7/7\n" in (err := capsys.readouterr().err)
+    assert "embedding texts 5/5\n" in err
+    predictor.embed_images(IMAGES, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fine_tuned_model_classifies_without_labels(some_bad: list[str]) -> None:
+    head = answering(HeadConfig(classes=("cat", "dog"), heads=2))
+    assert head.classify(some_bad[:1]) == head.answer(some_bad[:1])
+    skipped = head.classify(some_bad, on_error="skip")
+    assert [len(one) for one in skipped] == [2, 0, 0, 2, 2, 2, 0]
+    with pytest.raises(ConfigError, match="apply to labels, and none are given"):
+        head.classify(some_bad[:1], by="likelihood")
+
+
+def test_labels_are_needed_without_a_head_for_images(predictor: Predictor) -> None:
+    for model in (predictor, answering(text_head(("a", "b")))):
+        with pytest.raises(ConfigError, match="give labels, such as"):
+            model.classify(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("encode_image", "use 'embed_images'"),
+        ("encode_text", "use 'embed_texts'"),
+        ("generate", "use 'caption'"),
+        ("zero_shot", "use 'classify'"),
+        ("embed_imgs", "did you mean 'embed_images'"),
+    ],
+)
+def test_a_name_of_another_library_is_answered_with_the_method(
+    predictor: Predictor, name: str, right: str
+) -> None:
+    with pytest.raises(AttributeError, match=right):
+        getattr(predictor, name)
+    assert not hasattr(predictor, "no_such_method")

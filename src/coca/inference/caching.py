@@ -6,9 +6,10 @@ from collections.abc import Hashable, Iterable
 from jaxtyping import Float
 from numpy import ndarray
 
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import ImageInput, as_texts
+from coca.runtime.unreadable import OnError
 
 
 class CachingPredictor(Predictor):
@@ -30,11 +31,17 @@ class CachingPredictor(Predictor):
         self._vectors: dict[Hashable, ndarray] = {}
 
     def embed_images(
-        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "N E"]:
         """Compute image embeddings as `Predictor.embed_images`, from the cache where possible."""
-        if not isinstance(images, list | tuple) or not all(isinstance(it, bytes) for it in images):
-            return super().embed_images(images, progress=progress)
+        encoded = isinstance(images, list | tuple) and all(isinstance(it, bytes) for it in images)
+        if not encoded or on_error != "raise":
+            return super().embed_images(images, on_error=on_error, progress=progress)
+        assert isinstance(images, list | tuple)
         keys = [hashlib.sha256(image).digest() for image in images]
         wanted = {key: row for row, key in enumerate(keys) if key not in self._vectors}
         new = super().embed_images([images[row] for row in wanted.values()], progress=progress)
@@ -42,7 +49,7 @@ class CachingPredictor(Predictor):
         return self._stacked([self._vectors[key][None] for key in keys])
 
     def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
+        self, texts: str | Iterable[str], *, progress: ProgressOption = False
     ) -> Float[ndarray, "N E"]:
         """Compute text embeddings as `Predictor.embed_texts`, from the cache where possible."""
         listed = as_texts(texts)

@@ -6,8 +6,8 @@
 Dimensions: N images or texts, M texts scored against N images, E shared embedding, K labels.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from coca.core.errors import ConfigError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import (
     SampleImages,
@@ -32,8 +32,11 @@ from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.layers.prepacked_linear import prepack_weights
 from coca.processing.processor import Processor
+from coca.runtime.captions import skipped_caption
 from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
 from coca.runtime.labels import Prediction, predictions
+from coca.runtime.method_names import missing_method
+from coca.runtime.unreadable import OnError, with_skips
 
 T = TypeVar("T")
 
@@ -71,6 +74,11 @@ class Predictor:
         if prepack:
             prepack_weights(self.model)
 
+    if not TYPE_CHECKING:  # type checkers would accept every name
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise missing_method(self, name)
+
     @property
     def embed_dim(self) -> int:
         """Dimension of the embeddings."""
@@ -81,20 +89,44 @@ class Predictor:
         """Factor from cosine similarity to logit: one over the learned temperature."""
         return float(self.model.logit_scale.detach())
 
-    @torch.inference_mode()
     def embed_images(
-        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "N E"]:
         """Compute one unit-norm embedding per image; a single image is a list of one.
+
+        Args:
+            images: One or many.
+            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read; the message names it.
         """
-        rows = [
-            self.model.encode_image(pixels).float().cpu().numpy()
-            for pixels in self._read_ahead(as_images(images), "embedding images", progress)
-        ]
-        return self._stacked(rows)
+        image_list = as_images(images)
+
+        @torch.inference_mode()
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[ndarray]:
+            here = [image_list[it] for it in chosen]
+            batches = (
+                self.model.encode_image(pixels).float().cpu().numpy()
+                for pixels in self._read_ahead(here, "embedding images", maker)
+            )
+            return [row for batch in batches for row in batch]
+
+        missing = np.full(self.embed_dim, np.nan, np.float32)
+        rows = self._per_image(
+            image_list,
+            work,
+            lambda error: missing,
+            on_error=on_error,
+            title="embedding images",
+            progress=progress,
+        )
+        return self._stacked([row[None] for row in rows])
 
     def prepare_image(self, image: ImageInput) -> UInt8[torch.Tensor, "3 S S"]:
         """Decode and resize one image for `embed_prepared`; thread-safe.
@@ -116,23 +148,23 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
+        self, texts: str | Iterable[str], *, progress: ProgressOption = False
     ) -> Float[ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
         rows = [
             self.model.encode_text(self._tokens(batch)).float().cpu().numpy()
-            for batch in self._batches(as_texts(texts), "embedding texts", progress)
+            for batch in self._batches(as_texts(texts), "embedding texts", as_maker(progress))
         ]
         return self._stacked(rows)
 
-    @torch.inference_mode()
     def caption(
         self,
         images: ImageInput | Iterable[ImageInput],
         *,
         prompt: str | Iterable[str] = "",
         decoding: GenerationConfig | None = None,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
         """Generate a caption for each image, by beam search unless the options choose otherwise.
@@ -146,7 +178,9 @@ class Predictor:
             images: One or many.
             prompt: Text that each caption begins with, or one text per image; default: none.
             decoding: Decoding strategy; default: beam search.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: its caption is empty, and
+                has the `error`.
+            progress: Optional progress callback, or True for a line on stderr.
             **options: Fields of `GenerationConfig`, which take precedence over `decoding`.
 
         Returns:
@@ -159,19 +193,30 @@ class Predictor:
         decoding, tokenizer = GenerationConfig.of(decoding, **options), self.processor.tokenizer
         image_list = as_images(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(image_list)))]
-        unique, positions = unique_samples(image_list)
-        found: dict[int, Caption] = {}
-        for pixels in self._read_ahead(unique, "captioning", progress):
-            tokens = self.model.image_tokens(pixels)
-            here, positions = positions[: len(pixels)], positions[len(pixels) :]
-            for rows, wanted in expand_positions(here, self.batch_size):
-                prefixes = [prompts[position] for position in wanted]
-                written = generate(self.model, tokens[rows], prompts=prefixes, decoding=decoding)
-                for position, one in zip(wanted, written, strict=True):
-                    found[position] = captions_of(one, tokenizer, prompt=prompts[position])
-        return [found[position] for position in range(len(image_list))]
 
-    @torch.inference_mode()
+        @torch.inference_mode()
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[Caption]:
+            unique, positions = unique_samples([image_list[it] for it in chosen])
+            found: dict[int, Caption] = {}
+            for pixels in self._read_ahead(unique, "captioning", maker):
+                tokens = self.model.image_tokens(pixels)
+                here, positions = positions[: len(pixels)], positions[len(pixels) :]
+                for rows, wanted in expand_positions(here, self.batch_size):
+                    begun = [prompts[chosen[position]] for position in wanted]
+                    written = generate(self.model, tokens[rows], prompts=begun, decoding=decoding)
+                    for position, one, prefix in zip(wanted, written, begun, strict=True):
+                        found[position] = captions_of(one, tokenizer, prompt=prefix)
+            return [found[position] for position in range(len(chosen))]
+
+        return self._per_image(
+            image_list,
+            work,
+            skipped_caption,
+            on_error=on_error,
+            title="captioning",
+            progress=progress,
+        )
+
     def score(
         self,
         images: ImageInput | Iterable[ImageInput],
@@ -179,7 +224,8 @@ class Predictor:
         *,
         by_length: bool = False,
         only: Bool[ndarray, "N M"] | None = None,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "N M"]:
         """Compute the log-likelihood log p(text | image) of all pairs, in nats.
 
@@ -191,7 +237,8 @@ class Predictor:
             texts: One or many.
             by_length: Return the mean over the tokens and the end token instead of the sum.
             only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
@@ -201,13 +248,29 @@ class Predictor:
         shape = (len(image_list), len(tokens))
         if only is not None and only.shape != shape:
             raise ConfigError(f"only must have the shape of the scores, {shape}, got {only.shape}")
-        rows, done = [], 0
-        for pixels in self._read_ahead(image_list, "scoring captions", progress):
-            pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
-            seen = self.model.image_tokens(pixels)
-            rows.append(score_captions(self.model, seen, tokens, only=pairs))
-            done += len(pixels)
-        scores = torch.cat(rows) if rows else torch.zeros(0, len(tokens))
+
+        @torch.inference_mode()
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[Tensor]:
+            rows: list[Tensor] = []
+            for pixels in self._read_ahead(
+                [image_list[it] for it in chosen], "scoring captions", maker
+            ):
+                here = list(chosen[len(rows) : len(rows) + len(pixels)])
+                pairs = None if only is None else torch.from_numpy(only[here])
+                seen = self.model.image_tokens(pixels)
+                rows += score_captions(self.model, seen, tokens, only=pairs).unbind()
+            return rows
+
+        missing = torch.full((len(tokens),), torch.nan, device=self._device)
+        rows = self._per_image(
+            image_list,
+            work,
+            lambda error: missing,
+            on_error=on_error,
+            title="scoring captions",
+            progress=progress,
+        )
+        scores = torch.stack(rows) if rows else torch.zeros(0, len(tokens))
         if by_length:
             scores = scores / scored_lengths(self.model, tokens)
         return scores.cpu().numpy()
@@ -217,7 +280,7 @@ class Predictor:
         labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
-        progress: ProgressMaker = silent,
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "K E"]:
         """Compute one unit-norm class embedding per label: the mean over its prompts (as in CLIP).
 
@@ -235,7 +298,8 @@ class Predictor:
         *,
         templates: Templates = PROMPTS["plain"],
         only: Bool[ndarray, "N K"] | None = None,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "N K"]:
         """Compute the log-likelihood of each label's prompts, in nats.
 
@@ -246,7 +310,8 @@ class Predictor:
             labels: Names of the classes.
             templates: Prompts with `{}` for the label, or separate prompts for each label.
             only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
@@ -256,43 +321,54 @@ class Predictor:
         counts = [len(group) for group in groups]
         pairs = None if only is None else only.repeat(counts, axis=1)
         sentences = [text for group in groups for text in group]
-        each = self.score(images, sentences, only=pairs, progress=progress)
+        each = self.score(images, sentences, only=pairs, on_error=on_error, progress=progress)
         parts = np.split(each, _ends(groups), axis=1)
-        totals = np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+        with np.errstate(invalid="ignore"):  # of the NaN of skipped images
+            totals = np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
         return totals - np.log(np.array(counts, np.float32))
 
     def classify(
         self,
         images: ImageInput | Iterable[ImageInput],
-        labels: str | Iterable[str],
+        labels: str | Iterable[str] | None = None,
         *,
-        templates: Templates = PROMPTS["plain"],
+        templates: Templates | None = None,
         by: Literal["similarity", "likelihood"] = "similarity",
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> list[list[Prediction]]:
-        """Classify images zero-shot: rank the labels by probability for each image.
+        """Classify images: rank the labels by probability for each image.
+
+            predictor.classify(files, ["car", "frog"])      zero-shot
+            predictor.classify(files)                       by the head of a fine-tuned model
 
         Args:
             images: One or many.
-            labels: Names to choose from.
+            labels: Names to choose from; default: the classes of the model's head.
             templates: Prompts with `{}` for the label, or separate prompts for each label. A
-                label's vector is the mean over its prompts.
+                label's vector is the mean over its prompts. Default: the label itself.
             by: `similarity` compares embeddings. `likelihood` compares the captioner's
                 probability of the prompts, averaged over the templates; it is slower and favours
                 short and frequent names.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: it has no predictions.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: As `class_embeddings`, or `by` is neither of the two.
+            ConfigError: As `class_embeddings`, `by` is neither of the two, or there are no labels
+                and the model has no head that classifies images.
         """
-        labels = as_texts(labels)
+        if labels is None:
+            self._check_image_head(prompted=templates is not None or by != "similarity")
+            return self.answer(as_images(images), on_error=on_error, progress=progress)
+        labels, templates = as_texts(labels), PROMPTS["plain"] if templates is None else templates
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)
-            logits = self.logit_scale * self.embed_images(images, progress=progress) @ classes.T
+            vectors = self.embed_images(images, on_error=on_error, progress=progress)
+            logits = self.logit_scale * vectors @ classes.T
         elif by == "likelihood":
             logits = self.class_log_likelihoods(
-                images, labels, templates=templates, progress=progress
+                images, labels, templates=templates, on_error=on_error, progress=progress
             )
         else:
             raise ConfigError(f"by is {by!r}; choose one of similarity, likelihood")
@@ -303,45 +379,70 @@ class Predictor:
         """Class names of the model's head; empty without a head."""
         return () if self.model.head is None else self.model.head.config.classes
 
-    @torch.inference_mode()
     def head_logits(
         self,
         samples: Sequence[SampleImages],
         texts: Sequence[str] | None = None,
         *,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float[ndarray, "N K"]:
         """Compute the logits of the head's classes; repeated samples are encoded once.
 
         Args:
             samples: The image of each sample, or its images in order for a head that reads several.
             texts: The question or statement of each sample, for a head that reads text.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` its sample: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             ConfigError: The model has no head, or `texts` do not fit the head.
             DataError: An image cannot be read, or a sample has the wrong number of images.
         """
         head = head_of(self.model)
-        asked, (unique, positions) = check_texts(head, texts, len(samples)), unique_samples(samples)
-        logits = np.zeros((len(samples), len(head.classes)), np.float32)
+        asked = check_texts(head, texts, len(samples))
         size = max(1, self.batch_size // head.images_per_sample)
-        for batch in self._batches(unique, "answering", progress, size=size):
-            pixels = self._placed(self.processor.images(flatten_images(head, batch)))
-            seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.images_per_sample))
-            here, positions = positions[: len(batch)], positions[len(batch) :]
-            for rows, wanted in expand_positions(here, size):
-                tokens = None if asked is None else self._tokens([asked[it] for it in wanted])
-                found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
-                logits[wanted] = found.float().cpu().numpy()
-        return logits
+
+        @torch.inference_mode()
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[ndarray]:
+            unique, positions = unique_samples([samples[it] for it in chosen])
+            logits = np.zeros((len(chosen), len(head.classes)), np.float32)
+            for batch in self._batches(unique, "answering", maker, size=size):
+                pixels = self._placed(self.processor.images(flatten_images(head, batch)))
+                shape = (len(batch), head.images_per_sample)
+                seen = self.model.head_tokens(pixels).unflatten(0, shape)
+                here, positions = positions[: len(batch)], positions[len(batch) :]
+                for rows, wanted in expand_positions(here, size):
+                    questions = None if asked is None else [asked[chosen[it]] for it in wanted]
+                    tokens = None if questions is None else self._tokens(questions)
+                    found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
+                    logits[wanted] = found.float().cpu().numpy()
+            return list(logits)
+
+        def check(position: int) -> None:
+            for image in flatten_images(head, [samples[position]]):
+                self.prepare_image(image)
+
+        missing = np.full(len(head.classes), np.nan, np.float32)
+        rows = with_skips(
+            len(samples),
+            work,
+            check=check,
+            placeholder=lambda error: missing,
+            on_error=on_error,
+            batch_size=size,
+            title="answering",
+            progress=progress,
+        )
+        return np.stack(rows) if rows else np.zeros((0, len(head.classes)), np.float32)
 
     def answer(
         self,
         samples: Sequence[SampleImages],
         texts: Sequence[str] | None = None,
         *,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> list[list[Prediction]]:
         """Rank the head's classes by probability for each sample.
 
@@ -350,17 +451,51 @@ class Predictor:
         Args:
             samples: As for `head_logits`.
             texts: As for `head_logits`.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` its sample: it has no predictions.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             ConfigError: As `head_logits`.
             DataError: As `head_logits`.
         """
-        return predictions(self.head_logits(samples, texts, progress=progress), self.classes)
+        logits = self.head_logits(samples, texts, on_error=on_error, progress=progress)
+        return predictions(logits, self.classes)
+
+    def _check_image_head(self, *, prompted: bool) -> None:
+        head = self.model.head
+        if head is None or head.config.reads != "image":
+            raise ConfigError(
+                "there are no labels, and this model has no head that classifies images; give "
+                'labels, such as classify(images, ["car", "frog"])'
+            )
+        if prompted:
+            raise ConfigError("templates and by apply to labels, and none are given")
 
     @property
     def _device(self) -> torch.device:
         return self.model.log_scale.device
+
+    def _per_image(
+        self,
+        images: Sequence[ImageInput],
+        work: Callable[[Sequence[int], ProgressMaker], Sequence[T]],
+        placeholder: Callable[[DataError], T],
+        *,
+        on_error: OnError,
+        title: str,
+        progress: ProgressOption,
+    ) -> list[T]:
+        """Compute one outcome per image; see `with_skips`."""
+        return with_skips(
+            len(images),
+            work,
+            check=lambda position: self.prepare_image(images[position]),
+            placeholder=placeholder,
+            on_error=on_error,
+            batch_size=self.batch_size,
+            title=title,
+            progress=progress,
+        )
 
     def _read_ahead(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker

@@ -1,5 +1,6 @@
 """Captions with their scores, the result of both predictors."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -23,3 +24,10 @@ class Caption:
     """Key by which the captions of an image are sorted. In beam search it is the score, less the
     penalties of the logits processors, divided by (number of tokens) ** `length_penalty`. For
     samples it is the score."""
+    error: str = ""
+    """Error message of an image that was skipped; its text is empty and its scores are NaN."""
+
+
+def skipped_caption(error: Exception) -> Caption:
+    """Return the caption of an image that was skipped."""
+    return Caption("", "", math.nan, rank_score=math.nan, error=str(error))

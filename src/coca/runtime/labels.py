@@ -23,8 +23,13 @@ class Prediction:
 
 
 def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[list[Prediction]]:
-    """Apply softmax and sort the labels of each sample, most probable first."""
-    return [
+    """Apply softmax and sort the labels of each sample, most probable first.
+
+    A sample whose logits are NaN, one that was skipped, has no predictions.
+    """
+    skipped = np.isnan(logits).any(axis=1)
+    ranked = iter(
         [Prediction(labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")]
-        for row in softmax(logits)
-    ]
+        for row in softmax(logits[~skipped])
+    )
+    return [[] if is_skipped else next(ranked) for is_skipped in skipped]

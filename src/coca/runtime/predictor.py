@@ -10,23 +10,23 @@ Dimensions: N images or texts, M texts scored against N images, B batch, S side 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.beam_search import Generated, beam_search
-from coca.runtime.captions import Caption
+from coca.runtime.captions import Caption, skipped_caption
 from coca.runtime.decoder import Decoder, DecoderState
 from coca.runtime.files import (
     FLOAT_VISION,
@@ -36,6 +36,7 @@ from coca.runtime.files import (
     read_manifest,
 )
 from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
+from coca.runtime.method_names import missing_method
 from coca.runtime.preprocess import (
     ImageSettings,
     TextSettings,
@@ -45,6 +46,7 @@ from coca.runtime.preprocess import (
 )
 from coca.runtime.scoring import score_captions, scored_lengths
 from coca.runtime.short_vectors import shorten
+from coca.runtime.unreadable import OnError, with_skips
 
 T = TypeVar("T")
 
@@ -105,6 +107,11 @@ class Predictor:
         self._tokens = TextTokens(folder / TOKENIZER_FILE, text)
         self._runtime = require("onnxruntime", extra="runtime")
 
+    if not TYPE_CHECKING:  # type checkers would accept every name
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise missing_method(self, name)
+
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the exported model, whose vectors are comparable."""
@@ -135,18 +142,39 @@ class Predictor:
         return self._tokens.leading_ids(text, count)
 
     def embed_images(
-        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per image; a single image is a list of one.
+
+        Args:
+            images: One or many.
+            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read; the message names it.
         """
-        rows = [
-            self._embed(pixels)
-            for pixels in self._pixels(as_images(images), "embedding images", progress)
-        ]
-        return self._stacked(rows)
+        image_list = as_images(images)
+
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[Any]:
+            here = self._pixels([image_list[it] for it in chosen], "embedding images", maker)
+            rows = (self._embed(pixels) for pixels in here)
+            return [row for batch in rows for row in batch]
+
+        missing = np.full(self.embed_dim, np.nan, np.float32)
+        rows = self._per_image(
+            image_list,
+            work,
+            lambda error: missing,
+            on_error=on_error,
+            title="embedding images",
+            progress=progress,
+        )
+        return self._stacked([row[None] for row in rows])
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
         """Decode and resize one image for `embed_prepared`; thread-safe.
@@ -163,12 +191,12 @@ class Predictor:
         return self._embed(np.stack(list(images)))
 
     def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
+        self, texts: str | Iterable[str], *, progress: ProgressOption = False
     ) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
         rows = []
         texts = as_texts(texts)
-        with progress("embedding texts", len(texts)) as bar:
+        with as_maker(progress)("embedding texts", len(texts)) as bar:
             for batch in self._batches(texts):
                 ids = self._tokens.encode(batch)
                 rows.append(self._text_graph.run(None, {"input_ids": ids})[0])
@@ -184,7 +212,8 @@ class Predictor:
         num_return_sequences: int = 1,
         max_new_tokens: int | None = None,
         length_penalty: float = 1.0,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> list[Caption]:
         """Generate a caption for each image by beam search; see `GenerationConfig`.
 
@@ -197,7 +226,9 @@ class Predictor:
             max_new_tokens: Maximum number of tokens after the prompt, [EOS] included. Default: up
                 to the model's context length.
             length_penalty: Exponent of the length that divides a caption's log-probability.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: its caption is empty, and
+                has the `error`.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
@@ -213,30 +244,43 @@ class Predictor:
             raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         image_list = as_images(images)
         prompts = [*map(self._tokens.encode_prompt, prompts_for(prompt, len(image_list)))]
-        captions: list[Caption] = []
-        for pixels in self._pixels(image_list, "captioning", progress):
-            here = prompts[len(captions) : len(captions) + len(pixels)]
-            state = DecoderState(
-                self._decoder,
-                self._image_tokens(pixels),
-                here,
-                pad_id=self._text.pad_id,
-                max_position=self._text.positions - 1,
-            )
-            room = self._text.max_text_tokens + 1
-            budgets = [min(max_new_tokens or room, room - len(ids)) for ids in here]
-            found = beam_search(
-                state,
-                budgets,
-                self._text,
-                num_beams=num_beams,
-                # Captions of greedy decoding are not compared, and their rank is the score.
-                length_penalty=0.0 if num_beams == 1 else length_penalty,
-            )
-            for ids, best in zip(here, found, strict=True):
-                first, *others = (self._caption(one, ids) for one in best[:num_return_sequences])
-                captions.append(replace(first, others=tuple(others)))
-        return captions
+
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[Caption]:
+            captions: list[Caption] = []
+            for pixels in self._pixels([image_list[it] for it in chosen], "captioning", maker):
+                begun = chosen[len(captions) : len(captions) + len(pixels)]
+                here = [prompts[it] for it in begun]
+                state = DecoderState(
+                    self._decoder,
+                    self._image_tokens(pixels),
+                    here,
+                    pad_id=self._text.pad_id,
+                    max_position=self._text.positions - 1,
+                )
+                room = self._text.max_text_tokens + 1
+                budgets = [min(max_new_tokens or room, room - len(ids)) for ids in here]
+                found = beam_search(
+                    state,
+                    budgets,
+                    self._text,
+                    num_beams=num_beams,
+                    # Captions of greedy decoding are not compared, and their rank is the score.
+                    length_penalty=0.0 if num_beams == 1 else length_penalty,
+                )
+                for ids, best in zip(here, found, strict=True):
+                    wanted = best[:num_return_sequences]
+                    first, *others = (self._caption(one, ids) for one in wanted)
+                    captions.append(replace(first, others=tuple(others)))
+            return captions
+
+        return self._per_image(
+            image_list,
+            work,
+            skipped_caption,
+            on_error=on_error,
+            title="captioning",
+            progress=progress,
+        )
 
     def score(
         self,
@@ -244,7 +288,8 @@ class Predictor:
         texts: str | Iterable[str],
         *,
         by_length: bool = False,
-        progress: ProgressMaker = silent,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
     ) -> Float32[np.ndarray, "N M"]:
         """Compute the log-likelihood log p(text | image) of all pairs, in nats.
 
@@ -252,23 +297,38 @@ class Predictor:
             images: One or many.
             texts: One or many; texts beyond the context length are truncated.
             by_length: Return the mean over the tokens and the end token instead of the sum.
-            progress: Optional progress callback.
+            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
+            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
         """
-        tokens = self._tokens.encode(as_texts(texts))
-        rows = [
-            score_captions(
-                self._decoder,
-                self._image_tokens(pixels),
-                tokens,
-                self._text,
-                vocab_size=self._tokens.vocab_size,
+        image_list, tokens = as_images(images), self._tokens.encode(as_texts(texts))
+
+        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[Any]:
+            here = self._pixels([image_list[it] for it in chosen], "scoring captions", maker)
+            rows = (
+                score_captions(
+                    self._decoder,
+                    self._image_tokens(pixels),
+                    tokens,
+                    self._text,
+                    vocab_size=self._tokens.vocab_size,
+                )
+                for pixels in here
             )
-            for pixels in self._pixels(as_images(images), "scoring captions", progress)
-        ]
-        scores = np.concatenate(rows) if rows else np.zeros((0, len(tokens)), np.float32)
+            return [row for batch in rows for row in batch]
+
+        missing = np.full(len(tokens), np.nan, np.float32)
+        rows = self._per_image(
+            image_list,
+            work,
+            lambda error: missing,
+            on_error=on_error,
+            title="scoring captions",
+            progress=progress,
+        )
+        scores = np.stack(rows) if rows else np.zeros((0, len(tokens)), np.float32)
         if by_length:
             scores /= scored_lengths(tokens, self._text)
         return scores
@@ -312,6 +372,28 @@ class Predictor:
 
     def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B Q C"]:
         return _in_parts(self._tokens_graph, "image_tokens", pixels)
+
+    def _per_image(
+        self,
+        images: Sequence[ImageInput],
+        work: Callable[[Sequence[int], ProgressMaker], Sequence[T]],
+        placeholder: Callable[[DataError], T],
+        *,
+        on_error: OnError,
+        title: str,
+        progress: ProgressOption,
+    ) -> list[T]:
+        """Compute one outcome per image; see `with_skips`."""
+        return with_skips(
+            len(images),
+            work,
+            check=lambda position: self.prepare_image(images[position]),
+            placeholder=placeholder,
+            on_error=on_error,
+            batch_size=self.batch_size,
+            title=title,
+            progress=progress,
+        )
 
     def _pixels(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
