@@ -22,6 +22,14 @@ RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
 
+# A coverage-guided fuzzer, and how long it runs.
+FUZZ := .venv-fuzz/.installed
+FUZZ_SECONDS := 300
+# pip-audit and CycloneDX, apart from the packages that they list.
+AUDIT := .venv-audit/.installed
+# What a release is installed with, for its list of packages.
+SBOM := .venv-sbom/.installed
+
 # Processes of `make test`, more than cores: tests that kill and restart servers wait for them.
 WORKERS := 3
 # Types and shapes of all arguments are checked in tests of single files, and in `make test` with
@@ -42,7 +50,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +97,16 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
+
+fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz
+	OMP_NUM_THREADS=1 .venv-fuzz/bin/python tests/fuzz_untrusted.py runs/fuzz -max_total_time=$(FUZZ_SECONDS)
+
+audit: $(AUDIT) $(DEV) ## Report known vulnerabilities of the packages in .venv; reports an unreachable service
+	.venv-audit/bin/python scripts/audit.py $(VENV)
+
+sbom: $(AUDIT) $(SBOM) ## Write dist/sbom.cdx.json, a CycloneDX list of the packages of the service
+	@mkdir -p dist
+	.venv-audit/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json .venv-sbom
 
 check: $(DEV) ## Check lint, format, types, import layers and spelling
 	$(BIN)/ruff check
@@ -141,6 +159,12 @@ $(PEER): Makefile | $(BIN)/python
 	@$(PYTHON) -m venv .venv-peer
 	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check \
 		open_clip_torch==3.3.0 'transformers<4.50'
+	@touch $@
+
+$(AUDIT): Makefile
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check \
+		'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
 	@touch $@
 
 # An extra `test-NAME` has the packages of the environment .venv-NAME.

@@ -37,6 +37,11 @@ def test_the_error_tree_names_every_error() -> None:
         assert f"+-- {type(error).__name__} " in (errors.__doc__ or "")
 
 
+def test_a_message_with_a_name_that_is_not_utf8_can_be_encoded() -> None:
+    name = b"\xe9tude.tar".decode("utf-8", "surrogateescape")
+    assert str(DataError(f"{name} is truncated")) == "\\udce9tude.tar is truncated"
+
+
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
 def test_an_error_survives_the_way_out_of_a_worker_process(error: CocaError) -> None:
     arrived = pickle.loads(pickle.dumps(error))

@@ -19,6 +19,10 @@ from difflib import get_close_matches
 class CocaError(Exception):
     """Base class of errors that the user can fix; printed without a traceback."""
 
+    def __str__(self) -> str:
+        # Names of files and of members of a tar may be no UTF-8, which no log could encode.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class ConfigError(CocaError):
     """A setting is unknown, has the wrong type, or contradicts another."""

@@ -81,13 +81,18 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
             "%s: %s links, devices or the like are left out, the first is %s",
             path,
             f"{len(left_out):,}",
-            left_out[0],
+            _shown(left_out[0]),
         )
     return Scan(members, end)
 
 
 def _last(members: list[Member]) -> str:
-    return members[-1].name if members else "none"
+    return _shown(members[-1].name) if members else "none"
+
+
+def _shown(name: str) -> str:
+    """Return the end of a name, which can have megabytes and bytes that are no UTF-8."""
+    return name[-300:].encode("utf-8", "backslashreplace").decode()
 
 
 def _check_end(stream: io.BufferedIOBase, end: int) -> None:
@@ -106,9 +111,9 @@ def _check_end(stream: io.BufferedIOBase, end: int) -> None:
 
 def _check(entry: tarfile.TarInfo) -> None:
     if entry.size < 0:
-        raise tarfile.ReadError(f"{entry.name} has a size of {entry.size:,} bytes")
+        raise tarfile.ReadError(f"{_shown(entry.name)} has a size of {entry.size:,} bytes")
     if entry.issparse():
-        raise tarfile.ReadError(f"{entry.name} is a sparse file; pack it without its holes")
+        raise tarfile.ReadError(f"{_shown(entry.name)} is a sparse file; pack it without its holes")
     if "\0" in entry.name:
         raise tarfile.ReadError(f"the name {entry.name!r:.80} holds a NUL")
 
@@ -119,7 +124,7 @@ def _read(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:
     while left:
         piece = stream.read(min(left, READ_BYTES))
         if not piece:
-            raise EOFError(f"{entry.name} lacks its last {left:,} bytes")
+            raise EOFError(f"{_shown(entry.name)} lacks its last {left:,} bytes")
         crc32 = zlib.crc32(piece, crc32)
         left -= len(piece)
     return Member(entry.name, entry.offset_data, entry.size, crc32)
