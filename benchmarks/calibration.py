@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from options import run
 from PIL import Image
+from sample_data import HELP, VAL, located
 from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, write_report
 
 import coca
@@ -28,7 +29,6 @@ from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.predictor import Predictor
 from coca.model.generation.scoring import score_captions
 from coca.search.query.calibration.match_score import SCORED_HITS, Measures, fit, mutual_information
-from sample_data import HELP, VAL, located
 
 SAMPLES, RATE = 16, 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

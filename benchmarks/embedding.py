@@ -24,10 +24,9 @@ import torch
 from options import run
 from peer import SMALL, captions, peer_model
 from PIL import Image
+from sample_data import VAL, make_photos
 from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
 from torch import Tensor, nn
-
-from sample_data import VAL, make_photos
 
 if TYPE_CHECKING:
     from coca.model.openclip.model import OpenCLIP

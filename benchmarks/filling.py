@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from options import run
+from sample_data import VAL, make_photos
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
 import coca
@@ -26,7 +27,6 @@ from coca.search.ingest.snapshot import CollectionSnapshot
 from coca.search.ingest.sources.base import FileSource
 from coca.search.ingest.sources.images import find_files
 from coca.workflows.collections.index import index_images
-from sample_data import VAL, make_photos
 
 NAMES = {
     "embed": "embedding alone, reading ahead",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from options import run
+from sample_data import HELP, VAL, located
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 import coca
@@ -28,7 +29,6 @@ from coca.search.query.hybrid.hybrid_search import search_hybrid, word_search
 from coca.search.query.short_queries import embed_queries, join_forms, word_forms
 from coca.search.records import Hit, Record
 from coca.tasks.retrieval.keyword_search import match, read_answers
-from sample_data import HELP, VAL, located
 
 FUSIONS = {
     "hybrid, default": Fusion(),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from options import run
+from sample_data import HELP, TRAIN, located
 from side_by_side import Rounds, figure, ratio, table, write_report
 
 from coca.core.config.serialization import load_config
@@ -32,7 +33,6 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
     train_tokenizer,
 )
-from sample_data import HELP, TRAIN, located
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "pretrain"
 KINDS = ("contrastive", "captioning", "coca")

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from options import run
+from sample_data import HELP, TRAIN, located
 from side_by_side import (
     Rounds,
     emit,
@@ -38,7 +39,6 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from sample_data import HELP, TRAIN, located
 
 CONTEXT, VOCAB_SIZE = 32, 4000
 MIN_SCALE, FLIP = 0.5, 0.5

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from options import run
-from side_by_side import Rounds, Unavailable, emit, figure, in_turn, ratio, table, write_report
-
 from sample_data import HELP, VAL, located
+from side_by_side import Rounds, Unavailable, emit, figure, in_turn, ratio, table, write_report
 
 CAPTIONED = 32
 QUICK = {"count": 48, "rounds": 1}

@@ -55,7 +55,7 @@ def test_an_absent_name_is_an_attribute_error() -> None:
     [
         ("load_model", "use coca.load"),
         ("create_model_and_transforms", "use coca.load"),
-        ("Colection", "did you mean coca.Collection?"),
+        ("Colllection", "did you mean coca.Collection?"),
         ("Engine", "use coca.SearchEngine"),
     ],
 )
