@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import yaml
 
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint
-from coca.release.model_card import DataLine, ResultTable, model_card
+from coca.release.model_card import DataLine, ResultTable, model_card, results_of
 from tiny_model import write_model
 from tiny_weights import write_open_clip
 
@@ -89,3 +90,20 @@ def test_open_weights_record_where_they_come_from(
 def test_a_folder_without_a_model_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
         model_card(tmp_path, title="None", intended_use="None.")
+
+
+def test_scores_of_a_report_come_with_interval_chance_and_strongest_baseline(
+    tmp_path: Path,
+) -> None:
+    task = {
+        "task": "zero_shot",
+        "samples": 600,
+        "metrics": {"top1": 0.5, "chance_top1": 0.003, "majority_top1": 0.01, "encoder_top1": 0.9},
+        "intervals": {"top1": [0.46, 0.54]},
+        "config": {"data": {"name": "photos"}},
+        "record": {"started": "2026-11-28", "machine": {"cores": 2, "cpu": "x"}, "code": None},
+    }
+    (tmp_path / "report.json").write_text(json.dumps({"fingerprint": "f", "tasks": [task]}))
+    (table,) = results_of(tmp_path, of="f")
+    assert table.columns == ("score", "value", "95 %", "by chance", "strongest baseline")
+    assert table.rows == [["top1", "0.5", "0.46 to 0.54", "0.003", "0.9 (encoder alone)"]]

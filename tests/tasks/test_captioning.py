@@ -15,6 +15,7 @@ from coca.metrics.ptb import words
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
+from coca.tasks.baselines import without_baselines
 from tiny_data import CAPTIONS, image_bytes
 from tiny_folder import write_folder
 
@@ -48,8 +49,8 @@ def scored(generated: list[str], samples: list[Sample] = SAMPLES) -> dict[str, f
     return caption_scores([words(text) for text in generated], references)
 
 
-def without_chance(result: TaskResult) -> dict[str, float]:
-    return {name: it for name, it in result.metrics.items() if not name.startswith("chance_")}
+def scores_of(result: TaskResult) -> dict[str, float]:
+    return without_baselines(result.metrics)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_captions_are_scored_against_all_that_people_wrote(
 ) -> None:
     generated = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
     result = solve(predictor, tmp_path)
-    assert without_chance(result) == pytest.approx(scored(generated))
+    assert scores_of(result) == pytest.approx(scored(generated))
     assert result.samples == 13
 
 
@@ -80,7 +81,7 @@ def test_options_of_decoding_and_the_prompt_reach_the_model(
     options: GenerationOptions = {"num_beams": 3, "max_new_tokens": 4, "no_repeat_ngram_size": 1}
     generated = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
     result = solve(predictor, tmp_path, prompt="a", decoding=GenerationConfig(**options))
-    assert without_chance(result) == pytest.approx(scored(generated))
+    assert scores_of(result) == pytest.approx(scored(generated))
     assert all(example["generated"].startswith("a") for example in result.details["examples"])
 
 
@@ -103,7 +104,7 @@ def test_right_captions_score_above_chance(perfect: Predictor, tmp_path: Path) -
 def test_a_single_image_has_no_chance_to_compare_with(predictor: Predictor, tmp_path: Path) -> None:
     result = solve(predictor, tmp_path, limit=1)
     assert result.samples == 1
-    assert without_chance(result) == result.metrics
+    assert scores_of(result) == result.metrics
 
 
 def test_a_report_gets_the_best_and_the_worst_captions(perfect: Predictor, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
 from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import fingerprint
+from coca.metrics.intervals import interval_shown
 from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
 from coca.processing.processor import Processor
+from coca.tasks.baselines import baseline_shown, without_baselines
 from coca.workflows.evaluation.markdown import table
 
 CARD_FILE = "README.md"
@@ -166,10 +168,16 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
 
 def _scores(task: dict[str, Any]) -> ResultTable:
     metrics: dict[str, float] = task["metrics"]
+    intervals = {name: (low, high) for name, (low, high) in task.get("intervals", {}).items()}
     rows = [
-        [name, f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]
-        for name, value in metrics.items()
-        if not name.startswith("chance")
+        [
+            name,
+            f"{value:.4g}",
+            interval_shown(intervals.get(name)),
+            _chance(metrics.get(f"chance_{name}")),
+            baseline_shown(metrics, name),
+        ]
+        for name, value in without_baselines(metrics).items()
     ]
     record = task["record"]
     machine = record["machine"]
@@ -182,7 +190,7 @@ def _scores(task: dict[str, Any]) -> ResultTable:
     of = f" of {name}" if name else ""
     return ResultTable(
         f"{task['task']} on {task['samples']:,} samples{of}",
-        ("score", "value", "by chance"),
+        ("score", "value", "95 %", "by chance", "strongest baseline"),
         rows,
         note,
     )

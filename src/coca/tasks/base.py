@@ -19,6 +19,7 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.model.generation.config import GenerationConfig
 from coca.processing.image import decode
+from coca.tasks.baselines import ClassifierConfig
 from coca.tasks.report_samples import ReportSamples
 
 
@@ -72,6 +73,9 @@ class TaskConfig(Config):
     """Keyword search: `everyday`, which are 100 queries over emoji drawings, a YAML or JSON file
     that maps each query to the keys of all correct images, or a metadata field with a list of
     keywords, each of which is a query if 2 to 40 samples share it."""
+    classifier: ClassifierConfig | None = None
+    """Zero-shot, retrieval and keyword search: a pretrained image encoder with its own classifier,
+    whose scores are a baseline (`encoder`)."""
     limit: NonNegativeInt = 0
     """Maximum number of samples; 0: all."""
     shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
@@ -104,6 +108,9 @@ class TaskResult:
     """Metrics by which papers compare models; if empty, the first metric."""
     report_samples: ReportSamples = field(default_factory=ReportSamples)
     """Samples for the report."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % confidence intervals of metrics over the samples, for one model; see
+    `coca.metrics.intervals`."""
 
 
 class Task(Protocol):

@@ -2,12 +2,16 @@
 
 CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and SPICE. SPICE is not computed: it needs a Java
 parser that no package provides.
+
+Dimensions: N images, E embedding.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
@@ -38,7 +42,9 @@ def captioning(
     """Compute CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
     The chance level is the score of the same captions assigned to other images. It measures what
-    the language of the captions alone achieves. It needs at least two images.
+    the language of the captions alone achieves. The baseline `nearest` writes nothing: it copies
+    the first human caption of the nearest other image, by the model's embeddings. Both need at
+    least two images.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
@@ -51,6 +57,7 @@ def captioning(
             progress=progress,
         )
     ]
+    vectors = predictor.embed_images([sample.image for sample in samples], progress=progress)
     with progress("scoring captions", None):
         candidates = [words(text) for text in generated]
         references = [[words(text) for text in sample.captions] for sample in samples]
@@ -60,6 +67,9 @@ def captioning(
             # Shifted by half the set: neighbouring images often show the same place or kind.
             moved = caption_scores(candidates[half:] + candidates[:half], references)
             metrics |= {f"chance_{name}": value for name, value in moved.items()}
+            copied = [references[row][0] for row in nearest_others(vectors)]
+            nearest = caption_scores(copied, references)
+            metrics |= {f"nearest_{name}": value for name, value in nearest.items()}
         if config.meteor:
             metrics["meteor"] = meteor(candidates, references)
         metrics |= _of_groups(config, samples, candidates, references)
@@ -84,6 +94,13 @@ def captioning(
         headline=("cider", "bleu@4", *(("meteor",) if config.meteor else ())),
         report_samples=ReportSamples(tuple(image_rows)),
     )
+
+
+def nearest_others(vectors: Float[ndarray, "N E"]) -> list[int]:
+    """Return the row of the nearest other vector by cosine, for each of at least two vectors."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    return cosines.argmax(axis=1).tolist()
 
 
 @PREFLIGHT.register("captioning")

@@ -66,6 +66,13 @@ def test_answers_name_whole_keys_or_their_last_parts() -> None:
     assert relevant.tolist() == [[True, True, False], [False, True, True]]
 
 
+def test_the_selector_of_emoji_style_does_not_matter() -> None:
+    data = [Sample("openmoji/2708-fe0f", b""), Sample("openmoji/1f3f3-fe0f-200d-1f308", b"")]
+    queries, relevant, _ = match({"airplane": ["2708"], "rainbow": ["1f3f3-200d-1f308"]}, data)
+    assert queries == ["airplane", "rainbow"]
+    assert relevant.tolist() == [[True, False], [False, True]]
+
+
 def test_keywords_that_a_few_images_share_are_queries() -> None:
     data = [
         Sample(f"s{row}", b"", metadata={"keywords": ["all", f"pair {row // 2}", f"own {row}"]})

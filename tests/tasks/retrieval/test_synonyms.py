@@ -46,13 +46,16 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, lis
         order = sorted(range(len(SAMPLES)), key=lambda row: (-float(scores[row]), row))
         return min(order.index(row) for row in owners) + 1
 
-    each, alone = [], []
+    each, alone, without = [], [], []
     for word, synonym in (("dog", "hound"), ("dog", "pooch"), ("car", "automobile")):
         # "Dogs" and "hotdog" do not contain the word "dog".
         rows = {row for row in range(15) if f" {word}" in TEXTS[row % 5]}
         texts = [(row, SAMPLES[row].captions[0].replace(f" {word}", f" {synonym}")) for row in rows]
         each.append(sum(rank(text, {row}) <= 5 for row, text in texts) / len(texts))
         alone.append(rank(synonym, rows) <= 5)
+        texts = [(row, SAMPLES[row].captions[0].replace(f" {word}", " ")) for row in rows]
+        without.append(sum(rank(text, {row}) <= 5 for row, text in texts) / len(texts))
+    assert metrics["without_synonym_recall@5"] == pytest.approx(sum(without) / 3)
     assert metrics["synonym_recall@5"] == pytest.approx(sum(each) / 3)
     assert metrics["alone_recall@5"] == pytest.approx(sum(alone) / 3)
     assert metrics["chance_synonym_recall@5"] == pytest.approx(5 / 15)

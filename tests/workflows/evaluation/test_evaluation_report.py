@@ -5,7 +5,7 @@ from coca.data.sources.folder import FolderConfig
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, per_class_results
 from coca.workflows.evaluation.evaluation_report import _sections, overview
-from coca.workflows.evaluation.report import render, render_markdown
+from coca.workflows.evaluation.report import Table, render, render_markdown
 from tiny_data import image_bytes
 
 NAMES = [f"class {n:02d}" for n in range(45)]
@@ -53,6 +53,25 @@ def test_one_table_holds_all_tasks_with_published_figures_next_to_ours() -> None
     ]
     assert "CoCa 2.1B: Yu et al. 2022" in table.note
     assert "No published figures of CoCa are known for mine." in table.note
+
+
+def test_intervals_and_the_strongest_baseline_are_next_to_a_score() -> None:
+    metrics = {
+        "success@5": 0.76,
+        "median_rank": 2,
+        "chance_success@5": 0.01,
+        "words_success@5": 0.91,
+        "captions_success@5": 0.96,
+    }
+    result = TaskResult("search", metrics, 100, intervals={"success@5": (0.668, 0.8331)})
+    pair = config("search", "mine"), result
+    shown = ["0.668 to 0.833", 0.01, "0.96 (caption vectors)"]
+    for table in (overview([pair]), _sections([pair], drawn=False)[1].blocks[0]):
+        assert isinstance(table, Table)
+        assert list(table.columns)[-3:] == ["95 %", "chance", "strongest baseline"]
+        assert list(table.rows[0])[-3:] == shown
+        # Baselines have no rows of their own.
+        assert not [row for row in table.rows if "words" in str(row[0])]
 
 
 def test_a_column_that_would_be_empty_is_left_out() -> None:

@@ -15,6 +15,9 @@ from coca.core.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from coca.tasks import TaskConfig, TaskResult
 
+SCORES = ["score", "value", "95 %", "by chance", "strongest baseline"]
+"""Columns of the table of a task's scores."""
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
@@ -64,8 +67,7 @@ def evaluate(
         for sentence in result.bad:
             console.complain(sentence)
         console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
-        columns = ["score", "value", "by chance"]
-        console.table(columns, score_rows(result), right=columns[1:])
+        console.table(SCORES, score_rows(result), right=SCORES[1:])
     if others or len(pairs) > 1 or any(config.benchmark for config in configs):
         table = overview(pairs, others)
         cells = [[text for text, _ in row] for row in table.cells()]
@@ -111,12 +113,20 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
 
 def score_rows(result: "TaskResult") -> list[list[str]]:
-    """Format the scores of a task as table rows: name, value and chance level."""
+    """Format the scores of a task as rows with the columns `SCORES`."""
+    from coca.metrics.intervals import interval_shown
+    from coca.tasks.baselines import baseline_shown, without_baselines
+
     metrics = result.metrics
     return [
-        [name.replace("_", " "), f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]
-        for name, value in metrics.items()
-        if not name.startswith("chance_")
+        [
+            name.replace("_", " "),
+            f"{value:.4g}",
+            interval_shown(result.intervals.get(name)),
+            _chance(metrics.get(f"chance_{name}")),
+            baseline_shown(metrics, name),
+        ]
+        for name, value in without_baselines(metrics).items()
     ]
 
 

@@ -66,7 +66,7 @@ def finetune(
     torchrun work as with `coca pretrain`.
     """
     console = Console.current(json=as_json)
-    from coca.cli.training.evaluate import score_rows
+    from coca.cli.training.evaluate import SCORES, score_rows
     from coca.train.distributed.init import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
@@ -90,8 +90,7 @@ def finetune(
             for sentence in one.bad:
                 console.complain(sentence)
             console.say(f"{one.task} on {one.samples} samples of {task.data.title}")
-            columns = ["score", "value", "by chance"]
-            console.table(columns, score_rows(one), right=columns[1:])
+            console.table(SCORES, score_rows(one), right=SCORES[1:])
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
 

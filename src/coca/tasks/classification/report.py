@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from coca.data.sample import Sample
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
+from coca.metrics.intervals import wilson_interval
 from coca.tasks.base import TaskResult
 from coca.tasks.report_samples import (
     Example,
@@ -79,6 +80,7 @@ def classified(
         # With at most five classes, top-5 accuracy is always 1.
         headline=("top1", "top5") if len(classes) > 5 else ("top1",),
         report_samples=ReportSamples(image_rows, per_class, confusion),
+        intervals={name: wilson_interval(metrics[name], len(targets)) for name in ("top1", "top5")},
     )
 
 

@@ -1,6 +1,7 @@
 """Zero-shot classification with prompt ensembles."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
 from coca.inference.video import embed_clips, require_single_images
+from coca.metrics.classification import top_k_accuracy
 from coca.tasks.base import (
     PREFLIGHT,
     TASKS,
@@ -23,6 +25,7 @@ from coca.tasks.base import (
     read_all_metadata,
     read_samples,
 )
+from coca.tasks.baselines import EncoderClassifier
 from coca.tasks.classification.report import classified
 from coca.tasks.reranking import best_of_each_row, reranked
 
@@ -34,7 +37,8 @@ def zero_shot(
     """Compute top-1, top-5 and mean per-class accuracy over all classes.
 
     The first label of a sample is its class. Chance and majority-class accuracy are reported as
-    well.
+    well, and with `classifier` the accuracy of a pretrained encoder's own classifier among the same
+    classes (`encoder`, see `coca.tasks.baselines`).
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     names = _names(config, samples)
@@ -42,7 +46,18 @@ def zero_shot(
     targets = np.array([indices[humanize_label(sample.labels[0])] for sample in samples])
     scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
-    return classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
+    result = classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
+    if config.classifier is None:
+        return result
+    require_single_images([sample.images for sample in samples], "classifier")
+    encoder = EncoderClassifier(config.classifier, predictor)
+    images = [sample.image for sample in samples]
+    by_encoder = encoder.among(names, encoder.probabilities(images, progress=progress))
+    metrics = {
+        "encoder_top1": top_k_accuracy(by_encoder, targets, 1),
+        "encoder_top5": top_k_accuracy(by_encoder, targets, min(5, len(names))),
+    }
+    return replace(result, metrics={**result.metrics, **metrics})
 
 
 @PREFLIGHT.register("zero_shot")

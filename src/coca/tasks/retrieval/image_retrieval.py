@@ -13,6 +13,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
+from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples
 
@@ -53,8 +54,17 @@ def image_retrieval(
         {"query": query_samples[row].key, "rank": int(ranks[row]), "found": known[best[row]].key}
         for row in range(0, len(query_samples), max(1, len(query_samples) // 20))
     ]
+    intervals = {
+        name: wilson_interval(metrics[name], len(query_samples))
+        for name in (f"image_to_image_recall@{k}" for k in (1, 5, 10))
+    }
     return TaskResult(
-        "image_retrieval", metrics, len(query_samples), bad + bad_known, {"examples": examples}
+        "image_retrieval",
+        metrics,
+        len(query_samples),
+        bad + bad_known,
+        {"examples": examples},
+        intervals=intervals,
     )
 
 

@@ -16,6 +16,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.inference.video import embed_clips, require_single_images
+from coca.metrics.intervals import bootstrap_interval, wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import (
     PREFLIGHT,
@@ -26,6 +27,7 @@ from coca.tasks.base import (
     read_samples,
     require_captions,
 )
+from coca.tasks.baselines import EncoderClassifier, recalls
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 from coca.tasks.reranking import rerank
 
@@ -40,6 +42,8 @@ def retrieval(
     """Compute recall@1, 5, 10 and median rank in both directions, with chance levels.
 
     With `rerank`, the top hits of each text and of each image are reranked by caption likelihood.
+    With `classifier`, texts are also matched with the class names that a pretrained encoder gives
+    each image (`encoder`, see `coca.tasks.baselines`).
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
@@ -65,7 +69,26 @@ def retrieval(
     for k in (1, 5, 10):
         metrics[f"chance_text_to_image_recall@{k}"] = chance_recall(relevant, k)
         metrics[f"chance_image_to_text_recall@{k}"] = chance_recall(relevant.T, k)
+    if config.classifier is not None:
+        require_single_images(clips, "classifier")
+        encoder = EncoderClassifier(config.classifier, predictor)
+        matches = encoder.match_texts(texts, encoder.probabilities(images, progress=progress))
+        for way, found in (
+            ("text_to_image", recalls(matches, relevant)),
+            ("image_to_text", recalls(matches.T, relevant.T)),
+        ):
+            metrics |= {f"encoder_{way}_{name}": value for name, value in found.items()}
     ranks = first_relevant_rank(similarity, relevant)
+    to_text_ranks = first_relevant_rank(similarity.T, relevant.T)
+    captions_of = np.bincount(owners, minlength=len(samples))
+    intervals = {}
+    for k in (1, 5, 10):
+        # Captions of one image are not independent, so images are resampled.
+        each = np.bincount(owners, weights=ranks <= k, minlength=len(samples)) / captions_of
+        intervals[f"text_to_image_recall@{k}"] = bootstrap_interval(each)
+        intervals[f"image_to_text_recall@{k}"] = wilson_interval(
+            float((to_text_ranks <= k).mean()), len(samples)
+        )
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :FOUND]
     examples = [
         {
@@ -83,6 +106,7 @@ def retrieval(
         {"examples": examples},
         headline=("text_to_image_recall@1", "image_to_text_recall@1"),
         report_samples=ReportSamples(_grids(samples, texts, owners, similarity, ranks)),
+        intervals=intervals,
     )
 
 

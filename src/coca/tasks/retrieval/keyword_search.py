@@ -19,9 +19,11 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
+from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.search.query.short_queries import bare_query, embed_queries
+from coca.search.query.short_queries import bare_query, embed_queries, join_forms, word_forms
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
+from coca.tasks.baselines import EncoderClassifier, caption_baselines, recalls
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 from coca.tasks.reranking import rerank
 
@@ -44,6 +46,12 @@ def keyword_search(
     listed in the details. Queries are embedded as those of `coca search`, see
     `coca.search.query.short_queries`. With `rerank`, the top hits of each query are reranked by
     caption likelihood.
+
+    Where the images have captions, the same queries are also ranked by the captions alone (`words`
+    and `captions`, see `coca.tasks.baselines`); the score of the model reads no caption.
+
+    Raises:
+        MissingExtraError: The images have captions, and the extra `search` is not installed.
     """
     answers = read_answers(config.queries)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -68,7 +76,21 @@ def keyword_search(
     metrics = {name.replace("recall", "success"): value for name, value in scores.items()}
     for k in (1, 5, 10):
         metrics[f"chance_success@{k}"] = chance_recall(relevant, k)
+    baselines = caption_baselines(predictor, queries, samples, relevant)
+    if config.classifier is not None:
+        encoder = EncoderClassifier(config.classifier, predictor)
+        classes = encoder.probabilities(images, progress=progress)
+        bare = [join_forms(word_forms([query])) for query in queries]
+        baselines["encoder"] = recalls(encoder.match_texts(bare, classes), relevant)
+    for prefix, found in baselines.items():
+        metrics |= {
+            f"{prefix}_{name}".replace("recall", "success"): value for name, value in found.items()
+        }
     ranks = first_relevant_rank(similarity, relevant)
+    intervals = {
+        name: wilson_interval(metrics[name], len(queries))
+        for name in (f"success@{k}" for k in (1, 5, 10))
+    }
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :FOUND]
     results = [
         {
@@ -86,6 +108,7 @@ def keyword_search(
         {"queries": results, "skipped": skipped},
         headline=("success@5",),
         report_samples=ReportSamples(_rows(queries, samples, similarity, relevant, best)),
+        intervals=intervals,
     )
 
 
@@ -122,12 +145,15 @@ def match(
 ) -> tuple[list[str], Bool[ndarray, "Q N"], list[str]]:
     """Match answers with keys, or with the last parts of keys such as `1f697` of `vendor/1f697`.
 
+    The selector of emoji style is left out, so that `2708` is also the key `vendor/2708-fe0f`.
+
     Returns:
         The queries with at least one image, their relevant images, and the skipped queries.
     """
     rows: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
-        for name in dict.fromkeys((sample.key, sample.key.rpartition("/")[2])):
+        last = sample.key.rpartition("/")[2]
+        for name in dict.fromkeys((sample.key, last, last.replace("-fe0f", ""))):
             rows.setdefault(name, []).append(row)
     relevant = np.zeros((len(answers), len(samples)), dtype=bool)
     for query, keys in enumerate(answers.values()):

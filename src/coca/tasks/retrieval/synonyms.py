@@ -49,12 +49,13 @@ class Pair(NamedTuple):
 
 
 class _Query(NamedTuple):
-    """A caption with a word, and with its synonym; `owner` is the row of its image."""
+    """A caption with a word, with its synonym, and without; `owner` is the row of its image."""
 
     pair: Pair
     owner: int
     original: str
     replaced: str
+    without: str
 
 
 @TASKS.register("synonyms")
@@ -69,6 +70,7 @@ def synonyms(
     Metrics:
         synonym_recall@k: the caption with the synonym finds its image.
         original_recall@k: the caption with the word does.
+        without_synonym_recall@k: a baseline, the caption without the word does.
         alone_recall@k: the synonym alone finds an image whose captions contain the word.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -94,6 +96,7 @@ def synonyms(
         for name, texts, of in (
             ("synonym", [query.replaced for query in queries], own),
             ("original", [query.original for query in queries], own),
+            ("without_synonym", [query.without for query in queries], own),
             ("alone", [pair.synonym for pair in kept], relevant),
         )
     }
@@ -101,9 +104,10 @@ def synonyms(
     metrics = {}
     for k in RANKS:
         found = {name: ranks[name] <= k for name in ranks}
-        for name in ("synonym", "original"):
+        for name in ("synonym", "original", "without_synonym"):
             each = [found[name][rows[pair]].mean() for pair in kept]
             metrics[f"{name}_recall@{k}"] = float(np.mean(each))
+        for name in ("synonym", "original"):
             metrics[f"chance_{name}_recall@{k}"] = chance_recall(own, k)
         metrics[f"alone_recall@{k}"] = float(found["alone"].mean())
         metrics[f"chance_alone_recall@{k}"] = chance_recall(relevant, k)
@@ -181,7 +185,7 @@ def _queries(pair: Pair, samples: Sequence[Sample]) -> Iterator[_Query]:
     """Yield captions that contain the word, spread over the samples."""
     pattern = _pattern(pair.word)
     found = [
-        _Query(pair, row, caption, pattern.sub(pair.synonym, caption))
+        _Query(pair, row, caption, pattern.sub(pair.synonym, caption), pattern.sub("", caption))
         for row, sample in enumerate(samples)
         for caption in sample.captions
         if pattern.search(caption) and pair.synonym not in _words(caption)

@@ -13,7 +13,9 @@ from coca.core.errors import MissingExtraError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import commit_shown
 from coca.inference.predictor import Predictor
+from coca.metrics.intervals import interval_shown
 from coca.tasks import TaskConfig, TaskResult
+from coca.tasks.baselines import baseline_shown, without_baselines
 from coca.tasks.report_samples import Confusion, ReportSamples
 from coca.workflows.evaluation.plots import bar_plot, heat_map
 from coca.workflows.evaluation.reference_results import (
@@ -42,6 +44,9 @@ Comparison: TypeAlias = Mapping[str, Sequence[TaskResult]]
 """Other models by name, with their results on the same tasks in the same order."""
 
 NO_COMPARISON: Comparison = MappingProxyType({})
+
+INTERVAL = "95 %"
+"""Heading of confidence intervals over the samples."""
 
 BARS = 40
 """Maximum number of classes in a bar plot; of more, the best and the worst are plotted."""
@@ -133,8 +138,10 @@ def overview(
         where = f"{result.task}, {config.data.title}"
         for metric in result.headline or list(result.metrics)[:1]:
             row: Row = [where, display_name(metric), result.metrics[metric]]
+            row.append(interval_shown(result.intervals.get(metric)) or None)
             row += [other[number].metrics.get(metric) for other in others.values()]
             row.append(result.metrics.get(f"chance_{metric}"))
+            row.append(baseline_shown(result.metrics, metric) or None)
             for source in sources:
                 strongest = _strongest(benchmark, source) if benchmark else None
                 row.append(benchmark.score(strongest, metric) if benchmark and strongest else None)
@@ -142,7 +149,7 @@ def overview(
                     named[strongest.model] = published().sources[source]
             rows.append(row)
     without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
-    columns = ["task", "score", "this model", *others, "chance"]
+    columns = ["task", "score", "this model", INTERVAL, *others, "chance", "strongest baseline"]
     columns += [_HEADS[source] for source in sources]
     return _without_empty(columns, rows, _note(named, list(dict.fromkeys(without))))
 
@@ -192,6 +199,7 @@ def _as_json(
                 "task": entry.result.task,
                 "metrics": dict(entry.result.metrics),
                 "compare": {name: dict(results[at].metrics) for name, results in compare.items()},
+                "intervals": {name: list(it) for name, it in entry.result.intervals.items()},
                 "headline": list(entry.result.headline),
                 "samples": entry.result.samples,
                 "seconds": round(entry.seconds, 3),
@@ -214,7 +222,8 @@ def _sections(
     drawn: bool,
 ) -> list[Section]:
     """Build all sections; classes are plots with `drawn`, else tables."""
-    text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing."
+    text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing. "
+    text += "95 % is the interval over the samples, of this one model."
     sections = [Section("All tasks", text, [overview(pairs, compare)])]
     for number, (config, result) in enumerate(pairs):
         others = {name: results[number] for name, results in compare.items()}
@@ -247,18 +256,20 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
         [
             display_name(name),
             value,
+            interval_shown(result.intervals.get(name)) or None,
             *(other.metrics.get(name) for other in others.values()),
             result.metrics.get(f"chance_{name}"),
+            baseline_shown(result.metrics, name) or None,
             *(benchmark.score(model, name) for model in models if benchmark),
         ]
-        for name, value in result.metrics.items()
-        if not name.startswith("chance_")
+        for name, value in without_baselines(result.metrics).items()
     ]
     tables = dict.fromkeys(
         f"{published().sources[model.source]} ({model.table})" for model in models
     )
     note = f"{benchmark.title}. {'; '.join(tables)}." if benchmark else ""
-    columns = ["score", "this model", *others, "chance", *(model.model for model in models)]
+    columns = ["score", "this model", INTERVAL, *others, "chance", "strongest baseline"]
+    columns += [model.model for model in models]
     return _without_empty(columns, rows, note)
 
 

@@ -18,7 +18,7 @@ from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cache; increased when the file format or the meaning of a score changes."""
 
 
@@ -81,6 +81,7 @@ def read_result(path: Path) -> CachedResult | None:
         found["details"],
         tuple(found["headline"]),
         _report_samples(found["report_samples"]),
+        {name: (low, high) for name, (low, high) in found["intervals"].items()},
     )
     return CachedResult(result, content["record"], content["seconds"])
 

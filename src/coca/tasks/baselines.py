@@ -1,0 +1,224 @@
+"""Trivial baselines of scores: words alone, caption vectors alone, or an image encoder alone.
+
+A metric of a baseline has the name of the score with a prefix, such as `words_success@5`:
+
+    chance     random ranking, or guessing
+    majority   the most frequent class or answer
+    blind      the question without its image
+    words      BM25 of the captions of the images; no model
+    captions   cosine with these captions; no image
+    encoder    the classifier of a pretrained image encoder; no text model
+    nearest    the human caption of the nearest other image; nothing is generated
+    without    the caption without the word that a synonym replaces
+
+Dimensions: N images, M texts, C classes of the data, K classes of the encoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from coca.core.config.base import Config
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.text import humanize_label
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.metrics.retrieval import first_relevant_rank
+from coca.model.encoders.base import IMAGE_ENCODERS, ImageEncoderConfig
+from coca.model.encoders.weights import EncoderWeightsConfig, load_encoder_weights
+from coca.model.layers.prepacked_linear import prepack_weights
+from coca.processing.image import ImageTransform
+from coca.processing.processor import Processor
+from coca.search.query.hybrid.bm25_index import BM25Index
+from coca.search.query.short_queries import embed_queries, join_forms, word_forms
+
+BASELINES: Mapping[str, str] = {
+    "chance": "chance",
+    "majority": "most frequent",
+    "blind": "question alone",
+    "words": "BM25 of captions",
+    "captions": "caption vectors",
+    "encoder": "encoder alone",
+    "nearest": "caption of the nearest image",
+    "without": "caption without the word",
+}
+"""Prefix of the metrics of a baseline, and its name in tables."""
+
+
+def without_baselines(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores of a model, without chance levels and baselines."""
+    return {name: value for name, value in metrics.items() if not _is_baseline(name, metrics)}
+
+
+def strongest_baseline(metrics: Mapping[str, float], score: str) -> tuple[str, float] | None:
+    """Return name and value of the strongest baseline of a score; None if only chance is known."""
+    found = [
+        (metrics[f"{prefix}_{score}"], name)
+        for prefix, name in BASELINES.items()
+        if prefix != "chance" and f"{prefix}_{score}" in metrics
+    ]
+    if not found:
+        return None
+    value, name = max(found)
+    return name, value
+
+
+def baseline_shown(metrics: Mapping[str, float], score: str) -> str:
+    """Format the strongest baseline of a score for a table; empty if only chance is known."""
+    found = strongest_baseline(metrics, score)
+    return "" if found is None else f"{found[1]:.4g} ({found[0]})"
+
+
+def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
+    prefix, _, score = name.partition("_")
+    return prefix == "chance" or (prefix in BASELINES and score in metrics)
+
+
+def caption_baselines(
+    predictor: Predictor,
+    queries: Sequence[str],
+    samples: Sequence[Sample],
+    relevant: Bool[ndarray, "M N"],
+) -> dict[str, dict[str, float]]:
+    """Compute retrieval scores of queries by the first captions of the images alone.
+
+    Args:
+        predictor: Model whose text side embeds queries and captions.
+        queries: Queries as typed; both rankings read them as `coca search` does.
+        samples: Images with captions; those without one come last.
+        relevant: Mask of the correct images of each query.
+
+    Returns:
+        Recall at 1, 5 and 10 of `words`, by BM25, and of `captions`, by cosine with the captions.
+        Empty if no image has a caption.
+
+    Raises:
+        MissingExtraError: The package `bm25s` is not installed.
+    """
+    captions = [sample.captions[0] if sample.captions else "" for sample in samples]
+    if not any(captions):
+        return {}
+    index = BM25Index(captions)
+    by_words = np.stack([index.scores(join_forms(word_forms([query]))) for query in queries])
+    vectors = predictor.embed_texts(captions)
+    by_vector = embed_queries(predictor.embed_texts, queries) @ vectors.T
+    by_vector[:, [not caption for caption in captions]] = -np.inf
+    return {
+        "words": recalls(np.where(by_words > 0, by_words, -np.inf), relevant),
+        "captions": recalls(by_vector, relevant),
+    }
+
+
+def recalls(similarity: Float[ndarray, "M N"], relevant: Bool[ndarray, "M N"]) -> dict[str, float]:
+    """Compute recall at 1, 5 and 10; an image with a similarity of minus infinity is no hit."""
+    hit = (relevant & (similarity > -np.inf)).any(axis=1)
+    ranks = np.where(hit, first_relevant_rank(similarity, relevant), np.inf)
+    return {f"recall@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(Config):
+    """A pretrained image encoder with its own classifier of ImageNet's classes."""
+
+    image: ImageEncoderConfig
+    """The encoder; `classes` is 1000."""
+    weights: EncoderWeightsConfig
+    """Its weights."""
+
+
+class EncoderClassifier:
+    """The classifier that an image encoder was pretrained with, as a baseline."""
+
+    def __init__(self, config: ClassifierConfig, predictor: Predictor) -> None:
+        """Build the encoder and load its weights.
+
+        Args:
+            config: Encoder and weights.
+            predictor: The evaluated model; its resizing of images is used.
+
+        Raises:
+            ConfigError: The encoder has no classifier with known class names.
+            ModelError: The weights cannot be read.
+        """
+        self._encoder = IMAGE_ENCODERS.get(config.image.kind)(config.image).eval()
+        if self._encoder.class_names is None:
+            raise ConfigError(
+                f"the encoder {config.image.kind} has no classifier with known classes; set "
+                "classifier.image.classes to 1000"
+            )
+        load_encoder_weights(self._encoder, config.weights)
+        prepack_weights(self._encoder)
+        self.names = [
+            [name.strip() for name in names.split(",")] for names in self._encoder.class_names
+        ]
+        trained = config.image.normalization()
+        transform = ImageTransform(
+            replace(
+                predictor.processor.image_config,
+                image_size=config.image.image_size,
+                mean=trained.mean,
+                std=trained.std,
+                interpolation=trained.interpolation,
+            )
+        )
+        self._processor = Processor(
+            transform, predictor.processor.tokenizer, predictor.processor.context_length
+        )
+        self._batch_size = predictor.batch_size
+
+    @torch.inference_mode()
+    def probabilities(
+        self, images: Sequence[bytes], *, progress: ProgressMaker = silent
+    ) -> Float[ndarray, "N K"]:
+        """Compute the probability of each of the encoder's classes for each image."""
+        size = self._batch_size
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        rows = []
+        with progress("classifying by the encoder", len(images)) as bar:
+            for pixels in self._processor.image_batches(parts):
+                logits = self._encoder.classify(self._encoder.features(pixels))
+                rows.append(logits.softmax(dim=1).numpy())
+                bar.advance(len(pixels))
+        return np.concatenate(rows)
+
+    def among(
+        self, classes: Sequence[str], probabilities: Float[ndarray, "N K"]
+    ) -> Float[ndarray, "N C"]:
+        """Restrict probabilities to the classes of the data.
+
+        A class is each class of the encoder that has its name. Of two classes of the encoder with
+        one name, such as the two cranes, the more probable counts.
+
+        Raises:
+            DataError: The encoder does not know a class.
+        """
+        rows: dict[str, list[int]] = {}
+        for row, names in enumerate(self.names):
+            for name in names:
+                rows.setdefault(humanize_label(name).casefold(), []).append(row)
+        unknown = [name for name in classes if name.casefold() not in rows]
+        if unknown:
+            raise DataError(
+                f"the classifier of the encoder does not know {len(unknown)} of {len(classes)} "
+                f"classes, such as {unknown[0]!r}; leave out classifier",
+                reason="unknown_label",
+            )
+        columns = [probabilities[:, rows[name.casefold()]].max(axis=1) for name in classes]
+        return np.stack(columns, axis=1)
+
+    def match_texts(
+        self, texts: Sequence[str], probabilities: Float[ndarray, "N K"]
+    ) -> Float[ndarray, "M N"]:
+        """Compute the expected BM25 score of each text with the class name of each image.
+
+        Minus infinity where a text shares no word with the name of a class.
+        """
+        index = BM25Index([" ".join(names) for names in self.names])
+        scores = np.stack([index.scores(text) for text in texts])
+        shared = np.asarray(scores.any(axis=1))
+        return np.where(shared[:, None], scores @ probabilities.T, -np.inf)

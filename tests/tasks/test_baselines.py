@@ -1,0 +1,161 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.model.encoders.efficientnet import EfficientNetLiteConfig, EfficientNetLiteEncoder
+from coca.model.encoders.weights import EncoderWeightsConfig
+from coca.tasks import TASKS, TaskConfig
+from coca.tasks.baselines import (
+    ClassifierConfig,
+    EncoderClassifier,
+    baseline_shown,
+    caption_baselines,
+    recalls,
+    strongest_baseline,
+    without_baselines,
+)
+from tiny_data import image_bytes
+from tiny_folder import write_folder
+
+OSTRICH, FIRST_CRANE, SECOND_CRANE = 9, 134, 517
+IMAGE = EfficientNetLiteConfig(image_size=32, width=1280, classes=1000)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ClassifierConfig:
+    """A random encoder whose classifier prefers the ostrich, then the second crane."""
+    torch.manual_seed(0)
+    backbone = EfficientNetLiteEncoder(IMAGE).backbone
+    with torch.no_grad():
+        backbone.classifier.bias[OSTRICH] = 30
+        backbone.classifier.bias[SECOND_CRANE] = 20
+    path = tmp_path_factory.mktemp("encoder") / "weights.safetensors"
+    save_file(backbone.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ClassifierConfig(image=IMAGE, weights=EncoderWeightsConfig(file=path, sha256=digest))
+
+
+def test_a_baseline_is_a_score_with_its_prefix() -> None:
+    metrics = {
+        "success@5": 0.76,
+        "chance_success@5": 0.01,
+        "words_success@5": 0.91,
+        "captions_success@5": 0.96,
+        "majority_top1": 0.5,
+        "chance_alone": 0.1,
+    }
+    # Without `top1` there is nothing that the majority is a baseline of.
+    assert without_baselines(metrics) == {"success@5": 0.76, "majority_top1": 0.5}
+    assert strongest_baseline(metrics, "success@5") == ("caption vectors", 0.96)
+    assert baseline_shown(metrics, "success@5") == "0.96 (caption vectors)"
+    assert strongest_baseline({"top1": 1, "chance_top1": 0.1}, "top1") is None
+    assert baseline_shown({"top1": 1, "chance_top1": 0.1}, "top1") == ""
+
+
+def test_an_image_that_shares_no_word_is_no_hit() -> None:
+    similarity = np.array([[-np.inf, 2, 1], [-np.inf, -np.inf, -np.inf]])
+    relevant = np.array([[False, False, True], [True, False, False]])
+    assert recalls(similarity, relevant) == {"recall@1": 0, "recall@5": 0.5, "recall@10": 0.5}
+
+
+def test_captions_alone_answer_queries_without_an_image(predictor: Predictor) -> None:
+    names = ["red car", "frog", "", "two dogs"]
+    data = [Sample(str(row), b"", captions=(it,) if it else ()) for row, it in enumerate(names)]
+    queries = ["a frog", "dogs", "key"]
+    relevant = np.array([[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
+    found = caption_baselines(predictor, queries, data, relevant)
+    # The word of the third query is in no caption.
+    assert found["words"] == {f"recall@{k}": pytest.approx(2 / 3) for k in (1, 5, 10)}
+    # "frog" has the vector of its caption; the image of the third query has no caption.
+    assert 1 / 3 <= found["captions"]["recall@1"] <= 2 / 3
+    assert found["captions"]["recall@5"] == pytest.approx(2 / 3)
+    assert caption_baselines(predictor, queries, [Sample("x", b"")] * 4, relevant) == {}
+
+
+def test_probabilities_equal_those_of_the_encoder(
+    predictor: Predictor, classifier: ClassifierConfig
+) -> None:
+    encoder = EncoderClassifier(classifier, predictor)
+    images = [image_bytes(row) for row in range(3)]
+    found = encoder.probabilities(images)
+    assert found.shape == (3, 1000)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert (found.argmax(axis=1) == OSTRICH).all()
+    np.testing.assert_allclose(encoder.probabilities(images[1:])[0], found[1], atol=1e-6)
+
+
+def test_a_class_name_means_each_class_that_has_it(
+    predictor: Predictor, classifier: ClassifierConfig
+) -> None:
+    encoder = EncoderClassifier(classifier, predictor)
+    probabilities = np.zeros((1, 1000), np.float32)
+    probabilities[0, [OSTRICH, FIRST_CRANE, SECOND_CRANE]] = 0.5, 0.1, 0.3
+    found = encoder.among(["crane", "Struthio camelus", "goldfish"], probabilities)
+    np.testing.assert_allclose(found, [[0.3, 0.5, 0]])
+    with pytest.raises(DataError, match="does not know 1 of 2 classes, such as 'unicorn'"):
+        encoder.among(["crane", "unicorn"], probabilities)
+
+
+def test_texts_are_matched_with_the_names_of_probable_classes(
+    predictor: Predictor, classifier: ClassifierConfig
+) -> None:
+    encoder = EncoderClassifier(classifier, predictor)
+    probabilities = np.zeros((2, 1000), np.float32)
+    probabilities[0, OSTRICH] = probabilities[1, FIRST_CRANE] = 1
+    found = encoder.match_texts(["an ostrich runs", "xyzzy"], probabilities)
+    assert found[0, 0] > found[0, 1] == 0
+    assert (found[1] == -np.inf).all()
+
+
+def test_an_encoder_without_classes_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        image=EfficientNetLiteConfig(image_size=32, width=1280),
+        weights=EncoderWeightsConfig(file=tmp_path / "none.safetensors"),
+    )
+    with pytest.raises(ConfigError, match="has no classifier with known classes"):
+        EncoderClassifier(config, predictor)
+
+
+@pytest.mark.parametrize("task", ["zero_shot", "retrieval", "keyword_search"])
+def test_the_encoder_alone_is_scored_next_to_the_model(
+    predictor: Predictor, classifier: ClassifierConfig, tmp_path: Path, task: str
+) -> None:
+    labels = ["ostrich", "goldfish", "crane", "ostrich"]
+    data = [
+        Sample(
+            f"s{row}",
+            image_bytes(row),
+            captions=(f"a photo of the {label}",),
+            labels=(label,),
+        )
+        for row, label in enumerate(labels)
+    ]
+    (tmp_path / "queries.yaml").write_text("an ostrich: [s0, s3]\nfrog: [s1]\n")
+    config = TaskConfig(
+        task=task,
+        data=write_folder(tmp_path / "data", data),
+        classifier=classifier,
+        queries=str(tmp_path / "queries.yaml"),
+        captions="first",
+    )
+    metrics = TASKS.get(task)(predictor, config).metrics
+    alone = {name: it for name, it in metrics.items() if name.startswith("encoder_")}
+    if task == "zero_shot":
+        # All are taken for ostriches.
+        assert alone["encoder_top1"] == 0.5
+    elif task == "retrieval":
+        assert set(alone) == {
+            f"encoder_{way}_recall@{k}"
+            for way in ("text_to_image", "image_to_text")
+            for k in (1, 5, 10)
+        }
+    else:
+        # Every image is taken for an ostrich, and no class that is probable is a frog.
+        assert alone["encoder_success@1"] == 0.5
