@@ -4,6 +4,7 @@ It uses the shipped model or trains one first. Each stage writes files to the de
 skipped if they exist, so an interrupted demo resumes.
 """
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,12 @@ from coca.core.errors import CocaError, SearchError
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
+from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
 from coca.demo.photos import write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
-from coca.demo.search import IMAGE_QUERIES, run_searches, use_collection
+from coca.demo.search import IMAGE_QUERIES, run_searches, score_search, use_collection
 from coca.inference.attention import draw_word_maps, explain_caption
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
@@ -30,9 +32,10 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources.base import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from coca.search.records import same_model
+from coca.search.query.hybrid.fusion import Fusion
+from coca.search.records import content_id, same_model
 from coca.tasks import TASKS, TaskConfig
-from coca.tasks.base import check_task, read_samples
+from coca.tasks.base import check_task
 from coca.train.tracker import read_metrics
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import open_collection
@@ -155,23 +158,20 @@ def _show(
     log: Callable[[str], None],
 ) -> None:
     """Run all stages after training: scores, files, collection, searches, captions, report."""
-    scores = _evaluate(result.folder, predictor, progress, log)
     images = _write_images(result.folder, log)
     photos = write_photos(result.folder / "pictures" / "photos")
     log(f"indexing {UNSEEN} in {result.index}")
     forget_other_model(result.index, predictor)
     with open_collection(predictor, str(result.index), create=True) as index:
         ingest([FileSource([result.folder / "pictures"])], predictor, index, progress=progress)
+        scores = _evaluate(result.folder, predictor, index, images, progress, log)
         found = [
             *run_searches(SearchEngine(predictor, index), images),
             *use_collection(predictor, index, str(result.index), images),
         ]
-    log("captioning and writing the report")
+    log("writing the report")
     shown = _spread(images, CAPTIONED)
-    captions = predictor.caption(
-        [path for path, _ in shown], prompt=CAPTION_PROMPT, progress=progress
-    )
-    of_photos = predictor.caption([path for path, _ in photos])
+    captions = _caption(result.folder, predictor, shown, photos, progress, log)
     write_report(
         result.report,
         lead=lead,
@@ -179,20 +179,62 @@ def _show(
         scores=scores,
         found=[vars(one) for one in found],
         photos=[
-            (path, (name,), caption.text)
-            for (path, name), caption in zip(photos, of_photos, strict=True)
+            (path, (name,), caption)
+            for (path, name), caption in zip(photos, captions.of_photos, strict=True)
         ],
         captions=[
-            (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
-            for (path, sample), caption in zip(shown, captions, strict=True)
+            (path, sample.captions, caption.removeprefix(CAPTION_PROMPT).strip())
+            for (path, sample), caption in zip(shown, captions.of_drawings, strict=True)
         ],
         cross_attention_maps={
-            sample.captions[0]: draw_word_maps(
-                explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
-            )
+            name: base64.b64decode(png) for name, png in captions.attention_maps.items()
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """Captions of the report, as kept in the demo's folder."""
+
+    of_drawings: list[str]
+    of_photos: list[str]
+    attention_maps: dict[str, str]
+    """True name of a drawing to the plot of its caption's attention maps, PNG in base64."""
+
+
+def _caption(
+    folder: Path,
+    predictor: Predictor,
+    shown: list[tuple[Path, Sample]],
+    photos: list[tuple[Path, str]],
+    progress: ProgressMaker,
+    log: Callable[[str], None],
+) -> _Captions:
+    """Caption drawings and photos; results are cached."""
+    drawings, files = [path for path, _ in shown], [path for path, _ in photos]
+    ids = [content_id(path.read_bytes()) for path in (*drawings, *files)]
+    key = [predictor.fingerprint, CAPTION_PROMPT, EXPLAINED, *ids]
+    path = folder / "captions.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.pop("key") == key:
+            return _Captions(**kept)
+    log("captioning")
+    captions = predictor.caption(drawings, prompt=CAPTION_PROMPT, progress=progress)
+    made = _Captions(
+        of_drawings=[caption.text for caption in captions],
+        of_photos=[caption.text for caption in predictor.caption(files)],
+        attention_maps={
+            sample.captions[0]: base64.b64encode(
+                draw_word_maps(
+                    explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
+                )
+            ).decode()
             for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)
         },
     )
+    write_atomic(path, json.dumps({"key": key, **vars(made)}, indent=2).encode())
+    return made
 
 
 def forget_other_model(uri: Path, predictor: Predictor) -> None:
@@ -244,19 +286,29 @@ def shards(folder: Path, vendor: str, name: str = "*") -> ShardsConfig:
 
 
 def _evaluate(
-    folder: Path, predictor: Predictor, progress: ProgressMaker, log: Callable[[str], None]
+    folder: Path,
+    predictor: Predictor,
+    index: Collection,
+    images: list[tuple[Path, Sample]],
+    progress: ProgressMaker,
+    log: Callable[[str], None],
 ) -> dict[str, dict[str, int | float]]:
-    """Score the model on the unseen vendor, with and without flags; results are cached."""
+    """Score the model on the unseen vendor, with and without flags; results are cached.
+
+    The vectors of the drawings and of their names are those of the collection.
+    """
     configs: dict[str, TaskConfig] = {}
     for label, part in (("all", "*"), ("without flags", "others")):
         data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
         for config in (
             TaskConfig(task="retrieval", data=data, captions="first"),
             TaskConfig(task="zero_shot", data=data, prompts="drawing"),
-            TaskConfig(task="pixel_floor", data=data, reference=reference, captions="first"),
+            TaskConfig(task="trimmed_pixel_floor", data=data, reference=reference),
         ):
             configs[f"{config.task} {label}"] = config
+    configs["everyday queries"] = TaskConfig(task="keyword_search", data=shards(folder, UNSEEN))
     keys = [result_key(predictor, it, data=check_task(predictor, it)) for it in configs.values()]
+    keys.append(repr(Fusion(captions="given")))
     path = folder / "evaluation.json"
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -265,10 +317,18 @@ def _evaluate(
     log(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
     caching = CachingPredictor(predictor)
+    records = index.get(content_id(sample.image) for _, sample in images)
+    caching.add(
+        images=((it.image, records[content_id(it.image)].vector) for _, it in images),
+        texts=(
+            (it.caption, it.text_vector) for it in records.values() if it.text_vector is not None
+        ),
+    )
     for name, config in configs.items():
         result = TASKS.get(config.task)(caching, config, progress=progress)
         metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
         scores[name] = {**metrics, "samples": result.samples}
+    scores["coca search"] = score_search(SearchEngine(caching, index), images)
     content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
     write_atomic(path, json.dumps(content, indent=2).encode())
     return scores
@@ -276,7 +336,8 @@ def _evaluate(
 
 def _write_images(folder: Path, log: Callable[[str], None]) -> list[tuple[Path, Sample]]:
     """Write the unseen vendor's images as files with sidecars, like a user's own folder."""
-    samples, _ = read_samples(shards(folder, UNSEEN))
+    source = open_source(shards(folder, UNSEEN))
+    samples = [source.read(row) for row in range(len(source))]
     target = folder / "pictures" / UNSEEN
     if not target.exists():
         log(f"writing the images of {UNSEEN} to {target}")

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from coca.data.sample import Sample
 from coca.demo.photos import IS_PHOTO
 from coca.inference.predictor import Predictor
@@ -15,6 +17,7 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id
+from coca.tasks.retrieval.keyword_search import match, read_answers
 from coca.workflows.collections.class_prompts import open_classes
 
 TEXT_QUERIES = (
@@ -70,6 +73,24 @@ def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
         path, sample = by_code[code]
         # The first hit is the image itself.
         yield QueryResult(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
+
+
+def score_search(engine: SearchEngine, images: Images) -> dict[str, int | float]:
+    """Compute how many of the 100 everyday queries find a correct drawing by `coca search`.
+
+    Queries without a correct drawing among `images` are left out.
+    """
+    answers = read_answers("everyday")
+    assert answers is not None
+    queries, relevant, _ = match(answers, [sample for _, sample in images])
+    ids = np.array([content_id(sample.image) for _, sample in images])
+    ranks = []
+    for query, correct in zip(queries, relevant, strict=True):
+        expected = {*ids[correct].tolist()}
+        hits = engine.search(query, k=10)
+        ranks.append(next((n for n, hit in enumerate(hits, 1) if hit.id in expected), np.inf))
+    scores = {f"success@{k}": float((np.array(ranks) <= k).mean()) for k in (1, 5, 10)}
+    return {**scores, "samples": len(queries)}
 
 
 def use_collection(

@@ -30,6 +30,21 @@ class CachingPredictor(Predictor):
         )
         self._vectors: dict[Hashable, ndarray] = {}
 
+    def add(
+        self,
+        *,
+        images: Iterable[tuple[bytes, Float[ndarray, " E"]]] = (),
+        texts: Iterable[tuple[str, Float[ndarray, " E"]]] = (),
+    ) -> None:
+        """Cache vectors that the same model computed elsewhere, such as those of a collection.
+
+        Args:
+            images: Encoded images with their embeddings of length 1.
+            texts: Texts with their embeddings of length 1.
+        """
+        self._vectors |= {_key(image): vector for image, vector in images}
+        self._vectors |= dict(texts)
+
     def embed_images(
         self,
         images: ImageInput | Iterable[ImageInput],
@@ -42,7 +57,7 @@ class CachingPredictor(Predictor):
         if not encoded or on_error != "raise":
             return super().embed_images(images, on_error=on_error, progress=progress)
         assert isinstance(images, list | tuple)
-        keys = [hashlib.sha256(image).digest() for image in images]
+        keys = [_key(image) for image in images]
         wanted = {key: row for row, key in enumerate(keys) if key not in self._vectors}
         new = super().embed_images([images[row] for row in wanted.values()], progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
@@ -57,3 +72,7 @@ class CachingPredictor(Predictor):
         new = super().embed_texts(wanted, progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
         return self._stacked([self._vectors[text][None] for text in listed])
+
+
+def _key(image: bytes) -> bytes:
+    return hashlib.sha256(image).digest()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.datasets.coco_instances import BOXES
 from coca.data.sample import Sample
-from coca.inference.detecting import Detection, drawn, load_detector
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
 from coca.tasks.base import (
@@ -22,6 +22,9 @@ from coca.tasks.base import (
     read_samples,
 )
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
+
+if TYPE_CHECKING:
+    from coca.inference.detecting import Detection
 
 SHOWN = 8
 """Number of images in a report."""
@@ -42,6 +45,9 @@ def detection(
     The predictor's folder must contain a detector.
     """
     require("pycocotools", extra="detection")
+    # The detection models of torchvision take as long to import as torch.
+    from coca.inference.detecting import load_detector
+
     detector = load_detector(predictor.source, device=str(predictor.model.log_scale.device))
     samples, bad = read_samples(config.data, limit=config.limit)
     numbers = _class_numbers(samples, detector.classes, config.data.title)
@@ -69,6 +75,8 @@ def detection(
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the model is a detector, and that the data have boxes of its classes."""
     require("pycocotools", extra="detection")
+    from coca.inference.detecting import load_detector
+
     classes = load_detector(predictor.source, device="cpu").classes
     _class_numbers(read_all_metadata(config.data, limit=config.limit), classes, config.data.title)
 
@@ -87,9 +95,11 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
 
 
 def _examples(
-    samples: Sequence[Sample], found: Sequence[Sequence[Detection]]
+    samples: Sequence[Sample], found: "Sequence[Sequence[Detection]]"
 ) -> tuple[Example, ...]:
     """Draw the detections on images spread over the set, with detected and true labels."""
+    from coca.inference.detecting import drawn
+
     examples = []
     for row in range(0, len(samples), -(-len(samples) // SHOWN)):
         sure = [one for one in found[row] if one.score >= SURE]
@@ -117,7 +127,7 @@ def _true(sample: Sample, numbers: dict[str, int]) -> TrueBoxes:
     )
 
 
-def _found(found: list[Detection], numbers: dict[str, int]) -> FoundBoxes:
+def _found(found: "list[Detection]", numbers: dict[str, int]) -> FoundBoxes:
     edges = np.array([one.box for one in found], float).reshape(-1, 4)
     return FoundBoxes(
         boxes=np.concatenate([edges[:, :2], edges[:, 2:] - edges[:, :2]], axis=1),
