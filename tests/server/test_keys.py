@@ -1,6 +1,9 @@
 import json
+import os
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,15 +14,18 @@ from coca.inference.predictor import Predictor
 from coca.search.records import content_id
 from coca.server.app import create_app
 from coca.server.errors import ServiceError
-from coca.server.keys import KeyConfig, KeyRing, read_keys, requests_of
+from coca.server.keys import KeyConfig, KeyFile, KeyRing, read_keys, requests_of
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
+from server_client import data_uri
 from tiny_data import image_bytes
 
 KEYS = {
     "key-of-anna": KeyConfig(name="anna", collections=("pictures",)),
     "key-of-bert": KeyConfig(name="bert", collections=("others",)),
     "key-of-carl": KeyConfig(name="carl", writable=False),
+    "key-of-dora": KeyConfig(name="dora", write_quota=len(image_bytes(600)) + 1_000),
+    "key-of-admin": KeyConfig(name="admin", admin=True),
 }
 
 
@@ -158,18 +164,142 @@ def test_work_for_the_model_is_charged_on_every_route(
 def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     fields = {"name": "anna", "collections": ["a"], "rate": 5, "quota": 9, "writable": False}
+    fields |= {"write_quota": 10**6, "admin": True, "expires": "2027-01-31"}
     file.write_text(json.dumps({"key-of-anna": fields}))
     keys = read_keys("key-number-1, key-number-2", file)
     assert [config.name for config in keys.values()] == ["key-1", "key-2", "anna"]
     assert keys["key-of-anna"] == KeyConfig(
-        name="anna", collections=("a",), rate=5.0, quota=9, writable=False
+        name="anna",
+        collections=("a",),
+        rate=5.0,
+        quota=9,
+        writable=False,
+        write_quota=1_000_000,
+        admin=True,
+        expires=datetime(2027, 1, 31, tzinfo=UTC),
     )
+
+
+def test_an_expired_key_is_401() -> None:
+    now = [0.0]
+    config = KeyConfig(name="anna", expires=datetime(1970, 1, 2, tzinfo=UTC))
+    ring = KeyRing({"key-of-anna": config}, clock=lambda: now[0])
+    assert ring.find("Bearer key-of-anna") is config
+    now[0] = 86_400.0
+    with pytest.raises(ServiceError, match="expired at 1970-01-02") as caught:
+        ring.find("Bearer key-of-anna")
+    assert (caught.value.status, caught.value.code) == (401, "expired_api_key")
+
+
+def test_wrong_keys_of_an_address_are_slowed_down() -> None:
+    now = [0.0]
+    ring = KeyRing({"key-of-anna": KeyConfig(name="anna")}, clock=lambda: now[0])
+
+    def status(key: str, address: str = "10.0.0.1") -> int:
+        try:
+            ring.find(f"Bearer {key}", address)
+        except ServiceError as error:
+            return error.status
+        return 200
+
+    assert [status(f"guess-{number}") for number in range(25)] == [401] * 20 + [429] * 5
+    # Nor is a right guess answered now, but other addresses are.
+    assert status("key-of-anna") == 429
+    assert status("key-of-anna", "10.0.0.2") == 200
+    assert status("") == 401
+    now[0] += 1
+    assert [status("key-of-anna"), status("guess"), status("guess")] == [200, 401, 429]
+    # A client of IPv6 has a whole network.
+    for number in range(20):
+        status("guess", f"2001:db8::{number}")
+    assert status("key-of-anna", "2001:db8::ffff") == 429
+    assert status("key-of-anna", "2001:db8:1::1") == 200
+
+
+def test_a_changed_file_is_read_again_and_a_faulty_one_is_not_used(tmp_path: Path) -> None:
+    now = [0.0]
+    file = tmp_path / "keys.json"
+
+    def write(text: str) -> None:
+        file.write_text(text)
+        os.utime(file, ns=(0, time.time_ns()))
+        now[0] += 2
+
+    def status(key: str) -> int:
+        try:
+            ring.find(f"Bearer {key}")
+        except ServiceError as error:
+            return error.status
+        return 200
+
+    def check(key: KeyConfig) -> None:
+        if key.collections:
+            raise ConfigError("not served")
+
+    write('{"key-of-anna": {"name": "anna", "quota": 1}}')
+    source = KeyFile("", file)
+    ring = KeyRing(source.keys, check=check, file=source, clock=lambda: now[0])
+    ring.count(ring.find("Bearer key-of-anna"))
+    write('{"key-of-anna": {"name": "anna", "quota": 1}, "key-of-bert": {"name": "bert"}}')
+    assert (status("key-of-anna"), status("key-of-bert")) == (200, 200)
+    # What a key has used stays used.
+    with pytest.raises(ServiceError, match="quota of 1 requests"):
+        ring.count(ring.find("Bearer key-of-anna"))
+    for faulty in ("{", '{"key-of-carl": {"name": "carl", "collections": ["x"]}}'):
+        write(faulty)
+        assert [status(key) for key in ("key-of-anna", "key-of-bert")] == [200, 200]
+    write('{"key-of-bert": {"name": "bert"}}')
+    assert (status("key-of-anna"), status("key-of-bert")) == (401, 200)
+    # Without any key the service stays closed.
+    write("{}")
+    assert status("key-of-bert") == 401
+    assert ring
+
+
+def test_a_key_sees_the_metrics_of_its_own_requests_only(service: Service) -> None:
+    with TestClient(create_app(service, service.settings), "http://localhost") as client:
+        for key in ("key-of-anna", "key-of-bert", "key-of-admin"):
+            client.post("/v1/search", json={"text": "a car"}, headers=as_key(key))
+        client.get("/v1/collections", headers=as_key("wrong-key"))
+        anna = client.get("/metrics", headers=as_key("key-of-anna")).text
+        admin = client.get("/metrics", headers=as_key("key-of-admin")).text
+    assert 'coca_items{collection="pictures"} 6.0' in anna
+    assert 'key="anna"' in anna
+    for part in ("bert", "others", 'key=""', "coca_waiting"):
+        assert part not in anna, part
+    for part in ('key="anna"', 'key="bert"', 'status="401"', "others", "coca_waiting"):
+        assert part in admin, part
+
+
+def test_a_write_quota_limits_the_bytes_of_a_day(
+    client: TestClient, service: Service, tmp_path: Path
+) -> None:
+    headers, data = as_key("key-of-dora"), image_bytes(600)
+    item = {"image": data_uri(data), "collection": "others"}
+    assert client.post("/v1/items", json=item, headers=headers).status_code == 201
+    # It is there already, so nothing is written.
+    assert client.post("/v1/items", json=item, headers=headers).status_code == 200
+    other = {"image": data_uri(image_bytes(601, side=64)), "collection": "others"}
+    answer = client.post("/v1/items", json=other, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "write_quota_exceeded")
+    assert "retry-after" in answer.headers
+    url = f"/v1/items/{content_id(data)}?collection=others"
+    for change, status in (({"add_tags": ["x"]}, 200), ({"caption": "x" * 5_000}, 429)):
+        assert client.patch(url, json=change, headers=headers).status_code == status
+    assert client.delete(url, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("listed", "content", "part"),
     [
         ("short", None, "8 characters"),
+        ("schl\u00fcssel-of-anna", None, "printable ASCII"),
+        ("key of anna", None, "no spaces"),
+        ("", '{"key-of-anna ": {"name": "anna"}}', "'anna' cannot be sent in a header"),
+        ("", '{"key-of-\\u00e5nna": {}}', "printable ASCII"),
+        ("", '{"key-of-anna": {"expires": "soon"}}', "a time such as"),
+        ("", '{"key-of-anna": {"admin": 1}}', "true or false"),
+        ("", '{"key-of-anna": {"write_quota": -1}}', "write_quota must be"),
         ("", "[]", "one JSON object"),
         ("", "{", "cannot be read"),
         ("", '{"key-of-anna": {"rat": 1}}', "unknown field 'rat'"),

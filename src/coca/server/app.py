@@ -77,7 +77,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
-    app.state.metrics = RequestMetrics()
+    app.state.metrics = RequestMetrics(by_key=bool(service.keys))
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
     parts = [operations, search, items, generation, mining, openai, tei]
     if service.jobs.folders:

@@ -1,13 +1,20 @@
-"""Bearer keys: what a key may use, how often, and how much."""
+"""Bearer keys: what a key may use, how often, how much and until when."""
 
 import hmac
 import json
+import logging
 import math
+import os
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from datetime import UTC, datetime
 from hashlib import sha256
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +25,12 @@ from coca.core.errors import ConfigError
 from coca.core.files.regular_files import read_regular
 from coca.server.errors import ServiceError
 
+logger = logging.getLogger(__name__)
+
 _DAY_S = 86_400
+_REFRESH_S = 1.0
+"""Minimum time between two looks at the file of the keys, in seconds."""
+_SENDABLE = re.compile(r"[!-~]+\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +46,15 @@ class KeyConfig(Config):
     with much work for the model counts as several, see `requests_of`."""
     quota: Annotated[int, Ge(0)] | None = None
     """Maximum number of requests per day (UTC), counted in the same way; None: no limit."""
+    write_quota: Annotated[int, Ge(0)] | None = None
+    """Maximum number of bytes that the key may write per day (UTC): images, captions and metadata;
+    None: no limit."""
     writable: bool = True
     """Whether the key may add, change and delete items."""
+    admin: bool = False
+    """Whether the key reads the metrics of all keys."""
+    expires: datetime | None = None
+    """Time from which the key is invalid; None: never."""
 
 
 @dataclass
@@ -44,6 +63,7 @@ class _Usage:
     filled_at: float
     day: int = -1
     used: int = 0
+    written: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -51,45 +71,95 @@ class KeyRing:
     """The keys of a service, with their current use; thread-safe."""
 
     def __init__(
-        self, keys: Mapping[str, KeyConfig], *, clock: Callable[[], float] = time.time
+        self,
+        keys: Mapping[str, KeyConfig],
+        *,
+        check: Callable[[KeyConfig], None] = lambda key: None,
+        file: "KeyFile | None" = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Store the digests of the keys.
 
         Args:
             keys: Key -> what it may use; empty: requests need no key.
+            check: Called with each key; raises a `ConfigError` if the service cannot have it.
+            file: File of the keys, which is read again after it has changed.
             clock: Current time, in seconds since 1970.
         """
-        self._keys = [(_digest(key), config) for key, config in keys.items()]
-        self._clock = clock
-        self._usage = {
-            config.name: _Usage(max(1.0, config.rate or 0.0), clock()) for config in keys.values()
-        }
+        self._check, self._file, self._clock = check, file, clock
+        self._checked_at, self._lock = clock(), threading.Lock()
+        self._usage: dict[str, _Usage] = {}
+        self._keys: list[tuple[bytes, KeyConfig]] = []
+        self._failures = _Failures(clock)
+        self._set(keys)
+        # A file that loses its last key must not open the service to everybody.
+        self._are_needed = bool(keys)
 
     def __bool__(self) -> bool:
-        return bool(self._keys)
+        return self._are_needed
+
+    def _set(self, keys: Mapping[str, KeyConfig]) -> None:
+        for config in keys.values():
+            self._check(config)
+        for config in keys.values():
+            # The use of a key continues after its file is read again.
+            full = _Usage(max(1.0, config.rate or 0.0), self._clock())
+            self._usage.setdefault(config.name, full)
+        self._keys = [(_digest(key), config) for key, config in keys.items()]
+
+    def _refresh(self) -> None:
+        """Read the file again if it has changed; a faulty file keeps the keys as they are."""
+        if self._file is None or self._clock() - self._checked_at < _REFRESH_S:
+            return
+        with self._lock:
+            self._checked_at = self._clock()
+            try:
+                if (changed := self._file.changed()) is None:
+                    return
+                self._set(changed)
+            except ConfigError as error:
+                logger.error("the keys stay as they were: %s", error)
+                return
+        logger.warning("%s keys are in use now, after their file was changed", len(self._keys))
 
     @property
     def configs(self) -> list[KeyConfig]:
         """What the keys may use."""
         return [config for _, config in self._keys]
 
-    def find(self, header: str | None) -> KeyConfig:
+    def find(self, header: str | None, address: str = "") -> KeyConfig:
         """Find the key of an `Authorization` header.
 
+        Args:
+            header: Value of the header.
+            address: Address of the client. After 20 wrong keys it may try one a second.
+
         Raises:
-            ServiceError: There is no such key (status 401).
+            ServiceError: There is no such key, or it has expired (status 401), or too many wrong
+                keys came from the address (status 429).
         """
+        self._refresh()
         scheme, _, key = (header or "").partition(" ")
+        if key.strip():
+            self._failures.check(address)
         given, found = _digest(key.strip()), None
         # All digests are compared, in constant time each.
         for digest, config in self._keys:
             if hmac.compare_digest(digest, given):
                 found = config
         if found is None or scheme.lower() != "bearer":
+            if key.strip():
+                self._failures.add(address)
             raise ServiceError(
                 "a valid key is needed: send the header `Authorization: Bearer KEY`",
                 status=401,
                 code="invalid_api_key",
+            )
+        if found.expires is not None and self._clock() >= found.expires.timestamp():
+            raise ServiceError(
+                f"the key {found.name!r} expired at {found.expires.isoformat()}",
+                status=401,
+                code="expired_api_key",
             )
         return found
 
@@ -101,9 +171,7 @@ class KeyRing:
         """
         usage, now = self._usage[config.name], self._clock()
         with usage.lock:
-            day = int(now // _DAY_S)
-            if day != usage.day:
-                usage.day, usage.used = day, 0
+            day = _start_day(usage, now)
             if config.quota is not None and usage.used >= config.quota:
                 raise _limited(
                     f"the quota of {config.quota:,} requests a day is used up",
@@ -138,6 +206,55 @@ class KeyRing:
             usage.used += requests
             usage.tokens -= requests
 
+    def count_bytes(self, config: KeyConfig, size: int) -> None:
+        """Count bytes that a key is about to write.
+
+        Raises:
+            ServiceError: They exceed the write quota of the key (status 429).
+        """
+        usage, now = self._usage[config.name], self._clock()
+        with usage.lock:
+            day = _start_day(usage, now)
+            if config.write_quota is not None and usage.written + size > config.write_quota:
+                left = config.write_quota - usage.written
+                raise _limited(
+                    f"this request writes {size:,} bytes, and the write quota of "
+                    f"{config.write_quota:,} bytes a day has {left:,} left",
+                    (day + 1) * _DAY_S - now,
+                    code="write_quota_exceeded",
+                )
+            usage.written += size
+
+
+class _Failures:
+    """Wrong keys by address: bursts of 20, then one a second, so that keys cannot be guessed."""
+
+    _BURST, _MAX_ADDRESSES = 20.0, 10_000
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, address: str) -> None:
+        """Check that a key of an address may be compared."""
+        if (left := self._now(_network(address))) < 1:
+            raise _limited("too many wrong keys came from this address", 1 - left)
+
+    def add(self, address: str) -> None:
+        """Count a wrong key."""
+        network = _network(address)
+        left = self._now(network)
+        with self._lock:
+            self._left[network] = (left - 1, self._clock())
+            self._left.move_to_end(network)
+            if len(self._left) > self._MAX_ADDRESSES:
+                self._left.popitem(last=False)
+
+    def _now(self, network: str) -> float:
+        left, at = self._left.get(network, (self._BURST, 0.0))
+        return min(self._BURST, left + max(0.0, self._clock() - at))
+
 
 def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
     """Compute how many requests the work of one for the model counts as.
@@ -152,15 +269,49 @@ def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
     return max(1, math.ceil(texts / 32 + images / 10 + captions / 4))
 
 
+class KeyFile:
+    """Keys of a list and a file; the file may change while the service runs."""
+
+    def __init__(self, listed: str, file: Path | None) -> None:
+        """Read the keys, see `read_keys`.
+
+        Attributes:
+            keys: Key -> what it may use.
+        """
+        self._listed, self._file = listed, file
+        self._state = self._stat()
+        self.keys = read_keys(listed, file)
+
+    def changed(self) -> dict[str, KeyConfig] | None:
+        """Read the keys again; None if the file is as it was.
+
+        Raises:
+            ConfigError: As `read_keys`.
+        """
+        if self._file is None or (state := self._stat()) == self._state:
+            return None
+        self._state = state
+        self.keys = read_keys(self._listed, self._file)
+        return self.keys
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            status = os.stat(self._file or "")
+        except OSError:
+            return 0, 0, 0
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
     """Read keys from a comma-separated list and from a JSON file.
 
     Args:
         listed: Keys for all collections, as in the variable COCA_API_KEYS.
-        file: JSON object of key -> `{"name", "collections", "rate", "quota", "writable"}`.
+        file: JSON object of key -> object with fields of `KeyConfig`.
 
     Raises:
-        ConfigError: The file cannot be read, a field is unknown, or two keys have one name.
+        ConfigError: The file cannot be read, a field is unknown, a key cannot be sent in a header,
+            or two keys have one name.
     """
     names = [key.strip() for key in listed.split(",") if key.strip()]
     keys = {key: KeyConfig(name=f"key-{number}") for number, key in enumerate(names, start=1)}
@@ -170,6 +321,11 @@ def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
     if short := [config.name for key, config in keys.items() if len(key) < 8]:
         raise ConfigError(
             f"a key must have at least 8 characters, and that of {short[0]!r} has not"
+        )
+    if unsendable := [config.name for key, config in keys.items() if not _SENDABLE.match(key)]:
+        raise ConfigError(
+            f"the key of {unsendable[0]!r} cannot be sent in a header: a key must have printable "
+            "ASCII characters only, and no spaces"
         )
     given = [config.name for config in keys.values()]
     if twice := [name for name in given if given.count(name) > 1]:
@@ -188,7 +344,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _config(file: Path, number: int, fields: Mapping[str, Any]) -> KeyConfig:
-    known: Sequence[str] = ("name", "collections", "rate", "quota", "writable")
+    known = [field.name for field in dataclass_fields(KeyConfig)]
     if unknown := [name for name in fields if name not in known]:
         raise ConfigError(f"{file} has the unknown field {unknown[0]!r}; known: {', '.join(known)}")
     values = {"name": f"file-{number}", **fields}
@@ -203,16 +359,46 @@ def _config(file: Path, number: int, fields: Mapping[str, Any]) -> KeyConfig:
             values["rate"] = float(values["rate"])
         except (TypeError, ValueError):
             raise ConfigError(f"rate in {file} must be a number, got {values['rate']!r}") from None
-    if not isinstance(values["name"], str) or not isinstance(values.get("writable", True), bool):
-        raise ConfigError(f"name in {file} must be a text, and writable true or false")
+    flags = [values.get(name, False) for name in ("writable", "admin")]
+    if not isinstance(values["name"], str) or not all(isinstance(one, bool) for one in flags):
+        raise ConfigError(f"name in {file} must be a text, and writable and admin true or false")
+    if values.get("expires") is not None:
+        values["expires"] = _moment(file, values["expires"])
     return KeyConfig(**values)
+
+
+def _moment(file: Path, given: Any) -> datetime:
+    """Parse a date or time of ISO 8601; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"expires in {file} must be a time such as 2027-01-31T12:00:00Z, got {given!r}"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _start_day(usage: _Usage, now: float) -> int:
+    """Return the number of the day; what was used on another day is forgotten."""
+    day = int(now // _DAY_S)
+    if day != usage.day:
+        usage.day, usage.used, usage.written = day, 0, 0
+    return day
+
+
+def _network(address: str) -> str:
+    """Return the address of IPv4, or the network of IPv6 that one client usually has."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def _limited(message: str, wait_s: float) -> ServiceError:
-    return ServiceError(
-        message, status=429, code="rate_limit_exceeded", retry_after_s=max(1, math.ceil(wait_s))
-    )
+def _limited(message: str, wait_s: float, *, code: str = "rate_limit_exceeded") -> ServiceError:
+    wait = max(1, math.ceil(wait_s))
+    return ServiceError(message, status=429, code=code, retry_after_s=wait)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.search.milvus.collection import Collection
@@ -16,6 +17,7 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
+from coca.server.audit import AuditLog
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -25,7 +27,7 @@ from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.thumbnails import Thumbnails
 from coca.server.images.uploads import Uploads
-from coca.server.keys import KeyConfig, KeyRing, requests_of
+from coca.server.keys import KeyConfig, KeyFile, KeyRing, requests_of
 from coca.server.model.backend import backend_of
 from coca.server.model.served_model import ImageRegion, ServedModel
 from coca.server.schemas.shared import ImageReference
@@ -54,6 +56,7 @@ class Service:
         *,
         decoder: Decoder | None = None,
         keys: Mapping[str, KeyConfig] | None = None,
+        key_file: KeyFile | None = None,
         folders: Sequence[Path] = (),
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads.
@@ -63,9 +66,15 @@ class Service:
             ConfigError: A key names a collection that is not served.
         """
         self.settings = settings
-        self.keys = KeyRing(keys or {})
         # Threads and processes start after all checks, since nothing would end them.
         self._check(collections, predictor)
+        served = {index.info.collection for index in collections}
+        self.keys = KeyRing(
+            (keys or {}) if key_file is None else key_file.keys,
+            check=partial(_check_key, served),
+            file=key_file,
+        )
+        self.audit = AuditLog(settings.audit_log)
         self.decoder = decoder or ProcessDecoder(
             backend_of(predictor).images,
             max_pixels=settings.max_pixels,
@@ -143,23 +152,16 @@ class Service:
             self._reader.join()
         self.jobs.close()
         self.model.close()
+        self.audit.close()
         for one in self._batched:
             one.close()
 
     def _check(self, collections: Sequence[Collection], predictor: CollectionModel) -> None:
-        """Check that the model filled the collections, and that keys name no others."""
+        """Check that the model filled the collections."""
         for index in collections:
             check_same_model(
                 index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
             )
-        served = {index.info.collection for index in collections}
-        for key in self.keys.configs:
-            for name in key.collections:
-                if name not in served:
-                    raise ConfigError(
-                        f"the key {key.name!r} names collection {name!r}, which is not served: "
-                        f"add --collection {name}"
-                    )
 
     def _remove_thumbnails(self, index: Collection, ids: AnyOf[str]) -> None:
         for id in ids:
@@ -179,6 +181,15 @@ class Service:
         return resolver
 
 
+def _check_key(served: AnyOf[str], key: KeyConfig) -> None:
+    for name in key.collections:
+        if name not in served:
+            raise ConfigError(
+                f"the key {key.name!r} names collection {name!r}, which is not served: "
+                f"add --collection {name}"
+            )
+
+
 @dataclass(frozen=True)
 class Tenant:
     """What a request may use: some collections, in the order of the key."""
@@ -187,6 +198,8 @@ class Tenant:
     names: tuple[str, ...]
     key: KeyConfig | None = None
     """Key of the request; None without keys."""
+    address: str = ""
+    """Address of the client."""
 
     @property
     def name(self) -> str:
@@ -197,6 +210,26 @@ class Tenant:
     def writable(self) -> bool:
         """Whether it may add, change and delete items."""
         return self.key is None or self.key.writable
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether it reads the metrics of all keys."""
+        return self.key is None or self.key.admin
+
+    def count_bytes(self, size: int) -> None:
+        """Count bytes that the request is about to write.
+
+        Raises:
+            ServiceError: They exceed the write quota of the key (status 429).
+        """
+        if self.key is not None:
+            self.service.keys.count_bytes(self.key, size)
+
+    def record(self, action: str, collection: str, **details: Any) -> None:
+        """Write a line of the audit log about a change that was made."""
+        self.service.audit.write(
+            action, key=self.name, address=self.address, collection=collection, **details
+        )
 
     def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
         """Count the work of a request for the model, before it is done; see `requests_of`.
@@ -252,6 +285,7 @@ def open_service(
     runtime: Runtime | None = None,
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
+    key_file: KeyFile | None = None,
     folders: Sequence[Path] = (),
 ) -> Iterator[Service]:
     """Open collections together with the model that filled them, and close them at the end.
@@ -266,6 +300,7 @@ def open_service(
         runtime: Library that runs a model that is loaded; default: `onnx` for an exported folder.
         create: Create missing collections; then `model` is required.
         keys: Key -> what it may use; none: requests need no key.
+        key_file: Keys that are read again when their file changes, in place of `keys`.
         folders: Folders that requests may index, with all folders in them.
 
     Raises:
@@ -292,7 +327,9 @@ def open_service(
             info = opened[0].info
             named = model_of(info, runtime=runtime) if model is None else model
             predictor = fitted(_loaded(named, runtime, device), info)
-        service = Service(opened, predictor, settings, keys=keys, folders=folders)
+        service = Service(
+            opened, predictor, settings, keys=keys, key_file=key_file, folders=folders
+        )
         stack.callback(service.close)
         yield service
 

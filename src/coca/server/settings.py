@@ -45,6 +45,9 @@ class ServerSettings(Config):
     pixels take 1 to 10 on a busy machine."""
     show_paths: bool = False
     """Report the paths of files, and let filters compare them, to all keys."""
+    audit_log: Path | None = None
+    """File to which a JSON line for each change is appended. Default: with keys, the log of the
+    command."""
     thumbnails: Path | None = None
     """Folder of the thumbnail cache. Default: thumbnails in the user's cache folder."""
     uploads: Path | None = None

@@ -1,5 +1,6 @@
 """Command `coca serve`: a REST service over collections, and its web page."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -42,8 +43,9 @@ def serve(
             "--keys",
             metavar="FILE",
             help="JSON file of bearer keys: key -> name, collections, rate (requests per second), "
-            "quota (requests per day), writable. Keys for all collections may also be in "
-            "COCA_API_KEYS, comma-separated.",
+            "quota (requests per day), write_quota (bytes per day), writable, admin (metrics of "
+            "all keys), expires. It is read again when it changes. Keys for all collections may "
+            "also be in COCA_API_KEYS, comma-separated.",
             show_default=False,
         ),
     ] = None,
@@ -68,12 +70,13 @@ def serve(
     from coca.core.extras import require
 
     require("fastapi", extra="serve")
-    from coca.server.keys import read_keys
+    from coca.server.keys import KeyFile
     from coca.server.middleware.limits import is_loopback
     from coca.server.run import run
     from coca.server.service import open_service
 
-    ring = read_keys(os.environ.get("COCA_API_KEYS", ""), keys)
+    key_file = KeyFile(os.environ.get("COCA_API_KEYS", ""), keys)
+    ring = key_file.keys
     if not ring and not is_loopback(settings.host):
         raise ConfigError(
             f"without keys the host must be loopback, such as 127.0.0.1, got {settings.host!r}; "
@@ -81,6 +84,8 @@ def serve(
         )
     if not ring:
         console.note("no keys are set: everyone on this machine may read and write")
+    elif settings.audit_log is None:
+        logging.getLogger("coca.server.audit").setLevel(logging.INFO)
 
     for folder in allow_folder or ():
         if not folder.is_dir():
@@ -96,7 +101,7 @@ def serve(
         device=device,
         runtime=None if runtime is None else runtime.value,
         create=create,
-        keys=ring,
+        key_file=key_file,
         folders=allow_folder or (),
     ) as service:
         run(service, settings, log=console.note, open_page=open_page)

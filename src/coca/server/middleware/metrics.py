@@ -1,8 +1,9 @@
 """Metrics of requests for Prometheus: counts and latencies by route template and status."""
 
 import time
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OTHER = "other"
@@ -12,9 +13,15 @@ OTHER = "other"
 class RequestMetrics:
     """Counters and histograms of one application; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_key: bool = False) -> None:
+        """Create the metrics.
+
+        Args:
+            by_key: Whether they have a label `key`, the name of the key.
+        """
         self._registry = CollectorRegistry()
-        labels = ["method", "route", "status"]
+        self._by_key = by_key
+        labels = ["method", "route", "status", *(["key"] if by_key else [])]
         self._requests = Counter(
             "coca_requests", "Answered requests", labels, registry=self._registry
         )
@@ -25,14 +32,34 @@ class RequestMetrics:
             registry=self._registry,
         )
 
-    def add(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self._requests.labels(method, route, status).inc()
-        self._seconds.labels(method, route, status).observe(seconds)
+    def add(self, method: str, route: str, status: int, seconds: float, *, key: str = "") -> None:
+        """Count an answered request; `key` is the name of its key, if it has a valid one."""
+        labels = (method, route, status, *((key,) if self._by_key else ()))
+        self._requests.labels(*labels).inc()
+        self._seconds.labels(*labels).observe(seconds)
 
-    def text(self) -> bytes:
-        """Return the metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
+    def text(self, key: str | None = None) -> bytes:
+        """Return the metrics in the text format of Prometheus.
+
+        Args:
+            key: Name of the key whose requests are reported; None: all requests.
+        """
+        return generate_latest(self._registry if key is None else _OfKey(self._registry, key))
+
+
+class _OfKey(CollectorRegistry):
+    """The metrics of one key."""
+
+    def __init__(self, registry: CollectorRegistry, key: str) -> None:
+        super().__init__()
+        self._all, self._key = registry, key
+
+    def collect(self) -> Iterator[Metric]:
+        """Iterate over the metrics."""
+        for metric in self._all.collect():
+            own = Metric(metric.name, metric.documentation, metric.type)
+            own.samples = [one for one in metric.samples if one.labels.get("key") == self._key]
+            yield own
 
 
 class MeasureRequests:
@@ -59,7 +86,10 @@ class MeasureRequests:
             await self._app(scope, receive, observed)
         finally:
             method, route = _labels(scope)
-            self._metrics.add(method, route, status, time.perf_counter() - started)
+            # The route finds the tenant, if it needs one and the key is valid.
+            tenant = scope.get("state", {}).get("tenant")
+            key = "" if tenant is None else tenant.name
+            self._metrics.add(method, route, status, time.perf_counter() - started, key=key)
 
 
 def _labels(scope: Scope) -> tuple[str, str]:

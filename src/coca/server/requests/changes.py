@@ -1,5 +1,6 @@
 """Add, change and delete items; an acknowledged write survives a killed process."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -59,6 +60,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
+    tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, record.metadata))
     with collection.writing():
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
@@ -66,6 +68,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
         record = replace(record, path=str(path), origin=origin)
         collection.index.upsert([record])
+    tenant.record("add", collection.name, ids=[own], bytes=len(data))
     return record, True
 
 
@@ -86,10 +89,13 @@ def change_items(
     tenant.service.uploads.check_space()
     with collection.writing():
         found = collection.index.get(wanted)
+        size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
+        tenant.count_bytes(size * len(found))
         changed = [
             _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
         ]
         collection.index.upsert(changed)
+    tenant.record("change", collection.name, ids=[record.id for record in changed])
     return changed, [id for id in wanted if id not in found]
 
 
@@ -109,6 +115,7 @@ def delete_items(
             tenant.service.thumbnails.remove(collection.thumbnail_key(id))
             for path in record.origin.files:
                 tenant.service.uploads.remove(path)
+    tenant.record("delete", collection.name, ids=list(found))
     return [id for id in wanted if id in found], [id for id in wanted if id not in found]
 
 
@@ -138,6 +145,10 @@ def _changed(
 
 def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | None:
     return tenant.service.model.embed_texts([caption])[0] if caption.strip() else None
+
+
+def _size(*values: Any) -> int:
+    return len(json.dumps(values))
 
 
 def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> None:

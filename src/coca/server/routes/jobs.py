@@ -15,7 +15,9 @@ def start(body: JobRequest, tenant: Writer) -> Job:
     """Index folders of the machine of the service, which its operator allows."""
     collection = tenant.collection(body.collection)
     jobs = tenant.service.jobs
-    return _body(jobs.start(body.uris, collection, captions=body.captions, owner=tenant.name))
+    job = jobs.start(body.uris, collection, captions=body.captions, owner=tenant.name)
+    tenant.record("index", collection.name, uris=body.uris, job=job.id)
+    return _body(job)
 
 
 @router.get("")
@@ -35,6 +37,7 @@ def cancel(id: str, tenant: Writer) -> Job:
     """Cancel a job; what it wrote is kept."""
     job = tenant.service.jobs.get(id, tenant.name)
     tenant.service.jobs.cancel(job)
+    tenant.record("cancel", job.collection.name, job=job.id)
     return _body(job)
 
 

@@ -44,14 +44,21 @@ def ready(request: Request) -> dict[str, bool]:
 
 @router.get("/metrics", response_class=Response)
 def metrics(request: Request, tenant: CurrentTenant) -> Response:
-    """Report requests, the items of the key's collections and waiting inputs, for Prometheus."""
+    """Report requests, items and waiting inputs for Prometheus; to a key only its own.
+
+    A key with `admin` and a service without keys report all requests.
+    """
     requests: RequestMetrics = request.app.state.metrics
     registry = CollectorRegistry()
     items = Gauge("coca_items", "Items of a collection", ["collection"], registry=registry)
     for name in tenant.names:
         items.labels(name).set(tenant.collection(name).index.count())
-    waiting = Gauge("coca_waiting", "Inputs that wait for the model", ["kind"], registry=registry)
-    waiting.labels("text").set(tenant.service.model.texts.waiting)
-    waiting.labels("image").set(tenant.service.model.images.waiting)
-    text = requests.text() + generate_latest(registry)
+    if tenant.is_admin:
+        waiting = Gauge(
+            "coca_waiting", "Inputs that wait for the model", ["kind"], registry=registry
+        )
+        waiting.labels("text").set(tenant.service.model.texts.waiting)
+        waiting.labels("image").set(tenant.service.model.images.waiting)
+    own = None if tenant.is_admin else tenant.name
+    text = requests.text(own) + generate_latest(registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

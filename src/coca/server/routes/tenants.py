@@ -46,14 +46,15 @@ def tenant_of(request: Request) -> Tenant:
     """
     service: Service = request.app.state.service
     served = tuple(service.collections)
+    address = "" if request.client is None else request.client.host
     if not service.keys:
-        return Tenant(service, served)
-    key = service.keys.find(request.headers.get("authorization"))
+        return Tenant(service, served, address=address)
+    key = service.keys.find(request.headers.get("authorization"), address)
     service.keys.count(key)
     names = tuple(name for name in key.collections if name in served) or (
         () if key.collections else served
     )
-    return Tenant(service, names, key)
+    return Tenant(service, names, key, address)
 
 
 async def current_tenant(request: Request) -> Tenant:
