@@ -26,7 +26,7 @@ def test_schemathesis_finds_nothing(process: ServerProcess, tmp_path: Path) -> N
             "--header",
             "Authorization: Bearer key-of-the-tests",
         ),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)),
+        *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
         *("--seed", "1", "--no-shrink", "--continue-on-failure", "--request-timeout", "240"),
         *("--suppress-health-check", "all", "--generation-database", "none"),
         # The schema cannot express that a text is a data URI of an image, or a filter of Milvus.

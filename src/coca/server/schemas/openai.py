@@ -6,7 +6,7 @@ other services, and null is the default of a field, since clients in other langu
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from coca.server.schemas.shared import MAX_TEXT, DataUri
 
@@ -31,7 +31,7 @@ class TextOrImage(Foreign):
 
 
 Input: TypeAlias = str | TextOrImage
-TokenId: TypeAlias = Annotated[int, Field(ge=0)]
+TokenId: TypeAlias = Annotated[StrictInt, Field(ge=0)]
 TokenIds: TypeAlias = Annotated[
     list[TokenId],
     Field(

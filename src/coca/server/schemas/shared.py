@@ -42,6 +42,10 @@ DataUri: TypeAlias = Annotated[
     Field(
         min_length=1,
         description="Image as a data URI, `data:image/png;base64,...`. URLs are not fetched.",
+        examples=[
+            "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDA"
+            "xMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
+        ],
     ),
 ]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
