@@ -1,0 +1,91 @@
+"""The list of public names, tests/public_names.txt, that the rule of deprecation is about.
+
+python tests/public_names.py    writes the list again after names were added or deprecated
+
+A line is a name: a function of `coca` with its parameters, a command with an option, a setting of a
+recipe, or a field of a route of the service.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import typer.main
+from typer.testing import CliRunner
+
+import coca
+from coca.cli.app import app
+from coca.server.app import create_app
+from coca.server.service import Service
+from coca.server.settings import ServerSettings
+
+FILE = Path(__file__).with_suffix(".txt")
+KINDS = ("pretrain", "finetune", "detection", "task", "suite")
+"""Kinds of recipes."""
+
+
+def names() -> set[str]:
+    """Return all public names."""
+    return {*python_names(), *options(), *settings(), *fields()}
+
+
+def python_names() -> Iterator[str]:
+    """Yield what can be imported from `coca`, with parameters, and the members of its classes."""
+    for name in coca.__all__:
+        value = getattr(coca, name)
+        if inspect.isclass(value):
+            yield f"coca.{name}({', '.join(inspect.signature(value).parameters)})"
+            for member, found in vars(value).items():
+                if not member.startswith("_"):
+                    yield f"coca.{name}.{member}{parameters(found)}"
+        else:
+            yield f"coca.{name}{parameters(value)}"
+
+
+def parameters(value: Any) -> str:
+    """Format the parameters of a function by name; empty for another value."""
+    function = inspect.unwrap(getattr(value, "__func__", value))
+    if not inspect.isfunction(function):
+        return ""
+    found = [one for one in inspect.signature(function).parameters if one not in ("self", "cls")]
+    return f"({', '.join(found)})"
+
+
+def options(group: Any = None, name: str = "coca") -> Iterator[str]:
+    """Yield the commands with their arguments and options."""
+    command = group or typer.main.get_command(app)
+    for child, below in getattr(command, "commands", {}).items():
+        yield from options(below, f"{name} {child}")
+    for parameter in command.params:
+        names = [*parameter.opts, *parameter.secondary_opts]
+        if parameter.param_type_name == "argument":
+            names = [parameter.name.upper()]
+        yield from (f"{name} {one}" for one in names)
+
+
+def settings() -> Iterator[str]:
+    """Yield the settings of each kind of recipe."""
+    for kind in KINDS:
+        done = CliRunner().invoke(app, ["config", "keys", kind, "--json"])
+        yield from (f"recipe {kind}: {row['key']}" for row in json.loads(done.stdout))
+
+
+def fields() -> Iterator[str]:
+    """Yield the routes of the service, with the fields of their requests and responses."""
+    service = cast("Service", SimpleNamespace(keys=None, jobs=SimpleNamespace(folders=[Path()])))
+    # Past the type checks of the tests, since no collection is open.
+    schema = inspect.unwrap(create_app)(service, ServerSettings()).openapi()
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            route = f"{method.upper()} {path}"
+            yield route
+            yield from (f"{route} ?{one['name']}" for one in operation.get("parameters", ()))
+    for name, model in schema["components"]["schemas"].items():
+        yield from (f"schema {name}: {field}" for field in model.get("properties", ()))
+
+
+if __name__ == "__main__":
+    FILE.write_text("".join(f"{name}\n" for name in sorted(names())), encoding="utf-8")
