@@ -17,6 +17,8 @@ MILVUS := .venv-milvus/.installed-2.3.5
 RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
+# The packages of npm for the test of docs/deploy.md, which skips without Node.js.
+DEPLOY := .venv-export/.installed-npm
 # An environment without torch, for exported models.
 RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
@@ -68,7 +70,7 @@ test-ray: $(RAY) ## Run the tests of embedding shards and of serving on a local 
 	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \
 		tests/workflows/collections/test_on_ray.py tests/server/test_ray_serve.py -k ray
 
-test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
+test-export: $(EXPORT) $(DEPLOY) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
 test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
@@ -177,6 +179,12 @@ $(AUDIT): Makefile
 $(PAGE): .venv-page/.installed Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
 		'axe-core@^4.14' onnxruntime-web@1.30.0
+	@touch $@
+
+$(DEPLOY): .venv-export/.installed Makefile
+	@if command -v npm > /dev/null; then npm install --silent --no-save --no-audit --no-fund \
+		--ignore-scripts --prefix .venv-export \
+		'@huggingface/tokenizers@^0.2' 'onnxruntime-node@^1.30' 'pngjs@^7'; fi
 	@touch $@
 
 $(RUNTIME): pyproject.toml src/coca/requirements.py
