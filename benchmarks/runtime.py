@@ -61,7 +61,7 @@ def samples(pattern: str, count: int) -> tuple[list[bytes], list[str]]:
         with tarfile.open(path) as tar:
             for member in tar:
                 file = tar.extractfile(member)
-                if file is None or len(images) >= count:
+                if file is None or len(images) >= count or member.name.endswith(".txt"):
                     continue
                 if member.name.endswith(".json"):
                     texts += json.load(file)["captions"]

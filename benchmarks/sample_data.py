@@ -1,7 +1,8 @@
 """Images with captions for benchmarks: drawings that pip installs, or the user's own shards.
 
 The drawings are those of the extra `demo`: Twemoji to train on, OpenMoji to score on. They are
-written once, below `runs/bench/data`. `located` resolves the default of an option to them.
+written once, below `runs/bench/data`. `located` resolves the default of an option to them. The
+module imports no torch by itself, since some benchmarks measure memory without it.
 """
 
 import glob
@@ -13,15 +14,16 @@ import zipfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from side_by_side import QUICK_RESULTS, Unavailable
 
 from coca.core.errors import MissingExtraError
 from coca.core.files.atomic import atomic_folder
-from coca.data.sample import Sample
-from coca.data.sources.tar.shards import ShardWriter
-from coca.demo.emoji.concepts import emoji_samples
+
+if TYPE_CHECKING:
+    from coca.data.sample import Sample
 
 TRAIN, VAL, LABELLED = "drawings:train", "drawings:val", "drawings:labelled"
 """Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each; and
@@ -58,6 +60,9 @@ def located(pattern: str) -> str:
 
 
 def _write(pattern: str, folder: Path) -> None:
+    from coca.data.sources.tar.shards import ShardWriter
+    from coca.demo.emoji.concepts import emoji_samples
+
     samples = emoji_samples(VENDORS[pattern], size_px=SIDE_PX)
     with atomic_folder(folder) as unfinished:
         if pattern == LABELLED:
@@ -69,7 +74,7 @@ def _write(pattern: str, folder: Path) -> None:
                     writer.write(sample)
 
 
-def _write_zip(samples: Iterator[Sample], path: Path) -> None:
+def _write_zip(samples: "Iterator[Sample]", path: Path) -> None:
     """Write images, and a table `meta.jsonl` of image, label and split."""
     rows = []
     with zipfile.ZipFile(path, "w") as archive:
@@ -82,7 +87,7 @@ def _write_zip(samples: Iterator[Sample], path: Path) -> None:
         archive.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def caption_of(sample: Sample, number: int) -> str:
+def caption_of(sample: "Sample", number: int) -> str:
     """Return a caption of a sample by its number, from the first again after the last."""
     return sample.captions[number % len(sample.captions)]
 
@@ -111,7 +116,8 @@ def _thumbnails(pattern: str) -> Iterator[Image.Image]:
     for path in sorted(glob.glob(pattern)):
         with tarfile.open(path) as tar:
             for member in tar:
-                if not member.name.endswith(".json") and (stream := tar.extractfile(member)):
+                stream = tar.extractfile(member)
+                if stream is not None and not member.name.endswith((".json", ".txt")):
                     image = Image.open(io.BytesIO(stream.read())).convert("RGBA")
                     white = Image.new("RGBA", image.size, "white")
                     yield Image.alpha_composite(white, image).convert("RGB").resize(TILE)
