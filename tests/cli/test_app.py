@@ -138,6 +138,17 @@ def test_every_error_ends_as_a_sentence_and_a_code(
     assert with_debug.endswith(output)
 
 
+def test_a_plugin_file_is_loaded_at_any_position(run: Run, cwd: Path) -> None:
+    Path("my_task.py").write_text(
+        "from coca.tasks import TASKS\n\n\n@TASKS.register('task_x1')\ndef task_x1(*args):\n"
+        "    pass\n"
+    )
+    call = ["evaluate", "m", "task_x2"]
+    for words in (["--plugin", "my_task.py", *call], [*call, "--plugin=my_task.py"]):
+        assert "did you mean 'task_x1'" in run(*words, code=2).stderr
+    assert "absent.py is not a Python" in run("info", "--plugin", "absent.py", code=2).stderr
+
+
 def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str) -> None:
     # A file of that name is missing, which is the command's own business.
     assert "--debug" in run("caption", "-m", model, "--", "--debug", code=1).stderr

@@ -97,3 +97,32 @@ def test_a_broken_plugin_is_reported_where_a_name_is_missing_and_harms_nothing_e
 
 def test_the_documented_example_runs() -> None:
     assert doctest.testmod(registry).failed == 0
+
+
+def test_a_single_file_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "one_greeting.py"
+    file.write_text("LOADED = 1\n")
+    registry.load_plugin_file(file)
+    # Processes that read data import it by this name.
+    assert sys.modules.pop("one_greeting").LOADED == 1
+    assert str(tmp_path) in sys.path
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "sentence"),
+    [
+        ("absent", None, "is not a Python file"),
+        ("json", "", "has the name of another module, json"),
+        ("my-plugin", "", "rename it to letters"),
+        ("breaks_here", "1 / 0", "cannot be loaded .ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_is_not_a_plugin_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str | None, sentence: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if source is not None:
+        (tmp_path / f"{name}.py").write_text(source)
+    with pytest.raises(ConfigError, match=sentence):
+        registry.load_plugin_file(tmp_path / f"{name}.py")

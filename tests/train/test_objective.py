@@ -9,8 +9,14 @@ from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
-from coca.model.losses.contrastive import sigmoid_loss_plain
-from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.model.losses.contrastive import ContrastiveOutput, sigmoid_loss_plain
+from coca.train.objective import (
+    CONTRASTIVE_LOSSES,
+    CoCaObjective,
+    Embedded,
+    LossConfig,
+    Losses,
+)
 from tiny import sharpened, tiny_config
 from tiny_run import TinyStream
 
@@ -199,3 +205,20 @@ def test_classes_that_are_asked_for_but_absent_raise(model: CoCa, batch: Batch) 
 def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         LossConfig(**setting)
+
+
+def test_a_registered_loss_is_minimized(model: CoCa, batch: Batch) -> None:
+    @CONTRASTIVE_LOSSES.register("distance")
+    def distance(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
+        gap = (embedded.images - embedded.texts).square().sum(dim=1).mean()
+        return ContrastiveOutput(gap, torch.zeros(()))
+
+    losses = losses_of(model, batch, contrastive_weight=2.0, contrastive="distance")
+    output = model(batch.images, batch.tokens, captioning=False)
+    gap = (output.image_embedding - output.text_embedding).square().sum(dim=1).mean()
+    torch.testing.assert_close(losses.total, 2 * gap)
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="unknown contrastive loss 'sigmod'; did you mean 'sigm"):
+        LossConfig(contrastive="sigmod")

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,7 @@ from coca.cli.hints import check_collection_path, command_called, hint_for
 from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
+from coca.core.registry import load_plugin_file
 from coca.requirements import NEEDS_TORCH
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
@@ -49,13 +51,14 @@ class CommandGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the global options, which are accepted at any position, before the others."""
+        args, plugins = _without_plugins(args)
         end = args.index("--") if "--" in args else len(args)
         first = [name for name in _ANYWHERE if name in args[:end]]
         rest = [arg for arg in args[:end] if arg not in _ANYWHERE] + args[end:]
         ctx.meta[_ARGUMENTS] = args
         try:
             check_collection_path(self, args)
-            return super().parse_args(ctx, [*first, *rest] or ["--help"])
+            return super().parse_args(ctx, [*plugins, *first, *rest] or ["--help"])
         except Exception as error:
             raise _ended(error, ctx, debug="--debug" in first) from None
 
@@ -120,6 +123,15 @@ def coca(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print results and errors only, no progress.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            metavar="FILE.py",
+            help="Python file that registers an encoder, loss, task or data source of your own.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option(
@@ -129,9 +141,26 @@ def coca(
 ) -> None:
     """Search, caption and classify images with one image-text model.
 
-    --debug and --quiet are accepted at any position.
+    --debug, --quiet and --plugin are accepted at any position.
     """
     configure(quiet=quiet, debug=debug)
+    for path in plugin or []:
+        load_plugin_file(path)
+
+
+def _without_plugins(args: list[str]) -> tuple[list[str], list[str]]:
+    """Split the options `--plugin FILE` from the other arguments."""
+    others: list[str] = []
+    plugins: list[str] = []
+    rest = list(args)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name != "--plugin":
+            others.append(word)
+        else:
+            plugins += [word] if equals or not rest else [word, rest.pop(0)]
+    return [*others, *rest], plugins
 
 
 def main() -> None:

@@ -2,12 +2,17 @@
 
 A plugin package lists a module under that group; importing the module runs its `register`
 decorators. Plugins are loaded once: when a name is first not found, or when all names are listed.
+A single file is a plugin, too: `load_plugin_file`, the option `--plugin` of the command line.
 """
 
+import importlib
 import logging
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from coca.core.errors import ConfigError, did_you_mean
@@ -69,6 +74,33 @@ class Registry(Generic[T]):
         """List all names, sorted, including those of plugins."""
         _load_plugins()
         return tuple(sorted(self._entries))
+
+
+def load_plugin_file(path: Path) -> None:
+    """Import a Python file as a plugin, so that its `register` decorators run.
+
+    It is imported by its own name, with its folder on `sys.path`: processes that load data import
+    it in the same way.
+
+    Raises:
+        ConfigError: There is no such file, its name is that of another module, or it raises.
+    """
+    path = path.expanduser().absolute()
+    if path.suffix != ".py" or not path.is_file():
+        raise ConfigError(f"the plugin {path} is not a Python file; give an existing file.py")
+    if not path.stem.isidentifier():
+        raise ConfigError(f"the plugin {path} cannot be imported: rename it to letters, digits, _")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = find_spec(path.stem)
+    if spec is None or spec.origin is None or Path(spec.origin) != path:
+        raise ConfigError(
+            f"the plugin {path} has the name of another module, {path.stem}: rename the file"
+        )
+    try:
+        importlib.import_module(path.stem)
+    except Exception as error:
+        raise ConfigError(f"the plugin {path} cannot be loaded ({error!r})") from error
 
 
 @cache

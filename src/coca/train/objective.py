@@ -7,8 +7,17 @@ in any micro-batch.
 Dimensions: B pairs, E embedding, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Annotated,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +26,7 @@ from torch import Tensor, nn
 
 from coca.core.config.base import Config
 from coca.core.errors import ConfigError
+from coca.core.registry import Registry
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
 from coca.model.losses.captioning import captioning_loss, classification_loss
@@ -53,9 +63,10 @@ class LossConfig(Config):
     classifier and its class names, and no labels."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     """Classes and prompts of the distillation loss."""
-    contrastive: Literal["softmax", "sigmoid"] = "softmax"
-    """`softmax` classifies the partner within the batch, as in the paper. `sigmoid` classifies each
-    pair independently, as in SigLIP, and needs a model with a bias (`initial_bias`)."""
+    contrastive: str = "softmax"
+    """A registered contrastive loss. `softmax` classifies the partner within the batch, as in the
+    paper. `sigmoid` classifies each pair independently, as in SigLIP, and needs a model with a bias
+    (`initial_bias`). A plugin may register others."""
     contrastive_reduction: Literal["sum", "mean"] = "sum"
     """`sum` adds both directions, as in the paper; `mean` averages them, as in OpenCLIP."""
     contrastive_rows: PositiveInt = BLOCK_ROWS
@@ -74,6 +85,7 @@ class LossConfig(Config):
         names = [f"{kind}_weight" for kind in kinds]
         if not any(getattr(self, name) for name in names):
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
+        CONTRASTIVE_LOSSES.get(self.contrastive)
         if self.contrastive == "sigmoid" and self.contrastive_reduction == "mean":
             raise ConfigError(
                 "contrastive_reduction is mean, but the sigmoid loss has no two directions; "
@@ -110,6 +122,30 @@ class FirstPass(NamedTuple):
     teacher: Float[Tensor, "B K"] | None = None
     """Logits of the image encoder's classifier; None without distillation, or if the batch has
     them."""
+
+
+ContrastiveLoss: TypeAlias = Callable[[Embedded, LossConfig], ContrastiveOutput]
+"""Contrastive loss of the pairs of all ranks, from this rank's embeddings."""
+
+CONTRASTIVE_LOSSES: Registry[ContrastiveLoss] = Registry("contrastive loss")
+
+
+@CONTRASTIVE_LOSSES.register("softmax")
+def _softmax(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
+    return contrastive_loss(
+        embedded.images,
+        embedded.texts,
+        embedded.scale,
+        reduction=config.contrastive_reduction,
+        block_rows=config.contrastive_rows,
+    )
+
+
+@CONTRASTIVE_LOSSES.register("sigmoid")
+def _sigmoid(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
+    images, texts, scale, bias = embedded
+    assert bias is not None, "checked by the objective"
+    return sigmoid_loss(images, texts, scale, bias, block_rows=config.contrastive_rows)
 
 
 class Totals(NamedTuple):
@@ -261,7 +297,7 @@ class CoCaObjective:
 
     def match(self, embedded: Embedded) -> Losses:
         """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
-        contrast = self._contrast(embedded)
+        contrast = CONTRASTIVE_LOSSES.get(self.config.contrastive)(embedded, self.config)
         parts = {
             "contrastive": contrast.loss.detach(),
             "temperature": 1 / embedded.scale.detach(),
@@ -304,19 +340,6 @@ class CoCaObjective:
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
             prompt_lengths=batch.prompt_lengths,
-        )
-
-    def _contrast(self, embedded: Embedded) -> ContrastiveOutput:
-        config = self.config
-        images, texts, scale, bias = embedded
-        if bias is not None:
-            return sigmoid_loss(images, texts, scale, bias, block_rows=config.contrastive_rows)
-        return contrastive_loss(
-            images,
-            texts,
-            scale,
-            reduction=config.contrastive_reduction,
-            block_rows=config.contrastive_rows,
         )
 
     def _sum_up(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.cli.options.recipes import Settings, has_section, require_data_root
+from coca.cli.options.recipes import Settings, data_root_required, has_section, recipe_path
 from coca.core.errors import ConfigError
 
 
@@ -44,12 +44,32 @@ def test_a_folder_of_data_that_is_not_there_is_reported_with_the_variable_that_n
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("suite.yaml").write_text(SUITE, encoding="utf-8")
+
+    def check(name: str, changes: list[str], error: str = "") -> None:
+        with data_root_required([name], changes):
+            if error:
+                raise ConfigError(error)
+
     with pytest.raises(ConfigError, match=r"suite.yaml reads .* folder data, .* data_root=FOLDER"):
-        require_data_root(["suite.yaml"], [])
+        check("suite.yaml", [])
     with pytest.raises(ConfigError, match="folder mine"):
-        require_data_root(["suite.yaml"], ["data_root=mine", "limit=5"])
+        check("suite.yaml", ["data_root=mine", "limit=5"])
+    with pytest.raises(ConfigError, match=r"(?s)^another is wrong\n.* folder data"):
+        check("suite.yaml", [], "another is wrong")
     # Elsewhere, there, not read, or to be found wrong by whoever loads it.
     Path("mine").mkdir()
     for changes in (["data_root=mine"], ["data_root=s3://bucket"], ["data.path=y.tar"], ["x"]):
-        require_data_root(["suite.yaml"], changes)
-    require_data_root(["gone.yaml"], [])
+        check("suite.yaml", changes)
+    check("gone.yaml", [])
+
+
+def test_a_recipe_of_the_package_is_given_by_its_name() -> None:
+    path = Path(recipe_path("recipe:emoji"))
+    assert path.parts[-2:] == ("pretrain", "emoji.yaml")
+    assert recipe_path("recipe:pretrain/emoji.yaml") == str(path)
+    assert Settings.of(["recipe:emoji", "seed=1"]) == Settings((str(path),), ("seed=1",))
+    assert recipe_path("recipe.yaml") == "recipe.yaml"
+    with pytest.raises(ConfigError, match="recipe:evaluate/nano or recipe:pretrain/nano"):
+        recipe_path("recipe:nano")
+    with pytest.raises(ConfigError, match="no recipe 'emojy'; did you mean 'emoji'"):
+        recipe_path("recipe:emojy")

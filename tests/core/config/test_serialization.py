@@ -300,6 +300,13 @@ def test_a_key_of_another_section_is_reported_with_its_path() -> None:
     )
 
 
+def test_a_key_of_several_sections_is_reported_with_the_nearest_path() -> None:
+    sizes = faults_of(overrides=["size=1"])[0]
+    assert "did you mean 'model.image.size' or 'model.extra.size' or 'image.size'?" in sizes
+    nearest = faults_of(overrides=["model.size=1"])[0]
+    assert "did you mean 'model.image.size' or 'model.extra.size'?" in nearest
+
+
 def test_a_missing_setting_is_reported_with_its_type() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(RunConfig, {"model": {"image": {}}})

@@ -275,6 +275,27 @@ def test_a_recipe_chooses_the_kind_and_settings_of_others_are_refused() -> None:
         load_config(CoCaConfig, {"image": {"kind": "tim"}})
 
 
+def test_a_later_layer_with_another_kind_drops_the_settings_of_the_old_kind() -> None:
+    recipe = {
+        "preset": "coca_tiny",
+        "image": {"image_size": 64, "patch_size": 16, "width": 96, "heads": 3},
+        "pooler": {"heads": 3},
+    }
+    kind = ["image.kind=timm", "image.name=test_resnet"]
+    # Sizes that the new kind chooses by itself are its own, and the required width stays.
+    assert load_config(CoCaConfig, recipe, overrides=kind).image == TimmConfig(
+        name="test_resnet", width=96
+    )
+    sized = load_config(CoCaConfig, recipe, overrides=[*kind, "image.image_size=64"])
+    assert sized.image == TimmConfig(name="test_resnet", image_size=64, width=96)
+    # Settings that come with the kind are still refused.
+    with pytest.raises(ConfigError, match=r"image\.heads = 2 is a setting of kind vit"):
+        load_config(CoCaConfig, recipe, overrides=[*kind, "image.heads=2"])
+    # The same kind again changes nothing.
+    same = load_config(CoCaConfig, recipe, overrides=["image.kind=vit"])
+    assert same == load_config(CoCaConfig, recipe)
+
+
 def test_the_normalization_is_that_of_the_weights() -> None:
     found = TimmConfig(name="resnet18", width=512).normalization()
     assert found.mean == (0.485, 0.456, 0.406)

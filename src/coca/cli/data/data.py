@@ -197,12 +197,13 @@ def features(
     by itself.
     """
     console = Console.current(json=as_json)
-    from coca.cli.options.recipes import Settings, load, require_data_root
+    from coca.cli.options.recipes import Settings, data_root_required, load
     from coca.workflows.training.pretrain import PretrainConfig, compute_features
 
     given = Settings.of(settings)
-    require_data_root(given.recipes, given.changes)
-    files = compute_features(load(PretrainConfig, given), progress=console.progress)
+    with data_root_required(given.recipes, given.changes):
+        config = load(PretrainConfig, given)
+    files = compute_features(config, progress=console.progress)
     for file in files:
         key = file.key
         console.say(

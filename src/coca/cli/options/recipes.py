@@ -1,12 +1,14 @@
 """Recipe arguments of a command line: YAML files and overrides `section.field=value`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from coca.core.errors import ConfigError
+import coca
+from coca.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -24,7 +26,44 @@ class Settings:
     def of(cls, words: Sequence[str]) -> "Settings":
         """Split arguments into `recipe.yaml` and `field=value`."""
         changes = tuple(word for word in words if is_change(word))
-        return cls(tuple(word for word in words if word not in changes), changes)
+        return cls(tuple(recipe_path(word) for word in words if word not in changes), changes)
+
+
+def recipe_path(name: str) -> str:
+    """Return the path of a recipe: of the package for `recipe:NAME`, else the name itself.
+
+    Raises:
+        ConfigError: The package has no such recipe, or several of this name.
+    """
+    kind, colon, wanted = name.partition(":")
+    if kind != "recipe" or not colon:
+        return name
+    folder = shipped_recipes()
+    known = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")
+    }
+    wanted = wanted.removesuffix(".yaml")
+    found = [one for one in sorted(known) if wanted in (one, one.rpartition("/")[2])]
+    if len(found) == 1:
+        return str(known[found[0]])
+    if found:
+        choices = " or ".join(f"recipe:{one}" for one in found)
+        raise ConfigError(f"the package has several recipes named {wanted!r}: {choices}")
+    near = did_you_mean(wanted, {*known, *(one.rpartition("/")[2] for one in known)})
+    raise ConfigError(f"the package has no recipe {wanted!r}; {near}")
+
+
+def shipped_recipes() -> Path:
+    """Return the folder of the recipes: in the package, or in the clone that it is installed from.
+
+    Raises:
+        ConfigError: Neither has recipes.
+    """
+    package = Path(coca.__file__).parent
+    for folder in (package / "recipes", package.parent.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"there are no recipes in {package}; give the path of a YAML file")
 
 
 def is_change(word: str) -> bool:
@@ -42,8 +81,7 @@ def load(kind: type[T], settings: Settings) -> T:
 
     if not settings.recipes:
         raise ConfigError(
-            "no recipe is given: name a YAML file, such as one of recipes/pretrain or "
-            "recipes/finetune"
+            "no recipe is given: give a YAML file, or a recipe of the package such as recipe:emoji"
         )
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
 
@@ -55,14 +93,26 @@ def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
     return of_file + [f"tasks.{number}.{change}" for change in of_tasks for number in range(tasks)]
 
 
-def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
-    """Check that the local `data_root` of the merged recipes exists.
+@contextmanager
+def data_root_required(recipes: Sequence[str], changes: Sequence[str]) -> Iterator[None]:
+    """Check that the local `data_root` of the merged recipes exists, after the block loads them.
 
-    Errors of recipes and overrides are left to the code that loads them.
+    Its error joins the errors of the block, so that all are reported at once.
 
     Raises:
-        ConfigError: `data_root` is a local path that does not exist.
+        ConfigError: `data_root` is a local path that does not exist, or the block raises.
     """
+    missing = _missing_data_root(recipes, changes)
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError("\n".join(filter(None, (str(error), missing)))) from None
+    if missing:
+        raise ConfigError(missing)
+
+
+def _missing_data_root(recipes: Sequence[str], changes: Sequence[str]) -> str:
+    """Return the error of a `data_root` that does not exist; else ""."""
     from coca.core.config.recipe import Tree, data_root_of, merge, parse_override, read_recipe
 
     tree: Tree = {}
@@ -74,14 +124,15 @@ def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
         for change in given:
             tree = merge(tree, parse_override(change))
     except ConfigError:
-        return
+        return ""  # reported by the code that loads them
     root = data_root_of(tree)
-    if root is not None and "://" not in root and not Path(root).expanduser().exists():
-        raise ConfigError(
-            f"{', '.join(recipes)} reads its data from the folder {root}, which does not exist: "
-            "set data_root=FOLDER; the comment at the top of the recipe names the download and the "
-            "expected files"
-        )
+    if root is None or "://" in root or Path(root).expanduser().exists():
+        return ""
+    return (
+        f"{', '.join(recipes)} reads its data from the folder {root}, which does not exist: "
+        "set data_root=FOLDER; the comment at the top of the recipe names the download and the "
+        "expected files"
+    )
 
 
 def has_section(settings: Settings, name: str) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
-from coca.cli.options.recipes import Settings, for_all_tasks, require_data_root
+from coca.cli.options.recipes import Settings, data_root_required, for_all_tasks
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
     path = Path(name)
     if path.is_file() or name.endswith((".yaml", ".yml")):
-        require_data_root([name], changes)
-        tasks = read_recipe(path).get("tasks")
-        if isinstance(tasks, list):
-            changes = tuple(for_all_tasks(len(tasks), changes))
-            return load_config(SuiteConfig, path, overrides=changes).tasks
-        return [load_config(TaskConfig, path, overrides=changes)]
+        with data_root_required([name], changes):
+            tasks = read_recipe(path).get("tasks")
+            if isinstance(tasks, list):
+                changes = tuple(for_all_tasks(len(tasks), changes))
+                return load_config(SuiteConfig, path, overrides=changes).tasks
+            return [load_config(TaskConfig, path, overrides=changes)]
     if name not in TASKS.names():
         raise ConfigError(
             f"{name!r} is neither a task nor a YAML file; {did_you_mean(name, TASKS.names())}"

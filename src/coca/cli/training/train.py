@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json, print_error
-from coca.cli.options.recipes import Settings, has_section, load, require_data_root
+from coca.cli.options.recipes import Settings, data_root_required, has_section, load
 
 if TYPE_CHECKING:
     from coca.workflows.training.finetune import FinetuneConfig, FinetuneResult
@@ -23,8 +23,8 @@ def pretrain(
         list[str],
         typer.Argument(
             metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, later files override earlier ones; overrides such as "
-            "train.steps=100.",
+            help="YAML files, or recipes of the package such as recipe:emoji; later files override "
+            "earlier ones; overrides such as train.steps=100.",
         ),
     ],
     as_json: Json = False,
@@ -39,8 +39,8 @@ def pretrain(
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings)
-    require_data_root(given.recipes, given.changes)
-    config = load(workflow.PretrainConfig, given)
+    with data_root_required(given.recipes, given.changes):
+        config = load(workflow.PretrainConfig, given)
     world = join_from_environment(config.device)
     result = workflow.pretrain(config, progress=console.progress)
     if world.is_main:
@@ -54,8 +54,8 @@ def finetune(
         list[str],
         typer.Argument(
             metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, later files override earlier ones; overrides such as "
-            "train.steps=100.",
+            help="YAML files, or recipes of the package such as recipe:emoji; later files override "
+            "earlier ones; overrides such as train.steps=100.",
         ),
     ],
     as_json: Json = False,
@@ -72,15 +72,16 @@ def finetune(
     from coca.workflows.training import finetune_detection as detection
 
     given = Settings.of(settings)
-    require_data_root(given.recipes, given.changes)
     config: workflow.FinetuneConfig | detection.DetectionConfig
     result: workflow.FinetuneResult
     if has_section(given, "detector"):
-        config = load(detection.DetectionConfig, given)
+        with data_root_required(given.recipes, given.changes):
+            config = load(detection.DetectionConfig, given)
         world = join_from_environment(config.device)
         result = detection.finetune_detection(config, progress=console.progress)
     else:
-        config = load(workflow.FinetuneConfig, given)
+        with data_root_required(given.recipes, given.changes):
+            config = load(workflow.FinetuneConfig, given)
         world = join_from_environment(config.device)
         result = workflow.finetune(config, progress=console.progress)
     if world.is_main:

@@ -44,6 +44,8 @@ from coca.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+_SHOWN_KEYS = 3
+
 _INVALID: Any = object()  # sentinel of a value whose error is already recorded
 
 
@@ -159,6 +161,7 @@ class _Check:
             kind_name = self.kind_of(kinds, given, path, base=base)
             if kind_name is _INVALID:
                 return _INVALID
+            given = self.of_kind(kinds, kind_name, given, path, base=base)
             kind = kinds[kind_name]
             # The settings of another kind mean nothing here.
             base = base if base is _INVALID or isinstance(base, kind) else None
@@ -249,6 +252,41 @@ class _Check:
         self.faults.append(f"{'.'.join(at)} is missing; it must be {one_of(kinds)}")
         return _INVALID
 
+    def of_kind(
+        self,
+        kinds: Mapping[str, type],
+        name: str,
+        given: Tree,
+        path: tuple[str, ...],
+        *,
+        base: Any,
+    ) -> Tree:
+        """Drop the settings of another kind, if a later layer than theirs chooses this kind.
+
+        Settings of both kinds are kept, unless this kind has its own default for them.
+        """
+        if KIND not in given:
+            return given
+        chosen = self.layer_of((*path, KIND))
+        earlier = [found for _, tree in self.layers[:chosen] if (found := _at(tree, (*path, KIND)))]
+        before = [*earlier, getattr(base, KIND, None), next(iter(kinds))]
+        previous = next(one for one in reversed(before[: len(earlier)] or before) if one in kinds)
+        if previous == name:
+            return given
+        old, new = (
+            {field.name: default_of(field) for field in dataclasses.fields(kinds[one])}
+            for one in (previous, name)
+        )
+        replaced = {
+            key
+            for key in given
+            if key != KIND
+            and self.layer_of((*path, key)) < chosen
+            and key in old
+            and (key not in new or (new[key] is not dataclasses.MISSING and new[key] != old[key]))
+        }
+        return {key: value for key, value in given.items() if key not in replaced}
+
     def preset(self, kind: Any, name: Any, path: tuple[str, ...]) -> Any:
         """Return the preset that a section starts from."""
         presets = kind.presets()
@@ -260,10 +298,15 @@ class _Check:
         """Record an unknown key, with the closest key here or its path in another section."""
         near = did_you_mean(key, field_types(kind))
         own = ".".join((*path, key))  # a setting of another kind
-        dotted_keys = (dotted for dotted in _dotted_keys(self.kind) if dotted != own)
-        elsewhere = [dotted for dotted in dotted_keys if dotted.split(".")[-1] == key]
-        if elsewhere and near.startswith("known"):
-            near = f"did you mean {elsewhere[0]!r}?"
+        elsewhere = [
+            dotted
+            for dotted in dict.fromkeys(_dotted_keys(self.kind))
+            if dotted.split(".")[-1] == key and not f"{own}.".startswith(f"{dotted}.")
+        ]
+        if elsewhere and not (near.startswith("did you mean") and path):
+            shared = max(_shared(dotted.split("."), path) for dotted in elsewhere)
+            nearest = [it for it in elsewhere if _shared(it.split("."), path) == shared]
+            near = f"did you mean {' or '.join(map(repr, nearest[:_SHOWN_KEYS]))}?"
         self.fault((*path, key), value, f"is unknown; {near}")
 
     def misfit(self, path: tuple[str, ...], given: Any, hint: Any) -> Any:
@@ -280,8 +323,13 @@ class _Check:
 
     def origin(self, path: tuple[str, ...]) -> str:
         """Return the layer that a value comes from."""
+        return self.layers[self.layer_of(path)][0]
+
+    def layer_of(self, path: tuple[str, ...]) -> int:
+        """Return the position of the layer that a value comes from."""
         # The last layer with the longest match; `max` returns the first of equals.
-        return max(reversed(self.layers), key=lambda layer: _depth(layer[1], path))[0]
+        numbers = reversed(range(len(self.layers)))
+        return max(numbers, key=lambda number: _depth(self.layers[number][1], path))
 
 
 def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
@@ -291,6 +339,26 @@ def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
         if is_section(inner := without_none(hint)):
             for each in kinds_of(inner):
                 yield from _dotted_keys(each, f"{prefix}{name}.")
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    """Return the value at a path of a tree; None if there is none."""
+    for key in path:
+        if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict):
+            tree = tree.get(key)
+        else:
+            return None
+    return tree
+
+
+def _shared(keys: Sequence[str], path: Sequence[str]) -> int:
+    """Count how many keys both begin with."""
+    return next(
+        (at for at, (one, other) in enumerate(zip(keys, path, strict=False)) if one != other),
+        min(len(keys), len(path)),
+    )
 
 
 def _depth(tree: Any, path: tuple[str, ...]) -> int:
