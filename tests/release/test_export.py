@@ -166,6 +166,15 @@ def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(
     assert "of the samples" not in card
 
 
+def test_the_card_has_the_scores_of_its_own_run(run: Path, scores: Path, tmp_path: Path) -> None:
+    scores.rename(run / "scores")
+    card = (export(run, tmp_path / "out") / CARD).read_text()
+    assert "retrieval on 4 samples" in card
+    report = run / "scores" / "report.json"
+    report.write_text(report.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    assert "retrieval on 4" not in (export(run, tmp_path / "out") / CARD).read_text()
+
+
 def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match="holds scores of the model"):

@@ -7,7 +7,11 @@ import yaml
 
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint
+from coca.model.config import HeadConfig
+from coca.model.pretrained import save_model
 from coca.release.model_card import DataLine, ResultTable, model_card, results_of
+from tiny_answers import answering
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_weights import write_open_clip
 
@@ -107,3 +111,41 @@ def test_scores_of_a_report_come_with_interval_chance_and_strongest_baseline(
     (table,) = results_of(tmp_path, of="f")
     assert table.columns == ("score", "value", "95 %", "by chance", "strongest baseline")
     assert table.rows == [["top1", "0.5", "0.46 to 0.54", "0.003", "0.9 (encoder alone)"]]
+
+
+@pytest.mark.parametrize(
+    ("head", "lines"),
+    [
+        (
+            HeadConfig(classes=("cat", "dog"), heads=2),
+            [
+                "| head | 2 classes; reads images |",
+                "The head chooses among 2: `cat`, `dog`.",
+                'model.classify(["photo.jpg"])',
+                "coca classify photo.jpg --model answers",
+            ],
+        ),
+        (
+            HeadConfig(classes=tuple(f"c{n}" for n in range(102)), reads="text", heads=3),
+            ["| head | 102 classes; reads images and a text |", "`c99` and 2 more;", "answer(["],
+        ),
+        (
+            HeadConfig(classes=("yes", "no"), reads="text", images_per_sample=2, heads=3),
+            ["images and a text, 2 a sample |", 'model.answer([["1.jpg", "2.jpg"]], ["both show'],
+        ),
+    ],
+)
+def test_the_card_of_a_fine_tuned_model_has_its_head_and_an_example(
+    tmp_path: Path, head: HeadConfig, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = answering(head)
+    save_model(tmp_path / "answers", predictor.model)
+    predictor.processor.save(tmp_path / "answers")
+    card = model_card(tmp_path / "answers", title="Answers", intended_use="Tests.")
+    assert [line for line in lines if line not in card] == []
+    for name in ("photo.jpg", "1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(image_bytes(0))
+    monkeypatch.chdir(tmp_path)
+    program = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert program is not None
+    exec(program[1], {"print": lambda *words: words})

@@ -15,7 +15,7 @@ from coca.inference.loading import fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
+from coca.model.config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.precision import Precision
 from coca.model.pretrained import load_model, save_model
@@ -30,6 +30,7 @@ from coca.release.model_card import (
     results_of,
 )
 from coca.workflows.evaluation.markdown import table
+from coca.workflows.training.finetune import SCORES_FOLDER
 
 NO_TEXT = CardConfig()
 """A card of what is recorded and measured."""
@@ -53,7 +54,8 @@ def export(
         out: Output folder; an existing one is replaced.
         card: Text of the card. Default of its title: the name of `out`; of its licence: the
             licence in the model's own card, else `unknown`.
-        results: Reports of `coca evaluate --out` for this model.
+        results: Reports of `coca evaluate --out` for this model; default: that of its run, if
+            `coca finetune` wrote one.
         half: Store the weights as fp16; they are loaded as fp32.
 
     Returns:
@@ -64,8 +66,9 @@ def export(
     """
     folder, out = model_folder(model), Path(out)
     known_as = fingerprint(folder)
-    tables = [table for path in results for table in results_of(path, of=known_as)]
     run, limits = folder.parent, card.limits
+    reports = results or _reports(run, of=known_as)
+    tables = [table for path in reports for table in results_of(path, of=known_as)]
     if half and tables:
         limits = (
             f"{limits}\n\nThe scores were measured before the weights went into 16 bits.".strip()
@@ -77,8 +80,7 @@ def export(
     text = model_card(
         out,
         title=card.title or out.name,
-        intended_use=card.intended_use
-        or "Gives vectors for images and texts in one space, and writes captions.",
+        intended_use=card.intended_use or _use(loaded.config.head),
         data=card.data or _data(run),
         training="\n\n".join(filter(None, (card.training.strip(), _training(run)))),
         results=tables,
@@ -150,6 +152,21 @@ def from_pretrained(
     if not Path(name).exists():
         name = f"hf:{name}@{revision}" if revision else f"hf:{name}"
     return load(name, device=device, precision=precision)
+
+
+def _use(head: HeadConfig | None) -> str:
+    """Return the intended use of a model whose card has none."""
+    if head is None:
+        return "Gives vectors for images and texts in one space, and writes captions."
+    asked = " to a question or statement" if head.reads == "text" else ""
+    what = "answer" if asked else "class"
+    return f"Chooses the {what} of an image{asked} among {len(head.classes):,}."
+
+
+def _reports(run: Path, *, of: str) -> list[Path]:
+    """Return the report that a run wrote after its training, if it is of this model."""
+    report = run / SCORES_FOLDER / "report.json"
+    return [report] if _json(report).get("fingerprint") == of else []
 
 
 def _data(run: Path) -> list[DataLine]:

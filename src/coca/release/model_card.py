@@ -1,5 +1,6 @@
 """Model cards: description, training data, results and limitations of a model."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from coca.core.provenance import commit_shown
 from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import fingerprint
 from coca.metrics.intervals import interval_shown
+from coca.model.config import HeadConfig
 from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
 from coca.processing.processor import Processor
@@ -24,6 +26,8 @@ CARD_FILE = "README.md"
 
 UNKNOWN_LICENCE = "unknown"
 """The hub's licence identifier for weights without a stated licence."""
+
+_SHOWN_CLASSES = 100
 
 _TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "multimodal-search")
 
@@ -107,20 +111,16 @@ def model_card(
     """
     folder = Path(folder)
     config = load_config_file(folder)
-    name = load_as or folder.name
+    name, head = load_as or folder.name, config.head
     parts = [
         _front_matter(config, licence=licence, results=results),
         f"# {title}",
         intended_use,
-        _section(
-            "Use",
-            f'```python\nimport coca\n\nmodel = coca.load("{name}")\n'
-            'images = model.embed_images(["cat.jpg"])\n'
-            'print(images @ model.embed_texts(["a cat", "a dog"]).T)\n'
-            'print(model.caption("cat.jpg"))\n```',
-        ),
+        _section("Use", _example(name, head)),
         _section("Model", _description(folder, config)),
     ]
+    if head is not None:
+        parts.append(_section("Classes", _classes(head)))
     if data:
         lines = [[line.name, line.size, line.terms] for line in data]
         parts.append(_section("Data", table(["source", "used", "terms"], lines)))
@@ -200,18 +200,57 @@ def _chance(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def _pipeline(head: HeadConfig | None) -> str:
+    """Return the hub's name of the model's task."""
+    if head is None:
+        return "image-to-text"
+    return "visual-question-answering" if head.reads == "text" else "image-classification"
+
+
 def _front_matter(config: ModelConfig, *, licence: str, results: Sequence[ResultTable]) -> str:
     openclip = isinstance(config, OpenCLIPConfig)
     content: dict[str, Any] = {
         "license": licence,
         "library_name": "coca-captioners",
-        "pipeline_tag": "image-to-text",
+        "pipeline_tag": _pipeline(config.head),
         "tags": [*_TAGS, *(["open_clip"] if openclip else [])],
     }
     metrics = list(dict.fromkeys(row[0] for one in results for row in one.rows))
     if metrics:
         content["metrics"] = metrics
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
+
+
+def _example(name: str, head: HeadConfig | None) -> str:
+    """Return a program that uses the model, first of all its head."""
+    lines = ["import coca", "", f'model = coca.load("{name}")']
+    if head is None:
+        lines += [
+            'images = model.embed_images(["cat.jpg"])',
+            'print(images @ model.embed_texts(["a cat", "a dog"]).T)',
+            'print(model.caption("cat.jpg"))',
+        ]
+    elif head.images_per_sample > 1:
+        images = [f"{number}.jpg" for number in range(1, head.images_per_sample + 1)]
+        texts = ', ["both show a dog"]' if head.reads == "text" else ""
+        lines.append(f"print(model.answer([{json.dumps(images)}]{texts})[0][0])")
+    elif head.reads == "text":
+        lines.append('print(model.answer(["photo.jpg"], ["what is this?"])[0][0])')
+    else:
+        lines.append('print(model.classify(["photo.jpg"])[0][0])')
+    program = "\n".join(lines)
+    example = f"```python\n{program}\n```"
+    if head is not None and head.reads == "image" and head.images_per_sample == 1:
+        example += f"\n\n```sh\ncoca classify photo.jpg --model {name}\n```"
+    return example
+
+
+def _classes(head: HeadConfig) -> str:
+    """List the classes of a head, as many as a reader takes in."""
+    shown = ", ".join(f"`{name}`" for name in head.classes[:_SHOWN_CLASSES])
+    more = len(head.classes) - _SHOWN_CLASSES
+    text = f"The head chooses among {len(head.classes):,}: {shown}"
+    return f"{text} and {more:,} more; `model.classes` has all." if more > 0 else f"{text}."
 
 
 def _description(folder: Path, config: ModelConfig) -> str:
@@ -231,6 +270,10 @@ def _description(folder: Path, config: ModelConfig) -> str:
         ["vectors", f"{config.embed_dim} numbers"],
         ["fingerprint", f"`{fingerprint(folder)}`"],
     ]
+    if (head := config.head) is not None:
+        several = f", {head.images_per_sample} a sample" if head.images_per_sample > 1 else ""
+        reads = "images and a text" if head.reads == "text" else "images"
+        rows.append(["head", f"{len(head.classes):,} classes; reads {reads}{several}"])
     origin = folder / SOURCE_FILE
     if origin.exists():
         known = read_json(origin)

@@ -109,6 +109,17 @@ def test_many_classes_are_cut_to_those_that_matter() -> None:
     assert "The 30 most confused of 45 classes." in page
 
 
+def test_the_confusion_matrix_is_a_table() -> None:
+    predicted, targets = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])
+    samples = ReportSamples((), *per_class_results(predicted, targets, ["cat", "dog", "fox"]))
+    result = TaskResult("recognition", {"top1": 0.75}, 4, report_samples=samples)
+    pairs = [(config("recognition", "animals"), result)]
+    text = render_markdown("t", "l", _sections(pairs, drawn=False))
+    assert "| true class | cat | dog | fox |" in text
+    assert "| is dog | 1 | 1 | 0 |" in text
+    assert "| dog | cat | 1 |" in text
+
+
 def test_the_right_hit_is_marked_in_both_forms() -> None:
     pairs = [(config("retrieval", "COCO"), retrieval())]
     assert "- **correct:** 0.31\n- 0.2" in render_markdown("t", "l", _sections(pairs, drawn=False))

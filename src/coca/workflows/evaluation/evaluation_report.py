@@ -239,7 +239,8 @@ def _section(
     if samples.per_class:
         blocks.append(_bars(samples) if drawn else _classes(samples))
     if samples.confusion is not None:
-        blocks.append(_heat(samples.confusion) if drawn else _confused(samples.confusion))
+        confusion = samples.confusion
+        blocks += [_heat(confusion)] if drawn else [_matrix(confusion), *_mistakes(confusion)]
     blocks += samples.rows
     text = f"{result.samples:,} samples."
     if result.bad:
@@ -307,7 +308,19 @@ def _heat(confusion: Confusion) -> Plot:
     return Plot(svg, note)
 
 
-def _confused(confusion: Confusion) -> Table:
+def _matrix(confusion: Confusion) -> Table:
+    rows: list[Row] = [
+        [f"is {name}", *counts]
+        for name, counts in zip(confusion.names, confusion.counts, strict=True)
+    ]
+    note = "Confusion matrix: number of samples by true class (row) and predicted class (column)."
+    if len(confusion.names) < confusion.classes:
+        note += f" The {len(confusion.names)} most confused of {confusion.classes:,} classes."
+    return Table(["true class", *confusion.names], rows, note)
+
+
+def _mistakes(confusion: Confusion) -> list[Block]:
+    """Build the table of the most frequent mistakes; none without a mistake."""
     names = confusion.names
     mistakes: Iterator[tuple[int, str, str]] = (
         (count, names[row], names[column])
@@ -316,5 +329,7 @@ def _confused(confusion: Confusion) -> Table:
         if row != column and count
     )
     most = sorted(mistakes, reverse=True)[:10]
+    if not most:
+        return []
     note = "The ten most frequent mistakes."
-    return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
+    return [Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)]

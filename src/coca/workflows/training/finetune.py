@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 ALL_BUT_HEAD = "!head"
 
+SCORES_FOLDER = "scores"
+"""Folder of the report in a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(Config):
@@ -298,7 +301,7 @@ def scored(
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = load(folder, device=str(device))
-        scores = evaluate(predictor, tasks, out=run / "scores", progress=progress)
+        scores = evaluate(predictor, tasks, out=run / SCORES_FOLDER, progress=progress)
     return FinetuneResult(
         run,
         folder,
