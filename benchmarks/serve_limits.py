@@ -62,6 +62,7 @@ ROWS = {
     "six images: service": "six images: memory of the service, more than before, MB",
     "six images: all": "six images: memory of all processes, more than before, MB",
     "six images: seconds": "six images: time until all are answered, s",
+    "six images: answered": "six images: number of results; the others get 503",
     "headers: dead": "1,100 half headers, 1,024 descriptors: longest time without an answer, s",
     "end": f"SIGTERM with a client that drips: time to the end, s (at most {PATIENCE_S:g})",
 }
@@ -183,7 +184,7 @@ def large_image(side: int) -> str:
 
 
 def stalls(address: Address, pid: int, arguments: argparse.Namespace) -> dict[str, float]:
-    figures = {}
+    figures: dict[str, float] = {}
     bad = {"text": "a car", "filter": "width > " + "-" * 8_000 + "1"}
     with repeated(asked(address), 0.005) as answers, ExitStack() as stack:
         query = {"text": texts(1)[0]}
@@ -208,7 +209,7 @@ def add_status(statuses: list[int], address: Address, body: object) -> None:
 
 
 def image_memory(address: Address, pid: int, arguments: argparse.Namespace) -> dict[str, float]:
-    figures = {}
+    figures: dict[str, float] = {}
     search(address, {"image": large_image(64)}, ANNA)
     body = {"image": large_image(arguments.side)}
     for name, count in (("one image", 1), ("six images", 6)):
@@ -216,8 +217,7 @@ def image_memory(address: Address, pid: int, arguments: argparse.Namespace) -> d
         started = time.perf_counter()
         with watched(pid) as memory:
             at_once(count, partial(add_status, statuses, address, body))
-        if statuses != [200] * count:
-            raise RuntimeError(f"{name}: statuses {statuses}")
+        figures[f"{name}: answered"] = statuses.count(200)
         figures[f"{name}: service"], figures[f"{name}: all"] = memory.grown()
         figures[f"{name}: seconds"] = time.perf_counter() - started
     return figures
@@ -291,6 +291,8 @@ def contestant(arguments: argparse.Namespace) -> None:
         with serving(uri, *options) as (host, port, pid):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
             figures["headers: dead"] = dead_time((host, port), arguments)
+            os.kill(pid, 9)
+        with serving(uri, *options) as (host, port, pid):
             figures["end"] = end_time((host, port), pid)
             os.kill(pid, 9)
     emit(figures)
@@ -328,6 +330,7 @@ UNITS = {
     "*dead": "s",
     "end": "s",
     "*message": "kB",
+    "*answered": "images",
     "*": "MB",
 }
 

@@ -87,6 +87,8 @@ def serving(uri: str, *options: str) -> Iterator[tuple[str, int, int]]:
             assert process.stdout is not None
             for line in process.stdout:
                 if found := re.search(r"http://([\d.]+):(\d+)", line):
+                    # A full pipe would stop the service where it logs.
+                    threading.Thread(target=process.stdout.read, daemon=True).start()
                     yield found[1], int(found[2]), process.pid
                     return
             sys.exit("coca serve ended early")

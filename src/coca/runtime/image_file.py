@@ -36,6 +36,8 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 TRIM_TOLERANCE = 12
 """Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
+_STRIP_PIXELS = 1 << 19
+"""Number of pixels that are compared at once: a large image would take five times its size."""
 
 # EXIF orientation -> transpose operation that turns the stored image upright.
 _UPRIGHT = {
@@ -258,9 +260,16 @@ def drawn_box(
         Left, top, right and bottom in pixels; None for a uniform image.
     """
     corner = pixels[:1, :1] if corner is None else corner
-    # Scaling and compression leave borders that are only nearly uniform.
-    drawn = (np.abs(pixels.astype(np.int16) - corner) > TRIM_TOLERANCE).any(axis=2)
-    rows, columns = drawn.any(axis=1).nonzero()[0], drawn.any(axis=0).nonzero()[0]
+    height, width = pixels.shape[:2]
+    in_row, in_column = np.zeros(height, bool), np.zeros(width, bool)
+    step = max(1, _STRIP_PIXELS // max(1, width))
+    for top in range(0, height, step):
+        # Scaling and compression leave borders that are only nearly uniform.
+        apart = np.abs(pixels[top : top + step].astype(np.int16) - corner)
+        drawn = (apart > TRIM_TOLERANCE).any(axis=2)
+        in_row[top : top + step] = drawn.any(axis=1)
+        in_column |= drawn.any(axis=0)
+    rows, columns = in_row.nonzero()[0], in_column.nonzero()[0]
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

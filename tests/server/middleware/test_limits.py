@@ -109,7 +109,7 @@ def test_large_bodies_share_a_limit_and_small_ones_are_accepted() -> None:
         await limits(scope, receive, send)
 
     async def run() -> None:
-        limits = BodyLimit(app, max_bytes=10**6, max_total_bytes=10**6, timeout_s=60)
+        limits = BodyLimit(app, max_bytes=10**6, max_total_bytes=10**6, timeout_s=60.0)
         first = asyncio.create_task(request(limits, 800_000, "/wait"))
         await asyncio.sleep(0)
         await request(limits, 1_000)

@@ -47,7 +47,7 @@ def resize_columns(
 @lru_cache(maxsize=16)
 def _bands(
     size: int, resized: int, interpolation: str
-) -> list[tuple[int, int, Float64[np.ndarray, "n k"]]]:
+) -> list[tuple[int, int, Float64[np.ndarray, "_ _"]]]:
     """Compute the weights of an axis as matrices of neighbouring results.
 
     Returns:
@@ -69,7 +69,7 @@ def _bands(
 
 def _weights(
     size: int, resized: int, interpolation: str
-) -> list[tuple[int, Float64[np.ndarray, " k"]]]:
+) -> list[tuple[int, Float64[np.ndarray, " _"]]]:
     """Compute for each result its first pixel and the weights from there on; their sum is 1."""
     kernel, reach = _KERNELS[interpolation]
     scale = size / resized
@@ -85,8 +85,8 @@ def _weights(
 
 
 def _rounded(
-    rows: list[tuple[int, Float64[np.ndarray, " k"]]],
-) -> list[tuple[int, Float64[np.ndarray, " k"]]]:
+    rows: list[tuple[int, Float64[np.ndarray, " _"]]],
+) -> list[tuple[int, Float64[np.ndarray, " _"]]]:
     """Round weights to fixed point, with as many bits as the largest one leaves."""
     largest = max(weights.max() for _, weights in rows)
     bits = 0
