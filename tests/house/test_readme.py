@@ -1,8 +1,14 @@
-"""The README's tree of packages equals the packages."""
+"""The README's tree of packages equals the packages, and its figures those that were measured."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from coca.metrics.intervals import wilson_interval
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "coca"
@@ -35,3 +41,69 @@ def test_the_tree_lists_every_package_with_its_docstring() -> None:
     entries = list(tree(PACKAGE))
     ready = "\n".join(entries)
     assert shown == entries, f"README.md should hold:\n{ready}"
+
+
+class Figure(NamedTuple):
+    """A measured score, 0 to 1, with its interval and baselines."""
+
+    score: float
+    low: float
+    high: float
+    baseline: float
+    chance: float
+
+
+CARD = PACKAGE / "weights" / "everyday" / "README.md"
+OF_CARD = {
+    "100 everyday queries": ("keyword_search on 100 samples of OpenMoji", "success@5"),
+    "1,496 keywords": ("keyword_search on 1,496 samples of OpenMoji", "success@5"),
+    "captions of 1,000 photos": (
+        "retrieval on 1,000 samples of Flickr8k val",
+        "text_to_image_recall@10",
+    ),
+    "330 classes": ("zero_shot on 600 samples of CC BY photos of Flickr", "top1"),
+}
+"""Beginnings of rows in README, with the table and the row of the model card."""
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+def of_card(table: str, score: str) -> Figure:
+    """Read a score from the card, which `coca export` writes from reports of `coca evaluate`."""
+    _, found, rest = CARD.read_text(encoding="utf-8").partition(f"\n{table}\n")
+    assert found, f"the model card has no table {table!r}"
+    (row,) = re.findall(
+        rf"^\| {re.escape(score)} \|.*$", rest.partition("\n\n2026")[0], re.MULTILINE
+    )
+    _, value, interval, chance, baseline = cells(row)
+    low, high = map(float, interval.split(" to "))
+    return Figure(float(value), low, high, float(baseline.split()[0]), float(chance))
+
+
+def of_hybrid_search() -> Figure:
+    """Read the score of `coca search` from the newest report of `benchmarks/hybrid.py`."""
+    path = max((ROOT / "benchmarks" / "results").glob("hybrid-human-1-everyday_*.md"))
+    rows = path.read_text(encoding="utf-8").splitlines()
+    by = {cells(row)[0]: float(cells(row)[2]) for row in rows if re.match(r"\| .* \| 0\.", row)}
+    alone = max(by["captions by vector (`--on text`)"], by["captions by full text (BM25)"])
+    score = by["hybrid, default"]
+    return Figure(
+        score, *wilson_interval(score, 100), alone, of_card(*OF_CARD["100 everyday queries"]).chance
+    )
+
+
+@pytest.mark.parametrize("start", [*OF_CARD, "the same with `coca search`"])
+def test_a_figure_of_the_default_model_is_the_measured_one(start: str) -> None:
+    block = between_marks((ROOT / "README.md").read_text(encoding="utf-8"), "demo figures")
+    (row,) = [line for line in block if line.startswith(f"| {start}")]
+    measured = of_card(*OF_CARD[start]) if start in OF_CARD else of_hybrid_search()
+    _, score, interval, baseline, chance = cells(row)
+    assert score == f"{measured.score:.0%}".replace("%", " %")
+    assert interval == f"{100 * measured.low:.0f} to {100 * measured.high:.0f} %"
+    # The strongest baseline is the first.
+    first = re.search(r"(\d+) %", baseline)
+    assert first is not None
+    assert first[1] == f"{100 * measured.baseline:.0f}"
+    assert float(chance.removesuffix("%")) / 100 == pytest.approx(measured.chance, abs=0.0005)

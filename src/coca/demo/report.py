@@ -80,7 +80,7 @@ def write_report(
             [_queries_table(scores["everyday queries"], scores["coca search"])],
         ),
         Section(
-            "Scores on the unseen vendor",
+            f"Scores on {UNSEEN}, the development set",
             "Chance is the score of guessing. The pixel baseline returns the nearest 16 x 16 "
             f"thumbnail, without empty borders, among {SEEN}'s drawings, whose names are known.",
             [_scores_table(part, scores) for part in ("all", "without flags")],
