@@ -12,20 +12,20 @@ thumbnails/                   one JPEG file an item
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from coca.core.errors import ConfigError
-from coca.core.files.atomic import atomic_folder, read_json
+from coca.core.files.atomic import atomic_folder
 from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
 from coca.release.browser.hybrid import hybrid_settings
 from coca.release.browser.items import sorted_records, write_items, write_vectors
 from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
+from coca.runtime.tokenizer_file import build_tokenizer, read_content
 from coca.search.milvus.collection import Collection
 from coca.search.query.short_queries import RULES
 from coca.search.records import check_same_model
@@ -116,7 +116,7 @@ def export_browser(
         (unfinished / "model").mkdir()
         for name in ("text.onnx", TOKENIZER_FILE, PREPROCESS_FILE):
             shutil.copyfile(graphs / name, unfinished / "model" / name)
-        check_tokenizer(read_json(graphs / TOKENIZER_FILE))
+        check_tokenizer(graphs / TOKENIZER_FILE)
         if image_search:
             shutil.copyfile(graphs / "vision.onnx", unfinished / "model" / "vision.onnx")
         (unfinished / "ort").mkdir()
@@ -145,12 +145,15 @@ def export_browser(
     )
 
 
-def check_tokenizer(content: Mapping[str, Any]) -> None:
-    """Check that the page can run a tokenizer, given the content of `tokenizer.json`.
+def check_tokenizer(path: Path) -> None:
+    """Check that a browser can run a `tokenizer.json`, and that it is safe to run.
 
     Raises:
-        ConfigError: A part is unknown; the message names it.
+        ConfigError: The page does not know a part; the message names it.
+        ModelError: The file is damaged, or has an unsafe part.
     """
+    content = read_content(path)
+    build_tokenizer(content, path)
     if (kind := content["model"]["type"]) != "BPE":
         raise ConfigError(f"the page runs tokenizers of the type BPE, got {kind}")
     for section, (key, known) in TOKENIZER_PARTS.items():
