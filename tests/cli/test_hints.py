@@ -47,6 +47,15 @@ def parse(line: str) -> None:
         ("search dog --after 2024-06-01", "search dog --since 2024-06-01"),
         ("search dog --before 2024-06-01", "search dog --until 2024-06-01"),
         ("search dog --date 2024-06-01", "search dog --since 2024-06-01 --until 2024-06-01"),
+        ("search a dog -top 3", "search a dog -k 3"),
+        ("search dog --to 2024-06-01", "search dog --until 2024-06-01"),
+        ("search dog --without cat", "search dog --text cat:-0.5"),
+        ("search dog --csv x.csv", "search dog --json"),
+        ("search dog --output x.csv --json", "search dog --json"),
+        ("serve -p 80", "serve --port 80"),
+        ("duplicates --min-score 0.9", "duplicates --min-similarity 0.9"),
+        ("export everyday m --to onnx", "export everyday m --format onnx"),
+        ("export everyday m --format onnx --quantize", "export everyday m --format onnx --int8"),
         ("search --similar x.jpg", "search --image x.jpg"),
         ("search dog --where 'width > 9'", "search dog --filter 'width > 9'"),
         ("search dog --gpu", "search dog --device cuda"),
@@ -79,6 +88,8 @@ def parse(line: str) -> None:
         ("rm x.db", "collection drop pictures --uri x.db"),
         ("train recipe.yaml", "pretrain recipe.yaml"),
         ("onnx everyday m", "export --format onnx everyday m"),
+        ("Search dog", "search dog"),
+        ("collection create x", "index FOLDER --collection x"),
         ("collection ls", "collection list"),
         ("collection delete best", "collection drop best"),
         ("data indexx x.tar", "data index x.tar"),
@@ -128,6 +139,17 @@ def test_a_value_of_an_option_is_not_taken_for_an_argument(run: Run, cwd: Path) 
 def test_an_unlike_name_is_answered_without_a_guess(run: Run) -> None:
     assert "did you mean" not in run("detect", "photos", "--top", "3", code=2).stderr
     assert "did you mean" not in run("search", "dog", "--metric", "l2", code=2).stderr
+
+
+def test_words_where_files_are_expected_are_labels_or_texts(run: Run, images: list[str]) -> None:
+    stderr = run("classify", images[0], "mug", "cat", code=2).stderr
+    assert stderr.endswith(f"if it is a label: coca classify {images[0]} --labels mug,cat\n")
+    assert run("embed", "a", "dog", code=2).stderr.endswith(": coca embed --text 'a dog'\n")
+
+
+def test_other_images_are_compared_by_an_option(run: Run, images: list[str]) -> None:
+    stderr = run("duplicates", "photos", "--show", "5", code=2).stderr
+    assert stderr.endswith(": coca duplicates --against photos --show 5\n")
 
 
 def test_settings_are_not_options(run: Run) -> None:

@@ -221,7 +221,9 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
 
 
 def _usage(error: Any, command: str) -> str:
-    message = str(error.format_message()).strip().removesuffix(".")
+    # Of an unknown option, without the parser's guesses among unlike names.
+    known = hasattr(error, "possibilities")
+    message = str(error.message if known else error.format_message()).strip().removesuffix(".")
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 

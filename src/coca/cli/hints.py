@@ -68,6 +68,9 @@ GROUP_COMMANDS = {
 }
 """Group -> wrong command -> the command of the group that replaces it."""
 
+_MAKERS = frozenset({"create", "new", "make", "add"})
+"""Wrong commands for creating a collection."""
+
 _REMOVERS = frozenset({"rm", "remove", "delete", "del", "prune", "clean", "forget"})
 """Wrong commands for removing a record, for which there are two ways."""
 
@@ -77,7 +80,12 @@ OPTIONS = _names(
         "--show|--top|--count": "--limit",
         "--uri": "--db --database --store --path --milvus --url --host --index --in",
         "--since": "--after --from --start --newer --min-date",
-        "--until": "--before --to --end --older --max-date",
+        "--until": "--before --end --older --max-date",
+        "--until|--format": "--to",
+        "--format": "--type --fmt",
+        "--port": "-p",
+        "--text {}:-0.5": "--negative --without --not --avoid --exclude",
+        "--min-similarity|--threshold": "--min-score",
         "--since {} --until {}": "--date --day --on-day",
         "--image|--against|--positive": "--similar --like --img --photo --file "
         "--query-image --example --image-file",
@@ -116,6 +124,7 @@ OPTIONS = _names(
 )
 """Wrong option -> the options that replace it: of several, the first that the command has."""
 
+_WRITERS = ("--out", "--output", "-o", "--save")
 _FILES = {"--csv": ".csv", "--jsonl": ".jsonl", "--parquet": ".parquet"}
 _FILE_STEMS = {"caption": "captions", "classify": "labels", "embed": "embeddings"}
 _ANYWHERE = frozenset({"--debug", "--quiet", "--help"})
@@ -227,6 +236,13 @@ def hint_for(root: Any, arguments: Sequence[str], error: Any) -> str:
         return (
             "" if not call.rest or call.rest[0].startswith("-") else _hint_for_command(root, call)
         )
+    if call.path == ("duplicates",) and (extra := [call.rest[it] for it in call.positional()]):
+        against = [part for it in extra for part in ("--against", it)]
+        options = [word for word in call.rest if word not in extra]
+        return (
+            "near-duplicates are found within a collection, or between it and other images: "
+            f"{to_try(*call.path, *against, *options)}"
+        )
     # A missing value and a wrong value are errors of options, too, but without possibilities.
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
         return _hint_for_option(call, str(error.option_name), error.possibilities or ())
@@ -239,6 +255,9 @@ def _hint_for_command(root: Any, call: _Call) -> str:
     known = GROUP_COMMANDS.get(call.path[0], {}) if call.path else COMMANDS
     if not call.path and word in _REMOVERS:
         return f"{problem}; {_how_to_remove(rest)}"
+    if call.path == ("collection",) and word in _MAKERS:
+        name = [part for it in rest[:1] for part in ("--collection", it)]
+        return f"{problem}; an index run creates it: {to_try('index', 'FOLDER', *name)}"
     if word in known:
         command = known[word].split()
         if command[0] == "--help":
@@ -248,7 +267,7 @@ def _hint_for_command(root: Any, call: _Call) -> str:
         if command[0] in ("collection", "duplicates", "serve") or call.path == ("collection",):
             rest = [part for it in rest for part in (["--uri", it] if it.endswith(".db") else [it])]
         return f"{problem}; use: {_line_with(root, [*call.path, *command], rest)}"
-    if near := get_close_matches(word, call.command.commands, n=1):
+    if near := get_close_matches(word.lower(), call.command.commands, n=1, cutoff=0.7):
         return f"{problem}; did you mean: {_line_with(root, [*call.path, near[0]], rest)}"
     return ""
 
@@ -276,6 +295,10 @@ def _hint_for_option(call: _Call, name: str, possibilities: Sequence[str]) -> st
     if "settings" in call.arguments:
         return f"{problem}; {_as_setting(call, name)}"
     line, right = _corrected(call)
+    if name not in right:  # of -top, the parser reports -t
+        longer = [_split_option(word)[0] for word in call.rest if word.startswith(name)]
+        name = next((it for it in longer if it in right), name)
+        problem = f"no such option: {name}"
     if name in right:
         use = f"use {right[name]}" if right[name] else "leave it out"
         if name in _REDUNDANT_FLAGS:
@@ -318,11 +341,15 @@ def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
             if name in _REDUNDANT_VALUES:
                 _value(attached, words)
         elif name in _FILES and "--out" in call.options:
-            right[name] = "--out"
+            right[name] = "--out FILE"
             stem = _FILE_STEMS.get(call.path[-1], call.path[-1])
             is_named = attached or (words and words[0].endswith(_FILES[name]))
             file = _value(attached, words) if is_named else [stem + _FILES[name]]
             line += ["--out", *file]
+        elif (name in _FILES or name in _WRITERS) and not _writes_file(call):
+            right[name] = "--json"
+            _value(attached, words)
+            line += [] if "--json" in call.rest else ["--json"]
         elif "out" in call.arguments and (name == "--out" or options == "--out"):
             right[name] = "the argument OUT"
             end += _value(attached, words)
@@ -331,15 +358,24 @@ def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
         ):
             right[name] = "the argument MODEL"
             front += _value(attached, words)
-        elif parts := _available(call, options).split():
-            several = [part for part in parts if part.startswith("-")] if "{}" in parts else []
-            right[name] = " and ".join(several) or " ".join(parts)
-            given = _value(attached, words) if "{}" in parts else [attached] if attached else []
-            line += [given[0] if part == "{}" and given else part for part in parts]
-            line += given if "{}" not in parts else []
+        elif replacement := _available(call, options):
+            parts = replacement.split()
+            several = [part for part in parts if part.startswith("-")]
+            right[name] = " and ".join(several) if "{}" in replacement else replacement
+            if "--format" in parts and "--format" in line:
+                parts = [part for part in parts if part not in ("--format", "onnx")]
+            is_filled = "{}" in replacement
+            given = _value(attached, words) if is_filled else [attached] if attached else []
+            line += [part.replace("{}", given[0]) if given else part for part in parts]
+            line += [] if is_filled else given
         else:
             line.append(word)
     return [*front, *line, *end], right
+
+
+def _writes_file(call: _Call) -> bool:
+    """Check whether a command has an output, or no result as JSON that could replace one."""
+    return "--out" in call.options or "out" in call.arguments or "--json" not in call.options
 
 
 def _value(attached: str, following: list[str]) -> list[str]:
@@ -363,6 +399,9 @@ def _split_option(word: str) -> tuple[str, str]:
     if word.startswith("--"):
         name, _, value = word.partition("=")
         return name.replace("_", "-"), value
+    long, _, value = f"-{word}".partition("=")
+    if len(word) > 2 and (long in OPTIONS or long in _FILES):  # such as -top
+        return long, value
     return word[:2], word[2:]
 
 

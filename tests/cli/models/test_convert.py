@@ -30,6 +30,14 @@ def test_weights_of_open_clip_are_converted_both_ways(
     assert fingerprint("again") == fingerprint("ours")
 
 
+def test_an_onnx_file_as_output_is_refused_with_the_command_that_writes_it(
+    run: Run, cwd: Path
+) -> None:
+    stderr = run("convert", "everyday", "m.onnx", code=2).stderr
+    assert stderr.endswith(": coca export everyday m --format onnx\n")
+    assert list(cwd.iterdir()) == []
+
+
 def test_a_converted_model_is_described_and_embeds(
     run_json: RunJson, theirs: str, images: list[str]
 ) -> None:

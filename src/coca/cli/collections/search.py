@@ -1,5 +1,6 @@
 """Command `coca search`: search a collection by text, by image and by filter."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from enum import StrEnum
@@ -53,7 +54,6 @@ def search(
         list[str] | None,
         typer.Option(
             "--text",
-            "-t",
             metavar="TEXT[:WEIGHT]",
             help="Text query with an optional weight, default 1; may be repeated for the sum of "
             "several.",
@@ -216,6 +216,8 @@ def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:
             for term in terms
         ]
         return f"searching for {' and '.join(parts)}"
+    if len(words) == 1 and os.path.isdir(words[0]):
+        return f"searching for the text {words[0]!r}; to index the folder: coca index {words[0]}"
     if len(words) > 1 and any(" " in word for word in words):
         each = " ".join(f"--text {shlex.quote(word)}" for word in words)
         return f"searching for one text, {terms[0].text!r}; for the sum of several: {each}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults, images
 from coca.cli.options.class_names import lines_of, read_names
 from coca.core.errors import ConfigError
@@ -90,6 +90,10 @@ def classify(
     if out is not None:
         images.check_out(out)
     choices = _labels(labels, labels_file)
+    if not choices and not classes and (words := images.find_words(files)):
+        others = [file for file in files if file not in words]
+        command = to_try("classify", *others, "--labels", ",".join(words))
+        raise ConfigError(f"there is no file {words[0]}; if it is a label: {command}")
     paths = images.find(files, videos=True)
     from coca.inference.prompts import prompts_named
     from coca.inference.video import classify_files

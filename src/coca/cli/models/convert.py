@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults
+from coca.core.errors import ConfigError
 
 
 class Form(StrEnum):
@@ -57,6 +58,11 @@ def convert(
     """Convert OpenCLIP weights to a model folder, or a model folder to OpenCLIP weights."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
+    if out.suffix.lower() in (".onnx", ".ort"):
+        command = to_try("export", source, str(out.with_suffix("")), "--format", "onnx")
+        raise ConfigError(
+            f"convert does not write ONNX, and {out} is the name of such a file: {command}"
+        )
     from coca.release import convert as workflow
 
     made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError
 
@@ -53,6 +53,9 @@ def embed(
 
     console = Console.current(json=as_json)
     check_table_path(out, others=[NUMPY_SUFFIX])
+    if words := images.find_words(files or []):
+        command = to_try("embed", "--text", " ".join(words))
+        raise ConfigError(f"there is no file {words[0]}; if it is a text: {command}")
     paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name images, or give --text")

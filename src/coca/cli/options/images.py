@@ -106,6 +106,16 @@ def work_through(
     return outcomes
 
 
+def find_words(given: Sequence[str]) -> list[str]:
+    """Return the arguments that are words, since they are neither files nor look like ones."""
+    return [
+        word
+        for word in given
+        if not (os.path.lexists(word) or glob.has_magic(word) or os.path.splitext(word)[1])
+        and os.sep not in word
+    ]
+
+
 def check_out(path: Path) -> None:
     """Check the value of `--out` before the model is loaded.
 
@@ -178,7 +188,8 @@ def _write_outcomes(
             files += 1
     if rows:
         write_table(out, {name: [row[name] for row in rows] for name in rows[0]})
-        console.say(f"{len(rows):,} rows for {files:,} files are in {out}")
+        of = f"{files:,} files" if files > 1 else "one file"
+        console.say(f"{len(rows):,} rows for {of} are in {out}")
 
 
 def end_with(console: Console, outcomes: Sequence[Any]) -> None:

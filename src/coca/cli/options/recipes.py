@@ -1,7 +1,7 @@
 """Recipe arguments of a command line: YAML files and overrides `section.field=value`."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +23,32 @@ class Settings:
     changes: tuple[str, ...]
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> "Settings":
-        """Split arguments into `recipe.yaml` and `field=value`."""
+    def of(cls, words: Sequence[str], *, names: Collection[str] = ()) -> "Settings":
+        """Split arguments into `recipe.yaml` and `field=value`.
+
+        Args:
+            words: The arguments.
+            names: Names that are accepted in place of a recipe, such as those of tasks.
+
+        Raises:
+            ConfigError: A recipe is not found, and the package has one of its name.
+        """
         changes = tuple(word for word in words if is_change(word))
-        return cls(tuple(recipe_path(word) for word in words if word not in changes), changes)
+        recipes = [word for word in words if word not in changes]
+        return cls(tuple(it if it in names else recipe_path(it) for it in recipes), changes)
 
 
 def recipe_path(name: str) -> str:
     """Return the path of a recipe: of the package for `recipe:NAME`, else the name itself.
 
     Raises:
-        ConfigError: The package has no such recipe, or several of this name.
+        ConfigError: The package has no such recipe, or several of this name; or a file is missing,
+            and the package has a recipe of its name.
     """
     kind, colon, wanted = name.partition(":")
     if kind != "recipe" or not colon:
+        if not Path(name).exists() and (alike := _shipped_as(name)):
+            raise ConfigError(f"there is no file {name}; the package has {' and '.join(alike)}")
         return name
     folder = shipped_recipes()
     known = {
@@ -51,6 +63,17 @@ def recipe_path(name: str) -> str:
         raise ConfigError(f"the package has several recipes named {wanted!r}: {choices}")
     near = did_you_mean(wanted, {*known, *(one.rpartition("/")[2] for one in known)})
     raise ConfigError(f"the package has no recipe {wanted!r}; {near}")
+
+
+def _shipped_as(name: str) -> list[str]:
+    """Return the names `recipe:FOLDER/NAME` of shipped recipes with the name of a missing file."""
+    path = Path(name)
+    if path.suffix not in ("", ".yaml", ".yml") or not path.stem:
+        return []
+    folder = shipped_recipes()
+    found = sorted(one.relative_to(folder) for one in folder.rglob(f"{path.stem}.yaml"))
+    exact = [one for one in found if one.parent.name == path.parent.name]
+    return [f"recipe:{one.with_suffix('').as_posix()}" for one in exact or found]
 
 
 def shipped_recipes() -> Path:

@@ -47,10 +47,11 @@ def evaluate(
 ) -> None:
     """Evaluate a model on tasks, compared with chance level and other models."""
     console = Console.current(json=as_json)
+    from coca.tasks import TASKS
     from coca.workflows.evaluation import evaluate as workflow
     from coca.workflows.evaluation.evaluation_report import overview
 
-    given = Settings.of(tasks)
+    given = Settings.of(tasks, names=TASKS.names())
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
     results, *of_others = workflow.side_by_side(
