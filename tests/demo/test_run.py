@@ -129,11 +129,22 @@ def test_scores_come_with_chance_and_floor_with_and_without_flags(shown: DemoRes
 def test_a_second_demo_makes_nothing_again(shown: DemoResult) -> None:
     lines: list[str] = []
     shards = sorted((shown.folder / "shards").rglob("*.tar"))
-    times = [path.stat().st_mtime_ns for path in shards]
+    times = [path.stat().st_mtime_ns for path in (*shards, shown.report)]
     assert demo(shown.folder, model=shown.model, log=lines.append) == shown
-    assert [path.stat().st_mtime_ns for path in shards] == times
-    made = ("packing", "evaluating", "writing the images", "captioning")
+    assert [path.stat().st_mtime_ns for path in (*shards, shown.report)] == times
+    made = ("packing", "evaluating", "writing", "captioning")
     assert not any(line.startswith(made) for line in lines)
+
+
+@pytest.mark.slow
+def test_a_report_that_was_deleted_is_written_again_without_captioning(shown: DemoResult) -> None:
+    lines: list[str] = []
+    before = shown.report.read_text()
+    shown.report.unlink()
+    demo(shown.folder, model=shown.model, log=lines.append)
+    assert "writing the report" in lines
+    assert "captioning" not in lines
+    assert shown.report.read_text() == before
 
 
 @pytest.mark.slow

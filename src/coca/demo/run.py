@@ -5,9 +5,10 @@ skipped if they exist, so an interrupted demo resumes.
 """
 
 import base64
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coca.core.config.serialization import load_config
 from coca.core.errors import CocaError, SearchError
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
+from coca.core.provenance import record
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
@@ -163,8 +165,13 @@ def _show(
     log(f"indexing {UNSEEN} in {result.index}")
     forget_other_model(result.index, predictor)
     with open_collection(predictor, str(result.index), create=True) as index:
-        ingest([FileSource([result.folder / "pictures"])], predictor, index, progress=progress)
+        source = FileSource([result.folder / "pictures"])
+        done = ingest([source], predictor, index, progress=progress)
         scores = _evaluate(result.folder, predictor, index, images, progress, log)
+        key = _report_key(predictor, lead, scores)
+        is_changed = done.added or done.updated or not result.report.exists()
+        if not is_changed and _kept_key(result.folder) == key:
+            return
         found = [
             *run_searches(SearchEngine(predictor, index), images),
             *use_collection(predictor, index, str(result.index), images),
@@ -190,6 +197,24 @@ def _show(
             name: base64.b64decode(png) for name, png in captions.attention_maps.items()
         },
     )
+    write_atomic(result.folder / _KEY_FILE, key.encode())
+
+
+_KEY_FILE = "report.key"
+
+
+def _report_key(
+    predictor: Predictor, lead: str, scores: Mapping[str, Mapping[str, int | float]]
+) -> str:
+    """Hash what a report depends on besides the collection: code, versions, model and scores."""
+    made = record(config={}, seed=0, data_fingerprint="", extra={})
+    parts = [made["code"], made["versions"], predictor.fingerprint, lead, scores]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _kept_key(folder: Path) -> str:
+    path = folder / _KEY_FILE
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 @dataclass(frozen=True)
