@@ -89,9 +89,11 @@ def test_the_text_embedding_depends_on_every_token(tiny_model: CoCa, tokens: Ten
 def test_the_text_embedding_is_read_at_cls(tiny_model: CoCa, tokens: Tensor) -> None:
     changed = copy.deepcopy(tiny_model)
     with torch.no_grad():
-        changed.unimodal_decoder.token_embedding.weight[CLS] += 1
+        # A change of one feature: layer norm ignores a constant that is added to all of them.
+        changed.unimodal_decoder.token_embedding.weight[CLS, 0] += 1
     # Attention is causal, so the tokens before [CLS] do not see the change.
-    assert not torch.allclose(changed.encode_text(tokens), tiny_model.encode_text(tokens))
+    reference = tiny_model.encode_text(tokens)
+    assert not torch.allclose(changed.encode_text(tokens), reference, atol=1e-3)
 
 
 def test_the_text_embedding_never_sees_the_image(

