@@ -62,7 +62,7 @@ ROWS = {
     "six images: service": "six images: memory of the service, more than before, MB",
     "six images: all": "six images: memory of all processes, more than before, MB",
     "six images: seconds": "six images: time until all are answered, s",
-    "six images: answered": "six images: number of results; the others get 503",
+    "six images: answered": "six images: number of results; the others get 422 or 503",
     "headers: dead": "1,100 half headers, 1,024 descriptors: longest time without an answer, s",
     "end": f"SIGTERM with a client that drips: time to the end, s (at most {PATIENCE_S:g})",
 }

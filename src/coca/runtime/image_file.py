@@ -261,14 +261,19 @@ def drawn_box(
     """
     corner = pixels[:1, :1] if corner is None else corner
     height, width = pixels.shape[:2]
+    # Scaling and compression leave borders that are only nearly uniform.
+    border = corner.ravel().astype(np.int16)
+    least, most = (
+        np.tile(limit.clip(0, 255).astype(np.uint8), width)
+        for limit in (border - TRIM_TOLERANCE, border + TRIM_TOLERANCE)
+    )
     in_row, in_column = np.zeros(height, bool), np.zeros(width, bool)
     step = max(1, _STRIP_PIXELS // max(1, width))
     for top in range(0, height, step):
-        # Scaling and compression leave borders that are only nearly uniform.
-        apart = np.abs(pixels[top : top + step].astype(np.int16) - corner)
-        drawn = (apart > TRIM_TOLERANCE).any(axis=2)
+        numbers = pixels[top : top + step].reshape(-1, 3 * width)
+        drawn = (numbers < least) | (numbers > most)
         in_row[top : top + step] = drawn.any(axis=1)
-        in_column |= drawn.any(axis=0)
+        in_column |= drawn.any(axis=0).reshape(width, 3).any(axis=1)
     rows, columns = in_row.nonzero()[0], in_column.nonzero()[0]
     if not len(rows):
         return None
