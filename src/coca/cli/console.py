@@ -143,8 +143,12 @@ def print_error(text: str) -> None:
         _to_stderr(f"  {line}")
 
 
-_MILVUS_LOGGERS = ("pymilvus", "milvus_lite", "grpc._server")
+_MILVUS_LOGGERS = ("pymilvus.decorators", "milvus_lite", "grpc._server")
 """Loggers that print a traceback for each exception that Milvus also raises or handles."""
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
 
 
 def configure(*, quiet: bool, debug: bool) -> None:
@@ -158,7 +162,10 @@ def configure(*, quiet: bool, debug: bool) -> None:
     logger.setLevel(logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING)
     logger.handlers = [_Handler()]
     for name in _MILVUS_LOGGERS:
-        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL)
+        found = logging.getLogger(name)
+        found.setLevel(logging.NOTSET if debug else logging.CRITICAL)
+        # The later import of pymilvus resets the levels of its loggers, but not their filters.
+        found.filters = [] if debug else [_drop]
 
 
 class _Handler(logging.Handler):
