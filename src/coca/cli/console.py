@@ -143,7 +143,7 @@ def print_error(text: str) -> None:
         _to_stderr(f"  {line}")
 
 
-_MILVUS_LOGGERS = ("pymilvus.decorators", "milvus_lite", "grpc._server")
+_MILVUS_LOGGERS = ("pymilvus", "pymilvus.decorators", "milvus_lite", "grpc._server")
 """Loggers that print a traceback for each exception that Milvus also raises or handles."""
 
 
