@@ -103,6 +103,15 @@ def test_a_constant_map_is_drawn_as_well(predictor: Predictor) -> None:
     assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
 
 
+@pytest.mark.parametrize("caption", ["a \0 bench", "a\nbench \x1b[2J"])
+def test_control_characters_of_a_caption_are_drawn_escaped(
+    predictor: Predictor, caption: str
+) -> None:
+    # Matplotlib warns of characters that its font lacks, and warnings are errors here.
+    maps = explain_caption(predictor, IMAGE, caption=caption)
+    assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
+
+
 def test_matches_are_drawn_next_to_their_image(predictor: Predictor) -> None:
     matches = [explain_match(predictor, IMAGE, text) for text in ("a cat", "two dogs")]
     one, two = (Image.open(io.BytesIO(draw_match_maps(some))) for some in (matches[:1], matches))

@@ -199,8 +199,10 @@ def _drawn(
         # The overlay is opaque only where values are large.
         cover = 0.85 * np.minimum(np.abs(heat / limit), 1) ** 0.7
         drawn = tile.imshow(heat, vmin=-limit, vmax=limit, alpha=cover, **settings)
-        # A caption may contain characters that matplotlib parses as a formula.
-        tile.set_title(title, fontsize=10, parse_math=False)
+        # A caption may contain control characters, which no font has, and characters that
+        # matplotlib parses as a formula.
+        shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in title)
+        tile.set_title(shown, fontsize=10, parse_math=False)
     scale = ScalarMappable(drawn.norm, settings["cmap"])
     bar = figure.colorbar(
         scale, ax=axes, location="bottom", aspect=40, fraction=0.12 / height, extend="both"
