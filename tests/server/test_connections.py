@@ -1,6 +1,7 @@
 """Clients that send or read too slowly, as real connections to a `coca serve` process."""
 
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -136,3 +137,17 @@ def drip(connection: socket.socket) -> bytes:
                 if not part:
                     break
     return received
+
+
+@pytest.mark.parametrize("path", [b"/v1/search", b"/mcp"])
+def test_clients_that_leave_in_a_body_write_no_traceback(
+    own_uri: str, predictor: Predictor, tmp_path: Path, path: bytes
+) -> None:
+    with serving(*options(own_uri, predictor), cache=tmp_path) as running:
+        for _ in range(3):
+            with opened(running, b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n") as leaving:
+                leaving.sendall(b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{")
+        assert running.get("/healthz").status == 200
+        running.process.send_signal(signal.SIGTERM)
+        output = running.process.communicate(timeout=60)
+    assert "Traceback" not in "".join(str(part) for part in output)

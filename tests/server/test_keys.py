@@ -56,7 +56,8 @@ def test_a_body_is_read_after_the_key_was_found(client: TestClient, path: str, b
         pytest.importorskip("mcp", reason="the extra mcp is not installed")
     parts = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
     headers = {"Content-Type": "application/json", **as_key("wrong-key")}
-    assert client.post(path, content=parts, headers=headers).status_code == 401
+    # On a fast machine this module sends more than 20 wrong keys before one is forgotten.
+    assert client.post(path, content=parts, headers=headers).status_code in (401, 429)
 
 
 def test_two_tenants_never_see_each_others_items(client: TestClient, images: list[bytes]) -> None:
@@ -203,17 +204,38 @@ def test_wrong_keys_of_an_address_are_slowed_down() -> None:
         return 200
 
     assert [status(f"guess-{number}") for number in range(25)] == [401] * 20 + [429] * 5
-    # Nor is a right guess answered now, but other addresses are.
-    assert status("key-of-anna") == 429
-    assert status("key-of-anna", "10.0.0.2") == 200
+    # Clients behind a proxy share its address: a stranger there does not lock them out.
+    assert status("key-of-anna") == 200
+    assert status("guess", "10.0.0.2") == 401
     assert status("") == 401
     now[0] += 1
-    assert [status("key-of-anna"), status("guess"), status("guess")] == [200, 401, 429]
+    assert [status("guess"), status("guess")] == [401, 429]
     # A client of IPv6 has a whole network.
     for number in range(20):
         status("guess", f"2001:db8::{number}")
-    assert status("key-of-anna", "2001:db8::ffff") == 429
-    assert status("key-of-anna", "2001:db8:1::1") == 200
+    assert status("guess", "2001:db8::ffff") == 429
+    assert status("guess", "2001:db8:1::1") == 401
+
+
+def test_a_key_without_a_rate_has_no_debt_when_it_gets_one(tmp_path: Path) -> None:
+    now = [0.0]
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"key-of-anna": {"name": "anna"}}))
+    given = KeyFile("", file)
+    ring = KeyRing(given.keys, file=given, clock=lambda: now[0])
+    ring.charge(ring.find("Bearer key-of-anna"), 1_000)
+    file.write_text(json.dumps({"key-of-anna": {"name": "anna", "rate": 0.001}}))
+    now[0] += 2
+    key = ring.find("Bearer key-of-anna")
+    assert key.rate == 0.001
+    ring.count(key)
+
+
+def test_a_deeply_nested_key_file_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys("", file)
 
 
 def test_a_changed_file_is_read_again_and_a_faulty_one_is_not_used(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from coca import __version__
 from coca.server.errors import add_error_handlers
 from coca.server.middleware.limits import (
     BodyLimit,
+    EndedConnections,
     LocalHostOnly,
     ResponseHeaders,
     SameOriginWrites,
@@ -74,6 +75,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(SameOriginWrites)
+    app.add_middleware(EndedConnections)
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)

@@ -132,7 +132,8 @@ class KeyRing:
 
         Args:
             header: Value of the header.
-            address: Address of the client. After 20 wrong keys it may try one a second.
+            address: Address of the client. After 20 wrong keys it may try one a second. Valid keys
+                are not limited, since several clients may share an address behind a proxy.
 
         Raises:
             ServiceError: There is no such key, or it has expired (status 401), or too many wrong
@@ -140,8 +141,6 @@ class KeyRing:
         """
         self._refresh()
         scheme, _, key = (header or "").partition(" ")
-        if key.strip():
-            self._failures.check(address)
         given, found = _digest(key.strip()), None
         # All digests are compared, in constant time each.
         for digest, config in self._keys:
@@ -149,6 +148,7 @@ class KeyRing:
                 found = config
         if found is None or scheme.lower() != "bearer":
             if key.strip():
+                self._failures.check(address)
                 self._failures.add(address)
             raise ServiceError(
                 "a valid key is needed: send the header `Authorization: Bearer KEY`",
@@ -204,7 +204,8 @@ class KeyRing:
                     (usage.day + 1) * _DAY_S - now,
                 )
             usage.used += requests
-            usage.tokens -= requests
+            if config.rate is not None:
+                usage.tokens -= requests
 
     def count_bytes(self, config: KeyConfig, size: int) -> None:
         """Count bytes that a key is about to write.
@@ -336,7 +337,7 @@ def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_regular(file, max_bytes=1 << 20))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the keys in {file} cannot be read: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
         raise ConfigError(f"{file} must hold one JSON object of key -> object")

@@ -50,3 +50,24 @@ def test_a_damaged_form_is_the_fault_of_the_client(client: TestClient) -> None:
             "/v1/search", content=b"--y\r\nnothing", headers={"Content-Type": kind}
         )
         assert answer.status_code in (400, 422), answer.text
+
+
+@pytest.mark.parametrize("limit", ["[" * 100_000, "[" * 100_000 + "]" * 100_000])
+def test_a_deeply_nested_field_is_a_sentence(client: TestClient, limit: str) -> None:
+    answer = client.post("/v1/search", files={"image": PNG}, data={"limit": limit})
+    assert answer.status_code == 422, answer.text
+    assert "body.limit" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {f"where{number}": "x" * 900_000 for number in range(2)},
+        {"where": "[" + "[]," * 260_000 + "[]]"},
+    ],
+)
+def test_large_fields_are_rejected_before_they_are_parsed(
+    client: TestClient, fields: dict[str, str]
+) -> None:
+    answer = client.post("/v1/search", files={"image": PNG}, data=fields)
+    assert answer.status_code == 413, answer.text

@@ -3,6 +3,7 @@ import hashlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -164,3 +165,24 @@ def test_a_write_that_fails_leaves_no_record(
     assert client.post("/v1/items", json=new(207)).status_code == 507
     index: Collection = service.collections["others"].index
     assert index.get([content_id(image_bytes(207))]) == {}
+
+
+def test_an_item_that_another_request_adds_and_changes_meanwhile_is_kept(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, first = service.decoder.decode, [True]
+
+    def decode_slowly(*arguments: Any) -> Any:
+        if first:
+            first.clear()
+            other = client.post("/v1/items", json=new(77, caption="theirs"))
+            assert other.status_code == 201
+            path = f"/v1/items/{other.json()['id']}?collection=others"
+            assert client.patch(path, json={"add_tags": ["kept"]}).status_code == 200
+        return decode(*arguments)
+
+    monkeypatch.setattr(service.decoder, "decode", decode_slowly)
+    late = client.post("/v1/items", json=new(77, caption="mine"))
+    assert late.status_code == 200
+    assert (late.json()["caption"], late.json()["tags"]) == ("theirs", ["kept"])
+    client.delete(f"/v1/items/{late.json()['id']}?collection=others")

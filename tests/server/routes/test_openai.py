@@ -105,3 +105,12 @@ def test_operators_see_health_and_metrics(client: TestClient) -> None:
         assert client.get(path).status_code == 200
     assert 'coca_items{collection="pictures"} 6.0' in client.get("/metrics").text
     assert client.get("/v1/models").json()["data"][0]["object"] == "model"
+
+
+@pytest.mark.parametrize("element", [{}, "", 1])
+def test_a_long_list_of_inputs_is_one_fault(client: TestClient, element: object) -> None:
+    answer = client.post("/v1/embeddings", json={"input": [element] * 20_000})
+    assert answer.status_code == 422
+    message = answer.json()["error"]["message"]
+    assert "at most" in message
+    assert len(message) < 500

@@ -60,8 +60,11 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
-    tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, record.metadata))
     with collection.writing():
+        # Another request may have added the image, and changed it, while this one embedded it.
+        if (there := collection.index.get([own]).get(own)) is not None:
+            return there, False
+        tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, record.metadata))
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
         path = service.uploads.write(collection.name, own, data)

@@ -10,7 +10,11 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
+from coca.server.middleware.limits import check_values
+
 _MAX_FIELDS = 64
+_MAX_FIELD_BYTES = 1_000_000
+"""Maximum size of all fields without the file, in bytes, as of a JSON body without images."""
 _FILE_FIELDS = frozenset({"image", "file"})
 """Names of parts that are the image."""
 
@@ -31,11 +35,19 @@ async def with_json(request: Request, body: type[BaseModel]) -> Request:
         body: Model of the JSON body.
 
     Raises:
-        HTTPException: It is not a valid form (status 400).
+        HTTPException: It is not a valid form (status 400), or its fields are too large (413).
+        ServiceError: Its fields have too many values (status 413).
     """
     properties = body.model_json_schema().get("properties", {})
     values: dict[str, Any] = {}
     async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+        fields = [value for _, value in form.multi_items() if isinstance(value, str)]
+        if sum(map(len, fields)) > _MAX_FIELD_BYTES:
+            raise HTTPException(
+                413, f"the fields of a form must have at most {_MAX_FIELD_BYTES:,} characters"
+            )
+        # Before any field is parsed, which blocks all other requests.
+        check_values("".join(fields).encode())
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 values[name] = _parsed(value, properties.get(name, {}))
@@ -62,6 +74,6 @@ def _parsed(text: str, schema: Mapping[str, Any]) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # The model of the body names the field and what is allowed.
         return text

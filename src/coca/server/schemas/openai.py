@@ -6,12 +6,14 @@ other services, and null is the default of a field, since clients in other langu
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator
 
 from coca.server.schemas.shared import MAX_TEXT, DataUri
 
 MAX_INPUTS = 2_048
 """Maximum number of inputs of one request, as of OpenAI."""
+MAX_TOKENS = 8_192
+"""Maximum number of token ids of one input, as of OpenAI."""
 
 
 class Foreign(BaseModel):
@@ -36,6 +38,7 @@ TokenIds: TypeAlias = Annotated[
     list[TokenId],
     Field(
         min_length=1,
+        max_length=MAX_TOKENS,
         description="Token ids of the encoding cl100k_base, as langchain-openai sends them; they "
         "need tiktoken on the machine of the service.",
     ),
@@ -60,6 +63,17 @@ class EmbeddingRequest(Foreign):
     """Null: `float`."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _check_length(cls, given: Any) -> Any:
+        """Reject a long list before each of its elements becomes an error of each form of input."""
+        if isinstance(given, list) and given:
+            tokens = type(given[0]) is int
+            most, of = (MAX_TOKENS, "token ids") if tokens else (MAX_INPUTS, "inputs")
+            if len(given) > most:
+                raise ValueError(f"must have at most {most:,} {of}, got {len(given):,}")
+        return given
 
 
 class Embedding(Foreign):
