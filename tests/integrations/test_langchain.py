@@ -175,6 +175,20 @@ def test_a_filter_may_be_a_dictionary(
         for wrong in ({"n": {"$regex": "x"}}, {"tags": {"$gt": "a"}}):
             with pytest.raises(ConfigError, match=r"\$(regex|gt)"):
                 found(wrong)
+        unclear: list[tuple[Any, str]] = [
+            ({"$nor": [{"n": 1}]}, r"'\$nor' .* choose of \$and, \$or, \$not"),
+            ({"$gt": 3}, r"'\$gt' .* belongs to a key"),
+            ({3: 3}, "keys of a filter must be text, got 3"),
+            ({"n": {}}, "'n' has no condition"),
+            ({"$not": {}}, "dictionaries with conditions, got {}"),
+            ({"$or": [{"n": 1}, {}]}, "dictionaries with conditions, got {}"),
+            ({"$and": {"n": 1}}, r"\$and of a filter takes a list"),
+            ({"$or": "n"}, r"\$or of a filter takes a list"),
+            ({"$and": ["n"]}, "dictionaries with conditions, got 'n'"),
+        ]
+        for filter, sentence in unclear:
+            with pytest.raises(ConfigError, match=sentence):
+                found(filter)
 
 
 @pytest.mark.filterwarnings("error")

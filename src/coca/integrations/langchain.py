@@ -448,20 +448,49 @@ def _expression(filter: Mapping[str, Any]) -> str:
     """Convert a dictionary of conditions, all of which apply, to an expression of Milvus.
 
     Raises:
-        ConfigError: An operator is unknown.
+        ConfigError: A key is no column or operator, or the value of an operator has a wrong type.
         SearchError: A value cannot be compared.
     """
     parts: list[str] = []
     for key, value in filter.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"the keys of a filter must be text, got {key!r}")
         if key in ("$and", "$or"):
+            if not isinstance(value, list | tuple):
+                raise ConfigError(f"{key} of a filter takes a list of filters, got {value!r}")
             join = all_of if key == "$and" else any_of
-            parts.append(join(*map(_expression, value)))
+            parts.append(join(*(_part(key, one) for one in value)))
         elif key == "$not":
-            parts.append(negate(_expression(value)))
+            parts.append(negate(_part(key, value)))
+        elif key.startswith("$"):
+            remedy = (
+                f"it belongs to a key, such as {{'year': {{{key!r}: 2020}}}}"
+                if key in _OPERATORS
+                else "choose of $and, $or, $not"
+            )
+            raise ConfigError(f"{key!r} of a filter combines no filters; {remedy}")
+        elif isinstance(value, Mapping):
+            if not value:
+                raise ConfigError(
+                    f"filter {key!r} has no condition; give one, such as {{'$gt': 0}}"
+                )
+            parts += [_condition(key, *condition) for condition in value.items()]
         else:
-            conditions = value if isinstance(value, Mapping) else {"$eq": value}
-            parts += [_condition(key, *condition) for condition in conditions.items()]
+            parts.append(_condition(key, "$eq", value))
     return all_of(*parts) if parts else ""
+
+
+def _part(operator: str, filter: Any) -> str:
+    """Convert a filter inside `$and`, `$or` or `$not` to an expression.
+
+    Raises:
+        ConfigError: It is no dictionary, or is empty; or as `_expression`.
+    """
+    if not isinstance(filter, Mapping) or not filter:
+        raise ConfigError(
+            f"{operator} of a filter takes dictionaries with conditions, got {filter!r}"
+        )
+    return _expression(filter)
 
 
 def _condition(key: str, operator: str, value: Any) -> str:
