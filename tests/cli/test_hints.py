@@ -69,6 +69,13 @@ def parse(line: str) -> None:
         ("caption x.jpg --num_beams 2", "caption x.jpg --num-beams 2"),
         ("caption x.jpg --beams 2", "caption x.jpg --num-beams 2"),
         ("classify x.jpg --categories a,b", "classify x.jpg --labels a,b"),
+        ("classify x.jpg --label a --label b", "classify x.jpg --labels a --labels b"),
+        ("search dog --top_k 3", "search dog -k 3"),
+        ("search dog --min_score=0.1 --top_k 3", "search dog --min-score=0.1 -k 3"),
+        ("caption x.jpg -max-tokens 9", "caption x.jpg --max-new-tokens 9"),
+        ("classify x.jpg -label a", "classify x.jpg --labels a"),
+        ("classify x.jpg -labels a", "classify x.jpg --labels a"),
+        ("classify x.jpg -model=m", "classify x.jpg --model=m"),
         ("embed photos --csv", "embed photos --out embeddings.csv"),
         ("embed photos --csv x.csv", "embed photos --out x.csv"),
         ("index photos --recursive --batch-size 8", "index photos"),
@@ -84,6 +91,11 @@ def parse(line: str) -> None:
         ("status", "collection info"),
         ("status x.db", "collection info --uri x.db"),
         ("list", "collection list"),
+        ("status --db x.db", "collection info --uri x.db"),
+        ("list --db x.db", "collection list --uri x.db"),
+        ("list --uri=x.db", "collection list --uri=x.db"),
+        ("collection rename pictures x", "collection alias x pictures"),
+        ("collection rename --db x.db old new", "collection alias --uri x.db new old"),
         ("rm photos/x.jpg", "index photos --prune"),
         ("rm x.db", "collection drop pictures --uri x.db"),
         ("train recipe.yaml", "pretrain recipe.yaml"),
@@ -123,6 +135,22 @@ def test_a_collection_as_an_argument_is_answered_with_its_option(
     stderr = run(*typed.split(), code=2).stderr
     assert stderr == f"error: x.db is a collection, which --uri selects: coca {right}\n"
     parse(f"coca {right}")
+
+
+def test_a_renamed_collection_is_answered_with_an_alias(run: Run) -> None:
+    stderr = run("collection", "rename", "old", "new", code=2).stderr
+    assert "an alias is a second one: use: coca collection alias new old" in stderr
+
+
+def test_a_value_attached_to_a_short_option_is_not_taken_for_a_name(
+    run: Run, images: list[str]
+) -> None:
+    stderr = run("classify", images[0], "-lcat,dog", "-mnowhere", code=1).stderr
+    assert "no such option" not in stderr
+
+
+def test_an_option_with_underscores_is_shown_as_typed(run: Run) -> None:
+    assert "no such option: --top_k; use -k" in run("search", "x", "--top_k", "3", code=2).stderr
 
 
 def test_help_and_version_are_options(run: Run) -> None:

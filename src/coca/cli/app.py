@@ -31,7 +31,7 @@ from coca.cli.collections import (
 )
 from coca.cli.console import configure, print_error
 from coca.cli.data import data
-from coca.cli.hints import check_collection_path, command_called, hint_for
+from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
 from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
@@ -57,6 +57,7 @@ class CommandGroup(TyperGroup):
         rest = [arg for arg in args[:end] if arg not in _ANYWHERE] + args[end:]
         ctx.meta[_ARGUMENTS] = args
         try:
+            check_single_dashes(self, args)
             check_collection_path(self, args)
             return super().parse_args(ctx, [*plugins, *first, *rest] or ["--help"])
         except Exception as error:

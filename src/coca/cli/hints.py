@@ -180,15 +180,27 @@ class _Call:
 
     def positional(self) -> Iterator[int]:
         """Yield the positions in `rest` of the positional arguments."""
+        return (number for number, kind in enumerate(self._kinds()) if kind == "argument")
+
+    def named(self) -> Iterator[str]:
+        """Yield the words of `rest` that name an option."""
+        kinds = zip(self.rest, self._kinds(), strict=True)
+        return (word for word, kind in kinds if kind == "option")
+
+    def _kinds(self) -> Iterator[str]:
+        """Yield "argument", "option", "value" (of an option) or "end" for each word of `rest`."""
         options, is_value, ended = self.options, False, False
-        for number, word in enumerate(self.rest):
+        for word in self.rest:
             if is_value:
                 is_value = False
+                yield "value"
             elif ended or not word.startswith("-") or word == "-":
-                yield number
+                yield "argument"
             elif word == "--":
                 ended = True
+                yield "end"
             else:
+                yield "option"
                 option = options.get(word)
                 # Unknown options are taken to have a value, unless it is attached to them.
                 known_flag = option is not None and option.is_flag
@@ -216,6 +228,27 @@ def check_collection_path(root: Any, arguments: Sequence[str]) -> None:
             others = [*call.rest[:number], *name, *call.rest[number + 1 :]]
             command = to_try(*path, *others, "--uri", word)
             raise ConfigError(f"{word} is a collection, which --uri selects: {command}")
+
+
+def check_single_dashes(root: Any, arguments: Sequence[str]) -> None:
+    """Reject a long option with one dash, which the parser splits: `-top 3` is `-t op`.
+
+    Raises:
+        ConfigError: There is one; the message has the right command.
+    """
+    call = _Call.of(root, arguments)
+    if hasattr(call.command, "commands"):
+        return
+    for word in call.named():
+        long = f"-{word.partition('=')[0]}"
+        if word.startswith("--") or len(word) == 2 or word[:2] not in call.options:
+            continue
+        if long in call.options:
+            rest = [f"-{it}" if it == word else it for it in call.rest]
+            command = to_try(*call.path, *rest)
+            raise ConfigError(f"no such option: {long[1:]}; use {long}: {command}")
+        if _split_option(word)[0] == long and (hint := _hint_for_option(call, long, ())):
+            raise ConfigError(hint)
 
 
 def command_called(root: Any, arguments: Sequence[str]) -> str:
@@ -265,11 +298,35 @@ def _hint_for_command(root: Any, call: _Call) -> str:
         if command[0] == "--version":
             return f"{problem}; use: {to_try('--version')}"
         if command[0] in ("collection", "duplicates", "serve") or call.path == ("collection",):
-            rest = [part for it in rest for part in (["--uri", it] if it.endswith(".db") else [it])]
-        return f"{problem}; use: {_line_with(root, [*call.path, *command], rest)}"
+            rest = _with_uri(root, [*call.path, *command], rest)
+        use = "use"
+        if word == "rename":
+            rest = _swapped(root, [*call.path, *command], rest)
+            use = "a collection keeps its name, and an alias is a second one: use"
+        return f"{problem}; {use}: {_line_with(root, [*call.path, *command], rest)}"
     if near := get_close_matches(word.lower(), call.command.commands, n=1, cutoff=0.7):
         return f"{problem}; did you mean: {_line_with(root, [*call.path, near[0]], rest)}"
     return ""
+
+
+def _with_uri(root: Any, command: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """Put `--uri` before the positional arguments of a command that are collections."""
+    positions = set(_Call.of(root, [*command, *rest]).positional())
+    return [
+        part
+        for number, word in enumerate(rest)
+        for part in (["--uri", word] if number in positions and word.endswith(".db") else [word])
+    ]
+
+
+def _swapped(root: Any, command: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """Swap the two positional arguments of a command: `rename OLD NEW` is `alias NEW OLD`."""
+    words = list(rest)
+    positions = list(_Call.of(root, [*command, *rest]).positional())
+    if len(positions) == 2:
+        first, second = positions
+        words[first], words[second] = words[second], words[first]
+    return words
 
 
 def _line_with(root: Any, command: Sequence[str], rest: Sequence[str]) -> str:
@@ -295,22 +352,23 @@ def _hint_for_option(call: _Call, name: str, possibilities: Sequence[str]) -> st
     if "settings" in call.arguments:
         return f"{problem}; {_as_setting(call, name)}"
     line, right = _corrected(call)
-    if name not in right:  # of -top, the parser reports -t
+    dashed = name.replace("_", "-")  # as in `_corrected`
+    if dashed not in right:  # of -top, the parser reports -t
         longer = [_split_option(word)[0] for word in call.rest if word.startswith(name)]
-        name = next((it for it in longer if it in right), name)
-        problem = f"no such option: {name}"
-    if name in right:
-        use = f"use {right[name]}" if right[name] else "leave it out"
-        if name in _REDUNDANT_FLAGS:
+        dashed = next((it for it in longer if it in right), dashed)
+        problem = f"no such option: {dashed if dashed in right else name}"
+    if dashed in right:
+        use = f"use {right[dashed]}" if right[dashed] else "leave it out"
+        if dashed in _REDUNDANT_FLAGS:
             use = "folders are always read with their subfolders"
-        elif name in _REDUNDANT_VALUES:
+        elif dashed in _REDUNDANT_VALUES:
             use = "it is chosen for you"
         return f"{problem}; {use}: {to_try(*call.path, *line)}"
     # Without dashes, which would make short names alike.
     names = {it.strip("-"): it for it in possibilities}
-    if near := get_close_matches(name.strip("-"), names, n=1, cutoff=0.7):
+    if near := get_close_matches(dashed.strip("-"), names, n=1, cutoff=0.7):
         option = names[near[0]]
-        line = [_renamed(word, name, option) for word in call.rest]
+        line = [_renamed(word, name, option) for word in line]
         return f"{problem}; did you mean {option}: {to_try(*call.path, *line)}"
     return ""
 
@@ -332,6 +390,11 @@ def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
             line += [word, *words]
             break
         name, attached = _split_option(word)
+        typed = word.partition("=")[0]
+        if name in call.options and typed != name and typed.replace("_", "-") == name:
+            right[name] = name
+            line.append(_renamed(word, typed, name))
+            continue
         if name in call.options or name in _ANYWHERE or not name.startswith("-") or name == "-":
             line.append(word)
             continue

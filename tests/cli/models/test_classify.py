@@ -43,6 +43,16 @@ def test_labels_come_from_a_file_as_well(run_json: RunJson, model: str, images: 
     assert len(run_json(*asked, "--top", "1")[0]["predictions"]) == 1
 
 
+def test_labels_of_repeated_options_are_joined(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    Path("labels.txt").write_text("car\ncat\n", encoding="utf-8")
+    repeated = ["--labels", "cat", "--labels", "dog,bee", "-l", "labels.txt"]
+    (output,) = run_json("classify", images[0], *repeated, "-m", model)
+    labels = [one["label"] for one in output["predictions"]]
+    assert sorted(labels) == ["bee", "car", "cat", "dog"]
+
+
 def test_prompts_change_what_is_compared(run_json: RunJson, model: str, images: list[str]) -> None:
     def output(prompts: str) -> Any:
         return run_json("classify", images[0], "-l", "cat,dog", "--prompts", prompts, "-m", model)[

@@ -71,6 +71,17 @@ def test_a_recipe_of_the_package_is_given_by_its_name() -> None:
     assert recipe_path("recipe.yaml") == "recipe.yaml"
     with pytest.raises(ConfigError, match="recipe:evaluate/nano or recipe:pretrain/nano"):
         recipe_path("recipe:nano")
+    for folder in ("pretrain", "evaluate"):
+        path = Path(recipe_path("recipe:nano", folder))
+        assert path.parts[-2:] == (folder, "nano.yaml")
+        assert Settings.of(["recipe:nano"], folder=folder).recipes == (str(path),)
+        with pytest.raises(ConfigError, match=rf"package has recipe:{folder}/nano$"):
+            recipe_path("nano", folder)
+    assert recipe_path("recipe:emoji", "evaluate") == recipe_path("recipe:emoji")
+    with pytest.raises(ConfigError) as unlike:
+        recipe_path("recipe:qqq")
+    assert str(unlike.value).count("flickr8k_joint") <= 1
+    assert "/" not in str(unlike.value)
     with pytest.raises(ConfigError, match="no recipe 'emojy'; did you mean 'emoji'"):
         recipe_path("recipe:emojy")
     # A name without `recipe:`, and a path of the clone from elsewhere.

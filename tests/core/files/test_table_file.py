@@ -75,3 +75,9 @@ def test_other_suffixes_and_folders_are_refused_before_the_work(tmp_path: Path) 
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
         check_table_path(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_path_without_a_file_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder; give a file, such as .*out\.csv$"):
+        check_table_path(Path(name))

@@ -147,6 +147,8 @@ def test_quoted_words_and_options_join_the_arguments(photos: Path) -> None:
     [
         ("b.jpg", "no image b.jpg; to search for the text, use --text b.jpg"),
         ("b.jpg:0.5 dog", "no image b.jpg;"),
+        ("photo of b.jpg file", "use --text 'photo of b.jpg file'"),
+        ("clip.mp4 at night", "use --text 'clip.mp4 at night'"),
         ("my photo.png", "for 'my photo.png' quote the name"),
         ("https://x.org/a.jpg", "download it"),
         ("dog/", "`coca index dog/`"),

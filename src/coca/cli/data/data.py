@@ -200,7 +200,7 @@ def features(
     from coca.cli.options.recipes import Settings, data_root_required, load
     from coca.workflows.training.pretrain import PretrainConfig, compute_features
 
-    given = Settings.of(settings)
+    given = Settings.of(settings, folder="pretrain")
     with data_root_required(given.recipes, given.changes):
         config = load(PretrainConfig, given)
     files = compute_features(config, progress=console.progress)

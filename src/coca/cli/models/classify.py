@@ -30,16 +30,16 @@ class By(StrEnum):
 def classify(
     files: images.Files,
     labels: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--labels",
             "-l",
             metavar="LABELS|FILE",
-            help="Labels to choose from: a,b,c, or a text file with one label per line; default: "
-            "the classes of a fine-tuned model.",
+            help="Labels to choose from: a,b,c, or a text file with one label per line; may be "
+            "repeated; default: the classes of a fine-tuned model.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     labels_file: Annotated[
         Path | None,
         typer.Option("--labels-file", help="File with one label per line.", show_default=False),
@@ -89,7 +89,7 @@ def classify(
     console = Console.current(json=as_json)
     if out is not None:
         images.check_out(out)
-    choices = _labels(labels, labels_file)
+    choices = _labels(labels or [], labels_file)
     if not choices and not classes and (words := images.find_words(files)):
         others = [file for file in files if file not in words]
         command = to_try("classify", *others, "--labels", ",".join(words))
@@ -168,10 +168,11 @@ def _shown(labels: Sequence["Prediction"]) -> str:
     return ", ".join(f"{one.label} {one.probability:.0%}" for one in labels)
 
 
-def _labels(listed: str, file: Path | None) -> list[str]:
+def _labels(listed: Sequence[str], file: Path | None) -> list[str]:
     """Merge the labels of both options, each once.
 
     Raises:
         ConfigError: The file cannot be read.
     """
-    return list(dict.fromkeys([*read_names(listed), *(lines_of(file) if file else [])]))
+    named = [name for one in listed for name in read_names(one)]
+    return list(dict.fromkeys([*named, *(lines_of(file) if file else [])]))

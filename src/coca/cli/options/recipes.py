@@ -23,11 +23,14 @@ class Settings:
     changes: tuple[str, ...]
 
     @classmethod
-    def of(cls, words: Sequence[str], *, names: Collection[str] = ()) -> "Settings":
+    def of(
+        cls, words: Sequence[str], *, folder: str = "", names: Collection[str] = ()
+    ) -> "Settings":
         """Split arguments into `recipe.yaml` and `field=value`.
 
         Args:
             words: The arguments.
+            folder: Folder of the package's recipes that comes first, where several have a name.
             names: Names that are accepted in place of a recipe, such as those of tasks.
 
         Raises:
@@ -35,11 +38,15 @@ class Settings:
         """
         changes = tuple(word for word in words if is_change(word))
         recipes = [word for word in words if word not in changes]
-        return cls(tuple(it if it in names else recipe_path(it) for it in recipes), changes)
+        return cls(tuple(it if it in names else recipe_path(it, folder) for it in recipes), changes)
 
 
-def recipe_path(name: str) -> str:
+def recipe_path(name: str, preferred: str = "") -> str:
     """Return the path of a recipe: of the package for `recipe:NAME`, else the name itself.
+
+    Args:
+        name: The path of a file, `recipe:NAME` or `recipe:FOLDER/NAME`.
+        preferred: Folder of the package's recipes that comes first, where several have a name.
 
     Raises:
         ConfigError: The package has no such recipe, or several of this name; or a file is missing,
@@ -47,7 +54,7 @@ def recipe_path(name: str) -> str:
     """
     kind, colon, wanted = name.partition(":")
     if kind != "recipe" or not colon:
-        if not Path(name).exists() and (alike := _shipped_as(name)):
+        if not Path(name).exists() and (alike := _shipped_as(name, preferred)):
             raise ConfigError(f"there is no file {name}; the package has {' and '.join(alike)}")
         return name
     folder = shipped_recipes()
@@ -56,23 +63,26 @@ def recipe_path(name: str) -> str:
     }
     wanted = wanted.removesuffix(".yaml")
     found = [one for one in sorted(known) if wanted in (one, one.rpartition("/")[2])]
+    if f"{preferred}/{wanted}" in found:
+        return str(known[f"{preferred}/{wanted}"])
     if len(found) == 1:
         return str(known[found[0]])
     if found:
         choices = " or ".join(f"recipe:{one}" for one in found)
         raise ConfigError(f"the package has several recipes named {wanted!r}: {choices}")
-    near = did_you_mean(wanted, {*known, *(one.rpartition("/")[2] for one in known)})
+    near = did_you_mean(wanted, {one if "/" in wanted else one.rpartition("/")[2] for one in known})
     raise ConfigError(f"the package has no recipe {wanted!r}; {near}")
 
 
-def _shipped_as(name: str) -> list[str]:
+def _shipped_as(name: str, preferred: str) -> list[str]:
     """Return the names `recipe:FOLDER/NAME` of shipped recipes with the name of a missing file."""
     path = Path(name)
     if path.suffix not in ("", ".yaml", ".yml") or not path.stem:
         return []
     folder = shipped_recipes()
     found = sorted(one.relative_to(folder) for one in folder.rglob(f"{path.stem}.yaml"))
-    exact = [one for one in found if one.parent.name == path.parent.name]
+    wanted = path.parent.name or preferred
+    exact = [one for one in found if one.parent.name == wanted]
     return [f"recipe:{one.with_suffix('').as_posix()}" for one in exact or found]
 
 

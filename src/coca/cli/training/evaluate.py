@@ -51,7 +51,7 @@ def evaluate(
     from coca.workflows.evaluation import evaluate as workflow
     from coca.workflows.evaluation.evaluation_report import overview
 
-    given = Settings.of(tasks, names=TASKS.names())
+    given = Settings.of(tasks, folder="evaluate", names=TASKS.names())
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
     results, *of_others = workflow.side_by_side(

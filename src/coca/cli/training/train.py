@@ -38,7 +38,7 @@ def pretrain(
     from coca.train.distributed.init import join_from_environment
     from coca.workflows.training import pretrain as workflow
 
-    given = Settings.of(settings)
+    given = Settings.of(settings, folder="pretrain")
     with data_root_required(given.recipes, given.changes):
         config = load(workflow.PretrainConfig, given)
     world = join_from_environment(config.device)
@@ -71,7 +71,7 @@ def finetune(
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
 
-    given = Settings.of(settings)
+    given = Settings.of(settings, folder="finetune")
     config: workflow.FinetuneConfig | detection.DetectionConfig
     result: workflow.FinetuneResult
     if has_section(given, "detector"):

@@ -29,10 +29,12 @@ def check_table_path(path: Path, *, others: Sequence[str] = ()) -> None:
         others: Further suffixes that the caller writes itself.
 
     Raises:
-        ConfigError: The suffix is not supported, or the path is a folder.
+        ConfigError: The path has no file name, its suffix is not supported, or it is a folder.
         MissingExtraError: The suffix is `.parquet` and pyarrow is not installed.
     """
     suffixes = (*others, *TABLE_SUFFIXES)
+    if not path.name:  # of "", "." and "/"
+        raise ConfigError(f"{path} is a folder; give a file, such as {path / 'out'}{suffixes[0]}")
     if path.suffix.lower() not in suffixes:
         raise ConfigError(
             f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, such as "

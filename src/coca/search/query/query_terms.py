@@ -226,6 +226,7 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
         ConfigError: It is an address, a folder, a video or a missing image.
     """
     shown = shlex.quote(word)
+    text = shlex.quote(" ".join(words))
     if "://" in word:
         raise ConfigError(
             f"{word} is an address, and a search reads local images: download it and give the file"
@@ -238,13 +239,13 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
     if Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):
         raise ConfigError(
             f"{word} is a video, and a search reads images: give one of its frames; to search for "
-            f"the text, use --text {shown}"
+            f"the text, use --text {text}"
         )
     if _is_image_name(word):
         whole = " ".join(words)
         quotes = f"; for {whole!r} quote the name" if os.path.isfile(whole) else ""
         raise ConfigError(
-            f"there is no image {word}{quotes}; to search for the text, use --text {shown}"
+            f"there is no image {word}{quotes}; to search for the text, use --text {text}"
         )
 
 
