@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError
+from coca.core.registry import Registry
 from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.model.losses.contrastive import ContrastiveOutput, sigmoid_loss_plain
 from coca.train.objective import (
-    CONTRASTIVE_LOSSES,
     CoCaObjective,
+    ContrastiveLoss,
     Embedded,
     LossConfig,
     Losses,
@@ -207,8 +208,14 @@ def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -
         LossConfig(**setting)
 
 
-def test_a_registered_loss_is_minimized(model: CoCa, batch: Batch) -> None:
-    @CONTRASTIVE_LOSSES.register("distance")
+def test_a_registered_loss_is_minimized(
+    model: CoCa, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A registry of its own, since what is registered stays.
+    losses_known: Registry[ContrastiveLoss] = Registry("contrastive loss")
+    monkeypatch.setattr("coca.train.objective.CONTRASTIVE_LOSSES", losses_known)
+
+    @losses_known.register("distance")
     def distance(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
         gap = (embedded.images - embedded.texts).square().sum(dim=1).mean()
         return ContrastiveOutput(gap, torch.zeros(()))
