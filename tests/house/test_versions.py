@@ -17,7 +17,7 @@ import coca
 ROOT = Path(__file__).parent.parent.parent
 FILES = [
     *("pyproject.toml", ".gitattributes", "README.md", "LICENSE", "NOTICE"),
-    *("scripts/build_version.py", "src/coca/__init__.py"),
+    *("scripts/build_version.py", "src/coca/__init__.py", "recipes/evaluate/coco.yaml"),
 ]
 """Files that a build reads."""
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

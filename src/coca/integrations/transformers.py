@@ -72,7 +72,7 @@ class CoCaConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         super().__init__(**settings)
 
     @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+    def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
         """Do nothing: `save_pretrained` names this class in the folder.
 
         transformers would copy this module as `transformers.py`, which hides the library from a
@@ -192,7 +192,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         super().save_pretrained(save_directory, is_main_process, state_dict, *arguments, **options)
 
     @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
         """Do nothing; see `CoCaConfig.register_for_auto_class`."""
 
     @torch.no_grad()
@@ -270,7 +270,7 @@ class CoCaProcessor:
         return cls(Processor.load(Path(str(files[0])).parent))
 
     @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+    def register_for_auto_class(cls, auto_class: str | type = "AutoProcessor") -> None:
         """Do nothing; see `CoCaConfig.register_for_auto_class`."""
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:

@@ -155,7 +155,8 @@ def test_records_of_a_missing_folder_are_removed_where_that_is_stated(
     gone = FileSource([other], missing=[folder])
     settings: Any = {"prune": True, "prune_empty": True}
     assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1, removed=1)
-    assert not caplog.records
+    # pymilvus warns of its own on old servers.
+    assert not [record for record in caplog.records if record.name.startswith("coca")]
     assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1)
     assert f"there is no file or folder {folder}, and no record of it" in caplog.text
 

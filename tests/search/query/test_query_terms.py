@@ -122,7 +122,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("notes.txt", [Term(text="notes.txt")]),
         ("what? a:b", [Term(text="what? a:b")]),
         ("a dog night:-0.3", [Term(text="a dog"), Term(text="night", weight=-0.3)]),
-        ("car:2 a dog", [Term(text="car", weight=2), Term(text="a dog")]),
+        ("car:2 a dog", [Term(text="car", weight=2.0), Term(text="a dog")]),
         ("a.jpg", [Term(image="a.jpg")]),
         ("a.jpg:0.5 a dog", [Term(image="a.jpg", weight=0.5), Term(text="a dog")]),
     ],
