@@ -190,4 +190,6 @@ def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
             [drive, home], model, uri=uri, captions=False, prune=True, prune_empty=trust
         )
         assert pruned.report == IngestReport(unchanged=2, removed=int(trust))
-    assert caplog.text.count(f"its 1 paths stay in the collection, until `coca index {drive}") == 1
+    assert caplog.text.count(f"1 paths in {drive} are missing: there is nothing") == 1
+    remedy = f"so they stay in the collection until `coca index {drive} --prune --yes`"
+    assert caplog.text.count(remedy) == 1
