@@ -55,8 +55,8 @@ def test_a_baseline_is_a_score_with_its_prefix() -> None:
     assert without_baselines(metrics) == {"success@5": 0.76, "majority_top1": 0.5}
     assert strongest_baseline(metrics, "success@5") == ("caption vectors", 0.96)
     assert baseline_shown(metrics, "success@5") == "0.96 (caption vectors)"
-    assert strongest_baseline({"top1": 1, "chance_top1": 0.1}, "top1") is None
-    assert baseline_shown({"top1": 1, "chance_top1": 0.1}, "top1") == ""
+    assert strongest_baseline({"top1": 1.0, "chance_top1": 0.1}, "top1") is None
+    assert baseline_shown({"top1": 1.0, "chance_top1": 0.1}, "top1") == ""
 
 
 def test_an_image_that_shares_no_word_is_no_hit() -> None:

@@ -28,7 +28,7 @@ def with_skips(
     *,
     check: Callable[[int], object],
     placeholder: Callable[[DataError], T],
-    on_error: OnError,
+    on_error: str,
     batch_size: int,
     title: str,
     progress: ProgressOption,
