@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 import coca
+import options_page
 import reference_pages
 from coca.cli.app import app
 from coca.cli.options.recipes import Settings, for_all_tasks
@@ -200,6 +201,11 @@ def test_every_command_is_documented() -> None:
 def test_the_reference_equals_the_source(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert reference_pages.written(text) == text, "run `python tests/reference_pages.py`"
+
+
+def test_the_page_of_options_equals_the_commands() -> None:
+    text = options_page.PAGE.read_text(encoding="utf-8")
+    assert options_page.page() == text, "run `python tests/options_page.py`"
 
 
 def test_every_page_is_in_the_menu() -> None:

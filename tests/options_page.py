@@ -1,0 +1,147 @@
+"""The page docs/options.md, written from the commands of `coca`.
+
+python tests/options_page.py    writes the page again after a change of a command or an option
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from coca.cli.app import app
+from index_types_page import table
+
+PAGE = Path(__file__).parents[1] / "docs" / "options.md"
+COLUMNS = ("option", "value", "default", "meaning")
+SHARED_BY = 3
+"""An option with the same help in this many commands is described once.
+
+Of two helps of one name the more frequent is shared.
+"""
+
+_HEAD = """# Options of every command
+
+```sh
+coca search "red car" --limit 5 --json
+```
+
+This page is written from the commands (`python tests/options_page.py`); a test compares them.
+`coca --help` lists the commands, and `coca COMMAND --help` shows the options of one command.
+A dash means that an option is off or empty by default, unless its meaning states another default.
+"""
+
+
+def page() -> str:
+    """Format the page."""
+    root: Any = typer.main.get_command(app)
+    commands = dict(leaves(root, "coca"))
+    count = Counter(row(option) for command in commands.values() for option in options(command))
+    # The most frequent help of each name comes last, and stays.
+    by_name = {cells[0]: cells for cells, _ in reversed(count.most_common())}
+    shared = {cells for cells in by_name.values() if count[cells] >= SHARED_BY}
+    parts = [
+        _HEAD,
+        "## Options of `coca` itself\n\nThey come before or after the command.\n",
+        table(COLUMNS, map(row, options(root))),
+        "## Shared options\n\nEach of these is an option of several commands.\n",
+        table(COLUMNS, sorted(shared)),
+        *(section(name, command, shared) for name, command in commands.items()),
+    ]
+    return "\n".join(parts)
+
+
+def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command that is not a group, with its full name."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, inner in command.commands.items():
+        yield from leaves(inner, f"{name} {word}")
+
+
+def options(command: Any) -> Iterator[Any]:
+    """Yield the options of a command, without its arguments."""
+    return (each for each in command.params if each.param_type_name == "option")
+
+
+def section(name: str, command: Any, shared: set[tuple[str, ...]]) -> str:
+    """Format a command: its purpose, arguments, own options, and names of the shared options."""
+    purpose = " ".join(command.help.partition("\n\n")[0].split())
+    parts = [f"## {name}\n", f"{purpose}\n"]
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    if arguments:
+        parts.append(table(("argument", "meaning"), map(argument_row, arguments)))
+    rows = [row(option) for option in options(command)]
+    if own := [cells for cells in rows if cells not in shared]:
+        parts.append(table(COLUMNS, own))
+    if names := [cells[0].partition(",")[0] for cells in rows if cells in shared]:
+        parts.append(f"[Shared](#shared-options): {', '.join(names)}.\n")
+    return "\n".join(parts)
+
+
+def argument_row(argument: Any) -> tuple[str, ...]:
+    """Format an argument."""
+    optional = "" if argument.required else " Optional."
+    name = argument.metavar or argument.name.upper()
+    return plain(f"`{name}`"), plain(argument.help or "") + optional
+
+
+def row(option: Any) -> tuple[str, ...]:
+    """Format an option."""
+    names = [*option.opts, *option.secondary_opts]
+    return (
+        ", ".join(f"`{name}`" for name in names),
+        "" if option.is_flag else plain(value_of(option)),
+        default_of(option),
+        meaning_of(option),
+    )
+
+
+def value_of(option: Any) -> str:
+    """Format the kind of value that an option takes."""
+    kind = option.type_descriptor.annotation
+    choices = getattr(kind, "__members__", None)
+    words = [member.value for member in choices.values()] if choices else _literals(kind)
+    if words:
+        return ", ".join(f"`{word}`" for word in words)
+    names = {"str": "text", "int": "integer", "float": "number", "Path": "path", "date": "day"}
+    inner = getattr(kind, "__args__", (kind,))[0]
+    return f"`{option.metavar}`" if option.metavar else names.get(inner.__name__, inner.__name__)
+
+
+def _literals(kind: Any) -> list[str]:
+    return [word for word in getattr(kind, "__args__", ()) if isinstance(word, str)]
+
+
+def default_of(option: Any) -> str:
+    """Format the default: the shown text where the option has one, else the value."""
+    if isinstance(option.show_default, str):
+        return f"`{option.show_default}`"
+    value = option.default
+    if option.required:
+        return "required"
+    if value is None or value is False or value in ((), [], ""):
+        return "-"
+    return f"`{'on' if value is True else getattr(value, 'value', value)}`"
+
+
+def meaning_of(option: Any) -> str:
+    """Format the help, with the environment variable that sets the option."""
+    variable = f" Environment: `{option.envvar}`." if isinstance(option.envvar, str) else ""
+    return plain(option.help or "") + variable
+
+
+def plain(text: str) -> str:
+    """Write a help text in one line that a table of Markdown shows as it is."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    # Every second part is code, where a backslash would be shown.
+    return "`".join(
+        part if at % 2 else part.replace("<", "\\<").replace("*", "\\*")
+        for at, part in enumerate(parts)
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
