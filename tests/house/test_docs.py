@@ -208,6 +208,12 @@ def test_the_page_of_options_equals_the_commands() -> None:
     assert options_page.page() == text, "run `python tests/options_page.py`"
 
 
+@pytest.mark.parametrize(("page", "kilobytes"), [("README.md", 11), ("docs/results.md", 25)])
+def test_a_page_of_figures_stays_short(page: str, kilobytes: int) -> None:
+    size = (ROOT / page).stat().st_size
+    assert size <= kilobytes * 1024, "details belong in docs/ and benchmarks/results/"
+
+
 def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]

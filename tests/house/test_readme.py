@@ -1,4 +1,4 @@
-"""The README's tree of packages equals the packages, and its figures those that were measured."""
+"""README: its list of packages equals the packages, and its figures those that were measured."""
 
 import ast
 import re
@@ -23,12 +23,11 @@ def between_marks(text: str, mark: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("```")]
 
 
-def tree(folder: Path, depth: int = 0) -> Iterator[str]:
-    """Yield a line for each package: its indented name and the first sentence of its docstring."""
-    for path in sorted(folder.iterdir()):
+def packages() -> Iterator[str]:
+    """Yield a line for each package of `coca`: its name and the first sentence of its docstring."""
+    for path in sorted(PACKAGE.iterdir()):
         if (path / "__init__.py").exists():
-            yield f"{'  ' * depth + path.name + '/':<20}{sentence(path / '__init__.py')}"
-            yield from tree(path, depth + 1)
+            yield f"{path.name + '/':<15}{sentence(path / '__init__.py')}"
 
 
 def sentence(path: Path) -> str:
@@ -36,11 +35,11 @@ def sentence(path: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def test_the_tree_lists_every_package_with_its_docstring() -> None:
+def test_the_layout_lists_every_package_with_its_docstring() -> None:
     shown = between_marks((ROOT / "README.md").read_text(encoding="utf-8"), "tree")
-    entries = list(tree(PACKAGE))
+    entries = list(packages())
     ready = "\n".join(entries)
-    assert shown == entries, f"README.md should hold:\n{ready}"
+    assert shown == entries, f"README.md should contain:\n{ready}"
 
 
 class Figure(NamedTuple):
