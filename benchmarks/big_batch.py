@@ -28,7 +28,7 @@ from side_by_side import (
 
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel

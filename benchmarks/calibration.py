@@ -28,7 +28,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.predictor import Predictor
 from coca.model.generation.scoring import score_captions
-from coca.search.query.calibration.match_score import SCORED_HITS, Measures, fit, mutual_information
+from coca.search.query.match import SCORED_HITS, Measures, fit, mutual_information
 
 SAMPLES, RATE = 16, 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

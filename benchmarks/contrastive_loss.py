@@ -26,7 +26,7 @@ from side_by_side import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from coca.model.losses.contrastive import (
+from coca.model.losses.contrastive_loss import (
     ContrastiveOutput,
     contrastive_loss,
     contrastive_loss_plain,

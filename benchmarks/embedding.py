@@ -29,7 +29,7 @@ from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, tabl
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from coca.model.openclip.model import OpenCLIP
+    from coca.model.openclip.openclip import OpenCLIP
 
 BATCH = 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -52,7 +52,7 @@ def peer_texts(dtype: torch.dtype) -> Embed:
 
 
 def our_texts(dtype: torch.dtype, class_mask: ClassMask = "legacy") -> Embed:
-    from coca.model.layers.prepacked_linear import prepack_weights
+    from coca.model.layers.prepacked import prepack_weights
 
     model = our_model(small=False, class_mask=class_mask).to(dtype)
     prepack_weights(model)  # as `coca.load` does
@@ -69,9 +69,9 @@ def our_texts(dtype: torch.dtype, class_mask: ClassMask = "legacy") -> Embed:
 
 
 def our_model(*, small: bool, class_mask: ClassMask = "legacy") -> "OpenCLIP":
-    from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
-    from coca.model.openclip.model import OpenCLIP
-    from coca.model.openclip.weights import convert_state_dict
+    from coca.model.openclip.openclip import OpenCLIP
+    from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
+    from coca.model.openclip.openclip_weights import convert_state_dict
 
     config = from_open_clip(SMALL) if small else OpenCLIPConfig()
     model = OpenCLIP(replace(config, class_mask=class_mask))

@@ -41,8 +41,8 @@ from small_vectors import K, best, filled
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.collection_config import CollectionSettings
-from coca.search.query.rescored import RescoredIndex
+from coca.search.milvus.schema import CollectionSettings
+from coca.search.query.rerank import RescoredIndex
 from coca.search.records import WHOLE, Record
 from coca.search.vector_encoding import VectorEncoding
 from search import disk_mb, milvus_server

@@ -24,8 +24,7 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
 from coca.search.ingest.prefetch import Reader, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot
-from coca.search.ingest.sources.base import FileSource
-from coca.search.ingest.sources.images import find_files
+from coca.search.ingest.sources import FileSource, find_files
 from coca.workflows.collections.index import index_images
 
 NAMES = {

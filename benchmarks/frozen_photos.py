@@ -20,17 +20,16 @@ from side_by_side import Figures, Unavailable
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.metrics.captioning import caption_scores
-from coca.metrics.ptb import words
+from coca.metrics.caption_metrics import caption_scores, words
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
-from coca.model.encoders.weights import load_encoder_weights
-from coca.model.generation.config import GenerationConfig
+from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.encoder_weights import load_encoder_weights
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.tokenizer import Tokenizer
 from coca.train.objective import CoCaObjective, LossConfig

@@ -17,8 +17,8 @@ from search_peers import K
 from side_by_side import Figures, Unavailable, table
 
 from coca.inference.predictor import Predictor
-from coca.model.openclip.config import OpenCLIPConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.processing.clip_bpe import installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

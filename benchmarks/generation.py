@@ -60,12 +60,12 @@ def peer(way: str, batch: int, tokens: int) -> Write:
 
 
 def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
-    from coca.model.generation.config import GenerationConfig
     from coca.model.generation.generate import generate
-    from coca.model.layers.prepacked_linear import prepack_weights
-    from coca.model.openclip.config import OpenCLIPConfig
-    from coca.model.openclip.model import OpenCLIP
-    from coca.model.openclip.weights import convert_state_dict
+    from coca.model.generation.generation_config import GenerationConfig
+    from coca.model.layers.prepacked import prepack_weights
+    from coca.model.openclip.openclip import OpenCLIP
+    from coca.model.openclip.openclip_config import OpenCLIPConfig
+    from coca.model.openclip.openclip_weights import convert_state_dict
 
     config = OpenCLIPConfig()
     model = OpenCLIP(config)

@@ -19,7 +19,7 @@ from options import run
 from sample_data import HELP, TRAIN, located
 from side_by_side import Rounds, figure, ratio, table, write_report
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.coca import CoCa

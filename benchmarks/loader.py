@@ -32,8 +32,8 @@ from side_by_side import (
 )
 
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import SourceConfig
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform

@@ -112,7 +112,7 @@ def exported(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
     for precision, given in folders.items():
         if not given:
             import coca
-            from coca.release.onnx.export import write_files
+            from coca.release.onnx.onnx_export import write_files
 
             folders[precision] = str(folder / precision)
             (folder / precision).mkdir()

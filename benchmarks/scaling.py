@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.model.pretrained import count_parameters
 from coca.train.objective import CoCaObjective, LossConfig

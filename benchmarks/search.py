@@ -45,7 +45,7 @@ from side_by_side import (
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Record
 

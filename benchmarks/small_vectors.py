@@ -25,8 +25,8 @@ from side_by_side import Figures, Rounds, figure, table, write_report
 import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.search.milvus.ann.pagination import depth_of
-from coca.search.query.rescored import DEPTH
+from coca.search.milvus.ann import depth_of
+from coca.search.query.rerank import DEPTH
 from coca.search.records import WHOLE
 from coca.search.vector_codec import VectorCodec, fit_codec
 from coca.search.vector_encoding import VectorEncoding

@@ -35,11 +35,11 @@ from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
-from coca.model.openclip.config import OpenCLIPConfig
-from coca.model.openclip.model import OpenCLIP
-from coca.model.openclip.weights import convert_state_dict
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig
+from coca.model.openclip.openclip_weights import convert_state_dict
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from coca.core.errors import ConfigError
-from coca.search.milvus.client.lite import address_of, is_lite
+from coca.search.milvus.lite import address_of, is_lite
 from coca.server.app import create_app
 from coca.server.keys import read_keys
 from coca.server.service import open_service

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coca.search.milvus.ann.pagination import sort_key
+from coca.search.milvus.ann import sort_key
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 

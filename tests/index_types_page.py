@@ -6,8 +6,8 @@ python tests/index_types_page.py    writes the page again after a change of the 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from coca.search.index_params.index_types import INDEX_TYPES, IndexType
 from coca.search.index_params.params import BuildParam, SearchParam, as_text
-from coca.search.index_params.types import INDEX_TYPES, IndexType
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "index-types.md"
 
@@ -17,7 +17,7 @@ _HEAD = """# Index types
 coca collection index pictures HNSW:M=32,efConstruction=400
 ```
 
-This page is written from the table in `coca.search.index_params.types`; a test compares them.
+This page is written from the table in `coca.search.index_params.index_types`; a test compares them.
 [Milvus](../milvus.md#which-index) compares the types by recall, time and memory.
 
 - **Build parameters** follow the type, as `TYPE:NAME=VALUE,...`. A parameter without a default is

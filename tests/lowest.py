@@ -120,7 +120,7 @@ def detect(photo: str) -> None:
     """Build a detector on the shipped model, and use it."""
     from coca.inference.detecting import ObjectDetector
     from coca.inference.loading import load
-    from coca.model.detection.detector import Detector, DetectorConfig
+    from coca.model.detector import Detector, DetectorConfig
 
     predictor = load("nano", device="cpu")
     detector = Detector(predictor.model, DetectorConfig(classes=("a", "b"), channels=32))

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from coca.release.browser.export import PAGE
+from coca.release.browser.static_page import PAGE
 
 NODE = shutil.which("node")
 

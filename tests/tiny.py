@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from coca.model.captioner import Captioner
-from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
 from tiny_seed import weights_generator
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer

@@ -9,15 +9,14 @@ from torch.distributed.fsdp import FSDPModule
 
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.detection.detector import Detector, DetectorConfig
+from coca.model.detector import Detector, DetectorConfig
 from coca.model.encoders.vit import ViTConfig
-from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.train.backward import backward
-from coca.train.detection import DetectionObjective, Target
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig, Objective
+from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig, Objective, Target
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from coca.model.detection.detector import Detector, DetectorConfig, save_detector
+from coca.model.detector import Detector, DetectorConfig, save_detector
 from coca.model.pretrained import load_model
 from tiny_model import write_model
 from tiny_seed import seed_weights

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from coca.model.coca import CoCa
-from coca.model.encoders.base import ImageEncoderConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
+from coca.model.encoders.encoder import ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig
 from tiny import sharpened, tiny_config, tiny_image
 from tiny_seed import seed_weights

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource
-from coca.search.ingest.upsert.report import IngestReport
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 
 DIM = 16

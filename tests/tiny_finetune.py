@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.workflows.training.finetune import FinetuneConfig
 from tiny_pretrain import write_squares
 

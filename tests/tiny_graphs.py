@@ -8,8 +8,8 @@ from numpy import ndarray
 
 from coca.model.captioner import Captioner
 from coca.processing.processor import Processor
-from coca.release.onnx.export import text_settings
 from coca.release.onnx.graphs import Cross, DecoderStep
+from coca.release.onnx.onnx_export import text_settings
 from coca.runtime.decoder import Decoder
 from coca.runtime.files import Manifest
 from coca.runtime.preprocess import TextSettings

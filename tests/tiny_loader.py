@@ -13,7 +13,7 @@ from coca.data.batch import Batch
 from coca.data.loading.batches import Augmentation
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sample import Sample
-from coca.data.sources.base import Source, SourceConfig
+from coca.data.sources.source import Source, SourceConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.processor import Processor
 from tiny_data import MemorySource, make_samples, tiny_processor

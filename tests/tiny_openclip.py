@@ -6,9 +6,9 @@ import torch
 from open_clip.coca_model import CoCa as Peer
 from torch import Tensor
 
-from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
-from coca.model.openclip.model import OpenCLIP
-from coca.model.openclip.weights import convert_state_dict
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
+from coca.model.openclip.openclip_weights import convert_state_dict
 from tiny_seed import weights_generator
 
 CONTEXT, VOCABULARY = 12, 60

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.core.progress import ProgressMaker
 from coca.inference.loading import load
 from coca.workflows.training.pretrain import PretrainConfig, pretrain

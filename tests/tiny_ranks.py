@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
-from coca.model.losses.contrastive import contrastive_loss, sigmoid_loss
+from coca.model.coca_config import HeadConfig
+from coca.model.losses.contrastive_loss import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
 from coca.train.distillation import sample_classes
 from coca.train.distributed.parallel import ParallelModel

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load

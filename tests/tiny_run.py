@@ -18,11 +18,11 @@ from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
-from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics
+from coca.train.train_config import TrainConfig
 from coca.train.trainer import Trainer
 from tiny import caption, tiny_config
 from tiny_seed import seed_weights

@@ -14,9 +14,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from coca.cli.training.train import leave
 from coca.core.errors import CocaError, DataError
-from coca.train.distributed import init as distributed_init
-from coca.train.distributed.context import DistributedContext
-from coca.train.distributed.init import join_from_environment
+from coca.train.distributed import context as distributed_init
+from coca.train.distributed.context import DistributedContext, join_from_environment
 
 
 def refuse() -> None:

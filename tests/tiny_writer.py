@@ -7,7 +7,7 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from tiny import sharpened, tiny_config
 from tiny_openclip import tiny_openclip_config
 from tiny_seed import seed_weights

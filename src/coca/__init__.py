@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from coca.inference.loading import load
     from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
-    from coca.model.config import CoCaConfig
+    from coca.model.coca_config import CoCaConfig
     from coca.search.milvus.collection import Collection
     from coca.search.query.engine import SearchEngine
 
@@ -21,7 +21,7 @@ __all__ = ["CoCa", "CoCaConfig", "Collection", "Predictor", "SearchEngine", "__v
 
 _HOMES = {
     "CoCa": "coca.model.coca",
-    "CoCaConfig": "coca.model.config",
+    "CoCaConfig": "coca.model.coca_config",
     "Collection": "coca.search.milvus.collection",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.query.engine",

@@ -1,10 +1,12 @@
+import os
+import stat
 import sys
 from pathlib import Path
 
 import pytest
 
-from coca.core.errors import MissingExtraError
-from coca.core.extras import require
+from coca.core.errors import ConfigError, MissingExtraError, StorageError
+from coca.core.extras import npm_install, require
 
 
 def test_an_installed_module_is_returned() -> None:
@@ -33,3 +35,51 @@ def test_a_package_that_fails_to_import_is_not_called_absent(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match="wrong libstdc"):
         require("broken_on_import", extra="search")
+
+
+PACKAGES = ("first@1.0.0", "second@2.1.0")
+
+
+def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of that name that is found first and runs the script."""
+    folder.mkdir()
+    program = folder / "npm"
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+
+def test_npm_is_asked_for_the_pinned_versions_and_to_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = tmp_path / "arguments"
+    fake_npm(
+        tmp_path / "bin", f'for word in "$@"; do echo "$word"; done > {arguments}', monkeypatch
+    )
+    assert npm_install(tmp_path / "here", PACKAGES) == tmp_path / "here" / "node_modules"
+    words = arguments.read_text().splitlines()
+    assert words[:3] == ["install", "--prefix", str(tmp_path / "here")]
+    assert "--ignore-scripts" in words
+    assert words[-2:] == list(PACKAGES)
+
+
+def test_the_last_line_of_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_npm(tmp_path / "bin", "echo first >&2; echo no network >&2; exit 1", monkeypatch)
+    with pytest.raises(StorageError, match=r"not install first@1.*, second@2.*: no network"):
+        npm_install(tmp_path, PACKAGES)
+
+
+def test_a_failure_without_output_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_npm(tmp_path / "bin", "exit 3", monkeypatch)
+    with pytest.raises(StorageError, match="it gave no reason"):
+        npm_install(tmp_path, PACKAGES)
+
+
+def test_a_missing_npm_is_reported_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"install Node.js, or name a node_modules .*--packages"):
+        npm_install(tmp_path, PACKAGES)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coca.core import provenance
-from coca.core.config.serialization import digest
+from coca.core.config.frozen_config import digest
 
 
 @dataclass(frozen=True, kw_only=True)

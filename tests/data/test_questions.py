@@ -13,8 +13,8 @@ from coca.core.errors import ConfigError, DataError, MissingExtraError
 from coca.data.datasets.easy_vqa import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
-from coca.data.sources.base import Source, SourceConfig, read_metadata
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import Source, SourceConfig, read_metadata
 from tiny_data import image_bytes
 from tiny_questions import (
     lines,

@@ -11,11 +11,10 @@ from PIL import Image
 
 import coca
 from coca.demo.emoji.concepts import emoji_samples
-from coca.demo.photos import write_photos
-from coca.demo.run import RENDERED_PX, UNSEEN
+from coca.demo.run import RENDERED_PX, UNSEEN, write_photos
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 from coca.search.records import Hit, Record
 
 ROOT = Path(__file__).parents[2]

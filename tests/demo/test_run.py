@@ -13,9 +13,15 @@ from coca.core.errors import CocaError, DataError, ModelError
 from coca.demo import run as workflow
 from coca.demo.emoji import concepts
 from coca.demo.own_images import demo_on_images
-from coca.demo.photos import PHOTOS
-from coca.demo.run import DemoResult, demo, demo_from_scratch
-from coca.demo.search import IMAGE_QUERIES, NAMED, TAKEN_OUT
+from coca.demo.run import (
+    IMAGE_QUERIES,
+    NAMED,
+    PHOTOS,
+    TAKEN_OUT,
+    DemoResult,
+    demo,
+    demo_from_scratch,
+)
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection

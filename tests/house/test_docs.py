@@ -15,12 +15,12 @@ import reference_pages
 from coca.cli.app import app
 from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core import errors
+from coca.core.config.frozen_config import load_config
 from coca.core.config.recipe import read_recipe
-from coca.core.config.serialization import load_config
 from coca.data.sample import Sample
-from coca.data.sources.base import SOURCES
+from coca.data.sources.source import SOURCES
 from coca.data.sources.tar.shards import ShardWriter
-from coca.model.config import CoCaConfig
+from coca.model.coca_config import CoCaConfig
 from coca.search.milvus.collection import Collection
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OPTIMIZERS

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from coca.core.config.serialization import load_config
-from coca.data.sources.base import SourceConfig
+from coca.core.config.frozen_config import load_config
+from coca.data.sources.source import SourceConfig
 from coca.model.coca import CoCa
 from coca.train.optim.optimizer import make_optimizer
 from coca.train.optim.param_groups import freeze

@@ -12,8 +12,8 @@ from PIL import Image
 from coca.inference.attention import explain_caption, explain_match
 from coca.inference.detecting import ObjectDetector, load_detector
 from coca.inference.predictor import Predictor
-from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from tiny_architectures import openclip, openclip_batch
 from tiny_detector import write_detector
 from tiny_device import DEVICE_KINDS, on_cpu, on_device

@@ -16,7 +16,7 @@ from coca.inference.video import (
     embed_videos,
     require_single_images,
 )
-from coca.model.generation.config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.video import sample_frames
 from tiny_data import image_bytes
 from tiny_model import write_model

@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.inference.predictor import Predictor
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations

@@ -8,7 +8,7 @@ import pytest
 
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.predictor import Predictor
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
 from tiny_model import write_model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coca.inference.predictor import Predictor
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations

@@ -10,8 +10,8 @@ import coca
 from coca.core.errors import ConfigError
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.predictor import Predictor
-from coca.tasks.base import TaskConfig
 from coca.tasks.retrieval.image_text_retrieval import retrieval
+from coca.tasks.task import TaskConfig
 
 pytestmark = pytest.mark.integrations
 mteb = pytest.importorskip("mteb", reason="`make test-integrations` installs it")

@@ -9,7 +9,7 @@ from coca.inference.predictor import Predictor
 from coca.integrations.pymilvus_model import CoCaEmbeddingFunction, CoCaRerankFunction
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
 

@@ -19,10 +19,9 @@ from transformers import AutoModel, AutoProcessor, default_data_collator
 import coca
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
-from coca.model.config import CoCaConfig
+from coca.model.coca_config import CoCaConfig
 from coca.model.pretrained import build, load_config_file, save_model
-from coca.release.export import export
-from coca.release.huggingface import add_auto_map
+from coca.release.export import add_auto_map, export
 from coca.train.objective import CoCaObjective, LossConfig
 from tiny_data import image_bytes
 from tiny_model import write_model

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coca.metrics.captioning import bleu, caption_scores, cider, rouge_l
-from coca.metrics.ptb import words
+from coca.metrics.caption_metrics import bleu, caption_scores, cider, rouge_l, words
 from developer_data import sample_file
 
 OFFICIAL = "metrics/coco_fakecap_126.json"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig, PoolerConfig
+from coca.model.coca_config import HeadConfig, PoolerConfig
 from tiny import BOS, CLS, EOS, PAD, caption, sharpened, tiny_config, transformer
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.model.losses.contrastive import contrastive_loss_plain, sigmoid_loss_plain
+from coca.model.losses.contrastive_loss import contrastive_loss_plain, sigmoid_loss_plain
 from tiny_ranks import (
     Results,
     on_ranks,

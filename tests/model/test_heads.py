@@ -10,8 +10,8 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.coca_config import HeadConfig
+from coca.model.openclip.openclip import OpenCLIP
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import BOS, EOS, tiny_openclip_config
 

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.pretrained import ModelConfig, assemble, build
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import caption_rows, tiny_openclip_config

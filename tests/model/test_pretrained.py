@@ -9,7 +9,7 @@ from torch import Tensor
 
 from coca.core.errors import ModelError
 from coca.model.coca import CoCa
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.pretrained import (
     CONFIG_FILE,
     WEIGHTS_FILE,

@@ -34,7 +34,7 @@ EXPORT = """
 import sys
 from pathlib import Path
 import coca
-from coca.release.onnx.export import write_files
+from coca.release.onnx.onnx_export import write_files
 folder = Path(sys.argv[2])
 folder.mkdir()
 model = coca.load(sys.argv[1], device="cpu", prepack=False)
@@ -52,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
         pytest.skip("onnxruntime-web is not installed: make test-page")
     import coca
     from coca.core.files.local_files import file_etag
-    from coca.release.browser.export import export_browser
+    from coca.release.browser.static_page import export_browser
     from coca.search.milvus.collection import Collection
     from coca.search.records import Origin, Record, content_id
     from tiny_model import write_model
@@ -173,8 +173,8 @@ def assert_equal_ranks(tab: Any, hits: list[Any], key: Callable[[Any], float]) -
 def test_typed_texts_find_what_coca_search_finds(
     visit: Callable[..., Any], folders: tuple[Path, str, Path]
 ) -> None:
-    from coca.search.query.hybrid.fusion import Fusion
-    from coca.workflows.collections.search import open_search
+    from coca.search.query.fusion import Fusion
+    from coca.workflows.collections.collection_model import open_search
 
     model, uri, _ = folders
     tab = visit()
@@ -196,9 +196,9 @@ def test_typed_texts_find_what_coca_search_finds(
 def test_a_page_without_given_captions_searches_by_images_alone(
     visit: Callable[..., Any], folders: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
-    from coca.release.browser.export import export_browser
+    from coca.release.browser.static_page import export_browser
     from coca.search.milvus.collection import Collection
-    from coca.workflows.collections.search import open_search
+    from coca.workflows.collections.collection_model import open_search
 
     model, uri, _ = folders
     with (
@@ -237,7 +237,7 @@ def test_an_image_and_a_tile_find_what_coca_search_finds(
 ) -> None:
     from playwright.sync_api import expect
 
-    from coca.workflows.collections.search import open_search
+    from coca.workflows.collections.collection_model import open_search
 
     model, uri, out = folders
     image = out.parent / "images" / "red-circle.png"
@@ -324,7 +324,7 @@ def test_a_page_without_the_packages_is_an_error(
     folders: tuple[Path, str, Path], tmp_path: Path
 ) -> None:
     from coca.core.errors import ConfigError, SearchError
-    from coca.release.browser.export import export_browser
+    from coca.release.browser.static_page import export_browser
 
     model, uri, _ = folders
     with pytest.raises(ConfigError, match=r"holds no onnxruntime-web with the file dist/ort\."):

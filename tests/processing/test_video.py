@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.processing.video import cut_strip, read_frames, sample_frames, spread
-from coca.processing.video_file import VideoLimits
+from coca.processing.video import VideoLimits, cut_strip, read_frames, sample_frames, spread
 from tiny_video import HEIGHT, WIDTH, number_of, video
 
 KINDS = [

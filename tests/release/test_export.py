@@ -14,7 +14,7 @@ from coca.data.sources.folder import FolderConfig
 from coca.inference import open_weights
 from coca.inference.open_weights import MODEL_FILES
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
+from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import MODULES_FILE, load_model, save_model
 from coca.release.export import export, from_pretrained, push_to_hub

@@ -7,7 +7,7 @@ import yaml
 
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
 from coca.release.model_card import DataLine, ResultTable, model_card, results_of
 from tiny_answers import answering

@@ -7,8 +7,8 @@ import torch
 import tiny_architectures
 from coca.inference.loading import load
 from coca.model.captioner import Captioner
-from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
 from coca.runtime.beam_search import beam_search

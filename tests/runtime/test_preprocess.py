@@ -10,8 +10,8 @@ from coca.core.errors import ConfigError, DataError, ModelError
 from coca.inference.loading import load
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.release.onnx.export import image_settings
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
+from coca.release.onnx.onnx_export import image_settings
 from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, square
 from tiny_graphs import settings
 from tiny_model import write_model

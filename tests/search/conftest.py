@@ -10,11 +10,11 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import DataError, SearchError
-from coca.search.milvus.client.connection import Connection
-from coca.search.milvus.client.lite import is_lite
+from coca.search.milvus.catalog import drop_collection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.catalog import drop_collection
-from coca.search.milvus.definition.schema import has_collection
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.lite import is_lite
+from coca.search.milvus.schema import has_collection
 from coca.search.records import Record
 
 DIM = 16

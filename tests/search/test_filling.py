@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.frame_paths import frame_interval_of, series_etag, series_of, series_path
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import UNSURE, WHOLE
-from coca.search.ingest.sources.base import Entry, FileSource
-from coca.search.ingest.sources.images import Annotation, SourceImage
-from coca.search.ingest.upsert.report import IngestReport
+from coca.search.ingest.sources import Annotation, Entry, FileSource, SourceImage
 from coca.search.milvus.collection import Collection
-from coca.search.records import Record, content_id
+from coca.search.records import (
+    Record,
+    content_id,
+    frame_interval_of,
+    series_etag,
+    series_of,
+    series_path,
+)
 from tiny_data import image_bytes
 
 

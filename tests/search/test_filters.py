@@ -23,8 +23,8 @@ from coca.search.filters import (
     taken,
     where,
 )
+from coca.search.milvus.catalog import drop_collection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.catalog import drop_collection
 from coca.search.records import Origin, Record
 
 EXAMPLES = 2 * settings().max_examples

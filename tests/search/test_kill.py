@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.search.ingest.upsert.report import IngestReport
-from coca.search.milvus.client.connection import Connection
+from coca.search.ingest.ingest_report import IngestReport
+from coca.search.milvus.catalog import drop_collection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.catalog import drop_collection
+from coca.search.milvus.connection import Connection
 from coca.search.records import content_id
 from tiny_filling import direction, fill, open_index
 

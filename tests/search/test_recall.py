@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.search.milvus.ann import row_search
-from coca.search.milvus.client.connection import Connection
-from coca.search.milvus.client.lite import is_lite
+from coca.search.milvus import ann
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.index_build import served_rows
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import served_rows
+from coca.search.milvus.lite import is_lite
 from coca.search.records import Record
 
 ROWS, DIM, QUERIES, K = 6_000, 48, 30, 10
@@ -37,7 +37,7 @@ def test_recall_at_10_holds_behind_every_filter(
     check_recall(index, vectors, queries, ranks)
     if is_lite(uri):
         # The graph alone, also where few rows are kept. That of Milvus 2.3 would give 0.92 at 10 %.
-        monkeypatch.setattr(row_search, "_MANY_ROWS", 0)
+        monkeypatch.setattr(ann, "_MANY_ROWS", 0)
         check_recall(index, vectors, queries, ranks)
     if not is_lite(uri):
         wait_for_index(uri, fresh)

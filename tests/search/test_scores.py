@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from coca.search.index_params.vector_index import parse_index
-from coca.search.milvus.client.lite import is_lite
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.lite import is_lite
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex

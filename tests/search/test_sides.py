@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import collection_io
-from coca.search.milvus.ann import row_search
+from coca.search.milvus import ann, collection_io, schema
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition import schema
 from coca.search.milvus.row_codec import to_row
 from coca.search.records import Record
 
@@ -157,7 +155,7 @@ def test_albums_of_many_similar_images_do_not_hide_each_other(
     """Frames of a video are similar: the nearest hundred may be of one album."""
     # Thousands of deleted rows, as in the shared test collection, lower a server's recall.
     index = make_index(collection=fresh)
-    monkeypatch.setattr(row_search, "_FEW_ROWS", 0)
+    monkeypatch.setattr(ann, "_FEW_ROWS", 0)
     rng = np.random.default_rng(0)
     videos = rng.standard_normal((15, 16))
     frames = np.repeat(videos, 60, axis=0) + 0.1 * rng.standard_normal((900, 16))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from coca.core.files.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.local_files import MAX_IMAGE_BYTES
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.pipeline import embed_source
-from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.sources import FileSource
 
 
 @pytest.fixture

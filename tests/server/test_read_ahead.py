@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.hybrid.bm25 import Captions
+from coca.search.query.fusion import Captions
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings

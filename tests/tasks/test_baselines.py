@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig, EfficientNetLiteEncoder
-from coca.model.encoders.weights import EncoderWeightsConfig
+from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.baselines import (
     ClassifierConfig,

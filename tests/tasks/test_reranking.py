@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
 from coca.data.sources.folder import FolderConfig
-from coca.tasks.base import TaskConfig
 from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.task import TaskConfig
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:

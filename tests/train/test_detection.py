@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from coca.data.batch import Batch
-from coca.model.detection.detector import Detector
-from coca.train.detection import DetectionObjective, Target
+from coca.model.detector import Detector
+from coca.train.objective import DetectionObjective, Target
 
 
 class Recorder(Detector):

@@ -9,8 +9,8 @@ from coca.core.registry import Registry
 from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
-from coca.model.losses.contrastive import ContrastiveOutput, sigmoid_loss_plain
+from coca.model.coca_config import HeadConfig
+from coca.model.losses.contrastive_loss import ContrastiveOutput, sigmoid_loss_plain
 from coca.train.objective import (
     CoCaObjective,
     ContrastiveLoss,

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig
 from coca.train.backward import backward
-from coca.train.detection import DetectionObjective
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig
 from coca.train.optim.ema import EmaConfig
 from tiny import sharpened, tiny_config
 from tiny_architectures import boxes, detector, openclip, openclip_batch

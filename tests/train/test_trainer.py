@@ -1,4 +1,6 @@
 import errno
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +17,11 @@ from coca.model import precision
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
-from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics
-from coca.train.trainer import Trainer
+from coca.train.train_config import TrainConfig
+from coca.train.trainer import Trainer, stop_on_signal
 from tiny import tiny_config
 from tiny_run import (
     Bars,
@@ -32,6 +34,42 @@ from tiny_run import (
     tiny_trainer,
     weights,
 )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_a_request(number: int) -> None:
+    with stop_on_signal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+
+
+def test_a_second_signal_aborts() -> None:
+    with stop_on_signal():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_previous_handlers_are_restored() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_signal():
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_outside_the_main_thread_no_handler_is_touched() -> None:
+    requests = []
+
+    def run() -> None:
+        with stop_on_signal() as stop:
+            requests.append((stop.requested, signal.getsignal(signal.SIGINT)))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert requests == [(False, before)]
 
 
 def projection(model: CoCa) -> nn.Parameter:

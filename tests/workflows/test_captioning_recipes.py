@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config.serialization import load_config
-from coca.data.sources.base import SplitConfig
+from coca.core.config.frozen_config import load_config
+from coca.data.sources.source import SplitConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import image_bytes
 from tiny_model import write_model

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from coca.cli.options.recipes import for_all_tasks
+from coca.core.config.frozen_config import load_config
 from coca.core.config.recipe import Tree, read_recipe
-from coca.core.config.serialization import load_config
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import SourceConfig
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig

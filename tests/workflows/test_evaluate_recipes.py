@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from coca.core.config.frozen_config import load_config
 from coca.core.config.recipe import read_recipe
-from coca.core.config.serialization import load_config
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig, evaluate
-from coca.workflows.evaluation.reference_results import benchmark_named
+from coca.workflows.evaluation.evaluation_report import benchmark_named
 from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video

@@ -8,8 +8,8 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.factory import open_source
-from coca.data.sources.tables.manifest import ManifestConfig
-from coca.workflows.training.finetune_data import HeadChoice, find_classes
+from coca.data.sources.table_source import ManifestConfig
+from coca.workflows.training.finetune import HeadChoice, find_classes
 from coca.workflows.training.pretrain_data import Sources
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_finetune import write_classes
 from tiny_model import write_model

@@ -11,13 +11,12 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.sources.base import AnySource, FileSource
-from coca.search.ingest.upsert.report import IngestReport
+from coca.search.ingest.ingest_report import IngestReport
+from coca.search.ingest.sources import AnySource, FileSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
-from coca.workflows.collections.image_sources import open_sources
+from coca.workflows.collections.image_sources import FolderUri, open_sources, resolve_uris
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
-from coca.workflows.collections.source_uris import FolderUri, resolve_uris
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import image_bytes
 from tiny_model import write_model

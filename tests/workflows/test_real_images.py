@@ -18,8 +18,8 @@ from coca.search.filters import all_of, any_of, has_any_tag, negate, where
 from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.fusion import Fusion
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.fusion import Fusion
+from coca.search.query.query_terms import embed_queries
 from coca.search.records import Record, content_id
 
 PHOTOS, EXERCISES = 80, 120

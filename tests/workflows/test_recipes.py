@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.inference.loading import load
 from coca.model.coca import CoCa
 from coca.model.pretrained import count_parameters

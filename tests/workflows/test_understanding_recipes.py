@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import coca
-from coca.core.config.serialization import load_config
-from coca.data.sources.base import SourceConfig
+from coca.core.config.frozen_config import load_config
+from coca.data.sources.source import SourceConfig
 from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import image_bytes

@@ -13,9 +13,8 @@ from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_sources import UnreadableFile, open_sources
+from coca.workflows.collections.image_sources import UnreadableFile, open_sources, resolve_uris
 from coca.workflows.collections.index import index_images
-from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import image_bytes
 from tiny_model import write_model
 

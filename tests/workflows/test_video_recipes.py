@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.config.serialization import load_config
-from coca.workflows.evaluation.reference_results import benchmark_named
+from coca.core.config.frozen_config import load_config
+from coca.workflows.evaluation.evaluation_report import benchmark_named
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_model import write_model
 from tiny_video import video

@@ -32,7 +32,7 @@ from coca.cli.collections import (
 from coca.cli.console import configure, print_error
 from coca.cli.data import data
 from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
-from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
+from coca.cli.models import answer, caption, classify, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
 from coca.core.registry import load_plugin_file
@@ -92,7 +92,7 @@ app.command(rich_help_panel=_MODELS)(caption.caption)
 app.command(rich_help_panel=_MODELS)(classify.classify)
 app.command(rich_help_panel=_MODELS)(detect.detect)
 app.command(rich_help_panel=_MODELS)(answer.answer)
-app.command(rich_help_panel=_MODELS)(convert.convert)
+app.command(rich_help_panel=_MODELS)(export.convert)
 app.command(rich_help_panel=_MODELS)(export.export)
 app.command(rich_help_panel=_SEARCH)(index.index)
 app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.errors import DataError
-from coca.core.files.regular_files import read_regular
+from coca.core.files.local_files import read_regular
 
 SIDECAR_SUFFIXES = (".txt", ".json")
 

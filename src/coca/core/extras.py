@@ -1,11 +1,16 @@
-"""Optional dependencies, imported only where they are needed."""
+"""Optional dependencies, imported only where they are needed, and data packages of npm."""
 
 import importlib
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
-from coca.core.errors import MissingExtraError
+from coca.core.errors import ConfigError, MissingExtraError, StorageError
+
+# Optional dependencies, imported only where they are needed.
 
 
 @contextmanager
@@ -41,3 +46,33 @@ def require(module: str, *, extra: str) -> ModuleType:
     """
     with extra_imports(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
+
+
+# Installation of data packages by npm.
+
+
+def npm_install(folder: Path, packages: Sequence[str]) -> Path:
+    """Install packages by npm without running their scripts; return the `node_modules` folder.
+
+    Args:
+        folder: Folder to install into.
+        packages: Names with pinned versions, such as `emojibase-data@17.0.0`.
+
+    Raises:
+        ConfigError: npm is not installed.
+        StorageError: npm fails.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(
+            f"npm is needed to fetch {', '.join(packages)} and is not installed; install Node.js, "
+            "or name a node_modules folder that holds them with --packages"
+        )
+    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund"]
+    done = subprocess.run(
+        [*command, "--ignore-scripts", *packages], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
+        raise StorageError(f"npm could not install {', '.join(packages)}: {last}")
+    return folder / "node_modules"

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from coca.core.config.serialization import digest
+from coca.core.config.frozen_config import digest
 
 # Packages that can change the numbers of a result.
 _PACKAGES = (

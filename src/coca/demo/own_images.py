@@ -9,9 +9,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.demo.run import DemoResult, forget_other_model
 from coca.inference.loading import load
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
-from coca.tasks.report_samples import Example, ImageRow
+from coca.tasks.task import Example, ImageRow
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.evaluation.report import Section, parameters_shown, render

@@ -9,7 +9,7 @@ from coca.demo.emoji.concepts import VENDORS
 from coca.metrics.intervals import interval_shown, wilson_interval
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit
-from coca.tasks.report_samples import Example, ImageRow
+from coca.tasks.task import Example, ImageRow
 from coca.workflows.evaluation.plots import line_plot
 from coca.workflows.evaluation.report import (
     Drawing,

@@ -10,11 +10,15 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from coca.core.config.serialization import load_config
+import numpy as np
+
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import CocaError, SearchError
+from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
@@ -22,27 +26,191 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
-from coca.demo.photos import write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
-from coca.demo.search import IMAGE_QUERIES, run_searches, score_search, use_collection
 from coca.inference.attention import draw_word_maps, explain_caption
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.prompts import prompts_named
 from coca.model.pretrained import CONFIG_FILE
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
+from coca.search.mining.recommend import recommend
+from coca.search.mining.zero_shot import add_classes, nearest_classes
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.fusion import Fusion
-from coca.search.records import content_id, same_model
+from coca.search.query.fusion import Fusion
+from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.query_terms import Term
+from coca.search.records import Hit, content_id, same_model
 from coca.tasks import TASKS, TaskConfig
-from coca.tasks.base import check_task
+from coca.tasks.retrieval.keyword_search import match, read_answers
+from coca.tasks.task import check_task
 from coca.train.tracker import read_metrics
 from coca.weights import DEFAULT_MODEL
+from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
+
+# Photos of the demo: those in the package scikit-image, all in the public domain or under CC0.
+
+
+PHOTOS: Mapping[str, str] = {
+    "astronaut.png": "an astronaut in front of a flag",
+    "chelsea.png": "a cat",
+    "coffee.png": "a cup of coffee with a spoon",
+    "coins.png": "rows of old coins",
+    "motorcycle_left.png": "a motorcycle in a garage",
+    "rocket.jpg": "a rocket on its launch pad",
+}
+"""File names with what the photos show."""
+
+IS_PHOTO = 'metadata["kind"] == "photo"'
+"""Milvus filter expression of the photos among the demo's images."""
+
+
+def write_photos(folder: Path) -> list[tuple[Path, str]]:
+    """Write the photos to a folder, each with a sidecar of metadata and without a caption.
+
+    Returns:
+        Paths, and what the photos show.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    home = Path(str(resources.files(require("skimage", extra="demo")))) / "data"
+    if not folder.exists():
+        with atomic_folder(folder) as unfinished:
+            for name in PHOTOS:
+                path = Path(shutil.copyfile(home / name, unfinished / name))
+                path.with_suffix(".json").write_text(json.dumps({"kind": "photo"}))
+    return [(folder / name, shown) for name, shown in PHOTOS.items()]
+
+
+# Searches of the demo: text, image and filtered search, recommendation, zero-shot, updates.
+
+
+TEXT_QUERIES = (
+    "red car",
+    "birthday cake",
+    "a dog",
+    "snow",
+    "football",
+    "smiling face",
+    "key",
+    "sailboat",
+    "hamburger",
+    "green heart",
+)
+PHOTO_QUERIES = ("a cat", "something to drink", "a motorbike", "a rocket in the sky")
+IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
+FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
+POSITIVE, NEGATIVE = ("1f438", "green heart"), "1f697"
+"""Positive examples (a drawing and a text), and a negative drawing."""
+CLASSES, NAMED = 200, 8
+"""Number of class names, and of drawings to classify."""
+TAKEN_OUT = ("1f34e", "apple")
+
+Images = Sequence[tuple[Path, Sample]]
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """A query of the report with its hits."""
+
+    text: str
+    """The text query, or the name of the query image."""
+    filter: str
+    """Milvus filter expression; empty if there is none."""
+    image: Path | None
+    """The query image, or None."""
+    hits: Sequence[Hit]
+    """Hits, nearest first."""
+    title: str = ""
+    """Heading, for other operations than a search."""
+
+
+def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
+    """Search by text, among photos, with a filter, and by image."""
+    for text in TEXT_QUERIES:
+        yield QueryResult(text, "", None, engine.search(text, k=8))
+    for text in PHOTO_QUERIES:
+        yield QueryResult(text, IS_PHOTO, None, engine.search(text, k=3, filter=IS_PHOTO))
+    text, filter = FILTERED_QUERY
+    yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
+    by_code = {path.stem: (path, sample) for path, sample in images}
+    for code in IMAGE_QUERIES:
+        path, sample = by_code[code]
+        # The first hit is the image itself.
+        yield QueryResult(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
+
+
+def score_search(engine: SearchEngine, images: Images) -> dict[str, int | float]:
+    """Compute how many of the 100 everyday queries find a correct drawing by `coca search`.
+
+    Queries without a correct drawing among `images` are left out.
+    """
+    answers = read_answers("everyday")
+    assert answers is not None
+    queries, relevant, _ = match(answers, [sample for _, sample in images])
+    ids = np.array([content_id(sample.image) for _, sample in images])
+    ranks = []
+    for query, correct in zip(queries, relevant, strict=True):
+        expected = {*ids[correct].tolist()}
+        hits = engine.search(query, k=10)
+        ranks.append(next((n for n, hit in enumerate(hits, 1) if hit.id in expected), np.inf))
+    scores = {f"success@{k}": float((np.array(ranks) <= k).mean()) for k in (1, 5, 10)}
+    return {**scores, "samples": len(queries)}
+
+
+def use_collection(
+    predictor: Predictor, index: Collection, uri: str, images: Images
+) -> Iterator[QueryResult]:
+    """Recommend images, classify by a collection of classes, delete an image and add it again."""
+    engine = SearchEngine(predictor, index)
+    by_code = {path.stem: (path, sample) for path, sample in images}
+    (code, text), (path, sample) = POSITIVE, by_code[POSITIVE[0]]
+    positive, negative = content_id(sample.image), content_id(by_code[NEGATIVE][1].image)
+    hits = recommend(engine, [positive, Term(text=text)], negative=[negative], k=8, diversity=0.3)
+    title = (
+        f"Recommended: like “{sample.captions[0]}” and “{text}”, "
+        f"unlike “{by_code[NEGATIVE][1].captions[0]}”"
+    )
+    yield QueryResult(sample.captions[0], "", path, hits, title)
+    yield _named(predictor, uri, images)
+    code, text = TAKEN_OUT
+    id = content_id(by_code[code][1].image)
+    taken_out = index.get([id])
+    index.delete([id])
+    hits = engine.search(text, k=8)
+    yield QueryResult(text, "", None, hits, f"“{text}”, its drawing deleted")
+    index.upsert(taken_out.values())
+    hits = engine.search(text, k=8)
+    yield QueryResult(text, "", None, hits, f"“{text}”, its drawing re-added")
+
+
+def _named(predictor: Predictor, uri: str, images: Images) -> QueryResult:
+    """Classify some drawings by the nearest class in a collection of class names."""
+    some = images[:: max(1, len(images) // CLASSES)][:CLASSES]
+    names = list(dict.fromkeys(sample.captions[0] for _, sample in some))
+    shown = some[:: max(1, len(some) // NAMED)][:NAMED]
+    with open_classes(predictor, uri, "names", create=True) as classes:
+        add_classes(classes, predictor, names, templates=prompts_named("drawing"))
+        vectors = predictor.embed_images([sample.image for _, sample in shown])
+        nearest = nearest_classes(InMemoryIndex(classes), vectors, k=1)
+    hits = [
+        Hit(
+            id=content_id(sample.image),
+            score=best.score,
+            path=str(path),
+            caption=f"{best.label} (true: {sample.captions[0]})",
+            metadata={},
+        )
+        for (path, sample), (best,) in zip(shown, nearest, strict=True)
+    ]
+    return QueryResult("", "", None, hits, f"Nearest of {len(names)} classes in Milvus")
+
 
 SEEN, UNSEEN = VENDORS
 """Vendor of the training data, and vendor that no model here is trained on."""

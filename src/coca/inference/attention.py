@@ -20,7 +20,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require
-from coca.inference.captioning import Caption
+from coca.inference.outputs import Caption
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.processing.tokenizer import TextTokenizer

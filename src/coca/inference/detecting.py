@@ -19,8 +19,8 @@ from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load, model_folder
 from coca.inference.predictor import Predictor
-from coca.model.detection import detector as saved
-from coca.model.detection.detector import Detector
+from coca.model import detector as saved
+from coca.model.detector import Detector
 from coca.processing.image import decode
 from coca.runtime.inputs import ImageInput, as_images
 

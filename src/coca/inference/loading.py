@@ -1,5 +1,10 @@
 """Loading of models by name: shipped models, folders, runs and published open weights.
 
+SHA-256 reads 0.5 GB/s on one core of a small machine, so 2.5 GB of weights would cost each command
+5 s. A cached digest is used while device, inode, size, modification time and change time of the
+file are the same. The change time cannot be set by programs, so an edit is never overlooked; damage
+that the disk does not report is found at the first load only.
+
     coca.load()                                              the default model, in this package
     coca.load("nano")                                        another model in this package
     coca.load("runs/from-scratch/model")                     a model folder, or its run folder
@@ -10,23 +15,26 @@
 An existing path takes precedence over a shipped name.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import time
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from coca.core.config.serialization import non_default
-from coca.core.errors import ConfigError, ModelError
+from coca.core.config.frozen_config import non_default
+from coca.core.errors import ConfigError, ModelError, StorageError
+from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.malloc import keep_freed_memory
-from coca.inference.convert_openclip import caveat_of
-from coca.inference.digest_cache import cached_digest
-from coca.inference.open_weights import OpenWeights, is_model, weights_in
+from coca.inference.open_weights import OpenWeights, caveat_of, is_model, weights_in
 from coca.inference.predictor import Predictor
-from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.precision import Precision, resolve_precision
 from coca.model.pretrained import (
     DETECTOR_FILES,
@@ -39,6 +47,49 @@ from coca.model.pretrained import (
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS
+
+# Digests of large weight files, cached in the user's cache until the file changes.
+
+
+CACHED_BYTES = 64 << 20
+"""Files from this size on are cached; smaller files are read in 0.1 s."""
+_SETTLED_S = 2.0
+"""Age from which a change time is unique: file systems count in steps of up to 2 s."""
+
+
+def cached_digest(path: Path, compute: Callable[[], str]) -> str:
+    """Return the digest of a file, computed if it is small, new or changed.
+
+    Args:
+        path: The file; if it is missing, `compute` reports that.
+        compute: Reads the file and returns its digest, as hex digits.
+    """
+    key = _state(path)
+    if key is None:
+        return compute()
+    cached = user_cache() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    try:
+        return cached.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        digest = compute()
+    if _state(path) == key:
+        # A cache that cannot be written costs time only.
+        with contextlib.suppress(StorageError, OSError):
+            write_atomic(cached, digest.encode())
+    return digest
+
+
+def _state(path: Path) -> str | None:
+    """Return the file's identity, size and times; None if it is small, missing or too new."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    if found.st_size < CACHED_BYTES or time.time() - found.st_ctime < _SETTLED_S:
+        return None
+    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return f"{os.path.realpath(path)} {identity}"
+
 
 logger = logging.getLogger(__name__)
 

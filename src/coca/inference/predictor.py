@@ -6,7 +6,9 @@
 Dimensions: N images or texts, M texts scored against N images, E shared embedding, K labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, Unpack
 
 import numpy as np
@@ -17,28 +19,69 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
-from coca.inference.captioning import Caption, captions_of
-from coca.inference.head_inference import (
+from coca.inference.outputs import (
+    Caption,
     SampleImages,
+    captions_of,
     check_texts,
     flatten_images,
     head_of,
 )
 from coca.inference.prompts import PROMPTS, Templates, class_means, sentences_of
-from coca.inference.repeats import expand_positions, unique_samples
 from coca.model.captioner import Captioner
-from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
 from coca.model.generation.scoring import score_captions, scored_lengths
-from coca.model.layers.prepacked_linear import prepack_weights
+from coca.model.layers.prepacked import prepack_weights
 from coca.processing.processor import Processor
-from coca.runtime.captions import skipped_caption
-from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
-from coca.runtime.labels import Prediction, predictions
+from coca.runtime.inputs import (
+    ImageInput,
+    Prediction,
+    as_images,
+    as_texts,
+    predictions,
+    prompts_for,
+    skipped_caption,
+)
 from coca.runtime.method_names import missing_method
 from coca.runtime.unreadable import OnError, with_skips
 
+# Deduplication of repeated samples, so that each distinct image is encoded once.
+
+
 T = TypeVar("T")
+
+
+def unique_samples(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
+    """Return the distinct samples in order of first occurrence, and all positions of each.
+
+    Paths and encoded images are compared by value, opened images by identity.
+    """
+    positions: dict[Hashable, list[int]] = {}
+    for position, sample in enumerate(samples):
+        positions.setdefault(_key(sample), []).append(position)
+    return [samples[found[0]] for found in positions.values()], [*positions.values()]
+
+
+def expand_positions(
+    positions: Sequence[Sequence[int]], size: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Expand a batch of distinct samples to all their positions, `size` positions at a time.
+
+    Yields:
+        Row in the batch and position in the output, for each position.
+    """
+    pairs = iter([(row, position) for row, found in enumerate(positions) for position in found])
+    while part := list(islice(pairs, size)):
+        yield [row for row, _ in part], [position for _, position in part]
+
+
+def _key(sample: object) -> Hashable:
+    if isinstance(sample, str | bytes | Path):
+        return sample
+    if isinstance(sample, list | tuple):
+        return tuple(map(_key, sample))
+    return id(sample)
 
 
 class Predictor:

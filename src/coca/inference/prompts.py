@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.errors import ConfigError
-from coca.processing.prompts import CLIP_PROMPTS
+from coca.processing.prompt_templates import CLIP_PROMPTS
 from coca.runtime.inputs import as_texts
 
 Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]

@@ -22,16 +22,13 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.captioning import Caption, captions_of
-from coca.inference.head_inference import head_of
+from coca.inference.outputs import Caption, captions_of, head_of
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
-from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
-from coca.processing.video import clip_frames
-from coca.processing.video_file import VideoSource
-from coca.runtime.inputs import ImageInput
-from coca.runtime.labels import Prediction, predictions
+from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
+from coca.processing.video import VideoSource, clip_frames
+from coca.runtime.inputs import ImageInput, Prediction, predictions
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 

@@ -9,8 +9,8 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
 from coca.integrations.models import ModelName, as_predictor
-from coca.runtime.labels import predictions
-from coca.search.query.short_queries import embed_queries
+from coca.runtime.inputs import predictions
+from coca.search.query.query_terms import embed_queries
 
 with extra_imports("fiftyone", extra="fiftyone"):
     from fiftyone.core.labels import Classification

@@ -8,7 +8,7 @@ from coca.core.errors import DataError
 from coca.core.extras import extra_imports
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 
 with extra_imports("haystack", extra="haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from coca.core.extras import extra_imports
 from coca.inference.predictor import Predictor
 from coca.integrations.models import ModelName, as_predictor
-from coca.search.query.short_queries import embed_queries
+from coca.search.query.query_terms import embed_queries
 
 with extra_imports("llama_index", extra="llama-index"):
     from llama_index.core.bridge.pydantic import PrivateAttr

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
-from coca.search.query.short_queries import bare_query, embed_queries
+from coca.search.query.query_terms import bare_query, embed_queries
 
 
 class CoCaEmbeddingFunction:

@@ -20,7 +20,7 @@ from coca.integrations.models import ModelName
 from coca.model.captioner import Captioner
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
-from coca.release.huggingface import add_auto_map
+from coca.release.export import add_auto_map
 
 with extra_imports("sentence_transformers", extra="sentence-transformers"):
     from sentence_transformers import SentenceTransformer

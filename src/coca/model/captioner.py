@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.config import HeadConfig
-from coca.model.encoders.base import ImageEncoder, ImageEncoderConfig
+from coca.model.coca_config import HeadConfig
+from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last

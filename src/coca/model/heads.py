@@ -9,9 +9,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from coca.model.config import HeadConfig
-from coca.model.layers.init import init_linears_
-from coca.model.layers.prepacked_linear import Linear
+from coca.model.coca_config import HeadConfig
+from coca.model.layers.prepacked import Linear
+from coca.model.layers.transformer import init_linears_
 from coca.model.pooling import AttentionalPooler, Pooling
 
 

@@ -13,19 +13,19 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from coca.core.config.serialization import from_dict, to_dict
+from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
-from coca.model.openclip.config import OpenCLIPConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.coca_config import CoCaConfig
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 DETECTOR_FILES = ("detector.json", "detector.safetensors")
-"""Further files, written by `coca.model.detection.detector`. They are named here so that loading a
+"""Further files, written by `coca.model.detector`. They are named here so that loading a
 model does not import torchvision's detection, which is slow."""
 MODULES_FILE = "modules.json"
 """File by which sentence-transformers loads a model folder; `coca.load` does not need it."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.config import TextDecoderConfig
+from coca.model.coca_config import TextDecoderConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from coca.core.config.base import Config, Fraction
+from coca.core.config.frozen_config import Config, Fraction
 from coca.processing.image import ImageConfig, ImageTransform
 
 MAX_MAGNITUDE = 30

@@ -27,7 +27,7 @@ from PIL import Image
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.runtime.image_file import (
     MAX_PIXELS,
     ImageSource,

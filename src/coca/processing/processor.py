@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from coca.core.config.serialization import from_dict, to_dict
+from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_webp
 
-from coca.runtime.decoder_warnings import decoder_warnings_ignored
+from coca.runtime.image_file import decoder_warnings_ignored
 
 # Layout: "RIFF", 4 bytes of size, "WEBP", name and size of the first chunk, a frame tag of 3 bytes,
 # the start code, and both sides in 14 bits each (RFC 9649, section 2.5; RFC 6386, section 9.1).

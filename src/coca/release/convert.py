@@ -12,19 +12,19 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder
-from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import model_folder
 from coca.inference.open_weights import (
     MODEL_FILES,
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
+    SOURCE_FILE,
     OpenWeights,
     is_model,
     weights_in,
 )
-from coca.model.openclip.config import OpenCLIPConfig, differences, to_open_clip
+from coca.model.openclip.openclip_config import OpenCLIPConfig, differences, to_open_clip
+from coca.model.openclip.openclip_weights import config_of_weights, restore_state_dict
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
-from coca.model.openclip.weights import config_of_weights, restore_state_dict
 from coca.model.pretrained import WEIGHTS_FILE, load_config_file, write_modules
 from coca.processing.processor import Processor
 

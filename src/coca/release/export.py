@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from coca.core.errors import ModelError
-from coca.core.files.atomic import write_atomic
+from coca.core.files.atomic import read_json, write_atomic
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, HeadConfig
+from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.precision import Precision
-from coca.model.pretrained import load_model, save_model
+from coca.model.pretrained import CONFIG_FILE, load_model, save_model
 from coca.release.convert import copy_model
 from coca.release.model_card import (
     CARD_FILE,
@@ -29,8 +29,63 @@ from coca.release.model_card import (
     model_card,
     results_of,
 )
-from coca.workflows.evaluation.markdown import table
+from coca.workflows.evaluation.report import table
 from coca.workflows.training.finetune import SCORES_FOLDER
+
+# Files by which `AutoModel` and `AutoProcessor` of transformers load a model folder.
+
+
+CODE_FILE = "coca_classes.py"
+"""Module of the folder that `auto_map` names."""
+_CODE = """\"\"\"Classes of this model; they are part of the package coca-captioners.\"\"\"
+
+from coca.integrations.transformers import CoCaConfig, CoCaModel, CoCaProcessor
+
+__all__ = ["CoCaConfig", "CoCaModel", "CoCaProcessor"]
+"""
+_CLASSES = {"AutoConfig": "CoCaConfig", "AutoModel": "CoCaModel", "AutoProcessor": "CoCaProcessor"}
+_AUTO_MAP = {auto: f"{CODE_FILE.removesuffix('.py')}.{name}" for auto, name in _CLASSES.items()}
+
+
+def add_auto_map(folder: str | Path) -> None:
+    """Add the files of transformers to a model folder; `coca.load` reads it as before.
+
+    Weights are loaded as fp32, also where the folder stores fp16.
+    """
+    map_model(folder)
+    map_processor(folder)
+
+
+def map_model(folder: str | Path) -> None:
+    """Name the classes of configuration and model in `config.json`, and write their module.
+
+    A dtype that the file already states is kept.
+    """
+    folder = Path(folder)
+    content = {
+        "dtype": "float32",
+        **read_json(folder / CONFIG_FILE),
+        "architectures": ["CoCaModel"],
+        "auto_map": _AUTO_MAP,
+        "model_type": "coca_captioner",
+    }
+    _write_json(folder / CONFIG_FILE, content)
+    write_atomic(folder / CODE_FILE, _CODE.encode())
+
+
+def map_processor(folder: str | Path) -> None:
+    """Name the class of the processor in `processor_config.json`, and write its module."""
+    folder = Path(folder)
+    _write_json(
+        folder / "processor_config.json",
+        {"auto_map": {"AutoProcessor": _AUTO_MAP["AutoProcessor"]}},
+    )
+    write_atomic(folder / CODE_FILE, _CODE.encode())
+
+
+def _write_json(path: Path, content: object) -> None:
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
 
 NO_TEXT = CardConfig()
 """A card of what is recorded and measured."""

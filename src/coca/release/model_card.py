@@ -8,19 +8,19 @@ from typing import Any
 
 import yaml
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
-from coca.inference.convert_openclip import SOURCE_FILE
 from coca.inference.loading import fingerprint
+from coca.inference.open_weights import SOURCE_FILE
 from coca.metrics.intervals import interval_shown
-from coca.model.config import HeadConfig
-from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.coca_config import HeadConfig
+from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
 from coca.processing.processor import Processor
 from coca.tasks.baselines import baseline_shown, without_baselines
-from coca.workflows.evaluation.markdown import table
+from coca.workflows.evaluation.report import table
 
 CARD_FILE = "README.md"
 

@@ -1,14 +1,25 @@
-"""Input types of the predictor: images in any format and texts, one or many."""
+"""Inputs and results of every predictor: images, texts, captions and labels.
 
+Dimensions: N samples, K labels.
+"""
+
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import IOBase
 from pathlib import Path
 from typing import TypeAlias, cast
 
+import numpy as np
+from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
+from coca.metrics.classification import softmax
+
+# Input types of the predictor: images in any format and texts, one or many.
+
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | ndarray
 """A path, the bytes of an encoded file, a PIL image, or a uint8 array of height x width x 3."""
@@ -78,3 +89,60 @@ def whole(text: str) -> str:
             reason="bad_text",
         ) from error
     return text
+
+
+# Captions with their scores, the result of both predictors.
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A generated caption of an image, with its scores."""
+
+    text: str
+    """The prompt and the generated text."""
+    completion: str
+    """The generated text without the prompt: the answer if the prompt is a question."""
+    score: float
+    """Log-probability of the generated tokens, in nats; at most 0, which is certainty."""
+    token_ids: tuple[int, ...] = ()
+    """The generated tokens, without prompt and end token."""
+    log_probabilities: tuple[float, ...] = ()
+    """Summands of `score`, in nats: one per token, and one for the end token if it was reached."""
+    others: tuple["Caption", ...] = ()
+    """The next best captions, best first, if more than one was requested."""
+    rank_score: float = 0.0
+    """Key by which the captions of an image are sorted. In beam search it is the score, less the
+    penalties of the logits processors, divided by (number of tokens) ** `length_penalty`. For
+    samples it is the score."""
+    error: str = ""
+    """Error message of an image that was skipped; its text is empty and its scores are NaN."""
+
+
+def skipped_caption(error: Exception) -> Caption:
+    """Return the caption of an image that was skipped."""
+    return Caption("", "", math.nan, rank_score=math.nan, error=str(error))
+
+
+# Labels with their probabilities, the result of classification on every runtime.
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label and its probability."""
+
+    label: str
+    probability: float
+    """Softmax probability, 0 to 1; it sums to 1 over the candidate labels."""
+
+
+def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[list[Prediction]]:
+    """Apply softmax and sort the labels of each sample, most probable first.
+
+    A sample whose logits are NaN, one that was skipped, has no predictions.
+    """
+    skipped = np.isnan(logits).any(axis=1)
+    ranked = iter(
+        [Prediction(labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")]
+        for row in softmax(logits[~skipped])
+    )
+    return [[] if is_skipped else next(ranked) for is_skipped in skipped]

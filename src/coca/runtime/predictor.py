@@ -26,7 +26,6 @@ from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.beam_search import Generated, beam_search
-from coca.runtime.captions import Caption, skipped_caption
 from coca.runtime.decoder import Decoder, DecoderState
 from coca.runtime.files import (
     FLOAT_VISION,
@@ -35,7 +34,14 @@ from coca.runtime.files import (
     Manifest,
     read_manifest,
 )
-from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
+from coca.runtime.inputs import (
+    Caption,
+    ImageInput,
+    as_images,
+    as_texts,
+    prompts_for,
+    skipped_caption,
+)
 from coca.runtime.method_names import missing_method
 from coca.runtime.preprocess import (
     ImageSettings,

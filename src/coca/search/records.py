@@ -1,9 +1,14 @@
-"""Records and hits of a collection, with validation of what is stored."""
+"""Records and hits of a collection, with the sources and video frames of their images.
+
+A folder and a table may list the same image file. A record keeps the etags of both, so that each
+source recognizes its own entry. The first etag is of the source whose caption and metadata the
+record holds.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +17,9 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
 from coca.search.vector_encoding import VectorEncoding
+
+# Records and hits of a collection, with validation of what is stored.
+
 
 ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
@@ -49,7 +57,7 @@ class Origin:
 
     files: Mapping[str, str] = field(default_factory=dict)
     """Path -> etag (size and time) of every file with these bytes. Several etags, see
-    `coca.search.source_entries`, where several sources list the path."""
+    `coca.search.records`, where several sources list the path."""
     label: str = ""
     """Digest of the caption and metadata given with the image; empty if they must be read again."""
     captioned: bool = False
@@ -159,7 +167,7 @@ class CollectionInfo:
     encoding: VectorEncoding = WHOLE
     """Form in which it stores the vectors."""
     calibration: str = ""
-    """Calibration of match scores as JSON, see `coca.search.query.calibration.match_score`; empty
+    """Calibration of match scores as JSON, see `coca.search.query.match`; empty
     without."""
 
 
@@ -366,3 +374,82 @@ def _text_error(what: str, text: str, most_bytes: int) -> str | None:
     if size_bytes > most_bytes:
         return f"{what} has {size_bytes:,} bytes; at most {most_bytes:,} fit"
     return None
+
+
+# Source entries: the etag of a path in each source that lists it, joined in one text.
+
+
+_BETWEEN = "|"
+_MARK = re.compile(r"[0-9a-f]{8}:")
+
+
+def split_source_entries(joined: str) -> list[str]:
+    """Split the joined etags; the source with priority comes first."""
+    return joined.split(_BETWEEN)
+
+
+def join_source_entries(etags: Iterable[str]) -> str:
+    """Join etags into one text."""
+    return _BETWEEN.join(etags)
+
+
+def source_of(etag: str) -> str:
+    """Return the source prefix of an etag: a table's mark, or empty for other sources."""
+    mark = _MARK.match(etag)
+    return mark.group() if mark else ""
+
+
+def replace_source_entry(etags: Iterable[str], new_etag: str, *, first: bool) -> str:
+    """Replace a source's entry by its new etag: first if it has priority, else last."""
+    others = [etag for etag in etags if source_of(etag) != source_of(new_etag)]
+    return join_source_entries([new_etag, *others] if first else [*others, new_etag])
+
+
+def has_priority(etag: str, caption: str, *, over: str, captioned: bool) -> bool:
+    """Return whether one source's metadata takes precedence over another's for the same path.
+
+    Metadata with a caption takes precedence over metadata without; then a table's over a sidecar's.
+    Of equals, the later metadata takes precedence.
+
+    Args:
+        etag: Etag of the source.
+        caption: Caption of the source; empty if it gives none.
+        over: Etag of the other source, whose metadata holds so far.
+        captioned: Whether the other source gives a caption.
+    """
+    return (bool(caption), bool(source_of(etag))) >= (captioned, bool(source_of(over)))
+
+
+# Paths and etags of video frames: `film.mp4#t=12.5` is the frame at 12.5 seconds.
+
+
+_MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
+_INTERVAL = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
+
+
+def series_path(entry: str, seconds: float) -> str:
+    """Build the path of a frame: `film.mp4#t=12.5`, as media fragment URIs are written."""
+    return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def series_etag(etag: str, frame_interval_s: float) -> str:
+    """Build the etag of a frame series: that of its file, and the seconds between frames."""
+    return f"{etag}/{frame_interval_s:g}s"
+
+
+def frame_interval_of(etag: str) -> float | None:
+    """Return the seconds between frames of a series; None for any other etag."""
+    interval = _INTERVAL.search(etag)
+    return float(interval[1]) if interval else None
+
+
+def series_of(path: str, etags: str) -> str:
+    """Return the file of a frame's path; return any other path unchanged.
+
+    Args:
+        path: Path of an image. Keys of tars and tables may look like frame paths as well.
+        etags: Etags of the path; they determine whether it is a frame path.
+    """
+    if any(frame_interval_of(etag) is not None for etag in split_source_entries(etags)):
+        return _MOMENT.sub("", path)
+    return path

@@ -1,18 +1,29 @@
-"""FastAPI application of the service."""
+"""FastAPI application of the service, run in this process by uvicorn."""
 
-from collections.abc import AsyncIterator
+import socket
+import threading
+import webbrowser
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from coca import __version__
-from coca.server.errors import add_error_handlers
+from coca.core.errors import ConfigError
+from coca.server.connections import (
+    BACKLOG,
+    ConnectionLimits,
+    limited_protocol,
+    max_connections,
+)
+from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware.limits import (
     BodyLimit,
     EndedConnections,
@@ -22,9 +33,11 @@ from coca.server.middleware.limits import (
 )
 from coca.server.middleware.metrics import MeasureRequests, RequestMetrics
 from coca.server.routes import generation, items, jobs, mining, openai, operations, search, tei
-from coca.server.schemas.errors import ERRORS
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
+
+# FastAPI application of the service.
+
 
 PAGE = Path(__file__).parent / "page"
 """Folder of the web page; it is served if it has an `index.html`."""
@@ -112,3 +125,67 @@ class _PageFiles(StaticFiles):
         response = super().file_response(*args, **options)
         response.headers["Cache-Control"] = "no-cache"
         return response
+
+
+# Run the application in this process by uvicorn.
+
+
+def run(
+    service: Service,
+    settings: ServerSettings,
+    *,
+    log: Callable[[str], None],
+    open_page: bool = False,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; requests in progress have some seconds to finish.
+
+    Args:
+        service: Open collections and model.
+        settings: Settings of the service.
+        log: Called with the address when the service is ready.
+        open_page: Open the address in a browser.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    limits = ConnectionLimits(
+        header_timeout_s=settings.header_timeout_s,
+        read_timeout_s=settings.body_timeout_s,
+        max_connections=max_connections(),
+    )
+    config = uvicorn.Config(
+        create_app(service, settings),
+        http=limited_protocol(limits),
+        # Where no connection waits for a header, further requests get status 503.
+        limit_concurrency=limits.max_connections + 1,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        log_level="warning",
+        access_log=False,
+    )
+    log(f"serving {', '.join(service.collections)} at {url}; stop by Ctrl-C")
+    if open_page:
+        # The socket listens already, so the browser only waits.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY only where the protocol is named; a response takes 40 ms more
+    # without it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"the service cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from error
+    return listener

@@ -20,9 +20,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
-from coca.core.files.regular_files import read_regular
+from coca.core.files.local_files import read_regular
 from coca.server.errors import ServiceError
 
 logger = logging.getLogger(__name__)

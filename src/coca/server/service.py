@@ -18,6 +18,7 @@ from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.server.audit import AuditLog
+from coca.server.bodies import ImageReference
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -25,12 +26,10 @@ from coca.server.collections.served_collection import ServedCollection, thumbnai
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
-from coca.server.images.thumbnails import Thumbnails
-from coca.server.images.uploads import Uploads
+from coca.server.images.uploads import Thumbnails, Uploads
 from coca.server.keys import KeyConfig, KeyFile, KeyRing, requests_of
 from coca.server.model.backend import backend_of
 from coca.server.model.served_model import ImageRegion, ServedModel
-from coca.server.schemas.shared import ImageReference
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
     CollectionModel,

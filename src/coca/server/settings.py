@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Interval
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,20 +22,20 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import first_relevant_rank
-from coca.model.encoders.base import IMAGE_ENCODERS, ImageEncoderConfig
-from coca.model.encoders.weights import EncoderWeightsConfig, load_encoder_weights
-from coca.model.layers.prepacked_linear import prepack_weights
+from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
+from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
+from coca.model.layers.prepacked import prepack_weights
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
-from coca.search.query.hybrid.bm25_index import BM25Index
-from coca.search.query.short_queries import embed_queries, join_forms, word_forms
+from coca.search.query.fusion import BM25Index
+from coca.search.query.query_terms import embed_queries, join_forms, word_forms
 
 BASELINES: Mapping[str, str] = {
     "chance": "chance",

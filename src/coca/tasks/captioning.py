@@ -1,4 +1,7 @@
-"""Image captioning, scored against human captions by the COCO caption evaluation.
+"""Captioning task: generated captions scored against references; METEOR with the extra `meteor`.
+
+Its tables of stems, synonyms and paraphrases make a reimplementation impractical. All other caption
+metrics are computed without Java, in `coca.metrics.caption_metrics`.
 
 CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and SPICE. SPICE is not computed: it needs a Java
 parser that no package provides.
@@ -6,30 +9,84 @@ parser that no package provides.
 Dimensions: N images, E embedding.
 """
 
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from coca.core.errors import DataError
+from coca.core.errors import ConfigError, DataError
+from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
-from coca.metrics.captioning import caption_scores, cider
-from coca.metrics.ptb import words
-from coca.tasks.base import (
+from coca.metrics.caption_metrics import caption_scores, cider, words
+from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
+    Example,
+    ImageRow,
+    ReportSamples,
     TaskConfig,
     TaskResult,
     read_all_metadata,
     read_samples,
     require_captions,
+    thumbnail,
 )
-from coca.tasks.meteor import meteor, require_meteor
-from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
+
+# METEOR (Denkowski and Lavie 2014), by the authors' Java program in pycocoevalcap 1.2.
+
+
+def require_meteor() -> None:
+    """Check that METEOR can run on this machine.
+
+    Raises:
+        MissingExtraError: The extra `meteor` is not installed.
+        ConfigError: There is no Java.
+    """
+    require("pycocoevalcap.meteor.meteor", extra="meteor")
+    if shutil.which("java") is None:
+        raise ConfigError(
+            "METEOR is a Java program, and there is no `java` on the path; install a Java runtime, "
+            "or leave METEOR out with `meteor: false`"
+        )
+
+
+def meteor(
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> float:
+    """Compute METEOR of a corpus of tokenized captions, 0 to 1.
+
+    Raises:
+        MissingExtraError, ConfigError: As `require_meteor`.
+    """
+    require_meteor()
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    answers = {row: [" ".join(candidate)] for row, candidate in enumerate(candidates)}
+    truth = {row: [" ".join(it) for it in group] for row, group in enumerate(references)}
+    program = Meteor()
+    try:
+        score, _ = program.compute_score(truth, answers)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the METEOR program stopped ({error}); it needs a Java that may use 2 GB of memory"
+        ) from error
+    finally:
+        if program.lock.locked():  # after a failure; its destructor would deadlock on the lock
+            program.lock.release()
+        for pipe in (program.meteor_p.stdin, program.meteor_p.stdout, program.meteor_p.stderr):
+            with suppress(OSError):
+                pipe.close()
+    return float(score)
+
+
+# Image captioning, scored against human captions by the COCO caption evaluation.
+
 
 SHOWN = 5
 """Number of best and of worst captions in a report."""

@@ -9,19 +9,22 @@ import numpy as np
 from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
-from coca.data.datasets.coco_instances import BOXES
+from coca.data.datasets.coco import BOXES
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
-from coca.tasks.base import (
+from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
+    Example,
+    ImageRow,
+    ReportSamples,
     TaskConfig,
     TaskResult,
     read_all_metadata,
     read_samples,
+    thumbnail,
 )
-from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 
 if TYPE_CHECKING:
     from coca.inference.detecting import Detection

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.losses.collectives import all_reduce_sum

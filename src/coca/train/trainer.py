@@ -1,25 +1,31 @@
-"""Training loop with metrics, checkpoints and exact resume after any interruption."""
+"""Trainer: steps, metrics, checkpoints and signals of one run."""
 
 import logging
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from coca.core.config.serialization import to_dict
+from coca.core.config.frozen_config import to_dict
 from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
 from coca.model.precision import resolve_precision
-from coca.train.backward import backward
+from coca.train.backward import backward, cause_of, location_of, nonfinite_report
 from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, remove_unfinished
-from coca.train.checkpoints.manager import OTHER_RANKS, CheckpointManager
-from coca.train.checkpoints.resume import require_same_run, run_identity
+from coca.train.checkpoints.manager import (
+    OTHER_RANKS,
+    CheckpointManager,
+    require_same_run,
+    run_identity,
+)
 from coca.train.checkpoints.state import (
     distribute_like,
     gather_full_tensors,
@@ -30,19 +36,72 @@ from coca.train.checkpoints.state import (
     restore_optimizer,
     restore_random,
 )
-from coca.train.config import TrainConfig
 from coca.train.device import deterministic_algorithms, training_device
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.metrics_logger import MetricsLogger
-from coca.train.nonfinite import cause_of, location_of, nonfinite_report
 from coca.train.objective import Losses, Objective
 from coca.train.optim.ema import Ema
 from coca.train.optim.optimizer import make_optimizer
 from coca.train.optim.param_groups import freeze
 from coca.train.optim.schedule import lr_at, patch_dropout_at, set_patch_dropout
-from coca.train.signals import StopRequest, stop_on_signal
-from coca.train.tracker import Tracker
+from coca.train.tracker import MetricsLogger, Tracker
+from coca.train.train_config import TrainConfig
+
+# Graceful stop on SIGINT and SIGTERM: a loop finishes its step first.
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class StopRequest:
+    """State of a requested stop."""
+
+    signal: int = 0
+    """Number of the received signal; 0 before."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal was received."""
+        return self.signal != 0
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Convert the first SIGINT or SIGTERM within the block to a stop request; the second aborts.
+
+    Previous handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, this has no effect.
+
+    Raises:
+        KeyboardInterrupt: A second signal was received.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    received = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+        # Another rank's signal may have been received before.
+        stop.signal = stop.signal or number
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            # None: the handler was not set from Python and cannot be restored by it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+# Training loop with metrics, checkpoints and exact resume after any interruption.
+
 
 logger = logging.getLogger(__name__)
 

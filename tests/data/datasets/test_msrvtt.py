@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.factory import open_source
-from coca.data.sources.video.clips import SplitClipsConfig
+from coca.data.sources.source import Source, read_metadata
+from coca.data.sources.video_clips import SplitClipsConfig
 from tiny_video import video
 
 VIDEOS: list[Any] = [

@@ -7,9 +7,9 @@ import torch
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.folder import FolderConfig
-from coca.processing.prompts import CLIP_PROMPTS
+from coca.data.sources.source import SourceConfig
+from coca.processing.prompt_templates import CLIP_PROMPTS
 
 
 def config(**settings: object) -> SourceConfig:

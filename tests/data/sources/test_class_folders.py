@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.data.sources.class_folders import ClassFoldersConfig, ClassFolderSource, read_names
 from coca.data.sources.factory import open_source
+from coca.data.sources.folder import ClassFoldersConfig, ClassFolderSource, read_names
 from coca.processing.image import decode
 from tiny_data import image_bytes
 

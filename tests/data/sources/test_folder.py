@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, read_rows
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.search.ingest.sources.images import read_annotation
+from coca.data.sources.source import Source, read_rows
+from coca.search.ingest.sources import read_annotation
 from tiny_data import image_bytes
 
 

@@ -7,11 +7,11 @@ import pytest
 from pydantic import PositiveInt
 
 from coca.core.config.docs import describe
-from coca.core.config.serialization import from_dict, to_dict
+from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError
-from coca.data.sources.base import SOURCES, Source, SourceConfig, register_source
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
+from coca.data.sources.source import SOURCES, Source, SourceConfig, register_source
 from coca.tasks import TaskConfig
 from tiny_data import MemorySource, make_samples
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import Source, read_metadata
 from coca.data.sources.zip_archive import Archive, ZipConfig
 from coca.data.storage.storage import Storage
 from range_server import Serve

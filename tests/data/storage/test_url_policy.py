@@ -9,9 +9,9 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import AnnotatedSource, Entry
-from coca.data.sources.base import read_rows
 from coca.data.sources.factory import open_source
-from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.source import read_rows
+from coca.data.sources.table_source import ManifestConfig
 from coca.data.storage.url_policy import Reach
 from range_server import Serve
 from tiny_data import image_bytes

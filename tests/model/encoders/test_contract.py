@@ -9,15 +9,15 @@ import timm
 import torch
 from torch import Tensor
 
-from coca.core.config.serialization import from_dict, load_config, to_dict
+from coca.core.config.frozen_config import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
 from coca.model.attribution import cross_attention_maps, patch_attributions
-from coca.model.config import CoCaConfig
-from coca.model.detection.detector import Detector, DetectorConfig
-from coca.model.encoders.base import IMAGE_ENCODERS, ImageEncoderConfig
+from coca.model.coca_config import CoCaConfig
+from coca.model.detector import Detector, DetectorConfig
+from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig, TimmEncoder
-from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.pretrained import load_model, save_model
 from coca.train.optim.param_groups import freeze, layer_scales
 from coca.train.optim.schedule import set_patch_dropout

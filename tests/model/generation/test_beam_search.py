@@ -7,9 +7,9 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.generation.beam_search import BeamSearch
-from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
 from tiny_peer import peer_captions
 from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.generate import generate
-from coca.model.losses.captioning import captioning_loss
-from coca.model.losses.contrastive import contrastive_loss
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
+from coca.model.losses.captioning_loss import captioning_loss
+from coca.model.losses.contrastive_loss import contrastive_loss
 from tiny import caption, tiny_config
 from tiny_peer import peer_captions
 from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coca.model.config import TextDecoderConfig
-from coca.model.generation.config import GenerationConfig
+from coca.model.coca_config import TextDecoderConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from coca.model.captioner import Captioner
-from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.sampling import Sampler
 from tiny_writer import ARCHITECTURES, image_tokens, writer
 

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.generation import scoring
-from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.scoring import score_captions, scored_lengths
-from coca.model.losses.captioning import captioning_loss_plain
+from coca.model.losses.captioning_loss import captioning_loss_plain
 from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
 
 WORDS = [[5, 6, 7], [], [9], [5, 6, 7, 4, 4, 12, 8], [11, 10], [5, 6, 7]]

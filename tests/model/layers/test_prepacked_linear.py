@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers import prepacked_linear
-from coca.model.layers.prepacked_linear import Linear, linear, prepack_weights
+from coca.model.layers import prepacked
+from coca.model.layers.prepacked import Linear, linear, prepack_weights
 from coca.model.lora import LoraConfig, add_lora_
 
 pytestmark = pytest.mark.skipif(
-    not prepacked_linear._can_prepack(torch.float32), reason="no oneDNN in this torch"
+    not prepacked._can_prepack(torch.float32), reason="no oneDNN in this torch"
 )
 
 
@@ -64,9 +64,7 @@ def test_inputs_need_not_be_contiguous_nor_there_at_all(layer: Linear) -> None:
         assert layer(inputs[:0]).shape == (0, 80)
 
 
-@pytest.mark.skipif(
-    not prepacked_linear._can_prepack(torch.bfloat16), reason="no bf16 in this oneDNN"
-)
+@pytest.mark.skipif(not prepacked._can_prepack(torch.bfloat16), reason="no bf16 in this oneDNN")
 def test_in_bf16_the_result_is_that_of_fp32_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = Linear(48, 80).bfloat16()

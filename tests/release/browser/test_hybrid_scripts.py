@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.release.browser.hybrid import casefold_exceptions, hybrid_settings
-from coca.release.browser.items import sorted_records, write_items, write_vectors
+from coca.release.browser.static_page import (
+    casefold_exceptions,
+    hybrid_settings,
+    sorted_records,
+    write_items,
+    write_vectors,
+)
 from coca.search.milvus.collection import Collection
+from coca.search.query import fusion
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid import hybrid_search
-from coca.search.query.hybrid.bm25_index import BM25Index, split_words
-from coca.search.query.hybrid.fusion import Fusion
-from coca.search.query.short_queries import RULES, embed_queries
+from coca.search.query.fusion import BM25Index, Fusion, split_words
+from coca.search.query.query_terms import RULES, embed_queries
 from coca.search.records import Origin, Record
 from page_scripts import NODE, node
 
@@ -141,11 +145,11 @@ def _records(captioned: float, count: int = 150) -> list[Record]:
 
 
 @pytest.mark.parametrize("captioned", [0.1, 0.6, 1.0])
-@pytest.mark.parametrize("depths", [hybrid_search.DEPTHS, (4, 16, 64)])
+@pytest.mark.parametrize("depths", [fusion.DEPTHS, (4, 16, 64)])
 def test_the_page_fuses_rankings_as_python_does(
     captioned: float, depths: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hybrid_search, "DEPTHS", depths)
+    monkeypatch.setattr(fusion, "DEPTHS", depths)
     texts = _Texts()
     queries = ["red", "blue dogs", "a strasse", "caf\xe9s", "zebra", "snow " * 4, "? snow x²", "?"]
     with Collection.open(

@@ -8,7 +8,7 @@ import pytest
 
 from coca import weights
 from coca.core.errors import CocaError
-from coca.release.browser.export import check_tokenizer
+from coca.release.browser.static_page import check_tokenizer
 
 SHIPPED = Path(weights.__file__).parent / "nano" / "tokenizer.json"
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": True}

@@ -10,7 +10,7 @@ import pytest
 
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, square
-from coca.search.query.short_queries import RULES, bare_query, query_forms, word_forms
+from coca.search.query.query_terms import RULES, bare_query, query_forms, word_forms
 from coca.weights import __path__ as weights
 from page_scripts import NODE, node
 

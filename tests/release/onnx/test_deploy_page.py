@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if existing := os.environ.get("EXPORTED_EVERYDAY"):
         yield Path(existing)
         return
-    from coca.release.onnx.export import export_onnx
+    from coca.release.onnx.onnx_export import export_onnx
 
     out = tmp_path_factory.mktemp("exported") / "everyday"
     export_onnx("everyday", out)

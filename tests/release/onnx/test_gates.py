@@ -9,7 +9,7 @@ import pytest
 
 from coca.core.errors import ConfigError, ModelError
 from coca.release.onnx.gates import GateResult, check, mean_recall
-from coca.release.onnx.images import DRAWN, MAX_IMAGES, gate_images
+from coca.release.onnx.onnx_export import DRAWN, MAX_IMAGES, gate_images
 
 PASSED = GateResult(
     images=40,

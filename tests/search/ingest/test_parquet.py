@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError, SearchError
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import (
     VectorsInfo,
     find_vectors,
@@ -14,7 +15,6 @@ from coca.search.ingest.parquet import (
     write_vectors,
 )
 from coca.search.ingest.pipeline import ingest_vectors
-from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from coca.search.ingest import snapshot
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.sources.base import AnySource, Entry, FileSource
-from coca.search.ingest.sources.images import SourceImage
-from coca.search.ingest.upsert.report import IngestReport
+from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import CollectionIO
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import collection, collection_io
-from coca.search.milvus.client.connection import Connection
+from coca.search.milvus import collection, collection_io, schema
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition import schema
+from coca.search.milvus.connection import Connection
 from coca.search.records import Origin, Record
 
 pytestmark = pytest.mark.contract

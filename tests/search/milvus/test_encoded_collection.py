@@ -10,10 +10,10 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.search.ingest.transfer.migrate import migrate
+from coca.search.ingest.migrate import migrate
 from coca.search.ingest.vector_sample import sample_collection
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Record
 from coca.search.vector_codec import VECTOR_TYPES

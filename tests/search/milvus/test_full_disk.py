@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import StorageError
-from coca.search.milvus import collection_io
-from coca.search.milvus.client import lite
+from coca.search.milvus import collection_io, lite
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 from limited_disk import LimitedDisk, limited_disk

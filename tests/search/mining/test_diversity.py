@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float32
 
-from coca.search.mining.diversity import drop_near_duplicates, k_center, mmr
+from coca.search.mining.selection import drop_near_duplicates, k_center, mmr
 
 
 def cloud(seed: int, rows: int, dim: int = 3) -> Float32[np.ndarray, "N E"]:
@@ -86,5 +86,5 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, test_set = cloud(1, 60), cloud(2, 5)
     whole = drop_near_duplicates(vectors, range(60), max_similarity=0.8, away_from=test_set)
     assert (vectors[whole] @ test_set.T).max() <= 0.8
-    monkeypatch.setattr("coca.search.mining.diversity._BLOCK", 7)
+    monkeypatch.setattr("coca.search.mining.selection._BLOCK", 7)
     assert drop_near_duplicates(vectors, range(60), max_similarity=0.8, away_from=test_set) == whole

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
+from coca.search.ingest.ingest_report import Copy, IngestReport
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource
-from coca.search.ingest.upsert.report import Copy, IngestReport
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.duplicates import exact_copies, near_duplicates
 

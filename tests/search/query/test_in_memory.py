@@ -10,8 +10,7 @@ import pytest
 from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.bm25 import Captions
-from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.fusion import Captions, Fusion
 from coca.search.query.in_memory import InMemoryIndex, advice_on_size
 from coca.search.records import Record
 

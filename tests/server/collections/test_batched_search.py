@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from coca.core.errors import SearchError
-from coca.search.query.hybrid.bm25 import Captions, CaptionStore
+from coca.search.query.fusion import Captions, CaptionStore
 from coca.search.query.searchable import Searchable
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.service import Service

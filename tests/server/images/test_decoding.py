@@ -15,7 +15,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
-from coca.search.ingest.sources.image_metadata import read_header
+from coca.search.ingest.sources import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box

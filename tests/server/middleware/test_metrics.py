@@ -59,7 +59,7 @@ def test_a_failure_is_counted_as_500(service: Service, monkeypatch: pytest.Monke
     def fail(*arguments: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("coca.server.routes.search.find", fail)
+    monkeypatch.setattr("coca.server.routes.search.run_search", fail)
     app = create_app(service, service.settings)
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
     assert client.post("/v1/search", json={}).status_code == 500

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from coca.core.errors import StorageError
 from coca.inference.predictor import Predictor
-from coca.search.milvus.client import lite
+from coca.search.milvus import lite
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 from coca.server.app import create_app

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration.match_score import Calibration
 from coca.search.query.engine import SearchEngine
+from coca.search.query.match import Calibration
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings

@@ -7,7 +7,7 @@ from PIL import Image
 
 from coca.inference.predictor import Predictor
 from coca.search.query.engine import SearchEngine
-from coca.search.query.hybrid.fusion import Fusion
+from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
 from coca.server.service import Service

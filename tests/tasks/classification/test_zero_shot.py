@@ -9,12 +9,12 @@ import torch
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
-from coca.data.sources.class_folders import ClassFoldersConfig
+from coca.data.sources.folder import ClassFoldersConfig
+from coca.data.sources.source import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.base import check_task
+from coca.tasks.task import check_task
 from tiny_data import image_bytes
 from tiny_folder import write_folder
 

@@ -12,7 +12,7 @@ from coca.data.sample import Sample
 from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.base import check_task
+from coca.tasks.task import check_task
 from tiny_data import CAPTIONS, image_bytes
 from tiny_folder import write_folder
 

@@ -12,7 +12,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.processing.image import decode
 from coca.tasks import TASKS, TaskConfig
-from coca.tasks.retrieval.pixel_baseline import THUMBNAIL_PX
+from coca.tasks.retrieval.image_retrieval import THUMBNAIL_PX
 from tiny_data import image_bytes
 from tiny_folder import write_folder
 

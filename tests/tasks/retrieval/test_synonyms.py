@@ -8,8 +8,8 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.base import check_task
 from coca.tasks.retrieval.synonyms import CAPTIONS_PER_PAIR, read_pairs
+from coca.tasks.task import check_task
 from tiny_data import image_bytes
 from tiny_folder import write_folder
 

@@ -1,12 +1,331 @@
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from coca.core.errors import CocaError, StorageError
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, load_newest, step_folder
-from coca.train.checkpoints.manager import CheckpointManager
+from coca.core.errors import CocaError, ConfigError, DataError, StorageError
+from coca.data.batch import Batch
+from coca.data.loading.loader import Loader, LoaderConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+from coca.train.checkpoints.checkpoint import (
+    CHECKPOINT_FOLDER,
+    Checkpoint,
+    load_newest,
+    step_folder,
+)
+from coca.train.checkpoints.manager import CheckpointManager, require_same_run, run_identity
 from coca.train.distributed.context import DistributedContext
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.tracker import JsonLinesTracker, read_metrics
+from coca.train.trainer import Trainer
+from tiny import tiny_config
+from tiny_run import (
+    Bars,
+    SignalAfter,
+    TinyStream,
+    recording,
+    rows,
+    same,
+    saved_steps,
+    tiny_trainer,
+    weights,
+)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])
+def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
+    whole_run: Callable[[str], Trainer[CoCa]], tmp_path: Path, optimizer: str, stop: int
+) -> None:
+    if optimizer == "adafactor":
+        pytest.importorskip("timm")
+    whole = whole_run(optimizer)
+    stopped = tiny_trainer(
+        tmp_path / "run", optimizer=optimizer, objective=SignalAfter(stop, signal.SIGTERM)
+    )
+    assert stopped.fit().interrupted
+    assert saved_steps(tmp_path / "run")[-1] == stop
+    torch.manual_seed(1)
+    fresh = tiny_trainer(tmp_path / "run", optimizer=optimizer, model=CoCa(tiny_config()))
+    bars: Bars = {}
+    result = fresh.fit(recording(bars))
+    assert result == type(result)(12, False, result.metrics, trained=12 - stop)
+    assert list(bars) == [(f"training from step {stop}", 12 - stop)]
+    assert same(weights(fresh), weights(whole))
+    assert rows(tmp_path / "run") == rows(whole.run_dir)
+    first, second = (load_newest(folder) for folder in (tmp_path / "run", whole.run_dir))
+    assert first is not None
+    assert second is not None
+    assert same(first.group("optimizer"), second.group("optimizer"))
+
+
+def test_rows_after_the_checkpoint_are_written_again_and_not_twice(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    class DiesAt(CoCaObjective):
+        calls = 0
+
+        def __call__(self, model: Captioner, batch: Batch) -> Losses:
+            self.calls += 1
+            if self.calls == 10:
+                raise ZeroDivisionError("a bug")
+            return super().__call__(model, batch)
+
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        tiny_trainer(run, objective=DiesAt(LossConfig())).fit()
+    assert [row["step"] for row in rows(run)] == [2, 4, 6, 8]
+    assert saved_steps(run) == [5]
+    again = tiny_trainer(run)
+    again.fit()
+    assert rows(run) == rows(tmp_path / "whole")
+    assert same(weights(again), weights(uninterrupted))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_afresh(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    JsonLinesTracker(run).log(1, {"loss": 9.0})
+    again = tiny_trainer(run)
+    again.fit()
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+def test_a_finished_run_draws_no_batch_and_returns_its_metrics(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    loader = TinyStream()
+    figures = read_metrics(tmp_path / "whole")[-1]
+    result = tiny_trainer(tmp_path / "whole", loader=loader).fit()
+    assert loader.drawn == []
+    assert result.step == 12
+    assert {"step": 12, **result.metrics} == figures
+
+
+def test_a_run_behind_a_damaged_checkpoint_ends_the_same(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    expected = weights(uninterrupted)
+    (tmp_path / "whole" / CHECKPOINT_FOLDER / "step_00000012" / "model.safetensors").write_bytes(
+        b""
+    )
+    again = tiny_trainer(tmp_path / "whole")
+    again.fit()
+    assert same(weights(again), expected)
+    assert [row["step"] for row in rows(tmp_path / "whole")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_second_signal_aborts_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    class Twice(SignalAfter):
+        def __call__(self, model: Captioner, batch: Batch) -> Losses:
+            losses = super().__call__(model, batch)
+            if self.calls == self.step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return losses
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path, objective=Twice(7)).fit()
+    assert saved_steps(tmp_path) == [5]
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreed = 0
+
+    def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
+        nonlocal agreed
+        agreed += 1
+        recorded = list(values)
+        if agreed == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return recorded
+
+    monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
+    result = tiny_trainer(tmp_path).fit()
+    assert (result.step, result.interrupted, result.terminated) == (4, True, True)
+
+
+def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher signals all ranks; the request of one may reach another before its own signal."""
+    calls = 0
+
+    def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        return [signal.SIGTERM if calls == 4 else values[0], values[1]]
+
+    save = Trainer._save
+
+    def signalled_late(trainer: Trainer[CoCa]) -> None:
+        if calls == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(trainer)
+
+    monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
+    monkeypatch.setattr(Trainer, "_save", signalled_late)
+    result = tiny_trainer(tmp_path).fit()
+    assert (result.step, result.interrupted, result.terminated) == (3, True, True)
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_another_model_is_refused_with_the_setting_that_differs(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    other = CoCa(tiny_config(initial_temperature=0.1))
+    with pytest.raises(ConfigError, match=r"model.initial_temperature is 0.07 there and 0.1 here"):
+        tiny_trainer(tmp_path / "whole", model=other).fit()
+
+
+def test_a_setting_that_another_version_lacked_counts_where_it_is_on() -> None:
+    def held(**model: object) -> Checkpoint:
+        state = {"run": run_identity(model, {"steps": 2, "optimizer": {"name": "adamw"}}, "f")}
+        return Checkpoint(Path("run"), 1, state)
+
+    now = held(width=8, head=None).state["run"]
+    require_same_run(held(width=8, num_classes=0), now)
+    with pytest.raises(ConfigError, match=r"model\.num_classes is 3 there and None here"):
+        require_same_run(held(width=8, num_classes=3), now)
+    with pytest.raises(ConfigError, match=r"model\.width is 8 there and 0 here"):
+        require_same_run(held(width=8), held(width=0).state["run"])
+
+
+def test_a_head_under_the_names_of_an_earlier_version_is_the_same_head() -> None:
+    def held(head: object) -> Checkpoint:
+        state = {"run": run_identity({"head": head}, {"steps": 2, "optimizer": {"name": "x"}}, "f")}
+        return Checkpoint(Path("run"), 1, state)
+
+    now = held({"reads": "text", "images_per_sample": 2}).state["run"]
+    require_same_run(held({"reads": "words", "pictures": 2}), now)
+    with pytest.raises(ConfigError, match=r"model\.head\.images_per_sample is 3 there and 2 here"):
+        require_same_run(held({"reads": "words", "pictures": 3}), now)
+
+
+def test_other_data_are_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"other data .* fingerprint tiny there, new here"):
+        tiny_trainer(tmp_path / "whole", loader=TinyStream(fingerprint="new")).fit()
+
+
+def test_another_optimizer_is_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match="optimizer 'adamw', not of 'adafactor'"):
+        tiny_trainer(tmp_path / "whole", optimizer="adafactor").fit()
+
+
+def test_a_run_beyond_its_last_step_is_refused(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="step_00000012 is beyond the 6 steps"):
+        tiny_trainer(tmp_path / "whole", steps=6).fit()
+
+
+def test_a_longer_run_goes_on_and_logs_what_changed(
+    uninterrupted: Trainer[CoCa], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = tiny_trainer(tmp_path / "whole", steps=14).fit()
+    assert result.step == 14
+    assert "train.steps is 12 there and 14 here" in caplog.text
+    assert [row["step"] for row in rows(tmp_path / "whole")][-2:] == [12, 14]
+
+
+def test_data_that_vanish_cost_no_step(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="photos-003"):
+        tiny_trainer(run, loader=TinyStream(ends_at=8)).fit()
+    assert saved_steps(run) == [5, 8]
+    again = tiny_trainer(run)
+    again.fit()
+    assert same(weights(again), weights(uninterrupted))
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve images of noise, each with a caption, and one that is damaged."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"noise number {number}")
+    (folder / "damaged.png").write_bytes(b"not an image")
+    return folder
+
+
+class SweptAway(TinyStream):
+    """A loader whose worker is ended by the SIGTERM of the job, while a batch is waited for."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if len(self.drawn) == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise DataError("a data worker was stopped from outside", reason="worker_killed")
+            yield batch
+
+
+def test_a_job_that_is_ended_with_its_workers_stops_as_asked(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    result = tiny_trainer(tmp_path, loader=SweptAway()).fit()
+    assert (result.step, result.interrupted, result.terminated) == (7, True, True)
+    assert saved_steps(tmp_path) == [5, 7]
+    again = tiny_trainer(tmp_path)
+    again.fit()
+    assert same(weights(again), weights(uninterrupted))
+
+
+def real_loader(photos: Path, *, workers: int) -> Loader:
+    texts = [f"noise number {number}" for number in range(12)]
+    tokenizer = Tokenizer.train(texts, vocab_size=300)
+    processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 16)
+    source = FolderConfig(path=str(photos))
+    config = LoaderConfig(batch_size=4, workers=workers, max_bad_fraction=0.9)
+    return Loader([(source, open_source(source))], config, processor, seed=0)
+
+
+def real_trainer(photos: Path, run: Path, *, workers: int = 0, **settings: Any) -> Trainer[CoCa]:
+    torch.manual_seed(0)
+    config = tiny_config()
+    text = dataclasses.replace(config.text, vocab_size=300)
+    model = CoCa(dataclasses.replace(config, text=text))
+    return tiny_trainer(run, model=model, loader=real_loader(photos, workers=workers), **settings)
+
+
+def test_a_run_on_real_files_goes_on_exactly_with_other_workers(
+    photos: Path, tmp_path: Path
+) -> None:
+    whole = real_trainer(photos, tmp_path / "whole")
+    whole.fit()
+    stopped = real_trainer(photos, tmp_path / "run", objective=SignalAfter(7))
+    assert stopped.fit().interrupted
+    again = real_trainer(photos, tmp_path / "run", workers=2)
+    assert not again.fit().interrupted
+    assert same(weights(again), weights(whole))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_run_whose_files_changed_is_refused(photos: Path, tmp_path: Path) -> None:
+    real_trainer(photos, tmp_path / "run", steps=5).fit()
+    (photos / "3.txt").write_text("something else altogether")
+    with pytest.raises(ConfigError, match="trained on other data"):
+        real_trainer(photos, tmp_path / "run").fit()
+
 
 GROUPS = {"model": {"weight": torch.ones(2)}}
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, MissingExtraError
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
+from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_
 from coca.train.optim import optimizer as module
 from coca.train.optim.optimizer import OPTIMIZERS, OptimizerConfig, for_adapters, make_optimizer

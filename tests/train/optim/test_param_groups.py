@@ -7,8 +7,8 @@ from torch import nn
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.train.optim.param_groups import GroupConfig, freeze, layer_scales, parameter_groups
 from tiny import caption, tiny_config, tiny_image
 

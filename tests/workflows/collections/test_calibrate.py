@@ -10,11 +10,11 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration.config import CalibrationConfig
-from coca.search.query.calibration.match_score import Calibration
+from coca.search.query.match import Calibration
+from coca.search.query.match_config import CalibrationConfig
 from coca.workflows.collections.calibrate import GENERAL, LEFT_OUT, OTHERS, calibrate
+from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
-from coca.workflows.collections.search import open_search
 from tiny_calibration import fewer_general_queries
 from tiny_data import image_bytes
 from tiny_model import write_model

@@ -1,15 +1,18 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coca.core.errors import ModelError
+from coca.core.errors import ConfigError, ModelError, SearchError
+from coca.data.sample import Sample
+from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import fingerprint, load, shipped
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
-from coca.workflows.collections.collection_model import lasting_name, model_of
-from coca.workflows.collections.index import index_images
-from coca.workflows.collections.search import open_search
+from coca.workflows.collections.collection_model import lasting_name, model_of, open_search
+from coca.workflows.collections.image_sources import open_sources, resolve_uris
+from coca.workflows.collections.index import captioner, index_images, index_sources
 from tiny_data import image_bytes
 from tiny_model import write_model
 
@@ -73,3 +76,152 @@ def test_an_exported_model_takes_precedence_unless_torch_runs_it(tmp_path: Path)
         assert model_of(shared, runtime="torch") == name
     with pytest.raises(ModelError, match="'pictures' was filled by nano: name the folder of"):
         model_of(replace(INFO, model="nano"), runtime="onnx")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
+    (folder / "0.txt").write_text("a red car", encoding="utf-8")
+    return folder
+
+
+def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    filled = index_images([photos], load(model), uri=uri)
+    assert (filled.report.added, filled.collection.count) == (3, 3)
+    assert filled.collection.model == str(model)
+    with open_search(uri) as engine:
+        (hit,) = engine.search(image=photos / "1.png", k=1)
+        assert hit.path == str(photos / "1.png")
+    # The collection was let go, and the model may be given as it is.
+    with open_search(uri, model=load(model)) as engine:
+        assert engine.search("a red car", filter='caption == "a red car"')[0].path.endswith("0.png")
+
+
+def test_captions_are_written_unless_they_are_unwanted(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    predictor = load(model)
+    written = captioner(predictor)([image_bytes(1), image_bytes(2)])
+    assert written == [one.text for one in predictor.caption([image_bytes(1), image_bytes(2)])]
+    uri = str(tmp_path / "pictures.db")
+    for collection, wanted in (("with", True), ("without", False)):
+        index_images([photos], predictor, uri=uri, collection=collection, captions=wanted)
+        with open_search(uri, collection=collection, model=predictor) as engine:
+            captions = {hit.path[-5:]: hit.caption for hit in engine.search("x")}
+        assert captions["0.png"] == "a red car"
+        assert captions["1.png"] == (written[0] if wanted else "")
+
+
+def test_a_collection_of_shorter_vectors_is_filled_and_searched(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    filled = index_images([photos], load(model, dimensions=8), uri=uri)
+    assert filled.collection.embed_dim == 8
+    with open_search(uri) as engine:
+        (hit,) = engine.search(image=photos / "1.png", k=1)
+        assert hit.path == str(photos / "1.png")
+        assert hit.score == pytest.approx(1, abs=1e-5)
+        assert len(engine.search_batch(["a red car", "x"], k=2)[0]) == 2
+        assert engine.search("a red car", k=3, rerank=3)[0].log_likelihood is not None
+    with pytest.raises(SearchError, match="of 8 numbers of this model, and not of 24"):
+        index_images([photos], load(model), uri=uri)
+    whole = load(model)
+    with (
+        pytest.raises(SearchError, match="dimensions=8"),
+        open_search(uri, model=whole),
+    ):
+        pass
+
+
+def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "pictures.db")
+    index_images([photos], load(model), uri=uri, captions=False)
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
+        pass
+    with pytest.raises(SearchError, match="filled by model"):
+        index_images([photos], load(other), uri=uri)
+
+
+def test_re_ranking_reads_images_of_every_source(
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ShardWriter(tmp_path / "shards") as writer:
+        for number in range(3, 6):
+            writer.write(Sample(f"k{number}", image_bytes(number)))
+    uri, predictor = str(tmp_path / "pictures.db"), load(model)
+    index_sources(
+        open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
+    )
+    with open_search(uri, model=predictor) as engine:
+        plain = engine.search("a red car", k=6)
+        hits = engine.search("a red car", k=6, rerank=6)
+        assert {hit.id for hit in hits} == {hit.id for hit in plain}
+        for hit in hits:
+            number = int(Path(hit.path).stem.removeprefix("k"))
+            likely = predictor.score(image_bytes(number), "red car")[0, 0]
+            assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
+        gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.index, "search", _and_remove(gone, engine.index))
+            left = engine.search("a red car", k=6, rerank=6)
+        assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
+        # One that is gone from the disk follows the others, and is named.
+        (photos / "0.png").unlink()
+        left = engine.search("a red car", k=6, rerank=6)
+    lost = next(hit.id for hit in hits if hit.path.endswith("0.png"))
+    still = [hit for hit in hits if hit.id not in (gone, lost)]
+    assert [hit.id for hit in left] == [*(hit.id for hit in still), lost]
+    assert [hit.rank_score for hit in left[:-1]] == [hit.rank_score for hit in still]
+    assert (left[-1].rank_score, left[-1].log_likelihood) == (None, None)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "1 of 5 images cannot be re-ranked" in message
+    assert "0.png cannot be read" in message
+
+
+def _and_remove(id: str, index: Any) -> Any:
+    """A search behind which, as by another thread, a record is removed."""
+    search = index.search
+
+    def search_and_remove(*args: Any, **settings: Any) -> Any:
+        answers = search(*args, **settings)
+        index.delete([id])
+        return answers
+
+    return search_and_remove
+
+
+def test_a_missing_model_is_replaced_by_the_fallback_or_reported(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    moved = write_model(tmp_path / "moved")
+    index_images([photos], load(moved), uri=uri, captions=False)
+    moved.rename(tmp_path / "elsewhere")
+    with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
+        assert len(engine.search("x")) == 3
+    gone = "'pictures' in .*pictures.db was filled by .*moved, .* no longer exists.*--model"
+    with pytest.raises(ModelError, match=gone), open_search(uri):
+        pass
+
+    def ask() -> str:
+        raise ConfigError("name a model")
+
+    with pytest.raises(ConfigError, match="name a model"), open_search(uri, fallback=ask):
+        pass

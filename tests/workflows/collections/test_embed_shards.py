@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.errors import DataError, SearchError
+from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.captioning import Caption
 from coca.inference.loading import load
+from coca.inference.outputs import Caption
 from coca.inference.predictor import Predictor
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
-from coca.search.ingest.upsert.report import IngestReport
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.embed_shards import (
     EmbeddedShard,
     embed_shards,
+    embed_shards_on_ray,
     find_shards,
     index_vectors,
+    share_of_each,
 )
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -270,7 +272,7 @@ def test_a_ray_cluster_gives_the_same_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
-    from coca.workflows.collections.on_ray import embed_shards_on_ray
+    from coca.workflows.collections.embed_shards import embed_shards_on_ray
 
     # Ray gives up early where the machine is busy.
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
@@ -284,3 +286,31 @@ def test_a_ray_cluster_gives_the_same_files(
     names = [sorted(one.name for one in find_vectors(tmp_path / at)) for at in ("ray", "here")]
     assert names[0] == names[1]
     assert claims(tmp_path / "ray") == Counter(expected(shards))
+
+
+# What workers of Ray ask for; their work is tested in `test_embed_shards.py`.
+
+
+@pytest.mark.parametrize(
+    ("workers", "cluster", "device", "share"),
+    [
+        (4, {"CPU": 16.0}, None, {"num_cpus": 1.0}),
+        (4, {"CPU": 16.0, "GPU": 4.0}, "cpu", {"num_cpus": 1.0}),
+        (32, {"CPU": 16.0}, None, {"num_cpus": 0.5}),
+        (1, {}, None, {"num_cpus": 1.0}),
+        (4, {"CPU": 16.0, "GPU": 4.0}, None, {"num_gpus": 1.0, "num_cpus": 0}),
+        (2, {"CPU": 1.0, "GPU": 4.0}, "cuda", {"num_gpus": 1.0, "num_cpus": 0}),
+        (3, {"CPU": 16.0, "GPU": 2.0}, None, {"num_gpus": 0.5, "num_cpus": 0}),
+    ],
+)
+def test_every_worker_gets_a_fraction_that_fits(
+    workers: int, cluster: dict[str, float], device: str | None, share: dict[str, float]
+) -> None:
+    assert share_of_each(workers, cluster, device=device) == share
+
+
+def test_a_device_that_ray_cannot_give_is_refused() -> None:
+    with pytest.raises(ConfigError, match="knows no accelerator"):
+        share_of_each(1, {"CPU": 2.0}, device="cuda")
+    with pytest.raises(ConfigError, match="must be cuda, cpu"):
+        next(embed_shards_on_ray([], "nano", "out", workers=1, device="cuda:1"))

@@ -16,13 +16,11 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import SeriesSource
-from coca.search.ingest.sources.images import SourceImage
-from coca.search.ingest.transfer.reindex import reindex
+from coca.search.ingest.reindex import reindex
+from coca.search.ingest.sources import SeriesSource, SourceImage
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import ImageResolver
-from coca.workflows.collections.image_sources import open_sources
-from coca.workflows.collections.source_uris import resolve_uris
+from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from range_server import RangeServer
 from tiny_data import image_bytes
 

@@ -1,22 +1,199 @@
+import importlib.util
 import json
 import shutil
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from coca.core.errors import DataError
+from coca.core.errors import CocaError, ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource, ItemSource, SeriesSource
-from coca.search.ingest.sources.images import Annotation
+from coca.search.ingest.sources import Annotation, FileSource, ItemSource, SeriesSource, read_header
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_sources import SampleSource, check_filled, open_sources
-from coca.workflows.collections.source_uris import resolve_uris
+from coca.workflows.collections.image_sources import (
+    FolderUri,
+    ImageUri,
+    MissingUri,
+    SampleSource,
+    SourceUri,
+    TableUri,
+    TarsUri,
+    VectorsUri,
+    VideoSource,
+    VideoUri,
+    check_filled,
+    open_sources,
+    resolve_uri,
+    resolve_uris,
+    vectors_files,
+)
 from tiny_data import CAPTIONS, image_bytes
+from tiny_video import video
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an empty file of each kind."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.JPG", "a.mp4", "a.tar", "a.jsonl", "a.zip", "photos/b.png", "tars/b.tar"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "photos" / "folder.tar").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("uri", "resolved"),
+    [
+        ("photos", FolderUri("photos")),
+        ("tars", FolderUri("tars")),
+        ("photos/folder.tar", FolderUri("photos/folder.tar")),
+        ("a.JPG", ImageUri("a.JPG")),
+        ("a.mp4", VideoUri("a.mp4")),
+        ("a.tar", TarsUri("a.tar")),
+        ("tars/*.tar", TarsUri("tars/*.tar")),
+        ("tars/{a,b}.tar", TarsUri("tars/{a,b}.tar")),
+        ("s3://bucket/{00..99}.tar", TarsUri("s3://bucket/{00..99}.tar")),
+        ("a.jsonl", TableUri("a.jsonl", "manifest")),
+        ("a.zip", TableUri("a.zip", "zip")),
+        ("https://example.org/a.PARQUET", TableUri("https://example.org/a.PARQUET", "manifest")),
+    ],
+)
+def test_a_uri_is_resolved_by_name_and_kind_of_file(
+    folder: Path, uri: str, resolved: SourceUri
+) -> None:
+    assert resolve_uri(uri) == resolved
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "advice"),
+    [
+        ("a.json", ConfigError, "one JSON object per line"),
+        ("a.npy", ConfigError, "name the images themselves"),
+        ("a.db", ConfigError, "--uri"),
+        ("a.tar.gz", ConfigError, "compressed tars"),
+        ("a.doc", ConfigError, "supported are folders"),
+        ("https://example.org/a.jpg", ConfigError, "list them in a manifest"),
+        ("absent", DataError, "no file or folder"),
+    ],
+)
+def test_a_uri_that_cannot_be_indexed_is_refused_with_a_remedy(
+    folder: Path, uri: str, kind: type[CocaError], advice: str
+) -> None:
+    if "://" not in uri and uri != "absent":
+        Path(uri).touch()
+    with pytest.raises(kind, match=advice):
+        resolve_uris(["photos", uri])
+
+
+def test_a_uri_that_is_given_in_several_ways_is_resolved_once(folder: Path) -> None:
+    uris = ["photos", f"{folder}/photos/", "a.zip", "./a.zip", "photos/../a.zip"]
+    assert [type(one) for one in resolve_uris(uris)] == [FolderUri, TableUri]
+
+
+def test_what_is_missing_is_resolved_where_its_records_are_to_be_removed(folder: Path) -> None:
+    uris = ["photos", "absent", "absent/b.png", "absent.tar"]
+    resolved = resolve_uris(uris, allow_missing=True)
+    assert resolved == [FolderUri("photos"), *map(MissingUri, uris[1:])]
+    for pattern in ("absent/*.tar", "absent/{0..3}.tar"):
+        assert resolve_uris([pattern], allow_missing=True) == [TarsUri(pattern)]
+
+
+def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Path) -> None:
+    file = folder / "vectors" / "a.parquet"
+    about = VectorsInfo(
+        fingerprint="one", embed_dim=4, model="nano", source="a.tar", images=0, bad=0
+    )
+    write_vectors(file, [], about)
+    resolved = resolve_uris([folder / "vectors", file])
+    assert resolved == [
+        VectorsUri(str(folder / "vectors"), (file,)),
+        VectorsUri(str(file), (file,)),
+    ]
+    assert vectors_files(resolved) == [file]
+    assert vectors_files(resolve_uris(["photos", "a.JPG"])) == []
+    with pytest.raises(ConfigError, match="one after the other"):
+        vectors_files(resolve_uris([file, "photos"]))
+    with pytest.raises(ConfigError, match="holds vectors and no images"):
+        open_sources(resolved)
+
+
+pytest.importorskip("av")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clips" / "a.mp4"
+    path.parent.mkdir()
+    path.write_bytes(video())
+    return path
+
+
+def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
+    clip.with_suffix(".json").write_text(json.dumps({"caption": "a film", "tags": ["x"]}))
+    source = VideoSource([clip.parent], frame_interval_s=0.5)
+    (entry,) = source.entries()
+    frames = list(source.series(entry))
+    assert len(frames) > 2
+    seconds = [frame.annotation.metadata["seconds"] for frame in frames]
+    assert seconds[0] == 0
+    assert all(0.4 < later - one < 0.6 for one, later in pairwise(seconds))
+    assert frames[1].path == f"{clip}#t={seconds[1]:g}"
+    assert {frame.annotation.album for frame in frames} == {str(clip)}
+    assert {frame.annotation.caption for frame in frames} == {""}
+    assert frames[0].annotation.metadata["video_caption"] == "a film"
+    assert frames[0].annotation.tags == ("x",)
+    assert read_header(frames[0].data).width > 0
+    # The same frames each time: their bytes are what records go by.
+    assert [frame.data for frame in source.series(entry)] == [frame.data for frame in frames]
+
+
+def test_the_stamp_changes_with_the_step(clip: Path) -> None:
+    stamps = {VideoSource([clip], frame_interval_s=s).entries()[0].etag for s in (0.5, 1.0, 0.5)}
+    assert len(stamps) == 2
+
+
+def test_broken_videos_are_bad_data(clip: Path) -> None:
+    clip.write_bytes(b"no film")
+    source = VideoSource([clip], frame_interval_s=1.0)
+    with pytest.raises(DataError, match=r"a\.mp4"):
+        list(source.series(source.entries()[0]))
+    clip.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        list(source.series(source.entries()[0]))
+    assert source.has_lost(str(clip), "")
+
+
+def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    source = VideoSource(["../clips"], frame_interval_s=1.0)
+    assert [entry.path for entry in source.entries()] == [str(clip)]
+    clip.unlink()
+    assert source.has_lost(str(clip), "")
+
+
+def test_a_folder_with_videos_is_two_sources_unless_videos_are_unwanted(clip: Path) -> None:
+    assert [len(one.entries()) for one in open_sources(resolve_uris([clip.parent]))] == [0, 1]
+    assert [
+        len(one.entries())
+        for one in open_sources(resolve_uris([clip.parent]), frame_interval_s=0.0)
+    ] == [0]
+    assert [len(one.entries()) for one in open_sources(resolve_uris([clip]))] == [1]
+
+
+def test_videos_in_a_folder_are_left_out_aloud_where_nothing_reads_them(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert len(open_sources(resolve_uris([clip.parent]))) == 1
+    assert "1 videos are skipped: pip install 'coca-captioners[video]'" in caplog.text
 
 
 class StandIn:

@@ -11,16 +11,16 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.sources.base import FileSource
-from coca.search.ingest.upsert.report import BadImage, IngestReport
+from coca.search.ingest.ingest_report import BadImage, IngestReport
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
 from coca.search.records import content_id
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.class_prompts import open_classes
+from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import BadImageLog, index_images, index_sources
-from coca.workflows.collections.search import open_search
 from tiny_data import image_bytes
 from tiny_model import write_model
 

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.config.serialization import from_dict
+from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import SourceConfig
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources.base import FileSource
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import is_within
-from coca.workflows.collections.image_sources import open_sources
-from coca.workflows.collections.source_uris import resolve_uris
+from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.subset import check_out, write_subset
 from tiny_data import image_bytes
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, SearchError
-from coca.core.files.absence import Roots
+from coca.core.files.local_files import Roots
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.sources.base import AnySource
-from coca.search.ingest.upsert.report import IngestReport
+from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
+from coca.workflows.collections.image_sources import FolderUri, ImageUri, TarsUri
 from coca.workflows.collections.index import IndexResult, index_sources
-from coca.workflows.collections.source_uris import FolderUri, ImageUri, TarsUri
 from coca.workflows.collections.watch import changed_sources, watch_folders, watched_folders
 from tiny_data import image_bytes
 from tiny_model import write_model

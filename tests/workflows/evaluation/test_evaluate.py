@@ -10,11 +10,11 @@ import pytest
 
 from coca.core.errors import CocaError, ConfigError
 from coca.core.progress import silent
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.folder import FolderConfig
+from coca.data.sources.source import SourceConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.generation.config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
 from tiny_data import image_bytes

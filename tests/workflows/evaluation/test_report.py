@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coca.tasks.report_samples import Example, ImageRow
+from coca.tasks.task import Example, ImageRow
 from coca.workflows.evaluation.plots import bar_plot, heat_map, line_plot
 from coca.workflows.evaluation.report import (
     Drawing,

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.encoders.timm import TimmEncoder

@@ -9,8 +9,8 @@ import coca
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.inference.predictor import Predictor
 from coca.model.encoders.vit import VisionTransformer
-from coca.model.openclip.config import from_open_clip
-from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import from_open_clip
 from coca.model.pretrained import save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

@@ -11,15 +11,15 @@ import coca
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.annotated import AnnotationsConfig
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.folder import FolderConfig
+from coca.data.sources.source import SourceConfig
 from coca.inference.detecting import load_detector
-from coca.model.detection.detector import DetectorConfig
+from coca.model.detector import DetectorConfig
 from coca.processing.augment import AugmentConfig
 from coca.tasks import TaskConfig
-from coca.train.config import TrainConfig
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
+from coca.train.train_config import TrainConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
 from tiny_model import write_model

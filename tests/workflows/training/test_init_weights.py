@@ -11,9 +11,9 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
-from coca.model.config import HeadConfig
-from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.openclip.model import OpenCLIP
+from coca.model.coca_config import HeadConfig
+from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.workflows.training.init_weights import Adopted, adopt_weights
 from tiny import tiny_config, tiny_image
 from tiny_model import write_model

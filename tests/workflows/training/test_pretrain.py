@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from coca.core.config.serialization import load_config, to_dict
+from coca.core.config.frozen_config import load_config, to_dict
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.encoders.vit import VisionTransformer
@@ -16,7 +16,7 @@ from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from coca.workflows.training.run_dir import compare_with_earlier
+from coca.workflows.training.training_run import compare_with_earlier
 from tiny_pretrain import NAMES, recipe, run_on_this_rank, stopping_at, write_squares
 from tiny_ranks import on_ranks
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from coca.core.config.serialization import load_config
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.processing.word_vectors import WordVectors

@@ -48,7 +48,7 @@ def add(
     console, names = Console.current(json=as_json), _names(labels)
     uri = defaults.index_uri(uri)
     from coca.inference.prompts import prompts_named
-    from coca.search.milvus.definition.catalog import check_fillable
+    from coca.search.milvus.catalog import check_fillable
     from coca.search.mining.zero_shot import add_classes, class_names
     from coca.workflows.collections.class_prompts import info_at, open_classes
 

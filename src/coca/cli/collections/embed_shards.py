@@ -51,7 +51,7 @@ def embed_shards(
     shards = find_shards(tars)
     results: Iterable[EmbeddedShard]
     if on_ray:
-        from coca.workflows.collections.on_ray import embed_shards_on_ray
+        from coca.workflows.collections.embed_shards import embed_shards_on_ray
 
         results = embed_shards_on_ray(
             shards,

@@ -16,7 +16,7 @@ from coca.search.vector_encoding import VectorEncoding
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from coca.search.ingest.sources.base import AnySource
+    from coca.search.ingest.sources import AnySource
     from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20
@@ -112,7 +112,7 @@ def index(
         raise ConfigError("--yes needs --prune, and excludes --watch")
     index_uri = defaults.index_uri(uri)
     where = _where(uri, collection)
-    from coca.workflows.collections.source_uris import resolve_uris, vectors_files
+    from coca.workflows.collections.image_sources import resolve_uris, vectors_files
 
     # Invalid sources are reported before a model is loaded.
     resolved = resolve_uris(uris, allow_missing=prune and yes)
@@ -143,7 +143,7 @@ def index(
         _report(console, filled, where, {})
         return
     from coca.search.ingest.snapshot import PathCache
-    from coca.search.milvus.definition.catalog import check_fillable
+    from coca.search.milvus.catalog import check_fillable
     from coca.workflows.collections.collection_model import fitted
     from coca.workflows.collections.image_sources import (
         UnreadableFile,

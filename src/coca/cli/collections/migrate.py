@@ -64,10 +64,10 @@ def migrate(
     """
     console = Console.current(json=as_json)
     from coca.search.index_params.vector_index import parse_index
-    from coca.search.ingest.transfer.migrate import migrate as run
+    from coca.search.ingest.migrate import migrate as run
     from coca.search.ingest.vector_sample import sample_collection
     from coca.search.milvus.collection import Collection
-    from coca.search.milvus.definition.collection_config import CollectionSettings
+    from coca.search.milvus.schema import CollectionSettings
 
     name = to_collection or collection
     index = parse_index(index_type) if index_type else None

@@ -38,12 +38,12 @@ def reindex(
     console = Console.current(json=as_json)
     uri = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
-    from coca.search.ingest.transfer.reindex import ReindexReport
-    from coca.search.ingest.transfer.reindex import reindex as run
+    from coca.search.ingest.reindex import ReindexReport
+    from coca.search.ingest.reindex import reindex as run
     from coca.search.ingest.vector_sample import sample_originals
+    from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection
-    from coca.search.milvus.definition.catalog import check_switchable, point_alias
-    from coca.search.milvus.definition.collection_config import CollectionSettings
+    from coca.search.milvus.schema import CollectionSettings
     from coca.search.records import same_model
     from coca.workflows.collections.collection_model import open_collection
     from coca.workflows.collections.image_resolver import ImageResolver

@@ -180,7 +180,7 @@ def search(
         console.note(note)
     if not hybrid and (fusion is not None or words is not None):
         raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
-    from coca.search.query.hybrid.fusion import Fusion
+    from coca.search.query.fusion import Fusion
     from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(

@@ -70,9 +70,9 @@ def serve(
     from coca.core.extras import require
 
     require("fastapi", extra="serve")
+    from coca.server.app import run
     from coca.server.keys import KeyFile
     from coca.server.middleware.limits import is_loopback
-    from coca.server.run import run
     from coca.server.service import open_service
 
     key_file = KeyFile(os.environ.get("COCA_API_KEYS", ""), keys)

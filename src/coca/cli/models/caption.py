@@ -9,10 +9,10 @@ from coca.cli.console import Console, Json
 from coca.cli.options import defaults, images
 from coca.cli.options.option_groups import Group, grouped
 from coca.core.errors import ConfigError
-from coca.model.generation.config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
-    from coca.inference.captioning import Caption
+    from coca.inference.outputs import Caption
 
 
 @grouped

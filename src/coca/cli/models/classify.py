@@ -15,7 +15,7 @@ from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
-    from coca.runtime.labels import Prediction
+    from coca.runtime.inputs import Prediction
 
 SHOWN_LABELS = 3
 

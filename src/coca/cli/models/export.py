@@ -1,4 +1,4 @@
-"""Command `coca export`: write a model to share, or for other runtimes."""
+"""Commands `coca export` and `coca convert`: write a model to share, or for other runtimes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,10 +9,73 @@ from typing import Annotated
 import typer
 
 from coca.cli.console import Console, Json, to_try
-from coca.cli.models.convert import Source
 from coca.cli.options import defaults
 from coca.cli.options.npm_packages import npm_packages
 from coca.core.errors import ConfigError
+
+# Command `coca convert`: convert weights to and from OpenCLIP.
+
+
+class Form(StrEnum):
+    """Formats that a model can be written in."""
+
+    coca = "coca"
+    openclip = "openclip"
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder, run, name of a shipped model, OpenCLIP weights file, openclip:NAME/TAG, or "
+        "hf:ORGANISATION/NAME.",
+    ),
+]
+
+
+def convert(
+    source: Source,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Model folder, or for OpenCLIP a .safetensors, .bin or .pt file."
+        ),
+    ],
+    to: Annotated[
+        Form | None,
+        typer.Option(
+            "--to",
+            help="Output format; default: openclip if OUT is a weights file, else coca.",
+            show_default=False,
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            "--vocabulary",
+            help="CLIP's bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json; default: "
+            "next to the weights, in an installed open_clip_torch, or from the hub.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert OpenCLIP weights to a model folder, or a model folder to OpenCLIP weights."""
+    console = Console.current(json=as_json)
+    defaults.keep_downloads_quiet(console)
+    if out.suffix.lower() in (".onnx", ".ort"):
+        command = to_try("export", source, str(out.with_suffix("")), "--format", "onnx")
+        raise ConfigError(
+            f"convert does not write ONNX, and {out} is the name of such a file: {command}"
+        )
+    from coca.release import convert as workflow
+
+    made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)
+    console.say(f"{source} is now in {made}")
+    console.emit({"out": str(made)})
+
+
+# Command `coca export`: write a model to share, or for other runtimes.
 
 
 class ExportFormat(StrEnum):
@@ -191,7 +254,7 @@ def export(
         return
     if int8 or images is not None:
         raise ConfigError("--int8 and --images apply to --format onnx: add it")
-    from coca.core.config.serialization import load_config
+    from coca.core.config.frozen_config import load_config
     from coca.release import export as workflow
     from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
 
@@ -206,7 +269,7 @@ def export(
     text = load_config(CardConfig, card or {}, given)
     made = workflow.export(model, out, card=text, results=results or (), half=half)
     if to is ExportFormat.huggingface:
-        from coca.release.huggingface import add_auto_map
+        from coca.release.export import add_auto_map
 
         add_auto_map(made)
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
@@ -247,7 +310,7 @@ def _check_unused(values: Mapping[str, object], to: ExportFormat) -> None:
 def _export_onnx(
     console: Console, model: str, out: Path, *, int8: bool, images: Path | None
 ) -> None:
-    from coca.release.onnx.export import export_onnx
+    from coca.release.onnx.onnx_export import export_onnx
 
     result = export_onnx(model, out, int8=int8, images=images, progress=console.progress)
     console.say(
@@ -278,7 +341,7 @@ def _export_browser(
     int8: bool,
     image_search: bool,
 ) -> None:
-    from coca.release.browser.export import export_browser, install_runtime
+    from coca.release.browser.static_page import export_browser, install_runtime
 
     uri, collection, token = source
     with npm_packages(packages, install_runtime, console) as folder:

@@ -27,8 +27,8 @@ def info(
     if name is None:
         name = defaults.model_name(None)
     from coca.inference.loading import model_folder, shipped
-    from coca.model.config import CoCaConfig
-    from coca.model.openclip.config import OpenCLIPConfig
+    from coca.model.coca_config import CoCaConfig
+    from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
 
     config: ModelConfig

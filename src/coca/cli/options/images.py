@@ -11,8 +11,7 @@ import typer
 
 from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
-from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.files.heif import PHOTO_SUFFIXES
+from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import walk_files
 from coca.core.progress import ProgressMaker
 

@@ -110,7 +110,7 @@ def load(kind: type[T], settings: Settings) -> T:
     Raises:
         ConfigError: No recipe is given, or a setting is invalid.
     """
-    from coca.core.config.serialization import load_config
+    from coca.core.config.frozen_config import load_config
 
     if not settings.recipes:
         raise ConfigError(

@@ -110,7 +110,7 @@ class CollectionOptions:
             ConfigError: No collection is given, and none exists at the default paths.
         """
         uri = defaults.search_uri(self.uri)
-        from coca.workflows.collections.search import open_search
+        from coca.workflows.collections.collection_model import open_search
 
         return open_search(
             uri,

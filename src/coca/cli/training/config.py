@@ -36,7 +36,7 @@ def show(
     """Validate a recipe and print it with all defaults."""
     import yaml
 
-    from coca.core.config.serialization import to_dict
+    from coca.core.config.frozen_config import to_dict
 
     console = Console.current(json=as_json)
     given = Settings.of(settings)

@@ -93,8 +93,8 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
     Raises:
         ConfigError: `name` is neither, or a setting is invalid.
     """
+    from coca.core.config.frozen_config import load_config
     from coca.core.config.recipe import read_recipe
-    from coca.core.config.serialization import load_config
     from coca.tasks import TASKS, TaskConfig
     from coca.workflows.evaluation.evaluate import SuiteConfig
 

@@ -35,7 +35,7 @@ def pretrain(
     Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     console = Console.current(json=as_json)
-    from coca.train.distributed.init import join_from_environment
+    from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings, folder="pretrain")
@@ -67,7 +67,7 @@ def finetune(
     """
     console = Console.current(json=as_json)
     from coca.cli.training.evaluate import SCORES, score_rows
-    from coca.train.distributed.init import join_from_environment
+    from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
 

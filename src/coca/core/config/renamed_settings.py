@@ -1,7 +1,7 @@
 """Names that settings had in earlier versions: files with them are read as if written today.
 
 A configuration lists its renamed fields in `renamed_keys`, and renamed values of a field in
-`renamed_values`; both are class variables of `coca.core.config.base.Config`.
+`renamed_values`; both are class variables of `coca.core.config.frozen_config.Config`.
 """
 
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ from coca.data.sources.annotated import (
     fingerprint_of,
     image_folder,
 )
-from coca.data.sources.base import register_source, single_path
+from coca.data.sources.source import register_source, single_path
 from coca.data.storage.storage import Storage
 
 _QUESTION = re.compile(

@@ -20,7 +20,7 @@ from coca.data.sources.annotated import (
     parse_json,
     require_splits,
 )
-from coca.data.sources.base import SplitConfig, register_source, single_path
+from coca.data.sources.source import SplitConfig, register_source, single_path
 from coca.data.storage.storage import Storage
 
 INSTALLED = "installed"

@@ -19,9 +19,9 @@ from typing import Any
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.data.sources.annotated import image_folder, require_splits
-from coca.data.sources.base import register_source, single_path
-from coca.data.sources.tables.table import open_table
-from coca.data.sources.video.clips import (
+from coca.data.sources.source import register_source, single_path
+from coca.data.sources.table import open_table
+from coca.data.sources.video_clips import (
     Clip,
     ClipFolder,
     ClipSource,

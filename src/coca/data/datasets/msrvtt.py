@@ -19,9 +19,9 @@ from coca.data.sources.annotated import (
     read_annotations,
     require_splits,
 )
-from coca.data.sources.base import register_source, single_path
-from coca.data.sources.tables.table import open_table
-from coca.data.sources.video.clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
+from coca.data.sources.source import register_source, single_path
+from coca.data.sources.table import open_table
+from coca.data.sources.video_clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
 from coca.data.storage.storage import Storage
 
 

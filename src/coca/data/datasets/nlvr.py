@@ -21,7 +21,7 @@ from coca.data.sources.annotated import (
     malformed,
     read_lines,
 )
-from coca.data.sources.base import register_source, single_path
+from coca.data.sources.source import register_source, single_path
 from coca.data.storage.storage import is_remote
 
 CLASSES = ("false", "true")

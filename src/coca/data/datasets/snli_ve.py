@@ -18,7 +18,7 @@ from coca.data.sources.annotated import (
     malformed,
     read_lines,
 )
-from coca.data.sources.base import register_source
+from coca.data.sources.source import register_source
 
 CLASSES = ("entailment", "neutral", "contradiction")
 

@@ -23,7 +23,7 @@ from coca.data.sources.annotated import (
     malformed,
     parse_json,
 )
-from coca.data.sources.base import register_source
+from coca.data.sources.source import register_source
 from coca.data.storage.storage import Storage
 
 _IMAGE_SUBTYPES = {"test-dev2015": "test2015"}

@@ -16,11 +16,10 @@ from torch.utils.data import Dataset
 from coca.core.errors import DataError
 from coca.data.batch import Batch
 from coca.data.loading.feature_file import FeatureFile
-from coca.data.loading.mixture import Mixture
-from coca.data.loading.permutation import mix
+from coca.data.loading.mixture import Mixture, mix
 from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import BadSample, Sample
-from coca.data.sources.base import MetadataSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import MetadataSource, Source, SourceConfig, read_rows
 from coca.metrics.answers import answer_scores
 from coca.processing.image import decode
 from coca.processing.processor import Processor

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float16
 from numpy.typing import NDArray
 
-from coca.core.config.serialization import digest
+from coca.core.config.frozen_config import digest
 from coca.core.errors import DataError, StorageError
 
 FORMAT_VERSION = 1

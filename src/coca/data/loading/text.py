@@ -8,7 +8,7 @@ import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import NAMED_TEMPLATES, SourceConfig
+from coca.data.sources.source import NAMED_TEMPLATES, SourceConfig
 
 # Default template of labels (CoCa, section 4.1).
 LABEL_TEMPLATES = ("a photo of the {}",)

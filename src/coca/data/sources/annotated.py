@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 from coca.core.annotations import parse_record, parse_text
 from coca.core.errors import DataError
-from coca.core.files.local_files import file_etag
-from coca.core.files.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig, SplitConfig, single_path
+from coca.data.sources.source import SourceConfig, SplitConfig, single_path
 from coca.data.storage.storage import Storage, is_remote
 
 T = TypeVar("T")

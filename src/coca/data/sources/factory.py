@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import SOURCES, Source, SourceConfig
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.tables.manifest import ManifestConfig
-from coca.data.sources.tables.table import SUFFIXES
+from coca.data.sources.source import SOURCES, Source, SourceConfig
+from coca.data.sources.table import SUFFIXES
+from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.data.sources.video.frame_strips import StripSource
+from coca.data.sources.video_clips import StripSource
 
 
 def open_source(config: SourceConfig) -> Source:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.files.regular_files import MAX_IMAGE_BYTES
-from coca.data.sources.base import register_source, single_path
-from coca.data.sources.tables.columns import TableConfig, TableSource
-from coca.data.sources.tables.table import SUFFIXES
+from coca.core.files.local_files import MAX_IMAGE_BYTES
+from coca.data.sources.source import register_source, single_path
+from coca.data.sources.table import SUFFIXES
+from coca.data.sources.table_source import TableConfig, TableSource
 from coca.data.storage.storage import Storage, full_path
 
 MAX_TABLE_BYTES = 1 << 30

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coca.core.extras import require
+from coca.core.extras import npm_install, require
 from coca.core.files.atomic import atomic_folder, write_atomic
-from coca.core.npm import npm_install
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter

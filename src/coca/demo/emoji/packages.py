@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.core.npm import npm_install
+from coca.core.extras import npm_install
 from coca.demo.emoji.concepts import rendered
 
 

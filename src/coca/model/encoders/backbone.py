@@ -22,8 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require as require_extra
-from coca.model.encoders.base import ImageEncoder, ImageEncoderConfig
-from coca.model.layers.prepacked_linear import Linear
+from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
+from coca.model.layers.prepacked import Linear
 
 IMAGENET_CLASSES = 1000
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
-from coca.model.encoders.base import IMAGE_ENCODERS
-from coca.model.layers.prepacked_conv import FusableConv, conv_norm
+from coca.model.encoders.encoder import IMAGE_ENCODERS
+from coca.model.layers.prepacked import FusableConv, conv_norm
 
 STEM, FEATURES = 32, 1280
 BN_EPS = 1e-3

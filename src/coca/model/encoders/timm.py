@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, did_you_mean
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder, import_timm
-from coca.model.encoders.base import IMAGE_ENCODERS, Normalization
+from coca.model.encoders.encoder import IMAGE_ENCODERS, Normalization
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.encoders.base import (
+from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
     ImageEncoderConfig,
     require_heads,
 )
-from coca.model.layers.init import scale_residuals_
-from coca.model.layers.prepacked_linear import Linear
-from coca.model.layers.transformer import Block
+from coca.model.layers.prepacked import Linear
+from coca.model.layers.transformer import Block, scale_residuals_
 
 
 @dataclass(frozen=True, kw_only=True)

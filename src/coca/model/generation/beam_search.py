@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
 
 

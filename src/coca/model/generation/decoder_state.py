@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.layers.kv_cache import KeyValueCache
-from coca.model.layers.prepacked_linear import linear
+from coca.model.layers.prepacked import linear
 
 
 class DecoderState:

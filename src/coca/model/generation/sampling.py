@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 
 MIN_SORTED_TOKENS = 256

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from coca.model.captioner import Captioner
 from coca.model.layers.kv_cache import BlockDiagonalAttention
 from coca.model.layers.packing import lengths_to_last
-from coca.model.layers.prepacked_linear import linear
+from coca.model.layers.prepacked import linear
 
 IMAGES_PER_CHUNK = 8
 """Images per chunk; their keys and values in all layers take memory."""

@@ -16,8 +16,8 @@ from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor as TorchPredictor
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
-from coca.runtime.captions import Caption
 from coca.runtime.image_file import ImageSource
+from coca.runtime.inputs import Caption
 from coca.runtime.predictor import load
 
 BATCHES = (1, 3, 8)

@@ -20,6 +20,7 @@ import numpy as np
 import tokenizers
 import torch
 from jaxtyping import Float, Float32, Int32
+from tokenizers import normalizers, processors
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError
@@ -28,12 +29,50 @@ from coca.core.files.atomic import atomic_folder
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
-from coca.release.onnx.export import text_settings
+from coca.processing.tokenizer import TextTokenizer
 from coca.release.onnx.gates import BATCHES, MIN_COSINE
 from coca.release.onnx.graphs import Graph, translate
-from coca.release.onnx.images import gate_images
-from coca.release.tokenizer_files import write_tokenizer
+from coca.release.onnx.onnx_export import gate_images, text_settings
 from coca.runtime.preprocess import TextSettings
+
+# Tokenizer files for other libraries, whose tokenizers add the special tokens by themselves.
+
+
+def write_tokenizer(
+    folder: Path, tokenizer: TextTokenizer, layout: TextSettings, **settings: Any
+) -> None:
+    """Write `tokenizer.json` with a post-processor, and `tokenizer_config.json`.
+
+    Args:
+        folder: Folder to write to.
+        tokenizer: The model's tokenizer.
+        layout: Layout of the model's token ids.
+        **settings: Further content of `tokenizer_config.json`.
+    """
+    path = folder / "tokenizer.json"
+    tokenizer.save(path)
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    if layout.cleaning == "clip":
+        # Without ftfy, which repairs broken Unicode, and without HTML entities.
+        space = tokenizers.Regex(r"\s+")
+        steps = [normalizers.NFC(), normalizers.Replace(space, " "), normalizers.Lowercase()]
+        backend.normalizer = normalizers.Sequence(steps)
+    ids = (layout.bos_id, *layout.suffix)
+    first, *last = map(backend.id_to_token, ids)
+    backend.post_processor = processors.TemplateProcessing(
+        single=[first, "$A", *last], special_tokens=[(backend.id_to_token(id), id) for id in ids]
+    )
+    backend.save(str(path))
+    config = {
+        "pad_token": backend.id_to_token(layout.pad_id),
+        "bos_token": backend.id_to_token(layout.bos_id),
+        "eos_token": backend.id_to_token(layout.eos_id),
+        "model_max_length": layout.context_length,
+        **settings,
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
 
 RESIZES = ("shortest", "squash")
 """Resizing methods that the service knows."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from coca.core.errors import SearchError
-from coca.search.index_params.types import INDEX_TYPES
+from coca.search.index_params.index_types import INDEX_TYPES
 
 _FIRST_SERVER = (2, 3)
 """First version with `upsert` and array columns."""

@@ -10,9 +10,15 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.prefetch import iterate_ahead, map_ahead
 from coca.search.ingest.snapshot import WHOLE, CollectionSnapshot
-from coca.search.ingest.sources.base import Entry, ItemSource, SeriesSource
-from coca.search.ingest.sources.image_metadata import Header, read_header
-from coca.search.ingest.sources.images import Annotation, SourceImage
+from coca.search.ingest.sources import (
+    Annotation,
+    Entry,
+    Header,
+    ItemSource,
+    SeriesSource,
+    SourceImage,
+    read_header,
+)
 from coca.search.query.engine import Embedder
 from coca.search.records import Record, content_id
 

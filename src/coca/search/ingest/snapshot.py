@@ -8,11 +8,15 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coca.core.files.absence import Roots, doubt, is_gone, nearest
-from coca.search.frame_paths import series_of
-from coca.search.ingest.sources.base import AnySource, Entry, RootedSource, empty_folders
-from coca.search.records import Origin
-from coca.search.source_entries import join_source_entries, source_of, split_source_entries
+from coca.core.files.local_files import Roots, doubt, is_gone, nearest
+from coca.search.ingest.sources import AnySource, Entry, RootedSource, empty_folders
+from coca.search.records import (
+    Origin,
+    join_source_entries,
+    series_of,
+    source_of,
+    split_source_entries,
+)
 
 WHOLE = "+"
 """Suffix of the etag of a series' last frame, which is written after all other frames."""

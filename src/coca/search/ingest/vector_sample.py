@@ -18,7 +18,7 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.prefetch import embed_each
-from coca.search.ingest.sources.base import AnySource, Entry, SeriesSource
+from coca.search.ingest.sources import AnySource, Entry, SeriesSource
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.query.engine import Embedder

@@ -14,22 +14,19 @@ from jaxtyping import Float
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.index_params.vector_index import VectorIndex
-from coca.search.milvus.ann.pagination import check_text
-from coca.search.milvus.ann.record_search import ann_search, bm25_search, grouped_ann_search
-from coca.search.milvus.client.connection import Connection
+from coca.search.index_params.vector_index import VectorIndex, choose_index
+from coca.search.milvus import catalog, schema
+from coca.search.milvus.ann import ann_search, bm25_search, check_text, grouped_ann_search
+from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
-from coca.search.milvus.definition import names, schema
-from coca.search.milvus.definition.catalog import make_named, missing
-from coca.search.milvus.definition.collection_config import CollectionSettings
-from coca.search.milvus.definition.index_build import PATIENCE_S, IndexState, index_state
-from coca.search.milvus.definition.index_rebuild import change_index
-from coca.search.milvus.definition.schema import Layout
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
+from coca.search.milvus.index_rebuild import change_index
 from coca.search.milvus.record_store import RecordStore
 from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
+from coca.search.milvus.schema import CollectionSettings, Layout
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
 from coca.search.vector_codec import Basis, VectorCodec
@@ -108,9 +105,9 @@ class Collection:
         try:
             with connection.write_lock:
                 own = (
-                    names.resolve_staged(connection, collection, fingerprint or "")
+                    catalog.resolve_staged(connection, collection, fingerprint or "")
                     if staged
-                    else names.resolve(connection, collection)
+                    else catalog.resolve(connection, collection)
                 )
                 if own is None:
                     if not create:
@@ -286,7 +283,7 @@ class Collection:
         """
         if not self._opened_as:
             return
-        target = names.resolve(self._connection, self._opened_as)
+        target = catalog.resolve(self._connection, self._opened_as)
         if target not in (None, self.own_name):
             raise SearchError(
                 f"{self._opened_as!r} in {self.info.uri} now refers to {target!r}, so what was "

@@ -15,8 +15,8 @@ import numpy as np
 
 from coca.core.errors import SearchError, StorageError
 from coca.search.filters import expanded, with_ids
-from coca.search.milvus.client.connection import Connection
-from coca.search.milvus.client.lite import MIN_FREE_TO_DELETE
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.lite import MIN_FREE_TO_DELETE
 from coca.search.records import ID, TEXT_VECTOR, VECTOR
 
 WRITE_ROWS = 1_000

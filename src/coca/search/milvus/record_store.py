@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from coca.search import records
-from coca.search.milvus.ann.row_search import Vectors
-from coca.search.milvus.client.connection import Connection
+from coca.search.milvus.ann import Vectors
 from coca.search.milvus.collection_io import WRITE_ROWS, CollectionIO, Row, batches
-from coca.search.milvus.definition.schema import Layout, index_captions
+from coca.search.milvus.connection import Connection
 from coca.search.milvus.row_codec import (
     HIT_COLUMNS,
     RECORD_COLUMNS,
@@ -19,6 +18,7 @@ from coca.search.milvus.row_codec import (
     to_record,
     to_row,
 )
+from coca.search.milvus.schema import Layout, index_captions
 from coca.search.records import Origin, Record
 from coca.search.search_options import Side
 

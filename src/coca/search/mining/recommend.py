@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.mining.diversity import mmr
+from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id

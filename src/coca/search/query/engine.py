@@ -9,15 +9,20 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.query.calibration.mark_matches import mark_matches, mark_named
-from coca.search.query.calibration.match_score import Calibration
-from coca.search.query.hybrid.fusion import CaptionChoice, Fusion
-from coca.search.query.hybrid.hybrid_search import search_hybrid, typed_fusion, word_search
+from coca.search.query.fusion import CaptionChoice, Fusion, search_hybrid, typed_fusion, word_search
+from coca.search.query.match import Calibration, mark_matches, mark_named
 from coca.search.query.originals import ImageOpener, read_file
-from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
+from coca.search.query.query_terms import (
+    Term,
+    bare_query,
+    check_terms,
+    direction,
+    embed_queries,
+    query_vectors,
+    word_forms,
+)
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
-from coca.search.query.short_queries import bare_query, embed_queries, word_forms
 from coca.search.records import Hit, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
 
@@ -71,8 +76,8 @@ class SearchEngine:
             embedder: Model that embedded the collection.
             index: The collection.
             image_reader: Factory of the function that reads images by path for reranking; reads
-                files by default. `coca.workflows.collections.search.open_search` also reads tars,
-                tables and videos.
+                files by default. `coca.workflows.collections.collection_model.open_search` also
+                reads tars, tables and videos.
 
         Raises:
             SearchError: The collection was embedded by another model.
@@ -117,7 +122,7 @@ class SearchEngine:
 
         Text, image and vector have equal weight; `terms` sets weights, negative ones included.
         Short queries are searched without article and final punctuation, and a plural together with
-        its singular; see `coca.search.query.short_queries`.
+        its singular; see `coca.search.query.query_terms`.
 
         Args:
             text: Query text.
@@ -131,7 +136,7 @@ class SearchEngine:
             rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
                 log p(text | image)`; 0 means none.
             match: Mark the first 32 hits by their match probability, where the query is one text
-                and the collection is calibrated; see `coca.search.query.calibration.match_score`.
+                and the collection is calibrated; see `coca.search.query.match`.
                 A hit of a hybrid search whose given caption has all its words matches in any case.
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Float32
 
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.milvus.ann.pagination import COSINE_DIGITS, group_of
-from coca.search.milvus.client.change_log import Watch, read_in_background
+from coca.search.milvus.ann import COSINE_DIGITS, group_of
 from coca.search.milvus.collection import MAX_RESULTS, Collection
-from coca.search.query.hybrid.bm25 import Captions
+from coca.search.milvus.lite import Watch, read_in_background
+from coca.search.query.fusion import Captions
 from coca.search.records import CollectionInfo, Hit, Record
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
 

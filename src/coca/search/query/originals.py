@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from coca.core.errors import DataError
-from coca.core.files.regular_files import MAX_IMAGE_BYTES, read_regular
-from coca.search.frame_paths import series_of
-from coca.search.records import Record, content_id
+from coca.core.files.local_files import MAX_IMAGE_BYTES, read_regular
+from coca.search.records import Record, content_id, series_of
 
 ImageOpener: TypeAlias = Callable[[str, str], bytes]
 """Reads the encoded image of a path and etag, or raises a `DataError`."""

@@ -16,14 +16,13 @@ from jaxtyping import Float32
 
 from coca.core.errors import CocaError
 from coca.core.progress import Bar
+from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.upsert.report import IngestReport
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
 from coca.server.model.served_model import ServedModel
-from coca.workflows.collections.image_sources import check_filled, open_sources
+from coca.workflows.collections.image_sources import check_filled, open_sources, resolve_uris
 from coca.workflows.collections.index import MAX_BAD_FRACTION, BadImageLog
-from coca.workflows.collections.source_uris import resolve_uris
 
 logger = logging.getLogger(__name__)
 

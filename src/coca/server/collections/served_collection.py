@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from coca.search.milvus.collection import Collection
-from coca.search.query.calibration.match_score import Calibration
 from coca.search.query.engine import SearchEngine
+from coca.search.query.match import Calibration
 from coca.search.records import Record
 from coca.server.collections.catalog import Catalog
 from coca.server.errors import ServiceError

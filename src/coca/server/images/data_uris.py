@@ -1,11 +1,23 @@
-"""Encoded images of requests: data URIs and media types."""
+"""Images of requests: data URIs, decoded images and their regions.
+
+Dimensions: S side of the model's input (pixels).
+"""
 
 import base64
 import binascii
 import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
-from coca.core.files.heif import HEAD_BYTES, is_heif
+from coca.core.files.formats import HEAD_BYTES, is_heif
+from coca.runtime.preprocess import ImageSettings
+
+# Encoded images of requests: data URIs and media types.
+
 
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
 
@@ -50,3 +62,39 @@ def read_data_uri(uri: str) -> bytes:
         raise ConfigError(
             f"an image must be a data URI such as data:image/png;base64,..., got {uri[:40]!r}"
         ) from None
+
+
+# Decoded images of requests, their regions and their preprocessing.
+
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom of a region, in fractions of width and height, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """A decoded image at the model's input size."""
+
+    square: UInt8[np.ndarray, "S S 3"]
+    """Pixels as the processor of the model resizes them, 0 to 255."""
+    width: int
+    """Width of the upright image, in pixels."""
+    height: int
+    time: int
+    """Time of capture, in seconds since 1970; 0 if unknown."""
+    covered: Box
+    """Part of the image that `square` shows; below 0 or above 1 where it is padded."""
+
+
+@dataclass(frozen=True)
+class ImageSteps:
+    """Preprocessing of decoded images."""
+
+    settings: ImageSettings
+    as_torch: bool
+    """Whether images are resized as by torch; else by Pillow."""
+
+    @property
+    def at_least(self) -> int | None:
+        """Minimum side at which a JPEG may be decoded, in pixels; None: full resolution."""
+        return self.settings.image_size if self.settings.reduced else None

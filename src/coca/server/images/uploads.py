@@ -1,11 +1,116 @@
-"""Uploaded images: files in a folder of the service, named by the hash of their bytes."""
+"""Images of the service: uploads, thumbnails and contact sheets."""
 
+import contextlib
+import hashlib
+import io
+import math
+import os
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
 from coca.core.errors import StorageError
-from coca.core.files.atomic import write_atomic
-from coca.search.milvus.client.lite import address_of, check_space, is_lite
+from coca.core.files.atomic import user_cache, write_atomic
+from coca.search.milvus.lite import address_of, check_space, is_lite
 from coca.server.images.data_uris import media_type_of
+from coca.server.images.decoding.decoder import Decoder
+
+# Contact sheets: the images of hits in one image, numbered, for models that see.
+
+
+COLUMNS = 5
+SIDE_PX = 256
+"""Length of the longer side of an image on the sheet, in pixels."""
+_GAP_PX = 8
+_LABEL_PX = 24
+
+
+def draw_sheet(images: Sequence[UInt8[np.ndarray, "H W 3"] | None]) -> bytes:
+    """Draw images into a grid, row by row, each with its number above it, as a JPEG.
+
+    Args:
+        images: Pixels, with sides of at most `SIDE_PX`; None leaves an empty cell.
+    """
+    columns = min(COLUMNS, max(1, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    width, height = SIDE_PX + _GAP_PX, SIDE_PX + _LABEL_PX + _GAP_PX
+    sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, pixels in enumerate(images):
+        row, column = divmod(number, columns)
+        left, top = _GAP_PX + column * width, _GAP_PX + row * height
+        draw.text((left, top), str(number + 1), fill="black", font_size=_LABEL_PX - 4)
+        if pixels is not None:
+            x, y = (SIDE_PX - pixels.shape[1]) // 2, (SIDE_PX - pixels.shape[0]) // 2
+            sheet.paste(Image.fromarray(pixels), (left + x, top + _LABEL_PX + y))
+    stream = io.BytesIO()
+    sheet.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+# Thumbnails of items: small JPEG files, cached on disk.
+
+
+SIDES = (128, 256, 512, 1_024)
+"""Lengths of the longer side that are offered, in pixels."""
+
+
+class Thumbnails:
+    """Cache of thumbnails; a full disk only disables it."""
+
+    def __init__(self, folder: Path | None, decoder: Decoder) -> None:
+        self._folder = user_cache() / "thumbnails" if folder is None else folder
+        self._decoder = decoder
+
+    def cached(self, key: str, side: int) -> bytes | None:
+        """Read a thumbnail from the cache; None if it is missing."""
+        try:
+            return self._path(key, side).read_bytes() or None
+        except OSError:
+            return None
+
+    def make(self, key: str, side: int, data: bytes) -> bytes:
+        """Encode the thumbnail of an image, and cache it.
+
+        Args:
+            key: Identifies the item among all collections.
+            side: One of `SIDES`.
+            data: The encoded image.
+
+        Raises:
+            DataError: The image cannot be decoded.
+        """
+        small = self._decoder.thumbnail(data, side)
+        path = self._path(key, side)
+        unfinished = path.with_name(f".incomplete-{uuid.uuid4().hex}")
+        # The cache is not needed to answer.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                unfinished.write_bytes(small)
+                os.replace(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return small
+
+    def remove(self, key: str) -> None:
+        """Remove the thumbnails of an item from the cache."""
+        for side in SIDES:
+            with contextlib.suppress(OSError):
+                self._path(key, side).unlink(missing_ok=True)
+
+    def _path(self, key: str, side: int) -> Path:
+        # Ids of records may hold any characters, so that files are named by a hash.
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        return self._folder / name[:2] / f"{name}-{side}.jpg"
+
+
+# Uploaded images: files in a folder of the service, named by the hash of their bytes.
+
 
 _SUFFIXES = {
     "image/jpeg": ".jpg",

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from coca.runtime.captions import Caption
-from coca.runtime.labels import Prediction
+from coca.runtime.inputs import Caption, Prediction
 from coca.runtime.predictor import Predictor as ExportedPredictor
 from coca.server.errors import ServiceError
-from coca.server.images.decoded import ImageSteps
+from coca.server.images.data_uris import ImageSteps
 from coca.workflows.collections.collection_model import CollectionModel
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
 from coca.inference.prompts import class_means, sentences_of
-from coca.runtime.captions import Caption
-from coca.runtime.labels import Prediction, predictions
-from coca.server.images.decoded import Box, DecodedImage
+from coca.runtime.inputs import Caption, Prediction, predictions
+from coca.server.images.data_uris import Box, DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.model.backend import backend_of
 from coca.server.model.batching import Batcher, Turns

@@ -13,10 +13,9 @@ from jaxtyping import UInt8
 from coca.inference.attention import WordMaps, explain_caption
 from coca.inference.predictor import Predictor
 from coca.processing.image import ImageConfig
-from coca.runtime.captions import Caption
-from coca.runtime.labels import Prediction
+from coca.runtime.inputs import Caption, Prediction
 from coca.runtime.preprocess import ImageSettings
-from coca.server.images.decoded import ImageSteps
+from coca.server.images.data_uris import ImageSteps
 
 
 def steps_of(config: ImageConfig) -> ImageSteps:

@@ -20,19 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from coca import __version__
 from coca.core.errors import CocaError, DataError
-from coca.server.collections.served_collection import ServedCollection
-from coca.server.errors import ServiceError, error_response
-from coca.server.middleware.limits import bounded, check_origin, check_values
-from coca.server.requests.answers import item_of
-from coca.server.requests.contact_sheet import SIDE_PX, draw_sheet
-from coca.server.requests.queries import search as find
-from coca.server.routes import mining
-from coca.server.routes import search as searching
-from coca.server.routes.tenants import tenant_of
-from coca.server.schemas.items import Item
-from coca.server.schemas.mining import FacetsRequest, FacetsResponse
-from coca.server.schemas.search import SearchRequest, SearchResponse
-from coca.server.schemas.shared import (
+from coca.server.bodies import (
     MAX_BYTES,
     Body,
     CollectionName,
@@ -41,6 +29,16 @@ from coca.server.schemas.shared import (
     ItemId,
     Text,
 )
+from coca.server.collections.served_collection import ServedCollection
+from coca.server.errors import ServiceError, error_response
+from coca.server.images.uploads import SIDE_PX, draw_sheet
+from coca.server.middleware.limits import bounded, check_origin, check_values
+from coca.server.routes import mining
+from coca.server.routes import search as searching
+from coca.server.routes.items import Item, item_of
+from coca.server.routes.mining import FacetsRequest, FacetsResponse
+from coca.server.routes.search import SearchRequest, SearchResponse, run_search
+from coca.server.routes.tenants import tenant_of
 from coca.server.service import Tenant
 
 P = ParamSpec("P")
@@ -164,7 +162,7 @@ def contact_sheet(
         body = SearchRequest(
             text=text, limit=limit, collection=collection, filter=filter, where=where
         )
-        found, _, _ = find(tenant, body)
+        found, _, _ = run_search(tenant, body)
     sheet = draw_sheet([_pixels(tenant, served, one.id) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [

@@ -1,26 +1,238 @@
-"""Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`."""
+"""Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`, with their bodies."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 
+from coca.core.errors import ArgumentError
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
-from coca.server.requests.answers import hit_of, item_of
-from coca.server.requests.facets import count_facets, histogram
-from coca.server.requests.queries import examples, filter_of
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.schemas.mining import (
-    DuplicateGroup,
-    DuplicatesRequest,
-    DuplicatesResponse,
-    FacetsRequest,
-    FacetsResponse,
-    RecommendRequest,
+from coca.search.records import METADATA
+from coca.server.bodies import (
+    MAX_EXAMPLES,
+    MAX_LIMIT,
+    Body,
+    CollectionName,
+    Example,
+    Fraction,
+    ItemId,
+    Limit,
+    Scope,
+    Side,
+    Value,
 )
-from coca.server.schemas.search import SearchResponse
-from coca.server.schemas.shared import Example
+from coca.server.collections.catalog import Entry
+from coca.server.routes.items import Item, item_of
+from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.service import Tenant
+
+# Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
+
+
+class RecommendRequest(Scope):
+    """Examples of wanted and unwanted items."""
+
+    max_bytes: ClassVar[int | None] = None
+
+    positive: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)]
+    negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    seen: Annotated[list[ItemId], Field(max_length=10_000)] = []
+    """Ids to exclude."""
+    diversity: Fraction = 0.3
+    on: Side = "image"
+    limit: Limit = 50
+
+
+class DuplicatesRequest(Body):
+    """Near-duplicates of a collection."""
+
+    collection: CollectionName = None
+    min_similarity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
+    """Maximum number of groups."""
+
+
+class DuplicateGroup(Body):
+    """Items that are near-duplicates of each other."""
+
+    items: list[Item]
+
+
+class DuplicatesResponse(Body):
+    """Groups of near-duplicates, largest first."""
+
+    collection: str
+    groups: list[DuplicateGroup]
+    total: int
+    """Number of groups, of which the first `limit` are returned."""
+
+
+class FacetsRequest(Scope):
+    """Fields whose values are counted among the items that the filters keep."""
+
+    fields: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=32)] | None = (
+        None
+    )
+    """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
+    limit: Annotated[int, Field(ge=1, le=1_000)] = 20
+    """Maximum number of values of a field."""
+    histogram: Literal["auto", "year", "month", "day"] = "auto"
+
+
+class FacetValue(Body):
+    """A value and the number of items that have it."""
+
+    value: Value
+    count: int
+
+
+class Facet(Body):
+    """Values of a field, most frequent first."""
+
+    field: str
+    values: list[FacetValue]
+    others: int
+    """Number of further values."""
+    missing: int
+    """Number of items without the field."""
+
+
+class HistogramBucket(Body):
+    """Number of items taken from `start` until before `end`, in seconds since 1970."""
+
+    start: int
+    end: int
+    label: str
+    count: int
+
+
+class Histogram(Body):
+    """Items by time of capture; intervals without items are left out."""
+
+    interval: Literal["year", "month", "day"]
+    buckets: list[HistogramBucket]
+    unknown: int
+    """Number of items without a time of capture."""
+
+
+class FacetsResponse(Body):
+    """Counts of values, and the histogram of capture times."""
+
+    collection: str
+    total: int
+    facets: list[Facet]
+    histogram: Histogram
+
+
+# Facets: counts of the values of fields, and a histogram of capture times.
+
+
+_COLUMNS = ("tags", "album", "caption_source")
+_FEW = 50
+"""Maximum number of values of a metadata field that is counted without being named."""
+_MAX_DAYS, _MAX_MONTHS = 92, 120
+
+Interval = Literal["year", "month", "day"]
+
+
+def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
+    """Count the values of fields.
+
+    Args:
+        items: Items to count.
+        fields: Names of fields; None: the columns, and metadata fields with few values.
+        limit: Maximum number of values of a field.
+
+    Raises:
+        ArgumentError: A field has no facets.
+    """
+    for name in fields or ():
+        if name not in _COLUMNS and not name.startswith(f"{METADATA}."):
+            raise ArgumentError(
+                f"facets are of {', '.join(_COLUMNS)} and {METADATA}.KEY, got {name!r}"
+            )
+    counts: dict[str, Counter[Value]] = {}
+    for (field, value), count in Counter(chain.from_iterable(it.values for it in items)).items():
+        counts.setdefault(field, Counter())[value] = count
+    # `dict` keeps each field of an item once.
+    known = Counter(chain.from_iterable(dict(it.values) for it in items))
+    wanted = dict.fromkeys((*_COLUMNS, *counts)) if fields is None else fields
+    facets = [
+        _facet(name, counts.get(name, Counter()), limit, missing=len(items) - known[name])
+        for name in wanted
+    ]
+    if fields is not None:
+        return facets
+    return [one for one in facets if one.values and len(one.values) + one.others <= _FEW]
+
+
+def histogram(
+    items: Sequence[Entry], interval: Literal["auto", "year", "month", "day"]
+) -> Histogram:
+    """Count items by time of capture, in UTC; `auto` chooses the interval by the time span."""
+    times = [taken for item in items if (taken := _datetime(item.time)) is not None]
+    chosen: Interval = _interval(times) if interval == "auto" else interval
+    counts = Counter(_start(taken, chosen) for taken in times)
+    buckets = [
+        HistogramBucket(
+            start=int(start.timestamp()),
+            end=int(_next(start, chosen).timestamp()),
+            label=start.strftime({"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d"}[chosen]),
+            count=count,
+        )
+        for start, count in sorted(counts.items())
+    ]
+    return Histogram(interval=chosen, buckets=buckets, unknown=len(items) - len(times))
+
+
+def _facet(field: str, counts: Counter[Value], limit: int, *, missing: int) -> Facet:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    return Facet(
+        field=field,
+        values=[FacetValue(value=value, count=count) for value, count in ordered[:limit]],
+        others=max(0, len(ordered) - limit),
+        missing=missing,
+    )
+
+
+def _datetime(seconds: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def _interval(times: Sequence[datetime]) -> Interval:
+    days = (max(times) - min(times)).days if times else 0
+    if days <= _MAX_DAYS:
+        return "day"
+    return "month" if days <= _MAX_MONTHS * 31 else "year"
+
+
+def _start(taken: datetime, interval: Interval) -> datetime:
+    day = taken.day if interval == "day" else 1
+    month = 1 if interval == "year" else taken.month
+    return datetime(taken.year, month, day, tzinfo=UTC)
+
+
+def _next(start: datetime, interval: Interval) -> datetime:
+    if interval == "day":
+        return datetime.fromtimestamp(start.timestamp() + 86_400, UTC)
+    if interval == "year" or start.month == 12:
+        return start.replace(year=min(start.year + 1, 9_999), month=1)
+    return start.replace(month=start.month + 1)
+
+
+# Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
+
 
 router = APIRouter(prefix="/v1", tags=["mining"], route_class=KeyedRoute)
 

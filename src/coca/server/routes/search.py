@@ -1,22 +1,256 @@
-"""Routes `/v1/search` and `/v1/collections`."""
+"""Routes `/v1/search` and `/v1/collections`, with their bodies."""
 
 import time
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 
-from coca.core.errors import SearchError
-from coca.search.records import CollectionInfo
+from coca.core.errors import ArgumentError, SearchError
+from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, where
+from coca.search.query.fusion import Fusion
+from coca.search.query.match import SCORED_HITS
+from coca.search.query.query_terms import Term
+from coca.search.records import ORIGIN, PATH, CollectionInfo
+from coca.search.records import Hit as FoundHit
+from coca.server.bodies import (
+    MAX_EXAMPLES,
+    MAX_RANKED,
+    Body,
+    Condition,
+    Example,
+    Fraction,
+    ImageReference,
+    Limit,
+    Offset,
+    Scope,
+    Side,
+    Text,
+)
 from coca.server.collections.served_collection import ServedCollection
-from coca.server.requests.answers import hit_of
-from coca.server.requests.queries import search as find
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.schemas.collections import (
+from coca.server.routes.items import Item, fields_of
+from coca.server.routes.jobs import (
     CalibrationSummary,
     CollectionDescription,
     CollectionList,
     Encoding,
 )
-from coca.server.schemas.search import SearchRequest, SearchResponse
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
+from coca.server.service import Tenant
+
+# Bodies of `/v1/search`.
+
+
+class SearchRequest(Scope, ImageReference):
+    """A query by text, image, item or examples; without any, all items, newest first."""
+
+    text: Text | None = None
+    weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
+    positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    hybrid: Annotated[
+        bool | None,
+        Field(
+            description="Whether to fuse the ranking by image with those by vectors and words of "
+            "all captions. null: a query of texts is fused with the captions that people gave, in "
+            "a collection of less than 50,000 items, as in `coca search`."
+        ),
+    ] = None
+    text_weight: Annotated[
+        Fraction | None,
+        Field(
+            description="Weight of captions in a hybrid search; null: 0.75. It implies `hybrid`."
+        ),
+    ] = None
+    rerank: Annotated[
+        int,
+        Field(ge=0, le=256, description="Number of first hits to rerank by caption likelihood."),
+    ] = 0
+    on: Side = "image"
+    group_by: Literal["album"] | None = None
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    limit: Limit = 50
+    offset: Offset = 0
+
+
+class Hit(Item):
+    """An item found by a query."""
+
+    score: float | None
+    """Cosine of query and image, or of query and caption; null where nothing was compared."""
+    bm25: float | None = None
+    """BM25 of the query's words in the caption, in a hybrid search; null where it has none."""
+    fused_score: float | None = None
+    """Sort key of a hybrid search: both rankings fused."""
+    rank_score: float | None = None
+    """Sort key of reranked hits and of recommendations."""
+    log_likelihood: float | None = None
+    """log p(text | image) in nats, of reranked hits."""
+    match_probability: float | None = None
+    """Calibrated probability that the hit matches; null without a calibration."""
+    is_match: bool | None = None
+    """Whether the hit is above the threshold of the collection; null without a calibration."""
+
+
+class SearchResponse(Body):
+    """Hits, best first."""
+
+    collection: str
+    hits: list[Hit]
+    limit: int
+    offset: int
+    total: int | None
+    """Number of items that the filters keep; null if it was not counted."""
+    nothing_matches: bool | None = None
+    """Whether no item matches the query; null without a calibration."""
+    threshold: float | None = None
+    """Threshold of `match_probability`; null without a calibration."""
+    took_ms: float = 0.0
+    """Time of the service for this request, in milliseconds."""
+
+
+# Queries of requests: terms and filters of a search engine from bodies.
+
+
+_HIDDEN = frozenset({PATH, ORIGIN})
+"""Columns with paths of the machine of the service."""
+
+
+def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
+    """Combine the filter and the conditions of a request into one expression.
+
+    Raises:
+        ArgumentError: A condition is invalid, the filter has an unclosed quote, or one compares
+            the paths of files, which the service does not report.
+    """
+    if not tenant.service.settings.show_paths:
+        compared = names_in(scope.filter) | {one.field for one in scope.where}
+        if hidden := sorted(compared & _HIDDEN):
+            raise ArgumentError(
+                f"{hidden[0]} is not a field of this service: it does not report paths of files; "
+                "serve them with --show-paths"
+            )
+    parts = [
+        *([scope.filter] if scope.filter.strip() else []),
+        *(_condition(one) for one in scope.where),
+        *more,
+    ]
+    # Also a single filter is checked for its quotes and parentheses.
+    return str(all_of(*parts)) if parts else ""
+
+
+def run_search(tenant: Tenant, request: SearchRequest) -> tuple[list[FoundHit], int | None, bool]:
+    """Find the hits of a request.
+
+    Returns:
+        The hits, the number of items if it was counted, and whether the hits have scores.
+
+    Raises:
+        ServiceError: There is no such collection or item (status 404).
+        SearchError: The query or the filter is invalid.
+        DataError: An image cannot be decoded.
+    """
+    collection = tenant.collection(request.collection)
+    terms = terms_of(tenant, request)
+    if not terms:
+        items, total = collection.catalog.page(
+            filter_of(tenant, request), offset=request.offset, limit=request.limit
+        )
+        return items, total, False
+    if all(term.weight < 0 for term in terms):
+        raise ArgumentError("a query must have at least one positive term, got negative ones only")
+    if request.offset + request.limit > MAX_RANKED:
+        raise ArgumentError(
+            f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
+            f"{request.offset:,} and {request.limit:,}"
+        )
+    images = request.rerank + sum(term.image is not None for term in terms)
+    tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
+    itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
+    hits = collection.engine.search(
+        terms=terms,
+        k=request.limit,
+        offset=request.offset,
+        filter=filter_of(tenant, request, *itself),
+        min_score=request.min_score,
+        on=request.on,
+        group_by=request.group_by,
+        hybrid=_fusion(request),
+        rerank=request.rerank,
+        # Further pages have no hit among the first ones, which alone are marked.
+        match=request.offset < SCORED_HITS,
+    )
+    return hits, None, True
+
+
+def _fusion(request: SearchRequest) -> Fusion | bool | None:
+    weight = request.text_weight
+    if request.hybrid is False and weight is not None:
+        raise ArgumentError(f"text_weight is of hybrid searches, got {weight:g} with hybrid false")
+    if not request.hybrid and weight is None:
+        return request.hybrid
+    return Fusion(text_weight=Fusion.text_weight if weight is None else weight)
+
+
+def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
+    """Build the terms of a query; none for a request that lists all items."""
+    name = request.collection
+    return [
+        *([Term(text=request.text, weight=request.weight)] if request.text is not None else []),
+        *([_image_term(tenant, request, name, 1.0)] if _has_image(request) else []),
+        *examples(tenant, request.positive, name, sign=1),
+        *examples(tenant, request.negative, name, sign=-1),
+    ]
+
+
+def examples(
+    tenant: Tenant, given: Iterable[Example], collection: str | None, *, sign: int
+) -> list[Term]:
+    """Build a term for each example.
+
+    Args:
+        tenant: Who asks.
+        given: The examples.
+        collection: Collection of items among them.
+        sign: 1 for positive examples, -1 for negative ones.
+    """
+    return [
+        Term(text=example.text, weight=sign * example.weight)
+        if example.text is not None
+        else _image_term(tenant, example, collection, sign * example.weight)
+        for example in given
+    ]
+
+
+def _image_term(
+    tenant: Tenant, reference: ImageReference, collection: str | None, weight: float
+) -> Term:
+    if reference.id is not None and reference.region is None:
+        record = tenant.collection(collection).record(reference.id)
+        return Term(vector=record.vector, weight=weight)
+    return Term(image=tenant.image(reference, collection), weight=weight)
+
+
+def _has_image(reference: ImageReference) -> bool:
+    return reference.image is not None or reference.id is not None
+
+
+def _condition(one: Condition) -> str:
+    if one.field == "tags" or one.operator in ("has all", "has any"):
+        values = one.value if isinstance(one.value, list) else [one.value]
+        tags = [tag for tag in values if isinstance(tag, str)]
+        if one.field != "tags" or one.operator not in ("has all", "has any") or not tags:
+            raise ArgumentError(
+                'tags take the operators "has all" and "has any" with a list of texts, got '
+                f"{one.field} {one.operator} {one.value!r}"
+            )
+        return has_all_tags(tags) if one.operator == "has all" else has_any_tag(tags)
+    return where(one.field, one.operator, one.value)
+
+
+# Routes `/v1/search` and `/v1/collections`.
+
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=KeyedRoute)
 
@@ -26,7 +260,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     """Search by text, image, item, region or examples; without a query, list items newest first."""
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
-    hits, total, scored = find(tenant, body)
+    hits, total, scored = run_search(tenant, body)
     marks = [hit.matches for hit in hits if hit.matches is not None]
     return SearchResponse(
         collection=collection.name,
@@ -86,4 +320,27 @@ def _calibration(served: ServedCollection) -> CalibrationSummary | None:
         false_alarms=found.false_alarms,
         found=found.found,
         records=found.records,
+    )
+
+
+def hit_of(
+    tenant: Tenant, collection: ServedCollection, hit: FoundHit, *, scored: bool = True
+) -> Hit:
+    """Build the body of a hit.
+
+    Args:
+        tenant: Who sees the hit.
+        collection: Collection of the hit.
+        hit: Hit of a search.
+        scored: Whether its score is one; false where items are listed without a query.
+    """
+    return Hit(
+        **fields_of(tenant, collection, hit),
+        score=hit.score if scored else None,
+        bm25=hit.bm25,
+        fused_score=hit.fused_score,
+        rank_score=hit.rank_score,
+        log_likelihood=hit.log_likelihood,
+        match_probability=hit.match_probability,
+        is_match=hit.matches,
     )

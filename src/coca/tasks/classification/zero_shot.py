@@ -11,13 +11,16 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
-from coca.data.sources.base import ClassSource
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import ClassSource
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
 from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.classification import top_k_accuracy
-from coca.tasks.base import (
+from coca.tasks.baselines import EncoderClassifier
+from coca.tasks.classification.recognition import classified
+from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
     TaskConfig,
@@ -25,9 +28,6 @@ from coca.tasks.base import (
     read_all_metadata,
     read_samples,
 )
-from coca.tasks.baselines import EncoderClassifier
-from coca.tasks.classification.report import classified
-from coca.tasks.reranking import best_of_each_row, reranked
 
 
 @TASKS.register("zero_shot")

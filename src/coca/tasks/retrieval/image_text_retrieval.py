@@ -18,18 +18,21 @@ from coca.inference.predictor import Predictor
 from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.intervals import bootstrap_interval, wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.tasks.base import (
+from coca.tasks.baselines import EncoderClassifier, recalls
+from coca.tasks.reranking import rerank
+from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
+    Example,
+    ImageRow,
+    ReportSamples,
     TaskConfig,
     TaskResult,
     read_all_metadata,
     read_samples,
     require_captions,
+    thumbnail,
 )
-from coca.tasks.baselines import EncoderClassifier, recalls
-from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
-from coca.tasks.reranking import rerank
 
 SHOWN, WORST, FOUND = 6, 3, 5
 """Queries spread over the set, worst queries, and hits per query in a report."""

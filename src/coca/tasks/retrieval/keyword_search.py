@@ -21,11 +21,20 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.search.query.short_queries import bare_query, embed_queries, join_forms, word_forms
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
+from coca.search.query.query_terms import bare_query, embed_queries, join_forms, word_forms
 from coca.tasks.baselines import EncoderClassifier, caption_baselines, recalls
-from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 from coca.tasks.reranking import rerank
+from coca.tasks.task import (
+    PREFLIGHT,
+    TASKS,
+    Example,
+    ImageRow,
+    ReportSamples,
+    TaskConfig,
+    TaskResult,
+    read_samples,
+    thumbnail,
+)
 
 SHARED_BY = range(2, 41)
 """Number of images that a keyword of the metadata must name to be a query."""
@@ -44,7 +53,7 @@ def keyword_search(
     The queries are a file or the keywords in the samples' metadata, see `TaskConfig.queries`. File
     entries that name no image of the data are ignored; queries without any image are skipped and
     listed in the details. Queries are embedded as those of `coca search`, see
-    `coca.search.query.short_queries`. With `rerank`, the top hits of each query are reranked by
+    `coca.search.query.query_terms`. With `rerank`, the top hits of each query are reranked by
     caption likelihood.
 
     Where the images have captions, the same queries are also ranked by the captions alone (`words`

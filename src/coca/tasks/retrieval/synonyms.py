@@ -21,11 +21,11 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.base import read_metadata
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import read_metadata
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank
-from coca.tasks.base import (
+from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
     TaskConfig,

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coca.core.errors import ConfigError
 from coca.model.layers.transformer import Block, CrossBlock
-from coca.model.openclip.model import OpenCLIPDecoderLayer
+from coca.model.openclip.openclip import OpenCLIPDecoderLayer
 from coca.train.distributed.context import DistributedContext
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]

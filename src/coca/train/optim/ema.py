@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ModelError
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 from torch.optim import Optimizer
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.extras import require
 from coca.core.registry import Registry
 from coca.model.lora import LoraConfig

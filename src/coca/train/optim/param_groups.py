@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import nn
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, did_you_mean
-from coca.model.encoders.base import ImageEncoder
+from coca.model.encoders.encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt
 from torch import nn
 
-from coca.core.config.base import Config, Fraction
+from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ConfigError
-from coca.model.encoders.base import ImageEncoder
+from coca.model.encoders.encoder import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,18 +19,18 @@ from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
-from coca.search.query.calibration.config import CalibrationConfig
-from coca.search.query.calibration.mark_matches import MIN_SAMPLES
-from coca.search.query.calibration.match_score import (
+from coca.search.query.fusion import word_search
+from coca.search.query.match import (
+    MIN_SAMPLES,
     SCORED_HITS,
     Calibration,
     Measures,
     fit,
     mutual_information,
 )
-from coca.search.query.hybrid.hybrid_search import word_search
+from coca.search.query.match_config import CalibrationConfig
 from coca.search.query.originals import ImageOpener, read_file, read_originals
-from coca.search.query.short_queries import bare_query, embed_queries
+from coca.search.query.query_terms import bare_query, embed_queries
 from coca.search.records import CAPTION, CAPTION_SOURCE, CaptionSource, Hit, check_same_model
 
 SAMPLES = 16

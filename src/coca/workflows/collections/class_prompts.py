@@ -8,10 +8,9 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.predictor import Predictor
-from coca.runtime.inputs import ImageInput
-from coca.runtime.labels import Prediction, predictions
+from coca.runtime.inputs import ImageInput, Prediction, predictions
+from coca.search.milvus.catalog import check_fillable, neighbours
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.catalog import check_fillable, neighbours
 from coca.search.records import CollectionInfo, check_same_model
 from coca.workflows.collections.collection_model import open_collection
 

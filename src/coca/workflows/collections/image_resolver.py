@@ -4,15 +4,19 @@ import re
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.files.regular_files import MAX_IMAGE_BYTES
+from coca.core.files.local_files import MAX_IMAGE_BYTES
 from coca.data.storage.storage import Storage, is_remote
-from coca.search.frame_paths import frame_interval_of, series_of
 from coca.search.ingest.snapshot import WHOLE
-from coca.search.ingest.sources.base import Entry
+from coca.search.ingest.sources import Entry
 from coca.search.query.originals import read_file
-from coca.workflows.collections.image_sources import SampleSource, open_sources
-from coca.workflows.collections.source_uris import TABLE_SUFFIXES, resolve_uri
-from coca.workflows.collections.video_source import VideoSource
+from coca.search.records import frame_interval_of, series_of
+from coca.workflows.collections.image_sources import (
+    TABLE_SUFFIXES,
+    SampleSource,
+    VideoSource,
+    open_sources,
+    resolve_uri,
+)
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
 

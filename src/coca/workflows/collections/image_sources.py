@@ -1,34 +1,285 @@
-"""Image sources of indexing: open folders, files, videos, tars and tables."""
+"""Sources of `coca index`: each URI resolved once to images, videos, tars, tables or vectors.
+
+Each URI is interpreted here, once, by its name, suffix and kind of file. Later steps receive the
+typed result and do not look at names again.
+"""
 
 import importlib.util
+import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.files.heif import PHOTO_SUFFIXES
-from coca.core.files.local_files import modified_at
-from coca.data.sources.base import PathSource, Source, SourceConfig
+from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.local_files import Roots, check_regular, file_etag, is_gone, modified_at
 from coca.data.sources.factory import open_source
-from coca.data.sources.tables.manifest import ManifestConfig
+from coca.data.sources.source import PathSource, Source, SourceConfig
+from coca.data.sources.table import SUFFIXES
+from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
-from coca.data.storage.storage import full_path, is_remote
-from coca.search.ingest.sources.base import AnySource, Entry, FileSource, empty_folders
-from coca.search.ingest.sources.images import Annotation, SourceImage
-from coca.workflows.collections.source_uris import (
-    FolderUri,
-    ImageUri,
-    MissingUri,
-    SourceUri,
-    TableUri,
-    TarsUri,
-    VideoUri,
-    vectors_files,
+from coca.data.storage.storage import expand_braces, full_path, is_remote
+from coca.processing.video import read_frames
+from coca.search.ingest.parquet import find_vectors
+from coca.search.ingest.sources import (
+    Annotation,
+    AnySource,
+    Entry,
+    FileSource,
+    SourceImage,
+    check_links,
+    empty_folders,
+    find_files,
+    read_annotation,
 )
-from coca.workflows.collections.video_source import VideoSource
+from coca.search.records import series_etag, series_path
+
+# Resolve the URIs of an index run to folders, images, videos, tars, tables and vectors files.
+
+
+_TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
+"""File suffix to kind of the source that reads it."""
+TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
+"""Suffixes of files with one row per image, which may contain the images."""
+
+_WRONG_KINDS = {
+    ".json": "a manifest has one JSON object per line: write it as .jsonl, or as .csv or .parquet",
+    ".npy": "vectors alone do not identify their images; name the images themselves",
+    ".db": "it is a collection; name the images to index, and pass the collection by --uri",
+    ".gz": "compressed tars have no random access; unpack it to a .tar",
+    ".tgz": "compressed tars have no random access; unpack it to a .tar",
+    ".zst": "compressed tars have no random access; unpack it to a .tar",
+    ".txt": "a list of files is read as a manifest: a .csv whose first line is `image`",
+    ".idx": "that is the index of a tar; name the tar",
+}
+
+
+@dataclass(frozen=True)
+class FolderUri:
+    """Local folder; its images and videos are found recursively, its tars at the top only."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class MissingUri:
+    """Local file or folder that no longer exists, whose records are to be removed."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class ImageUri:
+    """Local image file."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class VideoUri:
+    """Local video file."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class TarsUri:
+    """Tar, or a pattern of tars with `*` and braces, local or remote."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class TableUri:
+    """Table with one row per image, local or remote."""
+
+    uri: str
+    kind: str
+    """Kind of its data source: `manifest` or `zip`."""
+
+
+@dataclass(frozen=True)
+class VectorsUri:
+    """Vectors file of `coca embed-shards`, or a folder of them."""
+
+    uri: str
+    files: tuple[Path, ...]
+
+
+SourceUri: TypeAlias = (
+    FolderUri | MissingUri | ImageUri | VideoUri | TarsUri | TableUri | VectorsUri
+)
+"""Resolved URI of an index run."""
+
+
+def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> list[SourceUri]:
+    """Resolve URIs by name, suffix and kind of file, without opening images, tars and tables.
+
+    A URI that is given several times is resolved once.
+
+    Args:
+        uris: Paths, patterns and URLs.
+        allow_missing: Resolve missing local files and folders to `MissingUri`, to prune them.
+
+    Raises:
+        DataError: A file or folder is missing, without `allow_missing`.
+        ConfigError: A URI cannot be indexed; the message names the remedy.
+    """
+    distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
+    return [
+        MissingUri(uri) if allow_missing and _is_missing(uri) else resolve_uri(uri)
+        for uri in distinct
+    ]
+
+
+def resolve_uri(uri: str | Path) -> SourceUri:
+    """Resolve one URI, as `resolve_uris` does."""
+    uri = str(uri)
+    path, is_local = Path(uri), not is_remote(uri)
+    suffix = path.suffix.lower()
+    if is_local and (files := find_vectors(path)):
+        return VectorsUri(uri, tuple(files))
+    if is_local and path.is_dir() and suffix != ".db":
+        return FolderUri(uri)
+    if suffix == ".tar" or any(one.endswith(".tar") for one in expand_braces(uri)):
+        return TarsUri(uri)
+    if suffix in _TABLE_KINDS:
+        return TableUri(uri, _TABLE_KINDS[suffix])
+    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not is_local:
+        raise ConfigError(f"{uri}: single URLs are not fetched; list them in a manifest")
+    if is_local and not path.exists():
+        raise DataError(f"there is no file or folder {uri}", reason="missing")
+    if suffix in PHOTO_SUFFIXES:
+        return ImageUri(uri)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoUri(uri)
+    advice = _WRONG_KINDS.get(
+        suffix,
+        "supported are folders, images, videos, .tar shards, and tables: "
+        f"{', '.join(_TABLE_KINDS)}",
+    )
+    raise ConfigError(f"{uri} cannot be indexed: {advice}")
+
+
+def _is_missing(uri: str) -> bool:
+    return not is_remote(uri) and expand_braces(uri) == [uri] and "*" not in uri and is_gone(uri)
+
+
+def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
+    """List the vectors files; empty if the URIs are images.
+
+    Raises:
+        ConfigError: Vectors and images are mixed.
+    """
+    vectors = [uri for uri in resolved if isinstance(uri, VectorsUri)]
+    if vectors and len(vectors) < len(resolved):
+        raise ConfigError(
+            f"{vectors[0].uri} holds vectors, and other sources images: index them one after the "
+            "other"
+        )
+    # A folder and a file in it may both be given.
+    files = {os.path.realpath(file): file for uri in vectors for file in uri.files}
+    return list(files.values())
+
+
+# Video source of indexing: frames at a fixed interval, one album per video.
+
+
+_SHORTER_PX = 720
+"""Maximum shorter side of a stored frame, pixels; no model reads more."""
+_JPEG_QUALITY = 90
+
+
+class VideoSource:
+    """Video files of folders and paths, with their sidecar texts.
+
+    The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
+    outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
+
+    Args:
+        paths: Files and folders.
+        frame_interval_s: Interval between frames, in seconds.
+        within: Folders that the files must be in; see `FileSource`.
+
+    Raises:
+        DataError: A path does not exist.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        frame_interval_s: float,
+        within: Sequence[str | Path] = (),
+    ) -> None:
+        paths = list(paths)
+        self._within = within
+        self._frame_interval_s = frame_interval_s
+        self._tops = {os.path.abspath(path) for path in paths}
+        self._roots = Roots(self._tops)
+        self._entries = [
+            Entry(str(file), series_etag(file_etag(file), frame_interval_s))
+            for file in find_files(paths, suffixes=VIDEO_SUFFIXES, warn=False)
+        ]
+
+    def entries(self) -> Sequence[Entry]:
+        """Return one entry per file, sorted by absolute path."""
+        return self._entries
+
+    def roots(self) -> Sequence[str]:
+        """Return the folders among the paths."""
+        return sorted(filter(os.path.isdir, self._tops))
+
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
+        """Yield the frames of a video as JPEG images.
+
+        Raises:
+            DataError: The video is broken, has no frame, or is outside of the allowed folders.
+        """
+        check_links(entry.path, self._within)
+        annotation = read_annotation(entry.path)
+        caption = {"video_caption": annotation.caption} if annotation.caption else {}
+        try:
+            # Opening a FIFO would block until a writer appears.
+            modified_at = int(check_regular(entry.path).st_mtime)
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+            raise DataError(
+                f"{entry.path} cannot be read: {error.strerror}", reason=reason
+            ) from error
+        for frame in read_frames(
+            entry.path, frame_interval_s=self._frame_interval_s, shorter_px=_SHORTER_PX
+        ):
+            stream = io.BytesIO()
+            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
+            seconds = round(frame.time_s, 3)
+            yield SourceImage(
+                path=series_path(entry.path, seconds),
+                data=stream.getvalue(),
+                annotation=replace(
+                    annotation,
+                    caption="",
+                    album=annotation.album or entry.path,
+                    metadata={**annotation.metadata, **caption, "seconds": seconds},
+                ),
+                modified_at=modified_at,
+                etag=entry.etag,
+            )
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Check whether a file at or below one of the paths no longer exists."""
+        return self._roots.has_lost(path)
+
+
+# Image sources of indexing: open folders, files, videos, tars and tables.
+
 
 logger = logging.getLogger(__name__)
 

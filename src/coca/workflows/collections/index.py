@@ -8,22 +8,26 @@ from typing import TypedDict, Unpack
 
 from coca.core.errors import check_options
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.bad_samples import BadSampleLog
+from coca.data.loading.loader import BadSampleLog
 from coca.data.sample import BadSample
+from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import PathCache
-from coca.search.ingest.sources.base import AnySource
-from coca.search.ingest.upsert.planner import Captioner
-from coca.search.ingest.upsert.report import BadImage, IngestReport
+from coca.search.ingest.sources import AnySource
+from coca.search.ingest.upsert import Captioner
 from coca.search.ingest.vector_sample import sample_sources
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.definition.collection_config import CollectionSettings
+from coca.search.milvus.schema import CollectionSettings
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, open_collection
-from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
+from coca.workflows.collections.image_sources import (
+    FRAME_INTERVAL_S,
+    check_filled,
+    open_sources,
+    resolve_uris,
+)
 from coca.workflows.collections.skipped_files import warn_of_skipped
-from coca.workflows.collections.source_uris import resolve_uris
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""

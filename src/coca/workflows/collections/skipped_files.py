@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from coca.core.annotations import SIDECAR_SUFFIXES
-from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.files.heif import PHOTO_SUFFIXES
-from coca.workflows.collections.source_uris import TABLE_SUFFIXES, FolderUri, SourceUri
+from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.workflows.collections.image_sources import TABLE_SUFFIXES, FolderUri, SourceUri
 
 logger = logging.getLogger(__name__)
 

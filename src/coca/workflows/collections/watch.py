@@ -12,14 +12,11 @@ from pathlib import Path
 from coca.core.annotations import SIDECAR_SUFFIXES
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
-from coca.core.files.absence import Roots
-from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.files.heif import PHOTO_SUFFIXES
-from coca.search.ingest.sources.base import AnySource, Entry
-from coca.search.ingest.sources.images import SourceImage
-from coca.workflows.collections.image_sources import open_sources
+from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.local_files import Roots
+from coca.search.ingest.sources import AnySource, Entry, SourceImage
+from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
 from coca.workflows.collections.index import IndexResult
-from coca.workflows.collections.source_uris import FolderUri, SourceUri, resolve_uri
 
 logger = logging.getLogger(__name__)
 

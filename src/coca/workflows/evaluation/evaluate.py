@@ -16,9 +16,8 @@ from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.base import check_task
-from coca.workflows.evaluation.evaluation_report import write_reports
-from coca.workflows.evaluation.reference_results import benchmark_named
+from coca.tasks.task import check_task
+from coca.workflows.evaluation.evaluation_report import benchmark_named, write_reports
 from coca.workflows.evaluation.result_cache import (
     CachedResult,
     cache_path,

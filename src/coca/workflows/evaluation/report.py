@@ -1,19 +1,36 @@
-"""Reports of tables, plots and images, as one self-contained HTML file or as Markdown.
+"""Reports as Markdown and HTML.
 
-Blocks are plain values; rows of images are those of `coca.tasks.report_samples`. `render` turns
+Blocks are plain values; rows of images are those of `coca.tasks.task`. `render` turns
 them into a page with escaped text, `render_markdown` into text without images.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TypeAlias
 
 from coca.core.extras import require
 from coca.runtime.image_file import ImageSource
-from coca.tasks.report_samples import THUMBNAIL_PX, ImageRow, thumbnail
-from coca.workflows.evaluation.markdown import table
+from coca.tasks.task import THUMBNAIL_PX, ImageRow, thumbnail
+
+# Markdown tables for model cards and reports.
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[bool] = ()
+) -> str:
+    """Format a Markdown table; `right` marks the right-aligned columns."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    edges = ["---:" if at < len(right) and right[at] else "---" for at in range(len(columns))]
+    return "\n".join([line(columns), f"|{'|'.join(edges)}|", *map(line, rows)])
+
+
+# Reports of tables, plots and images, as one self-contained HTML file or as Markdown.
+
 
 Number: TypeAlias = int | float
 

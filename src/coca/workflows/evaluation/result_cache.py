@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coca.core.config.serialization import digest
+from coca.core.config.frozen_config import digest
 from coca.core.files.atomic import write_atomic
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples
+from coca.tasks.task import Confusion, Example, ImageRow, ReportSamples
 
 FORMAT = 3
 """Version of the cache; increased when the file format or the meaning of a score changes."""

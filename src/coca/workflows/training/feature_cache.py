@@ -19,16 +19,16 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from coca.core.config.serialization import digest, non_default
+from coca.core.config.frozen_config import digest, non_default
 from coca.core.errors import ConfigError, DataError
 from coca.core.prefetch import iterate_ahead
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import FeatureFile, FeatureKey, Features, FeatureWriter
-from coca.data.loading.permutation import mix
+from coca.data.loading.mixture import mix
 from coca.data.sample import Sample
-from coca.data.sources.base import EtagSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import EtagSource, Source, SourceConfig, read_rows
 from coca.model.captioner import Captioner
-from coca.model.encoders.base import ImageEncoder
+from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode

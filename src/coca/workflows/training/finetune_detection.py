@@ -13,30 +13,34 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.datasets.coco_instances import BOXES
+from coca.data.datasets.coco import BOXES
 from coca.data.sample import Sample
-from coca.data.sources.base import read_metadata
 from coca.data.sources.factory import open_source
+from coca.data.sources.source import read_metadata
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
-from coca.model.detection.detector import Detector, DetectorConfig, save_detector
+from coca.model.detector import Detector, DetectorConfig, save_detector
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
-from coca.train.config import TrainConfig
-from coca.train.detection import DetectionObjective, Target
 from coca.train.distributed.context import DistributedContext
+from coca.train.objective import DetectionObjective, Target
+from coca.train.train_config import TrainConfig
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, open_sources
-from coca.workflows.training.run_dir import compare_with_earlier, save_finished, threads
-from coca.workflows.training.run_trainer import start_trainer
+from coca.workflows.training.training_run import (
+    compare_with_earlier,
+    save_finished,
+    start_trainer,
+    threads,
+)
 
 ENCODER = "backbone.image_encoder"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from coca.core.config.serialization import to_dict
+from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner

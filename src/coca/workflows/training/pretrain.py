@@ -1,4 +1,4 @@
-"""Pretraining run: tokenizer, data, model, training loop, and the folder of the finished model.
+"""Pretraining run: from a recipe to a trained model folder.
 
 run/  recipe.json  record.json  tokenizer.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import NonNegativeInt
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
@@ -20,19 +20,19 @@ from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
-from coca.model.encoders.base import Normalization
-from coca.model.encoders.weights import EncoderWeightsConfig, load_encoder_weights
+from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.encoder import Normalization
+from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
-from coca.model.word_map import folded
+from coca.model.word_map import add_word_map_, folded
 from coca.processing.processor import Processor
-from coca.processing.tokenizer import TextTokenizer
-from coca.train.config import TrainConfig
+from coca.processing.tokenizer import TextTokenizer, Tokenizer
+from coca.processing.word_vectors import WordVectors
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
+from coca.train.train_config import TrainConfig
 from coca.train.trainer import Trainer, TrainResult
-from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import (
@@ -44,16 +44,51 @@ from coca.workflows.training.pretrain_data import (
     obtain_tokenizer,
     open_sources,
 )
-from coca.workflows.training.run_dir import (
+from coca.workflows.training.training_run import (
+    adapted,
     compare_with_earlier,
+    make_objective,
     save_finished,
+    start_trainer,
     threads,
     weights_described,
 )
-from coca.workflows.training.run_trainer import adapted, start_trainer
-from coca.workflows.training.token_embeddings import map_word_vectors_
+
+# Token embeddings of a training run that are mapped from word vectors.
+
 
 logger = logging.getLogger(__name__)
+
+
+def map_word_vectors_(
+    model: CoCa, tokenizer: TextTokenizer, path: Path, *, initialized: bool
+) -> None:
+    """Replace the token embedding of a model by a shared map of word vectors.
+
+    Args:
+        model: Changed in place.
+        tokenizer: Its words are looked up in the vectors.
+        path: File of `WordVectors`.
+        initialized: Whether the model has trained weights, whose outputs must not change.
+
+    Raises:
+        ConfigError: The tokenizer has no words of its own, or no word has a vector.
+        ModelError: The file cannot be read.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")
+    vectors, found = WordVectors.load(path).table(tokenizer.words())
+    if not found.any():
+        raise ConfigError(f"{path} has a vector for none of the tokenizer's words")
+    logger.info("%s of %s tokens have a word vector", int(found.sum()), len(found))
+    embedding = model.unimodal_decoder.token_embedding
+    padded = torch.zeros(embedding.num_embeddings, vectors.shape[1])
+    padded[: len(vectors)] = torch.from_numpy(vectors)
+    add_word_map_(embedding, padded, learned=tokenizer.learned_size, initialized=initialized)
+
+
+# Pretraining run: tokenizer, data, model, training loop, and the folder of the finished model.
+
 
 FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora", "word_vectors")
 """Sections of a recipe that must not change when a run is resumed."""

@@ -9,16 +9,16 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt
 
-from coca.core.config.base import Config
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import templates_of, texts_of
-from coca.data.sources.base import Source, SourceConfig, read_metadata
 from coca.data.sources.factory import open_source
-from coca.model.encoders.base import Normalization
+from coca.data.sources.source import Source, SourceConfig, read_metadata
+from coca.model.encoders.encoder import Normalization
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

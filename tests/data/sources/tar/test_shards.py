@@ -306,7 +306,7 @@ def test_a_file_that_is_too_large_is_a_bad_sample(
     samples = make_samples(4)
     large = Sample("large", image_bytes(1) + bytes(5_000))
     pack(tmp_path, [*samples[:2], large, *samples[2:]], samples_per_shard=5)
-    monkeypatch.setattr("coca.data.sources.tar.samples.MAX_IMAGE_BYTES", 5_000)
+    monkeypatch.setattr("coca.data.sources.tar.shards.MAX_IMAGE_BYTES", 5_000)
     results = open_shards(tmp_path).read_many(range(5))
     assert [one for one in results if isinstance(one, Sample)] == samples
     assert "a file of large in" in str(results[2])

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from coca.core.errors import DataError
 from coca.server.errors import ServiceError
-from coca.server.images.decoded import Box, DecodedImage, ImageSteps
+from coca.server.images.data_uris import Box, DecodedImage, ImageSteps
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
 
 MAX_PROCESSES = 4

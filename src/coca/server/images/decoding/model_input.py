@@ -13,7 +13,7 @@ from PIL import Image
 
 from coca.runtime.image_file import drawn_box, square_around
 from coca.runtime.preprocess import ImageSettings, covered_region, resized
-from coca.server.images.decoded import Box
+from coca.server.images.data_uris import Box
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
 
 _STRIP_PIXELS = 1 << 19

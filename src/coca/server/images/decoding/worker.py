@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.core.files.heif import has_heif, register_heif
+from coca.core.files.formats import has_heif, register_heif
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
-from coca.search.ingest.sources.image_metadata import read_header
+from coca.search.ingest.sources import read_header
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns

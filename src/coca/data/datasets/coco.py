@@ -1,0 +1,219 @@
+"""COCO's formats: captions, Karpathy splits, and instances with boxes.
+
+    {"images": [{"id": 391895, "file_name": "COCO_val2014_000000391895.jpg", ...}, ...],
+     "annotations": [{"image_id": 391895, "id": 770337, "caption": "A man with ..."}, ...]}
+
+An image of NoCaps also has a `domain`: `in-domain`, `near-domain` or `out-domain`.
+
+    {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg",
+                 "cocoid": 391895, "split": "test",
+                 "sentences": [{"raw": "A man with a red helmet ..."}, ...]}, ...]}
+
+COCO has a fourth split, `restval`, which papers add to `train`. `filepath` is absent
+in the Flickr files.
+
+    {"images": [{"id": 397133, "file_name": "000000397133.jpg", "width": 640, "height": 427}, ...],
+     "annotations": [{"image_id": 397133, "category_id": 44, "bbox": [217.6, 240.5, 38.9, 57.7],
+                      "area": 1481.3, "iscrowd": 0}, ...],
+     "categories": [{"id": 44, "name": "bottle"}, ...]}
+
+A box is left, top, width and height in pixels. LVIS and many annotation tools use the same format.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    AnnotationsConfig,
+    Entry,
+    SplitAnnotationsConfig,
+    image_folder,
+    list_in,
+    malformed,
+    read_annotations,
+    require_splits,
+    unlisted,
+)
+from coca.data.sources.source import register_source
+
+# COCO Captions format, also of NoCaps: images and captions, joined by image id.
+
+
+_KEPT = ("domain", "open_images_id", "coco_url")
+
+
+@register_source("coco_captions", SplitAnnotationsConfig)
+def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
+    """Read images with all of their captions, in the order of the image list.
+
+    `config.split` selects domains (NoCaps). The key is the image id. A malformed caption, or one of
+    an unlisted image, becomes a bad sample at the end.
+
+    Raises:
+        DataError: The file or the folder is missing, or a domain has no image.
+    """
+    annotations, fingerprint = read_annotations(config)
+    captions: dict[Any, list[str]] = {}
+    faults: list[Entry | DataError] = []
+    for index, note in enumerate(list_in(annotations, "annotations", config.title)):
+        try:
+            captions.setdefault(note["image_id"], []).append(note["caption"].strip())
+        except (KeyError, TypeError, AttributeError) as error:
+            origin = f"annotation {index} of {config.title}"
+            faults.append(malformed(origin, error, "an object with image_id and caption"))
+    entries = [
+        _entry(image, captions, f"image {index} of {config.title}")
+        for index, image in enumerate(list_in(annotations, "images", config.title))
+    ]
+    if config.splits:
+        require_splits(config, (_domain(entry) for entry in entries))
+        entries = [
+            entry
+            for entry in entries
+            if isinstance(entry, DataError) or _domain(entry) in config.splits
+        ]
+    # Remaining captions belong to no image.
+    faults += unlisted("caption", captions, config.title)
+    return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> Entry | DataError:
+    """Build the entry of an image; its captions are removed from `captions`."""
+    try:
+        number, file = image["id"], str(image["file_name"])
+        texts = tuple(captions.pop(number, ()))
+        metadata = {"image_id": number} | {key: image[key] for key in _KEPT if key in image}
+        return Entry(str(number), file, texts, (), metadata)
+    except (KeyError, TypeError) as error:
+        return malformed(origin, error, "an object with id and file_name")
+
+
+def _domain(entry: Entry | DataError) -> str:
+    return "malformed" if isinstance(entry, DataError) else str(entry.metadata.get("domain", ""))
+
+
+# Karpathy splits of COCO, Flickr30k and Flickr8k: one JSON file with five captions per image.
+
+
+@register_source("karpathy", SplitAnnotationsConfig)
+def karpathy(config: SplitAnnotationsConfig) -> AnnotatedSource:
+    """Read the images of `config.split` with all of their captions, in file order.
+
+    `config.images` is the parent folder of `filepath`, or the image folder without `filepath`. The
+    key is the file name; metadata has COCO's image id as `cocoid`, and `split`.
+
+    Raises:
+        DataError: The file or the folder is missing, or a split has no image.
+    """
+    annotations, fingerprint = read_annotations(config)
+    entries = [
+        _karpathy_entry(image, f"image {index} of {config.title}")
+        for index, image in enumerate(list_in(annotations, "images", config.title))
+    ]
+    require_splits(config, (_split(entry) for entry in entries))
+    wanted = [
+        entry
+        for entry in entries
+        # A malformed entry may belong to any split, so keep it to report it.
+        if isinstance(entry, DataError) or not config.splits or _split(entry) in config.splits
+    ]
+    return AnnotatedSource(wanted, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _karpathy_entry(image: Any, origin: str) -> Entry | DataError:
+    try:
+        folder, name = image.get("filepath", ""), image["filename"]
+        captions = tuple(sentence["raw"].strip() for sentence in image["sentences"])
+        metadata = {key: image[key] for key in ("split", "cocoid") if key in image}
+        file = f"{folder}/{name}" if folder else name
+        return Entry(name.rpartition(".")[0] or name, file, captions, (), metadata)
+    except (KeyError, TypeError, AttributeError) as error:
+        right = "an object with filename, split, and sentences that each have a raw"
+        return malformed(origin, error, right)
+
+
+def _split(entry: Entry | DataError) -> str:
+    return "malformed" if isinstance(entry, DataError) else str(entry.metadata.get("split", ""))
+
+
+# COCO Instances format: images, bounding boxes and categories, joined by id.
+
+
+QUESTION = "which objects are where"
+"""Question of each sample, including images without objects."""
+
+BOXES = "boxes"
+"""Metadata key of the objects: a list of name, box, area and crowd."""
+
+
+@register_source("coco_instances", AnnotationsConfig)
+def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
+    """Read images with their objects, in the order of the image list.
+
+    The key is the image id. Labels are the category names of the objects; metadata has `width`,
+    `height` and `boxes`. A malformed box, or one of an unlisted image or category, becomes a bad
+    sample at the end.
+
+    Raises:
+        DataError: The file or the folder of the images is missing or malformed.
+    """
+    annotations, fingerprint = read_annotations(config)
+    names = _names(list_in(annotations, "categories", config.title), config.title)
+    objects: dict[Any, list[dict[str, Any]]] = {}
+    faults: list[Entry | DataError] = []
+    for index, note in enumerate(list_in(annotations, "annotations", config.title)):
+        try:
+            objects.setdefault(note["image_id"], []).append(_object(note, names))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            right = (
+                "an object with image_id, category_id, and bbox of four numbers, with width and "
+                "height above 0"
+            )
+            faults.append(malformed(f"annotation {index} of {config.title}", error, right))
+    entries = [
+        _instances_entry(image, objects, f"image {index} of {config.title}")
+        for index, image in enumerate(list_in(annotations, "images", config.title))
+    ]
+    # Remaining boxes belong to no image.
+    faults += unlisted("box", objects, config.title)
+    return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _names(categories: list[Any], title: str) -> dict[Any, str]:
+    try:
+        return {category["id"]: str(category["name"]) for category in categories}
+    except (KeyError, TypeError) as error:
+        raise malformed(f"a category of {title}", error, "an object with id and name") from error
+
+
+def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
+    left, top, width, height = (float(number) for number in note["bbox"])
+    if not (math.isfinite(left + top + width + height) and width > 0 and height > 0):
+        raise ValueError(f"bbox {note['bbox']}")
+    return {
+        "name": names[note["category_id"]],
+        "box": [left, top, width, height],
+        # Area of the segmentation mask in COCO; it separates small from large objects.
+        "area": float(note.get("area", width * height)),
+        "crowd": bool(note.get("iscrowd", 0)),
+    }
+
+
+def _instances_entry(
+    image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str
+) -> Entry | DataError:
+    """Build the entry of an image; its objects are removed from `objects`."""
+    try:
+        number, file = image["id"], str(image["file_name"])
+        size = {side: int(image[side]) for side in ("width", "height")}
+        if min(size.values()) < 1:
+            raise ValueError(f"size {size}")
+        found = objects.pop(number, [])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return malformed(origin, error, "an object with id, file_name, width and height")
+    labels = tuple(dict.fromkeys(one["name"] for one in found))
+    metadata = {"image_id": number, **size, BOXES: found}
+    return Entry(str(number), file, (), labels, metadata, text=QUESTION)

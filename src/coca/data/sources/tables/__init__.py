@@ -1,1 +1,0 @@
-"""Tables of samples: CSV, TSV, JSON lines and Parquet; selection of rows."""

@@ -1,1 +1,0 @@
-"""Videos as samples: clips, folders of videos, and strips of frames."""

@@ -1,0 +1,206 @@
+"""Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from coca.core.config.frozen_config import Config
+from coca.model.encoders.encoder import ImageEncoderConfig, require, require_heads
+from coca.model.encoders.vit import ViTConfig
+
+Temperature: TypeAlias = Annotated[float, Field(ge=0.01, le=1)]
+"""Initial temperature, in the range that the learned temperature is clamped to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDecoderConfig(Config):
+    """A causal text decoder in two halves; only the multimodal half attends to the image."""
+
+    vocab_size: PositiveInt = 64_000
+    """Tokens in the vocabulary, special tokens included."""
+    context_length: Annotated[int, Field(ge=4)] = 64
+    """Maximum caption length in tokens, with [BOS], [EOS] and [CLS]. The paper leaves it open;
+    follow-ups that repeat its recipe use 64."""
+    width: PositiveInt = 768
+    """Features per token."""
+    heads: PositiveInt = 12
+    """Attention heads per block."""
+    mlp_width: PositiveInt = 3072
+    """Hidden features of each MLP."""
+    unimodal_layers: PositiveInt = 12
+    """Blocks with self-attention over text only."""
+    multimodal_layers: PositiveInt = 12
+    """Blocks that also attend to the image."""
+    tie_embeddings: bool = False
+    """Share the input embedding with the output layer. The paper's parameter counts fit untied
+    embeddings for Base and Large, and tied embeddings for 2B."""
+    pad_id: NonNegativeInt = 0
+    """Padding after [CLS]; no real token attends to it."""
+    bos_id: NonNegativeInt = 1
+    """First token of each caption."""
+    eos_id: NonNegativeInt = 2
+    """End of the caption; a label of the captioning loss."""
+    cls_id: NonNegativeInt = 3
+    """Learned token after [EOS]; its unimodal state is the text embedding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_heads("text", self.width, self.heads)
+        special = (self.pad_id, self.bos_id, self.eos_id, self.cls_id)
+        require(
+            len(set(special)) == 4 and max(special) < self.vocab_size,
+            f"pad, bos, eos and cls ids must be four different ids below vocab_size "
+            f"{self.vocab_size} (got {special})",
+        )
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Maximum number of text tokens in a caption, without [BOS], [EOS] and [CLS]."""
+        return self.context_length - 3
+
+    @property
+    def suppress_tokens(self) -> tuple[int, ...]:
+        """Token ids that generation suppresses."""
+        return (self.pad_id, self.bos_id, self.cls_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolerConfig(Config):
+    """Attentional poolers for the decoder and for the contrastive loss."""
+
+    kind: Literal["cascade", "parallel", "none"] = "cascade"
+    """`cascade`: the contrastive query attends to the output of the captioning queries (the paper's
+    default). `parallel`: both attend to the encoder's tokens. `none`: the decoder attends to all
+    encoder tokens."""
+    captioning_queries: PositiveInt = 256
+    """Number of image tokens that the decoder attends to; unused with `kind: none`, where the
+    decoder attends to all encoder tokens."""
+    heads: PositiveInt = 12
+    """Attention heads of both poolers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Config):
+    """Classification head for one downstream task (the paper's section 4.2).
+
+    A new attentional pooler with a single query, then a linear layer. It is the same for frozen
+    features and for fine-tuning.
+    """
+
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Class names in the order of the logits: objects, actions or answers."""
+    reads: Literal["image", "text"] = "image"
+    """Input of the pooler. `image`: the image encoder's tokens of all images of a sample. `text`:
+    the multimodal decoder's states of the prompt, one pass per image, whose pooled vectors are
+    concatenated."""
+    images_per_sample: PositiveInt = 1
+    """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
+    heads: PositiveInt = 8
+    """Attention heads of the pooler; must divide the width of its input."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"reads": {"words": "text"}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(set(self.classes)) == len(self.classes),
+            f"classes must be different names, got {len(self.classes)} of which "
+            f"{len(set(self.classes))} differ",
+        )
+
+    def check_width(self, *, image: int, text: int) -> None:
+        """Check that `heads` divides the width of the pooler's input.
+
+        Raises:
+            ConfigError: They do not divide it.
+        """
+        require_heads("head", image if self.reads == "image" else text, self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoCaConfig(Config):
+    """Configuration of a CoCa model; the defaults are the paper's CoCa-Base."""
+
+    image: ImageEncoderConfig = field(default_factory=ViTConfig)
+    """The image encoder; `kind` selects its settings."""
+    text: TextDecoderConfig = field(default_factory=TextDecoderConfig)
+    """The unimodal and the multimodal text decoder."""
+    pooler: PoolerConfig = field(default_factory=PoolerConfig)
+    """Both attentional poolers."""
+    embed_dim: PositiveInt = 768
+    """Size of the shared embedding. The paper leaves it open. A tower whose width equals it has no
+    projection."""
+    initial_temperature: Temperature = 0.07
+    """Initial value of the learned temperature (paper: 0.07; sigmoid loss: 0.1)."""
+    initial_bias: float | None = None
+    """Initial value of the learned bias that the sigmoid loss needs (SigLIP: -10). null: no bias,
+    as in the paper, since a bias does not change the softmax loss."""
+    head: HeadConfig | None = None
+    """Classification head for a downstream task or for pretraining; null: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None:
+            self.head.check_width(image=self.image.width, text=self.text.width)
+        require_heads("pooler", self.image.width, self.pooler.heads)
+
+    @classmethod
+    def presets(cls) -> dict[str, "CoCaConfig"]:
+        """Return the named sizes: three of the paper, and small sizes for one machine."""
+        base = cls()
+        large = cls._of(width=1024, layers=24, heads=16, image_mlp=4096, text_mlp=4096, depth=12)
+        big = cls._of(width=1408, layers=40, heads=16, image_mlp=6144, text_mlp=5632, depth=18)
+        return {
+            "coca_base": base,
+            "coca_large": large,
+            "coca_2b": replace(big, text=replace(big.text, tie_embeddings=True)),
+            "coca_small": cls._small(384, layers=12, depth=6, size=224, patch=16, vocab=32_000),
+            "coca_mini": cls._small(256, layers=8, depth=4, size=128, patch=16, vocab=16_000),
+            "coca_tiny": cls._small(192, layers=6, depth=3, size=64, patch=8, vocab=8_000),
+        }
+
+    @classmethod
+    def _of(
+        cls, *, width: int, layers: int, heads: int, image_mlp: int, text_mlp: int, depth: int
+    ) -> "CoCaConfig":
+        return cls(
+            image=ViTConfig(width=width, layers=layers, heads=heads, mlp_width=image_mlp),
+            text=TextDecoderConfig(
+                width=width,
+                heads=heads,
+                mlp_width=text_mlp,
+                unimodal_layers=depth,
+                multimodal_layers=depth,
+            ),
+            pooler=PoolerConfig(heads=heads),
+            embed_dim=width,
+        )
+
+    @classmethod
+    def _small(
+        cls, width: int, *, layers: int, depth: int, size: int, patch: int, vocab: int
+    ) -> "CoCaConfig":
+        """Scale the paper's proportions: heads of 64, MLPs of 4 x width, a query per token."""
+        heads = width // 64
+        image = ViTConfig(
+            image_size=size,
+            patch_size=patch,
+            width=width,
+            layers=layers,
+            heads=heads,
+            mlp_width=4 * width,
+        )
+        text = TextDecoderConfig(
+            vocab_size=vocab,
+            width=width,
+            heads=heads,
+            mlp_width=4 * width,
+            unimodal_layers=depth,
+            multimodal_layers=depth,
+            tie_embeddings=True,
+        )
+        pooler = PoolerConfig(captioning_queries=image.tokens, heads=heads)
+        return cls(image=image, text=text, pooler=pooler, embed_dim=width)

@@ -1,1 +1,0 @@
-"""Object detection on the image encoder of a CoCa."""

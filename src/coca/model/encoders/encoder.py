@@ -1,0 +1,193 @@
+"""Interface of image encoders, their configuration, and the registry of their kinds.
+
+An encoder computes features, and projects them to the tokens that the poolers attend to. Features
+of a frozen encoder can be cached, since they depend on the image only.
+
+Dimensions: B batch, P positions of features, F features, L tokens of an image (P of final
+features), D width of a token, K classes of the encoder's own classifier.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import ConfigError
+from coca.core.registry import Registry
+
+
+def require(statement: bool, message: str) -> None:
+    """Raise a `ConfigError` with this message unless the statement is true."""
+    if not statement:
+        raise ConfigError(message)
+
+
+def require_heads(name: str, width: int, heads: int) -> None:
+    """Check that attention heads divide a width.
+
+    Raises:
+        ConfigError: They do not divide it.
+    """
+    require(
+        width % heads == 0,
+        f"{name}: heads {heads} do not divide width {width}; choose a divisor of {width}",
+    )
+
+
+class Normalization(NamedTuple):
+    """The image normalization and resampling filter that an encoder was pretrained with."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Channel means, where 0 is black and 1 is white."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Channel standard deviations."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Resampling filter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig(Config):
+    """Settings that all kinds of image encoders share."""
+
+    kind: str
+    """Kind of encoder, with its own settings: `vit` is a Vision Transformer, `efficientnet_lite` a
+    small ConvNet, `timm` any model of timm by its name; a plugin may register others."""
+    image_size: PositiveInt
+    """Side of the square input in pixels."""
+    patch_size: PositiveInt
+    """Side of the image area of one token in pixels: the patch of a transformer, or the total
+    stride of a ConvNet, mostly 32."""
+    width: PositiveInt
+    """Features per token."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        s, p = self.image_size, self.patch_size
+        near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
+        require(
+            s % p == 0,
+            f"patch_size {p} does not divide image_size {s}; near sizes that fit: "
+            + ", ".join(map(str, near)),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image at the native size, without class token."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def normalization(self) -> Normalization:
+        """Return the normalization of the encoder's images."""
+        return Normalization()
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type["ImageEncoderConfig"]]:
+        """Return the configuration class of each registered kind; the first is the default."""
+        names = sorted(IMAGE_ENCODERS.names(), key=lambda name: (name != DEFAULT_KIND, name))
+        return {name: IMAGE_ENCODERS.get(name).config_class for name in names}
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Base class of image encoders: images to features to tokens.
+
+    Register a subclass with a `config_class` in `IMAGE_ENCODERS`; its constructor takes the
+    configuration.
+    """
+
+    config_class: ClassVar[type[ImageEncoderConfig]]
+    config: ImageEncoderConfig
+    extra_tokens: int = 0
+    """Tokens before the patch tokens, such as a class token."""
+    class_names: tuple[str, ...] | None = None
+    """Class names of the encoder's own classifier; None without one, or if they are unknown."""
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the encoder brings a classifier of its own, which `classify` runs."""
+        return False
+
+    @property
+    def feature_family(self) -> str:
+        """Name shared by kinds that compute equal features from tensors of equal names."""
+        return self.config.kind
+
+    @abstractmethod
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
+        """Compute the features of normalized images; a feature cache stores them."""
+
+    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
+        """Map features to tokens; the identity unless the widths differ."""
+        return features
+
+    def split_after(self, stages: int) -> None:
+        """Let `features` return the output of the first stages, and `project` run the others.
+
+        So the first stages can be frozen and their output cached, while the others are trained.
+
+        Raises:
+            ConfigError: The encoder is not divided into stages, or not into that many.
+        """
+        raise ConfigError(
+            f"an image encoder of kind {self.config.kind} caches its final features only; leave "
+            "out stages"
+        )
+
+    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B L D"]:
+        return self.project(self.features(images))
+
+    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
+        """Compute the logits of the encoder's own classifier, such as ImageNet's 1,000 classes.
+
+        Raises:
+            ConfigError: The encoder has no classifier.
+        """
+        raise ConfigError(f"an image encoder of kind {self.config.kind} has no classifier")
+
+    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that features depend on, by name."""
+        return self.named_parameters()
+
+    def feature_state(self) -> dict[str, Tensor]:
+        """Return all tensors that features and logits depend on, buffers included, by name."""
+        return dict(self.state_dict())
+
+    def init_weights(self) -> None:
+        """Initialize what the linear layers' common initialization leaves out."""
+
+    def state_for(self, image_size: int) -> dict[str, Tensor]:
+        """Return the weights for images of another native size, such as resized positions.
+
+        Raises:
+            ConfigError: The weights of this encoder depend on the size in another way.
+        """
+        return dict(self.state_dict())
+
+    def set_patch_dropout(self, fraction: float) -> None:
+        """Set the fraction of patches to drop in training.
+
+        Raises:
+            ConfigError: It is above 0, and this encoder reads the whole image.
+        """
+        if fraction:
+            raise ConfigError(
+                f"patch_dropout is {fraction}, but an image encoder of kind {self.config.kind} "
+                "reads all patches; set it to 0"
+            )
+
+    def layer_numbers(self) -> dict[str, int] | None:
+        """Return the layer of each parameter for layer-wise learning rates, 0 at the input.
+
+        Parameters that are not listed, such as a projection, keep the full rate. None: the layers
+        are the blocks of the encoder's `nn.ModuleList`.
+        """
+        return None
+
+
+DEFAULT_KIND = "vit"
+"""Kind of a configuration that names none, such as those that earlier versions saved."""
+
+IMAGE_ENCODERS: Registry[type[ImageEncoder]] = Registry("image encoder")

@@ -1,0 +1,175 @@
+"""Generation config: greedy, beam search or sampling, and the logits processors of each."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
+
+from annotated_types import Ge, Gt, Interval
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import ConfigError, check_options
+
+Stopping: TypeAlias = Literal["full", "likely", "certain"]
+
+DEFAULT_BEAMS = 4
+"""Default number of beams."""
+
+
+def _require(statement: bool, message: str) -> None:
+    if not statement:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig(Config):
+    """Decoding strategy and its options, with the names of Hugging Face.
+
+    Beam search is the default; it keeps the `num_beams` likeliest captions at every step. Greedy
+    decoding is `num_beams=1`. Any of `temperature`, `top_k` and `top_p` selects sampling, which
+    cannot be combined with `num_beams`.
+
+    The fields are also the keywords of `Predictor.caption` and the options of `coca caption`.
+    """
+
+    num_return_sequences: Annotated[int, Ge(1)] = 1
+    """Captions per image, best first."""
+    num_beams: Annotated[int, Ge(1)] | None = None
+    """Beams per image of beam search; 1 is greedy decoding, the fastest. Default: 4, or
+    `num_return_sequences` if that is larger; not used by sampling."""
+    max_new_tokens: Annotated[int, Ge(1)] | None = None
+    """Maximum number of tokens after the prompt, [EOS] included. Default: up to the model's context
+    length."""
+    min_new_tokens: Annotated[int, Ge(0)] = 0
+    """Minimum number of tokens after the prompt before [EOS] is allowed."""
+    # The bounds of lengths to a power, and of divided logits, keep them finite in fp32.
+    length_penalty: Annotated[float, Interval(ge=-10, le=10)] = 1.0
+    """Exponent of the length that divides a caption's log-probability for ranking: 0 ranks by the
+    sum and favours short captions, 1 ranks by the mean over tokens."""
+    early_stopping: Stopping = "likely"
+    """When beam search ends for an image: `num_beams` captions have ended (full), no open beam
+    ranks above them at its present length (likely), or can at any length (certain)."""
+    num_beam_groups: Annotated[int, Ge(1)] = 1
+    """Groups of beams for diverse beam search."""
+    diversity_penalty: Annotated[float, Ge(0)] = 0.0
+    """Nats subtracted from a token's score for each beam of an earlier group with the same token
+    at the same step (arXiv 1610.02424)."""
+    temperature: Annotated[float, Interval(ge=1e-9, le=1e9)] | None = None
+    """Divisor of the logits for sampling; below 1 favours likely tokens. Greedy decoding is
+    `num_beams=1`, not 0."""
+    top_k: Annotated[int, Ge(1)] | None = None
+    """Sample from the K likeliest tokens only."""
+    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Sample from the smallest set of likeliest tokens with at least this total probability
+    (nucleus sampling)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of sampling. An image's captions depend on the seed and on the image, not on the rest of
+    its batch."""
+    repetition_penalty: Annotated[float, Gt(0)] = 1.0
+    """Penalty on tokens that occurred before: their score is multiplied by it if negative and
+    divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam
+    search, otherwise a logit. 1: no penalty."""
+    no_repeat_ngram_size: Annotated[int, Ge(0)] = 0
+    """Length of token n-grams that may occur only once, prompt included; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
+            f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}, "
+            f"got {self.min_new_tokens}",
+        )
+        _require(
+            not self.sampled or self.num_beams is None,
+            "temperature, top_k and top_p select sampling, num_beams selects beam search; "
+            "use either",
+        )
+        self._check_groups()
+
+    @classmethod
+    def of(
+        cls, base: "GenerationConfig | None" = None, **options: Unpack["GenerationOptions"]
+    ) -> "GenerationConfig":
+        """Build a config from the keywords of a call.
+
+        Args:
+            base: Config whose other options are kept; by default the defaults of the class.
+            **options: Fields of the config.
+
+        Raises:
+            ConfigError: An option is unknown, out of range, or conflicts with another option.
+        """
+        known = [*GenerationOptions.__annotations__, "prompt", "decoding", "progress"]
+        check_options(options, known, of="captioning")
+        return replace(base or cls(), **options)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether tokens are sampled."""
+        return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
+
+    @property
+    def beams(self) -> int:
+        """Resolved number of beams; 1 for sampling and greedy decoding."""
+        if self.sampled:
+            return 1
+        return (
+            max(DEFAULT_BEAMS, self.num_return_sequences)
+            if self.num_beams is None
+            else self.num_beams
+        )
+
+    def _check_groups(self) -> None:
+        beams, groups = self.beams, self.num_beam_groups
+        _require(
+            self.sampled or self.num_return_sequences <= beams,
+            f"{beams} beams cannot return {self.num_return_sequences} captions; set num_beams to "
+            f"{self.num_return_sequences}, or a temperature to draw them",
+        )
+        _require(
+            beams % groups == 0,
+            f"num_beam_groups {groups} does not divide the {beams} beams",
+        )
+        _require(
+            (groups > 1) == (self.diversity_penalty > 0),
+            "num_beam_groups above 1 and diversity_penalty above 0 go together: it is the penalty "
+            "that makes groups differ",
+        )
+
+
+class GenerationOptions(TypedDict, total=False):
+    """The fields of `GenerationConfig` as keywords of a call."""
+
+    num_return_sequences: int
+    num_beams: int | None
+    max_new_tokens: int | None
+    min_new_tokens: int
+    length_penalty: float
+    early_stopping: Stopping
+    num_beam_groups: int
+    diversity_penalty: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+
+
+@dataclass(frozen=True)
+class GeneratedSequence:
+    """One generated caption."""
+
+    token_ids: list[int]
+    """Generated tokens after the prompt, without [BOS] and [EOS]."""
+    log_probabilities: list[float]
+    """Log-probability of each token in nats, and of [EOS] if it was reached. Logits processors do
+    not change it."""
+    rank: float
+    """Score by which the captions of an image are sorted, highest first. Beam search: the score
+    divided by the length penalty. Sampling: the sum of `log_probabilities`."""
+    ended: bool
+    """Whether [EOS] was reached before the maximum length."""
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole caption in nats."""
+        return sum(self.log_probabilities)

@@ -1,0 +1,292 @@
+"""Convolutions and linear layers with prepacked weights for CPU inference.
+
+In evaluation mode, a batch norm is a factor and a shift of each channel. Both are folded into the
+weights of the convolution before it, and oneDNN applies the activation while the result is in its
+cache. Processor time of EfficientNet-Lite0 for an image of 224 x 224, one core of an AMD EPYC:
+24 -> 15 ms alone, 17 -> 13 ms in a batch of 32.
+
+A CPU kernel multiplies blocks, and reorders the weights before each product. For a few rows, such
+as the newest tokens of captions, this takes longer than the product. A second copy of the weights,
+reordered once by oneDNN, saves this time. GFLOP/s, plain and prepacked, of matrices of 512 x 2,048
+on two cores of an AMD EPYC:
+
+    rows          8          32        1,600
+    fp32      36, 103     85, 168    193, 223
+    bf16     167, 291    309, 400    375, 432
+
+Dimensions: B batch, C input and D output channels, H, W and h, w sides of the maps; D input width,
+N output width.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Convolution, batch norm and ReLU6 as one operation for CPU inference.
+
+
+class FusableConv(nn.Conv2d):
+    """A convolution without bias that `conv_norm` fuses with its batch norm after `fuse`."""
+
+    is_fused = False
+
+    def pad(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C height width"]:
+        """Pad the input as far as `padding` does not; no padding here."""
+        return images
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return super().forward(self.pad(images))
+
+
+def fuse_convs(model: nn.Module) -> None:
+    """Let `conv_norm` fuse the convolutions of a model on a CPU; not for training.
+
+    The fused copies take as much memory as the weights. A copy is made at first use, and again
+    after its weights change, except by writes that torch does not count, such as through `.data`.
+    """
+    for module in model.modules():
+        if isinstance(module, FusableConv):
+            module.is_fused = True
+            _COPIES.pop(module, None)
+
+
+def conv_norm(
+    conv: FusableConv, norm: nn.BatchNorm2d, images: Float[Tensor, "B C H W"], *, relu6: bool
+) -> Float[Tensor, "B D h w"]:
+    """Compute the convolution, then the batch norm, and ReLU6 if wanted.
+
+    Args:
+        conv: The convolution.
+        norm: Its batch norm, with affine weights and running statistics.
+        images: Input maps.
+        relu6: Whether the output is clamped to 0 to 6.
+    """
+    copy = _fused(conv, norm, images)
+    if copy is None:
+        found = norm(conv(images))
+        return F.relu6(found) if relu6 else found
+    padding, stride, dilation = (_pair(it) for it in (conv.padding, conv.stride, conv.dilation))
+    return torch.ops.mkldnn._convolution_pointwise(
+        *(conv.pad(images), copy.blocks, copy.bias, padding, stride, dilation, conv.groups),
+        *(("hardtanh", [0.0, 6.0]) if relu6 else ("none", [])),
+        "",
+    )
+
+
+@dataclass(frozen=True)
+class _FusedCopy:
+    """Folded and prepacked weights, and the state of the tensors that they were made from."""
+
+    blocks: Tensor
+    bias: Tensor
+    state: tuple[tuple[int, int], ...]
+
+
+# Not attributes: a prepacked layout is valid in this process only, so it is not copied or pickled.
+_COPIES: WeakKeyDictionary[nn.Module, _FusedCopy] = WeakKeyDictionary()
+
+
+def _fused(conv: FusableConv, norm: nn.BatchNorm2d, images: Tensor) -> _FusedCopy | None:
+    """Return the current copy, or None where the plain operations are needed."""
+    if (
+        not conv.is_fused
+        or norm.training
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or images.device.type != "cpu"
+        or images.dtype != conv.weight.dtype
+        or not images.numel()
+        or not _can_fuse(images.dtype)
+    ):
+        return None
+    # Batch norms count their updates, but torch does not count those of the statistics.
+    tensors = (conv.weight, *norm.parameters(), *norm.buffers())
+    # Tensors made in inference mode have no version.
+    state = tuple((it.data_ptr(), 0 if it.is_inference() else it._version) for it in tensors)
+    copy = _COPIES.get(conv)
+    if copy is None or copy.state != state:
+        copy = _COPIES[conv] = _FusedCopy(*_fold(conv, norm), state)
+    return copy
+
+
+def _fold(conv: FusableConv, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Fold the batch norm in fp32, and reorder the weights for oneDNN."""
+    dtype = conv.weight.dtype
+    with torch.inference_mode(False), torch.no_grad():
+        state = {name: it.detach().float() for name, it in norm.state_dict().items()}
+        scale = state["weight"] * (state["running_var"] + norm.eps).rsqrt()
+        weight = conv.weight.detach().float() * scale[:, None, None, None]
+        bias = state["bias"] - state["running_mean"] * scale
+        blocks = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.to(dtype).contiguous(memory_format=torch.channels_last),
+            *(_pair(it) for it in (conv.padding, conv.stride, conv.dilation)),
+            conv.groups,
+        )
+    return blocks, bias.to(dtype)
+
+
+def _pair(value: object) -> list[int]:
+    assert isinstance(value, tuple)
+    return list(value)
+
+
+@cache
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Whether this torch and this CPU have the operators, with correct results."""
+    # PyTorch's own compiler fuses convolutions by these operators.
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    images, weight = torch.ones(1, 4, 3, 3, dtype=dtype), torch.ones(2, 4, 1, 1, dtype=dtype)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            blocks = torch.ops.mkldnn._reorder_convolution_weight(weight, [0, 0], [1, 1], [1, 1], 1)
+            found = torch.ops.mkldnn._convolution_pointwise(
+                *(images, blocks, weight[:, 0, 0, 0], [0, 0], [1, 1], [1, 1], 1),
+                *("hardtanh", [0.0, 6.0], ""),
+            )
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(found, torch.full((1, 2, 3, 3), 5.0, dtype=dtype))
+
+
+# Linear layers with prepacked weights for CPU inference.
+
+
+_ATTRIBUTE = "prepack"
+
+
+class Linear(nn.Linear):
+    """A linear layer that uses prepacked weights if there are any."""
+
+    def forward(
+        self, inputs: Float[Tensor, "*B D"], bias: Float[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "*B N"]:
+        """Compute W x + b; `bias` replaces the layer's own bias."""
+        return linear(inputs, self.weight, self.bias if bias is None else bias)
+
+
+def linear(
+    inputs: Float[Tensor, "*B D"], weight: Float[Tensor, "N D"], bias: Tensor | None = None
+) -> Float[Tensor, "*B N"]:
+    """Compute `F.linear`, with the prepacked copy of the weight if there is one that fits."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.linear(inputs, weight, bias)
+    copy: _PackedWeight | None = getattr(weight, _ATTRIBUTE, None)
+    if copy is None:
+        return F.linear(inputs, weight, bias)
+    if not copy.is_current(weight):
+        _drop(weight)
+        return F.linear(inputs, weight, bias)
+    if not copy.accepts(inputs):
+        return F.linear(inputs, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(inputs, copy.blocks, bias, "none", [], "")
+
+
+def prepack_weights(model: nn.Module) -> None:
+    """Prepack the weights of all linear layers and of the vocabulary layer, and fuse convolutions.
+
+    The copies take as much memory as the weights. Weights on other devices, or in a dtype that
+    oneDNN cannot prepack, are left as they are. A copy is dropped when its weight changes, also
+    through `weight.data`. Writes that bypass torch, such as through a NumPy view of the weight, are
+    not detected; call this function again after them.
+
+    Do not call it on a model that is trained afterwards. Passes without gradients would use the
+    copies until the first update, and their last bits would differ from those of a resumed run,
+    which has no copies.
+    """
+    weights = [module.weight for module in model.modules() if isinstance(module, Linear)]
+    # The vocabulary weight may be that of an embedding, or of a layer in the list.
+    vocabulary = getattr(model, "vocabulary_weight", None)
+    if vocabulary is not None and all(vocabulary is not weight for weight in weights):
+        weights.append(vocabulary)
+    for weight in weights:
+        _prepack(weight)
+    fuse_convs(model)
+
+
+@dataclass(frozen=True)
+class _PackedWeight:
+    """A prepacked weight, with the version of the plain weight that it was made from."""
+
+    blocks: Tensor
+    version: int
+    plain: Tensor
+    """Shares the weight's memory, so that no other tensor can get its address."""
+
+    def is_current(self, weight: Tensor) -> bool:
+        return weight._version == self.version and weight.data_ptr() == self.plain.data_ptr()
+
+    def accepts(self, inputs: Tensor) -> bool:
+        return (
+            inputs.dtype == self.blocks.dtype
+            and inputs.numel() > 0
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+class PrepackedParameter(nn.Parameter):
+    """A weight with a prepacked copy, which access to `.data` drops.
+
+    Torch counts the changes of a tensor (`_version`), but not those through `.data`.
+    """
+
+    @property
+    def data(self) -> Tensor:
+        """The plain tensor; the copy is dropped, since the caller may write."""
+        _drop(self)
+        return self.data
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        _drop(self)
+        self.data = other
+
+    # The layout of a prepacked copy is valid in this process only, so it is not pickled or copied.
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return nn.Parameter(self.detach(), self.requires_grad).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
+        return nn.Parameter(self.detach().clone(), self.requires_grad)
+
+
+def _prepack(weight: Tensor) -> None:
+    own = type(weight) in (nn.Parameter, PrepackedParameter) and not weight.is_inference()
+    if own and weight.device.type == "cpu" and _can_prepack(weight.dtype):
+        plain = weight.detach()
+        setattr(weight, _ATTRIBUTE, _PackedWeight(_reordered(plain), weight._version, plain))
+        weight.__class__ = PrepackedParameter
+
+
+def _drop(weight: Tensor) -> None:
+    """Drop the prepacked copy and restore the class of a plain parameter."""
+    weight.__dict__.pop(_ATTRIBUTE, None)
+    weight.__class__ = nn.Parameter
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+
+@cache
+def _can_prepack(dtype: torch.dtype) -> bool:
+    """Whether this torch and this CPU prepack weights, with correct results."""
+    # PyTorch's own compiler prepacks weights by these operators.
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    weight, inputs = torch.eye(16, dtype=dtype), torch.arange(32, dtype=dtype).view(2, 16)
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(
+            inputs, _reordered(weight), inputs[1], "none", [], ""
+        )
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(found, inputs + inputs[1])

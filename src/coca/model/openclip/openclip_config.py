@@ -1,0 +1,279 @@
+"""Configuration of OpenCLIP's CoCa, and its conversion from and to OpenCLIP's own format."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import ConfigError, ModelError
+from coca.model.coca_config import HeadConfig, Temperature
+from coca.model.encoders.vit import ViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenCLIPTextConfig(Config):
+    """Configuration of the unimodal and the multimodal text decoder.
+
+    A caption is `[BOS] w1 .. wn [EOS] [PAD] ..`. The class token is a weight and not a token id;
+    the decoder appends it.
+    """
+
+    vocab_size: PositiveInt = 49_408
+    """Tokens in the vocabulary of CLIP's tokenizer."""
+    context_length: Annotated[int, Field(ge=3)] = 76
+    """Maximum caption length in tokens, with [BOS] and [EOS]."""
+    width: PositiveInt = 512
+    """Features per token."""
+    heads: PositiveInt = 8
+    """Attention heads per block."""
+    mlp_width: PositiveInt = 2048
+    """Hidden features of each MLP."""
+    unimodal_layers: PositiveInt = 12
+    """Blocks with self-attention over text only."""
+    multimodal_layers: PositiveInt = 12
+    """Pairs of a self-attention and a cross-attention block; each has an MLP."""
+    pad_id: NonNegativeInt = 0
+    """Padding after [EOS]. In CLIP's vocabulary it is also a `!` within a word, which OpenCLIP
+    treats as padding: it is no label and usually not visible."""
+    bos_id: NonNegativeInt = 49_406
+    """First token of each caption."""
+    eos_id: NonNegativeInt = 49_407
+    """Last token of each caption."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise ConfigError(f"text: heads {self.heads} do not divide width {self.width}")
+        special = (self.pad_id, self.bos_id, self.eos_id)
+        if len(set(special)) < 3 or max(special) >= self.vocab_size:
+            raise ConfigError(
+                f"pad, bos and eos ids must be three different ids below vocab_size "
+                f"{self.vocab_size} (got {special})"
+            )
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Maximum number of text tokens in a caption, without [BOS] and [EOS]."""
+        return self.context_length - 2
+
+    @property
+    def suppress_tokens(self) -> tuple[int, ...]:
+        """Token ids that generation suppresses; they are never labels."""
+        return (self.pad_id, self.bos_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenCLIPConfig(Config):
+    """Configuration of OpenCLIP's CoCa; the defaults are `coca_ViT-B-32`."""
+
+    image: ViTConfig = field(default_factory=lambda: ViTConfig(image_size=224, patch_size=32))
+    """The image encoder, which has a class token."""
+    text: OpenCLIPTextConfig = field(default_factory=OpenCLIPTextConfig)
+    """The unimodal and the multimodal text decoder."""
+    pooler_queries: Annotated[int, Field(ge=2)] = 256
+    """Queries of the pooler: the first gives the embedding, the others the decoder's tokens."""
+    pooler_heads: PositiveInt = 8
+    """Heads of the pooler. OpenCLIP reads them from `vision_cfg` only, so L/14 has 8 as well, and
+    not the 12 of its `multimodal_cfg`."""
+    embed_dim: PositiveInt = 512
+    """Size of the shared embedding, and width of the image tokens."""
+    class_mask: Literal["legacy", "corrected"] = "legacy"
+    """Attention mask of the caption's class token. `corrected`: all tokens and itself. `legacy`, as
+    in the published weights: all tokens and one pad, but not itself. In a caption that fills the
+    context, `legacy` includes itself and no pad."""
+    initial_temperature: Temperature = 0.07
+    """Initial value of the learned temperature of the contrastive loss."""
+    head: HeadConfig | None = None
+    """Classification head for a downstream task; null: none, as in the published weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None:
+            self.head.check_width(image=self.image.width, text=self.text.width)
+        if self.embed_dim % self.pooler_heads:
+            raise ConfigError(
+                f"pooler_heads {self.pooler_heads} do not divide embed_dim {self.embed_dim}"
+            )
+        if self.text.width != self.embed_dim:
+            raise ConfigError(
+                f"text.width {self.text.width} must equal embed_dim {self.embed_dim}: OpenCLIP's "
+                "decoder norms the image tokens at its own width"
+            )
+
+    @classmethod
+    def presets(cls) -> dict[str, "OpenCLIPConfig"]:
+        """Return the two sizes with published weights."""
+        return {
+            "openclip_vit_b_32": cls(),
+            "openclip_vit_l_14": cls(
+                image=ViTConfig(
+                    image_size=224, patch_size=14, width=1024, layers=24, heads=16, mlp_width=4096
+                ),
+                text=OpenCLIPTextConfig(width=768, heads=12, mlp_width=3072),
+                embed_dim=768,
+            ),
+        }
+
+
+# Settings of OpenCLIP's sections that this model reads.
+_READ: Mapping[str, Set[str]] = {
+    "vision_cfg": {
+        *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
+        *("attn_pooler_queries", "attn_pooler_heads"),
+    },
+    "text_cfg": {
+        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
+        "correct_cls_mask",
+    },
+    "multimodal_cfg": {"width", "heads", "layers", "mlp_ratio"},
+}
+# Settings with a single supported value.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "vision_cfg": {"attentional_pool": True, "pos_embed_type": "learnable", "pool_type": "tok"},
+    "text_cfg": {"embed_cls": True, "proj_type": "linear"},
+    "multimodal_cfg": {},
+}
+# Settings without effect in a CoCa. All other settings must be off.
+_IGNORED = {
+    *("output_tokens", "patch_dropout", "final_ln_after_pool", "timm_pool", "timm_proj", "pad_id"),
+    *("eos_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained"),
+    *("hf_proj_type", "hf_pooler_type", "n_queries", "dim_head", "context_length", "vocab_size"),
+    "attn_pooler_heads",
+}
+# Settings of this package that conversion leaves out.
+_NOT_CONVERTED = ("head", "initial_temperature")
+
+
+def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
+    """Convert `model_cfg` of an `open_clip_config.json` or of OpenCLIP's model files.
+
+    Raises:
+        ModelError: It describes no CoCa, or a CoCa with unsupported settings.
+    """
+    if not all(isinstance(content.get(name), Mapping) for name in _READ):
+        raise ModelError(f"this is no CoCa of OpenCLIP, which has the sections {', '.join(_READ)}")
+    vision, text, multimodal = (content[name] for name in _READ)
+    problems = _unknown_parts(content)
+    text_width, width = text.get("width", 512), vision.get("width", 768)
+    for name, default in (("width", 512), ("heads", 8), ("mlp_ratio", 4.0)):
+        one, other = text.get(name, default), multimodal.get(name, default)
+        if one != other:
+            problems.append(f"{name} is {one} in text_cfg and {other} in multimodal_cfg")
+    if problems:
+        raise ModelError(f"this CoCa of OpenCLIP cannot be built here: {'; '.join(problems)}")
+    vocab_size = text.get("vocab_size", 49_408)
+    try:
+        return OpenCLIPConfig(
+            image=ViTConfig(
+                image_size=vision.get("image_size", 224),
+                patch_size=vision.get("patch_size", 16),
+                width=width,
+                layers=vision.get("layers", 12),
+                heads=width // vision.get("head_width", 64),
+                mlp_width=int(width * vision.get("mlp_ratio", 4.0)),
+            ),
+            text=OpenCLIPTextConfig(
+                vocab_size=vocab_size,
+                context_length=text.get("context_length", 77),
+                width=text_width,
+                heads=text.get("heads", 8),
+                mlp_width=int(text_width * text.get("mlp_ratio", 4.0)),
+                unimodal_layers=text.get("layers", 12),
+                multimodal_layers=multimodal.get("layers", 12),
+                # CLIP's tokenizer puts its two special tokens last.
+                bos_id=vocab_size - 2,
+                eos_id=vocab_size - 1,
+            ),
+            pooler_queries=vision.get("attn_pooler_queries", 256),
+            pooler_heads=vision.get("attn_pooler_heads", 8),
+            embed_dim=content.get("embed_dim", text_width),
+            class_mask="corrected" if text.get("correct_cls_mask", False) else "legacy",
+        )
+    except ConfigError as error:
+        raise ModelError(f"this CoCa of OpenCLIP cannot be built here: {error}") from None
+
+
+def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
+    problems = ["quick_gelu is on"] if content.get("quick_gelu") else []
+    for section, fixed in _FIXED.items():
+        given = {name: None for name in fixed if fixed[name] is True} | dict(content[section])
+        for name, value in given.items():
+            if name in fixed:
+                if value != fixed[name]:
+                    problems.append(f"{section}.{name} is {value!r}, only {fixed[name]!r} exists")
+            elif value and name not in _READ[section] | _IGNORED:
+                problems.append(f"{section}.{name} is {value!r}, only `off` exists")
+    return problems
+
+
+def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
+    """Convert a configuration to OpenCLIP's `model_cfg`; the inverse of `from_open_clip`.
+
+    The head is left out, since OpenCLIP has none. So is the initial temperature: the weights hold
+    the learned temperature.
+
+    Raises:
+        ModelError: OpenCLIP's configuration cannot describe this model.
+    """
+    image, text = config.image, config.text
+    if text.mlp_width % text.width or image.channels != 3:
+        raise ModelError(
+            "OpenCLIP has no such model: its images have 3 channels, and its text MLPs a whole "
+            f"multiple of the width (got {image.channels}, {text.mlp_width} and {text.width})"
+        )
+    shared = {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.heads,
+        "mlp_ratio": text.mlp_width // text.width,
+    }
+    # OpenCLIP 3.3.0 rejects a file with this key. Without the key, its embeddings would differ.
+    mask = {"correct_cls_mask": True} if config.class_mask == "corrected" else {}
+    content = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": {
+            "image_size": image.image_size,
+            "patch_size": image.patch_size,
+            "width": image.width,
+            "layers": image.layers,
+            "head_width": image.width // image.heads,
+            "mlp_ratio": image.mlp_width / image.width,
+            "attentional_pool": True,
+            "attn_pooler_queries": config.pooler_queries,
+            "attn_pooler_heads": config.pooler_heads,
+            "output_tokens": True,
+        },
+        "text_cfg": {
+            **shared,
+            "layers": text.unimodal_layers,
+            "embed_cls": True,
+            "output_tokens": True,
+            **mask,
+        },
+        "multimodal_cfg": {**shared, "layers": text.multimodal_layers},
+        "custom_text": True,
+    }
+    if lost := differences(config, from_open_clip(content)):
+        raise ModelError(f"OpenCLIP's configuration cannot hold {lost}")
+    return content
+
+
+def differences(config: OpenCLIPConfig, other: OpenCLIPConfig) -> str:
+    """List the settings, with the values of `config`, that differ in a converted model."""
+    pairs = [
+        (f"{section}{setting.name}", getattr(own, setting.name), getattr(theirs, setting.name))
+        for section, own, theirs in (
+            ("image.", config.image, other.image),
+            ("text.", config.text, other.text),
+            ("", config, other),
+        )
+        for setting in fields(own)
+    ]
+    return ", ".join(
+        f"{name} {value}"
+        for name, value, found in pairs
+        if value != found and name not in ("image", "text", *_NOT_CONVERTED)
+    )

@@ -1,0 +1,317 @@
+"""Export of a collection as a static page: ONNX graphs, vectors, thumbnails, ONNX Runtime Web.
+
+index.html, *.js, *.css       the page
+ort/                          ONNX Runtime Web, from npm
+model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
+queries.json                  rules of short queries, see `coca.search.query.query_terms`
+collection.json               the items, and the settings of hybrid search
+vectors.bin                   vectors of the images as 16-bit floats, in the order of the items
+caption_vectors.bin           those of the captions, if people gave some of them
+thumbnails/                   one JPEG file an item
+
+Dimensions: N items, E embedding.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.extras import npm_install
+from coca.core.files.atomic import atomic_folder
+from coca.core.progress import ProgressMaker, silent
+from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
+from coca.runtime.image_file import read_image
+from coca.runtime.tokenizer_file import build_tokenizer, read_content
+from coca.search.milvus.collection import Collection
+from coca.search.query.fusion import DEPTHS, K1, B, Fusion, typed_fusion
+from coca.search.query.originals import read_original
+from coca.search.query.query_terms import RULES, Term
+from coca.search.records import Record, check_same_model
+from coca.workflows.collections.image_resolver import ImageResolver
+
+# Settings of hybrid search for the page: fusion, BM25 and case folding as Python has them.
+
+
+def hybrid_settings(index: Collection, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Describe the search of typed queries by images and by given captions.
+
+    Args:
+        index: The collection.
+        records: Its records.
+
+    Returns:
+        Settings for `hybrid.js` and `bm25.js`. None if typed queries are searched by images alone:
+        no caption is given, or `coca search` does so as well; see `typed_fusion`.
+    """
+    fusion = typed_fusion(index, [Term(text="any")])
+    given = any(record.caption_source == "given" for record in records)
+    if not isinstance(fusion, Fusion) or not given:
+        return None
+    # The page has no other method and no other choice of captions.
+    assert (fusion.method, fusion.captions) == ("scores", "given")
+    return {
+        "text_weight": fusion.text_weight,
+        "vector_share": fusion.vector_share,
+        "uncaptioned": fusion.uncaptioned,
+        "depths": DEPTHS,
+        "bm25": {"k1": K1, "b": B, "casefold": casefold_exceptions()},
+    }
+
+
+def casefold_exceptions() -> dict[str, str]:
+    """Map each character to its case folding where that differs from its lower case.
+
+    JavaScript has lower case, but no case folding.
+    """
+    characters = map(chr, range(sys.maxunicode + 1))
+    return {one: one.casefold() for one in characters if one.casefold() != one.lower()}
+
+
+# Items of a static page: fields, vectors and thumbnails, in the order of their ids.
+
+
+THUMBNAIL_SIDE = 320
+"""Length of the longer side of a thumbnail, in pixels."""
+
+
+def sorted_records(index: Collection) -> list[Record]:
+    """Read all records of a collection, sorted by id.
+
+    Raises:
+        SearchError: The collection is empty.
+    """
+    records = sorted(
+        (record for batch in index.read_through() for record in batch), key=lambda one: one.id
+    )
+    if not records:
+        raise SearchError(f"collection {index.info.collection!r} in {index.info.uri} is empty")
+    return records
+
+
+def write_vectors(folder: Path, records: Sequence[Record], *, captions: bool) -> None:
+    """Write `vectors.bin`, and with `captions` also `caption_vectors.bin`.
+
+    They are 16-bit floats of shape (N, E), little-endian. A caption without a vector has zeros.
+
+    Args:
+        folder: Folder of the page.
+        records: The records, sorted by id.
+        captions: Write the vectors of captions as well: given ones and those of the model.
+    """
+    vectors = np.stack([record.vector for record in records])
+    (folder / "vectors.bin").write_bytes(vectors.astype("<f2").tobytes())
+    if captions:
+        none = np.zeros_like(records[0].vector)
+        found = [none if one.text_vector is None else one.text_vector for one in records]
+        (folder / "caption_vectors.bin").write_bytes(np.stack(found).astype("<f2").tobytes())
+
+
+def write_items(
+    folder: Path, records: Sequence[Record], *, progress: ProgressMaker = silent
+) -> tuple[list[dict[str, Any]], int]:
+    """Write the thumbnails of a collection; describe its items.
+
+    An image that cannot be read any more has no thumbnail.
+
+    Args:
+        folder: Folder of the page.
+        records: The records, sorted by id.
+        progress: Optional progress callback.
+
+    Returns:
+        The fields of each item, and the number of items without a thumbnail.
+    """
+    (folder / "thumbnails").mkdir()
+    thumbnails: dict[str, dict[str, Any]] = {}
+    read = ImageResolver()
+    with progress("writing thumbnails", len(records)) as bar:
+        # A container of several images is then opened once.
+        for record in sorted(records, key=lambda one: one.path):
+            thumbnails[record.id] = _thumbnail(folder, record, read)
+            bar.advance()
+    items = [
+        {
+            "id": record.id,
+            "name": record.path.rsplit("/", 1)[-1],
+            "caption": record.caption,
+            "caption_source": record.caption_source,
+            **thumbnails[record.id],
+        }
+        for record in records
+    ]
+    return items, sum(not one for one in thumbnails.values())
+
+
+def _thumbnail(folder: Path, record: Record, read: ImageResolver) -> dict[str, Any]:
+    """Write one thumbnail; return its path and size, or nothing if the image cannot be read."""
+    try:
+        image = read_image(read_original(record, read), at_least=THUMBNAIL_SIDE)
+    except DataError:
+        return {}
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    # An id may hold any characters.
+    path = f"thumbnails/{hashlib.sha256(record.id.encode()).hexdigest()[:24]}.jpg"
+    image.save(folder / path, "JPEG", quality=82)
+    return {"thumbnail": path, "width": image.width, "height": image.height}
+
+
+PAGE = Path(__file__).parent / "page"
+RUNTIME_PACKAGE, RUNTIME_VERSION = "onnxruntime-web", "1.30.0"
+"""Package of npm; the page needs the same two files of other versions from 1.27."""
+RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+TOKENIZER_PARTS = {
+    "normalizer": ("normalizers", {"Lowercase", "NFC", "Strip"}),
+    "pre_tokenizer": ("pretokenizers", {"ByteLevel", "Split"}),
+}
+"""Section of `tokenizer.json` -> key of its list of parts, and the parts that the page knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowserResult:
+    """Content of an exported page."""
+
+    out: str
+    """The folder."""
+    items: int
+    """Number of items."""
+    without_thumbnail: int
+    """Number of items whose image cannot be read any more."""
+    size_mb: float
+    """Size of all files, in MB."""
+
+
+def install_runtime(folder: Path) -> Path:
+    """Install ONNX Runtime Web by npm; return the `node_modules` folder.
+
+    Raises:
+        ConfigError: npm is not installed.
+        StorageError: npm fails.
+    """
+    return npm_install(folder, [f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"])
+
+
+def export_browser(
+    model: str | Path,
+    out: str | Path,
+    *,
+    uri: str,
+    collection: str,
+    packages: Path,
+    token: str = "",
+    int8: bool = False,
+    image_search: bool = True,
+    progress: ProgressMaker = silent,
+) -> BrowserResult:
+    """Write a static page that searches a collection by text and by image, without a server.
+
+    Args:
+        model: The model of the collection: any name that `coca.load` accepts, or a folder of
+            `coca export --format onnx`, which is copied.
+        out: Output folder; an existing one is replaced.
+        uri: URI of the collection.
+        collection: Name of the collection.
+        packages: A `node_modules` folder with ONNX Runtime Web.
+        token: `"user:password"` or an API key, if the server requires one.
+        int8: Quantize the encoders to 8 bits, unless the model is exported already.
+        image_search: Include the image encoder.
+        progress: Optional progress callback.
+
+    Raises:
+        ConfigError: The packages lack ONNX Runtime Web, or the page cannot run the tokenizer.
+        ModelError: There is no such model, or its exported files differ too much from torch.
+        SearchError: The collection is missing, empty, or was filled by another model.
+    """
+    runtime = packages / RUNTIME_PACKAGE
+    for name in RUNTIME_FILES:
+        if not (runtime / "dist" / name).is_file():
+            raise ConfigError(
+                f"{packages} holds no {RUNTIME_PACKAGE} with the file dist/{name}; install "
+                f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION} there"
+            )
+    with (
+        Collection.open(uri, collection, token=token) as index,
+        _exported(model, int8=int8, progress=progress) as graphs,
+        atomic_folder(out) as unfinished,
+    ):
+        manifest = read_manifest(graphs)
+        # Vectors may be shorter than those of the model.
+        size = min(index.info.embed_dim, manifest.embed_dim)
+        check_same_model(index.info, fingerprint=manifest.fingerprint, embed_dim=size)
+        shutil.copytree(PAGE, unfinished, dirs_exist_ok=True)
+        (unfinished / "model").mkdir()
+        for name in ("text.onnx", TOKENIZER_FILE, PREPROCESS_FILE):
+            shutil.copyfile(graphs / name, unfinished / "model" / name)
+        check_tokenizer(graphs / TOKENIZER_FILE)
+        if image_search:
+            shutil.copyfile(graphs / "vision.onnx", unfinished / "model" / "vision.onnx")
+        (unfinished / "ort").mkdir()
+        for name in RUNTIME_FILES:
+            shutil.copyfile(runtime / "dist" / name, unfinished / "ort" / name)
+        rules = json.dumps(RULES, ensure_ascii=False)
+        (unfinished / "queries.json").write_text(rules, encoding="utf-8")
+        records = sorted_records(index)
+        hybrid = hybrid_settings(index, records)
+        write_vectors(unfinished, records, captions=hybrid is not None)
+        items, missing = write_items(unfinished, records, progress=progress)
+        about = {
+            "title": collection,
+            "fingerprint": manifest.fingerprint,
+            "embed_dim": size,
+            "image_search": image_search,
+            "hybrid": hybrid,
+            "items": items,
+        }
+        (unfinished / "collection.json").write_text(
+            json.dumps(about, ensure_ascii=False), encoding="utf-8"
+        )
+        total = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
+    return BrowserResult(
+        out=str(out), items=len(items), without_thumbnail=missing, size_mb=round(total / 1e6, 1)
+    )
+
+
+def check_tokenizer(path: Path) -> None:
+    """Check that a browser can run a `tokenizer.json`, and that it is safe to run.
+
+    Raises:
+        ConfigError: The page does not know a part; the message names it.
+        ModelError: The file is damaged, or has an unsafe part.
+    """
+    content = read_content(path)
+    build_tokenizer(content, path)
+    if (kind := content["model"]["type"]) != "BPE":
+        raise ConfigError(f"the page runs tokenizers of the type BPE, got {kind}")
+    for section, (key, known) in TOKENIZER_PARTS.items():
+        part = content[section] or {"type": "Sequence", key: []}
+        for one in part[key] if part["type"] == "Sequence" else [part]:
+            if one["type"] not in known:
+                raise ConfigError(
+                    f"the page knows no {section} of the type {one['type']}, only "
+                    f"{', '.join(sorted(known))}"
+                )
+
+
+@contextmanager
+def _exported(model: str | Path, *, int8: bool, progress: ProgressMaker) -> Iterator[Path]:
+    """Yield the folder of an exported model; any other model is exported first."""
+    if is_exported(model):
+        if int8:
+            raise ConfigError(f"{model} is exported already: --int8 does not apply, leave it out")
+        yield Path(model)
+        return
+    from coca.release.onnx.onnx_export import export_onnx
+
+    with TemporaryDirectory() as folder:
+        export_onnx(model, Path(folder) / "onnx", int8=int8, progress=progress)
+        yield Path(folder) / "onnx"

@@ -1,0 +1,394 @@
+"""Image sources, which detect changes by etags without reading the images.
+
+This module has the source of files. Others, such as tars and tables, implement the Protocol.
+"""
+
+import io
+import logging
+import os
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from PIL import Image
+
+from coca.core.annotations import SIDECAR_SUFFIXES, read_sidecars
+from coca.core.errors import DataError
+from coca.core.files.formats import HEAD_BYTES, HEIF_SUFFIXES, PHOTO_SUFFIXES, formats_of, has_heif
+from coca.core.files.local_files import Roots, check_within, file_etag, modified_at, walk_files
+from coca.search.query.originals import read_file
+
+# Encoded images of sources, with their annotations.
+
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Caption, metadata, tags, album and time of an image."""
+
+    caption: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    album: str = ""
+    time: int = 0
+    """Time of capture, in seconds since 1970; 0 if unknown."""
+
+    @classmethod
+    def of(
+        cls, captions: Sequence[str], fields: Mapping[str, Any], *, tags: Iterable[str] = ()
+    ) -> "Annotation":
+        """Split fields into tags, album, time and other metadata.
+
+        Args:
+            captions: The first is the caption; of several, all are in the metadata as `captions`.
+            fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
+                1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
+                else is metadata.
+            tags: Further tags.
+        """
+        rest = dict(fields)
+        if len(captions) > 1:
+            rest["captions"] = list(captions)
+        none: tuple[str, ...] = ()
+        found = (*tags, *_take(rest, "tags", _as_tags, none))
+        album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
+        time = _take(rest, "time", _as_time, 0)
+        caption = captions[0] if captions else ""
+        return cls(caption, rest, tuple(dict.fromkeys(found)), album, time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """Encoded image to be indexed, with its metadata."""
+
+    path: str
+    """Path of a file, URL, or member of a shard; identifies the image."""
+    data: bytes = field(repr=False)
+    """Encoded image file."""
+    annotation: Annotation = field(default_factory=Annotation)
+    """Metadata of the image."""
+    modified_at: int = 0
+    """Modification time of the file, in seconds since 1970, for images without a capture time."""
+    etag: str = ""
+    """Etag: changes with the file, known without reading it; empty if the source has none."""
+
+
+def find_files(
+    paths: Iterable[str | Path],
+    *,
+    suffixes: frozenset[str] = PHOTO_SUFFIXES,
+    warn: bool = True,
+) -> list[Path]:
+    """Find files by suffix below folders, plus the given files, sorted by absolute path.
+
+    Folders are searched as by `walk_files`. Without the extra `heif`, HEIF images of folders are
+    skipped with a warning. `warn` logs folders that cannot be read.
+
+    Raises:
+        DataError: A path does not exist.
+    """
+    found: set[str] = set()
+    unread = frozenset() if has_heif() else HEIF_SUFFIXES & suffixes
+    left_out = 0
+    for path in paths:
+        top = os.path.abspath(path)
+        if not os.path.isdir(top):
+            if not os.path.exists(top):
+                raise DataError(f"there is no file or folder {path}", reason="missing")
+            # Irregular files are refused when they are read, as in folders.
+            found.add(top)
+            continue
+        files = set(walk_files(top, suffixes, warn=warn))
+        unreadable = {file for file in files if os.path.splitext(file)[1].lower() in unread}
+        found |= files - unreadable
+        left_out += len(unreadable)
+    if left_out:
+        logger.warning(
+            "%s HEIF images are left out: pip install 'coca-captioners[heif]' brings what reads "
+            "them",
+            f"{left_out:,}",
+        )
+    return [Path(path) for path in sorted(found)]
+
+
+def read_annotation(image: str | Path) -> Annotation:
+    """Read the sidecar files of an image as its annotation, see `read_sidecars`.
+
+    Raises:
+        DataError: A sidecar file is damaged.
+    """
+    sidecars = read_sidecars(image)
+    return Annotation.of(sidecars.captions, sidecars.fields)
+
+
+def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
+    """Remove and return a field if it is valid, else return the default."""
+    value = read(fields[name]) if name in fields else None
+    if value is None:
+        return default
+    del fields[name]
+    return value
+
+
+def _as_tags(value: Any) -> tuple[str, ...] | None:
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        return None
+    return tuple(one.strip() for one in texts if one.strip())
+
+
+def _as_time(value: Any) -> int | None:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
+        return None
+    return int(value)
+
+
+# Image metadata from the file header, without decoding: size and capture time.
+
+
+_ORIENTATION, _TIMES, _CHANGED = 0x0112, 0x8769, 0x0132
+_TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size and capture time of an image."""
+
+    width: int = 0
+    """Width of the upright image, in pixels; 0 if unknown."""
+    height: int = 0
+    """Height, as `width`."""
+    time: int = 0
+    """Time of capture, in seconds since 1970; 0 if unknown. A time without a zone counts as UTC, so
+    that the result is the same on every machine."""
+
+
+def read_header(image: bytes) -> Header:
+    """Read the header of an encoded image; zeros if damaged, as the model reports the error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
+                width, height = opened.size
+                exif = opened.getexif()
+                # From 5 on, the image is rotated by 90 degrees.
+                if int(exif.get(_ORIENTATION, 1)) >= 5:
+                    width, height = height, width
+                times = exif.get_ifd(_TIMES)
+                taken = times.get(_TAKEN) or exif.get(_CHANGED)
+                return Header(width, height, _seconds(taken, times.get(_TAKEN_ZONE)))
+    except Exception:
+        # On damaged files Pillow's readers raise nearly anything.
+        return Header()
+
+
+def _seconds(taken: object, zone: object) -> int:
+    """Parse an Exif time such as `2024:05:31 18:30:00` and a zone such as `+02:00`."""
+    try:
+        local = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        named = datetime.strptime(str(zone), "%z").tzinfo if zone else UTC
+    except ValueError:
+        return 0
+    return int(local.replace(tzinfo=named).timestamp())
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Readable entry of a source with an image: a file, a member of a tar, a row."""
+
+    path: str
+    """Path of the entry, the same in each run."""
+    etag: str
+    """Etag: changes with the content, and is known without reading it. It contains no `|`. It
+    begins with eight hex digits and a colon, unique to the source, where another source may have
+    the same path."""
+
+
+@runtime_checkable
+class ItemSource(Protocol):
+    """Source of images that are listed and read one by one; thread-safe."""
+
+    def entries(self) -> Sequence[Entry]:
+        """List all entries, the same in each call."""
+        ...
+
+    def annotation(self, entry: Entry) -> Annotation | None:
+        """Read the metadata of an image; None where the etag covers the metadata.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        ...
+
+    def read(self, entry: Entry) -> SourceImage:
+        """Read the image with its metadata.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        ...
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether a path of this etag came from this source and no longer exists.
+
+        True only if certain: unreachable files are not lost.
+        """
+        ...
+
+
+@runtime_checkable
+class SeriesSource(Protocol):
+    """Source of entries with many ordered images, such as videos.
+
+    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`.
+    """
+
+    def entries(self) -> Sequence[Entry]:
+        """List all entries, the same in each call."""
+        ...
+
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
+        """Iterate over the images of an entry, lazily.
+
+        Raises:
+            DataError: It cannot be read completely, or contains no image.
+        """
+        ...
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether an entry is lost; as in `ItemSource`."""
+        ...
+
+
+@runtime_checkable
+class NamedSource(Protocol):
+    """Source that lists its possible paths, so that only those are checked."""
+
+    def names(self) -> Sequence[str] | None:
+        """List every path that it has or has lost; None where only the collection knows."""
+        ...
+
+
+@runtime_checkable
+class RootedSource(Protocol):
+    """Source that searches folders recursively.
+
+    An empty folder may be the mount point of an unmounted drive.
+    """
+
+    def roots(self) -> Sequence[str]:
+        """List the folders."""
+        ...
+
+
+AnySource: TypeAlias = ItemSource | SeriesSource
+
+
+def empty_folders(folders: Iterable[str], sources: Iterable[AnySource]) -> list[str]:
+    """List the folders in which no source has an entry."""
+    paths = sorted(entry.path for source in sources for entry in source.entries())
+    empty = []
+    for folder in folders:
+        top = os.path.join(os.path.abspath(folder), "")
+        after = bisect_left(paths, top)
+        if not "".join(paths[after : after + 1]).startswith(top):
+            empty.append(folder)
+    return empty
+
+
+def check_links(file: str, folders: Sequence[str | Path]) -> None:
+    """Check that an image or video and its sidecar files are not links to files elsewhere.
+
+    Args:
+        file: Path of the image or video.
+        folders: Folders that the files must be in; empty: anywhere.
+
+    Raises:
+        DataError: A file is outside of the folders (reason `"unreadable"`).
+    """
+    stem = os.path.splitext(file)[0]
+    for path in (file, *(stem + suffix for suffix in SIDECAR_SUFFIXES)):
+        check_within(path, folders)
+
+
+class FileSource:
+    """Source of image files, found in folders or given by path, with sidecar metadata.
+
+    Args:
+        paths: Files and folders.
+        within: Folders that images and sidecar files must be in after links are resolved; others
+            are unreadable. Empty: links may lead anywhere.
+        missing: Files and folders that no longer exist, which have lost their files.
+
+    Attributes:
+        missing: Absolute paths of `missing`.
+
+    Raises:
+        DataError: A path does not exist.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        missing: Iterable[str | Path] = (),
+        within: Sequence[str | Path] = (),
+    ) -> None:
+        paths = list(paths)
+        self._within = within
+        self.missing = [os.path.abspath(path) for path in missing]
+        self._roots = Roots(paths, missing=self.missing)
+        self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
+        self._entries = [Entry(str(file), file_etag(file)) for file in find_files(paths)]
+
+    def entries(self) -> Sequence[Entry]:
+        """List the files, sorted by absolute path."""
+        return self._entries
+
+    def roots(self) -> Sequence[str]:
+        """List the folders among the paths."""
+        return sorted(filter(os.path.isdir, self._tops))
+
+    def names(self) -> Sequence[str] | None:
+        """List the files; None if a folder is searched."""
+        paths = [entry.path for entry in self._entries]
+        return paths if self._tops == set(paths) else None
+
+    def annotation(self, entry: Entry) -> Annotation:
+        """Read the sidecar files; the folder is the album unless they give one."""
+        check_links(entry.path, self._within)
+        annotation = read_annotation(entry.path)
+        return (
+            annotation
+            if annotation.album
+            else replace(annotation, album=os.path.dirname(entry.path))
+        )
+
+    def read(self, entry: Entry) -> SourceImage:
+        """Read the file and its metadata."""
+        annotation = self.annotation(entry)
+        return SourceImage(
+            path=entry.path,
+            data=read_file(entry.path),
+            annotation=annotation,
+            modified_at=modified_at(entry.path),
+            etag=entry.etag,
+        )
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether a file at or below one of the paths is missing."""
+        return self._roots.has_lost(path)

@@ -1,1 +1,0 @@
-"""Image sources: entries with their etags, encoded images, and header metadata."""

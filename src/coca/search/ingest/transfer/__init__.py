@@ -1,1 +1,0 @@
-"""Transfer of collections: to other Milvus servers, and to other models."""

@@ -1,1 +1,0 @@
-"""Approximate nearest neighbor (ANN) search: rows, records, and stable pages of results."""

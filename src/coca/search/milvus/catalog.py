@@ -1,0 +1,384 @@
+"""Catalog of collections: create, list, drop, and alias.
+
+A collection created as `pictures` has the own name `pictures_1a2b3c4d`, after its model, and the
+alias `pictures`. The own name never changes. So open clients keep their collection while the alias
+is switched.
+
+Collections of earlier versions have the public name as own name. Milvus allows no alias of that
+name, and renaming would break open clients. So such a collection stays, and a property in it
+redirects the name. That is one atomic call, safe if the process dies.
+"""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coca.core.errors import SearchError
+from coca.search.milvus import schema
+from coca.search.milvus.collection_io import CollectionIO
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.lite import check_folder
+from coca.search.milvus.schema import (
+    FINGERPRINT,
+    CollectionSettings,
+    check_name,
+    describe,
+    describe_collection,
+    list_collections,
+    load_collection,
+    make_collection,
+    model_in,
+    texts_name,
+)
+from coca.search.records import CollectionInfo, same_model
+from coca.search.vector_codec import Basis
+
+# Collection names and aliases: each collection has an immutable own name; aliases point to it.
+
+
+_MAX_NAME = 255
+"""Maximum length of a name in Milvus."""
+
+
+def own_name(collection: str, fingerprint: str) -> str:
+    """Compute the own name of a collection from its public name and its model.
+
+    Raises:
+        SearchError: The public name is too long.
+    """
+    model = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
+    name = f"{collection}_{model}"
+    if (over := len(schema.texts_name(name)) - _MAX_NAME) > 0:
+        raise SearchError(
+            f"{collection!r} cannot name a new collection: it has {len(collection)} characters, "
+            f"and at most {len(collection) - over} are allowed"
+        )
+    return name
+
+
+def resolve(connection: Connection, collection: str) -> str | None:
+    """Resolve a name to the own name of its collection; None if it points nowhere.
+
+    Raises:
+        SearchError: It points to a collection that no longer exists.
+    """
+    if not schema.has_collection(connection, collection):
+        return None
+    found = schema.describe(connection, collection)
+    target = found["properties"].get(schema.LEADS_TO)
+    if not target:
+        return str(found["collection_name"])
+    if not schema.has_collection(connection, target):
+        raise SearchError(
+            f"{collection!r} in {connection.uri} leads to {target!r}, which is gone: "
+            f"`coca collection alias {collection} {collection}` lets it lead to its own records"
+        )
+    return str(target)
+
+
+def resolve_staged(connection: Connection, collection: str, fingerprint: str) -> str | None:
+    """Find the collection created for a name and a model, wherever the alias points.
+
+    Includes collections of earlier versions, under their names.
+    """
+    there = schema.list_collections(connection)
+    for name in (collection, f"{collection}_{fingerprint[:8]}", own_name(collection, fingerprint)):
+        if name in there:
+            theirs = schema.describe(connection, name)["properties"].get(schema.FINGERPRINT, "")
+            if same_model(theirs, fingerprint):
+                return name
+    return None
+
+
+def aliases(connection: Connection) -> dict[str, str]:
+    """List the aliases and redirects of a Milvus instance: name -> own name."""
+    client, timeout_s = connection.client, connection.timeout_s
+    found: dict[str, str] = {}
+    with connection.faults("list its aliases"):
+        for collection in client.list_collections(timeout=timeout_s):
+            listed = client.list_aliases(collection, timeout=timeout_s)["aliases"]
+            found |= dict.fromkeys(listed, collection)
+            if target := schema.describe(connection, collection)["properties"].get(schema.LEADS_TO):
+                found[collection] = target
+    return found
+
+
+def create_alias(connection: Connection, alias: str, own: str) -> str:
+    """Create an alias; return the existing target if another process was faster."""
+    try:
+        with connection.faults(f"let {alias!r} lead to {own!r}"):
+            connection.client.create_alias(own, alias, timeout=connection.timeout_s)
+    except SearchError:
+        if (faster := resolve(connection, alias)) is None:
+            raise
+        return faster
+    return own
+
+
+def redirect(connection: Connection, collection: str, target: str) -> None:
+    """Redirect the name of a collection of an earlier version; "" removes the redirect."""
+    with connection.faults(f"let {collection!r} lead to {target!r}"):
+        connection.client.alter_collection_properties(
+            collection, properties={schema.LEADS_TO: target}, timeout=connection.timeout_s
+        )
+
+
+def made_for(found: dict[str, Any]) -> str:
+    """Return the public name a described collection was created for; "" for earlier versions."""
+    return str(found["properties"].get(schema.MADE_FOR, ""))
+
+
+def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
+    """Check quickly, without a model, whether a collection can be written or created.
+
+    Args:
+        uri: As in `Collection.open`.
+        collection: Name or alias; it need not exist.
+        token: As in `Collection.open`.
+
+    Returns:
+        The description of the collection, without `count`; None if it does not exist yet.
+
+    Raises:
+        SearchError: The name or URI is invalid, Milvus is unreachable, another process has the
+            folder open, or this package did not create the collection.
+    """
+    check_name(collection)
+    if not check_folder(uri):
+        return None
+    connection = Connection(uri, token=token, create=False)
+    try:
+        if (own := resolve(connection, collection)) is not None:
+            return replace(describe_collection(connection, own)[0], collection=collection)
+        return None
+    finally:
+        connection.close()
+
+
+def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
+    """Describe all collections of a Milvus instance, without their `count`.
+
+    Collections that this package did not create are skipped.
+
+    Args:
+        uri: As in `Collection.open`.
+        token: As in `Collection.open`.
+
+    Raises:
+        SearchError: The URI is invalid, Milvus is unreachable, or another process has the folder
+            open.
+    """
+    if not check_folder(uri):
+        return []
+    connection = Connection(uri, token=token, create=False)
+    found = []
+    try:
+        for name in list_collections(connection):
+            with suppress(SearchError):
+                info, _ = describe_collection(connection, name)
+                public = made_for(describe(connection, name))
+                found.append(replace(info, collection=public or name))
+    finally:
+        connection.close()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Entry in the list of collections."""
+
+    name: str
+    """Name to open it by: the public name if that points to it, else its own name."""
+    own_name: str
+    count: int
+    """Number of records, as far as Milvus knows without loading it; see `exact`."""
+    exact: bool
+    """Whether `count` is exact. Otherwise a server may include replaced and deleted rows."""
+    model: str
+    """Name or folder of its model; empty if this package did not create the collection."""
+    aliases: tuple[str, ...]
+    """Other names of the collection."""
+
+
+def list_all(connection: Connection) -> list[Listed]:
+    """List all collections without loading them or building an index."""
+    client, timeout_s = connection.client, connection.timeout_s
+    others = aliases(connection)
+    found = []
+    for own in list_collections(connection):
+        about = describe(connection, own)
+        leading = {alias for alias, target in others.items() if target == own}
+        public = made_for(about)
+        name = public if public in leading else own
+        with connection.faults(f"count the records of {own!r}"):
+            state = client.get_load_state(own, timeout=timeout_s)["state"]
+            exact = connection.is_lite or str(getattr(state, "name", state)) == "Loaded"
+            count = (
+                CollectionIO(connection, own).count()
+                if exact and not connection.is_lite
+                else int(client.get_collection_stats(own, timeout=timeout_s)["row_count"])
+            )
+        found.append(
+            Listed(
+                name=name,
+                own_name=own,
+                count=count,
+                exact=exact,
+                model=model_in(about),
+                aliases=tuple(sorted(leading - {name})),
+            )
+        )
+    return found
+
+
+def missing(connection: Connection, collection: str) -> str:
+    """Build the error message for a missing collection."""
+    others = aliases(connection)
+    there = ", ".join(sorted({*others, *list_collections(connection)} - set(others.values())))
+    return (
+        f"there is no collection {collection!r} in {connection.uri} "
+        f"({f'there are: {there}' if there else 'it is empty'}); "
+        "`coca index FOLDER` makes one"
+    )
+
+
+def make_named(
+    connection: Connection,
+    collection: str,
+    *,
+    embed_dim: int,
+    fingerprint: str,
+    model: str,
+    settings: CollectionSettings,
+    staged: bool,
+    basis: Basis | None = None,
+) -> str:
+    """Create the collection of a model for a name, and its alias unless `staged`.
+
+    A process killed in between leaves an empty collection, which the next process uses.
+
+    Returns:
+        The own name of the collection.
+
+    Raises:
+        SearchError: Milvus refuses, or a collection of that model and name has records but its
+            alias is gone.
+    """
+    own = own_name(collection, fingerprint)
+    if resolve(connection, own) is None:
+        make_collection(
+            connection,
+            own,
+            embed_dim=embed_dim,
+            fingerprint=fingerprint,
+            model=model,
+            settings=settings,
+            basis=basis,
+            made_for=collection,
+        )
+    elif not staged:
+        layout = describe_collection(connection, own)[1]
+        load_collection(connection, layout)
+        if count := CollectionIO(connection, own).count():
+            raise SearchError(
+                f"{collection!r} leads nowhere, but {own!r} in {connection.uri} holds {count:,} "
+                f"records of this model: `coca collection alias {collection} {own}` opens them, "
+                f"`coca collection drop {own}` removes them"
+            )
+    return own if staged else create_alias(connection, collection, own)
+
+
+def drop_collection(connection: Connection, collection: str) -> str:
+    """Drop a collection with its records and aliases.
+
+    Args:
+        connection: Connection to Milvus.
+        collection: Its own name, or the public name it was created for. For a collection of an
+            earlier version whose name is redirected, the records are dropped and the name stays.
+
+    Returns:
+        The own name of the collection.
+
+    Raises:
+        SearchError: It does not exist, or the name is an alias it was not created for.
+    """
+    others, own = aliases(connection), collection
+    stays = others.get(collection)
+    if collection not in list_collections(connection):
+        if stays is None:
+            raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
+        own, stays = stays, None
+        if made_for(describe(connection, own)) != collection:
+            raise SearchError(f"{collection!r} is an alias of {own!r}: drop that one")
+    client, timeout_s = connection.client, connection.timeout_s
+    with connection.faults(f"drop collection {own!r}"), connection.write_lock:
+        # Otherwise they would remain and point nowhere.
+        for name in (name for name, target in others.items() if target == own):
+            if name in client.list_collections(timeout=timeout_s):
+                redirect(connection, name, "")
+            else:
+                client.drop_alias(name, timeout=timeout_s)
+        # The captions last: without the images, they are invisible.
+        for name in (own, texts_name(own)):
+            client.drop_collection(name, timeout=timeout_s)
+        if stays is not None:
+            client.create_alias(stays, collection, timeout=timeout_s)
+    return own
+
+
+def point_alias(connection: Connection, alias: str, collection: str) -> str:
+    """Point an alias to a collection, atomically.
+
+    The switch is one call, so the alias always resolves. Open clients keep the previous collection.
+
+    Args:
+        connection: Connection to Milvus.
+        alias: Name of the alias.
+        collection: Own name of the collection, or a current alias of it.
+
+    Returns:
+        The own name of the previous target, or an empty text.
+
+    Raises:
+        SearchError: The collection does not exist, or a name is invalid.
+    """
+    check_name(alias)
+    with connection.write_lock:
+        others, there = aliases(connection), list_collections(connection)
+        target = collection if collection in there else others.get(collection)
+        if target is None:
+            raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
+        before = others.get(alias, alias if alias in there else "")
+        if alias in there:
+            check_switchable(connection, alias)
+            if target == before:
+                raise SearchError(
+                    f"{alias!r} is the collection itself; an alias needs another name"
+                )
+            redirect(connection, alias, "" if target == alias else target)
+        elif before:
+            with connection.faults(f"let {alias!r} lead to {target!r}"):
+                connection.client.alter_alias(target, alias, timeout=connection.timeout_s)
+        else:
+            create_alias(connection, alias, target)
+    return before
+
+
+def check_switchable(connection: Connection, name: str) -> None:
+    """Check that a name can be switched to another collection.
+
+    Raises:
+        SearchError: It is the own name of a collection.
+    """
+    if name not in list_collections(connection):
+        return
+    about = describe(connection, name)
+    public = made_for(about)
+    if public:
+        raise SearchError(
+            f"{name!r} is a collection's own name, which leads nowhere else; "
+            f"{public!r} is the name that can"
+        )
+    if FINGERPRINT not in about["properties"]:
+        raise SearchError(f"{name!r} is a collection that was not made by coca; use another name")

@@ -1,1 +1,0 @@
-"""Connections: Milvus Lite and servers, the lock of a Lite folder, the log of changes."""

@@ -1,1 +1,0 @@
-"""Definition of collections: names, schema, settings, index builds, and the catalog."""

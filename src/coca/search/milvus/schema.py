@@ -1,0 +1,451 @@
+"""Collection schema: columns, indexes, and properties that identify the model.
+
+An image is one row. Its caption vector is in the same row where Milvus supports two vector columns.
+Otherwise it is in a second collection, `NAME_texts`, with the same columns.
+"""
+
+import logging
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from annotated_types import Ge, Interval
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import ArgumentError, SearchError
+from coca.search import records
+from coca.search.index_params.capabilities import Capabilities
+from coca.search.index_params.vector_index import VectorIndex, choose_index, parse_index
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import build_index, index_state
+from coca.search.records import MAX_BYTES, WHOLE, CollectionInfo
+from coca.search.vector_codec import VECTOR_TYPES, Basis, VectorCodec, fit_codec
+from coca.search.vector_encoding import VectorEncoding
+
+# Configuration of a new collection, fitted to the features of Milvus.
+
+
+logger = logging.getLogger(__name__)
+
+Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionSettings(Config):
+    """Configuration of a new collection; the defaults suit up to some millions of images."""
+
+    range_error: ClassVar = ArgumentError
+
+    index: VectorIndex | None = None
+    """Index of the vectors; None selects the default, see `choose_index`."""
+    encoding: VectorEncoding = WHOLE
+    """Form in which the vectors are stored; by default whole and in float32."""
+    fallback: bool | None = None
+    """Whether to use the closest supported setting, with a warning, instead of an error; by default
+    on Lite only."""
+    shards: Annotated[int, Interval(ge=1, le=16)] = 1
+    """Number of shards that divide the writes: one for each 200 million rows."""
+    replicas: Annotated[int, Ge(1)] = 1
+    """Number of in-memory replicas that share the searches; each needs its own query node."""
+    partition_by_album: bool = False
+    """Partition by album, so that a filter `album == "..."` reads only some of the rows."""
+    consistency: Consistency = "Bounded"
+    """Consistency level for other clients' writes; own writes are always visible.
+
+    `Bounded` is at most some seconds stale; `Strong` waits, about 0.2 s a search.
+    """
+
+    def fitted(self, capabilities: Capabilities) -> "CollectionSettings":
+        """Fit the configuration to the features of Milvus; warn of each unsupported setting.
+
+        Raises:
+            SearchError: A setting is unsupported, and `fallback` is off.
+        """
+        fitted, lost = self, []
+        precision = self.encoding.precision
+        if VECTOR_TYPES[precision] not in capabilities.vector_types:
+            lost.append(f"precision={precision}")
+            fitted = replace(fitted, encoding=replace(self.encoding, precision="float32"))
+        if self.shards > 1 and not capabilities.shards:
+            lost.append(f"shards={self.shards}")
+            fitted = replace(fitted, shards=1)
+        if self.replicas > 1 and not capabilities.replicas:
+            lost.append(f"replicas={self.replicas}")
+            fitted = replace(fitted, replicas=1)
+        if self.partition_by_album and not capabilities.partition_key:
+            lost.append("partition_by_album")
+            fitted = replace(fitted, partition_by_album=False)
+        if lost:
+            sentence = f"{capabilities.name} cannot keep a collection with {', '.join(lost)}"
+            if not (capabilities.lite if self.fallback is None else self.fallback):
+                raise SearchError(f"{sentence}: leave that out, or let it go by `fallback`")
+            logger.warning("%s: it is left out", sentence)
+        index = choose_index(
+            self.index,
+            capabilities,
+            precision=fitted.encoding.precision,
+            fallback=self.fallback,
+        )
+        return replace(fitted, index=index)
+
+
+WORDS = "words"
+"""Sparse vector column of the caption, for BM25, where Milvus supports it."""
+
+# Lite does not store a collection's description but stores its properties; servers store both.
+FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
+_MODEL, _LAYOUT = "coca.model", "coca.layout"
+_CALIBRATION, _ENCODING = "coca.calibration", "coca.encoding"
+_INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
+_NEWEST = "2"
+_TEXTS = "_texts"
+_LOAD_S = 3_600.0
+"""Minimum timeout of loading a collection, in seconds; Lite builds a new index while loading."""
+_RETRY_S, _POLL_S = 60.0, 1.0
+"""Seconds in which a failed load is retried, and between two attempts."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Collections and columns of the parts of a record."""
+
+    name: str
+    """Own name of the collection, not an alias."""
+    texts: str
+    """Collection of the caption vectors: itself, or the second collection."""
+    text_column: str
+    """Column of the caption vectors."""
+    full_text: bool
+    """Whether it has the BM25 column."""
+    codec: VectorCodec
+    """Encodes the vectors."""
+    index: VectorIndex
+    """Requested vector index."""
+    replicas: int
+    consistency: str
+    """Consistency level, by its Milvus name."""
+    identity: tuple[int, int] = (0, 0)
+    """Id and creation time on a server; zeros on Lite."""
+    made_for: str = ""
+    """Public name it was created for; "" where that is its own name, as in earlier versions.
+
+    Only then may its own name be redirected to another collection.
+    """
+
+    @property
+    def vectors(self) -> list[tuple[str, str]]:
+        """Collection and column of each vector field."""
+        texts = (self.texts, self.text_column)
+        return [texts, (self.name, records.VECTOR)]
+
+    @property
+    def shared(self) -> bool:
+        """Whether both vectors are in one row."""
+        return self.texts == self.name
+
+
+def check_name(collection: str) -> None:
+    """Validate a collection name against the rules of Milvus and the reserved suffix.
+
+    Raises:
+        SearchError: The name is invalid or reserved.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
+        raise ArgumentError(
+            f"{collection!r} cannot name a collection: use letters, digits and _, "
+            "and begin with a letter or _"
+        )
+    if collection.endswith(_TEXTS):
+        raise ArgumentError(
+            f"{collection!r} cannot name a collection: "
+            f"{_TEXTS} at the end is kept for the captions of another one"
+        )
+
+
+def make_collection(
+    connection: Connection,
+    collection: str,
+    *,
+    embed_dim: int,
+    fingerprint: str,
+    model: str,
+    settings: CollectionSettings,
+    basis: Basis | None = None,
+    made_for: str = "",
+) -> None:
+    """Create an empty collection for the vectors of one model.
+
+    Args:
+        connection: Connection to Milvus.
+        collection: Own name of the collection.
+        embed_dim: Size of the model's vectors.
+        fingerprint: Fingerprint of the model.
+        model: Name or folder of the model.
+        settings: Configuration of the collection.
+        basis: Basis of an encoding by PCA, or a function that returns sample vectors.
+        made_for: Public name (alias) of the collection.
+
+    Raises:
+        SearchError: Milvus refuses, for instance the vector size, or does not support a setting.
+    """
+    settings = settings.fitted(connection.capabilities)
+    assert settings.index is not None, "fitted settings name an index"
+    codec = fit_codec(settings.encoding, embed_dim, basis)
+    settings.index.build_params(codec.dimensions)
+    properties = {
+        FINGERPRINT: fingerprint,
+        MADE_FOR: made_for,
+        _MODEL: model,
+        _LAYOUT: _NEWEST,
+        _INDEX: str(settings.index),
+        _REPLICAS: str(settings.replicas),
+        _CONSISTENCY: settings.consistency,
+    }
+    if codec.encoding.changes:
+        properties[_ENCODING] = codec.to_json()
+    several = connection.capabilities.several_vectors
+    # The main collection is created last, so that a killed process never leaves half a collection.
+    if not several:
+        _drop_leftover(connection, texts_name(collection))
+        _make(connection, texts_name(collection), codec, properties, settings)
+    _make(connection, collection, codec, properties, settings)
+
+
+def has_collection(connection: Connection, collection: str) -> bool:
+    """Return whether a collection or alias of that name exists."""
+    with connection.faults("list its collections"):
+        return bool(connection.client.has_collection(collection, timeout=connection.timeout_s))
+
+
+def list_collections(connection: Connection) -> list[str]:
+    """List all collections, sorted, without the second collections for captions."""
+    with connection.faults("list its collections"):
+        names = set(connection.client.list_collections(timeout=connection.timeout_s))
+    return sorted(names - {texts_name(name) for name in names})
+
+
+def describe(connection: Connection, collection: str) -> dict[str, Any]:
+    """Describe a collection by the call of Milvus."""
+    with connection.faults(f"describe collection {collection!r}"):
+        found: dict[str, Any] = connection.client.describe_collection(
+            collection, timeout=connection.timeout_s
+        )
+    return found
+
+
+def model_in(found: dict[str, Any]) -> str:
+    """Return the model of a described collection; empty if this package did not create it."""
+    return str(found["properties"].get(_MODEL, ""))
+
+
+_FIELDS = (
+    records.ID,
+    records.VECTOR,
+    records.PATH,
+    records.CAPTION,
+    records.ALBUM,
+    records.WIDTH,
+    records.HEIGHT,
+    records.TIME,
+    records.TAGS,
+    records.METADATA,
+    records.HAS_TEXT,
+    records.ORIGIN,
+)
+"""Fields of every collection."""
+
+
+def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
+    """Read the description (without `count`) and the layout of a collection.
+
+    Raises:
+        SearchError: It was not created by `make_collection`, or by an older version of it.
+    """
+    found = describe(connection, collection)
+    properties = found["properties"]
+    columns = {column["name"]: column for column in found["fields"]}
+    if FINGERPRINT not in properties or records.ORIGIN not in columns:
+        lacking = ", ".join(name for name in _FIELDS if name not in columns)
+        raise SearchError(
+            f"collection {collection!r} in {connection.uri} was not made by `coca index`: it does "
+            "not record the model of its vectors"
+            f"{f', and lacks the fields {lacking}' if lacking else ''}; import its records into a "
+            'collection of another name, see "Vectors of another program" in docs/milvus.md'
+        )
+    if properties.get(_LAYOUT) != _NEWEST:
+        raise SearchError(
+            f"collection {collection!r} in {connection.uri} was made by another version of coca, "
+            "whose records hold other fields: `coca index` the images again with another "
+            "--collection or --uri"
+        )
+    name = str(found["collection_name"])
+    shared = records.TEXT_VECTOR in columns
+    codec = VectorCodec.from_json(
+        properties.get(_ENCODING, ""), embed_dim=int(columns[records.VECTOR]["params"]["dim"])
+    )
+    info = CollectionInfo(
+        uri=connection.uri,
+        collection=collection,
+        count=0,
+        embed_dim=codec.embed_dim,
+        encoding=codec.encoding,
+        fingerprint=properties[FINGERPRINT],
+        model=properties.get(_MODEL, ""),
+        server_version=connection.server_version,
+        calibration=properties.get(_CALIBRATION, ""),
+    )
+    layout = Layout(
+        name=name,
+        texts=name if shared else texts_name(name),
+        text_column=records.TEXT_VECTOR if shared else records.VECTOR,
+        full_text=WORDS in columns,
+        codec=codec,
+        index=parse_index(properties.get(_INDEX, "HNSW")),
+        replicas=int(properties.get(_REPLICAS, 1)),
+        consistency=properties.get(_CONSISTENCY, "Bounded"),
+        identity=(int(found.get("collection_id", 0)), int(found.get("created_timestamp", 0))),
+        made_for=properties.get(MADE_FOR, ""),
+    )
+    return info, layout
+
+
+def check_encoding(
+    connection: Connection, info: CollectionInfo, settings: CollectionSettings
+) -> None:
+    """Check that a collection has the requested encoding; the default requests none.
+
+    Raises:
+        SearchError: It has another one.
+    """
+    if not settings.encoding.changes or settings.encoding == info.encoding:
+        return
+    if settings.fitted(connection.capabilities).encoding != info.encoding:
+        raise SearchError(
+            f"collection {info.collection!r} in {info.uri} stores {info.encoding}, and not "
+            f"{settings.encoding}: leave the encoding out, or fill another collection"
+        )
+
+
+def load_collection(connection: Connection, layout: Layout) -> None:
+    """Load the collection for searches, and finish an interrupted `make_collection`."""
+    for name, column in layout.vectors:
+        # Lite searches an unindexed column row by row, and the index is most of a collection's
+        # cost. So the caption index is built with the first caption.
+        waits = connection.is_lite and column == records.TEXT_VECTOR
+        if not waits and index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, codec=layout.codec)
+    client, timeout_s = connection.client, connection.timeout_s
+    with connection.faults(f"load collection {layout.name!r}"):
+        if layout.full_text and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
+            words = client.prepare_index_params()
+            words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+            client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)
+        for name in {layout.texts, layout.name}:
+            _load(connection, name, layout.replicas)
+
+
+def _load(connection: Connection, name: str, replicas: int) -> None:
+    deadline = time.monotonic() + _RETRY_S
+    while True:
+        try:
+            timeout_s = max(connection.timeout_s, _LOAD_S)
+            connection.client.load_collection(name, timeout=timeout_s, replica_number=replicas)
+            return
+        except connection.milvus_error as error:
+            # Milvus 2.3 keeps the error of a query node for 10 s while it loads again: for example
+            # of a node that met an index which was dropped meanwhile.
+            if "show collection failed" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+
+
+def index_captions(connection: Connection, layout: Layout) -> None:
+    """Build the index of caption vectors, if it does not exist yet."""
+    name, column = layout.texts, layout.text_column
+    with connection.write_lock:
+        if index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, codec=layout.codec)
+
+
+def release_collection(connection: Connection, layout: Layout) -> None:
+    """Release the collection from memory, so that its index may change."""
+    with connection.faults(f"release collection {layout.name!r}"):
+        for name in {layout.texts, layout.name}:
+            connection.client.release_collection(name, timeout=connection.timeout_s)
+
+
+def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
+    """Store the requested index in the collection's properties."""
+    _keep_property(connection, layout, _INDEX, str(index))
+    return replace(layout, index=index)
+
+
+def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:
+    """Store the calibration of match scores in the collection's properties; "" removes it."""
+    _keep_property(connection, layout, _CALIBRATION, text)
+
+
+def _keep_property(connection: Connection, layout: Layout, name: str, value: str) -> None:
+    with connection.faults(f"change collection {layout.name!r}"), connection.write_lock:
+        connection.client.alter_collection_properties(
+            layout.name, properties={name: value}, timeout=connection.timeout_s
+        )
+
+
+def _make(
+    connection: Connection,
+    name: str,
+    codec: VectorCodec,
+    properties: dict[str, str],
+    settings: CollectionSettings,
+) -> None:
+    client, types = connection.client, connection.data_type
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
+    vector_type = getattr(types, codec.vector_type)
+    schema.add_field(records.VECTOR, vector_type, dim=codec.dimensions)
+    if connection.capabilities.several_vectors:
+        schema.add_field(records.TEXT_VECTOR, vector_type, dim=codec.dimensions)
+    schema.add_field(records.PATH, types.VARCHAR, max_length=MAX_BYTES[records.PATH])
+    key = {"is_partition_key": True} if settings.partition_by_album else {}
+    schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)
+    for column in (records.WIDTH, records.HEIGHT, records.TIME):
+        schema.add_field(column, types.INT64)
+    schema.add_field(
+        records.TAGS,
+        types.ARRAY,
+        element_type=types.VARCHAR,
+        max_capacity=records.MAX_TAGS,
+        max_length=records.MAX_TAG_BYTES,
+    )
+    schema.add_field(records.HAS_TEXT, types.BOOL)
+    schema.add_field(records.METADATA, types.JSON)
+    schema.add_field(records.ORIGIN, types.JSON)
+    longest = {"max_length": MAX_BYTES[records.CAPTION]}
+    if connection.capabilities.bm25:
+        schema.add_field(records.CAPTION, types.VARCHAR, **longest, enable_analyzer=True)
+        schema.add_field(WORDS, types.SPARSE_FLOAT_VECTOR)
+        schema.add_function(connection.bm25(records.CAPTION, WORDS))
+    else:
+        schema.add_field(records.CAPTION, types.VARCHAR, **longest)
+    with connection.faults(f"make collection {name!r}"):
+        client.create_collection(
+            name,
+            schema=schema,
+            properties=properties,
+            num_shards=settings.shards,
+            consistency_level=settings.consistency,
+            timeout=connection.timeout_s,
+        )
+
+
+def _drop_leftover(connection: Connection, name: str) -> None:
+    """Drop a second collection whose main collection was never created."""
+    with connection.faults(f"drop collection {name!r}"):
+        connection.client.drop_collection(name, timeout=connection.timeout_s)
+
+
+def texts_name(collection: str) -> str:
+    """Return the name of the caption collection of an image collection."""
+    return f"{collection}{_TEXTS}"

@@ -1,1 +1,0 @@
-"""Calibration: match probabilities of hits, and the threshold for a match."""

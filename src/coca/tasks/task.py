@@ -1,0 +1,391 @@
+"""Downstream tasks: the registry, their configuration and results, and samples for reports.
+
+Axes: N samples, C classes.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+from PIL import Image
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.core.registry import Registry
+from coca.data.sample import Sample
+from coca.data.sources.factory import open_source
+from coca.data.sources.source import EtagSource, MetadataSource, Source, SourceConfig
+from coca.inference.predictor import Predictor
+from coca.metrics.classification import confusion_matrix, per_class_accuracy
+from coca.model.generation.generation_config import GenerationConfig
+from coca.processing.image import decode
+from coca.runtime.image_file import ImageSource
+from coca.tasks.baselines import ClassifierConfig
+
+# Samples for reports: examples with images, per-class accuracy, confusion matrix.
+
+
+THUMBNAIL_PX = 144
+WIDE_LINE = 32
+"""Length of a line, in characters, above which the examples of a row are wider."""
+MAX_CLASSES = 30
+"""Maximum number of classes in a confusion matrix; the most confused classes are kept."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with lines of text, or the text alone."""
+
+    lines: tuple[str, ...]
+    """Lines of text below the image."""
+    image: ImageSource | None = field(default=None, repr=False)
+    """The image in any form that `decode` reads, or None. Tasks store a `thumbnail`."""
+    correct: bool = False
+    """Whether the model was correct; the report marks such examples."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """A row of examples, such as the hits of a query."""
+
+    heading: str
+    """Heading of the row."""
+    examples: tuple[Example, ...]
+    """Examples, from left to right."""
+    lead: Example | None = None
+    """The query image, placed first, or None."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether the examples have sentences, which need more width."""
+        return any(len(line) > WIDE_LINE for example in self.examples for line in example.lines)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Confusion matrix of a classifier."""
+
+    names: tuple[str, ...]
+    """Names of the classes in the matrix."""
+    counts: tuple[tuple[int, ...], ...]
+    """Number of samples of each true class (row) predicted as each class (column)."""
+    classes: int
+    """Total number of classes, in the matrix or not."""
+
+
+@dataclass(frozen=True)
+class ReportSamples:
+    """Samples and per-class results of one task, for the report."""
+
+    rows: tuple[ImageRow, ...] = ()
+    """Best and worst examples, or queries with their hits."""
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy of each class, 0 to 1."""
+    confusion: Confusion | None = None
+    """Confusion matrix, for classification tasks."""
+
+
+def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
+    """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    small = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
+    small.thumbnail((size_px, size_px))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()
+
+
+def per_class_results(
+    predicted: Int[ndarray, " N"], targets: Int[ndarray, " N"], names: Sequence[str]
+) -> tuple[dict[str, float], Confusion]:
+    """Compute the accuracy of each class that has samples, and the confusion matrix."""
+    accuracy = per_class_accuracy(predicted, targets, len(names))
+    per_class = {
+        name: float(share)
+        for name, share in zip(names, accuracy, strict=True)
+        if not np.isnan(share)
+    }
+    return per_class, _confusion(confusion_matrix(predicted, targets, len(names)), names)
+
+
+def _confusion(counts: Int[ndarray, "C C"], names: Sequence[str]) -> Confusion:
+    wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * counts.diagonal()
+    kept = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CLASSES])
+    part = counts[np.ix_(kept, kept)]
+    return Confusion(
+        tuple(names[index] for index in kept),
+        tuple(tuple(int(count) for count in row) for row in part),
+        len(names),
+    )
+
+
+# Interface of downstream tasks: configuration, evaluation over samples, result.
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Config):
+    """Configuration of a task and the data to evaluate it on."""
+
+    task: str
+    """`retrieval`, `keyword_search`, `synonyms`, `zero_shot`, `captioning`, `recognition`, `vqa`,
+    `entailment`, `nlvr2`, another task of `coca.tasks`, or the name of a plugin's task."""
+    data: SourceConfig
+    """The samples to evaluate on."""
+    reference: SourceConfig | None = None
+    """Reference samples with labels or answers, for tasks that need them. VQA: the training
+    questions, for the language-prior baseline (best guess without the image)."""
+    prompts: str = "plain"
+    """Zero-shot: a named prompt set, one template with `{}`, or a YAML or JSON file of templates or
+    of prompts per class."""
+    by: Literal["similarity", "likelihood"] = "similarity"
+    """Zero-shot: rank classes by embedding similarity, or by the likelihood of their prompts.
+    `likelihood` is slower, and favours short and frequent names."""
+    video: Literal["mean", "flatten"] = "mean"
+    """Zero-shot and retrieval of videos: `mean` averages the frames' vectors; `flatten` pools the
+    tokens of all frames at once into one vector."""
+    classes: tuple[str, ...] = ()
+    """Zero-shot: class names; default: the classes of the source, else of its samples."""
+    captions: Literal["all", "first"] = "all"
+    """Retrieval: use `all` captions of an image as queries, or its `first` only."""
+    synonyms: str = ""
+    """Synonyms: YAML file that maps words to lists of synonyms; default: a list for photos of
+    everyday scenes in this package."""
+    prompt: str = ""
+    """Captioning: text that each caption begins with; it is part of the scored caption."""
+    decoding: GenerationConfig = field(default_factory=GenerationConfig)
+    """Captioning, and VQA with `answers: generation`: decoding options."""
+    meteor: bool = False
+    """Captioning: compute METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
+    groups: str = ""
+    """Captioning: metadata key by which samples are also scored in groups, such as NoCaps'
+    `domain`; each group is scored as its own corpus."""
+    benchmark: str = ""
+    """Name of the benchmark in `coca.workflows.evaluation.evaluation_report`; the report then
+    compares the scores with published results."""
+    answers: Literal["head", "generation"] = "head"
+    """VQA: `head` classifies among the answers of the model's head; `generation` generates the
+    answer after the question, with the options of `decoding`."""
+    rerank: NonNegativeInt = 0
+    """Retrieval, keyword search and zero-shot: number of top hits by cosine to rerank by caption
+    likelihood; 0: no reranking. Slow: one decoder pass per hit."""
+    queries: str = "everyday"
+    """Keyword search: `everyday`, which are 100 queries over emoji drawings, a YAML or JSON file
+    that maps each query to the keys of all correct images, or a metadata field with a list of
+    keywords, each of which is a query if 2 to 40 samples share it."""
+    classifier: ClassifierConfig | None = None
+    """Zero-shot, retrieval and keyword search: a pretrained image encoder with its own classifier,
+    whose scores are a baseline (`encoder`)."""
+    limit: NonNegativeInt = 0
+    """Maximum number of samples; 0: all."""
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
+    """Few-shot: numbers of training images per class, each at least 1."""
+    draws: PositiveInt = 5
+    """Few-shot: number of random draws of the training images, at least 1."""
+    inverse_penalty: NonNegativeFloat = 0.0
+    """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
+    probe chooses it on a part of the reference, few-shot uses its default."""
+
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"answers": {"words": "generation"}}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Result of a task."""
+
+    task: str
+    """Name of the task."""
+    metrics: Mapping[str, float]
+    """Metric names to values; fractions are in [0, 1]. Keys that begin with `chance` hold the
+    chance level."""
+    samples: int
+    """Number of evaluated samples."""
+    bad: tuple[str, ...] = ()
+    """Error message of each unreadable sample, which is skipped."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further JSON-serializable results."""
+    headline: tuple[str, ...] = ()
+    """Metrics by which papers compare models; if empty, the first metric."""
+    report_samples: ReportSamples = field(default_factory=ReportSamples)
+    """Samples for the report."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % confidence intervals of metrics over the samples, for one model; see
+    `coca.metrics.intervals`."""
+
+
+class Task(Protocol):
+    """Evaluates a predictor on a downstream task."""
+
+    def __call__(
+        self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    ) -> TaskResult:
+        """Run the task.
+
+        Raises:
+            DataError: The samples lack what the task needs.
+        """
+        ...
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+class Check(Protocol):
+    """Preflight check of a task: finds errors before the evaluation starts."""
+
+    def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
+        """Check settings, classes and texts; no image is read.
+
+        Raises:
+            CocaError: The task cannot run with this configuration.
+        """
+        ...
+
+
+PREFLIGHT: Registry[Check] = Registry("check of a task")
+"""Preflight checks by task name; optional, since `check_task` always checks the data."""
+
+
+def check_task(predictor: Predictor, config: TaskConfig) -> str:
+    """Check that a task can run: its name, its data and its preflight check.
+
+    Returns:
+        A hash of all files that the task reads: samples, prompts and queries. Local images are
+        hashed by size and modification time.
+
+    Raises:
+        CocaError: The task cannot run; the message gives the reason.
+    """
+    TASKS.get(config.task)
+    prints = [_samples_digest(config.data, config.limit)]
+    if config.reference is not None:
+        prints.append(_samples_digest(config.reference))
+    files = [Path(name) for name in (config.prompts, config.queries, config.synonyms) if name]
+    prints += [hashlib.sha256(it.read_bytes()).hexdigest() for it in files if it.is_file()]
+    if config.task in PREFLIGHT.names():
+        PREFLIGHT.get(config.task)(predictor, config)
+    return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+
+
+def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
+    """Hash a source's fingerprint, and the etags of its samples if it has any.
+
+    The fingerprint alone covers names and sizes only. It does not change if an image or a caption
+    is replaced by another of the same size.
+    """
+    source = open_source(config)
+    digest = hashlib.sha256(source.fingerprint.encode())
+    if isinstance(source, EtagSource):
+        for row in range(min(limit, len(source)) if limit else len(source)):
+            try:
+                etag = source.etag(row)
+            except DataError:
+                etag = ""  # the task reports this sample as bad
+            digest.update(f"{etag}\n".encode())
+    return digest.hexdigest()
+
+
+def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
+    """Read the samples of a source without images; none if the source must read images for it.
+
+    Unreadable samples are skipped; the task reports them later.
+    """
+    source = open_source(config)
+    if not isinstance(source, MetadataSource):
+        return []
+    found = []
+    for row in range(min(limit, len(source)) if limit else len(source)):
+        with suppress(DataError):
+            found.append(source.read_metadata(row))
+    return found
+
+
+def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
+    """Check that each sample has a caption.
+
+    Raises:
+        DataError: Some samples have none.
+    """
+    without = [sample.key for sample in samples if not sample.captions]
+    if without:
+        raise DataError(
+            f"{len(without)} samples of {config.data.title} have no caption (such as "
+            f"{without[0]}); {config.task} needs one for each image",
+            reason="no_caption",
+        )
+
+
+def read_samples(
+    config: SourceConfig, *, limit: int = 0, progress: ProgressMaker = silent
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """Read the samples of a source in order, and an error message for each unreadable sample.
+
+    Raises:
+        DataError: No sample can be read.
+    """
+    bad: list[str] = []
+    parts = samples_in_parts(config, bad=bad, limit=limit, progress=progress)
+    return [sample for part in parts for sample in part], tuple(bad)
+
+
+def samples_in_parts(
+    config: SourceConfig,
+    *,
+    bad: list[str],
+    size: int = 1024,
+    limit: int = 0,
+    progress: ProgressMaker = silent,
+) -> Iterator[list[Sample]]:
+    """Read the samples of a source in order, in chunks that fit into memory.
+
+    Args:
+        config: The source.
+        bad: Receives an error message for each unreadable sample.
+        size: Samples per chunk.
+        limit: Maximum number of samples; 0: all.
+        progress: Optional progress callback.
+
+    Raises:
+        DataError: No sample can be read.
+    """
+    source = open_source(config)
+    rows = range(min(limit, len(source)) if limit else len(source))
+    part: list[Sample] = []
+    with progress(f"reading {config.title}", len(rows)) as bar:
+        for sample in _readable(source, rows, bad):
+            part.append(sample)
+            bar.advance()
+            if len(part) == size:
+                yield part
+                part = []
+    if part:
+        yield part
+    elif len(bad) == len(rows):
+        raise DataError(f"no sample of {config.title} can be read: {bad[0]}", reason="empty_source")
+
+
+def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
+    seen: tuple[bytes, ...] = ()
+    for row in rows:
+        try:
+            sample = source.read(row)
+            # Decoded here, so that a broken image skips its sample and does not end the task.
+            # Consecutive samples may be questions about the same image.
+            if sample.images != seen:
+                for image in sample.images:
+                    decode(image)
+            seen = sample.images
+            yield sample
+        except DataError as error:
+            bad.append(f"{source.key(row)}: {error}")

@@ -1,1 +1,0 @@
-"""Multimodal understanding: visual question answering (VQA), entailment and NLVR2."""

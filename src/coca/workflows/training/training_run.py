@@ -1,0 +1,237 @@
+"""Parts that all training runs share: run folder, teacher, loader and trainer.
+
+run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
+model/       what `coca.load` reads
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import nn
+
+from coca.core.config.frozen_config import digest, from_dict, to_dict
+from coca.core.errors import ConfigError
+from coca.core.files.atomic import write_atomic
+from coca.core.provenance import record
+from coca.data.loading.feature_file import FeatureFile
+from coca.model.captioner import Captioner
+from coca.model.lora import LoraConfig
+from coca.model.pretrained import save_model
+from coca.processing.processor import Processor
+from coca.train.distillation import ClassPrompts
+from coca.train.distributed.context import DistributedContext
+from coca.train.objective import CoCaObjective, LossConfig, Objective
+from coca.train.optim.optimizer import for_adapters
+from coca.train.tracker import make_trackers
+from coca.train.train_config import TrainConfig
+from coca.train.trainer import Trainer
+from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
+
+# Run directory of training: recipe, record of all starts, and the finished model.
+
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class RunConfig(Protocol):
+    """Settings that all training recipes share."""
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights, sample order and augmentation."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training loop."""
+        ...
+
+
+def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Sequence[str]) -> None:
+    """Compare a recipe with the one that its run was started with.
+
+    The trainer itself compares model, data order and optimizer.
+
+    Args:
+        config: The recipe.
+        fixed: Sections that must be equal.
+        logged: Sections whose changes are logged as warnings.
+
+    Raises:
+        ConfigError: A fixed section differs.
+    """
+    path = config.run / "recipe.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
+    with suppress(ConfigError):
+        # An earlier version lists other settings, each with its default.
+        before = to_dict(from_dict(type(config), before, source=str(path)))
+    for name in fixed:
+        if before.get(name) != now[name]:
+            raise ConfigError(
+                f"{config.run} was started with {name} {before.get(name)}, now it is {now[name]}; "
+                "use another folder for the new run"
+            )
+    for name in logged:
+        if before.get(name) != now[name]:
+            logger.warning("%s resumes with changed settings of %s", config.run, name)
+
+
+def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
+    """Record the recipe and the environment; `record.json` has one entry per start."""
+    config.run.mkdir(parents=True, exist_ok=True)
+    write_json(config.run / "recipe.json", to_dict(config))
+    path = config.run / "record.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
+    entry = record(config=config, seed=config.seed, data_fingerprint=data_fingerprint, extra=facts)
+    write_json(path, {"recipe": digest(config), "starts": [*entries, entry]})
+
+
+def save_finished(run: Path, model: Captioner, processor: Processor) -> Path:
+    """Save the finished model in the run directory, and return its folder."""
+    folder = run / "model"
+    save_model(folder, model)
+    processor.save(folder)
+    return folder
+
+
+def weights_described(train: TrainConfig) -> str:
+    """Describe the weights in the model folder: last step or exponential moving average."""
+    if train.ema is None:
+        return "those of the last step"
+    return f"averages over the run (decay {train.ema.decay}); the last step's are in checkpoints"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Set torch's process-wide number of threads within the block; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON-serializable value, indented."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+# Objective of a run whose image encoder teaches by its own classifier.
+
+
+def make_objective(config: LossConfig, model: Captioner, processor: Processor) -> CoCaObjective:
+    """Create the objective of a run, with the prompts of the encoder's classes if it distills.
+
+    Raises:
+        ConfigError: Distillation is on, but the encoder has no classifier or no class names.
+    """
+    if not config.distillation_weight:
+        return CoCaObjective(config)
+    names = model.image_encoder.class_names
+    if names is None:
+        raise ConfigError(
+            f"loss.distillation_weight is {config.distillation_weight}, but the image encoder has "
+            "no classifier with class names; choose an encoder of kind timm with image.classes "
+            "1000, or set the weight to 0"
+        )
+    return CoCaObjective(
+        config, ClassPrompts(names, config.distillation.templates, processor.texts)
+    )
+
+
+# Start of every training run: build the trainer, resume it, and record the start.
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@runtime_checkable
+class DeviceRunConfig(RunConfig, Protocol):
+    """A training recipe with the device to train on."""
+
+    @property
+    def device(self) -> str:
+        """Argument of `coca.train.device.training_device`."""
+        ...
+
+
+def start_trainer(
+    config: DeviceRunConfig,
+    model: ModelT,
+    objective: Objective[ModelT],
+    data: DataConfig,
+    sources: Sources,
+    processor: Processor,
+    *,
+    features: Sequence[FeatureFile] = (),
+    train: TrainConfig,
+    facts: Mapping[str, Any],
+) -> Trainer[ModelT]:
+    """Build loader and trainer of a run, resume its last checkpoint, and record the start.
+
+    All ranks must call this function.
+
+    Args:
+        config: Recipe of the run.
+        model: Model to train.
+        objective: The loss to minimize.
+        data: How the sources are read.
+        sources: Training data.
+        processor: Transform and tokenizer of the model.
+        features: Features in place of images, one file for each source.
+        train: The training loop of the recipe, with the rates that the run derives.
+        facts: Entries of `record.json` in addition to recipe, environment and data.
+
+    Raises:
+        ConfigError: The checkpoint belongs to another model, data order or optimizer, or the batch
+            size cannot be split over the ranks.
+        DataError: The samples of a source have another number of images than the run reads, or no
+            text.
+    """
+    world = DistributedContext.current()
+    loader = make_loader(
+        data,
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+        features=features,
+    )
+    trainer = Trainer(
+        model,
+        objective,
+        loader=loader,
+        config=train,
+        run_dir=config.run,
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        device=config.device,
+    )
+    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
+    recorded = {**facts, "precision": trainer.precision}
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, recorded))
+    return trainer
+
+
+def adapted(train: TrainConfig, lora: LoraConfig | None, *, head: bool) -> TrainConfig:
+    """Return the training loop with the optimizer for LoRA adapters, if there are any."""
+    if lora is None:
+        return train
+    return replace(train, optimizer=for_adapters(train.optimizer, lora, head=head))

@@ -1,0 +1,158 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.data.datasets.coco import BOXES
+from coca.data.sources.annotated import AnnotatedSource, AnnotationsConfig, SplitAnnotationsConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.source import Source, read_metadata
+from tiny_data import image_bytes
+from tiny_scenes import NAMES, write_instances, write_scenes
+
+IMAGES: list[Any] = [
+    {"id": 7, "file_name": "7.jpg", "domain": "in-domain"},
+    {"id": 3, "file_name": "3.jpg", "domain": "out-domain"},
+]
+NOTES: list[Any] = [
+    {"id": 0, "image_id": 3, "caption": "a cat "},
+    {"id": 1, "image_id": 7, "caption": "a dog"},
+    {"id": 2, "image_id": 3, "caption": "a small cat"},
+]
+
+
+def write(
+    root: Path, images: list[Any], notes: list[Any], **settings: Any
+) -> SplitAnnotationsConfig:
+    (root / "photos").mkdir()
+    for number in (3, 7):
+        (root / "photos" / f"{number}.jpg").write_bytes(image_bytes(number))
+    path = root / "captions.json"
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": notes}))
+    return SplitAnnotationsConfig(
+        kind="coco_captions", path=str(path), images=str(root / "photos"), **settings
+    )
+
+
+def test_captions_find_their_images_by_number(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES))
+    assert [source.key(row) for row in range(len(source))] == ["7", "3"]
+    sample = source.read(1)
+    assert (sample.captions, sample.image) == (("a cat", "a small cat"), image_bytes(3))
+    assert sample.metadata == {"image_id": 3, "domain": "out-domain"}
+
+
+def test_a_domain_of_nocaps_is_a_split(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES, split="out-domain"))
+    assert [source.key(row) for row in range(len(source))] == ["3"]
+    with pytest.raises(DataError, match=r"'near-domain'.*in-domain \(1\), out-domain \(1\)"):
+        open_source(replace(_config(tmp_path), split="near-domain"))
+
+
+def _config(root: Path) -> SplitAnnotationsConfig:
+    return SplitAnnotationsConfig(
+        kind="coco_captions", path=str(root / "captions.json"), images=str(root / "photos")
+    )
+
+
+def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_path: Path) -> None:
+    images = [*IMAGES, {"id": 9}]
+    notes = [*NOTES, {"image_id": 7}, {"image_id": 99, "caption": "lost"}, "x"]
+    source = open_source(write(tmp_path, images, notes))
+    assert isinstance(source, AnnotatedSource)
+    errors = []
+    for row in range(len(source)):
+        try:
+            source.read_metadata(row)
+        except DataError as error:
+            errors.append(str(error))
+    assert len(source) - len(errors) == 2
+    wanted = ("image 2", "annotation 3", "annotation 5", "image 99")
+    assert all(what in it for what, it in zip(wanted, errors, strict=True))
+
+
+def test_an_image_without_captions_has_none(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES[:1]))
+    assert source.read(0).captions == ()
+
+
+IMAGE = {"id": 5, "file_name": "0.png", "width": 32, "height": 32}
+BOX = {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}
+
+
+def open_instances(path: Path) -> Source:
+    return open_source(
+        AnnotationsConfig(
+            kind="coco_instances", path=str(path), images=str(path.parent / "pictures")
+        )
+    )
+
+
+def test_an_image_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path / "scenes")
+    source = open_instances(path)
+    sample = source.read(0)
+    notes = [a for a in json.loads(path.read_text())["annotations"] if a["image_id"] == 0]
+    assert sample.labels == ("blue square", "red square")
+    assert sample.metadata["width"] == sample.metadata["height"] == 32
+    assert [one["box"] for one in sample.metadata[BOXES]] == [note["bbox"] for note in notes]
+    assert [one["name"] for one in sample.metadata[BOXES]] == list(NAMES.values())
+    assert sample.image == (path.parent / "pictures" / "0.png").read_bytes()
+    assert read_metadata(source, 0).metadata == sample.metadata
+
+
+def test_an_image_without_objects_is_a_sample(tmp_path: Path) -> None:
+    source = open_instances(write_scenes(tmp_path / "scenes"))
+    assert len(source) == 6
+    assert source.read(5).metadata[BOXES] == []
+
+
+def test_crowds_and_areas_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    notes = [{**BOX, "area": 3.5, "iscrowd": 1}, BOX]
+    write_instances(tmp_path / "instances.json", [IMAGE], notes)
+    first, second = read_metadata(open_instances(tmp_path / "instances.json"), 0).metadata[BOXES]
+    assert (first["crowd"], first["area"]) == (True, 3.5)
+    assert (second["crowd"], second["area"]) == (False, 12.0)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"image_id": 5, "category_id": 7},
+        {**BOX, "category_id": 99},
+        {**BOX, "bbox": [1, 2, 0, 4]},
+        {**BOX, "bbox": [1, 2, 3]},
+        {**BOX, "bbox": [1, 2, "wide", 4]},
+        {**BOX, "bbox": [1, 2, 10**400, 4]},
+        {**BOX, "image_id": 6},
+        "no object",
+    ],
+)
+def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    write_instances(tmp_path / "instances.json", [IMAGE], [BOX, note])
+    source = open_instances(tmp_path / "instances.json")
+    assert len(read_metadata(source, 0).metadata[BOXES]) == 1
+    with pytest.raises(DataError) as caught:
+        source.read(1)
+    assert caught.value.reason == "bad_record"
+
+
+@pytest.mark.parametrize("side", [0, "wide", None, float("inf")])
+def test_an_image_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    write_instances(tmp_path / "instances.json", [{**IMAGE, "width": side}], [])
+    with pytest.raises(DataError, match="image 0 of"):
+        open_instances(tmp_path / "instances.json").read(0)
+
+
+@pytest.mark.parametrize("number", [[1], {"a": 1}])
+def test_an_image_whose_number_is_none_is_a_bad_sample(tmp_path: Path, number: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    write_instances(tmp_path / "instances.json", [{**IMAGE, "id": number}], [BOX])
+    with pytest.raises(DataError, match="image 0 of"):
+        open_instances(tmp_path / "instances.json").read(0)

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from coca.core.config.frozen_config import from_dict
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample
+from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.source import SOURCES, BulkSource, Source, SourceConfig, read_rows
+from coca.data.sources.tar.shards import ShardsConfig
+from tiny_data import MemorySource, make_samples
+
+
+def test_a_recipe_names_a_source() -> None:
+    config = from_dict(
+        SourceConfig,
+        {"kind": "shards", "path": ["a.tar", "b.tar"], "weight": 2, "templates": ["a {}"]},
+        source="a test",
+    )
+    assert config.paths == ("a.tar", "b.tar")
+    assert config.title == "a.tar, b.tar"
+    assert config.templates == ("a {}",)
+
+
+def test_a_name_replaces_the_path_in_logs() -> None:
+    assert FolderConfig(path="x", name="pets").title == "pets"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"path": ""}, "path must be a folder, file or pattern, got ''"),
+        ({"path": ()}, "path must be a text or a list of at least 1"),
+        ({"path": ("a", "")}, "path must be a folder, file or pattern"),
+        ({"weight": 0.0}, "weight must be a number above 0, got 0.0"),
+        ({"weight": float("nan")}, "weight must be a number above 0, got NaN"),
+        ({"block_size": -1}, "block_size must be a whole number of at least 0"),
+        ({"frames": 3}, "frames is 3, but the images are no strips"),
+        ({"templates": ("a photo",)}, "has no {}"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        ShardsConfig(**{"path": "x", **settings})  # type: ignore[arg-type]
+
+
+def test_all_errors_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"weight.*block_size"):
+        ShardsConfig(path="x", weight=-1.0, block_size=-1)
+
+
+def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="shards"):
+        open_source(SourceConfig(kind="shard", path="x"))
+
+
+def test_a_configuration_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shards is configured by ShardsConfig, got SourceConfig"):
+        open_source(SourceConfig(kind="shards", path="x"))
+
+
+def test_the_kinds_of_this_package_are_registered() -> None:
+    assert {"folder", "manifest", "shards"} <= set(SOURCES.names())
+
+
+def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no sample"):
+        open_source(FolderConfig(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+def test_kinds_that_take_one_path_refuse_two(kind: str) -> None:
+    with pytest.raises(ConfigError, match="takes one path, not 2"):
+        open_source(from_dict(SourceConfig, {"kind": kind, "path": ["a", "b"]}, source="a test"))
+
+
+def test_bad_rows_are_read_as_errors_at_their_positions() -> None:
+    good, error = make_samples(1)[0], DataError("gone", reason="missing")
+    source = MemorySource([good, error, good])
+    assert isinstance(source, Source)
+    assert not isinstance(source, BulkSource)
+    assert read_rows(source, [2, 1, 0]) == [good, error, good]
+
+
+def test_a_source_may_read_many_rows_at_once() -> None:
+    class Bulk(MemorySource):
+        def read_many(self, rows: list[int]) -> list[Sample | DataError]:
+            return [self.samples[row] for row in rows]
+
+    samples = make_samples(3)
+    assert read_rows(Bulk(samples), [2, 0]) == [samples[2], samples[0]]

@@ -1,0 +1,171 @@
+import dataclasses
+import itertools
+from functools import partial
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from coca.core.errors import ConfigError
+from coca.inference.predictor import Predictor
+from coca.inference.video import caption_videos
+from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
+from coca.model.losses.captioning_loss import captioning_loss_plain
+from tiny_data import image_bytes
+
+IMAGES = [image_bytes(number) for number in range(5)]
+TEXTS = ["a red car", "", "two dogs play", "the small cat sleeps on a long wooden bench", "a"]
+LABELS = ["car", "small cat", "dogs", "bench"]
+
+
+def test_the_options_of_a_call_are_the_fields_of_decoding() -> None:
+    hints = get_type_hints(GenerationConfig)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(GenerationConfig)}
+    assert get_type_hints(GenerationOptions) == fields
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Predictor) -> None:
+    unknown: dict[str, Any] = {"num_beems": 2}
+    for call in (predictor.caption, partial(caption_videos, predictor)):
+        with pytest.raises(ConfigError, match="no option 'num_beems'; did you mean 'num_beams'"):
+            call([], **unknown)
+
+
+def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
+    """The score is checked against the plain logits, and each token is the best at its position."""
+    prompt = predictor.processor.tokenizer.encode_prompt("the small")
+    caption = predictor.caption(IMAGES[0], prompt="the small", max_new_tokens=3, num_beams=1)[0]
+    assert caption.text.startswith("the small")
+    images = predictor.processor.images([IMAGES[0]])
+    scores: list[float] = []
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(3):
+            log_ps = predictor.model.caption_logits(images, torch.tensor([ids]))[0, -1].log_softmax(
+                0
+            )
+            log_ps[[0, 1, 3]] = -torch.inf
+            best = int(log_ps.argmax())
+            scores.append(float(log_ps[best]))
+            if best == 2:
+                break
+            ids.append(best)
+    assert caption.text == predictor.processor.tokenizer.decode(ids).strip()
+    assert caption.token_ids == tuple(ids[len(prompt) :])
+    assert caption.log_probabilities == pytest.approx(scores, abs=1e-5)
+    assert caption.score == pytest.approx(sum(scores), abs=1e-4)
+    assert caption.others == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_return_sequences": 3},
+        {"num_beams": 1},
+        {"temperature": 1.0, "num_return_sequences": 4, "seed": 2},
+    ],
+    ids=str,
+)
+def test_neither_the_batch_nor_its_size_changes_a_caption(
+    predictor: Predictor, options: Any
+) -> None:
+    few = Predictor(predictor.model, predictor.processor, fingerprint="", batch_size=2)
+    together = predictor.caption(IMAGES, max_new_tokens=5, **options)
+    assert len(together) == 5
+    for other in (
+        few.caption(IMAGES, max_new_tokens=5, **options),
+        [predictor.caption(one, max_new_tokens=5, **options)[0] for one in IMAGES],
+    ):
+        for one, same in zip(together, other, strict=True):
+            assert len(one.others) == options.get("num_return_sequences", 1) - 1
+            every = zip((one, *one.others), (same, *same.others), strict=True)
+            for first, second in every:
+                assert first.text == second.text
+                assert first.score == pytest.approx(second.score, abs=1e-4)
+
+
+def test_each_image_may_have_its_own_prompt(predictor: Predictor) -> None:
+    prompts = ["", "the small", "two dogs play on a", "a", "the"]
+    found = predictor.caption(IMAGES, prompt=prompts, max_new_tokens=2)
+    for image, prompt, caption in zip(IMAGES, prompts, found, strict=True):
+        assert caption.text.startswith(prompt)
+        assert caption.text == predictor.caption(image, prompt=prompt, max_new_tokens=2)[0].text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be .* of at least 1 or null, got 0"),
+        ({"prompt": "the small cat sleeps on a long wooden bench " * 4}, "leaves no room"),
+        ({"prompt": ["a", "the"]}, "2 prompts do not fit 5 images"),
+        ({"num_beams": 2, "temperature": 1.0}, "use either"),
+    ],
+)
+def test_a_wrong_wish_is_refused(
+    predictor: Predictor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        predictor.caption(IMAGES, **options)
+
+
+def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None:
+    images = predictor.processor.images(IMAGES)
+    tokens = predictor.processor.texts(TEXTS)
+    wanted = np.zeros((5, 5))
+    lengths = np.zeros(5)
+    for image_, text in itertools.product(range(5), range(5)):
+        with torch.no_grad():
+            out = predictor.model(images[image_, None], tokens[text, None], contrastive=False)
+            loss = captioning_loss_plain(
+                out.caption_states, out.caption_targets, predictor.model.vocabulary_weight
+            )
+        lengths[text] = len(out.caption_targets)
+        wanted[image_, text] = -float(loss) * lengths[text]
+    for batch_size in (2, 64):
+        other = Predictor(
+            predictor.model, predictor.processor, fingerprint="", batch_size=batch_size
+        )
+        assert_allclose(other.score(IMAGES, TEXTS), wanted, rtol=1e-4)
+        assert_allclose(other.score(IMAGES, TEXTS, by_length=True), wanted / lengths, rtol=1e-4)
+        only = np.eye(5, dtype=bool)
+        some = other.score(IMAGES, TEXTS, only=only)
+        assert_allclose(some[only], wanted[only], rtol=1e-4)
+        assert np.isneginf(some[~only]).all()
+
+
+def test_nothing_scores_nothing(predictor: Predictor) -> None:
+    assert predictor.score([], TEXTS).shape == (0, 5)
+    assert predictor.score(IMAGES, []).shape == (5, 0)
+
+
+def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: Predictor) -> None:
+    templates = ("a {}", "the long {}")
+    found = predictor.classify(IMAGES, LABELS, templates=templates, by="likelihood")
+    sentences = [template.replace("{}", label) for label in LABELS for template in templates]
+    scores = predictor.score(IMAGES, sentences).reshape(5, 4, 2)
+    chances = np.exp(scores).sum(axis=2)
+    chances /= chances.sum(axis=1, keepdims=True)
+    for row, wanted in zip(found, chances, strict=True):
+        odds = {one.label: one.probability for one in row}
+        assert_allclose([odds[label] for label in LABELS], wanted, rtol=1e-3)
+        assert [one.probability for one in row] == sorted(odds.values(), reverse=True)
+
+
+def test_labels_are_checked_for_any_comparison(predictor: Predictor) -> None:
+    with pytest.raises(ConfigError, match="is given twice"):
+        predictor.classify(IMAGES, ["cat", "cat"], by="likelihood")
+
+
+def test_class_likelihoods_are_means_over_the_templates(predictor: Predictor) -> None:
+    templates = ("a {}", "the long {}", "{}")
+    found = predictor.class_log_likelihoods(IMAGES, LABELS, templates=templates)
+    sentences = [template.replace("{}", label) for label in LABELS for template in templates]
+    each = np.exp(predictor.score(IMAGES, sentences)).reshape(5, 4, 3)
+    assert_allclose(found, np.log(each.mean(axis=2)), rtol=1e-4)
+    only = np.arange(20).reshape(5, 4) % 3 == 0
+    some = predictor.class_log_likelihoods(IMAGES, LABELS, templates=templates, only=only)
+    assert_allclose(some[only], found[only], rtol=1e-4)
+    assert np.isneginf(some[~only]).all()

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError
+from coca.model.generation.generation_config import (
+    DEFAULT_BEAMS,
+    GeneratedSequence,
+    GenerationConfig,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 0}, "num_beams must be a whole number of at least 1 or null, got 0"),
+        ({"num_return_sequences": 0}, "num_return_sequences must be .* of at least 1, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be .* of at least 1 or null, got 0"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be a whole number of at least 0, got -1"),
+        (
+            {"min_new_tokens": 5, "max_new_tokens": 4},
+            "at most max_new_tokens 4, got 5",
+        ),
+        ({"num_beams": 2, "num_return_sequences": 3}, "2 beams cannot return 3 captions"),
+        ({"num_beams": 1, "num_return_sequences": 2}, "1 beams cannot return 2 captions"),
+        ({"num_beams": 2, "temperature": 1.0}, "use either"),
+        ({"num_beams": 2, "top_k": 5}, "use either"),
+        ({"num_beams": 1, "top_p": 0.5}, "use either"),
+        ({"temperature": 0.0}, "temperature must be a number in .*, got 0.0"),
+        ({"temperature": 1e-30}, r"in \[1e-09, 1000000000.0\] or null, got 1e-30"),
+        ({"temperature": float("inf")}, "temperature must be a number in .*, got Infinity"),
+        (
+            {"length_penalty": float("nan")},
+            r"length_penalty must be .*, got NaN",
+        ),
+        ({"length_penalty": -100.0}, r"length_penalty must be a number in \[-10, 10\], got -100.0"),
+        ({"length_penalty": 1e6}, r"in \[-10, 10\], got 1000000.0"),
+        (
+            {"repetition_penalty": float("inf")},
+            "must be a number above 0, got Infinity",
+        ),
+        (
+            {"diversity_penalty": float("inf"), "num_beam_groups": 2},
+            "must be .*, got Infinity",
+        ),
+        ({"top_k": 0}, "top_k must be .*, got 0"),
+        ({"top_p": 0.0}, r"top_p must be a number in \(0, 1\] or null, got 0.0"),
+        ({"top_p": 1.1}, r"top_p must be a number in \(0, 1\] or null, got 1.1"),
+        ({"seed": -1}, "seed must be .*, got -1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be a number above 0, got 0.0"),
+        ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size must be .*, got -2"),
+        ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0}, "does not divide"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "go together"),
+        ({"num_beams": 4, "diversity_penalty": 1.0}, "go together"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        GenerationConfig(**options)
+
+
+# In a subprocess: the type checks of these tests would raise first.
+WRONG_KINDS = """
+from coca.core.errors import ConfigError
+from coca.model.generation.generation_config import GenerationConfig
+
+for options, words in (
+    ({"num_beams": 2.5}, "num_beams must be a whole number of at least 1 or null, got 2.5"),
+    ({"num_beams": "4"}, "num_beams must be a whole number of at least 1 or null, got '4'"),
+    ({"min_new_tokens": True}, "min_new_tokens must be a whole number of at least 0, got true"),
+    ({"temperature": "hot"}, "must be a number in [1e-09, 1000000000.0] or null, got 'hot'"),
+    ({"length_penalty": None}, "length_penalty must be a number in [-10, 10], got null"),
+    ({"early_stopping": "maybe"}, "must be one of 'full', 'likely', 'certain', got 'maybe'"),
+    ({"early_stopping": True}, "must be one of 'full', 'likely', 'certain', got true"),
+):
+    try:
+        GenerationConfig(**options)
+    except ConfigError as error:
+        assert words in str(error), error
+    else:
+        raise SystemExit(f"{options} were taken")
+"""
+
+
+def test_options_of_a_wrong_kind_are_refused_where_no_type_checker_looks() -> None:
+    subprocess.run([sys.executable, "-c", WRONG_KINDS], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "beams", "sampled"),
+    [
+        ({}, DEFAULT_BEAMS, False),
+        ({"num_return_sequences": 9}, 9, False),
+        ({"num_beams": 1}, 1, False),
+        ({"temperature": 0.7}, 1, True),
+        ({"top_p": 0.7, "num_return_sequences": 9}, 1, True),
+    ],
+)
+def test_defaults_follow_from_the_given_options(
+    options: dict[str, Any], beams: int, sampled: bool
+) -> None:
+    decoding = GenerationConfig(**options)
+    assert (decoding.beams, decoding.sampled) == (beams, sampled)
+
+
+def test_the_total_is_the_sum_over_tokens_and_end() -> None:
+    caption = GeneratedSequence([7, 8], [-0.5, -0.25, -1.0], rank=-0.6, ended=True)
+    assert caption.total == -1.75

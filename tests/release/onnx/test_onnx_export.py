@@ -1,0 +1,253 @@
+"""Exported models of both architectures, compared with torch, and used without it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import coca
+from coca.core.errors import ModelError
+from coca.runtime import load
+from coca.runtime.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.vector_encoding import VectorEncoding
+from coca.workflows.collections.collection_model import open_search
+from coca.workflows.collections.index import index_images
+from tiny_model import write_model
+from tiny_weights import write_open_clip
+
+ROOT = Path(__file__).parent.parent.parent.parent
+WITHOUT_TORCH = """
+import json, sys
+import coca.runtime
+predictor = coca.runtime.load(sys.argv[1])
+images, texts = sys.argv[2:], ["a cat", "the car on the road"]
+result = {
+    "images": predictor.embed_images(images).tolist(),
+    "texts": predictor.embed_texts(texts).tolist(),
+    "captions": [list(caption.token_ids) for caption in predictor.caption(images)],
+    "scores": predictor.score(images, texts).tolist(),
+    "torch": "torch" in sys.modules,
+}
+print(json.dumps(result))
+"""
+
+pytest.importorskip("onnxruntime", reason="needs the extra onnx; run `make test-export`")
+pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 256, (30 + number, 40, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["coca", "openclip"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path
+) -> tuple[str, Path]:
+    """A model and its export; in another process, where no shapes are checked."""
+    folder = tmp_path_factory.mktemp("exported")
+    write = write_model if request.param == "coca" else write_open_clip
+    model = str(write(folder / "model"))
+    command("export", model, str(folder / "onnx"), "--format", "onnx", "--images", str(images))
+    return model, folder / "onnx"
+
+
+def command(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "coca", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_results_equal_those_of_torch_without_importing_it(
+    exported: tuple[str, Path], images: Path
+) -> None:
+    model, folder = exported
+    paths = [str(path) for path in sorted(images.iterdir())]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(folder), *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert not found["torch"]
+    predictor = coca.load(model, device="cpu")
+    texts = ["a cat", "the car on the road"]
+    np.testing.assert_allclose(found["images"], predictor.embed_images(paths), atol=0.02)
+    np.testing.assert_allclose(found["texts"], predictor.embed_texts(texts), atol=1e-4)
+    np.testing.assert_allclose(found["scores"], predictor.score(paths, texts), atol=0.1)
+    assert np.shape(found["captions"])[0] == len(paths)
+
+
+def test_unreadable_images_are_skipped_as_with_torch(
+    exported: tuple[str, Path], images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, folder = exported
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"no image")
+    paths = [str(path) for path in sorted(images.iterdir())]
+    paths[2:2] = [str(damaged)]
+    texts, other_name = ["a cat", "the car"], "encode_image"
+    torch_model, exported_model = coca.load(model, device="cpu", batch_size=2), load(folder)
+    for predictor in (torch_model, exported_model):
+        vectors = predictor.embed_images(paths, on_error="skip")
+        assert np.isnan(vectors).any(axis=1).nonzero()[0].tolist() == [2]
+        scores = predictor.score(paths, texts, on_error="skip")
+        assert np.isnan(scores).any(axis=1).nonzero()[0].tolist() == [2]
+        captions = predictor.caption(paths, on_error="skip", max_new_tokens=3)
+        assert [bool(one.error) for one in captions] == [it == 2 for it in range(len(paths))]
+        with pytest.raises(AttributeError, match="use 'embed_images'"):
+            getattr(predictor, other_name)
+    assert caplog.text.count("image 2 is skipped: ") == 6
+
+
+def test_progress_true_shows_a_line(
+    exported: tuple[str, Path], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(exported[1]).embed_images(sorted(images.iterdir()), progress=True)
+    assert capsys.readouterr().err.endswith("\rembedding images 9/9\n")
+
+
+def test_the_manifest_has_digests_and_gates(exported: tuple[str, Path]) -> None:
+    model, folder = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {*manifest["files"], "manifest.json"} == {path.name for path in folder.iterdir()}
+    assert manifest["gates"]["images"] == 9
+    assert manifest["gates"]["min_image_cosine"] > 0.9999
+    assert manifest["fingerprint"] == coca.load(model, device="cpu").fingerprint
+
+
+def test_a_changed_file_is_an_error(exported: tuple[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported[1], copy)
+    (copy / "preprocess.json").write_text("{}")
+    with pytest.raises(ModelError, match=re.escape("preprocess.json was changed")):
+        load(copy)
+
+
+INDEX_WITHOUT_TORCH = """
+import sys
+from coca.cli.app import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_an_exported_model_fills_a_collection_as_torch_does(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pymilvus", reason="needs the extra search")
+    model, folder = exported
+    uri = str(tmp_path / "pictures.db")
+    words = ["index", str(images), "--model", str(folder), "--uri", uri, "--runtime", "onnx"]
+    code = [sys.executable, "-c", INDEX_WITHOUT_TORCH, *words]
+    done = subprocess.run(code, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.split()[-1]) == (0, "False"), done.stderr
+    reference = str(tmp_path / "torch.db")
+    index_images([images], coca.load(model, device="cpu"), uri=reference)
+    with Collection.open(uri) as one, Collection.open(reference) as other:
+        assert one.info.fingerprint == other.info.fingerprint
+        assert one.info.model == str(folder)
+        (found,), (expected,) = one.read_through(), other.read_through()
+    by_id = {record.id: record for record in expected}
+    for record in found:
+        assert record.vector @ by_id[record.id].vector > 0.999
+        assert record.caption_source == by_id[record.id].caption_source
+    assert np.mean([record.caption == by_id[record.id].caption for record in found]) > 0.6
+    # The model of the collection is found by its name, also for the other runtime.
+    with open_search(uri) as engine:
+        assert isinstance(engine.embedder, Predictor)
+        first = engine.search("a cat", k=9)
+    with open_search(uri, model=model) as engine:
+        second = engine.search("a cat", k=9)
+    assert {hit.id for hit in first} == {hit.id for hit in second}
+    again = index_images([images], load(folder), uri=uri)
+    assert again.report.unchanged == 9
+
+
+def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pymilvus", reason="needs the extra search")
+    uri = str(tmp_path / "pictures.db")
+    small = VectorEncoding(dimensions=8, projection="pca")
+    predictor = coca.load(exported[0], device="cpu")
+    index_images([images], predictor, uri=uri, captions=False, encoding=small)
+    with (
+        pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* by --model"),
+        open_search(uri, runtime="onnx"),
+    ):
+        pass
+    with open_search(uri, model=exported[1]) as engine:
+        assert engine.index.info.encoding == small
+        assert len(engine.search("a cat", k=9)) == 9
+
+
+SERVE_WITHOUT_TORCH = """
+import base64, json, sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from coca.runtime import load
+from coca.server.app import create_app
+from coca.server.service import open_service
+from coca.server.settings import ServerSettings
+from coca.workflows.collections.index import index_images
+folder, photos, out = sys.argv[1:]
+uri = out + "/pictures.db"
+index_images([photos], load(folder), uri=uri, captions=False)
+image = "data:image/png;base64," + base64.b64encode(Path(photos, "0.png").read_bytes()).decode()
+settings = ServerSettings(thumbnails=Path(out, "t"), uploads=Path(out, "u"))
+with open_service(uri, ["pictures"], settings, runtime="onnx") as service:
+    app = create_app(service, settings)
+    client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
+    result = {
+        "hits": client.post("/v1/search", json={"text": "a cat", "limit": 3}).json(),
+        "vectors": client.post("/v1/embeddings", json={"input": ["a cat", image]}).json(),
+        "caption": client.post("/v1/caption", json={"image": image}).json(),
+        "labels": client.post("/v1/classify", json={"image": image, "labels": ["a", "b"]}).json(),
+        "info": client.get("/info").json(),
+        "maps": client.post("/v1/caption", json={"image": image, "attention": True}).status_code,
+        "torch": "torch" in sys.modules,
+    }
+print(json.dumps(result))
+"""
+
+
+def test_a_service_without_torch_answers_as_the_predictor_does(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    model, folder = exported
+    code = [sys.executable, "-c", SERVE_WITHOUT_TORCH, str(folder), str(images), str(tmp_path)]
+    done = subprocess.run(code, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert not found["torch"]
+    predictor = coca.load(model, device="cpu")
+    text, image = (np.array(one["embedding"]) for one in found["vectors"]["data"])
+    assert text @ predictor.embed_texts("a cat")[0] > 0.9999
+    assert image @ predictor.embed_images(images / "0.png")[0] > 0.999
+    assert found["vectors"]["usage"]["total_tokens"] > 0
+    assert len(found["hits"]["hits"]) == 3
+    assert found["caption"]["captions"][0]["text"]
+    best = predictor.classify(images / "0.png", ["a", "b"])[0][0]
+    label = found["labels"]["labels"][0]
+    assert label["probability"] == pytest.approx(best.probability, abs=0.02)
+    assert found["info"]["model_dtype"] == "float32"
+    # The graphs return no attention weights.
+    assert found["maps"] == 501

@@ -1,0 +1,210 @@
+"""Index builds, searches, rebuilds and failures on a real Milvus."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.index_params.capabilities import capabilities_of
+from coca.search.index_params.vector_index import VectorIndex, parse_index
+from coca.search.milvus import index_build
+from coca.search.milvus.collection import Collection
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.schema import CollectionSettings
+from coca.search.records import Record
+
+MakeIndex = Callable[..., Collection]
+ROWS, DIM = 3_000, 32
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((100, DIM))
+    rows = centres[rng.integers(100, size=ROWS)] + 0.7 * rng.standard_normal((ROWS, DIM))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.fixture
+def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Collection:
+    index = make_index(collection=fresh, embed_dim=DIM)
+    index.upsert(
+        Record(id=str(row), path=f"/{row}", vector=vector, text_vector=-vector)
+        for row, vector in enumerate(vectors)
+    )
+    # A server indexes flushed rows only.
+    index._connection.client.flush(index._store.layout.name, timeout=60)
+    index._connection.client.flush(index._store.layout.texts, timeout=60)
+    return index
+
+
+def recall(index: Collection, vectors: np.ndarray, effort: float = 1.0) -> float:
+    """Compute recall@10 of images and of captions."""
+    queries = vectors[:50]
+    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    found = 0
+    images = index.search(queries, 10, effort=effort)
+    captions = index.search(-queries, 10, on="text", effort=effort)
+    for answers in (images, captions):
+        found += sum(
+            len({int(hit.id) for hit in hits} & set(row.tolist()))
+            for hits, row in zip(answers, best, strict=True)
+        )
+    return found / (2 * best.size)
+
+
+def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
+    make_index: MakeIndex,
+    fresh: str,
+    filled: Collection,
+    vectors: np.ndarray,
+) -> None:
+    assert filled.index_type == VectorIndex("HNSW")
+    assert recall(filled, vectors) > 0.95
+    lite = filled.capabilities.lite
+    wanted = parse_index("IVF_SQ8:nlist=64" if lite else "IVF_PQ:nlist=64,m=16")
+    assert filled.change_index(wanted) == filled.index_type == wanted
+    assert {state.index for state in filled.index_states().values()} == {wanted}
+    # A server may merge segments behind it, and then builds the index of these.
+    deadline = time.monotonic() + 240
+    while any(state.state != "Finished" for state in filled.index_states().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert filled.count() == ROWS
+    little, usual, much = (recall(filled, vectors, effort=effort) for effort in (0.1, 1.0, 8.0))
+    assert little < usual <= much
+    assert much > (0.95 if lite else 0.6)
+    narrow = filled.search(vectors[:50], 10, params={"nprobe": 1})
+    assert narrow == filled.search(vectors[:50], 10, effort=0.1)
+    again = make_index(collection=fresh, embed_dim=None, fingerprint=None, create=False)
+    assert again.index_type == wanted
+
+
+def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
+    filled: Collection, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_of = index_build.index_state
+
+    def stuck(
+        connection: Connection, collection: str, column: str
+    ) -> index_build.IndexState | None:
+        state = state_of(connection, collection, column)
+        if state is None or state.index.type != "IVF_FLAT":
+            return state
+        return replace(state, state="InProgress", indexed_rows=0)
+
+    # A server without a GPU does so when it builds an index of a GPU; one with local storage also
+    # deletes the vectors then, so that this failure cannot be had from a real server.
+    monkeypatch.setattr(index_build, "index_state", stuck)
+    with pytest.raises(SearchError, match="could not build IVF_FLAT: it is InProgress at 0 of"):
+        filled.change_index(parse_index("IVF_FLAT"), patience_s=0.2)
+    assert filled.index_type == VectorIndex("HNSW")
+    assert recall(filled, vectors) > 0.95
+
+
+def test_a_width_set_by_hand_may_be_as_small_as_the_page(
+    filled: Collection, vectors: np.ndarray
+) -> None:
+    kinds = [("HNSW", {"ef": 10})]
+    if not filled.capabilities.lite:
+        kinds.append(("SCANN:nlist=16", {"nprobe": 16, "reorder_k": 10}))
+    for kind, params in kinds:
+        if filled.index_type.type != parse_index(kind).type:
+            filled.change_index(parse_index(kind))
+        answers = filled.search(vectors[:20], 10, params=params)
+        assert [answer[0].id for answer in answers] == [str(row) for row in range(20)]
+        assert {len(answer) for answer in answers} == {10}
+
+
+def test_lite_builds_no_index_of_captions_before_the_first_of_them(
+    make_index: MakeIndex, fresh: str
+) -> None:
+    index = make_index(collection=fresh)
+    one, other = np.eye(16, dtype=np.float32)[:2]
+    index.upsert([Record(id="1", path="x", vector=one)])
+    index.flush()
+    assert ("text" in index.index_states()) != index.capabilities.lite
+    assert index.search(one[np.newaxis], on="text") == [[]]
+    index.change_index(parse_index("FLAT"))
+    index.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
+    index.flush()
+    assert [hit.id for hit in index.search(other[np.newaxis], on="text")[0]] == ["2"]
+    states = index.index_states()
+    assert {side: (str(one.index), one.state) for side, one in states.items()} == dict.fromkeys(
+        ("image", "text"), ("FLAT", "Finished")
+    )
+
+
+def test_full_text_search_works_after_a_change(index: Collection) -> None:
+    if not index.supports_full_text:
+        pytest.skip(f"{index.capabilities.name} cannot rank by words")
+    one = np.eye(1, 16, dtype=np.float32)[0]
+    index.upsert([Record(id="1", path="x", caption="a red car", vector=one, text_vector=one)])
+    for text in ("FLAT", "HNSW_SQ:M=8"):
+        index.change_index(parse_index(text))
+        assert [hit.id for hit in index.full_text_search("car")] == ["1"]
+        assert index.search(one[np.newaxis], on="text")[0][0].score == pytest.approx(1, abs=0.02)
+
+
+def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fresh: str) -> None:
+    settings = CollectionSettings(
+        index=parse_index("IVF_FLAT:nlist=16"),
+        shards=2,
+        partition_by_album=True,
+        consistency="Strong",
+        fallback=True,
+    )
+    index = make_index(collection=fresh, settings=settings)
+    assert index.index_type == settings.index
+    described = index._connection.client.describe_collection(fresh, timeout=10)
+    if index.capabilities.shards:
+        assert described["num_shards"] == 2
+    index.upsert(
+        Record(id=str(n), path="x", album=f"a{n % 3}", vector=np.eye(16, dtype=np.float32)[n])
+        for n in range(9)
+    )
+    hits = index.search(np.eye(1, 16, dtype=np.float32), 9, filter='album == "a1"')[0]
+    assert {hit.id for hit in hits} == {"1", "4", "7"}
+    assert index._store.images.freshness == "Strong"
+
+
+def test_what_lite_cannot_keep_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lite = capabilities_of("milvus_lite-3.2.2")
+    with caplog.at_level(logging.WARNING):
+        fitted = CollectionSettings(shards=4, replicas=2, partition_by_album=True).fitted(lite)
+    assert "with shards=4, replicas=2, partition_by_album: it is left out" in caplog.text
+    assert (fitted.shards, fitted.replicas, fitted.partition_by_album) == (1, 1, False)
+    with pytest.raises(SearchError, match="cannot keep a collection with shards=4"):
+        CollectionSettings(shards=4, fallback=False).fitted(lite)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"shards": 0}, r"shards must be a whole number in \[1, 16\], got 0"),
+        ({"shards": 17}, "shards must be .* got 17"),
+        ({"replicas": 0}, "replicas must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_wrong_setting_is_refused(wrong: dict[str, Any], fault: str) -> None:
+    with pytest.raises(SearchError, match=fault):
+        CollectionSettings(**wrong)
+
+
+def test_an_index_that_the_vectors_do_not_fit_stops_before_anything_is_made(
+    make_index: MakeIndex, fresh: str
+) -> None:
+    if make_index().capabilities.lite:
+        pytest.skip("Milvus Lite has no index whose settings depend on the size")
+    settings = CollectionSettings(index=parse_index("IVF_PQ:m=7"))
+    with pytest.raises(SearchError, match="m of IVF_PQ must divide the 16 numbers"):
+        make_index(collection=fresh, settings=settings)
+    with pytest.raises(SearchError, match="no collection"):
+        make_index(collection=fresh, create=False)
