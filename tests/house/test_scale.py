@@ -40,7 +40,7 @@ def test_hours_and_bytes_of_embedding_follow_from_the_inputs(inputs: dict[str, f
     read = inputs["accelerators"] * rate * inputs["bytes per image"]
     assert f"{images / tar:,.0f} tars" in PAGE
     assert f"{hours:.0f} accelerator hours: {hours / inputs['accelerators']:.1f} hours" in PAGE
-    assert f"The tars hold {images * inputs['bytes per image'] / 1e12:.0f} TB" in PAGE
+    assert f"The tars contain {images * inputs['bytes per image'] / 1e12:.0f} TB" in PAGE
     assert f"read {read / 1e9:.1f} GB per second" in PAGE
     assert f"A tar takes {tar / rate:.1f} seconds" in PAGE
     assert f"2 vectors of {raw:,.0f} bytes" in PAGE
