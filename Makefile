@@ -1,4 +1,4 @@
-# All verbs of this project; each installs the packages that it needs by itself.
+# All make targets of this project; each installs the packages that it needs by itself.
 
 PYTHON ?= python3
 VENV := .venv
@@ -54,7 +54,7 @@ CLIENTS := .venv-clients/.installed
 .NOTPARALLEL:
 .PHONY: help demo test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
 
-help: ## List all verbs
+help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first

@@ -95,7 +95,7 @@ class Asked:
         return {"cosine": self.cosine, "z-score": centered / spread, **self.pmi}
 
     def measures(self, null: str, columns: np.ndarray) -> Measures:
-        """Measures of the hits in these columns; minus 1 is no hit."""
+        """Measures of the hits in these columns; minus 1 is not a hit."""
         rows = np.arange(len(columns))[:, np.newaxis]
         there = columns >= 0
         return Measures(

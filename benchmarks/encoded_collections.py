@@ -5,12 +5,12 @@
 
 The vectors are those of `small_vectors.py`, which simulates the encodings: the images of the
 shards, and drawn vectors that fill the collection. Here collections of Milvus
-Lite and of the server of the tests hold them, with an exact index (`FLAT` or `BIN_FLAT`). Each
+Lite and of the server of the tests contain them, with an exact index (`FLAT` or `BIN_FLAT`). Each
 contestant fills a store of its own in another process, opens it, and searches the captions one by
 one; round N takes caption N. `binary + float` is the same collection of signs; its first 100 hits
 are ranked by whole vectors from a folder of Milvus Lite, as by `--rescore-by`.
 
-Memory is the resident set size of what holds the filled collection, opened and searched, less that
+Memory is the resident set size of what has the filled collection, opened and searched, less that
 with an empty one: of this process for Lite, and of a server that was started again. Disk space
 is that of the folder of Lite, or of the object storage of the server.
 """

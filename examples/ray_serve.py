@@ -41,7 +41,7 @@ def application(arguments: Mapping[str, str]) -> serve.Application:
         arguments: `uri`, `collection` (comma-separated), `model`, `token`, `uploads`, `replicas`.
 
     Raises:
-        ConfigError: An argument is unknown, `replicas` is no number from 1 on, or several replicas
+        ConfigError: An argument is unknown, `replicas` is below 1, or several replicas
             are asked for on Milvus Lite.
     """
     if unknown := sorted(arguments.keys() - DEFAULTS.keys()):

@@ -2,7 +2,7 @@
 
 Each writer has ids of its own and knows which writes were confirmed; each searcher checks its
 results. At the end, and again after the collection was closed and
-opened, it must hold exactly what was confirmed.
+opened, it must contain exactly what was confirmed.
 """
 
 import threading
@@ -183,4 +183,4 @@ def _compare(index: Collection, there: dict[str, str], load: Load, when: str) ->
         if ids:
             load.faults.append(f"{when}, {len(ids)} records are {what}, such as {min(ids)}")
     if (count := index.count()) != len(there):
-        load.faults.append(f"{when}, it counts {count} records and holds {len(there)}")
+        load.faults.append(f"{when}, it counts {count} records and contains {len(there)}")

@@ -73,7 +73,7 @@ def rows_of(node: Definition) -> Iterator[str]:
 
 
 def called(method: Function) -> str:
-    """Format a method; a property is no call."""
+    """Format a method; a property is not a call."""
     decorators = {ast.unparse(decorator) for decorator in method.decorator_list}
     attribute = decorators & {"property", "cached_property", "functools.cached_property"}
     return method.name if attribute else call(method)

@@ -1,7 +1,7 @@
 """A CUDA device that is only pretended: real numbers on the CPU behind tensors that name `cuda:0`.
 
 Torch's own `FakeTensorMode` has shapes and no values, but a caption's packing and generation read
-values. So tensors hold their numbers, Python code sees a CUDA device and takes its branches, and an
+values. So tensors have their numbers, Python code sees a CUDA device and takes its branches, and an
 operation that mixes devices is refused as CUDA would refuse it. Works on any build of torch.
 """
 

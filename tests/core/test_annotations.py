@@ -46,8 +46,8 @@ def test_captions_come_from_the_text_file_then_from_caption_then_from_captions(
 @pytest.mark.parametrize(
     ("name", "content", "fault", "reason"),
     [
-        ("a.json", b"{", "is no JSON", "bad_record"),
-        ("a.json", b"[" * 100_000, "is no JSON", "bad_record"),
+        ("a.json", b"{", "is not JSON", "bad_record"),
+        ("a.json", b"[" * 100_000, "is not JSON", "bad_record"),
         ("a.json", b"[1]", "must be a JSON object", "bad_record"),
         ("a.json", b'{"caption": 1.5}', "must be a text or a list of texts", "bad_record"),
         ("a.json", b'{"caption": "x", "captions": {}}', "'captions' of .*a.json", "bad_record"),

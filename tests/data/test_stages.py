@@ -16,7 +16,7 @@ def sized(side: int) -> Augment:
     return Augment(AugmentConfig(flip=0.5), ImageConfig(image_size=side))
 
 
-# Batches hold 8 samples, so the second stage begins within batch 2 and waits for batch 3.
+# Batches contain 8 samples, so the second stage begins within batch 2 and waits for batch 3.
 STAGES = (Stage(20, sized(4)), Stage(40, sized(6)))
 
 

@@ -106,7 +106,7 @@ def parsed(command: Command) -> tuple[str, Any]:
     words, name = command.arguments, "coca"
     while hasattr(group, "commands"):
         assert words, f"`{command.text}` stops before its command"
-        assert words[0] in group.commands, f"`{command.text}`: {words[0]} is no command"
+        assert words[0] in group.commands, f"`{command.text}`: {words[0]} is not a command"
         name, group = f"{name} {words[0]}", group.commands[words.pop(0)]
     return name, group.make_context(name, words)
 

@@ -29,7 +29,7 @@ def kept_files() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
-        pytest.skip("this is no git checkout, so the list of kept files is unknown")
+        pytest.skip("this is not a git checkout, so the list of kept files is unknown")
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 

@@ -37,7 +37,7 @@ DIALECT = re.compile(
 )
 # The older form of errors, "k is 2.5; right is a whole number", for "k must be a whole number".
 OLD_FORM = re.compile(r"\bright (?:is|are)\b")
-# First words that are no verbs; those that end in -s, -ing or -ed are recognized by their ends.
+# First words that are not verbs; those that end in -s, -ing or -ed are recognized by their ends.
 NO_VERBS = {
     *("A", "All", "An", "Another", "Any", "As", "Both", "By", "Each", "Every", "For", "From"),
     *("How", "If", "In", "It", "Its", "Last", "Many", "More", "Most", "No", "Not", "Of", "On"),

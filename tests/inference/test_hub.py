@@ -94,7 +94,7 @@ def test_files_are_listed_and_fetched(hub: HuggingFace) -> None:
         ("some/model", "other.bin", None, "the repository has no such file"),
         ("some/other", "weights.bin", None, "the hub has no such repository"),
         ("some/model", "weights.bin", "gone", "the repository has no such revision"),
-        ("not a/name", "weights.bin", None, "this is no name of a repository"),
+        ("not a/name", "weights.bin", None, "this is not a name of a repository"),
     ],
 )
 def test_missing_files_are_reported_in_one_short_sentence(

@@ -157,7 +157,7 @@ def test_shipped_models_load_by_their_name_and_errors_list_them(
     (tmp_path / "weights" / "no model").mkdir()
     assert list(shipped()) == ["larger", "tiny"]
     assert coca.load("tiny").source == str(tmp_path / "weights" / "tiny")
-    with pytest.raises(ModelError, match=r"tinny is no model folder.*shipped: larger, tiny$"):
+    with pytest.raises(ModelError, match=r"tinny is not a model folder.*shipped: larger, tiny$"):
         coca.load("tinny")
 
 
@@ -311,7 +311,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no model folder"):
+    with pytest.raises(ModelError, match="is not a model folder"):
         coca.load(tmp_path / "nowhere")
 
 

@@ -22,7 +22,7 @@ def test_braces_in_a_label_are_plain_text() -> None:
 
 
 def test_an_unknown_set_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'photos' is no prompt set; .*plain, photo, drawing"):
+    with pytest.raises(ConfigError, match=r"'photos' is not a prompt set; .*plain, photo, drawing"):
         prompts_named("photos")
 
 

@@ -12,5 +12,5 @@ def test_a_loaded_model_is_used_as_it_is_and_a_folder_is_loaded(
 ) -> None:
     assert as_predictor(predictor) is predictor
     assert as_predictor(folder, device="cpu").fingerprint == predictor.fingerprint
-    with pytest.raises(ModelError, match="nowhere is no model folder"):
+    with pytest.raises(ModelError, match="nowhere is not a model folder"):
         as_predictor("nowhere")

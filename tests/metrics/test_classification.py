@@ -78,11 +78,11 @@ def test_small_integers_do_not_overflow() -> None:
 @pytest.mark.parametrize("target", [-1, 2])
 def test_a_target_that_is_no_class_is_an_error(target: int) -> None:
     targets = np.array([0, target])
-    with pytest.raises(ValueError, match=f"target {target} is no class; classes are 0 to 1"):
+    with pytest.raises(ValueError, match=f"target {target} is not a class; classes are 0 to 1"):
         top_k_accuracy(np.zeros((2, 2)), targets)
-    with pytest.raises(ValueError, match=f"target {target} is no class"):
+    with pytest.raises(ValueError, match=f"target {target} is not a class"):
         per_class_accuracy(np.zeros(2, dtype=int), targets, 2)
-    with pytest.raises(ValueError, match=f"prediction {target} is no class"):
+    with pytest.raises(ValueError, match=f"prediction {target} is not a class"):
         confusion_matrix(targets, np.zeros(2, dtype=int), 2)
 
 
@@ -92,7 +92,7 @@ def test_no_sample_is_an_error() -> None:
 
 
 def test_a_score_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="scores hold 2 NaN"):
+    with pytest.raises(ValueError, match="scores contain 2 NaN"):
         top_k_accuracy(np.array([[np.nan, np.nan]]), np.zeros(1, dtype=int))
 
 

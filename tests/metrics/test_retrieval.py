@@ -157,7 +157,7 @@ def test_a_k_below_one_is_an_error(k: int) -> None:
 
 
 def test_a_similarity_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="similarity holds 1 NaN"):
+    with pytest.raises(ValueError, match="similarity contains 1 NaN"):
         retrieval_scores(np.array([[np.nan, 1.0]]), np.ones((1, 2), dtype=bool))
 
 

@@ -201,7 +201,7 @@ def test_a_folder_without_a_detector_and_one_of_another_shape_raise(tmp_path: Pa
     (tmp_path / "detector.json").write_text(settings.replace('"cat"', '"cat", "cow"'))
     with pytest.raises(ModelError, match="does not fit"):
         load_detector(tmp_path, CoCa(tiny_config()))
-    # Files of the first version hold only the settings.
+    # Files of the first version contain only the settings.
     (tmp_path / "detector.json").write_text(json.dumps(json.loads(settings)["detector"]))
     with pytest.raises(ModelError, match=r"has format_version 1; .* reads 2, .* train this one"):
         load_detector(tmp_path, CoCa(tiny_config()))

@@ -31,7 +31,7 @@ VOCABULARY = installed_vocabulary()
 assert VOCABULARY is not None
 CLIP = read_vocabulary(VOCABULARY)
 
-# What captions of the web hold, and what cleaning and cutting depend on.
+# What captions of the web contain, and what cleaning and cutting depend on.
 PIECES = [
     "a cat's toy", "don't", "I'M", "WE'VE", "they'd", "dogs'", "'s", "''t", "é'\u017f", "\u212a",
     "&amp;amp;", "&lt;b&gt;", "&eacute;", "&#x41;", "&#39;s", "<br>", "&copy", "\ufb01ne",

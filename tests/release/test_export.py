@@ -197,7 +197,7 @@ def test_scores_from_outside_of_any_checkout_are_shown_without_a_commit(
 @pytest.mark.parametrize("content", ["{", "{}", '{"fingerprint": "a", "tasks": [{}]}'])
 def test_a_file_without_scores_is_refused(run: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "s.json").write_text(content)
-    with pytest.raises(ModelError, match=r"s\.json holds no scores"):
+    with pytest.raises(ModelError, match=r"s\.json has no scores"):
         export(run, tmp_path / "shared", results=[tmp_path / "s.json"])
 
 

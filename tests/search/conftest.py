@@ -34,7 +34,7 @@ class StandIn:
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
         if any(image.startswith(b"bad") for image in images):
-            raise DataError("this is no image", reason="not_an_image")
+            raise DataError("this is not an image", reason="not_an_image")
         self.embedded.extend(images)
         return np.stack([self.direction(image) for image in images])
 

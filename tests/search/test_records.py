@@ -73,7 +73,7 @@ def test_a_vector_that_cannot_be_compared_is_refused_by_name(vector: Any, fault:
 
 
 def test_a_vector_of_another_size_is_refused() -> None:
-    with pytest.raises(SearchError, match="4 numbers each; this collection holds 5"):
+    with pytest.raises(SearchError, match="4 numbers each; this collection has 5"):
         unit_rows(one()[np.newaxis], 5, ["a"])
 
 
@@ -93,12 +93,12 @@ def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
         ({"metadata": {"x": float("nan")}}, "cannot be written as JSON"),
         ({"metadata": {"x": object()}}, "cannot be written as JSON"),
         ({"metadata": {"x": 1, 2: 3}}, "cannot be written as JSON"),
-        ({"metadata": {"n": [{"x": 2**64}]}}, "'n' holds a whole number that does not fit into 64"),
+        ({"metadata": {"n": [{"x": 2**64}]}}, "'n' has a whole number that does not fit into 64"),
         ({"metadata": {"n": -(2**63) - 1}}, "-9,223,372,036,854,775,808 to 18,446,744,073,709,551"),
         ({"metadata": {"n": json.loads("[" * 600 + "]" * 600)}}, "'n' is nested more than 100"),
-        ({"caption": "\ud800"}, "the caption holds characters that are not valid Unicode"),
-        ({"metadata": {"x": "\ud800"}}, "the metadata holds characters"),
-        ({"path": "a\udcff.jpg"}, "the path holds characters"),
+        ({"caption": "\ud800"}, "the caption contains characters that are not valid Unicode"),
+        ({"metadata": {"x": "\ud800"}}, "the metadata contains characters"),
+        ({"path": "a\udcff.jpg"}, "the path contains characters"),
     ],
 )
 def test_texts_that_cannot_be_stored_are_reported(words: Any, fault: str) -> None:

@@ -20,7 +20,7 @@ WRONG = {
     "Term(text=['x'])": "the text to search for is ['x'], and no words",
     "check_terms('red car')": "the terms must be a list, got 'red car'",
     "check_terms({'red car': 1.0})": "the terms must be a list, got {'red car': 1.0}",
-    "index.search(['a', 'b'])": "the vectors are no array of numbers",
+    "index.search(['a', 'b'])": "the vectors are not an array of numbers",
     "index.search(eye, filter=3)": "the filter must be a str such as 'width > 100', got 3",
     "resident.search(eye, filter=3)": "the filter must be a str such as 'width > 100', got 3",
     "index.count(3)": "the filter must be a str such as 'width > 100', got 3",

@@ -110,7 +110,7 @@ def test_the_learning_rate_follows_the_schedule(
     uninterrupted: Trainer[CoCa], tmp_path: Path
 ) -> None:
     rates = [row["lr"] for row in rows(tmp_path / "whole")]
-    # Warm-up of 3 steps to 1e-2, then linear over 9; rows hold every second step, counted from 1.
+    # Warm-up of 3 steps to 1e-2, then linear over 9; rows have every second step, counted from 1.
     expected = [1e-2 * factor for factor in (2 / 4, 1, 7 / 9, 5 / 9, 3 / 9, 1 / 9)]
     assert rates == pytest.approx(expected)
 

@@ -204,7 +204,7 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
             print_error(
                 "torch is needed for this: pip install torch torchvision einops safetensors "
                 "installs it; `coca index`, `coca search` and `coca serve` run without it on a "
-                "folder of `coca export --format onnx`, given by --model"
+                "folder of `coca export --format onnx`, given with --model"
             )
             return typer.Exit(FAILED)
     # Errors of the parser; their class has no public name.

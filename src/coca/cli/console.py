@@ -103,7 +103,7 @@ def _printable(text: str) -> str:
 def _drawn(table: "Table") -> str:
     from rich.console import Console as RichConsole
 
-    # Captions and paths are plain text: "[red]" in them is no markup.
+    # Captions and paths are plain text: "[red]" in them is not markup.
     console = RichConsole(
         markup=False,
         emoji=False,

@@ -86,10 +86,10 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
     try:
         record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is no JSON: {error}", reason="bad_record") from error
+        raise DataError(f"{name} is not JSON: {error}", reason="bad_record") from error
     if not isinstance(record, dict):
         raise DataError(
-            f"{name} holds {record!r:.40}; it must be a JSON object", reason="bad_record"
+            f"{name} contains {record!r:.40}; it must be a JSON object", reason="bad_record"
         )
     return record
 
@@ -115,8 +115,8 @@ def split_record(
     Args:
         record: Field names to values.
         origin: Identifies the record in errors.
-        caption_names: Fields that may hold captions; the first non-empty field takes precedence.
-        label_names: Fields that may hold labels, with the same precedence.
+        caption_names: Fields that may contain captions; the first non-empty field takes precedence.
+        label_names: Fields that may contain labels, with the same precedence.
 
     Returns:
         Captions, labels, and the rest as metadata.
@@ -134,7 +134,7 @@ def first_texts(record: Mapping[str, Any], origin: str, names: Sequence[str]) ->
     """Return the texts of the first non-empty field of `names`; `origin` identifies the record.
 
     Raises:
-        DataError: The field holds another type than text (reason `"bad_record"`).
+        DataError: The field contains another type than text (reason `"bad_record"`).
     """
     for name in names:
         value = record.get(name)

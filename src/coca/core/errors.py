@@ -68,9 +68,7 @@ class MissingExtraError(CocaError):
     """An optional dependency is not installed; the message has the pip command."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(
-            f"{module} is needed for this: pip install 'coca-captioners[{extra}]' brings it"
-        )
+        super().__init__(f"{module} is not installed: pip install 'coca-captioners[{extra}]'")
         self.module = module
         self.extra = extra
 

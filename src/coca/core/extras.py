@@ -66,7 +66,7 @@ def npm_install(folder: Path, packages: Sequence[str]) -> Path:
     if npm is None:
         raise ConfigError(
             f"npm is needed to fetch {', '.join(packages)} and is not installed; install Node.js, "
-            "or name a node_modules folder that holds them with --packages"
+            "or name a node_modules folder that contains them with --packages"
         )
     command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund"]
     done = subprocess.run(

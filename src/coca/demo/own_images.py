@@ -53,7 +53,7 @@ def demo_on_images(
         log: Receives a status line at the start of each stage.
 
     Raises:
-        DataError: The folder holds no readable image.
+        DataError: The folder has no readable image.
         CocaError: The model or the folder cannot be read.
     """
     images, folder = Path(images).expanduser(), Path(folder)
@@ -66,7 +66,7 @@ def demo_on_images(
         ingest([FileSource([images])], predictor, index, progress=progress)
         paths = sorted(path for _, path, _, _ in index.origins())
         if not paths:
-            raise DataError(f"{images} holds no readable image", reason="missing")
+            raise DataError(f"{images} has no readable image", reason="missing")
         engine = SearchEngine(predictor, index)
         found = [(text, engine.search(text, k=HITS)) for text in QUERIES]
     log("captioning and writing the report")

@@ -110,7 +110,7 @@ def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetec
     """Load a detector trained by `coca finetune`.
 
     Raises:
-        ModelError: There is no such model, or it is no detector.
+        ModelError: There is no such model, or it is not a detector.
         ConfigError: The device is unknown.
     """
     predictor = load(name, device=device)

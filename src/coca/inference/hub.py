@@ -119,7 +119,7 @@ def _reason(hub: Any, error: Exception) -> str:
         case hub.errors.EntryNotFoundError():
             return "the repository has no such file"
         case hub.errors.HFValidationError():
-            return "this is no name of a repository"
+            return "this is not a name of a repository"
     return f"the hub cannot be reached{_because(error)}"
 
 

@@ -112,7 +112,7 @@ def load(
 
     Args:
         name: A folder with `config.json`, `model.safetensors`, `tokenizer.json` and
-            `processor.json`, as `coca pretrain` writes them; a run folder that holds such a model;
+            `processor.json`, as `coca pretrain` writes them; a run folder that has such a model;
             the name of a shipped model; or open weights, which are converted once and cached.
             Default: the shipped model `everyday`.
         device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
@@ -183,7 +183,7 @@ def fingerprint(folder: str | Path) -> str:
         try:
             digest.update((folder / name).read_bytes())
         except OSError as error:
-            raise ModelError(f"{folder} holds no readable {name}: {error.strerror}") from error
+            raise ModelError(f"{folder} has no readable {name}: {error.strerror}") from error
     config = load_config_file(folder)
     settings = json.dumps([type(config).__name__, non_default(config)], sort_keys=True)
     return digest.hexdigest()[:16] + hashlib.sha256(settings.encode()).hexdigest()[:8]
@@ -217,7 +217,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
     if str(name) in known:
         return known[str(name)]
     raise ModelError(
-        f"{name} is no model folder, and no model of that name is shipped; shipped: "
+        f"{name} is not a model folder, and no model of that name is shipped; shipped: "
         f"{', '.join(known) or 'none'}"
     )
 
@@ -272,5 +272,5 @@ def _device_named(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); {usable} can") from None
     if target.type == "meta":
-        raise ConfigError(f"device {name!r} holds no numbers, so it runs no model; {usable} can")
+        raise ConfigError(f"device {name!r} has no numbers, so it runs no model; {usable} can")
     return target

@@ -73,7 +73,7 @@ def read_about(path: Path) -> About:
     """
     content = read_model_json(path)
     if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold one JSON object")
+        raise ModelError(f"{path} must contain one JSON object")
     try:
         return About(
             from_open_clip(content.get("model_cfg", content)), content.get("preprocess_cfg") or {}
@@ -303,7 +303,7 @@ class OpenWeights:
         weights = next((name for name in OPEN_CLIP_WEIGHTS if name in names), None)
         if weights is None:
             raise ModelError(
-                f"{source} holds neither a model of ours ({', '.join(MODEL_FILES)}) nor weights of "
+                f"{source} has neither a model of ours ({', '.join(MODEL_FILES)}) nor weights of "
                 f"OpenCLIP ({' or '.join(OPEN_CLIP_WEIGHTS)})"
             )
         wanted = [self._vocabulary(), remote(weights)]
@@ -334,7 +334,7 @@ class OpenWeights:
         """
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:
-            raise ModelError(f"{path} holds none of {', '.join(OPEN_CLIP_WEIGHTS)}")
+            raise ModelError(f"{path} has none of {', '.join(OPEN_CLIP_WEIGHTS)}")
         status = weights.stat()
         key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}"
         name = f"{weights.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -378,7 +378,7 @@ class OpenWeights:
         except (ModelError, MissingExtraError) as error:
             raise ModelError(
                 f"{weights} is there, but CLIP's vocabulary is not: place one of "
-                f"{', '.join(VOCABULARY_NAMES)} in {weights.parent}, or name it by "
+                f"{', '.join(VOCABULARY_NAMES)} in {weights.parent}, or specify it by "
                 f"`coca convert --vocabulary`. ({error})"
             ) from None
         return found

@@ -48,7 +48,7 @@ def prompts_named(name: str) -> tuple[str, ...]:
         return (name,)
     if name not in PROMPTS:
         raise ConfigError(
-            f"{name!r} is no prompt set; choose one of {', '.join(PROMPTS)}, or a template with "
+            f"{name!r} is not a prompt set; choose one of {', '.join(PROMPTS)}, or a template with "
             "{} where the label goes"
         )
     return PROMPTS[name]
@@ -57,7 +57,7 @@ def prompts_named(name: str) -> tuple[str, ...]:
 def templates_named(name: str) -> Templates:
     """Return the result of `prompts_named`, or the prompts of a YAML or JSON file.
 
-    A file holds a list of templates, or an object that maps each class to a list of prompts. The
+    A file contains a list of templates, or an object that maps each class to a list of prompts. The
     second is the format in which class descriptions by language models are published.
 
     Raises:

@@ -448,7 +448,7 @@ def _expression(filter: Mapping[str, Any]) -> str:
     """Convert a dictionary of conditions, all of which apply, to an expression of Milvus.
 
     Raises:
-        ConfigError: A key is no column or operator, or the value of an operator has a wrong type.
+        ConfigError: A key is not a column or operator, or the value has the wrong type.
         SearchError: A value cannot be compared.
     """
     parts: list[str] = []
@@ -484,7 +484,7 @@ def _part(operator: str, filter: Any) -> str:
     """Convert a filter inside `$and`, `$or` or `$not` to an expression.
 
     Raises:
-        ConfigError: It is no dictionary, or is empty; or as `_expression`.
+        ConfigError: It is not a dictionary, or is empty; or as `_expression`.
     """
     if not isinstance(filter, Mapping) or not filter:
         raise ConfigError(

@@ -82,7 +82,7 @@ class CoCaModule(InputModule):
         modalities = {infer_modality(item, self.modalities) for item in items}
         if len(modalities) > 1 or not modalities <= {"text", "image"}:
             found = " and ".join(sorted(map(str, modalities)))
-            raise DataError(f"a batch must hold texts only or images only, got {found}")
+            raise DataError(f"a batch must contain texts only or images only, got {found}")
         modality = modalities.pop() if modalities else "text"
         if modality == "image":
             images = [item["image"] if isinstance(item, dict) else item for item in items]
@@ -115,7 +115,7 @@ class CoCaModule(InputModule):
             **options: Options of sentence-transformers, of which those of a download are used.
 
         Raises:
-            ModelError: It holds no model of this package.
+            ModelError: It has no model of this package.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         download = {name: options[name] for name in names if name in options}

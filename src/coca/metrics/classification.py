@@ -20,13 +20,13 @@ def top_k_accuracy(scores: Float[ndarray, "N C"], targets: Int[ndarray, " N"], k
     Ties are broken by position, so that equal scores for all classes gain nothing.
 
     Raises:
-        ValueError: There is no sample, a score is NaN, a target is no class, or `k` is below 1.
+        ValueError: There is no sample, a score is NaN, a target is not a class, or `k` is below 1.
     """
     classes = scores.shape[1]
     if k < 1:
         raise ValueError(f"k is {k}; accuracy looks at the first 1 or more classes")
     if np.isnan(scores).any():
-        raise ValueError(f"scores hold {np.isnan(scores).sum()} NaN, which has no rank")
+        raise ValueError(f"scores contain {np.isnan(scores).sum()} NaN, which has no rank")
     _check_classes(targets, classes, "target")
     right = np.take_along_axis(scores, targets[:, None], axis=1)
     earlier = np.arange(classes) < targets[:, None]
@@ -68,4 +68,4 @@ def _check_classes(values: Int[ndarray, " N"], classes: int, what: str) -> None:
         raise ValueError("there is no sample to score")
     if values.min() < 0 or values.max() >= classes:
         wrong = values[(values < 0) | (values >= classes)][0]
-        raise ValueError(f"{what} {wrong} is no class; classes are 0 to {classes - 1}")
+        raise ValueError(f"{what} {wrong} is not a class; classes are 0 to {classes - 1}")

@@ -21,9 +21,9 @@ def first_relevant_rank(
         ValueError: There is no query, a similarity is NaN, or a query has no relevant item.
     """
     if similarity.size == 0:
-        raise ValueError(f"similarity of shape {similarity.shape} holds nothing to rank")
+        raise ValueError(f"similarity of shape {similarity.shape} has nothing to rank")
     if np.isnan(similarity).any():
-        raise ValueError(f"similarity holds {np.isnan(similarity).sum()} NaN, which has no rank")
+        raise ValueError(f"similarity contains {np.isnan(similarity).sum()} NaN, which has no rank")
     if not (found := relevant.any(axis=1)).all():
         raise ValueError(f"query {found.argmin()} has no relevant item; each query needs one")
     # Counting the items before the best relevant item needs no sort and no (Q, K) index array.

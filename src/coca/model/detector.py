@@ -283,7 +283,7 @@ def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
     path = Path(folder) / CONFIG_FILE
     content = read_model_json(
         path,
-        missing=f"{folder} holds no detector ({CONFIG_FILE}); `coca finetune` with a recipe that "
+        missing=f"{folder} has no detector ({CONFIG_FILE}); `coca finetune` with a recipe that "
         "has a section `detector` makes one",
     )
     if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:

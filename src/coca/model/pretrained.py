@@ -70,7 +70,7 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
     """Save configuration and weights of a model.
 
     Args:
-        folder: Target folder; created if needed, and may hold other files.
+        folder: Target folder; created if needed, and may contain other files.
         model: A model of either architecture.
         dtype: Dtype of the saved weights, such as `torch.float16` for half the size. None: the
             dtype of the model.
@@ -109,7 +109,7 @@ def load_config_file(folder: str | Path) -> ModelConfig:
         ModelError: The file is missing, damaged, of a newer format, or describes no model.
     """
     path = Path(folder) / CONFIG_FILE
-    missing = f"{folder} is no model folder: it holds no {CONFIG_FILE}; `coca pretrain` writes one"
+    missing = f"{folder} is not a model folder: it has no {CONFIG_FILE}; `coca pretrain` writes one"
     return parse_config(read_model_json(path, missing=missing), path)
 
 
@@ -131,7 +131,7 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
             f"{path} has format_version {content.get('format_version')!r}; this version of coca "
             f"reads {FORMAT_VERSION}"
         )
-    # Files of earlier versions, with one architecture only, do not name it.
+    # Files of earlier versions, with one architecture only, do not specify it.
     architecture = str(content.get("architecture", "coca"))
     if architecture not in _CONFIGS:
         raise ModelError(
@@ -180,11 +180,11 @@ def load_model(
             _compare(path, expected, stored)
             state = {name: _align(_cast(file.get_tensor(name), dtype)) for name in expected}
     except FileNotFoundError:
-        raise ModelError(f"{folder} holds no {WEIGHTS_FILE}: the weights are missing") from None
+        raise ModelError(f"{folder} has no {WEIGHTS_FILE}: the weights are missing") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}") from None
     model.load_state_dict(state, assign=True)
-    # Buffers that no file holds were made on the CPU.
+    # Buffers that no file contains were made on the CPU.
     return model.requires_grad_(True).to(device).eval()
 
 

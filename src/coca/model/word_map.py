@@ -52,7 +52,7 @@ def add_word_map_(
         embedding: Changed in place.
         vectors: Word vector of each token, of unit length; zeros for tokens without one.
         learned: Number of ids that train a free row, from id 0.
-        initialized: Whether the embedding holds trained rows. If so, the map is the least-squares
+        initialized: Whether the embedding has trained rows. If so, the map is the least-squares
             fit of its rows, free rows are the remainders, and the rows do not change.
             Otherwise the map is random, and the free row of a token with a vector is zero.
     """

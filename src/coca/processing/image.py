@@ -11,7 +11,7 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
     truncated      the file ends before the image does
     corrupt        the data are inconsistent
     missing_extra  a HEIF image, and the extra `heif` is not installed
-    unsupported    a pixel mode without a defined black and white, or a type that is no image
+    unsupported    a pixel mode without a defined black and white, or a type that is not an image
 """
 
 import importlib

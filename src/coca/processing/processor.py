@@ -191,7 +191,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}") from error
+        raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(state, dict):
-        raise ModelError(f"{path} must hold one JSON object")
+        raise ModelError(f"{path} must contain one JSON object")
     return state

@@ -3,7 +3,7 @@
     [BOS] t1 .. tn [EOS] [CLS] [PAD] ..          ids 1, text tokens, 2, 3, 0 ..
 
 Tokens are sequences of bytes, so that any text can be encoded. The vocabulary is learned from the
-captions; a list of common words may extend it, so that a word that no caption holds is one token.
+captions; a list of common words may extend it, so that a word that no caption has is one token.
 Dimensions: B batch, T tokens.
 """
 

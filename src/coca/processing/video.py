@@ -101,7 +101,7 @@ class VideoFile:
             times, self._keys = self._scan(container, stream)
             base, rate = stream.time_base, stream.average_rate or DEFAULT_FRAME_RATE
         if not times:
-            raise DataError(f"{self._name} holds no frame", reason="no_frames")
+            raise DataError(f"{self._name} has no frame", reason="no_frames")
         self._timed = None not in times
         # Without timestamps, as in AVI, frames are counted.
         self._times: list[int] = sorted(times) if self._timed else list(range(len(times)))
@@ -148,7 +148,7 @@ class VideoFile:
                 if moment >= target:
                     break
         if self._shown is None:
-            raise DataError(f"{self._name} holds no frame that decodes", reason="no_frames")
+            raise DataError(f"{self._name} has no frame that decodes", reason="no_frames")
         return self._shown[1]
 
     def _find_without_jumps(self, target: int) -> "VideoFrame":
@@ -353,7 +353,7 @@ def clip_frames(
     """Sample `count` evenly spaced images of a clip: pixels of a video, or files of a frame folder.
 
     Raises:
-        DataError: As `sample_frames`; or the folder holds no image (reason `"no_frames"`).
+        DataError: As `sample_frames`; or the folder has no image (reason `"no_frames"`).
     """
     if isinstance(source, bytes) or not Path(source).is_dir():
         frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
@@ -370,7 +370,7 @@ def frame_files(folder: str | Path) -> list[Path]:
     """
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
     if not files:
-        raise DataError(f"the folder {folder} holds no images of frames", reason="no_frames")
+        raise DataError(f"the folder {folder} has no images of frames", reason="no_frames")
     return sorted(files, key=_by_number)
 
 

@@ -1,6 +1,6 @@
 """Pretrained word vectors, for token embeddings of words that no caption contains.
 
-One safetensors file holds words by descending frequency and one vector each. Dimensions: N words,
+One safetensors file has words by descending frequency and one vector each. Dimensions: N words,
 V tokens, G numbers per vector.
 """
 
@@ -68,7 +68,7 @@ class WordVectors:
         """Load a file that `save` wrote.
 
         Raises:
-            ModelError: The file is missing, damaged, or holds no word vectors.
+            ModelError: The file is missing, damaged, or has no word vectors.
         """
         try:
             with safe_open(path, framework="np") as file:

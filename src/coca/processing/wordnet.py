@@ -1,6 +1,6 @@
 """Common words for visible things, by the senses and counts of WordNet.
 
-A vocabulary of common words holds many that no image shows: "minister", "percent". WordNet sorts
+A vocabulary of common words contains many that no image shows: "minister", "percent". WordNet sorts
 the senses of a word into files such as `noun.animal`, and counts how often each is used.
 """
 

@@ -56,8 +56,8 @@ def convert(
         The written path.
 
     Raises:
-        ModelError: The source is no model, OpenCLIP has no such architecture, or the format cannot
-            store a setting that changes the model's output.
+        ModelError: The source is not a model, OpenCLIP has no such architecture, or the format
+            cannot store a setting that changes the model's output.
         ConfigError: `to` is `coca`, and `out` is a file.
     """
     out = Path(out)
@@ -88,7 +88,7 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
     config = load_config_file(folder)
     if not isinstance(config, OpenCLIPConfig):
         raise ModelError(
-            f"{folder} holds a CoCa of the paper's architecture, for which OpenCLIP has no model; "
+            f"{folder} has a CoCa of the paper's architecture, for which OpenCLIP has no model; "
             "only weights that came from OpenCLIP can go back to it"
         )
     if config.head is not None:
@@ -102,7 +102,7 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
         return out
     if lost := _not_in_weights(state, config):
         raise ModelError(
-            f"{out} would hold weights alone and lose {lost}; name a folder to write the "
+            f"{out} would contain weights alone and lose {lost}; name a folder to write the "
             "configuration as well"
         )
     unfinished = out.with_name(f".incomplete-{out.name}")

@@ -180,7 +180,7 @@ def push_to_hub(
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
         raise ModelError(
-            f"{folder} holds no {CARD_FILE}; `coca export` writes one that can be shared"
+            f"{folder} has no {CARD_FILE}; `coca export` writes one that can be shared"
         )
     (hub or HuggingFace()).upload(folder, repo, private=private)
     return f"hf:{repo}"

@@ -160,9 +160,9 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
         content = read_json(path)
         found, tables = content["fingerprint"], [_scores(task) for task in content["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} holds no scores of `coca evaluate --out`: {error}") from None
+        raise ModelError(f"{path} has no scores of `coca evaluate --out`: {error}") from None
     if found != of:
-        raise ModelError(f"{path} holds scores of the model {found}, not of {of}")
+        raise ModelError(f"{path} contains scores of the model {found}, not of {of}")
     return tables
 
 
@@ -185,7 +185,7 @@ def _scores(task: dict[str, Any]) -> ResultTable:
     code = record["code"]
     if code is not None:
         note += f", {commit_shown(code)}"
-    # A path of this machine is no name.
+    # A path of this machine is not a name.
     name = task["config"]["data"]["name"]
     of = f" of {name}" if name else ""
     return ResultTable(

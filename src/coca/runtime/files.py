@@ -68,7 +68,7 @@ class Manifest:
 
 
 def is_exported(folder: str | Path) -> bool:
-    """Return whether a folder holds an exported model."""
+    """Return whether a folder contains an exported model."""
     return (Path(folder) / MANIFEST_FILE).is_file()
 
 
@@ -82,7 +82,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = folder / MANIFEST_FILE
     content = read_model_json(
         path,
-        missing=f"{folder} holds no {MANIFEST_FILE}, so it is no exported model; "
+        missing=f"{folder} has no {MANIFEST_FILE}, so it is not an exported model; "
         "`coca export MODEL OUT --format onnx` writes one",
     )
     version = content.get("version") if isinstance(content, dict) else None

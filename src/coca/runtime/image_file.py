@@ -209,14 +209,14 @@ def open_file(path: str | Path, name: str) -> io.BufferedReader:
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     if array.dtype != np.uint8:
         raise DataError(
-            f"{name} holds {array.dtype}; pixels must be uint8 from 0 (black) to 255 (white)",
+            f"{name} contains {array.dtype}; pixels must be uint8 from 0 (black) to 255 (white)",
             reason="unsupported",
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise DataError(
-            f"{name} is no image; its shape must be (height, width) or (height, width, 3 or 4)",
+            f"{name} is not an image; its shape must be (height, width) or (height, width, 3 or 4)",
             reason="unsupported",
         )
     if array.size == 0:

@@ -31,7 +31,7 @@ _NO_LIST = (str, bytes, bytearray, memoryview, Path, Image.Image, ndarray, IOBas
 def as_images(images: ImageInput | Iterable[ImageInput]) -> Sequence[ImageInput]:
     """Normalize images to a sequence: wrap a single image, exhaust an iterator.
 
-    A value that is no image raises later, when it is read; that error names its type.
+    A value that is not an image raises later, when it is read; that error names its type.
     """
     # A tensor is iterable as well, and torch may be missing.
     is_tensor = type(images).__module__.partition(".")[0] == "torch"
@@ -85,7 +85,7 @@ def whole(text: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(
             f"the text {text[max(0, error.start - 20) : error.start + 20]!r} contains a "
-            "lone surrogate, which is no character; read it with the right encoding",
+            "lone surrogate, which is not a character; read it with the right encoding",
             reason="bad_text",
         ) from error
     return text

@@ -50,7 +50,7 @@ def score_captions(
             # The target of a position is the next token.
             targets = np.concatenate([tokens[one, 1 : len(rows[one]) + 1] for one in group])
             log_ps = log_softmax(logits[0])[columns, targets]
-            # Padding is no label, even where its id is also that of a text token.
+            # Padding is not a label, even where its id is also that of a text token.
             log_ps = np.where(targets == text.pad_id, 0, log_ps)
             scores[index, group] = np.add.reduceat(log_ps, np.cumsum([0, *lengths[:-1]]))
     return scores

@@ -240,7 +240,7 @@ def unit_rows(
         vectors = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):
         raise SearchError(
-            f"the vectors are no array of numbers; this collection takes rows of {embed_dim}"
+            f"the vectors are not an array of numbers; this collection takes rows of {embed_dim}"
         ) from None
     if vectors.ndim != 2:
         raise SearchError(
@@ -249,7 +249,7 @@ def unit_rows(
         )
     if vectors.shape[1] != embed_dim:
         raise SearchError(
-            f"the vectors have {vectors.shape[1]} numbers each; this collection holds {embed_dim}"
+            f"the vectors have {vectors.shape[1]} numbers each; this collection has {embed_dim}"
         )
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(vectors, axis=1)
@@ -312,7 +312,7 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
         for vector in (record.vector, record.text_vector):
             if vector is not None and vector.shape != (embed_dim,):
                 raise SearchError(
-                    f"{name} has {vector.size} numbers; this collection holds {embed_dim}"
+                    f"{name} has {vector.size} numbers; this collection has {embed_dim}"
                 )
     unit_rows(np.stack([record.vector for record in batch]), embed_dim, names)
     text_vectors = {
@@ -346,7 +346,7 @@ def _whole_number_error(name: str, number: object, least: int) -> str | None:
 
 
 def _metadata_error(metadata: Mapping[str, Any]) -> str | None:
-    """Find values that JSON can hold and Milvus cannot; iterative, without recursion."""
+    """Find values that JSON can contain and Milvus cannot; iterative, without recursion."""
     level: list[tuple[str, Any]] = list(metadata.items())
     for _ in range(MAX_LEVELS):
         below: list[tuple[str, Any]] = []
@@ -357,7 +357,7 @@ def _metadata_error(metadata: Mapping[str, Any]) -> str | None:
                 below += [(name, one) for one in value]
             elif isinstance(value, int) and not _LEAST_IN_JSON <= value <= _LARGEST_IN_JSON:
                 return (
-                    f"the metadata {name!r} holds a whole number that does not fit into 64 bits: "
+                    f"the metadata {name!r} has a whole number that does not fit into 64 bits: "
                     f"it may be {_LEAST_IN_JSON:,} to {_LARGEST_IN_JSON:,}"
                 )
         if not below:
@@ -370,7 +370,7 @@ def _text_error(what: str, text: str, most_bytes: int) -> str | None:
     try:
         size_bytes = len(text.encode())
     except UnicodeEncodeError:
-        return f"{what} holds characters that are not valid Unicode"
+        return f"{what} contains characters that are not valid Unicode"
     if size_bytes > most_bytes:
         return f"{what} has {size_bytes:,} bytes; at most {most_bytes:,} fit"
     return None

@@ -36,7 +36,7 @@ _METRICS = {"float32": "IP", "int8": "COSINE", "binary": "HAMMING"}
 _BITS = {"float32": 32, "int8": 8, "binary": 1}
 _BINARY_OVERSAMPLING = 4
 _MAX_BASIS_BYTES = 1_000_000
-"""Maximum size of a basis in the collection's properties; a request of etcd holds 1.5 MB."""
+"""Maximum size of a basis in the collection's properties; a request of etcd contains 1.5 MB."""
 
 
 @dataclass(frozen=True, eq=False)

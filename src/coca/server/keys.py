@@ -340,7 +340,7 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the keys in {file} cannot be read: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise ConfigError(f"{file} must hold one JSON object of key -> object")
+        raise ConfigError(f"{file} must contain one JSON object of key -> object")
     return found
 
 

@@ -259,7 +259,7 @@ class Tenant:
 
         Raises:
             ServiceError: There is no such item, or its image cannot be read (status 404).
-            ConfigError: There is no image, or it is no data URI.
+            ConfigError: There is no image, or it is not a data URI.
         """
         if reference.image is not None:
             data = read_data_uri(reference.image)

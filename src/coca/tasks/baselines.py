@@ -115,7 +115,7 @@ def caption_baselines(
 
 
 def recalls(similarity: Float[ndarray, "M N"], relevant: Bool[ndarray, "M N"]) -> dict[str, float]:
-    """Compute recall at 1, 5 and 10; an image with a similarity of minus infinity is no hit."""
+    """Compute recall at 1, 5 and 10; an image with a similarity of minus infinity is not a hit."""
     hit = (relevant & (similarity > -np.inf)).any(axis=1)
     ranks = np.where(hit, first_relevant_rank(similarity, relevant), np.inf)
     return {f"recall@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}

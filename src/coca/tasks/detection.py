@@ -57,7 +57,7 @@ def detection(
     found = detector.detect([sample.image for sample in samples], threshold=0.0, progress=progress)
     truth = [_true(sample, numbers) for sample in samples]
     if not any(len(one.boxes) for one in truth):
-        raise DataError(f"{config.data.title} holds no object", reason="no_boxes")
+        raise DataError(f"{config.data.title} has no object", reason="no_boxes")
     predicted = [_found(one, numbers) for one in found]
     scores, each = detection_scores(truth, predicted, len(numbers))
     by_class = dict(zip(detector.classes, each, strict=True))
@@ -90,7 +90,7 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := {label for sample in samples for label in sample.labels} - numbers.keys():
         raise DataError(
-            f"{title} holds {min(unknown)!r}, which the detector does not know; it finds "
+            f"{title} contains {min(unknown)!r}, which the detector does not know; it finds "
             f"{', '.join(classes)}",
             reason="unknown_label",
         )

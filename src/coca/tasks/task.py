@@ -207,7 +207,7 @@ class TaskResult:
     task: str
     """Name of the task."""
     metrics: Mapping[str, float]
-    """Metric names to values; fractions are in [0, 1]. Keys that begin with `chance` hold the
+    """Metric names to values; fractions are in [0, 1]. Keys that begin with `chance` contain the
     chance level."""
     samples: int
     """Number of evaluated samples."""

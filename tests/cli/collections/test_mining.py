@@ -180,8 +180,8 @@ def test_what_holds_no_class_is_reported_by_name(run: Run, filled: list[str], mo
         ("mine", "x.jsonl", "--count", "1", "--uncertain"),
         ("classify", filled[0], "-m", model, "--classes"),
     ):
-        assert "collection 'classes' holds no class" in run(*call, "classes", code=1).stderr
-        assert "collection 'pictures' holds" in run(*call, "pictures", code=1).stderr
+        assert "collection 'classes' has no class" in run(*call, "classes", code=1).stderr
+        assert "collection 'pictures' contains" in run(*call, "pictures", code=1).stderr
 
 
 def test_classes_take_the_model_of_the_images_at_the_same_uri(

@@ -59,7 +59,7 @@ def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path)
     assert run_json("data", "index", "shards") == {"tars": 3, "samples": 5}
     assert len(list(shards.glob("*.idx"))) == 3
     assert (
-        "3 tars hold 5 samples" in run("data", "index", "shards/shard-{000000..000002}.tar").stdout
+        "3 tars have 5 samples" in run("data", "index", "shards/shard-{000000..000002}.tar").stdout
     )
     run("data", "index", "shards", "--index-folder", "elsewhere")
     assert len(list(Path("elsewhere").iterdir())) == 3

@@ -286,12 +286,12 @@ def test_a_class_with_presets_may_be_the_whole() -> None:
 
 def test_an_unknown_preset_is_reported_with_the_nearest() -> None:
     assert faults_of({"image": "tinny"}) == [
-        "image = 'tinny' is no preset; did you mean 'tiny'? (given in code)"
+        "image = 'tinny' is not a preset; did you mean 'tiny'? (given in code)"
     ]
     assert faults_of({"image": "tinny"}, overrides=["image.size=8", "note=x"]) == [
-        "image.preset = 'tinny' is no preset; did you mean 'tiny'? (given in code)"
+        "image.preset = 'tinny' is not a preset; did you mean 'tiny'? (given in code)"
     ]
-    with pytest.raises(ConfigError, match=r"^preset = 7 is no preset; known: base, tiny \(over"):
+    with pytest.raises(ConfigError, match=r"^preset = 7 is not a preset; known: base, tiny \(over"):
         load_config(ImageConfig, overrides=["preset=7"])
 
 
@@ -299,7 +299,7 @@ def test_an_unknown_preset_does_not_hide_other_faults_nor_invent_any() -> None:
     # Whether patch 3 divides the size cannot be known here.
     lines = faults_of({"model": {"preset": "huge", "width": "x", "wide": 1, "image": {"patch": 3}}})
     assert [line.partition(" (")[0] for line in lines] == [
-        "model.preset = 'huge' is no preset; known: tiny",
+        "model.preset = 'huge' is not a preset; known: tiny",
         "model.width must be a whole number, got 'x'",
         "model.wide = 1 is unknown; did you mean 'width'?",
     ]
@@ -410,7 +410,7 @@ def test_two_unreadable_recipes_are_reported_and_nothing_else(tmp_path: Path) ->
     lines = faults_of(tmp_path / "none.yaml", tmp_path / "list.yaml", overrides=["bad", "notte=1"])
     assert len(lines) == 3
     assert "none.yaml cannot be read" in lines[0]
-    assert "list.yaml holds a list" in lines[1]
+    assert "list.yaml contains a list" in lines[1]
     assert "'bad'" in lines[2]
 
 
@@ -477,7 +477,7 @@ def test_digests_are_equal_only_for_equal_configurations(one: RunConfig, other: 
 
 
 def test_a_digest_is_short_and_does_not_change_between_versions() -> None:
-    # Indexes and reports hold digests, so another value here means that they go stale.
+    # Indexes and reports contain digests, so another value here means that they go stale.
     text = '{"betas": [0.9, 0.95], "lr": 0.001, "name": "adamw", "warmup": 0.01}'
     assert digest(OptimizerConfig()) == hashlib.sha256(text.encode()).hexdigest()[:16]
 

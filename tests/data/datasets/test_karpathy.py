@@ -98,8 +98,8 @@ def test_a_missing_image_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "must hold a JSON object, got a list"),
-        ("{", "is no JSON"),
+        ("[1]", "must contain a JSON object, got a list"),
+        ("{", "is not JSON"),
         ('{"annotations": []}', "no list called 'images', but annotations"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_listed_class_without_images_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "{}", "7"])
 def test_a_file_that_names_nothing_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "n.json").write_text(content)
-    with pytest.raises(DataError, match=r"n\.json (is no JSON|names no class)"):
+    with pytest.raises(DataError, match=r"n\.json (is not JSON|names no class)"):
         read_names(str(tmp_path / "n.json"))
 
 

@@ -122,7 +122,7 @@ def test_parquet_gives_what_json_holds(folder: Path, caplog: pytest.LogCaptureFi
         "inside": {"days": ["2024-05-31", None]},
     }
     assert json.dumps(sample.metadata, allow_nan=False)
-    assert "m.parquet holds bytes in the column small; they are left out" in caplog.text
+    assert "m.parquet contains bytes in the column small; they are left out" in caplog.text
 
 
 def test_nanoseconds_are_cut_to_microseconds(folder: Path) -> None:
@@ -314,9 +314,9 @@ def test_a_table_without_images_is_reported_before_the_run(folder: Path) -> None
     [
         ("m.xlsx", b"x", r"a manifest is \.jsonl"),
         ("m", b"x", "no suffix"),
-        ("m.csv", b'image\n"open', "is no CSV"),
+        ("m.csv", b'image\n"open', "is not CSV"),
         ("m.csv", b"image\n\xff", "not UTF-8"),
-        ("m.parquet", b"PAR1 not really", "is no Parquet file"),
+        ("m.parquet", b"PAR1 not really", "is not a Parquet file"),
         ("m.jsonl", b"", "holds no sample"),
         ("m.csv", b"", "holds no sample"),
     ],

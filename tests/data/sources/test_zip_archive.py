@@ -136,7 +136,7 @@ def test_a_name_that_is_not_utf8_is_reported_with_the_zip(tmp_path: Path) -> Non
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("pics/\u00e4.png", b"x")
     path.write_bytes(path.read_bytes().replace("\u00e4".encode(), b"\xff\xfe"))
-    with pytest.raises(DataError, match=r"a\.zip is no whole zip: 'utf-8' codec") as caught:
+    with pytest.raises(DataError, match=r"a\.zip is not a whole zip: 'utf-8' codec") as caught:
         open_zip(path)
     assert caught.value.reason == "bad_zip"
 
@@ -183,7 +183,7 @@ def test_a_zip_without_one_table_is_refused(
 
 def test_what_is_no_zip_or_not_there_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK nothing")
-    with pytest.raises(DataError, match=r"a.zip is no whole zip"):
+    with pytest.raises(DataError, match=r"a.zip is not a whole zip"):
         open_zip(tmp_path / "a.zip")
     with pytest.raises(DataError, match=r"b.zip"):
         open_zip(tmp_path / "b.zip")

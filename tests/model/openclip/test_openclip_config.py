@@ -92,7 +92,7 @@ def test_a_configuration_is_kept_as_plain_values() -> None:
     ("changes", "message"),
     [
         ({"mlp_width": 1000}, "whole multiple of the width"),
-        ({"pad_id": 7, "bos_id": 0}, r"cannot hold text\.pad_id 7, text\.bos_id 0$"),
+        ({"pad_id": 7, "bos_id": 0}, r"cannot contain text\.pad_id 7, text\.bos_id 0$"),
     ],
 )
 def test_a_model_that_openclip_cannot_describe_is_not_written(

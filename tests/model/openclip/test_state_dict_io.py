@@ -61,7 +61,7 @@ def test_a_file_with_code_is_refused_and_the_code_does_not_run(
         torch.save(content, tmp_path / "w.bin")
     else:
         (tmp_path / "w.bin").write_bytes(pickle.dumps(content))
-    with pytest.raises(ModelError, match="is refused: it is damaged, or holds code"):
+    with pytest.raises(ModelError, match="is refused: it is damaged, or contains code"):
         read_state(tmp_path / "w.bin")
     assert not marker.exists()
     # The payload works.
@@ -101,7 +101,7 @@ def test_a_missing_file_raises(tmp_path: Path) -> None:
     [
         (torch.zeros(2), "no weights by name, but Tensor"),
         ({}, "no weights by name"),
-        ({"a": 3}, "'a' is no tensor but int"),
+        ({"a": 3}, "'a' has the type int"),
     ],
 )
 def test_what_holds_no_weights_is_refused(tmp_path: Path, content: Any, sentence: str) -> None:

@@ -60,7 +60,7 @@ def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None
     again = read_records(tmp_path / "a.parquet")
     assert all(same(one, other) for one, other in zip(records, again, strict=True))
     (tmp_path / "b.parquet").write_bytes(b"nothing")
-    with pytest.raises(StorageError, match=r"b\.parquet holds no records"):
+    with pytest.raises(StorageError, match=r"b\.parquet has no records"):
         read_records(tmp_path / "b.parquet")
 
 

@@ -417,7 +417,7 @@ def test_bad_images_are_reported_and_the_others_come_in(
         ("bad2.png", "not_an_image"),
         ("copy.png", "not_an_image"),
     }
-    assert report.bad[0].detail == "this is no image"
+    assert report.bad[0].detail == "this is not an image"
     assert sorted(embedder.embedded) == [b"a", b"b", b"c", b"e"]
 
 

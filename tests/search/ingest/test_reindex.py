@@ -29,7 +29,7 @@ class Newer:
 
     def embed_images(self, images: Any) -> Float32[np.ndarray, "N E"]:
         if any(image.startswith(b"odd") for image in images):
-            raise DataError("this is no image for the newer model", reason="not_an_image")
+            raise DataError("this is not an image for the newer model", reason="not_an_image")
         self.embedded.extend(images)
         return np.stack([np.eye(8, dtype=np.float32)[image[0] % 8] for image in images])
 
@@ -174,7 +174,7 @@ def test_an_image_that_the_newer_model_refuses_stops_no_other(
     ingest([FileSource([folder])], embedder, old)
     report = reindex(old, Newer(), new)
     assert report.embedded == 6
-    assert report.lost == [(str(folder / "odd.jpg"), "this is no image for the newer model")]
+    assert report.lost == [(str(folder / "odd.jpg"), "this is not an image for the newer model")]
 
 
 def test_a_collection_of_yet_another_model_is_refused(

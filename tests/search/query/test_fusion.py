@@ -86,7 +86,7 @@ def test_the_fraction_of_words_that_a_text_has() -> None:
     assert coverage(red_cars, "A red CAR, and cars") == 1.0
     assert coverage(red_cars, "police car") == coverage(red_cars, "red") == 0.5
     assert coverage(red_cars, "carpet") == 0.0
-    # A word of two parts needs both; punctuation alone is no word.
+    # A word of two parts needs both; punctuation alone is not a word.
     assert coverage([("t-shirt",), ("&",)], "a shirt") == 0.0
     assert coverage([("t-shirt",), ("&",)], "shirt, t") == 1.0
     assert coverage([("?",)], "cat") == coverage([], "cat") == 1.0

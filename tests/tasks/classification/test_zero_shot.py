@@ -94,7 +94,7 @@ def test_an_image_without_a_label_is_an_error(predictor: Predictor, tmp_path: Pa
 
 
 def test_an_unknown_prompt_set_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'imagenet' is no prompt set"):
+    with pytest.raises(ConfigError, match="'imagenet' is not a prompt set"):
         solve(predictor, tmp_path, SAMPLES, "imagenet")
 
 

@@ -47,7 +47,7 @@ class StandIn:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[Path]:
-    """A folder, tars, a table that holds its images, one that names them, a zip, a video."""
+    """A folder, tars, a table that contains its images, one that names them, a zip, a video."""
     pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     photos = tmp_path / "photos.zip" / "of a.tar"
     photos.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_images_behind_addresses_are_embedded_again(sources: list[Path], tmp_pat
 
 def test_what_is_gone_is_reported(sources: list[Path], tmp_path: Path) -> None:
     read, tar = ImageResolver(), tmp_path / "shards" / "shard-000000.tar"
-    with pytest.raises(DataError, match=r"shard-000000.tar holds no k9 any more"):
+    with pytest.raises(DataError, match=r"shard-000000.tar has no k9 any more"):
         read(f"{tar}/k9", "")
     tar.unlink()
     with pytest.raises(DataError, match=r"k2 cannot be read"):

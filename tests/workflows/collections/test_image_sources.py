@@ -381,7 +381,7 @@ def test_uris_of_several_kinds_are_opened_together(photos: Path, tmp_path: Path)
         resolve_uris([photos, tmp_path / "shards" / "*.tar", table, photos / "0.png"])
     )
     assert [len(source.entries()) for source in found] == [3, 2, 1]
-    # A folder may hold tars and images.
+    # A folder may contain tars and images.
     shutil.copy(photos / "0.png", tmp_path / "shards" / "own.png")
     files, tars = open_sources(resolve_uris([tmp_path / "shards"]))
     assert isinstance(files, FileSource)

@@ -221,8 +221,8 @@ def test_a_kept_result_is_the_result_with_its_images(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"data": FolderConfig(path="nowhere")}, "nowhere is no folder"),
-        ({"prompts": "none"}, "is no prompt set"),
+        ({"data": FolderConfig(path="nowhere")}, "nowhere is not a folder"),
+        ({"prompts": "none"}, "is not a prompt set"),
         ({"benchmark": "imagnet"}, "did you mean 'imagenet'"),
     ],
 )

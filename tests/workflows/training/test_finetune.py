@@ -234,7 +234,7 @@ def nothing_was_begun(run: Path) -> bool:
         ),
         (["head.classes=[red,red]"], ConfigError, "classes must be different names"),
         (["evaluate.0.task=recognise"], ConfigError, "did you mean 'recognition'"),
-        (["model=nowhere"], CocaError, "nowhere is no model folder"),
+        (["model=nowhere"], CocaError, "nowhere is not a model folder"),
         (["data.loader.class_names=[a]"], ConfigError, "follow from the head"),
     ],
 )
@@ -257,7 +257,7 @@ def test_an_empty_split_is_reported_before_any_work(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for setting in ("data.sources.0.path", "evaluate.0.data.path"):
-        with pytest.raises(DataError, match="empty holds no sample"):
+        with pytest.raises(DataError, match="empty has no sample"):
             finetune(recipe(model, image_folder, tmp_path / "run", f"{setting}={tmp_path}/empty"))
     assert nothing_was_begun(tmp_path / "run")
 

@@ -105,7 +105,7 @@ def index(
 ) -> None:
     """Index images: embed new and changed images, and upsert them into a Milvus collection.
 
-    NAME.txt next to an image holds its captions, one a line; NAME.json captions and metadata.
+    NAME.txt next to an image contains its captions, one a line; NAME.json captions and metadata.
     """
     console = Console.current(json=as_json)
     if yes and (watch or not prune):

@@ -53,7 +53,7 @@ def reindex(
     with Collection.open(uri, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
         if same_model(old.info.fingerprint, predictor.fingerprint):
-            raise ConfigError(f"{collection!r} holds the vectors of {model} already")
+            raise ConfigError(f"{collection!r} contains the vectors of {model} already")
         with connected(uri, token) as connection:
             check_switchable(connection, collection)
         with open_collection(
@@ -102,7 +102,7 @@ def reindex(
             f"; {collection!r} is now its alias, and the old vectors are in {before[0]!r}"
             if done
             else f"; {collection!r} is unchanged: restore the images and run it again, or "
-            "switch without them by --skip-missing"
+            "switch without them with --skip-missing"
         )
     )
     console.emit(

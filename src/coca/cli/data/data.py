@@ -176,7 +176,7 @@ def index(
             samples += len(made.keys)
             bar.advance(1, samples=samples)
     where = f"in {index_folder}" if index_folder else "next to the tars"
-    console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are {where}")
+    console.say(f"{len(paths)} tars contain {samples:,} samples; their indexes are {where}")
     console.emit({"tars": len(paths), "samples": samples})
 
 
@@ -207,7 +207,7 @@ def features(
     for file in files:
         key = file.key
         console.say(
-            f"{file.path} holds {key.rows:,} images, {key.views} views of {key.tokens} x "
+            f"{file.path} contains {key.rows:,} images, {key.views} views of {key.tokens} x "
             f"{key.width} features each, {key.total_bytes / 1e6:,.0f} MB"
         )
     console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})

@@ -274,7 +274,7 @@ def export(
         add_auto_map(made)
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
     if licence_of(made) == UNKNOWN_LICENCE:
-        console.say("the card states no licence: name the one of the weights by --licence")
+        console.say("the card states no licence: name that of the weights with --licence")
     name = workflow.push_to_hub(made, push, private=private) if push else None
     if name:
         console.say(f"others load it as {name}")

@@ -368,7 +368,7 @@ class _Check:
         presets = kind.presets()
         if isinstance(name, str) and name in presets:
             return presets[name]
-        return self.fault(path, name, f"is no preset; {did_you_mean(str(name), presets)}")
+        return self.fault(path, name, f"is not a preset; {did_you_mean(str(name), presets)}")
 
     def unknown(self, kind: type, key: str, value: Any, path: tuple[str, ...]) -> None:
         """Record an unknown key, with the closest key here or its path in another section."""

@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
 
     def refuse_tag(self, node: yaml.Node) -> Any:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        raise _refused(f"the tag {tag} is refused: a recipe holds plain values only", node)
+        raise _refused(f"the tag {tag} is refused: a recipe contains plain values only", node)
 
 
 # YAML 1.1 requires a dot and a signed exponent, so `1e-3` would be a string.
@@ -64,7 +64,7 @@ def read_recipe(path: Path) -> Tree:
     tree = _parse(text, f"the recipe {path}")
     if not isinstance(tree, dict):
         found = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise ConfigError(f"the recipe {path} {found}; it should hold lines such as `seed: 1`")
+        raise ConfigError(f"the recipe {path} {found}; it should contain lines such as `seed: 1`")
     return tree
 
 
@@ -172,7 +172,7 @@ def _parse(text: str, source: str) -> Any:
         # ValueError: raised by YAML's parsers of dates and numbers, such as for 2024-13-40.
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise ConfigError(f"{source} is nested without end: an alias holds itself") from None
+        raise ConfigError(f"{source} is nested without end: an alias contains itself") from None
 
 
 def _refused(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:

@@ -83,7 +83,7 @@ def append_line(path: str | Path, text: str) -> None:
     Raises:
         StorageError: The disk is full, or the path is not writable.
     """
-    assert "\n" not in text, "a line of a log cannot hold a line break"
+    assert "\n" not in text, "a line of a log cannot contain a line break"
     path = Path(path)
     with _storage_errors(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Local files: search folders, open regular files safely, and detect deleted files.
 
 Check here before removing records of missing files, since a failing `stat` has other causes: a
-member of a tar is no file, and a link may point to a drive that is not mounted.
+member of a tar is not a file, and a link may point to a drive that is not mounted.
 """
 
 import errno

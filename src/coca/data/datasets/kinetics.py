@@ -81,7 +81,7 @@ def moments(config: ListedClipsConfig) -> ClipSource:
             if row
         ]
     except csv.Error as error:
-        raise DataError(f"{path} is no CSV: {error}", reason="bad_table") from error
+        raise DataError(f"{path} is not CSV: {error}", reason="bad_table") from error
     return ClipSource(clips, config=config, origin=content)
 
 
@@ -113,7 +113,7 @@ def _kinetics_clip(row: Mapping[str, str], folder: ClipFolder) -> Clip | DataErr
 def _moments_clip(row: Sequence[str], folder: ClipFolder, origin: str) -> Clip | DataError:
     if len(row) < 2:
         return DataError(
-            f"{origin} holds {','.join(row)!r:.60}; a row must be file,label,agreed,disagreed",
+            f"{origin} contains {','.join(row)!r:.60}; a row must be file,label,agreed,disagreed",
             reason="bad_record",
         )
     file, label, *votes = row

@@ -49,7 +49,7 @@ class FeatureKey:
     width: int
     """Features of a token."""
     classes: int = 0
-    """Classes of the encoder's classifier, whose logits the file holds; 0 for none."""
+    """Classes of the encoder's classifier, whose logits the file contains; 0 for none."""
 
     @property
     def file_name(self) -> str:
@@ -81,7 +81,7 @@ class FeatureKey:
 
 
 class Features(NamedTuple):
-    """What a file holds of one view of an image, or of many."""
+    """What a file contains of one view of an image, or of many."""
 
     features: Float16[np.ndarray, "*N P F"]
     logits: Float16[np.ndarray, "*N K"]

@@ -133,7 +133,7 @@ class LoaderConfig(Config):
     """Class names in the order of the classification head's outputs; empty: no class targets."""
 
     class_from: Literal["labels", "answers"] = "labels"
-    """Field of the sample that holds its classes. Labels must all be in `class_names`. Answers are
+    """Field of the sample that has its classes. Labels must all be in `class_names`. Answers are
     normalised; the target of each is its soft score by the official VQA accuracy, and answers that
     are not in `class_names` are ignored."""
 
@@ -152,7 +152,7 @@ class LoaderConfig(Config):
 class Loader:
     """Infinite iterator over the batches of one rank.
 
-    Batch t of the run holds the samples t * batch_size to (t + 1) * batch_size - 1. Each rank gets
+    Batch t of the run has the samples t * batch_size to (t + 1) * batch_size - 1. Each rank gets
     an equal, contiguous part of them. A bad sample is replaced by another sample of its source,
     counted and logged. Batches therefore stay full, and the order of all other samples is kept.
 
@@ -175,7 +175,7 @@ class Loader:
         bad_log: JSON-lines file that lists bad samples.
         pin_memory: Copy batches to page-locked memory for faster transfers to a GPU. This opens a
             CUDA context.
-        features: A feature file for each source; batches then hold features of a frozen image
+        features: A feature file for each source; batches then contain features of a frozen image
             encoder in place of images, and `augment` and `stages` are not used.
 
     Raises:

@@ -166,11 +166,11 @@ def parse_json(content: bytes, path: str, kind: type[T]) -> T:
     try:
         found = json.loads(parse_text(content, path))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
+        raise DataError(f"{path} is not JSON: {error}", reason="bad_record") from error
     if not isinstance(found, kind):
         right = "a JSON object" if kind is dict else "a JSON list"
         raise DataError(
-            f"{path} must hold {right}, got a {type(found).__name__}", reason="bad_record"
+            f"{path} must contain {right}, got a {type(found).__name__}", reason="bad_record"
         )
     return found
 
@@ -248,7 +248,7 @@ def require_splits(config: SplitConfig, found: Iterable[str]) -> None:
         if not counts.get(split):
             there = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
             raise DataError(
-                f"the split {split!r} of {config.title} holds no sample; there are "
+                f"the split {split!r} of {config.title} has no sample; there are "
                 f"{there or 'none at all'}",
                 reason="empty_split",
             )

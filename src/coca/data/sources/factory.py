@@ -28,7 +28,7 @@ def open_source(config: SourceConfig) -> Source:
     if config.strip:
         source = StripSource(source, config.strip, config.frames)
     if not len(source):
-        raise DataError(f"source {config.title} holds no sample", reason="empty_source")
+        raise DataError(f"source {config.title} has no sample", reason="empty_source")
     return source
 
 

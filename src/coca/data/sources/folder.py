@@ -64,7 +64,7 @@ class FolderSource:
         self._root = single_path(config)
         if not os.path.isdir(self._root):
             raise DataError(
-                f"{self._root} is no folder; for a table of files take `kind: manifest`, for tars "
+                f"{self._root} is not a folder; for a table use `kind: manifest`, for tars "
                 "`kind: shards`",
                 reason="missing",
             )
@@ -182,7 +182,7 @@ class ClassFolderSource(AnnotatedSource):
     def __init__(self, config: ClassFoldersConfig) -> None:
         root = single_path(config)
         if not os.path.isdir(root):
-            raise DataError(f"{root} is no folder; it should hold one a class", reason="missing")
+            raise DataError(f"{root} is not a folder; it should have one a class", reason="missing")
         files = [
             (path.replace(os.sep, "/"), size)
             for path, size in sized_files(root)
@@ -220,7 +220,7 @@ def read_names(path: str) -> dict[str, str]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
+        raise DataError(f"{path} is not JSON: {error}", reason="bad_record") from error
     if isinstance(content, list):
         content = {str(index): name for index, name in enumerate(content)}
     names: dict[str, str] = {}
@@ -281,7 +281,7 @@ def _read_classes(path: str) -> list[tuple[str, ...]]:
         try:
             listed = [str(name) for name in json.loads(text)]  # an object yields its keys
         except (ValueError, RecursionError, TypeError) as error:
-            raise DataError(f"{path} is no list in JSON: {error}", reason="bad_record") from error
+            raise DataError(f"{path} is not a JSON list: {error}", reason="bad_record") from error
         return [(name.casefold(), name) for name in listed]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return [(line.casefold(), line.split()[0], line) for line in lines]

@@ -84,7 +84,7 @@ class SourceConfig(Config):
 
     distill: bool = True
     """Whether images take part in the distillation loss (`loss.distillation_weight`). A classifier
-    of photos is no teacher for drawings."""
+    of photos is not a teacher for drawings."""
 
     strip: NonNegativeInt = 0
     """Frames in each image, for images that are frame strips of a video; 0 reads them as plain
@@ -102,7 +102,7 @@ class SourceConfig(Config):
         if not all(self.paths):
             faults.append(f"path must be a folder, file or pattern, got {self.path!r}")
         if self.frames != SourceConfig.frames and not (self.strip or self.has_frames):
-            faults.append(f"frames is {self.frames}, but the images are no strips; set strip")
+            faults.append(f"frames is {self.frames}, but the images are not strips; set strip")
         if (self.keyword_fraction > 0) != bool(self.keyword_field) or (
             self.keyword_field and self.text != "captions"
         ):
@@ -112,7 +112,7 @@ class SourceConfig(Config):
                 "text: captions"
             )
         faults += [
-            f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
+            f"template {template!r} has no {{}} for the text, and is not a set of templates; "
             f"{did_you_mean(template, NAMED_TEMPLATES)}"
             for template in self.templates
             if "{}" not in template and template not in NAMED_TEMPLATES

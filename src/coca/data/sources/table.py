@@ -201,7 +201,7 @@ class _Csv:
             self._names = next(rows, [])
             self._rows = [row for row in rows if row]
         except csv.Error as error:
-            raise DataError(f"{path} is no CSV: {error}", reason="bad_table") from error
+            raise DataError(f"{path} is not CSV: {error}", reason="bad_table") from error
         _refuse_twins([name for name in self._names if name], path)
 
     def __len__(self) -> int:
@@ -293,7 +293,7 @@ class _Parquet:
             _refuse_twins(file.schema_arrow.names, path)
             table = _whole_table(file, content, path).combine_chunks()
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path} is no Parquet file: {error}", reason="bad_table") from error
+            raise DataError(f"{path} is not a Parquet file: {error}", reason="bad_table") from error
         # Python has no nanoseconds: pyarrow would reject them or require pandas.
         for index, column in enumerate(table.schema):
             kind = column.type

@@ -163,7 +163,7 @@ class Columns:
             )
         for name, value in record.items():
             if name not in self._others and _holds_bytes(value):
-                logger.warning("%s holds bytes in the column %s; they are left out", path, name)
+                logger.warning("%s contains bytes in the column %s; they are left out", path, name)
 
     @property
     def named(self) -> set[str]:

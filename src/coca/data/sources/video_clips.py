@@ -262,7 +262,7 @@ def videos(config: VideosConfig) -> ClipSource:
     root = single_path(config)
     folder = ClipFolder(root)
     if not folder.paths:
-        raise DataError(f"{root} holds no video and no folder of frames", reason="empty_source")
+        raise DataError(f"{root} has no video and no folder of frames", reason="empty_source")
     return ClipSource(
         [
             Clip(path, f"{root}/{path}", labels=(path.partition("/")[0],) if "/" in path else ())

@@ -62,7 +62,7 @@ class Archive:
             MemoryError,
             struct.error,
         ) as error:
-            raise DataError(f"{path} is no whole zip: {error}", reason="bad_zip") from error
+            raise DataError(f"{path} is not a whole zip: {error}", reason="bad_zip") from error
         self._members = {
             entry.filename: _Member(
                 entry.header_offset,
@@ -94,7 +94,7 @@ class Archive:
                 (`"too_large"`), or it is damaged.
         """
         if name not in self._members:
-            raise DataError(f"{self._path} holds no {name}", reason="missing")
+            raise DataError(f"{self._path} has no {name}", reason="missing")
         member = self._members[name]
         if member.inflated > max_bytes:
             raise DataError(
@@ -178,10 +178,10 @@ def _table_name(archive: Archive, config: ZipConfig, path: str) -> str:
     found = [name for name in archive.names if name.lower().endswith(SUFFIXES)]
     if not found:
         raise DataError(
-            f"{path} holds no table ({', '.join(SUFFIXES)}); for images alone, unpack it and "
+            f"{path} has no table ({', '.join(SUFFIXES)}); for images alone, unpack it and "
             "take `kind: folder`",
             reason="missing",
         )
     if len(found) > 1:
-        raise ConfigError(f"{path} holds several tables; set table to one of {', '.join(found)}")
+        raise ConfigError(f"{path} has several tables; set table to one of {', '.join(found)}")
     return found[0]

@@ -159,6 +159,6 @@ def _existing(folder: Path, points: list[int], digits: str, suffix: str) -> Path
 def _plain_words(names: list[str]) -> tuple[str, ...]:
     """Convert `:red_car:` to `red car`; drop names that differ only in case or punctuation."""
     texts = [name.strip(":").replace("_", " ") for name in names]
-    texts = [text for text in texts if any(map(str.isalpha, text))]  # "+1" is no word
+    texts = [text for text in texts if any(map(str.isalpha, text))]  # "+1" is not a word
     distinct = {re.sub(r"[\W_]+", " ", text.casefold()).strip(): text for text in reversed(texts)}
     return tuple(text for text in texts if text in distinct.values())

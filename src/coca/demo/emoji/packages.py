@@ -246,8 +246,8 @@ def package_folder(one: EmojiSet, packages: Path) -> Path:
     folder = packages / one.package
     if not (folder / "package.json").is_file():
         raise DataError(
-            f"{packages} does not hold the npm package {one.package}; npm install "
-            f"{one.package}@{one.version} brings it",
+            f"{packages} does not contain the npm package {one.package}; install it with npm "
+            f"install {one.package}@{one.version}",
             reason="missing",
         )
     return folder

@@ -64,7 +64,7 @@ def pack_sets(
         sets.json                     packages, versions, licences, and the held-out concepts
 
     PART is `shared-plain`, `shared-flags`, `other-plain` or `other-flags`. A concept is shared if
-    all four vendors draw it as vectors, it does not come in skin tones, and it is no symbol. The
+    all four vendors draw it as vectors, it does not come in skin tones, and it is not a symbol. The
     held-out concepts are sampled from those that all five sets draw, without flags, stratified by
     group.
 

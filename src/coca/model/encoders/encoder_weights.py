@@ -95,7 +95,7 @@ def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     """Parse the content of a file of weights, safetensors or torch's format, without pickle.
 
     Raises:
-        ModelError: It is damaged, or holds more than tensors; `path` names it.
+        ModelError: It is damaged, or has more than tensors; `path` names it.
     """
     try:
         if path.suffix == ".safetensors":
@@ -104,11 +104,11 @@ def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise ModelError(f"{path} is damaged or no file of weights: {error}") from error
     except UnpicklingError as error:
-        raise ModelError(f"{path} holds more than tensors, so it is not read: {error}") from error
+        raise ModelError(f"{path} has more than tensors, so it is not read: {error}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(it, Tensor) for it in state.values()):
-        raise ModelError(f"{path} is no state dict: names with tensors")
+        raise ModelError(f"{path} is not a state dict: names with tensors")
     return dict(state)
 
 
@@ -129,7 +129,7 @@ def _file_in(package: str) -> Path:
     files = [file for file in found.files or () if file.suffix in SUFFIXES]
     if len(files) != 1:
         raise ConfigError(
-            f"{name} holds {len(files)} files of weights ({', '.join(SUFFIXES)}); name one by file"
+            f"{name} has {len(files)} files of weights ({', '.join(SUFFIXES)}); name one by file"
         )
     return Path(str(found.locate_file(files[0])))
 
@@ -158,7 +158,7 @@ def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) ->
             for name, tensor in encoder.state_dict().items()
             if name.startswith("backbone.")
         }
-        # The file may hold the classifier even if the encoder leaves it out.
+        # The file may contain the classifier even if the encoder leaves it out.
         expected = dict(encoder.build_reference(_classes(encoder, state)).state_dict())
     else:
         own = expected = dict(encoder.state_dict())

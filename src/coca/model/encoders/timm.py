@@ -111,5 +111,5 @@ def _pretrained_config(name: str) -> Any:
     own = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if own is None:
         near = did_you_mean(name, get_close_matches(name, timm.list_models(), n=1))
-        raise ConfigError(f"image.name is {name!r}, which is no model of timm; {near}")
+        raise ConfigError(f"image.name is {name!r}, which is not a model of timm; {near}")
     return own

@@ -34,7 +34,7 @@ class Sampler:
     def __call__(
         self, logits: Float[Tensor, "B K V"], *, samples: Int[Tensor, "B K"], step: int
     ) -> Int[Tensor, "B K"]:
-        """Choose a token for each branch; `samples` holds the sample number of each branch."""
+        """Choose a token for each branch; `samples` contains the sample number of each branch."""
         if not self._decoding.sampled:
             return logits.argmax(dim=2)
         logits = logits / (self._decoding.temperature or 1.0)

@@ -1,7 +1,7 @@
 """KV cache and attention state for incremental decoding.
 
 All tokens of a row attend to the keys and values of one image, which are stored once. So a row may
-hold the newest tokens of several beams, or several captions. The attention state of each
+contain the newest tokens of several beams, or several captions. The attention state of each
 self-attention layer then separates them.
 
 Dimensions: B images, H heads, L tokens of a row, S slots, d size of a head.

@@ -36,7 +36,7 @@ class OpenCLIPTextConfig(Config):
     """Pairs of a self-attention and a cross-attention block; each has an MLP."""
     pad_id: NonNegativeInt = 0
     """Padding after [EOS]. In CLIP's vocabulary it is also a `!` within a word, which OpenCLIP
-    treats as padding: it is no label and usually not visible."""
+    treats as padding: it is not a label and usually not visible."""
     bos_id: NonNegativeInt = 49_406
     """First token of each caption."""
     eos_id: NonNegativeInt = 49_407
@@ -153,7 +153,7 @@ def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
         ModelError: It describes no CoCa, or a CoCa with unsupported settings.
     """
     if not all(isinstance(content.get(name), Mapping) for name in _READ):
-        raise ModelError(f"this is no CoCa of OpenCLIP, which has the sections {', '.join(_READ)}")
+        raise ModelError(f"this is not OpenCLIP's CoCa, which has the sections {', '.join(_READ)}")
     vision, text, multimodal = (content[name] for name in _READ)
     problems = _unknown_parts(content)
     text_width, width = text.get("width", 512), vision.get("width", 768)
@@ -211,7 +211,7 @@ def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
 def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
     """Convert a configuration to OpenCLIP's `model_cfg`; the inverse of `from_open_clip`.
 
-    The head is left out, since OpenCLIP has none. So is the initial temperature: the weights hold
+    The head is left out, since OpenCLIP has none. So is the initial temperature: the weights have
     the learned temperature.
 
     Raises:
@@ -257,7 +257,7 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
         "custom_text": True,
     }
     if lost := differences(config, from_open_clip(content)):
-        raise ModelError(f"OpenCLIP's configuration cannot hold {lost}")
+        raise ModelError(f"OpenCLIP's configuration cannot contain {lost}")
     return content
 
 

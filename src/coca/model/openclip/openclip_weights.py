@@ -135,7 +135,7 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
         text_hidden = len(state["text.transformer.resblocks.0.mlp.c_fc.bias"])
         context_length = len(state["text.positional_embedding"]) - len(state["text.cls_emb"][None])
     except (KeyError, ValueError) as error:
-        raise ModelError(f"these are no weights of a CoCa of OpenCLIP: {error}") from None
+        raise ModelError(f"these are not weights of a CoCa of OpenCLIP: {error}") from None
     try:
         return OpenCLIPConfig(
             image=ViTConfig(
@@ -162,7 +162,7 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
             embed_dim=embed_dim,
         )
     except ConfigError as error:
-        raise ModelError(f"these are no weights of a CoCa of OpenCLIP: {error}") from None
+        raise ModelError(f"these are not weights of a CoCa of OpenCLIP: {error}") from None
 
 
 def _tensor_mappings(config: OpenCLIPConfig) -> Iterator[_TensorMapping]:

@@ -27,7 +27,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     training is removed from their names.
 
     Raises:
-        ModelError: The file is missing or damaged, holds code, or holds no named tensors.
+        ModelError: The file is missing or damaged, contains code, or has no named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,11 +37,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]
     if not isinstance(content, Mapping) or not content:
-        raise ModelError(f"{path} holds no weights by name, but {type(content).__name__}")
+        raise ModelError(f"{path} has no weights by name, but {type(content).__name__}")
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise ModelError(
-                f"{path} is no file of weights: {name!r} is no tensor but {type(value).__name__}"
+                f"{path} is not a file of weights: {name!r} has the type {type(value).__name__}"
             )
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
@@ -63,7 +63,7 @@ def _pickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{path} is refused: it is damaged, or holds code that would run as it is read, and "
+            f"{path} is refused: it is damaged, or contains code that would run as it is read, and "
             "weights need none; ask for a safetensors file"
         ) from None
     except Exception as error:

@@ -160,7 +160,7 @@ def _thumbnail(folder: Path, record: Record, read: ImageResolver) -> dict[str, A
     except DataError:
         return {}
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    # An id may hold any characters.
+    # An id may contain any characters.
     path = f"thumbnails/{hashlib.sha256(record.id.encode()).hexdigest()[:24]}.jpg"
     image.save(folder / path, "JPEG", quality=82)
     return {"thumbnail": path, "width": image.width, "height": image.height}
@@ -236,7 +236,7 @@ def export_browser(
     for name in RUNTIME_FILES:
         if not (runtime / "dist" / name).is_file():
             raise ConfigError(
-                f"{packages} holds no {RUNTIME_PACKAGE} with the file dist/{name}; install "
+                f"{packages} has no {RUNTIME_PACKAGE} with the file dist/{name}; install "
                 f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION} there"
             )
     with (

@@ -29,7 +29,7 @@ class BuildParam:
     default: Value
     about: str
     low: int | float | None = None
-    """Minimum, inclusive; None: the value is no number."""
+    """Minimum, inclusive; None: the value is not a number."""
     high: int | float | None = None
     """Maximum, inclusive; None: unlimited."""
     choices: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ def _read(path: str | Path, columns: list[str] | None = None) -> Any:
         return parquet.read_table(path, columns=columns)
     except (OSError, arrow.ArrowException, KeyError) as error:
         reason = str(error).partition("\n")[0]
-        raise StorageError(f"{path} holds no records that can be read: {reason}") from error
+        raise StorageError(f"{path} has no records that can be read: {reason}") from error
 
 
 def _to_row(record: Record) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _claim(folder: Path, source: Collection, target: Collection) -> None:
     note = folder / "migration.json"
     if not note.exists():
         if folder.exists() and any(folder.iterdir()):
-            raise SearchError(f"{folder} holds other files: name an empty folder for the migration")
+            raise SearchError(f"{folder} has other files: name an empty folder for the migration")
         write_atomic(note, json.dumps(ours, indent=1).encode())
         return
     try:

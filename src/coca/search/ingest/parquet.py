@@ -77,7 +77,7 @@ def read_info(path: str | Path) -> VectorsInfo:
     """
     about = _about(Path(path))
     if about is None:
-        raise DataError(f"{path} holds no vectors of `coca embed-shards`", reason="unknown_kind")
+        raise DataError(f"{path} has no vectors of `coca embed-shards`", reason="unknown_kind")
     return about
 
 

@@ -374,7 +374,7 @@ def _image_origins(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
     for id, path, caption, origin in index.origins():
         if not path:
             raise SearchError(
-                f"collection {index.info.collection!r} holds classes, such as {caption!r}; "
+                f"collection {index.info.collection!r} contains classes, such as {caption!r}; "
                 "images need one of their own: name another"
             )
         yield id, path, caption, origin

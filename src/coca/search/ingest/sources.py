@@ -112,7 +112,7 @@ def find_files(
         left_out += len(unreadable)
     if left_out:
         logger.warning(
-            "%s HEIF images are left out: pip install 'coca-captioners[heif]' brings what reads "
+            "%s HEIF images are left out: pip install 'coca-captioners[heif]' installs what reads "
             "them",
             f"{left_out:,}",
         )

@@ -1,7 +1,7 @@
 """Upsert planner: compare each loaded image with the collection, and write batches.
 
 One image is one record at any number of paths: its id is the hash of its bytes. The first path is
-the primary path, whose caption and metadata the record holds; all paths are in `origin.files`. When
+the primary path, whose caption and metadata the record has; all paths are in `origin.files`. When
 the primary file is missing or contains another image, the next path becomes primary. A record is
 written before the record that it replaces is deleted. So a killed run leaves both, and the next run
 deletes the old record.

@@ -282,7 +282,7 @@ def make_named(
         load_collection(connection, layout)
         if count := CollectionIO(connection, own).count():
             raise SearchError(
-                f"{collection!r} leads nowhere, but {own!r} in {connection.uri} holds {count:,} "
+                f"{collection!r} leads nowhere, but {own!r} in {connection.uri} contains {count:,} "
                 f"records of this model: `coca collection alias {collection} {own}` opens them, "
                 f"`coca collection drop {own}` removes them"
             )

@@ -128,7 +128,7 @@ class Layout:
     identity: tuple[int, int] = (0, 0)
     """Id and creation time on a server; zeros on Lite."""
     made_for: str = ""
-    """Public name it was created for; "" where that is its own name, as in earlier versions.
+    """Public specify it was created for; "" where that is its own name, as in earlier versions.
 
     Only then may its own name be redirected to another collection.
     """
@@ -276,7 +276,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     if properties.get(_LAYOUT) != _NEWEST:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was made by another version of coca, "
-            "whose records hold other fields: `coca index` the images again with another "
+            "whose records contain other fields: `coca index` the images again with another "
             "--collection or --uri"
         )
     name = str(found["collection_name"])

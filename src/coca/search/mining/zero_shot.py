@@ -123,7 +123,7 @@ def nearest_classes(
             raise SearchError(_nothing(classes.info))
         if pictured := [hit.path for hit in hits if hit.path]:
             raise SearchError(
-                f"collection {classes.info.collection!r} holds images, such as {pictured[0]}, "
+                f"collection {classes.info.collection!r} contains images, such as {pictured[0]}, "
                 "and not classes: name one that `coca classes add` filled"
             )
     return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
@@ -144,7 +144,7 @@ def read_classes(index: Collection) -> tuple[list[str], Float32[np.ndarray, "K E
 
 
 def _nothing(info: CollectionInfo) -> str:
-    return f"collection {info.collection!r} holds no class: add some by `coca classes add`"
+    return f"collection {info.collection!r} has no class: add some by `coca classes add`"
 
 
 def _id_of(label: str) -> str:
@@ -155,6 +155,6 @@ def _check_holds_classes(index: Collection) -> None:
     others = index.count('path != ""')
     if others:
         raise SearchError(
-            f"collection {index.info.collection!r} holds {others:,} images; "
+            f"collection {index.info.collection!r} contains {others:,} images; "
             "classes need one of their own: name another"
         )

@@ -99,7 +99,7 @@ class SearchEngine:
             self._word_search(fusion.captions)
 
     def _word_search(self, captions: CaptionChoice) -> FullTextSearch:
-        """Return the full-text search; cached, as it may hold all captions in memory."""
+        """Return the full-text search; cached, as it may contain all captions in memory."""
         with self._lock:
             if captions not in self._by_words:
                 self._by_words[captions] = word_search(self.index, captions)

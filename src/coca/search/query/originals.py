@@ -32,7 +32,7 @@ def read_original(record: Record, open_image: ImageOpener) -> bytes:
         is_frame = series_of(path, etags) != path
         if is_frame or record.content in ("", content_id(image)):
             return image
-        reasons.append(f"{path} holds another image now")
+        reasons.append(f"{path} contains another image now")
     raise DataError(reasons[0], reason="unreadable")
 
 

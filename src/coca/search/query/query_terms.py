@@ -56,7 +56,7 @@ _NO_PLURAL = frozenset(_KEPT.split())
 _ENDINGS = (
     (r"(?<=[a-z][^aeiou])ies$", "y"),
     (r"(?<=ss|ch|sh)es$|(?<=x)es$|(?<=[^o]us)es$|(?<=[a-z][a-z][^h]o)es$", ""),
-    # "bus", "grass" and "tennis" are no plurals.
+    # "bus", "grass" and "tennis" are not plurals.
     (r"(?<=[a-z][a-z][a-hj-rtv-z])s$", ""),
 )
 """The first that fits is replaced."""
@@ -408,7 +408,7 @@ def _split(word: str) -> tuple[str, float]:
         return head.strip(), float(tail)
     if colon and _NEARLY.fullmatch(tail):
         raise ConfigError(
-            f"the weight {tail!r} in {word!r} is no number such as 0.5 or -1; "
+            f"the weight {tail!r} in {word!r} is not a number such as 0.5 or -1; "
             f"if it belongs to the term, write {word + ':1'!r}"
         )
     return word.strip(), 1.0

@@ -134,7 +134,7 @@ def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[Fa
         "tags": hit.tags,
         "album": hit.album,
         "caption_source": hit.caption_source,
-        # The captions of an image are no values to count.
+        # The captions of an image are not values to count.
         **{f"{METADATA}.{key}": hit.metadata[key] for key in hit.metadata if key != "captions"},
     }
     pairs: dict[FacetPair, None] = {}

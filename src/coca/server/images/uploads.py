@@ -104,7 +104,7 @@ class Thumbnails:
                 self._path(key, side).unlink(missing_ok=True)
 
     def _path(self, key: str, side: int) -> Path:
-        # Ids of records may hold any characters, so that files are named by a hash.
+        # Ids of records may contain any characters, so that files are named by a hash.
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return self._folder / name[:2] / f"{name}-{side}.jpg"
 

@@ -95,7 +95,7 @@ class BodyLimit:
 
 
 class LocalHostOnly:
-    """Rejects requests whose `Host` is no loopback address (421), against DNS rebinding.
+    """Rejects requests whose `Host` is not a loopback address (421), against DNS rebinding.
 
     A web site could otherwise point its own name at this machine and read the collection.
     """

@@ -66,7 +66,7 @@ class Item(Body):
 
 
 class NewItem(Body):
-    """An image to add; its id is the hash of its bytes, so that adding it twice is no error."""
+    """An image to add; its id is the hash of its bytes, so that adding it twice is not an error."""
 
     max_bytes: ClassVar[int | None] = None
 
@@ -179,7 +179,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
 
     Raises:
         ConfigError: The image has another id, or a field cannot be stored.
-        DataError: It is no image.
+        DataError: It is not an image.
         StorageError: The disk is full.
     """
     service, collection = tenant.service, tenant.collection(new.collection)
@@ -309,7 +309,7 @@ def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> Non
 
 
 class _ItemId(Convertor[str]):
-    """Part of a path that is an id, which may hold slashes, and not another route below items."""
+    """Part of a path that is an id, which may have slashes, and not another route below items."""
 
     regex = "(?!delete$|.*/(?:thumbnail|original)$).+"
 

@@ -99,7 +99,7 @@ class EmbeddingRequest(Foreign):
 
 
 class Embedding(Foreign):
-    """An embedding; base64 holds little-endian 32-bit floats."""
+    """An embedding; base64 contains little-endian 32-bit floats."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -357,7 +357,7 @@ def split_inputs(
         images: Whether all plain strings are images.
 
     Raises:
-        ConfigError: An input is both or neither, or an image is no data URI.
+        ConfigError: An input is both or neither, or an image is not a data URI.
     """
     texts: dict[int, str] = {}
     found: dict[int, bytes] = {}

@@ -167,7 +167,7 @@ def _load(folder: Path) -> Checkpoint:
             f"reads {' and '.join(map(str, READABLE_VERSIONS))}"
         )
     if folder != step_folder(folder.parent.parent, content["step"]):
-        raise _DamagedError(f"{folder} holds step {content['step']}")
+        raise _DamagedError(f"{folder} contains step {content['step']}")
     return Checkpoint(folder, content["step"], content["state"])
 
 

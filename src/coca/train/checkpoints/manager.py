@@ -56,7 +56,7 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
         ConfigError: Model, data or optimizer differ, or the run is beyond its last step.
     """
     before, folder = checkpoint.state["run"], checkpoint.folder
-    # Checkpoints of earlier versions, with one kind of image encoder only, do not name it.
+    # Checkpoints of earlier versions, with one kind of image encoder only, do not specify it.
     before["model"].get("image", {}).setdefault("kind", "vit")
     if head := before["model"].get("head"):
         before["model"]["head"] = with_current_names(HeadConfig, head)
@@ -70,7 +70,7 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     names = [settings["train"]["optimizer"]["name"] for settings in (before, now)]
     if names[0] != names[1]:
         raise ConfigError(
-            f"{folder} holds the state of optimizer {names[0]!r}, not of {names[1]!r}; {_ADVICE}"
+            f"{folder} contains the state of optimizer {names[0]!r}, not of {names[1]!r}; {_ADVICE}"
         )
     if checkpoint.step > now["train"]["steps"]:
         raise ConfigError(

@@ -3,7 +3,7 @@
     GROUP.safetensors               a group that one process wrote
     GROUP/shard-00001-....safetensors   the shard of rank 0, and so on
 
-A shard's header holds the offset of each of its pieces in the full tensor. So any number of ranks
+A shard's header has the offset of each of its pieces in the full tensor. So any number of ranks
 can read what any other number of ranks wrote. Nothing is pickled; only safetensors are read.
 """
 

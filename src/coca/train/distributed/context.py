@@ -179,7 +179,7 @@ def join_from_environment(device: str) -> DistributedContext:
 def _rendezvous_store(rank: int) -> Store:
     """Open a rendezvous store for this start only.
 
-    Torchrun keeps one store over all restarts, which still holds the addresses of killed processes.
+    Torchrun keeps one store over all restarts, which still has the addresses of killed processes.
     A rank that reads such an address fails to connect (pytorch issue 135712; seen with torch 2.13).
     So rank 0 opens a store that ends with it, and publishes its port in torchrun's store. The other
     ranks read the port again until the store answers.

@@ -56,7 +56,7 @@ def info_at(
         named = ", ".join(f"{one.collection} by {one.model or one.fingerprint}" for one in others)
         raise ConfigError(
             f"the collections in {uri} were filled by several models ({named}): name the one for "
-            "these classes by --model"
+            "these classes with --model"
         )
     return others[0] if others else None
 

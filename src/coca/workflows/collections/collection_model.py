@@ -122,7 +122,7 @@ def open_collection(
     """Open or create the collection of a model's vectors; the caller closes it.
 
     Args:
-        model: The model; an existing collection must hold its vectors.
+        model: The model; an existing collection must contain its vectors.
         uri: As for `Collection.open`, as are all further arguments.
         collection: Name of the collection.
         token: `"user:password"` or an API key, if the server requires one.
@@ -184,7 +184,7 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
         raise ModelError(
             f"--runtime onnx needs an exported model, and collection {info.collection!r} was "
             f"filled by {info.model or 'a model without a name'}: name the folder of "
-            "`coca export --format onnx` by --model"
+            "`coca export --format onnx` with --model"
         )
     from coca.inference.loading import fingerprint, shipped
 

@@ -199,7 +199,7 @@ def _embed(
 
 
 def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
-    """Delete the files of earlier versions of a tar; `now` holds the current file stems."""
+    """Delete the files of earlier versions of a tar; `now` contains the current file stems."""
     for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
         if file.stem in now or not find_vectors(file):
             continue

@@ -64,7 +64,7 @@ class ImageResolver:
         assert self._source is not None
         if path not in self._entries:
             raise DataError(
-                f"{container} holds no {path[len(container) + 1 :]} any more", reason="missing"
+                f"{container} has no {path[len(container) + 1 :]} any more", reason="missing"
             )
         return self._source.read(self._entries[path]).data
 

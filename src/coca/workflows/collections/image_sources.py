@@ -52,7 +52,7 @@ TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
 _WRONG_KINDS = {
     ".json": "a manifest has one JSON object per line: write it as .jsonl, or as .csv or .parquet",
     ".npy": "vectors alone do not identify their images; name the images themselves",
-    ".db": "it is a collection; name the images to index, and pass the collection by --uri",
+    ".db": "it is a collection; name the images to index, and pass the collection with --uri",
     ".gz": "compressed tars have no random access; unpack it to a .tar",
     ".tgz": "compressed tars have no random access; unpack it to a .tar",
     ".zst": "compressed tars have no random access; unpack it to a .tar",
@@ -181,7 +181,7 @@ def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
     vectors = [uri for uri in resolved if isinstance(uri, VectorsUri)]
     if vectors and len(vectors) < len(resolved):
         raise ConfigError(
-            f"{vectors[0].uri} holds vectors, and other sources images: index them one after the "
+            f"{vectors[0].uri} has vectors, and other sources images: index them one after the "
             "other"
         )
     # A folder and a file in it may both be given.
@@ -313,7 +313,7 @@ def open_sources(
         MissingExtraError: A video is given, and the extra `video` is not installed.
     """
     if files := vectors_files(uris):
-        raise ConfigError(f"{files[0]} holds vectors and no images: call `index_vectors`")
+        raise ConfigError(f"{files[0]} contains vectors and no images: call `index_vectors`")
     sources: list[AnySource] = []
     files_and_folders = [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]
     missing = [one.uri for one in uris if isinstance(one, MissingUri)]

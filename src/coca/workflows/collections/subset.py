@@ -71,7 +71,7 @@ def check_out(out: str | Path) -> None:
         return
     if out.suffix and not out.is_dir():
         raise ConfigError(
-            f"{out} is no name for a subset: a manifest ends in .jsonl, and a folder for shards "
+            f"{out} is not a name for a subset: a manifest ends in .jsonl, and a folder for shards "
             "has no suffix"
         )
     ShardWriter(out)
@@ -132,7 +132,7 @@ def _write_manifest(
                 f"place of {out}, and shards with the images themselves are written there"
             )
         if not there:
-            subset.lost.append((record.path, f"{record.path} is no file of this machine"))
+            subset.lost.append((record.path, f"{record.path} is not a file of this machine"))
             continue
         try:
             captions, labels, rest = _words(record, scores[record.id], model_captions)

@@ -1,6 +1,6 @@
 """Feature cache of a frozen image encoder: one file of features for each source of a run.
 
-The features of an image are computed once and read in every epoch. With augmentation, a file holds
+The features of an image are computed once and read in every epoch. With augmentation, a file has
 several views of each image, and epoch e reads view e modulo their number. A view depends on its row
 and number only, and not on the run's seed, so that runs share files.
 
@@ -274,7 +274,7 @@ def _write(
                 rate = (writer.rows_done - begin) / (time.perf_counter() - started)
                 bar.advance(len(views), images_per_s=round(rate * images.key.views, 1))
         made = writer.finish()
-    logger.info("%s holds the features of %s images of %s", made.path, rows, config.title)
+    logger.info("%s contains the features of %s images of %s", made.path, rows, config.title)
 
 
 @torch.inference_mode()

@@ -205,7 +205,7 @@ def find_classes(
         what, where = ("answer" if by_answers else "label"), _titles([it for it, _ in sources])
         there = f"only the {what} {next(iter(counts))!r}" if counts else f"no {what}"
         raise DataError(
-            f"{where} holds {there}; a head needs two classes at least", reason="no_label"
+            f"{where} contains {there}; a head needs two classes at least", reason="no_label"
         )
     often = [name for name in counts if counts[name] >= at_least]
     if len(often) < 2:

@@ -224,7 +224,7 @@ def _target(sample: Sample, classes: tuple[str, ...]) -> Target:
     for one in sample.metadata[BOXES]:
         if one["name"] not in numbers:
             raise DataError(
-                f"image {sample.key} holds {one['name']!r}, which is not in detector.classes",
+                f"image {sample.key} contains {one['name']!r}, which is not in detector.classes",
                 reason="unknown_label",
             )
         if not one["crowd"]:

@@ -304,7 +304,7 @@ def make_loader(
 ) -> Loader:
     """Create this rank's data loader for a run of `steps` steps on `device`.
 
-    With `features`, one file for each source, batches hold features in place of images.
+    With `features`, one file for each source, batches contain features in place of images.
 
     Raises:
         ConfigError: The batch size cannot be split over the ranks.

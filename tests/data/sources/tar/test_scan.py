@@ -154,7 +154,7 @@ def test_a_size_below_0_in_a_pax_header_is_reported(tmp_path: Path) -> None:
 
 def test_a_name_without_end_is_reported(tmp_path: Path) -> None:
     make_tar(tmp_path / "x.tar", {f"{'a' * 5_000}.jpg": b"x"})
-    with pytest.raises(DataError, match=r"x\.tar holds a file whose name has 5,000 characters"):
+    with pytest.raises(DataError, match=r"x\.tar contains a file whose name has 5,000 characters"):
         load(tmp_path / "x.tar")
 
 

@@ -144,13 +144,13 @@ def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
             continue
         if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY_BYTES:
             raise DataError(
-                f"{path} holds a file whose name has {len(key):,} characters: {key:.40}..",
+                f"{path} contains a file whose name has {len(key):,} characters: {key:.40}..",
                 reason="bad_key",
             )
         row = rows.setdefault(key, len(rows))
         if (row, column) in found:
             raise DataError(
-                f"{path} holds two files of one kind for the key {key}: "
+                f"{path} has two files of one kind for the key {key}: "
                 f"{found[row, column].name} and {member.name}",
                 reason="duplicate_key",
             )

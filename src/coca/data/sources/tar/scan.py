@@ -91,7 +91,7 @@ def _last(members: list[Member]) -> str:
 
 
 def _shown(name: str) -> str:
-    """Return the end of a name, which can have megabytes and bytes that are no UTF-8."""
+    """Return the end of a name, which can have megabytes and bytes that are not UTF-8."""
     return name[-300:].encode("utf-8", "backslashreplace").decode()
 
 
@@ -115,7 +115,7 @@ def _check(entry: tarfile.TarInfo) -> None:
     if entry.issparse():
         raise tarfile.ReadError(f"{_shown(entry.name)} is a sparse file; pack it without its holes")
     if "\0" in entry.name:
-        raise tarfile.ReadError(f"the name {entry.name!r:.80} holds a NUL")
+        raise tarfile.ReadError(f"the name {entry.name!r:.80} contains a NUL")
 
 
 def _read(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:

@@ -347,7 +347,7 @@ class ShardWriter:
             raise ConfigError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
         if any(self.folder.glob(f"{name}-*.tar")):
             raise ConfigError(
-                f"{folder} holds shards called {name}-*.tar already; remove them or take another "
+                f"{folder} has shards called {name}-*.tar already; remove them or take another "
                 "folder"
             )
 
@@ -453,6 +453,6 @@ def _extension(sample: Sample) -> str:
         if image.startswith(start):
             return extension
     raise DataError(
-        f"sample {sample.key} is no {IMAGE_FORMATS_SHOWN} image",
+        f"sample {sample.key} is not a {IMAGE_FORMATS_SHOWN} image",
         reason="not_an_image",
     )

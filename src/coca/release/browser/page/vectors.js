@@ -1,7 +1,7 @@
 // Vectors of a collection, and exact search among them.
 
 export class Vectors {
-  // `buffer` holds 16-bit floating-point numbers, one vector after another.
+  // `buffer` contains 16-bit floating-point numbers, one vector after another.
   constructor(buffer, size) {
     const halves = new Uint16Array(buffer);
     this.size = size;

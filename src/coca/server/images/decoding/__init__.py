@@ -1,1 +1,1 @@
-"""Decoding of strangers' images in worker processes with limits of memory and time."""
+"""Decoding of untrusted images in worker processes with limits of memory and time."""

@@ -1,4 +1,4 @@
-"""Decode images of strangers: model input, metadata and thumbnails from encoded bytes."""
+"""Decode untrusted images: model input, metadata and thumbnails from encoded bytes."""
 
 import os
 import queue
@@ -33,7 +33,7 @@ class Decoder(Protocol):
         """Decode an image, or a region of it, to the model's input size.
 
         Raises:
-            DataError: It is no image, or exceeds a limit.
+            DataError: It is not an image, or exceeds a limit.
         """
         ...
 
@@ -41,7 +41,7 @@ class Decoder(Protocol):
         """Encode an image as a JPEG whose longer side has at most `side` pixels.
 
         Raises:
-            DataError: It is no image, or exceeds a limit.
+            DataError: It is not an image, or exceeds a limit.
         """
         ...
 
@@ -49,7 +49,7 @@ class Decoder(Protocol):
         """Decode an image to RGB pixels whose longer side has at most `side` pixels.
 
         Raises:
-            DataError: It is no image, or exceeds a limit.
+            DataError: It is not an image, or exceeds a limit.
         """
         ...
 

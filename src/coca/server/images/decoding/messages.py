@@ -14,7 +14,7 @@ MAX_HEADER_BYTES = 16_384
 
 
 class BrokenMessageError(Exception):
-    """The other side ended, or sent what is no message."""
+    """The other side ended, or sent what is not a message."""
 
 
 def send(pipe: int, header: Mapping[str, Any], payload: Any = b"") -> None:

@@ -121,7 +121,7 @@ def _limit(kind: int, limit: int) -> None:
 
 
 def _silence() -> None:
-    """Discard the messages of native decoders, which strangers' images would cause."""
+    """Discard the messages of native decoders, which untrusted images would cause."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)

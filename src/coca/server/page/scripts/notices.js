@@ -27,7 +27,7 @@ export function toast(text, { error = false } = {}) {
   setTimeout(() => element.remove(), TOAST_MS);
 }
 
-/** Report an error of a request; an aborted request is no error. */
+/** Report an error of a request; an aborted request is not an error. */
 export function report(error) {
   if (error.name === "AbortError") return;
   if (!error.status && error.status !== 0) console.error(error);

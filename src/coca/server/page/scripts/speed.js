@@ -20,7 +20,7 @@ export class ScrollSpeed {
     const now = performance.now();
     const passed = Math.abs(scrollY - this.#place) / innerHeight;
     const elapsed = now - this.#time;
-    // A jump from rest is no scroll: its images are wanted at once.
+    // A jump from rest is not a scroll: its images are wanted at once.
     const fast = elapsed < PAUSE_MS && passed > (FAST * elapsed) / 1000;
     [this.#place, this.#time] = [scrollY, now];
     if (fast) {

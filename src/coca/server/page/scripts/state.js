@@ -25,7 +25,7 @@ export function emptyState() {
 
 /**
  * A term of a query besides the text of the search field.
- * kind: "text", "id" (item) or "image" (key of an image that this browser holds);
+ * kind: "text", "id" (item) or "image" (key of an image that this browser has);
  * weight: above 0; negative terms have sign -1; region: [x0, y0, x1, y1] or null.
  */
 export function term(kind, value, { sign = 1, weight = 1, region = null } = {}) {
