@@ -17,7 +17,7 @@ MILVUS := .venv-milvus/.installed-2.3.5
 RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
-# The packages of npm for the test of docs/deploy.md, which skips without Node.js.
+# The packages of npm for the test of docs/exported-models.md, which skips without Node.js.
 DEPLOY := .venv-export/.installed-npm
 # An environment without torch, for exported models.
 RUNTIME := .venv-runtime/.installed

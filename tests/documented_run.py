@@ -25,7 +25,7 @@ from tiny_model import write_model
 from tiny_video import video
 from tiny_weights import WEIGHTS, write_open_clip
 
-FIRST = ("README.md", "index.md", "data.md", "training.md", "search.md", "milvus.md")
+FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "search.md", "milvus.md")
 
 LEFT_OUT = {
     r"--format (onnx|immich)": "runs in `make test-export`",
@@ -167,6 +167,7 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), root / "rows.parquet")
     answers = ({"question": "what is it?", "answer": f"car {at % 2}"} for at in range(len(rows)))
     asked = [row | answer for row, answer in zip(rows, answers, strict=True)]
+    (root / "keys.json").write_text('{"a-long-random-key": {"name": "anna"}}')
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked * 20))
     write_open_clip(root / "theirs")
     for file in (root / "theirs").iterdir():

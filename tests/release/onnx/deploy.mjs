@@ -1,5 +1,5 @@
-// An exported model in JavaScript, written from the section "Use from another language" of
-// docs/deploy.md. Reads a request as JSON from stdin: folder, packages, images (PNG), texts, prompt.
+// An exported model in JavaScript, written from docs/exported-models.md. Reads a request as JSON
+// from stdin: folder, packages, images (PNG), texts, prompt.
 // Writes vectors, captions and scores as JSON to stdout. A request with `settings`, the content of
 // a preprocess.json, needs no folder and gets pixels.
 
