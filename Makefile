@@ -153,7 +153,7 @@ $(MILVUS): | $(DEV)
 	@echo "installing a Milvus server into .venv-milvus; the first time takes a minute"
 	@$(PYTHON) -m venv .venv-milvus
 	@.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
-	@$(BIN)/python tests/milvus_server.py --unpack
+	@$(BIN)/python tests/support/milvus_server.py --unpack
 	@touch $@
 
 $(PEER): Makefile | $(BIN)/python

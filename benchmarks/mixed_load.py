@@ -5,7 +5,7 @@
 
 Two threads insert, update and delete 20 rows each half second and read them back. Two threads
 search five times a second and check every score. At the end, and after it is opened again, the
-collection is compared with all acknowledged writes (tests/concurrent_load.py).
+collection is compared with all acknowledged writes (tests/support/concurrent_load.py).
 """
 
 import argparse
@@ -26,7 +26,7 @@ NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
 
 
 def measured(uri: str, seconds: float) -> Figures:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from concurrent_load import run_load
 
     load = run_load(

@@ -222,7 +222,7 @@ def disk_mb(folder: Path) -> float:
 @contextmanager
 def milvus_server(folder: Path) -> Iterator[Any]:
     """Start a Milvus server with its data in a folder."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     try:
         from milvus_server import MilvusServer, why_not
     except ModuleNotFoundError as error:

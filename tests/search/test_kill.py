@@ -66,7 +66,9 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
 def run_until_killed(script: str, *arguments: str) -> None:
     """Run a script that finds the modules of the tests, and check that it killed itself."""
     command = [sys.executable, "-c", script, *arguments]
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(
+        [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
+    )
     killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
     assert killed.returncode == -signal.SIGKILL
 
@@ -177,7 +179,7 @@ def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
         start = time.monotonic()
         fill(folder, index)
         usual_s = time.monotonic() - start
-    script = Path(__file__).parent.parent / "tiny_filling.py"
+    script = Path(__file__).parents[1] / "support" / "tiny_filling.py"
     command = [sys.executable, str(script), str(folder), uri, fresh]
     try:
         for number in range(1, KILLS + 1):

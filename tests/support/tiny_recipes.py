@@ -12,7 +12,7 @@ from coca.workflows.training.pretrain import PretrainConfig, PretrainResult, pre
 from tiny_data import image_bytes
 from tiny_ranks import Results
 
-RECIPES = Path(__file__).parent.parent / "recipes" / "pretrain"
+RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
 BASES = {"everyday_unfrozen.yaml": "everyday.yaml"}
 """Recipes that change another one, and are named after it on the command line."""

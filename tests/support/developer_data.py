@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(
-    os.environ.get("COCA_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    os.environ.get("COCA_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data"
 ).resolve()
 
 

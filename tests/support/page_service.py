@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 AXE = ROOT / ".venv-page" / "node_modules" / "axe-core" / "axe.min.js"
 ARGUMENTS = [

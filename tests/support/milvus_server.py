@@ -23,7 +23,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-ENVIRONMENT = Path(__file__).parents[1] / ".venv-milvus"
+ENVIRONMENT = Path(__file__).parents[2] / ".venv-milvus"
 PROGRAMS = ENVIRONMENT / "milvus"
 """The server and its libraries, unpacked."""
 
