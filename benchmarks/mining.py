@@ -84,7 +84,7 @@ def mined(
         wanted = {
             "diverse": Mining(),
             "like": Mining(examples=examples),
-            "unsure": Mining(unsure_among=classes),
+            "unsure": Mining(uncertain_among=classes),
         }
         if way == "sure":
             guesses = predictor.classify(files, names)

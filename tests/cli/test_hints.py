@@ -176,8 +176,8 @@ def test_words_where_files_are_expected_are_labels_or_texts(run: Run, images: li
 
 
 def test_other_images_are_compared_by_an_option(run: Run, images: list[str]) -> None:
-    stderr = run("duplicates", "photos", "--show", "5", code=2).stderr
-    assert stderr.endswith(": coca duplicates --against photos --show 5\n")
+    stderr = run("duplicates", "photos", "--limit", "5", code=2).stderr
+    assert stderr.endswith(": coca duplicates --against photos --limit 5\n")
 
 
 def test_settings_are_not_options(run: Run) -> None:

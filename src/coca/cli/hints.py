@@ -77,7 +77,7 @@ _REMOVERS = frozenset({"rm", "remove", "delete", "del", "prune", "clean", "forge
 OPTIONS = _names(
     {
         "-k|--top": "--top --top-k --topk -n --n --num --count --results --max --max-results --k",
-        "--show|--top|--count": "--limit",
+        "--top|--count": "--limit",
         "--uri": "--db --database --store --path --milvus --url --host --index --in",
         "--since": "--after --from --start --newer --min-date",
         "--until": "--before --end --older --max-date",

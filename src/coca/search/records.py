@@ -146,7 +146,7 @@ class Hit:
     match_probability: float | None = None
     """Calibrated probability that the image matches the query text, 0 to 1; None where the
     collection is not calibrated, or the hit was not scored."""
-    matches: bool | None = None
+    is_match: bool | None = None
     """Whether `match_probability` is above the threshold of the collection's calibration."""
 
 

@@ -90,11 +90,11 @@ def test_a_calibrated_collection_is_searched_with_match_probabilities(
     threshold = made["calibration"]["threshold"]
     assert [hit["id"] for hit in hits] == [hit["id"] for hit in plain]
     # A person named one of them by all words of the query.
-    assert [hit["matches"] for hit in hits] == [
+    assert [hit["is_match"] for hit in hits] == [
         hit["match_probability"] > threshold or hit["caption"] == "car a" for hit in hits
     ]
     assert run_json("search", "car a", "--no-match") == plain
-    few = [hit["matches"] for hit in hits if not hit["matches"]]
+    few = [hit["is_match"] for hit in hits if not hit["is_match"]]
     shown = run("search", "car a").output
     assert shown.count("% no") == len(few)
     assert ("nothing matches" in shown) == (len(few) == len(hits))

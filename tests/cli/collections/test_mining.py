@@ -104,7 +104,7 @@ def test_a_mined_subset_is_a_manifest_of_the_right_images(
     source = open_source(ManifestConfig(path="some.jsonl"))
     assert source.read(0).image == Path(filled[3]).read_bytes()
     assert source.read(0).captions == ("number 3",)
-    run("mine", "half.jsonl", "--share", "0.5", "--diverse", "--filter", 'metadata["n"] > 1')
+    run("mine", "half.jsonl", "--fraction", "0.5", "--diverse", "--filter", 'metadata["n"] > 1')
     rows = [json.loads(line) for line in Path("half.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert all(row["n"] > 1 for row in rows)
@@ -146,9 +146,10 @@ def test_doubt_needs_classes_of_the_same_model(
     run: Run, run_json: RunJson, filled: list[str], model: str
 ) -> None:
     run("classes", "add", "cat,dog,car", "-m", model)
-    run("mine", "unsure.jsonl", "--count", "3", "--uncertain", "classes")
+    run("mine", "uncertain.jsonl", "--count", "3", "--uncertain", "classes")
     scores = [
-        json.loads(line)["mined"]["score"] for line in Path("unsure.jsonl").read_text().splitlines()
+        json.loads(line)["mined"]["score"]
+        for line in Path("uncertain.jsonl").read_text().splitlines()
     ]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
@@ -190,7 +191,7 @@ def test_classes_take_the_model_of_the_images_at_the_same_uri(
     assert run_json("classes", "add", "cat,dog")["classes"] == ["cat", "dog"]
     # The model of both is found by the collection, also where images are named.
     assert len(run_json("classify", filled[0], "--classes", "classes")[0]["predictions"]) == 2
-    run("mine", "unsure.jsonl", "--count", "3", "--uncertain", "classes")
+    run("mine", "uncertain.jsonl", "--count", "3", "--uncertain", "classes")
     newer = str(write_model(tmp_path / "newer", seed=1))
     cure = "with `coca classes add LABELS --collection NAME`"
     wrong = ("classify", filled[0], "--classes", "classes", "-m", newer)
@@ -249,8 +250,8 @@ def test_classes_come_and_go_and_answer_as_labels_do(
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["mine", "x.jsonl"], 2, "--count or --share"),
-        (["mine", "x.jsonl", "--share", "2"], 2, "must be in (0, 1]"),
+        (["mine", "x.jsonl"], 2, "--count or --fraction"),
+        (["mine", "x.jsonl", "--fraction", "2"], 2, "must be in (0, 1]"),
         (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
         (["mine", "x.jsonl", "--count", "1", "--min-score", "0.5"], 2, "0.5 needs scores"),
         (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 1, "none of 6"),
@@ -262,7 +263,7 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         ),
         (["classes", "add", " , "], 2, "no class"),
         (["classes", "remove", "zebra", "-c", "pictures"], 1, "no class 'zebra'"),
-        (["classes", "list", "-c", "pictures"], 1, "holds 6 images"),
+        (["classes", "list", "-c", "pictures"], 1, "contains 6 images"),
         (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),
     ],
 )

@@ -271,7 +271,7 @@ def engine(
 
 def test_the_first_hits_are_marked_in_one_pass(engine: SearchEngine, writer: Writer) -> None:
     plain = engine.search("a text", k=COUNT, match=False)
-    assert {hit.matches for hit in plain} == {None}
+    assert {hit.is_match for hit in plain} == {None}
     assert writer.passes == []
     hits = engine.search("a text", k=COUNT)
     assert len(writer.passes) == 1
@@ -280,7 +280,7 @@ def test_the_first_hits_are_marked_in_one_pass(engine: SearchEngine, writer: Wri
     assert [hit.match_probability is None for hit in hits] == [
         rank >= SCORED_HITS for rank in range(COUNT)
     ]
-    assert {hit.matches for hit in hits[:SCORED_HITS]} == {True, False}
+    assert {hit.is_match for hit in hits[:SCORED_HITS]} == {True, False}
 
 
 def test_the_probability_is_that_of_a_hand_calculation(engine: SearchEngine) -> None:
@@ -295,7 +295,7 @@ def test_the_probability_is_that_of_a_hand_calculation(engine: SearchEngine) -> 
         )
         expected = 1 / (1 + np.exp(-2 * hit.score - 0.5 * pmi))
         assert hit.match_probability == pytest.approx(expected, abs=1e-5)
-        assert hit.matches == (expected > 0.6)
+        assert hit.is_match == (expected > 0.6)
 
 
 def test_a_hit_whose_given_caption_has_all_words_matches(
@@ -303,7 +303,7 @@ def test_a_hit_whose_given_caption_has_all_words_matches(
 ) -> None:
     changed = {"given": ("two Lion cubs", Origin()), "model": ("a lion", Origin(captioned=True))}
     plain = {hit.id: hit for hit in engine.search("lions", k=COUNT)}
-    weak = next(hit.path for hit in plain.values() if hit.matches is False)
+    weak = next(hit.path for hit in plain.values() if hit.is_match is False)
     data = files[weak]
     for source, (caption, origin) in changed.items():
         engine.index.upsert(  # type: ignore[attr-defined]
@@ -318,7 +318,7 @@ def test_a_hit_whose_given_caption_has_all_words_matches(
             ]
         )
         hits = {hit.path: hit for hit in engine.search("lions", k=COUNT, hybrid=True)}
-        assert hits[weak].matches is (source == "given")
+        assert hits[weak].is_match is (source == "given")
         assert hits[weak].match_probability == plain[content_id(data)].match_probability
 
 
@@ -336,11 +336,11 @@ def test_a_hit_whose_given_caption_has_all_words_matches(
 def test_function_words_of_a_query_need_not_be_in_the_caption(
     query: str, caption: str, expected: bool
 ) -> None:
-    unnamed = Hit(id="1", score=0.2, path="1.jpg", caption=caption, metadata={}, matches=False)
+    unnamed = Hit(id="1", score=0.2, path="1.jpg", caption=caption, metadata={}, is_match=False)
     hit = replace(unnamed, caption_source="given", bm25=1.0)
     named, without_words = mark_named([hit, replace(hit, bm25=None)], [query])
-    assert named.matches is expected
-    assert without_words.matches is False
+    assert named.is_match is expected
+    assert without_words.is_match is False
 
 
 def test_a_mark_does_not_depend_on_the_other_hits(engine: SearchEngine) -> None:
@@ -372,7 +372,7 @@ def test_reranked_hits_are_not_scored_twice(engine: SearchEngine, writer: Writer
     ],
 )
 def test_only_a_query_of_one_text_is_marked(engine: SearchEngine, query: dict[str, Any]) -> None:
-    assert {hit.matches for hit in engine.search(**query)} == {None}
+    assert {hit.is_match for hit in engine.search(**query)} == {None}
 
 
 def test_lost_images_have_no_mark(
@@ -380,11 +380,11 @@ def test_lost_images_have_no_mark(
 ) -> None:
     first = engine.search("a text", k=2)[0]
     del files[first.path]
-    assert [hit.matches is None for hit in engine.search("a text", k=2)] == [True, False]
+    assert [hit.is_match is None for hit in engine.search("a text", k=2)] == [True, False]
     assert f"since {first.path} is gone" in caplog.text
     for n in (3, 4, 5):
         files.pop(f"{n}.jpg", None)
-    assert {hit.matches for hit in engine.search("a text", k=2)} == {None}
+    assert {hit.is_match for hit in engine.search("a text", k=2)} == {None}
     assert "0 of 3 sample images" in caplog.text
 
 
@@ -392,7 +392,7 @@ def test_a_model_that_writes_no_captions_searches_as_before(
     engine: SearchEngine, embedder: Embedder
 ) -> None:
     plain = SearchEngine(embedder, engine.index)
-    assert {hit.matches for hit in plain.search("a text")} == {None}
+    assert {hit.is_match for hit in plain.search("a text")} == {None}
 
 
 def test_a_calibration_of_another_model_is_refused(engine: SearchEngine, index: Collection) -> None:

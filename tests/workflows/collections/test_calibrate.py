@@ -71,11 +71,11 @@ def test_a_calibrated_collection_marks_the_hits_of_later_searches(
     with open_search(uri, model=predictor) as engine:
         hits = engine.search("a red small car", k=COUNT, hybrid=False)
         assert {type(hit.match_probability) for hit in hits} == {float}
-        assert [hit.matches for hit in hits] == [
+        assert [hit.is_match for hit in hits] == [
             (hit.match_probability or 0) > made.threshold for hit in hits
         ]
-        assert {hit.matches for hit in engine.search("a red small car", match=False)} == {None}
-    with open_search(uri, model=predictor, resident=True) as engine:
+        assert {hit.is_match for hit in engine.search("a red small car", match=False)} == {None}
+    with open_search(uri, model=predictor, in_memory=True) as engine:
         again = engine.search("a red small car", k=COUNT, hybrid=False)
         assert again[0].match_probability == pytest.approx(hits[0].match_probability, abs=1e-5)
 

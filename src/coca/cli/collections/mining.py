@@ -106,7 +106,7 @@ def duplicates(
         ),
     ] = 0.95,
     limit: Annotated[
-        int, typer.Option("--show", min=0, help="Maximum number of pairs to print.")
+        int, typer.Option("-k", "--limit", min=0, help="Maximum number of pairs to print.")
     ] = 20,
     target: CollectionOptions,
     as_json: Json = False,
@@ -188,10 +188,10 @@ def mine(
         int | None,
         typer.Option("--count", min=1, help="Number of images to select.", show_default=False),
     ] = None,
-    share: Annotated[
+    fraction: Annotated[
         float | None,
         typer.Option(
-            "--share",
+            "--fraction",
             help="Fraction of the images to select, in (0, 1]; instead of --count.",
             show_default=False,
         ),
@@ -213,7 +213,7 @@ def mine(
             show_default=False,
         ),
     ] = None,
-    unsure: Annotated[
+    uncertain: Annotated[
         str,
         typer.Option(
             "--uncertain",
@@ -256,10 +256,10 @@ def mine(
 ) -> None:
     """Select images of a collection for training, and write them as a manifest or as shards."""
     console = Console.current(json=as_json)
-    if (count is None) == (share is None):
-        raise ConfigError("give the number of images by either --count or --share")
-    if share is not None and not 0 < share <= 1:
-        raise ConfigError(f"--share must be in (0, 1], got {share}")
+    if (count is None) == (fraction is None):
+        raise ConfigError("give the number of images by either --count or --fraction")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ConfigError(f"--fraction must be in (0, 1], got {fraction}")
     from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(query) if query else []
@@ -274,18 +274,18 @@ def mine(
     check_out(out)  # an invalid name fails here, before a model is loaded
     with ExitStack() as opened:
         index = opened.enter_context(target.open_index())
-        if unsure:
-            find_classes(index.info.uri, unsure, token=target.token)
-        classes = opened.enter_context(target.open_index(unsure)) if unsure else None
+        if uncertain:
+            find_classes(index.info.uri, uncertain, token=target.token)
+        classes = opened.enter_context(target.open_index(uncertain)) if uncertain else None
         wanted = workflow.Mining(
             terms=terms,
             examples=examples,
-            unsure_among=classes,
+            uncertain_among=classes,
             filter=among.expression,
             away_from=apart,
         )
         choice = Choice(
-            count=count or max(1, round((share or 0) * index.count(wanted.filter))),
+            count=count or max(1, round((fraction or 0) * index.count(wanted.filter))),
             min_score=min_score,
             diverse=diverse,
             max_similarity=max_similarity,

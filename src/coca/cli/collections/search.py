@@ -143,7 +143,7 @@ def search(
             "collection is calibrated (`coca collection calibrate`). This reads their images.",
         ),
     ] = True,
-    resident: Annotated[
+    in_memory: Annotated[
         bool,
         typer.Option(
             "--in-memory",
@@ -188,9 +188,9 @@ def search(
         text_weight=Fusion.text_weight if words is None else words,
     )
     with target.open(
-        resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
+        in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
-        if not resident and (advice := advice_on_size(engine.index.info)):
+        if not in_memory and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
         hits = engine.search(
             terms=terms,

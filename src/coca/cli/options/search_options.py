@@ -99,7 +99,7 @@ class CollectionOptions:
     def open(
         self,
         *,
-        resident: bool = False,
+        in_memory: bool = False,
         rescore_by: str | None = None,
         runtime: defaults.Runtimes | None = None,
         progress: ProgressMaker = silent,
@@ -120,7 +120,7 @@ class CollectionOptions:
             fallback=lambda: os.environ.get("COCA_MODEL"),
             device=self.device,
             runtime=None if runtime is None else runtime.value,
-            resident=resident,
+            in_memory=in_memory,
             rescore_by=rescore_by,
             progress=progress,
         )
@@ -166,7 +166,7 @@ def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> No
         [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
         for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
     ]
-    if hits and all(hit.matches is False for hit in hits):
+    if hits and all(hit.is_match is False for hit in hits):
         console.say("nothing matches; the nearest images are:")
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
@@ -185,7 +185,7 @@ def _match(hit: "Hit") -> str:
     """Format the match probability in percent, and "no" below the threshold."""
     if hit.match_probability is None:
         return ""
-    return f"{hit.match_probability:.0%}{'' if hit.matches else ' no'}"
+    return f"{hit.match_probability:.0%}{'' if hit.is_match else ' no'}"
 
 
 def _number(value: float | None, *, digits: int) -> str:

@@ -317,7 +317,7 @@ def mark_matches(
     cosines: Mapping[str, float],
     open_image: ImageOpener,
 ) -> list[Hit]:
-    """Set `match_probability` and `matches` of the first 32 hits, in one pass of the decoder.
+    """Set `match_probability` and `is_match` of the first 32 hits, in one pass of the decoder.
 
     The order is unchanged. Hits whose image cannot be read have no probability; a warning names the
     first of them.
@@ -370,7 +370,7 @@ def mark_matches(
         replace(
             hit,
             match_probability=probabilities[hit.id],
-            matches=probabilities[hit.id] > calibration.threshold,
+            is_match=probabilities[hit.id] > calibration.threshold,
         )
         if hit.id in probabilities
         else hit
@@ -379,7 +379,7 @@ def mark_matches(
 
 
 def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
-    """Set `matches` of hits of a hybrid search whose given caption has all words of the query.
+    """Set `is_match` of hits of a hybrid search whose given caption has all words of the query.
 
     Function words do not count, except at the end ("vitamin a"), nor does the number of a noun. A
     person named what the image shows, which is more than a probability. Unmarked hits stay so.
@@ -390,8 +390,8 @@ def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
     """
     wanted = {singular(word) for text in texts for word in _content_words(split_words(text))}
     return [
-        replace(hit, matches=True)
-        if hit.matches is False
+        replace(hit, is_match=True)
+        if hit.is_match is False
         and hit.bm25 is not None
         and hit.caption_source == "given"
         and wanted <= {singular(word) for word in split_words(hit.caption)}

@@ -261,7 +261,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
     hits, total, scored = run_search(tenant, body)
-    marks = [hit.matches for hit in hits if hit.matches is not None]
+    marks = [hit.is_match for hit in hits if hit.is_match is not None]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in hits],
@@ -342,5 +342,5 @@ def hit_of(
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
         match_probability=hit.match_probability,
-        is_match=hit.matches,
+        is_match=hit.is_match,
     )

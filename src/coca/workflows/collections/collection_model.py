@@ -217,7 +217,7 @@ def open_search(
     fallback: Callable[[], str | Path | None] | None = None,
     device: str | None = None,
     runtime: Runtime | None = None,
-    resident: bool = False,
+    in_memory: bool = False,
     rescore_by: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
@@ -233,7 +233,7 @@ def open_search(
         device: Torch device of a model that is loaded; see `coca.load`.
         runtime: `torch`, or `onnx` for an exported model, without torch. Default: `onnx` for a
             folder that `coca export --format onnx` wrote.
-        resident: Load all vectors into memory for exact search.
+        in_memory: Load all vectors into memory for exact search.
         rescore_by: Address of a collection of the same name with whole vectors, which rank the
             first hits; see `coca.search.query.rerank`.
         progress: Optional progress callback of reading vectors.
@@ -251,7 +251,7 @@ def open_search(
         if not isinstance(model, Embedder):
             name = choose_model(model, index.info, fallback=fallback, runtime=runtime)
             model = fitted(load_model(name, runtime=runtime, device=device), index.info)
-        held: Searchable = InMemoryIndex(index, progress=progress) if resident else index
+        held: Searchable = InMemoryIndex(index, progress=progress) if in_memory else index
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             held = RescoredIndex(held, whole)

@@ -27,13 +27,13 @@ _READ_ROWS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Mining:
-    """Selection criteria; at most one of `terms`, `examples` and `unsure_among` is set."""
+    """Selection criteria; at most one of `terms`, `examples` and `uncertain_among` is set."""
 
     terms: Sequence[Term] = ()
     """Select the images nearest to a query."""
     examples: Sequence[str | Path] = ()
     """Select the images nearest to any of these images."""
-    unsure_among: Collection | None = None
+    uncertain_among: Collection | None = None
     """Select the images with the highest entropy over these classes."""
     filter: str = ""
     """Milvus filter expression; default: none."""
@@ -41,14 +41,14 @@ class Mining:
     """Images whose near-duplicates are excluded, such as a test set."""
 
     def __post_init__(self) -> None:
-        given = [bool(self.terms), bool(self.examples), self.unsure_among is not None]
+        given = [bool(self.terms), bool(self.examples), self.uncertain_among is not None]
         if sum(given) > 1:
             raise ConfigError("choose by a query, by examples, or by uncertainty: give one of them")
 
     @property
     def gives_scores(self) -> bool:
         """Whether the criterion ranks images."""
-        return bool(self.terms or self.examples or self.unsure_among)
+        return bool(self.terms or self.examples or self.uncertain_among)
 
 
 def mine(
@@ -89,8 +89,8 @@ def mine(
             "uncertainty give: name one of them, or leave the minimum score out"
         )
     _check_model(index, predictor)
-    if mining.unsure_among is not None:
-        check_classes_model(mining.unsure_among.info, predictor)
+    if mining.uncertain_among is not None:
+        check_classes_model(mining.uncertain_among.info, predictor)
     resident = InMemoryIndex(index, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
@@ -159,8 +159,8 @@ def _scores(
         return vectors @ query[0]
     if mining.examples:
         return similarity(vectors, predictor.embed_images(list(mining.examples)))
-    if mining.unsure_among is not None:
-        _, classes = read_classes(mining.unsure_among)
+    if mining.uncertain_among is not None:
+        _, classes = read_classes(mining.uncertain_among)
         return entropy(vectors, classes, logit_scale=predictor.logit_scale)
     return None
 
