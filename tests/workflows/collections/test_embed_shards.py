@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
@@ -22,7 +22,6 @@ from coca.workflows.collections.embed_shards import (
     embed_shards,
     embed_shards_on_ray,
     find_shards,
-    index_vectors,
     share_of_each,
 )
 from coca.workflows.collections.index import index_images
@@ -78,7 +77,7 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
     done = list(embed_shards(shards, model, out))
     assert [one.made for one in done] == [True] * SHARDS
     assert sum(one.images for one in done) == SHARDS * PER_SHARD
-    through_files = index_vectors(find_vectors(out), uri=str(tmp_path / "a.db"))
+    through_files = index_images([out], model, uri=str(tmp_path / "a.db"))
     assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
     assert through_files.collection.model == str(model.source)
     directly = index_images(shards, model, uri=str(tmp_path / "b.db"), captions=False)
@@ -131,7 +130,7 @@ def test_the_file_of_a_changed_tar_replaces_the_old_one(
 ) -> None:
     out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
     list(embed_shards(shards[:2], model, out))
-    index_vectors(find_vectors(out), uri=uri)
+    index_images([out], model, uri=uri)
     other = load(write_model(tmp_path / "other model", seed=1), device="cpu")
     list(embed_shards(shards[:1], other, tmp_path / "vectors"))
     repack(shards[0], tmp_path, range(PER_SHARD))
@@ -141,8 +140,8 @@ def test_the_file_of_a_changed_tar_replaces_the_old_one(
     for file in find_vectors(out):
         if read_info(file).fingerprint == other.fingerprint:
             file.unlink()
-    assert index_vectors(find_vectors(out), uri=uri).report.updated == PER_SHARD
-    assert index_vectors(find_vectors(out), uri=uri).report == IngestReport(unchanged=2 * PER_SHARD)
+    assert index_images([out], model, uri=uri).report.updated == PER_SHARD
+    assert index_images([out], model, uri=uri).report == IngestReport(unchanged=2 * PER_SHARD)
     assert {f"new {n}" for n in range(PER_SHARD)} < captions(uri)
 
 
@@ -170,7 +169,7 @@ def test_captions_that_are_made_later_reach_the_collection(
 ) -> None:
     out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
     list(embed_shards(shards[:1], model, out))
-    index_vectors(find_vectors(out), uri=uri)
+    index_images([out], model, uri=uri)
     assert captions(uri) == {"", "number 1", "number 3"}
     monkeypatch.setattr(
         Predictor, "caption", lambda _, images: [Caption("written", "written", 0.0) for _ in images]
@@ -178,9 +177,9 @@ def test_captions_that_are_made_later_reach_the_collection(
     list(embed_shards(shards[:1], model, out, captions=True))
     # Both files stay: whoever wants no captions finds what is done.
     assert len(find_vectors(out)) == 2
-    assert index_vectors(find_vectors(out), uri=uri).report.updated == 2
+    assert index_images([out], model, uri=uri).report.updated == 2
     assert captions(uri) == {"written", "number 1", "number 3"}
-    report = index_vectors(find_vectors(out), uri=uri).report
+    report = index_images([out], model, uri=uri).report
     assert report == IngestReport(unchanged=2 * PER_SHARD)
 
 
@@ -223,11 +222,7 @@ def test_vectors_of_two_models_are_not_mixed(
     list(embed_shards(shards[:1], model, out))
     list(embed_shards(shards[:1], other, out))
     with pytest.raises(SearchError, match="several models"):
-        index_vectors(find_vectors(out), uri=str(tmp_path / "a.db"))
-    with pytest.raises(DataError, match="holds no vectors"):
-        index_vectors([tmp_path], uri=str(tmp_path / "a.db"))
-    with pytest.raises(DataError, match="no vectors files"):
-        index_vectors([], uri=str(tmp_path / "a.db"))
+        index_images([out], model, uri=str(tmp_path / "a.db"))
 
 
 @pytest.mark.timeout(1800)

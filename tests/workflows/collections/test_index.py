@@ -15,7 +15,7 @@ from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
-from coca.search.records import content_id
+from coca.search.records import CollectionInfo, content_id
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_search
@@ -264,12 +264,31 @@ def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: 
         index_sources([], model, uri="none.db", **wrong)
 
 
+def test_a_model_is_loaded_after_the_sources_are_checked_and_for_the_collection_that_it_fills(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    given: list[CollectionInfo | None] = []
+
+    def load_model(info: CollectionInfo | None) -> Predictor:
+        given.append(info)
+        return model
+
+    uri = str(tmp_path / "pictures.db")
+    with pytest.raises(DataError, match="no file or folder"):
+        index_images([tmp_path / "absent"], load_model, uri=uri)
+    assert not given
+    first = index_images([album], load_model, uri=uri, captions=False)
+    again = index_images([album], load_model, uri=uri, captions=False)
+    assert again.report.unchanged == first.report.added
+    assert [info and info.fingerprint for info in given] == [None, model.fingerprint]
+
+
 def test_images_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
     uri = str(tmp_path / "pictures.db")
     with open_classes(model, uri, create=True) as classes:
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
         name = classes.info.collection
-    with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; images need one"):
+    with pytest.raises(SearchError, match=r"contains classes, such as '(cat|dog)'"):
         index_images([album], model, uri=uri, collection=name, captions=False)
     with open_classes(model, uri) as classes:
         assert classes.count() == 2

@@ -21,7 +21,7 @@ from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import FolderUri, ImageUri, TarsUri
-from coca.workflows.collections.index import IndexResult, index_sources
+from coca.workflows.collections.index import IndexResult, index_images, index_sources
 from coca.workflows.collections.watch import changed_sources, watch_folders, watched_folders
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -235,6 +235,29 @@ def test_a_changed_folder_is_searched_for_images_also_if_it_is_called_tar(tmp_pa
     (folder / "0.png").write_bytes(image_bytes(0))
     (source,) = changed_sources([folder], set(), Roots([tmp_path]), frame_interval_s=0.0)
     assert [entry.path for entry in source.entries()] == [str(folder / "0.png")]
+
+
+class StopWatching(BaseException):
+    """Raised by a callback, as Ctrl-C would."""
+
+
+def test_a_watch_of_images_reports_the_result_of_each_run(tmp_path: Path, model: Predictor) -> None:
+    reports: list[IngestReport] = []
+
+    def watch(result: IndexResult) -> None:
+        reports.append(result.report)
+        assert result.skipped == {".nef": 1}
+        if len(reports) == 2:
+            raise StopWatching
+        (photos / "1.png").write_bytes(image_bytes(1))
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "0.png").write_bytes(image_bytes(0))
+    (photos / "raw.nef").touch()
+    with pytest.raises(StopWatching):
+        index_images([photos], model, uri=str(tmp_path / "a.db"), captions=False, watch=watch)
+    assert reports == [IngestReport(added=1)] * 2
 
 
 def test_only_folders_can_be_watched(tmp_path: Path) -> None:

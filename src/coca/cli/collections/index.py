@@ -14,14 +14,11 @@ from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from coca.search.ingest.sources import AnySource
+    from coca.search.records import CollectionInfo
+    from coca.workflows.collections.collection_model import CollectionModel
     from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20
-_FRAME_INTERVAL_S, _MAX_BAD = 5.0, 0.1
-"""Defaults of two options; another value means that the option was given."""
 
 
 @grouped
@@ -66,7 +63,7 @@ def index(
             min=0,
             help="Interval between the frames of a video, in seconds; 0 skips videos.",
         ),
-    ] = _FRAME_INTERVAL_S,
+    ] = 5.0,
     read_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +87,7 @@ def index(
             max=1,
             help="Stop if more than this fraction of images is unreadable, 0 to 1.",
         ),
-    ] = _MAX_BAD,
+    ] = 0.1,
     bad_list: Annotated[
         Path | None,
         typer.Option("--bad-list", help="File to list unreadable images in.", show_default=False),
@@ -110,106 +107,56 @@ def index(
     console = Console.current(json=as_json)
     if yes and (watch or not prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
-    index_uri = defaults.index_uri(uri)
     where = _where(uri, collection)
-    from coca.workflows.collections.image_sources import resolve_uris, vectors_files
+    from coca.workflows.collections.index import index_images
 
-    # Invalid sources are reported before a model is loaded.
-    resolved = resolve_uris(uris, allow_missing=prune and yes)
-    if files := vectors_files(resolved):
-        from coca.workflows.collections.embed_shards import index_vectors
+    def load(info: "CollectionInfo | None") -> "CollectionModel":
+        named = defaults.model_to_fill(model, info, runtime)
+        return defaults.load_collection_model(named, device, runtime)
 
-        given = {
-            "--watch": watch,
-            "--prune": prune,
-            "--no-captions": not captions,
-            "--frame-interval": frame_interval != _FRAME_INTERVAL_S,
-            "--max-bad": max_bad != _MAX_BAD,
-            "--bad-list": bad_list is not None,
-            "--read-from": bool(read_from),
-        }
-        if idle := [name for name, is_given in given.items() if is_given]:
-            raise ConfigError(
-                f"{', '.join(idle)} apply to images, and these are vectors: leave them out"
-            )
-        filled = index_vectors(
-            files,
-            uri=index_uri,
-            collection=collection,
-            token=token,
-            encoding=encoding,
-            progress=console.progress,
-        )
-        _report(console, filled, where, {})
-        return
-    from coca.search.ingest.snapshot import PathCache
-    from coca.search.milvus.catalog import check_fillable
-    from coca.workflows.collections.collection_model import fitted
-    from coca.workflows.collections.image_sources import (
-        UnreadableFile,
-        check_filled,
-        open_sources,
+    def report_run(result: "IndexResult") -> None:
+        _report(console, result, where)
+        console.note("watching; Ctrl-C ends it")
+
+    result = index_images(
+        uris,
+        load,
+        uri=defaults.index_uri(uri),
+        frame_interval_s=frame_interval,
+        read_from=read_from or (),
+        watch=report_run if watch else None,
+        progress=console.progress,
+        collection=collection,
+        token=token,
+        encoding=encoding,
+        captions=captions,
+        prune=prune,
+        prune_empty=yes,
+        bad_list=bad_list,
+        max_bad_fraction=max_bad,
     )
-    from coca.workflows.collections.index import IndexSettings, index_sources
-    from coca.workflows.collections.skipped_files import warn_of_skipped
-    from coca.workflows.collections.watch import watch_folders, watched_folders
-
-    folders = watched_folders(resolved) if watch else []
-    images = () if watch else resolved
-    sources = open_sources(images, frame_interval_s=frame_interval, read_from=read_from or ())
-    if not (watch or (prune and yes)):
-        # An empty source is an error, unless it is watched or its records are to be pruned.
-        check_filled(resolved, sources, prune=prune)
-    skipped = warn_of_skipped(resolved)
-    joined = check_fillable(index_uri, collection, token=token)
-    named = defaults.model_to_fill(model, joined, runtime)
-    loaded = defaults.load_collection_model(named, device, runtime)
-    predictor = fitted(loaded, joined)
-    settings: IndexSettings = {
-        "collection": collection,
-        "token": token,
-        "encoding": encoding,
-        "captions": captions,
-        "prune": prune or watch,
-        "prune_empty": prune and yes,
-        "path_cache": PathCache() if watch else None,
-        "bad_list": bad_list,
-        "max_bad_fraction": max_bad,
-    }
-
-    def run(sources: "Sequence[AnySource]") -> "IndexResult":
-        return index_sources(
-            sources, predictor, uri=index_uri, progress=console.progress, **settings
-        )
-
     if watch:
-        for result in watch_folders(folders, run, frame_interval_s=frame_interval):
-            _report(console, result, where, skipped)
-            console.note("watching; Ctrl-C ends it")
         return
-    result = run(sources)
-    _report(console, result, where, skipped)
+    _report(console, result, where)
     report = result.report
     nothing_used = report.bad and not report.good and not report.removed
-    if nothing_used or any(isinstance(source, UnreadableFile) for source in sources):
+    if nothing_used or result.unreadable:
         raise typer.Exit(1)
 
 
-def _report(
-    console: Console, result: "IndexResult", where: list[str], skipped: "Mapping[str, int]"
-) -> None:
-    report, filled = result.report, result.collection
-    bad_ones = [
+def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
+    report, info = result.report, result.collection
+    bad_images = [
         # Errors of images read from bytes do not contain the path.
         (bad, bad.detail if bad.path in bad.detail else f"{bad.path}: {bad.detail}")
         for bad in report.bad
     ]
-    for _, sentence in bad_ones:
+    for _, sentence in bad_images:
         console.complain(sentence)
     counts = {
-        one.name: count
-        for one in dataclasses.fields(report)
-        if isinstance(count := getattr(report, one.name), int)
+        field.name: count
+        for field in dataclasses.fields(report)
+        if isinstance(count := getattr(report, field.name), int)
     }
     for copy in report.copies[:_SHOWN_COPIES]:
         console.say(f"{from_here(copy.path)} is a copy of {from_here(copy.of)}")
@@ -218,22 +165,22 @@ def _report(
     console.say(
         f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
         f"{f', {len(report.bad)} bad' if report.bad else ''}: "
-        f"{filled.count} images are in collection {filled.collection!r} of {filled.uri}"
+        f"{info.count} images are in collection {info.collection!r} of {info.uri}"
     )
-    if filled.count:
+    if info.count:
         console.say(f"search them: {to_try('search', 'red car', *where)}")
     console.emit(
         {
-            "uri": filled.uri,
-            "collection": filled.collection,
-            "count": filled.count,
-            "fingerprint": filled.fingerprint,
+            "uri": info.uri,
+            "collection": info.collection,
+            "count": info.count,
+            "fingerprint": info.fingerprint,
             **counts,
-            "skipped": skipped,
+            "skipped": result.skipped,
             "copies": [dataclasses.asdict(copy) for copy in report.copies],
             "bad": [
                 {"path": bad.path, "reason": bad.reason, "error": sentence}
-                for bad, sentence in bad_ones
+                for bad, sentence in bad_images
             ],
         }
     )

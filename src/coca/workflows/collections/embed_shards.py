@@ -14,7 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
-from coca.core.errors import ConfigError, DataError, SearchError, StorageError
+from coca.core.errors import ConfigError, DataError, StorageError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.tar.shards import ShardsConfig
@@ -22,15 +22,10 @@ from coca.data.storage.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
-from coca.search.ingest.pipeline import embed_source, ingest_vectors
-from coca.search.ingest.vector_sample import sample_files
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.schema import CollectionSettings
-from coca.search.records import WHOLE, same_model
-from coca.search.vector_encoding import VectorEncoding
+from coca.search.ingest.pipeline import embed_source
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
-from coca.workflows.collections.index import IndexResult, captioner, counted_on_ctrl_c
+from coca.workflows.collections.index import captioner
 
 # Distributed embedding of tars: one Parquet file per tar, by any number of processes.
 
@@ -121,54 +116,6 @@ def embed_shard(
         if made is not None:
             return made
     return EmbeddedShard(shard, path, images=read_info(path).images)
-
-
-def index_vectors(
-    files: Sequence[str | Path],
-    *,
-    uri: str,
-    collection: str = "pictures",
-    token: str = "",
-    encoding: VectorEncoding = WHOLE,
-    progress: ProgressMaker = silent,
-) -> IndexResult:
-    """Insert embedded tars into a collection, created if missing; no model is loaded.
-
-    Args:
-        files: Vectors files written by `embed_shards`; see `find_vectors`.
-        uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name of the collection.
-        token: `"user:password"` or an API key, if the server requires one.
-        encoding: Form in which a new collection stores the vectors.
-        progress: Optional progress callback.
-
-    Raises:
-        DataError: There is no file, or one is not a vectors file.
-        SearchError: The vectors are of several models, or not of the collection's model.
-    """
-    if not files:
-        raise DataError("there are no vectors files to index", reason="missing")
-    # The longest fingerprint first: older versions wrote shorter fingerprints.
-    infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
-    if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):
-        models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))
-        raise SearchError(
-            f"the vectors are of several models: {models}; give each a folder of its own"
-        )
-    with Collection.open(
-        uri,
-        collection,
-        token=token,
-        embed_dim=infos[0].embed_dim,
-        fingerprint=infos[0].fingerprint,
-        model=infos[0].model,
-        create=True,
-        settings=CollectionSettings(encoding=encoding),
-        basis=lambda count: sample_files(files, count),
-    ) as index:
-        with counted_on_ctrl_c(index):
-            report = ingest_vectors(files, index, progress=progress)
-        return IndexResult(index.describe(), report)
 
 
 def _embed(

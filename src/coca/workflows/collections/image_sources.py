@@ -313,7 +313,7 @@ def open_sources(
         MissingExtraError: A video is given, and the extra `video` is not installed.
     """
     if files := vectors_files(uris):
-        raise ConfigError(f"{files[0]} contains vectors and no images: call `index_vectors`")
+        raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
     sources: list[AnySource] = []
     files_and_folders = [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]
     missing = [one.uri for one in uris if isinstance(one, MissingUri)]
@@ -372,11 +372,12 @@ class UnreadableFile:
     """A tar or table that is unreadable as a whole: one entry, whose `read` raises.
 
     Attributes:
+        path: The file.
         fault: The error.
     """
 
     def __init__(self, path: str, fault: DataError) -> None:
-        self.fault = fault
+        self.path, self.fault = path, fault
         self._entry = Entry(full_path(path), "")
 
     def entries(self) -> Sequence[Entry]:

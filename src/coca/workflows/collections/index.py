@@ -1,36 +1,45 @@
-"""Indexing workflow: embed images with a loaded model and upsert them into a collection."""
+"""Indexing workflow: embed images, or read their vectors, and upsert them into a collection."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypeAlias, TypedDict, Unpack
 
-from coca.core.errors import check_options
+from coca.core.errors import ConfigError, SearchError, check_options
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import BadSampleLog
 from coca.data.sample import BadSample
 from coca.search.ingest.ingest_report import BadImage, IngestReport
-from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.parquet import read_info
+from coca.search.ingest.pipeline import ingest, ingest_vectors
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.ingest.upsert import Captioner
-from coca.search.ingest.vector_sample import sample_sources
+from coca.search.ingest.vector_sample import sample_files, sample_sources
+from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.records import WHOLE, CollectionInfo
+from coca.search.records import WHOLE, CollectionInfo, same_model
 from coca.search.vector_encoding import VectorEncoding
-from coca.workflows.collections.collection_model import CollectionModel, open_collection
+from coca.workflows.collections.collection_model import CollectionModel, fitted, open_collection
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
+    UnreadableFile,
     check_filled,
     open_sources,
     resolve_uris,
+    vectors_files,
 )
 from coca.workflows.collections.skipped_files import warn_of_skipped
+from coca.workflows.collections.watch import watch_folders, watched_folders
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
+
+ModelLoader: TypeAlias = Callable[[CollectionInfo | None], CollectionModel]
+"""Loads the model to fill a collection with; None: the collection does not exist yet."""
 
 
 class IndexSettings(TypedDict, total=False):
@@ -49,8 +58,6 @@ class IndexSettings(TypedDict, total=False):
     prune_empty: bool
     """With `prune`: prune missing and empty folders too, which may be unmounted drives; default:
     False."""
-    path_cache: PathCache | None
-    """State shared by repeated runs, so that later runs read only changes; default: None."""
     bad_list: Path | None
     """JSON Lines file that lists unreadable images, each once; default: none."""
     max_bad_fraction: float
@@ -65,15 +72,20 @@ class IndexResult:
     """Info of the collection after indexing."""
     report: IngestReport
     """Counts of added, changed, skipped and removed records."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Number of files in the folders that are not indexed, by suffix."""
+    unreadable: tuple[str, ...] = ()
+    """Tars and tables that are unreadable as a whole; the report lists them as bad too."""
 
 
 def index_images(
     uris: Sequence[str | Path],
-    predictor: CollectionModel,
+    model: CollectionModel | ModelLoader,
     *,
     uri: str,
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
+    watch: Callable[[IndexResult], None] | None = None,
     progress: ProgressMaker = silent,
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
@@ -84,17 +96,25 @@ def index_images(
 
     Args:
         uris: Folders, images, videos, tars (with `*` and braces, also in URLs), manifests (JSON
-            Lines, CSV, Parquet), and zips with images and a table.
-        predictor: Model that embeds the images; it must be the model of the collection.
+            Lines, CSV, Parquet), and zips with images and a table; or only vectors files of
+            `coca embed-shards` and folders of them.
+        model: Model that embeds the images; it must be the model of the collection. A function
+            that loads it is called after the sources and the collection have been checked, and its
+            vectors are shortened to those of the collection. Vectors files need no model.
         uri: Path that ends in `.db`, or address of a Milvus server.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
             `ManifestConfig.read_from`.
+        watch: Called with the result of each run: the folders are indexed again after every change,
+            and records of deleted files are removed, until Ctrl-C. Default: one run.
         progress: Optional progress callback.
         **settings: See `IndexSettings`.
 
+    Returns:
+        The result of the last run.
+
     Raises:
-        ConfigError: A source is of an unsupported kind, or a setting is unknown.
+        ConfigError: A source is of an unsupported kind, or a setting is unknown or does not apply.
         DataError: A source is missing, all are empty, or too many images are unreadable.
         SearchError: The collection was filled by another model, or cannot be written.
     """
@@ -102,11 +122,46 @@ def index_images(
     prune = settings.get("prune", False)
     trust_empty = prune and settings.get("prune_empty", False)
     resolved = resolve_uris(uris, allow_missing=trust_empty)
-    sources = open_sources(resolved, frame_interval_s=frame_interval_s, read_from=read_from)
-    if not trust_empty:
+    if files := vectors_files(resolved):
+        idle = {
+            "--watch": watch is not None,
+            "--prune": prune,
+            "--no-captions": not settings.get("captions", True),
+            "--frame-interval": frame_interval_s != FRAME_INTERVAL_S,
+            "--max-bad": settings.get("max_bad_fraction", MAX_BAD_FRACTION) != MAX_BAD_FRACTION,
+            "--bad-list": settings.get("bad_list") is not None,
+            "--read-from": bool(read_from),
+        }
+        if given := [name for name, is_given in idle.items() if is_given]:
+            raise ConfigError(
+                f"{', '.join(given)} apply to images, and these are vectors: leave them out"
+            )
+        return _index_vectors(files, uri=uri, progress=progress, **settings)
+    folders = [] if watch is None else watched_folders(resolved)
+    sources = open_sources(
+        [] if watch else resolved, frame_interval_s=frame_interval_s, read_from=read_from
+    )
+    if not (watch or trust_empty):
+        # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
-    warn_of_skipped(resolved)
-    return index_sources(sources, predictor, uri=uri, progress=progress, **settings)
+    skipped = warn_of_skipped(resolved)
+    if not isinstance(model, CollectionModel):
+        collection, token = settings.get("collection", "pictures"), settings.get("token", "")
+        info = check_fillable(uri, collection, token=token)
+        model = fitted(model(info), info)
+    # Only a watch runs repeatedly.
+    path_cache = None if watch is None else PathCache()
+    index = partial(
+        index_sources, predictor=model, uri=uri, path_cache=path_cache, progress=progress
+    )
+    if watch is None:
+        return replace(index(sources, **settings), skipped=skipped)
+    settings["prune"] = True
+    for result in watch_folders(
+        folders, lambda sources: index(sources, **settings), frame_interval_s=frame_interval_s
+    ):
+        watch(replace(result, skipped=skipped))
+    return replace(result, skipped=skipped)
 
 
 def index_sources(
@@ -114,10 +169,14 @@ def index_sources(
     predictor: CollectionModel,
     *,
     uri: str,
+    path_cache: PathCache | None = None,
     progress: ProgressMaker = silent,
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
-    """Index images from open sources; otherwise as `index_images`."""
+    """Index images from open sources; otherwise as `index_images`.
+
+    `path_cache` is shared by repeated runs, so that later runs read only changes.
+    """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
     with open_collection(
         predictor,
@@ -138,13 +197,46 @@ def index_sources(
                 captioner=captioner(predictor) if settings.get("captions", True) else None,
                 prune=settings.get("prune", False),
                 prune_empty=settings.get("prune_empty", False),
-                path_cache=settings.get("path_cache"),
+                path_cache=path_cache,
                 bad_log=BadImageLog(
                     settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
                 ),
                 progress=progress,
                 batch_size=predictor.batch_size,
             )
+        unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
+        return IndexResult(index.describe(), report, unreadable=tuple(unreadable))
+
+
+def _index_vectors(
+    files: Sequence[Path], *, uri: str, progress: ProgressMaker, **settings: Unpack[IndexSettings]
+) -> IndexResult:
+    """Insert the vectors files of `embed_shards`.
+
+    Raises:
+        DataError: A file is not a vectors file.
+        SearchError: The vectors are of several models, or not of the collection's model.
+    """
+    # The longest fingerprint first: older versions wrote shorter fingerprints.
+    infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
+    if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):
+        models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))
+        raise SearchError(
+            f"the vectors are of several models: {models}; give each a folder of its own"
+        )
+    with Collection.open(
+        uri,
+        settings.get("collection", "pictures"),
+        token=settings.get("token", ""),
+        embed_dim=infos[0].embed_dim,
+        fingerprint=infos[0].fingerprint,
+        model=infos[0].model,
+        create=True,
+        settings=CollectionSettings(encoding=settings.get("encoding", WHOLE)),
+        basis=lambda count: sample_files(files, count),
+    ) as index:
+        with counted_on_ctrl_c(index):
+            report = ingest_vectors(files, index, progress=progress)
         return IndexResult(index.describe(), report)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from typing import TypeVar
 
 from coca.core.annotations import SIDECAR_SUFFIXES
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
@@ -16,7 +17,6 @@ from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
 from coca.search.ingest.sources import AnySource, Entry, SourceImage
 from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
-from coca.workflows.collections.index import IndexResult
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +26,16 @@ _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
 _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
 
+_Result = TypeVar("_Result")
+
 
 def watch_folders(
     folders: Sequence[FolderUri],
-    index: Callable[[Sequence[AnySource]], IndexResult],
+    index: Callable[[Sequence[AnySource]], _Result],
     *,
     frame_interval_s: float,
     settle_s: float = SETTLE_S,
-) -> Iterator[IndexResult]:
+) -> Iterator[_Result]:
     """Index folders once, then again after every change, until Ctrl-C.
 
     Ctrl-C ends it after the current indexing run. Between runs the collection may be closed, so
