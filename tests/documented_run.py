@@ -22,8 +22,8 @@ from coca.data.sources.tar.shards import ShardWriter
 from documented import COMMANDS, ROOT, Command, name_of
 from tiny_data import image_bytes
 from tiny_model import write_model
+from tiny_openclip import WEIGHTS, write_open_clip
 from tiny_video import video
-from tiny_weights import WEIGHTS, write_open_clip
 
 FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "search.md", "milvus.md")
 

@@ -96,8 +96,7 @@ def write_data(photos: Path) -> Path:
 
 def serve(folder: Path, photo: str) -> None:
     """Search, add and delete by a real service, which a page of another site cannot."""
-    from server_client import data_uri
-    from server_process import serving
+    from server_process import data_uri, serving
 
     image = {"image": data_uri(Path(photo).read_bytes())}
     with serving("--uri", str(folder / "search.db"), cache=folder / "cache") as service:

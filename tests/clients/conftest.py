@@ -10,9 +10,8 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from coca.inference.predictor import Predictor
 from server_process import ServerProcess, serving
-from tiny_collection import write_collections
+from tiny_collection import images, predictor, write_collections
 from tiny_data import image_bytes
-from tiny_service import images, predictor
 
 __all__ = ["images", "predictor"]
 

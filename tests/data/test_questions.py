@@ -16,7 +16,7 @@ from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig, read_metadata
 from tiny_data import image_bytes
-from tiny_questions import (
+from tiny_datasets import (
     lines,
     write_daquar,
     write_easy_vqa,

@@ -18,9 +18,9 @@ from coca.train.train_config import TrainConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
 from tiny_architectures import sharded_steps_on_cuda, steps, steps_and_run
+from tiny_datasets import write_scenes
 from tiny_model import write_model
 from tiny_ranks import Results, on_ranks
-from tiny_scenes import write_scenes
 
 pytestmark = pytest.mark.distributed
 

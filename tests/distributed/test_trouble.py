@@ -8,7 +8,7 @@ import pytest
 import tiny_run
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from tiny_ranks import on_ranks
-from tiny_trouble import Outcome, all_scenes
+from tiny_shared_run import Outcome, all_scenes
 
 pytestmark = pytest.mark.distributed
 

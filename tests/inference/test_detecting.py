@@ -6,8 +6,7 @@ import pytest
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.inference.detecting import Detection, drawn, load_detector
 from tiny_data import image_bytes
-from tiny_detector import CLASSES, write_detector
-from tiny_model import write_model
+from tiny_model import CLASSES, write_detector, write_model
 
 
 def test_boxes_are_in_pixels_of_images_of_any_size(tmp_path: Path) -> None:

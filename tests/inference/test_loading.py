@@ -25,7 +25,7 @@ from coca.processing.tokenizer import Tokenizer
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
-from tiny_weights import WEIGHTS, write_open_clip
+from tiny_openclip import WEIGHTS, write_open_clip
 
 
 @pytest.fixture

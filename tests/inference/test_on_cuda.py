@@ -14,9 +14,9 @@ from coca.inference.detecting import ObjectDetector, load_detector
 from coca.inference.predictor import Predictor
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig
+from fake_cuda import DEVICE_KINDS, on_cpu, on_device
 from tiny_architectures import openclip, openclip_batch
-from tiny_detector import write_detector
-from tiny_device import DEVICE_KINDS, on_cpu, on_device
+from tiny_model import write_detector
 
 TEXTS = ("a dog", "two cats on a mat", "no")
 

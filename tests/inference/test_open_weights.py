@@ -27,7 +27,7 @@ from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.pretrained import load_model
 from coca.processing.processor import Processor
 from tiny_model import write_model
-from tiny_weights import ABOUT, CONTEXT, WEIGHTS, FolderHub, model_cfg, tiny_peer, write_open_clip
+from tiny_openclip import ABOUT, CONTEXT, WEIGHTS, FolderHub, model_cfg, tiny_peer, write_open_clip
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from coca.core.errors import ConfigError, DataError
 from coca.inference.predictor import Predictor, expand_positions, unique_samples
 from coca.model.coca_config import HeadConfig
 from coca.model.precision import Precision
-from tiny_answers import answering, text_head
 from tiny_data import image_bytes
-from tiny_questions import ANSWERS
+from tiny_datasets import ANSWERS
+from tiny_model import answering, text_head
 from tiny_run import Bars, recording
 
 QUESTIONS = ["what is it?", "yes", "is it red? is it 2?", "no", "what", "2", "it is red", "no yes"]

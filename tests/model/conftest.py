@@ -3,8 +3,7 @@ import torch
 from torch import Tensor
 
 from coca.model.coca import CoCa
-from tiny import caption, sharpened, tiny_config
-from tiny_seed import seed_weights
+from tiny import caption, seed_weights, sharpened, tiny_config
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from coca.model.coca import CoCa
 from coca.model.encoders.vit import PatchEncoder
 from coca.model.layers.transformer import CrossAttention
 from tiny import sharpened, tiny_config
-from tiny_writer import ARCHITECTURES, random_images, writer
+from tiny_openclip import ARCHITECTURES, random_images, writer
 
 KINDS = (*ARCHITECTURES, "parallel", "none")
 

@@ -15,7 +15,7 @@ from coca.inference.open_weights import MODEL_FILES
 from coca.model.pretrained import MODULES_FILE
 from coca.release.convert import convert
 from tiny_model import write_model
-from tiny_weights import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
+from tiny_openclip import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
 from tiny_data import image_bytes
 from tiny_model import write_model
-from tiny_weights import FolderHub
+from tiny_openclip import FolderHub
 
 CARD = "README.md"
 

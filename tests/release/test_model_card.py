@@ -10,10 +10,9 @@ from coca.inference.loading import fingerprint
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
 from coca.release.model_card import DataLine, ResultTable, model_card, results_of
-from tiny_answers import answering
 from tiny_data import image_bytes
-from tiny_model import write_model
-from tiny_weights import write_open_clip
+from tiny_model import answering, write_model
+from tiny_openclip import write_open_clip
 
 RESULTS = ResultTable(
     "Retrieval on 9 drawings", ("score", "value"), [["recall@1", "0.5"], ["a|b", "1"]], "seed 0"

@@ -15,8 +15,8 @@ from coca.runtime.beam_search import beam_search
 from coca.runtime.decoder import DecoderState
 from coca.runtime.preprocess import TextSettings
 from coca.runtime.scoring import score_captions, scored_lengths
-from tiny_graphs import settings, torch_decoder
 from tiny_model import write_model
+from torch_graphs import settings, torch_decoder
 
 Case = tuple[Captioner, TextSettings, int, int]
 IMAGES = 5

@@ -13,8 +13,8 @@ from coca.processing.processor import Processor
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
 from coca.release.onnx.onnx_export import image_settings
 from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, square
-from tiny_graphs import settings
 from tiny_model import write_model
+from torch_graphs import settings
 
 SIZES = ((40, 64), (64, 40), (9, 9), (300, 40))
 STRIP = (300, 7)

@@ -13,9 +13,8 @@ from coca.server.app import create_app
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from server_process import ServerProcess, serving
-from tiny_collection import write_collections
+from tiny_collection import images, predictor, write_collections
 from tiny_data import image_bytes
-from tiny_service import images, predictor
 
 __all__ = ["images", "predictor"]
 

@@ -9,8 +9,7 @@ import pytest
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.server.audit import AuditLog
-from server_client import data_uri
-from server_process import serving
+from server_process import data_uri, serving
 from tiny_data import image_bytes
 
 

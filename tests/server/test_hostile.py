@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from coca.search.records import content_id
-from server_client import data_uri
-from server_process import SEARCH_HEAD, ServerProcess, child_processes
+from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri
 from tiny_data import image_bytes
 
 

@@ -17,7 +17,7 @@ from coca.server.errors import ServiceError
 from coca.server.keys import KeyConfig, KeyFile, KeyRing, read_keys, requests_of
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
-from server_client import data_uri
+from server_process import data_uri
 from tiny_data import image_bytes
 
 KEYS = {

@@ -14,8 +14,7 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from coca.inference.predictor import Predictor
 from coca.search.records import content_id
-from server_client import data_uri
-from server_process import ServerProcess, serving
+from server_process import ServerProcess, data_uri, serving
 from tiny_data import image_bytes
 
 KILLS = int(os.environ.get("KILLS", "2"))

@@ -11,7 +11,7 @@ from coca.search.query.fusion import Captions
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
-from server_client import ids
+from server_process import ids
 
 
 def test_the_first_list_and_typed_query_find_all_items_read(

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from coca.inference.predictor import Predictor
-from server_client import data_uri
-from server_process import SEARCH_HEAD, ServerProcess, child_processes, serving
+from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri, serving
 from tiny_data import image_bytes
 
 LIMITS = ("--body-timeout-s", "1", "--decode-timeout-s", "3")

@@ -1,5 +1,6 @@
 """A real `coca serve` process, and plain HTTP requests to it."""
 
+import base64
 import http.client
 import json
 import os
@@ -13,6 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+
+def data_uri(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def ids(client: Any, body: dict[str, Any]) -> list[str]:
+    """The ids that a search finds; the search must succeed."""
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    return [hit["id"] for hit in answer.json()["hits"]]
+
 
 SEARCH_HEAD = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 """The head of a request, to which the length of its body is appended."""

@@ -1,15 +1,38 @@
-"""A CoCa small enough for a test, and captions as its token ids."""
+"""A CoCa small enough for a test, with each kind of image encoder, and captions as its token ids.
+
+`TINY_SEED` shifts the seed of its random weights. A test that passes with one draw of the weights
+and fails with another depends on numbers that it does not state; so does a test that fails on
+another processor, whose sums differ in the last bits.
+"""
 
 import dataclasses
+import os
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.efficientnet import EfficientNetLiteConfig
+from coca.model.encoders.encoder import ImageEncoderConfig
+from coca.model.encoders.timm import TimmConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
-from tiny_seed import weights_generator
+
+SHIFT = int(os.environ.get("TINY_SEED", "0"))
+"""Added to each seed; 0 by default."""
+
+
+def seed_weights(seed: int = 0) -> None:
+    """Seed torch's global generator, from which modules draw their initial weights."""
+    torch.manual_seed(seed + SHIFT)
+
+
+def weights_generator(seed: int) -> torch.Generator:
+    """Return a generator that draws weights."""
+    return torch.Generator().manual_seed(seed + SHIFT)
+
 
 Model = TypeVar("Model", bound=nn.Module)
 PAD, BOS, EOS, CLS = 0, 1, 2, 3
@@ -56,3 +79,32 @@ def sharpened(model: Model) -> Model:
             if name != "log_scale":
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+ENCODERS: dict[str, ImageEncoderConfig] = {
+    "vit": tiny_image(),
+    "lite": EfficientNetLiteConfig(image_size=32, width=32, classes=7),
+    "convnet": TimmConfig(name="test_resnet", image_size=64, width=32, classes=7),
+    "efficientnet": TimmConfig(name="test_efficientnet", image_size=64, width=256),
+    "hybrid": TimmConfig(name="mobilevitv2_050", image_size=64, width=32),
+    "transformer": TimmConfig(name="test_vit", image_size=32, patch_size=16, width=64),
+    "channels_last": TimmConfig(name="test_mambaout", image_size=64, width=32, classes=5),
+}
+"""The kinds `vit` and `efficientnet_lite`; then of timm: ConvNets with and without projection, a
+hybrid of convolution and attention, a transformer with a class token, and a model whose map has its
+channels last."""
+
+
+def captioner(name: str) -> CoCa:
+    """A model with this encoder and random weights, in evaluation mode."""
+    seed_weights()
+    config = dataclasses.replace(tiny_config(), image=ENCODERS[name])
+    model = CoCa(config)
+    if name == "vit":
+        sharpened(model)
+    return model.eval()
+
+
+def images(name: str, count: int = 2) -> Tensor:
+    side = ENCODERS[name].image_size
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))

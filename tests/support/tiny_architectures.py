@@ -18,9 +18,8 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig, Objective, Target
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
-from tiny import sharpened, tiny_config
+from tiny import seed_weights, sharpened, tiny_config
 from tiny_ranks import Results
-from tiny_seed import seed_weights
 from tiny_shared_run import whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

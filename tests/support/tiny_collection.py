@@ -1,10 +1,31 @@
-"""Folders of images that are indexed into Milvus Lite by a tiny model."""
+"""Collections that a tiny model fills, and how they are calibrated, embedded and served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+import coca
+from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.workflows.collections import calibrate
+from coca.workflows.collections.embed_shards import embed_shards
 from coca.workflows.collections.index import index_images
+from tiny_data import image_bytes
+from tiny_model import write_model
+from tiny_run import kill_at_sync_number
+
+
+@pytest.fixture(scope="session")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return coca.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def images() -> list[bytes]:
+    """The images of the collection `pictures`."""
+    return [image_bytes(number, side=24) for number in range(6)]
 
 
 def write_collections(
@@ -29,3 +50,24 @@ def write_collections(
             )
         index_images([folder], predictor, uri=uri, collection=name)
     return uri
+
+
+@contextmanager
+def fewer_general_queries() -> Iterator[tuple[str, ...]]:
+    """Calibrate with every eighth general query and "elephant"."""
+    some = tuple(dict.fromkeys(["elephant", *calibrate.general_queries()[::8]]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "general_queries", lambda: some)
+        yield some
+
+
+def embed(
+    model: str, out: str, tars: tuple[str, ...], ready: str, kill_at_sync: int | None = None
+) -> None:
+    """Embed, and leave the file `ready` as soon as the model is loaded."""
+    predictor = load(model, device="cpu")
+    Path(ready).touch()
+    if kill_at_sync is not None:
+        kill_at_sync_number(kill_at_sync)
+    for _ in embed_shards(tars, predictor, out):
+        pass

@@ -1,16 +1,20 @@
-"""A whole model folder small enough for a test: weights, tokenizer and processor that fit."""
+"""Model folders and predictors small enough for a test: a captioner, an answerer and a detector."""
 
 import dataclasses
 from pathlib import Path
 
+import torch
+
+from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
-from coca.model.pretrained import save_model
+from coca.model.coca_config import HeadConfig
+from coca.model.detector import Detector, DetectorConfig, save_detector
+from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from tiny import sharpened, tiny_config
+from tiny import seed_weights, sharpened, tiny_config
 from tiny_data import CAPTIONS
-from tiny_seed import seed_weights
 
 
 def write_model(folder: Path, *, seed: int = 0, image_size: int = 16, context: int = 16) -> Path:
@@ -22,4 +26,33 @@ def write_model(folder: Path, *, seed: int = 0, image_size: int = 16, context: i
     save_model(folder, sharpened(CoCa(tiny_config(text=text))))
     image = ImageTransform(ImageConfig(image_size=image_size))
     Processor(image, tokenizer, context).save(folder)
+    return folder
+
+
+def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) -> Predictor:
+    tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
+    text = dataclasses.replace(
+        tiny_config().text, vocab_size=tokenizer.vocab_size, context_length=24
+    )
+    seed_weights(seed)
+    model = sharpened(CoCa(tiny_config(text=text, head=head)))
+    processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
+    return Predictor(model, processor, fingerprint="tiny", batch_size=batch_size)
+
+
+def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:
+    return HeadConfig(classes=classes, reads="text", images_per_sample=images_per_sample, heads=3)
+
+
+CLASSES = ("cat", "dog")
+
+
+def write_detector(folder: Path) -> Path:
+    """An untrained detector with confident scores."""
+    write_model(folder)
+    seed_weights()
+    detector = Detector(load_model(folder), DetectorConfig(classes=CLASSES, channels=32))
+    with torch.no_grad():
+        detector.head.classification_head.cls_logits.bias.fill_(1.0)
+    save_detector(folder, detector)
     return folder

@@ -1,15 +1,23 @@
-"""OpenCLIP's own CoCa at tiny size, with every weight drawn, and the same model here."""
+"""OpenCLIP's own CoCa at tiny size, its published files, a hub, and models that write captions."""
 
+import dataclasses
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.coca_model import CoCa as Peer
 from torch import Tensor
 
+from coca.core.errors import ModelError
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip.openclip_weights import convert_state_dict
-from tiny_seed import weights_generator
+from coca.processing.clip_bpe import ClipTokenizer
+from tiny import seed_weights, sharpened, tiny_config, weights_generator
 
 CONTEXT, VOCABULARY = 12, 60
 BOS, EOS = 58, 59
@@ -76,3 +84,134 @@ def caption_rows(*lengths: int, seed: int = 0, zeros: bool = False) -> Tensor:
         row[:length] = words
         row[0], row[length - 1] = BOS, EOS
     return rows
+
+
+WEIGHTS, ABOUT = "open_clip_pytorch_model.bin", "open_clip_config.json"
+
+
+def tiny_clip_tokenizer() -> ClipTokenizer:
+    return ClipTokenizer.from_merges([("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>")])
+
+
+def model_cfg() -> dict[str, Any]:
+    """Heads of 64 features and a pooler of 8 heads, as is assumed without a description."""
+    text = {
+        "context_length": CONTEXT,
+        "vocab_size": tiny_clip_tokenizer().vocab_size,
+        "width": 64,
+        "heads": 1,
+        "layers": 1,
+    }
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {
+            "image_size": 16,
+            "layers": 1,
+            "width": 64,
+            "patch_size": 8,
+            "attentional_pool": True,
+            "attn_pooler_queries": 5,
+            "attn_pooler_heads": 8,
+            "output_tokens": True,
+        },
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": text,
+    }
+
+
+def tiny_peer(seed: int = 0) -> Peer:
+    return drawn(Peer(**model_cfg()).eval(), seed=seed)
+
+
+def write_open_clip(
+    folder: Path, *, seed: int = 0, about: bool = True, vocabulary: bool = True
+) -> Path:
+    """A folder with weights and, by default, their description."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(tiny_peer(seed).state_dict(), folder / WEIGHTS)
+    if about:
+        (folder / ABOUT).write_text(json.dumps({"model_cfg": model_cfg()}), encoding="utf-8")
+    if vocabulary:
+        tiny_clip_tokenizer().save(folder / "tokenizer.json")
+    return folder
+
+
+class FolderHub:
+    """Repositories are folders within one; counts what it was asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fetched: list[str] = []
+
+    def files(self, repo: str, *, revision: str | None) -> list[str]:
+        return sorted(path.name for path in self._folder(repo, revision).iterdir())
+
+    def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
+        self.fetched.append(f"{repo}/{name}")
+        path = self._folder(repo, revision) / name
+        if not path.is_file():
+            raise ModelError("the repository has no such file")
+        return path
+
+    def upload(self, folder: Path, repo: str, *, private: bool) -> None:
+        shutil.copytree(folder, self.root / repo, dirs_exist_ok=True)
+
+    def _folder(self, repo: str, revision: str | None) -> Path:
+        folder = self.root / (f"{repo}@{revision}" if revision else repo)
+        if not folder.is_dir():
+            raise ModelError("the hub has no such repository, or hides it")
+        return folder
+
+
+ARCHITECTURES = ("coca", "openclip")
+EOS_BIAS = {"coca": 1.5, "openclip": 0.0}
+"""Makes the captions of these very weights end sometimes early, sometimes late, sometimes never."""
+
+
+def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
+    """Random weights in evaluation mode.
+
+    Args:
+        architecture: One of `ARCHITECTURES`.
+        vocabulary: Number of tokens, special ones included.
+    """
+    seed_weights()
+    model: CoCa | OpenCLIP
+    if architecture == "coca":
+        config = tiny_config()
+        text = dataclasses.replace(config.text, vocab_size=vocabulary)
+        model = sharpened(CoCa(dataclasses.replace(config, text=text)))
+    else:
+        peer = tiny_openclip_config()
+        model = sharpened(
+            OpenCLIP(
+                dataclasses.replace(
+                    peer,
+                    text=dataclasses.replace(
+                        peer.text,
+                        vocab_size=vocabulary,
+                        bos_id=vocabulary - 2,
+                        eos_id=vocabulary - 1,
+                    ),
+                )
+            )
+        )
+    with torch.no_grad():
+        # The image decides more than the last token.
+        for name, parameter in model.named_parameters():
+            if "cross_attention.out" in name:
+                parameter.mul_(4)
+        weight, constant = model.vocabulary_weight, model.multimodal_decoder.norm.bias
+        constant.fill_(0.5)
+        weight -= weight.mean(dim=1, keepdim=True)
+        weight[model.config.text.eos_id] += EOS_BIAS[architecture] / constant.sum()
+    return model.eval()
+
+
+def random_images(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def image_tokens(model: Captioner, count: int = 3) -> Tensor:
+    with torch.inference_mode():
+        return model.image_tokens(random_images(count))

@@ -21,8 +21,7 @@ from coca.train.backward import backward
 from coca.train.distillation import sample_classes
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from tiny import caption, sharpened, tiny_config
-from tiny_seed import seed_weights
+from tiny import caption, seed_weights, sharpened, tiny_config
 
 Results = dict[str, Tensor]
 T = TypeVar("T")

@@ -24,8 +24,7 @@ from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics
 from coca.train.train_config import TrainConfig
 from coca.train.trainer import Trainer
-from tiny import caption, tiny_config
-from tiny_seed import seed_weights
+from tiny import caption, seed_weights, tiny_config
 
 
 class TinyStream:

@@ -22,7 +22,7 @@ from coca.tasks.baselines import (
     without_baselines,
 )
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 OSTRICH, FIRST_CRANE, SECOND_CRANE = 9, 134, 517
 IMAGE = EfficientNetLiteConfig(image_size=32, width=1280, classes=1000)

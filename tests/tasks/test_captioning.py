@@ -19,7 +19,7 @@ from coca.tasks.captioning import meteor, require_meteor
 from coca.tasks.task import check_task
 from developer_data import sample_file
 from tiny_data import CAPTIONS, image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 OFFICIAL = "metrics/coco_fakecap_126.json"
 

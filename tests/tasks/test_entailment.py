@@ -14,8 +14,8 @@ from coca.inference.predictor import Predictor
 from coca.model.coca_config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from tiny_answers import answering, text_head
-from tiny_questions import write_daquar, write_nlvr, write_nlvr2, write_snli_ve
+from tiny_datasets import write_daquar, write_nlvr, write_nlvr2, write_snli_ve
+from tiny_model import answering, text_head
 
 VERDICTS = ("entailment", "neutral", "contradiction")
 TRUTH = ("false", "true")

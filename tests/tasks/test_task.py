@@ -9,7 +9,7 @@ from coca.data.sample import Sample
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.task import read_samples
 from tiny_data import make_samples
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 from tiny_run import Bars, recording
 
 BROKEN = Sample("s0001", b"no image at all", captions=("a cat",))

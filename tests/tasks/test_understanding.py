@@ -17,8 +17,8 @@ from coca.model.coca_config import HeadConfig
 from coca.model.generation.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from tiny_answers import answering, text_head
-from tiny_questions import ANSWERS, write_daquar, write_easy_vqa, write_vqa
+from tiny_datasets import ANSWERS, write_daquar, write_easy_vqa, write_vqa
+from tiny_model import answering, text_head
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
 

@@ -23,8 +23,7 @@ from coca.train.distillation import (
 )
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from tiny import caption
-from tiny_encoders import captioner, images
+from tiny import caption, captioner, images
 from tiny_ranks import drawn_classes, on_ranks
 
 NAMES = ("cat, kitty", "dog", "red car, auto, motorcar", "tree", "house", "sea, ocean", "cup")

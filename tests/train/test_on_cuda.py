@@ -16,9 +16,9 @@ from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig
 from coca.train.optim.ema import EmaConfig
+from fake_cuda import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
 from tiny import sharpened, tiny_config
 from tiny_architectures import boxes, detector, openclip, openclip_batch
-from tiny_device import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
 from tiny_ranks import ragged_batch
 from tiny_run import SignalAfter, TinyStream, tiny_trainer
 

@@ -6,8 +6,8 @@ import pytest
 
 from coca.core.config.frozen_config import load_config
 from coca.workflows.training.finetune import FinetuneConfig, finetune
-from tiny_finetune import write_classes
 from tiny_model import write_model
+from tiny_workflows import write_classes
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes" / "finetune"
 

@@ -15,8 +15,8 @@ from coca.data.sources.source import SourceConfig
 from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import image_bytes
+from tiny_datasets import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa
 from tiny_model import write_model
-from tiny_questions import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
 

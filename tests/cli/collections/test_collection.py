@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tiny_calibration import fewer_general_queries
+from tiny_collection import fewer_general_queries
 from tiny_data import image_bytes
 
 Run = Callable[..., Result]

@@ -11,7 +11,7 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
-from tiny_answers import answering, text_head
+from tiny_model import answering, text_head
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import Result
 
 from coca.inference.loading import fingerprint
-from tiny_weights import write_open_clip
+from tiny_openclip import write_open_clip
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

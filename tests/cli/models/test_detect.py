@@ -5,7 +5,7 @@ from typing import Any
 from PIL import Image
 from typer.testing import Result
 
-from tiny_detector import write_detector
+from tiny_model import write_detector
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

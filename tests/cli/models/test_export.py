@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tiny_weights import FolderHub
+from tiny_openclip import FolderHub
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

@@ -11,7 +11,7 @@ from coca.data.sources.annotated import AnnotatedSource, AnnotationsConfig, Spli
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, read_metadata
 from tiny_data import image_bytes
-from tiny_scenes import NAMES, write_instances, write_scenes
+from tiny_datasets import NAMES, write_instances, write_scenes
 
 IMAGES: list[Any] = [
     {"id": 7, "file_name": "7.jpg", "domain": "in-domain"},

@@ -22,8 +22,7 @@ from coca.model.pretrained import load_model, save_model
 from coca.train.optim.param_groups import freeze, layer_scales
 from coca.train.optim.schedule import set_patch_dropout
 from coca.workflows.training.feature_cache import hash_encoder
-from tiny import caption, tiny_config
-from tiny_encoders import ENCODERS, captioner, images
+from tiny import ENCODERS, caption, captioner, images, tiny_config
 
 KINDS = tuple(ENCODERS)
 
@@ -241,7 +240,7 @@ def test_a_classifier_of_imagenet_has_names() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"name": "tf_efficientnet_lite", "width": 8}, "no model of timm; did you mean"),
+        ({"name": "tf_efficientnet_lite", "width": 8}, "not a model of timm; did you mean"),
         ({"name": "test_resnet", "width": 0}, "width must be a whole number above 0, got 0"),
         (
             {"name": "test_resnet", "width": 8, "classes": -1},

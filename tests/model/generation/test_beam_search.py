@@ -11,8 +11,8 @@ from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
-from tiny_peer import peer_captions
-from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
+from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
+from transformers_generation import peer_captions
 
 COUNT = 6
 PEER_NAMES = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}

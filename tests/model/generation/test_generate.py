@@ -13,8 +13,8 @@ from coca.model.generation.generation_config import GeneratedSequence, Generatio
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import contrastive_loss
 from tiny import caption, tiny_config
-from tiny_peer import peer_captions
-from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
+from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
+from transformers_generation import peer_captions
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=6)
 WAYS = {

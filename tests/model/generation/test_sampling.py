@@ -9,7 +9,7 @@ from coca.model.captioner import Captioner
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.sampling import Sampler
-from tiny_writer import ARCHITECTURES, image_tokens, writer
+from tiny_openclip import ARCHITECTURES, image_tokens, writer
 
 DRAWS = 20_000
 

@@ -14,7 +14,7 @@ import coca
 from coca.core.errors import ConfigError
 from coca.release.onnx.immich import export_immich
 from tiny_model import write_model
-from tiny_weights import write_open_clip
+from tiny_openclip import write_open_clip
 
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx; run `make test-export`")
 tokenizers = pytest.importorskip("tokenizers")

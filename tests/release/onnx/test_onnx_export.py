@@ -20,7 +20,7 @@ from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from tiny_model import write_model
-from tiny_weights import write_open_clip
+from tiny_openclip import write_open_clip
 
 ROOT = Path(__file__).parent.parent.parent.parent
 WITHOUT_TORCH = """

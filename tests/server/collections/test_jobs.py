@@ -12,7 +12,7 @@ from coca.server.app import create_app
 from coca.server.errors import ServiceError
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
-from server_client import ids
+from server_process import ids
 from tiny_data import image_bytes
 
 

@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from coca.server.collections.served_collection import ServedCollection
-from server_client import data_uri, ids
+from server_process import data_uri, ids
 from tiny_data import image_bytes
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 
 from coca.server.service import Service
-from server_client import data_uri
+from server_process import data_uri
 
 
 def test_a_text_is_embedded_during_a_large_classification(

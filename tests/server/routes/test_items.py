@@ -17,7 +17,7 @@ from coca.server.app import create_app
 from coca.server.images import uploads
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
-from server_client import data_uri, ids
+from server_process import data_uri, ids
 from tiny_data import image_bytes
 
 

@@ -5,7 +5,7 @@ from coca.inference.predictor import Predictor
 from coca.search.mining.recommend import recommend
 from coca.search.records import content_id
 from coca.server.service import Service
-from server_client import data_uri
+from server_process import data_uri
 
 
 def test_recommendations_are_those_of_the_library(

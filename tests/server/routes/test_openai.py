@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
-from server_client import data_uri
+from server_process import data_uri
 
 
 def vectors(client: TestClient, **body: object) -> np.ndarray:

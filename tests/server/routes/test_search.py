@@ -11,7 +11,7 @@ from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
 from coca.server.service import Service
-from server_client import data_uri, ids
+from server_process import data_uri, ids
 
 
 def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:

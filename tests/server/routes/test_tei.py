@@ -3,7 +3,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
-from server_client import data_uri
+from server_process import data_uri
 
 
 def test_texts_and_images_have_the_vectors_of_the_model(

@@ -3,7 +3,7 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from server_client import data_uri
+from server_process import data_uri
 from tiny_data import image_bytes
 
 PNG = ("cat.png", image_bytes(500), "image/png")

@@ -10,7 +10,7 @@ from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.classification.linear_probe import choose_c, drawn_rows, fit_logistic
 from coca.tasks.task import check_task
-from tiny_finetune import write_classes
+from tiny_workflows import write_classes
 
 
 def drawn(seed: int = 0, *, samples: int = 60, features: int = 7, classes: int = 4) -> Any:

@@ -16,7 +16,7 @@ from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 ZERO_SHOT = TASKS.get("zero_shot")
 LABELS = ("car", "red_panda", "dogs", "cat", "bench", "long wooden bench", "two")

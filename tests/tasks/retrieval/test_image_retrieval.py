@@ -8,7 +8,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 IMAGE_RETRIEVAL = TASKS.get("image_retrieval")
 

@@ -14,7 +14,7 @@ from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_data import CAPTIONS, image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 RETRIEVAL = TASKS.get("retrieval")
 

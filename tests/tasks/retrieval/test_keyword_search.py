@@ -11,7 +11,7 @@ from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.retrieval.keyword_search import EVERYDAY, keywords_of, match
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 KEYWORD_SEARCH = TASKS.get("keyword_search")
 

@@ -14,7 +14,7 @@ from coca.processing.image import decode
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.retrieval.image_retrieval import THUMBNAIL_PX
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 PIXEL_FLOOR = TASKS.get("pixel_floor")
 NAMES = [f"thing {number}" for number in range(12)]

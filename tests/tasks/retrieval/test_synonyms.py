@@ -11,7 +11,7 @@ from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.retrieval.synonyms import CAPTIONS_PER_PAIR, read_pairs
 from coca.tasks.task import check_task
 from tiny_data import image_bytes
-from tiny_folder import write_folder
+from tiny_datasets import write_folder
 
 SYNONYMS = TASKS.get("synonyms")
 TEXTS = ("a dog on grass", "a red car", "Dogs and a dog", "the old car, parked", "a hotdog stand")

@@ -16,8 +16,7 @@ from coca.train.distributed.context import (
     join_from_environment,
     lost_ranks_reported,
 )
-from tiny_ranks import HANGING_S, on_ranks, start_process
-from tiny_talk import (
+from joining_ranks import (
     join_and_leave,
     join_on_accelerator,
     refuse,
@@ -25,6 +24,7 @@ from tiny_talk import (
     wait_for_main,
     wait_for_main_that_ends,
 )
+from tiny_ranks import HANGING_S, on_ranks, start_process
 
 
 def test_a_process_on_its_own_is_a_world_of_one() -> None:

@@ -7,8 +7,8 @@ from torch import nn
 from coca.core.errors import ConfigError
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from tiny_parallel import CPU, LIMIT, look, make_model
 from tiny_ranks import Results, on_ranks
+from tiny_shards import CPU, LIMIT, look, make_model
 
 
 def test_one_process_on_its_own_runs_the_model_as_it_is() -> None:

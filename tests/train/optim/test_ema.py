@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError, ModelError
 from coca.train.checkpoints.checkpoint import load_newest, step_folder
 from coca.train.optim.ema import Ema, EmaConfig
-from tiny_ema import PLAIN, STEPS, average_in_pieces, drift, tiny_stack
 from tiny_ranks import on_ranks
 from tiny_run import SignalAfter, same, tiny_trainer, weights
+from tiny_shards import PLAIN, STEPS, average_in_pieces, drift, tiny_stack
 
 
 @pytest.mark.parametrize("config", [PLAIN, EmaConfig(decay=0.9), EmaConfig(decay=0.0)])

@@ -15,7 +15,7 @@ from coca.search.query.match_config import CalibrationConfig
 from coca.workflows.collections.calibrate import GENERAL, LEFT_OUT, OTHERS, calibrate
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
-from tiny_calibration import fewer_general_queries
+from tiny_collection import fewer_general_queries
 from tiny_data import image_bytes
 from tiny_model import write_model
 

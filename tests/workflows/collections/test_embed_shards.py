@@ -25,8 +25,8 @@ from coca.workflows.collections.embed_shards import (
     share_of_each,
 )
 from coca.workflows.collections.index import index_images
+from tiny_collection import embed
 from tiny_data import image_bytes
-from tiny_embedding import embed
 from tiny_model import write_model
 from tiny_ranks import start_process
 

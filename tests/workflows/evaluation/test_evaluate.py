@@ -18,8 +18,7 @@ from coca.model.generation.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
 from tiny_data import image_bytes
-from tiny_detector import write_detector
-from tiny_model import write_model
+from tiny_model import write_detector, write_model
 
 
 @pytest.fixture(scope="module")

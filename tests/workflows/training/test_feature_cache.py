@@ -15,8 +15,8 @@ from coca.inference.loading import load
 from coca.model.encoders.timm import TimmEncoder
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
-from tiny_pretrain import RECIPE, stopping_at, write_squares
 from tiny_run import same
+from tiny_workflows import RECIPE, stopping_at, write_squares
 
 AUGMENT = ("data.augment.flip=0.5", "data.augment.color=0.5", "data.features.views=3")
 FREEZE = "train.optimizer.freeze=[image_encoder.backbone]"

@@ -17,10 +17,9 @@ from coca.processing.processor import Processor
 from coca.train.optim.param_groups import parameter_groups
 from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
-from tiny_finetune import COLORS, recipe, write_classes
 from tiny_model import write_model
-from tiny_pretrain import stopping_at
-from tiny_weights import model_cfg, tiny_clip_tokenizer
+from tiny_openclip import model_cfg, tiny_clip_tokenizer
+from tiny_workflows import CLASSES, finetune_recipe, stopping_at, write_classes
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def weights(predictor: Predictor) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def finished(model: Path, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     run = tmp_path_factory.mktemp("runs") / "run"
-    return finetune(recipe(model, image_folder, run, "train.steps=60"))
+    return finetune(finetune_recipe(model, image_folder, run, "train.steps=60"))
 
 
 def test_a_model_learns_its_classes_and_answers_by_its_head(
@@ -50,9 +49,9 @@ def test_a_model_learns_its_classes_and_answers_by_its_head(
     assert score.metrics["top1"] == 1
     assert score.metrics["chance_top1"] == score.metrics["majority_top1"] == 0.25
     predictor = coca.load(finished.model, device="cpu")
-    assert predictor.classes == tuple(sorted(COLORS))
-    answers = predictor.answer([next((image_folder / color).iterdir()) for color in COLORS])
-    assert [best[0].label for best in answers] == list(COLORS)
+    assert predictor.classes == tuple(sorted(CLASSES))
+    answers = predictor.answer([next((image_folder / color).iterdir()) for color in CLASSES])
+    assert [best[0].label for best in answers] == list(CLASSES)
     assert sum(one.probability for one in answers[0]) == pytest.approx(1)
 
 
@@ -73,7 +72,9 @@ def test_the_finished_model_has_a_name_of_its_own(finished: Any, model: Path) ->
 
 
 def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_path: Path) -> None:
-    result = finetune(recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]"))
+    result = finetune(
+        finetune_recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]")
+    )
     before, after = (coca.load(it, device="cpu") for it in (model, result.model))
     for name, tensor in weights(before).items():
         assert torch.equal(tensor, weights(after)[name]), name
@@ -81,7 +82,7 @@ def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_p
 
 
 def test_head_and_encoder_learn_at_their_own_pace(finished: Any, model: Path) -> None:
-    config = recipe(model, finished.run, finished.run, "encoder_lr=0.002")
+    config = finetune_recipe(model, finished.run, finished.run, "encoder_lr=0.002")
     optimizer = paced(config.train, config.encoder_lr).optimizer
     network = coca.load(finished.model, device="cpu").model
     groups = parameter_groups(network, 0.01, groups=optimizer.groups)
@@ -95,7 +96,9 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
     model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("lora.rank=2", "lora.match=[image_encoder.*.qkv]", "train.ema.decay=0.5")
-    result = finetune(recipe(model, image_folder, tmp_path / "run", *settings, "encoder_lr=0.01"))
+    result = finetune(
+        finetune_recipe(model, image_folder, tmp_path / "run", *settings, "encoder_lr=0.01")
+    )
     before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "image_encoder" in name and "qkv" in name}
@@ -116,8 +119,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     model: Path, image_folder: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     settings = ("evaluate=[]", *options)
-    whole = finetune(recipe(model, image_folder, tmp_path / "whole", *settings))
-    broken = recipe(model, image_folder, tmp_path / "broken", *settings)
+    whole = finetune(finetune_recipe(model, image_folder, tmp_path / "whole", *settings))
+    broken = finetune_recipe(model, image_folder, tmp_path / "broken", *settings)
     assert finetune(broken, progress=stopping_at(7)).interrupted
     resumed = finetune(broken)
     assert (resumed.step, resumed.interrupted) == (12, False)
@@ -129,7 +132,7 @@ def test_random_weights_have_the_shape_and_nothing_else(
     model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     result = finetune(
-        recipe(
+        finetune_recipe(
             model, image_folder, tmp_path / "run", "weights=random", "encoder_lr=0", "evaluate=[]"
         )
     )
@@ -148,13 +151,13 @@ def test_open_clips_architecture_is_fine_tuned_alike(image_folder: Path, tmp_pat
     image = ImageTransform(ImageConfig(image_size=config.image.image_size))
     Processor(image, tokenizer, config.text.context_length).save(folder)
     settings = ("train.steps=60", "encoder_lr=0.003", "head.heads=1")
-    result = finetune(recipe(folder, image_folder, tmp_path / "run", *settings))
+    result = finetune(finetune_recipe(folder, image_folder, tmp_path / "run", *settings))
     assert result.scores[0].metrics["top1"] == 1
-    assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
+    assert coca.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
 
 
 def test_images_may_become_larger(model: Path, image_folder: Path, tmp_path: Path) -> None:
-    result = finetune(recipe(model, image_folder, tmp_path / "run", "image_size=24"))
+    result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", "image_size=24"))
     after = coca.load(result.model, device="cpu")
     assert after.processor.image_config.image_size == 24
     assert weights(after)["image_encoder.positions"].shape[0] == 36
@@ -164,16 +167,16 @@ def test_a_second_run_goes_on_with_the_head_of_the_first(
     finished: Any, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("train.steps=1", "train.optimizer.lr=1e-9", "encoder_lr=0")
-    result = finetune(recipe(finished.model, image_folder, tmp_path / "run", *settings))
+    result = finetune(finetune_recipe(finished.model, image_folder, tmp_path / "run", *settings))
     assert result.scores[0].metrics["top1"] == 1
 
 
 def test_a_head_that_reads_text_is_trained_together_with_generation(
     model: Path, tmp_path: Path, image_folder: Path
 ) -> None:
-    asked = [(color, "which color", color) for color in COLORS[:2]]
-    asked += [(color, "how many squares", "one") for color in COLORS[:2]]
-    files = {color: next((image_folder / color).iterdir()) for color in COLORS[:2]}
+    asked = [(color, "which color", color) for color in CLASSES[:2]]
+    asked += [(color, "how many squares", "one") for color in CLASSES[:2]]
+    files = {color: next((image_folder / color).iterdir()) for color in CLASSES[:2]}
     table = tmp_path / "asked.jsonl"
     table.write_text(
         "\n".join(
@@ -181,7 +184,7 @@ def test_a_head_that_reads_text_is_trained_together_with_generation(
             for color, text, answer in asked
         )
     )
-    config = recipe(
+    config = finetune_recipe(
         model,
         table,
         tmp_path / "run",
@@ -209,7 +212,7 @@ def test_without_a_head_captions_alone_are_learned(
 ) -> None:
     overrides = ("head=null", "encoder_lr=null", "evaluate=[]")
     loss = ("loss.classification_weight=0", "loss.captioning_weight=1")
-    result = finetune(recipe(model, image_folder, tmp_path / "run", *overrides, *loss))
+    result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", *overrides, *loss))
     assert coca.load(result.model, device="cpu").classes == ()
     assert "captioning" in result.metrics
 
@@ -248,7 +251,7 @@ def test_an_impossible_recipe_is_reported_before_any_work(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(kind, match=sentence):
-        finetune(recipe(model, image_folder, run, *overrides))
+        finetune(finetune_recipe(model, image_folder, run, *overrides))
     assert nothing_was_begun(run)
 
 
@@ -258,7 +261,11 @@ def test_an_empty_split_is_reported_before_any_work(
     (tmp_path / "empty").mkdir()
     for setting in ("data.sources.0.path", "evaluate.0.data.path"):
         with pytest.raises(DataError, match="empty has no sample"):
-            finetune(recipe(model, image_folder, tmp_path / "run", f"{setting}={tmp_path}/empty"))
+            finetune(
+                finetune_recipe(
+                    model, image_folder, tmp_path / "run", f"{setting}={tmp_path}/empty"
+                )
+            )
     assert nothing_was_begun(tmp_path / "run")
 
 
@@ -270,7 +277,7 @@ def test_a_class_that_training_lacks_is_reported_before_any_work(
     (strange / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     run = tmp_path / "run"
     with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
-        finetune(recipe(model, image_folder, run, f"evaluate.0.data.path={tmp_path}/val"))
+        finetune(finetune_recipe(model, image_folder, run, f"evaluate.0.data.path={tmp_path}/val"))
     assert nothing_was_begun(run)
 
 
@@ -278,11 +285,13 @@ def test_a_run_refuses_to_go_on_with_classes_chosen_otherwise(
     model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("train.steps=1", "evaluate=[]")
-    finetune(recipe(model, image_folder, tmp_path / "run", *settings))
+    finetune(finetune_recipe(model, image_folder, tmp_path / "run", *settings))
     with pytest.raises(
         ConfigError, match=r"was started with head .* use another folder for the new run"
     ):
-        finetune(recipe(model, image_folder, tmp_path / "run", "head.at_least=2", *settings))
+        finetune(
+            finetune_recipe(model, image_folder, tmp_path / "run", "head.at_least=2", *settings)
+        )
 
 
 def test_a_run_that_never_began_leaves_no_classes_to_the_next(
@@ -292,12 +301,12 @@ def test_a_run_that_never_began_leaves_no_classes_to_the_next(
     settings = ("train.steps=1", "evaluate=[]")
     with pytest.raises(ConfigError, match="there is only one process"):
         finetune(
-            recipe(
+            finetune_recipe(
                 model, image_folder, run, "head.most_frequent=2", "train.parallel=ddp", *settings
             )
         )
-    result = finetune(recipe(model, image_folder, run, *settings))
-    assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
+    result = finetune(finetune_recipe(model, image_folder, run, *settings))
+    assert coca.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
 
 
 def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_path: Path) -> None:
@@ -305,7 +314,7 @@ def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_pat
     red.mkdir(parents=True)
     (red / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     with pytest.raises(DataError, match="only the label 'red'; a head needs two"):
-        finetune(recipe(model, tmp_path / "one", tmp_path / "run"))
+        finetune(finetune_recipe(model, tmp_path / "one", tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -325,8 +334,8 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
 ) -> None:
     frozen = (*settings, "evaluate=[]")
     cached = (*frozen, f"data.features.folder={tmp_path / 'features'}")
-    finetune(recipe(model, image_folder, tmp_path / "plain", *frozen))
-    finetune(recipe(model, image_folder, tmp_path / "cached", *cached))
+    finetune(finetune_recipe(model, image_folder, tmp_path / "plain", *frozen))
+    finetune(finetune_recipe(model, image_folder, tmp_path / "cached", *cached))
     one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
     for row, expected in zip(one, other, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
@@ -342,10 +351,10 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
         lambda self, images: features(self, images) if len(images) == 1 else never(),
     )
     stopped = finetune(
-        recipe(model, image_folder, tmp_path / "parts", *cached), progress=stopping_at(7)
+        finetune_recipe(model, image_folder, tmp_path / "parts", *cached), progress=stopping_at(7)
     )
     assert stopped.interrupted
-    finetune(recipe(model, image_folder, tmp_path / "parts", *cached))
+    finetune(finetune_recipe(model, image_folder, tmp_path / "parts", *cached))
     whole, parts = (weights(coca.load(tmp_path / it, device="cpu")) for it in ("cached", "parts"))
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
@@ -365,4 +374,4 @@ def test_a_head_that_cannot_use_features_is_refused(
 ) -> None:
     features = f"data.features.folder={tmp_path / 'features'}"
     with pytest.raises(ConfigError, match=complaint):
-        finetune(recipe(model, image_folder, tmp_path / "run", features, *changes))
+        finetune(finetune_recipe(model, image_folder, tmp_path / "run", features, *changes))

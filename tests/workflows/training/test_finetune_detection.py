@@ -22,8 +22,8 @@ from coca.train.optim.schedule import ScheduleConfig
 from coca.train.train_config import TrainConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
+from tiny_datasets import write_scenes
 from tiny_model import write_model
-from tiny_scenes import write_scenes
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import compare_with_earlier
-from tiny_pretrain import NAMES, recipe, run_on_this_rank, stopping_at, write_squares
 from tiny_ranks import on_ranks
+from tiny_workflows import NAMES, recipe, run_on_this_rank, stopping_at, write_squares
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.processing.word_vectors import WordVectors
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from tiny_pretrain import NAMES, RECIPE, recipe, stopping_at, write_squares
+from tiny_workflows import NAMES, RECIPE, recipe, stopping_at, write_squares
 
 SYNONYMS = {"crimson": "red", "emerald": "green", "azure": "blue", "golden": "yellow"}
 WORDS = ("square", *SYNONYMS.values(), *SYNONYMS)

@@ -9,7 +9,7 @@ from coca.core.errors import ConfigError
 from coca.model.encoders.timm import TimmConfig
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from tiny_pretrain import recipe, stopping_at, write_squares
+from tiny_workflows import recipe, stopping_at, write_squares
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from coca.data.sources.tar.index import IMAGE, JSON, LABEL, TEXT, TarIndex, load
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.storage.storage import Storage
 from range_server import Serve
-from tiny_tar import FILES, make_tar
+from tiny_datasets import FILES, make_tar
 
 STATED = b'{"version": 2, "tar": {"bytes": SIZE}, "end": 0, "members": '
 

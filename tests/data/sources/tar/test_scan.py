@@ -12,7 +12,7 @@ from coca.core.errors import DataError
 from coca.data.sources.tar.index import IMAGE, TarIndex, load_index
 from coca.data.sources.tar.scan import scan_tar
 from coca.data.storage.storage import Storage
-from tiny_tar import FILES, make_tar
+from tiny_datasets import FILES, make_tar
 
 
 def load(path: Path) -> TarIndex:

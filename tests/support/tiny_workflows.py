@@ -1,4 +1,4 @@
-"""A whole pretraining run small enough for a test: coloured squares and their names."""
+"""Whole runs of pretraining and fine-tuning small enough for a test: coloured squares."""
 
 import io
 import os
@@ -15,6 +15,7 @@ from PIL import Image
 from coca.core.config.frozen_config import load_config
 from coca.core.progress import ProgressMaker
 from coca.inference.loading import load
+from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_ranks import Results
 
@@ -104,3 +105,48 @@ def run_on_this_rank(root: Path) -> Results:
     result = pretrain(recipe(root / "pictures", root / "run", "train.ema.decay=0.5"))
     model = load(result.model, device="cpu").model
     return {"step": torch.tensor(result.step), **model.state_dict()}
+
+
+CLASSES = ("red", "green", "blue", "yellow")
+
+FINETUNE_RECIPE: dict[str, Any] = {
+    "head": {"heads": 2},
+    "encoder_lr": 0.001,
+    "data": {
+        "sources": [{"kind": "folder", "text": "labels"}],
+        "loader": {"batch_size": 4},
+    },
+    "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
+    "train": {
+        "steps": 12,
+        "log_every": 4,
+        "save_every": 5,
+        "optimizer": {"lr": 0.01},
+        "schedule": {"warmup": 0, "decay": "cosine"},
+    },
+    "evaluate": [{"task": "recognition", "data": {"kind": "folder", "text": "labels"}}],
+}
+
+
+def write_classes(folder: Path) -> Path:
+    """The squares in a folder for each colour, without captions."""
+    squares = write_squares(folder.with_name(f"{folder.name}-squares"))
+    for number in range(12):
+        color = folder / CLASSES[number % 4]
+        color.mkdir(parents=True, exist_ok=True)
+        (squares / f"{number}.png").rename(color / f"{number}.png")
+    return folder
+
+
+def finetune_recipe(model: Path, image_folder: Path, run: Path, *overrides: str) -> FinetuneConfig:
+    return load_config(
+        FinetuneConfig,
+        FINETUNE_RECIPE,
+        overrides=[
+            f"run={run}",
+            f"model={model}",
+            f"data.sources.0.path={image_folder}",
+            f"evaluate.0.data.path={image_folder}",
+            *overrides,
+        ],
+    )
