@@ -61,7 +61,7 @@ def located(pattern: str) -> str:
 
 def _write(pattern: str, folder: Path) -> None:
     from coca.data.sources.tar.shards import ShardWriter
-    from coca.demo.emoji.concepts import emoji_samples
+    from coca.demo.emoji import emoji_samples
 
     samples = emoji_samples(VENDORS[pattern], size_px=SIDE_PX)
     with atomic_folder(folder) as unfinished:

@@ -63,7 +63,7 @@ def commands_of(page: Path) -> Iterator[Command]:
 
 
 def commands_of_recipe(path: Path) -> Iterator[Command]:
-    """The `coca` commands in the head of a recipe; several may share a line."""
+    """The commands in the head of a recipe; several may share a line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     at = next((n for n, line in enumerate(lines) if line.startswith("# Command")), len(lines))
     commands = ""
@@ -71,12 +71,12 @@ def commands_of_recipe(path: Path) -> Iterator[Command]:
         text = line.removeprefix("# Command").lstrip("# ")
         if not line.startswith("#") or (re.match(r"# [A-Z]\w+ ", line) and commands):
             break
-        commands += ("\n" if text.startswith(("coca ", "torchrun ")) else " ") + text
-    for match in re.finditer(r"^(?:torchrun .* -m )?coca [^;()\n]*", commands, re.MULTILINE):
-        for text in match[0].split(" && "):
-            # Words behind the command, such as "another seed:", end it.
-            plain = re.split(r"\s(?:\w+ ){1,4}\w+:", text, maxsplit=1)[0]
-            yield Command(path, at + 1, plain.strip())
+        commands += ("\n" if text.startswith(("coca ", "torchrun ", "python ")) else " ") + text
+    program = r"^(?:python recipes/|(?:torchrun .* -m )?coca )[^;()\n]*"
+    for match in re.finditer(program, commands.replace(" && ", "\n"), re.MULTILINE):
+        # Words behind the command, such as "another seed:", end it.
+        plain = re.split(r"\s(?:\w+ ){1,4}\w+:", match[0], maxsplit=1)[0]
+        yield Command(path, at + 1, plain.strip())
 
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]

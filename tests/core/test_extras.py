@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, MissingExtraError, StorageError
-from coca.core.extras import npm_install, require
+from coca.core.extras import npm_packages, require
 
 
 def test_an_installed_module_is_returned() -> None:
@@ -56,30 +56,48 @@ def test_npm_is_asked_for_the_pinned_versions_and_to_run_nothing(
     fake_npm(
         tmp_path / "bin", f'for word in "$@"; do echo "$word"; done > {arguments}', monkeypatch
     )
-    assert npm_install(tmp_path / "here", PACKAGES) == tmp_path / "here" / "node_modules"
-    words = arguments.read_text().splitlines()
-    assert words[:3] == ["install", "--prefix", str(tmp_path / "here")]
+    with npm_packages(PACKAGES) as folder:
+        words = arguments.read_text().splitlines()
+    assert words[:3] == ["install", "--prefix", str(folder.parent)]
+    assert folder.name == "node_modules"
+    assert not folder.parent.exists()
     assert "--ignore-scripts" in words
     assert words[-2:] == list(PACKAGES)
 
 
 def test_the_last_line_of_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_npm(tmp_path / "bin", "echo first >&2; echo no network >&2; exit 1", monkeypatch)
-    with pytest.raises(StorageError, match=r"not install first@1.*, second@2.*: no network"):
-        npm_install(tmp_path, PACKAGES)
+    with (
+        pytest.raises(StorageError, match=r"not install first@1.*, second@2.*: no network"),
+        npm_packages(PACKAGES),
+    ):
+        pass
 
 
 def test_a_failure_without_output_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_npm(tmp_path / "bin", "exit 3", monkeypatch)
-    with pytest.raises(StorageError, match="it gave no reason"):
-        npm_install(tmp_path, PACKAGES)
+    with pytest.raises(StorageError, match="it gave no reason"), npm_packages(PACKAGES):
+        pass
 
 
 def test_a_missing_npm_is_reported_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"install Node.js, or name a node_modules .*--packages"):
-        npm_install(tmp_path, PACKAGES)
+    with (
+        pytest.raises(
+            ConfigError, match=r"install Node.js, or specify a node_modules .*--packages"
+        ),
+        npm_packages(PACKAGES),
+    ):
+        pass
+
+
+def test_a_given_folder_of_packages_is_used_without_npm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with npm_packages(PACKAGES, tmp_path) as folder:
+        assert folder == tmp_path

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import coca
-from coca.demo.emoji.concepts import emoji_samples
+from coca.demo.emoji import emoji_samples
 from coca.demo.run import RENDERED_PX, UNSEEN, write_photos
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from coca.core.errors import CocaError, DataError, ModelError
+from coca.demo import emoji
 from coca.demo import run as workflow
-from coca.demo.emoji import concepts
 from coca.demo.own_images import demo_on_images
 from coca.demo.run import (
     IMAGE_QUERIES,
@@ -42,14 +42,14 @@ QUICK = (
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_concepts() -> Iterator[None]:
     """Every thirtieth and those that are searched for; to draw all would take a minute."""
-    every = concepts._concepts
+    every = emoji._concepts
 
-    def some() -> list[concepts._Concept]:
+    def some() -> list[emoji._Concept]:
         wanted = IMAGE_QUERIES
         return [it for number, it in enumerate(every()) if number % 30 == 0 or it.code in wanted]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(concepts, "_concepts", some)
+        patch.setattr(emoji, "_concepts", some)
         yield
 
 
@@ -123,7 +123,7 @@ def test_the_image_that_was_deleted_is_back_again(shown: DemoResult) -> None:
 def test_scores_come_with_chance_and_floor_with_and_without_flags(shown: DemoResult) -> None:
     scores = json.loads((shown.folder / "evaluation.json").read_text())["scores"]
     assert len(scores) == 8
-    drawn = [it.metadata["flag"] for it in concepts.emoji_samples("twemoji")]
+    drawn = [it.metadata["flag"] for it in emoji.emoji_samples("twemoji")]
     assert scores["retrieval all"]["samples"] == len(drawn)
     assert scores["retrieval without flags"]["samples"] == len(drawn) - sum(drawn)
     # The model changes nothing about the pixels: this floor is a fact of the data.
@@ -273,5 +273,5 @@ def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     model = write_model(tmp_path / "model")
-    with pytest.raises(DataError, match="holds no readable image"):
+    with pytest.raises(DataError, match="has no readable image"):
         demo_on_images(tmp_path / "empty", tmp_path / "out", model=model)

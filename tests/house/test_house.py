@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "coca"
 WEIGHTS = PACKAGE / "weights"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = sorted({*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")})
+SOURCES = sorted(
+    {
+        *MODULES,
+        *(it for name in ("tests", "benchmarks", "recipes") for it in (ROOT / name).rglob("*.py")),
+    }
+)
 
 # Names without content: modules of odds and ends.
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from packaging.version import Version
 import coca
 
 ROOT = Path(__file__).parent.parent.parent
+RECIPES = [f"recipes/{it}.yaml" for it in ("evaluate/coco", "finetune/nlvr2", "pretrain/emoji")]
 FILES = [
     *("pyproject.toml", ".gitattributes", "README.md", "LICENSE", "NOTICE"),
-    *("scripts/build_version.py", "src/coca/__init__.py", "recipes/evaluate/coco.yaml"),
+    *("scripts/build_version.py", "src/coca/__init__.py", *RECIPES, "recipes/data/drawings.py"),
 ]
 """Files that a build reads."""
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -152,3 +154,15 @@ def test_a_copy_without_its_history_has_the_version_of_the_source(clone: Path) -
     git(clone.parent, "init", "--quiet")
     git(clone.parent, "commit", "--allow-empty", "--message", "other", time_s=5000)
     assert version_of(build(clone)) == "1.2.0.dev0"
+
+
+def test_a_wheel_contains_the_recipes_and_none_of_the_tools_of_a_clone(clone: Path) -> None:
+    with zipfile.ZipFile(build(clone)) as archive:
+        packed = [name for name in archive.namelist() if name.startswith("coca/recipes/")]
+    assert sorted(packed) == [f"coca/{name}" for name in RECIPES]
+
+
+def test_every_folder_of_recipes_is_in_the_wheel() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = config["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert {*included} == {f"recipes/{path.parent.name}" for path in ROOT.glob("recipes/*/*.yaml")}

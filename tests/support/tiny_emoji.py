@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from coca.demo.emoji.packages import SETS, WORDS
+from emoji_sets import SETS, WORDS
 
 GROUPS = {"0": "smileys-emotion", "2": "component", "3": "animals-nature", "8": "symbols"}
 FLAGS = {"9": "flags"}

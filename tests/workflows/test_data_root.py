@@ -79,7 +79,7 @@ def test_a_recipe_points_into_the_clone_and_names_the_source_of_its_data(name: s
     paths = [path for source in sources_of(load(name)) for path in paths_of(source)]
     assert [path for path in paths if path.startswith(("../", "/"))] == []
     source_notes = head_of(name).partition("Data ")[2].partition("Command ")[0]
-    known = r"https?://|coca data |pip install|extra `|in data_root=FOLDER|of stage 1"
+    known = r"https?://|coca data |recipes/data/|pip install|extra `|in data_root=FOLDER|of stage 1"
     assert re.search(known, source_notes)
 
 

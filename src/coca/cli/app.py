@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from coca import __version__
+from coca.cli import data
 from coca.cli.collections import (
     classes,
     collection,
@@ -30,7 +31,6 @@ from coca.cli.collections import (
     serve,
 )
 from coca.cli.console import configure, print_error
-from coca.cli.data import data
 from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
 from coca.cli.models import answer, caption, classify, detect, embed, export, info
 from coca.cli.training import config, demo, evaluate, train

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from coca.core.errors import ConfigError, MissingExtraError, StorageError
@@ -51,28 +52,33 @@ def require(module: str, *, extra: str) -> ModuleType:
 # Installation of data packages by npm.
 
 
-def npm_install(folder: Path, packages: Sequence[str]) -> Path:
-    """Install packages by npm without running their scripts; return the `node_modules` folder.
+@contextmanager
+def npm_packages(packages: Sequence[str], folder: Path | None = None) -> Iterator[Path]:
+    """Yield a `node_modules` folder with packages of npm, whose scripts are not run.
 
     Args:
-        folder: Folder to install into.
         packages: Names with pinned versions, such as `emojibase-data@17.0.0`.
+        folder: A folder that contains them; None: npm installs them for the duration of the block.
 
     Raises:
         ConfigError: npm is not installed.
         StorageError: npm fails.
     """
+    if folder is not None:
+        yield folder
+        return
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigError(
             f"npm is needed to fetch {', '.join(packages)} and is not installed; install Node.js, "
-            "or name a node_modules folder that contains them with --packages"
+            "or specify a node_modules folder that contains them with --packages"
         )
-    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund"]
-    done = subprocess.run(
-        [*command, "--ignore-scripts", *packages], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
-        raise StorageError(f"npm could not install {', '.join(packages)}: {last}")
-    return folder / "node_modules"
+    with TemporaryDirectory() as home:
+        command = [npm, "install", "--prefix", home, "--no-save", "--no-audit", "--no-fund"]
+        done = subprocess.run(
+            [*command, "--ignore-scripts", *packages], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
+            raise StorageError(f"npm could not install {', '.join(packages)}: {last}")
+        yield Path(home) / "node_modules"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.files.atomic import write_atomic
-from coca.demo.emoji.concepts import VENDORS
+from coca.demo.emoji import VENDORS
 from coca.metrics.intervals import interval_shown, wilson_interval
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit

@@ -25,7 +25,7 @@ from coca.core.provenance import record
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
-from coca.demo.emoji.concepts import VENDORS, emoji_samples
+from coca.demo.emoji import VENDORS, emoji_samples
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.inference.attention import draw_word_maps, explain_caption
 from coca.inference.caching import CachingPredictor

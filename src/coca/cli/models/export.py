@@ -10,8 +10,8 @@ import typer
 
 from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults
-from coca.cli.options.npm_packages import npm_packages
 from coca.core.errors import ConfigError
+from coca.core.extras import npm_packages
 
 # Command `coca convert`: convert weights to and from OpenCLIP.
 
@@ -341,10 +341,12 @@ def _export_browser(
     int8: bool,
     image_search: bool,
 ) -> None:
-    from coca.release.browser.static_page import export_browser, install_runtime
+    from coca.release.browser.static_page import RUNTIME_PACKAGE, RUNTIME_VERSION, export_browser
 
     uri, collection, token = source
-    with npm_packages(packages, install_runtime, console) as folder:
+    if packages is None:
+        console.note("fetching the packages with npm")
+    with npm_packages([f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"], packages) as folder:
         result = export_browser(
             model,
             out,

@@ -27,7 +27,6 @@ import numpy as np
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError, SearchError
-from coca.core.extras import npm_install
 from coca.core.files.atomic import atomic_folder
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
@@ -189,16 +188,6 @@ class BrowserResult:
     """Number of items whose image cannot be read any more."""
     size_mb: float
     """Size of all files, in MB."""
-
-
-def install_runtime(folder: Path) -> Path:
-    """Install ONNX Runtime Web by npm; return the `node_modules` folder.
-
-    Raises:
-        ConfigError: npm is not installed.
-        StorageError: npm fails.
-    """
-    return npm_install(folder, [f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"])
 
 
 def export_browser(

@@ -8,16 +8,20 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.demo.drawings.clipart import (
+from drawings import (
+    ICON_SETS,
     MAX_ALIKE,
+    SHORTCODES,
     ClipArt,
     captions_of,
     clipart_samples,
+    icon_samples,
+    main,
+    pack_drawings,
     read_clipart,
+    spoken,
 )
-from coca.demo.drawings.icons import ICON_SETS, SHORTCODES, icon_samples, spoken
-from coca.demo.drawings.pack import install_drawings, pack_drawings
-from coca.demo.emoji.packages import WORDS
+from emoji_sets import WORDS
 from tiny_emoji import write_json, write_packages
 
 pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
@@ -175,15 +179,12 @@ def test_reserved_sets_are_never_read() -> None:
     assert not [it for it in named if "emojione" in it or "openmoji" in it]
 
 
-def test_npm_installs_the_sets_at_their_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_tool_counts_the_images_of_each_set(
+    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str] = []
-
-    def install(folder: Path, packages: list[str]) -> Path:
-        asked.extend(packages)
-        return folder
-
-    monkeypatch.setattr("coca.demo.drawings.pack.npm_install", install)
-    install_drawings(tmp_path)
-    assert asked == [f"{it.package}@{it.version}" for it in (*ICON_SETS, WORDS)]
+    write_svg(tmp_path / "clip" / "food" / "cake.svg", "Animal", "cake")
+    clipart = ["--clipart", str(tmp_path / "clip"), "--size-px", "16"]
+    main([str(tmp_path / "out"), "--packages", str(packages), *clipart])
+    lines = capsys.readouterr().out.splitlines()
+    assert "openclipart:               1 images" in lines
+    assert lines[-1].endswith(f"images are in {tmp_path / 'out'}")

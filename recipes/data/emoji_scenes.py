@@ -1,14 +1,17 @@
-"""Synthetic detection data: emoji on random backgrounds with bounding boxes, in COCO format.
+"""Compose detection data: emoji on random backgrounds with bounding boxes, in COCO format.
+
+    python recipes/data/emoji_scenes.py runs/scenes/train --count 800 --seed 1
 
 Each scene depends only on the seed and its number. The drawings come from the packages of the extra
 `demo`.
 """
 
+import argparse
 import io
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,7 @@ from PIL import Image, ImageDraw
 
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder
-from coca.core.progress import ProgressMaker, silent
-from coca.demo.emoji.concepts import emoji_samples
+from coca.demo.emoji import VENDORS, emoji_samples
 
 CLASSES = {
     "apple": "1f34e",
@@ -55,7 +57,6 @@ def write_scenes(
     count: int,
     size_px: int = 128,
     seed: int = 0,
-    progress: ProgressMaker = silent,
 ) -> int:
     """Write `pictures/` and `instances.json` into a new folder; return the number of objects.
 
@@ -65,7 +66,6 @@ def write_scenes(
         count: Number of scenes, at least 1.
         size_px: Side of a scene, pixels, at least 32.
         seed: Seed of the scenes.
-        progress: Optional progress callback.
 
     Raises:
         ConfigError: The vendor is unknown, or `count` or `size_px` is too small.
@@ -79,7 +79,7 @@ def write_scenes(
     numbers = {name: number for number, name in enumerate(CLASSES, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with progress("composing scenes", count) as bar, atomic_folder(out) as unfinished:
+    with atomic_folder(out) as unfinished:
         (unfinished / "pictures").mkdir()
         for number in range(count):
             scene, found = compose(drawings, size_px, random.Random(f"{seed} {number}"))
@@ -98,7 +98,6 @@ def write_scenes(
                         "iscrowd": 0,
                     }
                 )
-            bar.advance()
         content = {
             "images": images,
             "annotations": annotations,
@@ -208,3 +207,22 @@ def _background(size_px: int, chance: random.Random) -> Image.Image:
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return values.clip(0, 255).astype(np.uint8)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the scenes as the arguments of the command line say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--vendor", choices=VENDORS, default=VENDORS[0], help="vendor of the emoji")
+    parser.add_argument("--count", type=int, default=1000, help="number of scenes")
+    parser.add_argument("--size-px", type=int, default=128, help="side of a scene, pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    given = parser.parse_args(arguments)
+    objects = write_scenes(**vars(given))
+    print(f"{given.count:,} scenes with {objects:,} objects of {given.vendor} are in {given.out}")
+
+
+if __name__ == "__main__":
+    main()

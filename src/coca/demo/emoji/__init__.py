@@ -1,1 +1,0 @@
-"""Emoji of several vendors as image-text data, from packages that anyone can install."""
