@@ -119,7 +119,7 @@ def test_a_wrong_call_is_reported_in_one_sentence(
             1,
             "error: torch is needed for this: pip install torch torchvision einops safetensors "
             "installs it; `coca index`, `coca search` and `coca serve` run without it on a folder "
-            "of `coca export --format onnx`, given by --model\n",
+            "of `coca export --format onnx`, given with --model\n",
         ),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
         (KeyboardInterrupt("stopped by Ctrl-C: 3"), 130, "error: stopped by Ctrl-C: 3\n"),

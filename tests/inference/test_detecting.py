@@ -44,7 +44,7 @@ def test_an_image_that_cannot_be_read_and_a_model_without_detector_are_reported(
     detector = load_detector(write_detector(tmp_path / "model"), device="cpu")
     with pytest.raises(DataError):
         detector.detect([image_bytes(0), b"no image"])
-    with pytest.raises(ModelError, match="holds no detector"):
+    with pytest.raises(ModelError, match="has no detector"):
         load_detector(write_model(tmp_path / "plain"), device="cpu")
 
 

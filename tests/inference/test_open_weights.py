@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_tensor(
 
 def test_another_kind_of_model_is_refused(theirs: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, theirs / WEIGHTS)
-    with pytest.raises(ModelError, match="no weights of a CoCa of OpenCLIP"):
+    with pytest.raises(ModelError, match="not weights of a CoCa of OpenCLIP"):
         imported(theirs)
 
 
@@ -140,7 +140,7 @@ def test_an_unknown_way_to_prepare_images_is_refused(
     [
         ("{", "cannot be read as JSON"),
         ("[]", "one JSON object"),
-        ('{"model_cfg": {"embed_dim": 3}}', "no CoCa of OpenCLIP"),
+        ('{"model_cfg": {"embed_dim": 3}}', "this is not OpenCLIP's CoCa"),
     ],
 )
 def test_an_empty_description_is_refused_by_name(
@@ -334,7 +334,7 @@ def test_a_missing_vocabulary_is_an_error_that_names_the_folder_for_it(
 
 
 def test_a_folder_without_weights_is_reported(weights: OpenWeights, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds none of open_clip_model.safetensors"):
+    with pytest.raises(ModelError, match=r"has none of open_clip_model.safetensors"):
         weights.local(tmp_path)
 
 

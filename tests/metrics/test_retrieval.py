@@ -163,7 +163,7 @@ def test_a_similarity_that_is_no_number_is_an_error() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
 def test_nothing_to_rank_is_an_error(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="holds nothing to rank"):
+    with pytest.raises(ValueError, match="has nothing to rank"):
         retrieval_scores(np.zeros(shape), np.ones(shape, dtype=bool))
 
 

@@ -194,7 +194,7 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_detector_and_one_of_another_shape_raise(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no detector"):
+    with pytest.raises(ModelError, match="has no detector"):
         load_detector(tmp_path, CoCa(tiny_config()))
     save_detector(tmp_path, tiny_detector())
     settings = (tmp_path / "detector.json").read_text()

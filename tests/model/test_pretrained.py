@@ -177,7 +177,7 @@ def damage(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("no config", "holds no config.json"),
+        ("no config", "has no config.json"),
         ("no weights", "weights are missing"),
         ("config no json", "cannot be read as JSON"),
         ("config no section", "no section `model`"),

@@ -327,7 +327,7 @@ def test_a_page_without_the_packages_is_an_error(
     from coca.release.browser.static_page import export_browser
 
     model, uri, _ = folders
-    with pytest.raises(ConfigError, match=r"holds no onnxruntime-web with the file dist/ort\."):
+    with pytest.raises(ConfigError, match=r"has no onnxruntime-web with the file dist/ort\."):
         export_browser(model, tmp_path / "o", uri=uri, collection="pictures", packages=tmp_path)
     changed = tmp_path / "changed"
     shutil.copytree(model, changed)

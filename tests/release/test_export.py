@@ -177,7 +177,7 @@ def test_the_card_has_the_scores_of_its_own_run(run: Path, scores: Path, tmp_pat
 
 def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=1)
-    with pytest.raises(ModelError, match="holds scores of the model"):
+    with pytest.raises(ModelError, match="contains scores of the model"):
         export(other, tmp_path / "shared", results=[scores])
     assert not (tmp_path / "shared").exists()
 

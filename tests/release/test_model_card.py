@@ -91,7 +91,7 @@ def test_open_weights_record_where_they_come_from(
 
 
 def test_a_folder_without_a_model_has_no_card(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="not a model folder"):
         model_card(tmp_path, title="None", intended_use="None.")
 
 

@@ -15,7 +15,7 @@ def test_another_model_takes_over_when_all_images_are_embedded(
     run: Run, run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
 ) -> None:
     newer = str(write_model(tmp_path / "newer", seed=1))
-    assert "holds the vectors of" in run("reindex", "-m", model, code=2).stderr
+    assert "contains the vectors of" in run("reindex", "-m", model, code=2).stderr
     kept = Path(images[0]).read_bytes()
     Path(images[0]).unlink()
     half = run_json("reindex", "-m", newer, code=1)

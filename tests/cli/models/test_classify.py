@@ -79,7 +79,7 @@ def test_labels_may_be_compared_by_likelihood(
     [
         ([], "no label"),
         (["--labels-file", "none.txt"], "none.txt cannot be read"),
-        (["-l", "cat", "--prompts", "phot"], "no prompt set"),
+        (["-l", "cat", "--prompts", "phot"], "not a prompt set"),
     ],
 )
 def test_classifying_without_good_labels_is_a_wrong_call(

@@ -34,5 +34,5 @@ def test_an_unknown_model_is_reported_with_the_nearest_preset(run: Run) -> None:
 
 
 def test_a_folder_without_a_model_is_a_failure(run: Run, cwd: Path) -> None:
-    assert "no model folder" in run("info", str(cwd), code=1).stderr
-    assert "no model folder" in run("embed", "-t", "x", "-m", str(cwd), code=1).stderr
+    assert "not a model folder" in run("info", str(cwd), code=1).stderr
+    assert "not a model folder" in run("embed", "-t", "x", "-m", str(cwd), code=1).stderr

@@ -139,4 +139,4 @@ def test_a_task_that_is_none_is_a_wrong_call(
 
 
 def test_a_model_that_is_none_is_a_failure(run: Run, samples: str) -> None:
-    assert "no model folder" in run("evaluate", "photos", samples, code=1).stderr
+    assert "not a model folder" in run("evaluate", "photos", samples, code=1).stderr

@@ -317,8 +317,8 @@ def test_a_table_without_images_is_reported_before_the_run(folder: Path) -> None
         ("m.csv", b'image\n"open', "is not CSV"),
         ("m.csv", b"image\n\xff", "not UTF-8"),
         ("m.parquet", b"PAR1 not really", "is not a Parquet file"),
-        ("m.jsonl", b"", "holds no sample"),
-        ("m.csv", b"", "holds no sample"),
+        ("m.jsonl", b"", "has no sample"),
+        ("m.csv", b"", "has no sample"),
     ],
 )
 def test_a_damaged_table_is_reported_in_a_sentence(

@@ -65,7 +65,7 @@ def test_the_kinds_of_this_package_are_registered() -> None:
 
 
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no sample"):
+    with pytest.raises(DataError, match="has no sample"):
         open_source(FolderConfig(path=str(tmp_path)))
 
 

@@ -149,5 +149,5 @@ def test_a_damaged_video_is_a_bad_sample_and_not_the_end(tmp_path: Path) -> None
 
 
 def test_a_folder_without_videos_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no video"):
+    with pytest.raises(DataError, match="has no video"):
         open_source(VideosConfig(path=str(tmp_path)))

@@ -169,7 +169,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "complaint"),
-    [((), "holds no table"), (("a.jsonl", "b.csv"), "several tables; set table to one of a.jsonl")],
+    [((), "has no table"), (("a.jsonl", "b.csv"), "several tables; set table to one of a.jsonl")],
 )
 def test_a_zip_without_one_table_is_refused(
     tmp_path: Path, names: tuple[str, ...], complaint: str
@@ -191,5 +191,5 @@ def test_what_is_no_zip_or_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def test_an_image_that_the_zip_lacks_is_named(tmp_path: Path) -> None:
     source = open_zip(write_zip(tmp_path / "a.zip", [{"image": "pics/9.png"}]))
-    with pytest.raises(DataError, match=r"holds no pics/9.png"):
+    with pytest.raises(DataError, match=r"has no pics/9.png"):
         source.read(0)

@@ -37,7 +37,7 @@ def test_what_this_model_has_not_is_named(
 
 
 def test_models_that_are_no_such_coca_are_refused() -> None:
-    with pytest.raises(ModelError, match="no CoCa of OpenCLIP"):
+    with pytest.raises(ModelError, match="this is not OpenCLIP's CoCa"):
         from_open_clip(open_clip.get_model_config("ViT-B-32"))
     # Without a pooler, the decoder would attend to raw patches.
     with pytest.raises(ModelError, match=r"attentional_pool is None, only True exists"):

@@ -262,7 +262,7 @@ def test_another_migration_or_model_is_refused(
         migrate(index, source, tmp_path / "files")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
-    with pytest.raises(SearchError, match="holds other files"):
+    with pytest.raises(SearchError, match="has other files"):
         migrate(source, index, tmp_path / "full")
     source.delete(["a"])
     with pytest.raises(SearchError, match="lost 1 records since the migration began"):

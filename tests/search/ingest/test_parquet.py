@@ -149,7 +149,7 @@ def test_files_of_vectors_are_distinguished_from_other_tables(
     write_vectors(tmp_path / "a.parquet", batch, about())
     assert find_vectors(tmp_path) == [tmp_path / "a.parquet"]
     assert find_vectors(tmp_path / "table.parquet") == []
-    with pytest.raises(DataError, match="holds no vectors"):
+    with pytest.raises(DataError, match="has no vectors"):
         read_info(tmp_path / "table.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[:50] + b"\0" * 900 + whole[950:])

@@ -149,7 +149,7 @@ def test_images_that_are_gone_or_changed_are_reported(
     assert report.embedded == 4
     reasons = dict(report.lost)
     assert "cannot be read: No such file" in reasons[str(folder / "1.jpg")]
-    assert "holds another image now" in reasons[str(folder / "2.jpg")]
+    assert "contains another image now" in reasons[str(folder / "2.jpg")]
 
 
 def test_a_copy_replaces_a_file_that_is_gone(

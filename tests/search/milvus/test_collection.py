@@ -164,7 +164,10 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
     [
         ({"vector": np.zeros(16, np.float32)}, r"record b \(/pictures/b.jpg\) has .* length 0"),
         ({"vector": np.full(16, np.nan, np.float32)}, "record b .* NaN"),
-        ({"vector": np.ones(4, np.float32) / 2}, "record b .* has 4 numbers; .* contains 16"),
+        (
+            {"vector": np.ones(4, np.float32) / 2},
+            "record b .* has 4 numbers; this collection has 16",
+        ),
         ({"metadata": {"x": float("nan")}}, "record b .* cannot be stored: the metadata"),
         ({"id": ""}, "cannot be stored: the id is empty"),
         (

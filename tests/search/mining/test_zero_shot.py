@@ -94,7 +94,7 @@ def test_images_and_other_models_are_kept_apart(
         lambda: add_classes(index, model, ["x"], templates=["{}"]),
         lambda: class_names(index),
     ):
-        with pytest.raises(SearchError, match="holds 1 images"):
+        with pytest.raises(SearchError, match="contains 1 images"):
             refused()
     model.fingerprint = "model-two"
     with pytest.raises(SearchError, match="and not by model-two"):

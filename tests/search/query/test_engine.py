@@ -92,7 +92,7 @@ def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
 
 
 def test_an_image_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="not an image"):
         engine.search(image=b"bad")
 
 

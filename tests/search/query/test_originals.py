@@ -24,7 +24,7 @@ def image(tmp_path: Path) -> Path:
 
 def test_an_id_that_is_a_hash_is_compared_with_the_content(image: Path) -> None:
     assert read_original(record(content_id(b"one"), image), read_file) == b"one"
-    with pytest.raises(DataError, match="holds another image now"):
+    with pytest.raises(DataError, match="contains another image now"):
         read_original(record(content_id(b"two"), image), read_file)
 
 
@@ -33,7 +33,7 @@ def test_with_another_id_the_content_of_the_origin_is_compared(image: Path, id: 
     known = record(id, image, content=content_id(b"one"))
     assert read_originals([known], read_file) == ({id: b"one"}, [])
     image.write_bytes(b"two")
-    with pytest.raises(DataError, match="holds another image now"):
+    with pytest.raises(DataError, match="contains another image now"):
         read_original(known, read_file)
 
 

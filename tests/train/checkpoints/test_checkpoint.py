@@ -153,7 +153,7 @@ def test_a_folder_under_a_wrong_name_is_skipped(
     folder = save(tmp_path, 2)
     folder.rename(folder.with_name("step_00000009"))
     assert newest(tmp_path).step == 1
-    assert "holds step 2" in caplog.text
+    assert "contains step 2" in caplog.text
 
 
 def test_a_run_with_damaged_checkpoints_only_does_not_start_again(tmp_path: Path) -> None:

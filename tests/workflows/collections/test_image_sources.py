@@ -121,7 +121,7 @@ def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Pa
     assert vectors_files(resolve_uris(["photos", "a.JPG"])) == []
     with pytest.raises(ConfigError, match="one after the other"):
         vectors_files(resolve_uris([file, "photos"]))
-    with pytest.raises(ConfigError, match="holds vectors and no images"):
+    with pytest.raises(ConfigError, match="contains vectors and no images"):
         open_sources(resolved)
 
 

@@ -247,7 +247,7 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path
     with pytest.raises(ConfigError, match=r"a manifest ends in \.jsonl"):
         check_out(tmp_path / "some.txt")
     (tmp_path / "shard-000000.tar").touch()
-    with pytest.raises(ConfigError, match="holds shards"):
+    with pytest.raises(ConfigError, match="has shards"):
         check_out(tmp_path)
     check_out(tmp_path / "some")
 

@@ -63,7 +63,7 @@ def read_recipe(path: Path) -> Tree:
         raise ConfigError(f"the recipe {path} is not UTF-8 text: {error.reason}") from error
     tree = _parse(text, f"the recipe {path}")
     if not isinstance(tree, dict):
-        found = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        found = "is empty" if tree is None else f"contains a {type(tree).__name__}"
         raise ConfigError(f"the recipe {path} {found}; it should contain lines such as `seed: 1`")
     return tree
 
