@@ -104,10 +104,10 @@ def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
     categories = [{"id": number, "name": str(number)} for number in range(3)]
     whole = {"images": [{"id": n} for n in range(12)], "categories": categories}
     (tmp_path / "true.json").write_text(json.dumps({**whole, "annotations": notes}))
-    (tmp_path / "said.json").write_text(json.dumps(results))
+    (tmp_path / "found.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
         right = COCO(str(tmp_path / "true.json"))
-        judged = COCOeval(right, right.loadRes(str(tmp_path / "said.json")), "bbox")
+        judged = COCOeval(right, right.loadRes(str(tmp_path / "found.json")), "bbox")
         judged.evaluate()
         judged.accumulate()
         judged.summarize()

@@ -21,7 +21,7 @@ CAPTIONS = [
     f"A {color} {thing} {verb} the {place}."
     for color in COLORS
     for thing in THINGS
-    for verb in ("beside", "behind", "on top of")
+    for verb in ("below", "behind", "on top of")
     for place in ("river", "café", "old town hall")
 ]
 TRAINED = {
@@ -200,7 +200,7 @@ def test_few_texts_give_a_small_vocabulary_that_still_writes_anything(
 
 
 def test_frequent_words_are_one_piece() -> None:
-    assert len(TRAINED["bpe", True].encode_prompt("a red car beside the river")) == 7
+    assert len(TRAINED["bpe", True].encode_prompt("a red car below the river")) == 7
 
 
 RETRAIN = """

@@ -156,13 +156,13 @@ def test_tables_are_distinguished_and_everything_else_counts_as_one() -> None:
 @pytest.mark.parametrize(
     ("etag", "caption", "over", "captioned", "prior"),
     [
-        (TABLE, "said", FILE, True, True),
+        (TABLE, "a car", FILE, True, True),
         (TABLE, "", FILE, True, False),
         (TABLE, "", FILE, False, True),
-        (FILE, "said", TABLE, True, False),
-        (FILE, "said", TABLE, False, True),
+        (FILE, "a car", TABLE, True, False),
+        (FILE, "a car", TABLE, False, True),
         (FILE, "", TABLE, False, False),
-        (OTHER, "said", TABLE, True, True),
+        (OTHER, "a car", TABLE, True, True),
         (OTHER, "", TABLE, True, False),
     ],
 )

@@ -69,14 +69,14 @@ eye = np.eye(4, dtype=np.float32)
 index = Collection.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
 index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
 resident, engine = InMemoryIndex(index), SearchEngine(Embedder(), index)
-told = {}
+errors = {}
 for call in json.loads(sys.argv[1]):
     try:
         eval(call)
-        told[call] = ""
+        errors[call] = ""
     except SearchError as error:
-        told[call] = str(error)
-print(json.dumps(told))
+        errors[call] = str(error)
+print(json.dumps(errors))
 """
 
 

@@ -98,7 +98,7 @@ def run_load(
         load.kept = len(there)
         _compare(index, there, load, "at the end")
     with open_index() as again:
-        _compare(again, there, load, "after opening anew")
+        _compare(again, there, load, "after opening it again")
     return load
 
 

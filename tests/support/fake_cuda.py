@@ -21,7 +21,7 @@ SEEN_IN_C = torch.device("meta")
 PRETENDED = (DEVICE.type, SEEN_IN_C.type)
 COPIES = {"to", "_to_copy"}
 MAY_MIX = {*COPIES, "copy_", "index", "index_put", "index_put_", "_index_put_impl_"}
-"""Operations that take tensors of the CPU beside those of CUDA: copies, and positions to read."""
+"""Operations that take tensors of the CPU and of CUDA: copies, and positions to read."""
 
 
 class Pretended(Tensor):

@@ -65,7 +65,7 @@ def wait_for_main_that_ends(folder: Path, rank: int) -> None:
     try:
         world.broadcast_from_main(lambda: os.kill(os.getpid(), signal.SIGKILL))
     except CocaError as error:
-        (folder / "said").write_text(str(error))
+        (folder / "error").write_text(str(error))
     os._exit(0)
 
 

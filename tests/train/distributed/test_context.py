@@ -62,7 +62,7 @@ def test_a_main_rank_that_ends_while_others_wait_for_it_raises_at_once(tmp_path:
     for process in ranks:
         process.join(HANGING_S)
     assert [process.exitcode for process in ranks] == [-signal.SIGKILL, 0]
-    assert "rank 1 cannot continue: another rank has ended" in (tmp_path / "said").read_text()
+    assert "rank 1 cannot continue: another rank has ended" in (tmp_path / "error").read_text()
 
 
 GLOO = "[/pytorch/gloo/tcp/pair.cc:537] Read error [127.0.0.1]:11: Connection reset. Check logs."

@@ -101,7 +101,7 @@ def album(tmp_path: Path) -> Path:
     folder.mkdir()
     for n, name in enumerate("abc"):
         (folder / f"{name}.png").write_bytes(image_bytes(n))
-    (folder / "a.txt").write_text("beside a")
+    (folder / "a.txt").write_text("near a")
     (folder / "table.csv").write_text("image,caption,year\na.png,table a,1\nb.png,table b,2\n")
     return folder
 
@@ -135,15 +135,15 @@ def test_a_table_and_the_folder_of_its_images_leave_each_others_captions(
             assert (again.report.updated, again.report.removed) == (0, 0)
             assert captions(uri) == spoken
     # Each follows what changes.
-    (album / "c.txt").write_text("beside c")
+    (album / "c.txt").write_text("near c")
     table.write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
     for sources in rounds:
         index_images(sources, model, uri=uri, captions=False)
-    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "near c"}
     (album / "b.png").write_bytes(image_bytes(9))
     for sources in rounds:
         index_images(sources, model, uri=uri, captions=False)
-    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "near c"}
 
 
 def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
@@ -154,7 +154,7 @@ def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
     table.write_text("image,caption,year\nb.png,table b,2\n")
     assert index_images([table], model, uri=uri, captions=False, prune=True).report.removed == 0
     assert index_images([album], model, uri=uri, captions=False).report.updated == 1
-    assert captions(uri) == {"a": "beside a", "b": "table b", "c": ""}
+    assert captions(uri) == {"a": "near a", "b": "table b", "c": ""}
     table.write_text("image,caption,year\na.png,late a,3\n")
     both = index_images([album, table], model, uri=uri, captions=False, prune=True)
     assert both.report.removed == 0
@@ -168,10 +168,10 @@ def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
     table.write_text("image,year\na.png,1\nb.png,2\n")
     for sources in ([album, table], [album], [table]):
         index_images(sources, model, uri=uri, captions=False)
-        assert captions(uri) == {"a": "beside a", "b": "", "c": ""}
-    (album / "b.txt").write_text("beside b")
+        assert captions(uri) == {"a": "near a", "b": "", "c": ""}
+    (album / "b.txt").write_text("near b")
     index_images([album], model, uri=uri, captions=False)
-    assert captions(uri)["b"] == "beside b"
+    assert captions(uri)["b"] == "near b"
 
 
 @pytest.mark.parametrize("folder_first", [True, False])

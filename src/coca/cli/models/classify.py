@@ -159,7 +159,7 @@ def _by_collection(
     from coca.workflows.collections.class_prompts import classify_by, open_classes
 
     with open_classes(predictor, uri, collection, token=token) as index:
-        # In memory, so that no class is missed, whatever their number.
+        # In memory, so that no class is missed, however many there are.
         labels, vectors = read_classes(index)
     yield lambda batch: classify_by(predictor, labels, vectors, batch)
 

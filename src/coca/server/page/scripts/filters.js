@@ -158,7 +158,7 @@ export class Filters {
 
   #value(field, value, count, at, chosen) {
     const name = field === "caption_source" ? (VALUES[value] ?? value) : String(value);
-    // An album is often a folder, whose last part tells it from others.
+    // An album is often a folder, whose last part distinguishes it.
     const short = field === "album" ? name.replace(/\/+$/, "").split("/").at(-1) : name;
     const box = h("input", {
       type: "checkbox", id: `facet-${field}-${at}`, checked: chosen.includes(value),

@@ -139,7 +139,7 @@ function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
   document.title = state.view === "duplicates" ? "Near-duplicates · coca" : title;
-  // What the reader types while the page starts, or beside another change, stays.
+  // What the reader types while the page starts, or next to another change, stays.
   if (before && (before.text !== state.text || document.activeElement !== search)) search.value = state.text;
   const listed = state.view === "wall";
   $("#wall").hidden = !listed;
