@@ -1,5 +1,6 @@
 import base64
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert client.delete(url).json() == {"ids": [item["id"]], "missing": []}
     assert client.get(url).status_code == 404
     assert not path.exists()
+
+
+def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:
+    url = f"/v1/items/{client.post('/v1/items', json=new(231)).json()['id']}?collection=others"
+    tags = [f"tag{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        codes = pool.map(lambda tag: client.patch(url, json={"add_tags": [tag]}).status_code, tags)
+        assert set(codes) == {200}
+    assert sorted(client.get(url).json()["tags"]) == sorted(tags)
+    client.delete(url)
 
 
 def test_an_item_shows_whether_its_file_is_deleted_with_it(client: TestClient) -> None:
