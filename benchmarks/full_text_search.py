@@ -23,7 +23,7 @@ from coca.processing.clip_bpe import installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.row_codec import HIT_COLUMNS
+from coca.search.milvus.rows import HIT_COLUMNS
 from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 

@@ -370,7 +370,7 @@ def test_one_text_is_no_list_of_tags() -> None:
 
 def found(index: Collection, filter: str) -> set[str]:
     # The records are old; strong consistency would take 0.2 s each time.
-    rows = index._store.images._client.query(
+    rows = index._images._client.query(
         index.info.collection, filter=filter, output_fields=["id"], consistency_level="Eventually"
     )
     return {row["id"] for row in rows}

@@ -78,7 +78,7 @@ import os, signal, sys
 from tiny_filling import fill, open_index
 uri, collection, folder, id = sys.argv[1:]
 index = open_index(uri, collection)
-images = index._store.images
+images = index._images
 images.upsert = images.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
 index.delete([id]) if id else fill(folder, index)
 """
@@ -101,7 +101,7 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
             assert index.search(query, 5, on="text") == [[], []]
             fill(tmp_path, index)
             check(tmp_path, index)
-            assert index._store._texts.ids() == [dog]
+            assert index._texts.ids() == [dog]
         run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), dog)
         with open_index(uri, fresh) as index:
             fill(tmp_path, index)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.row_codec import to_record, to_row
+from coca.search.milvus.rows import to_record, to_row
 from coca.search.records import (
     CollectionInfo,
     Record,

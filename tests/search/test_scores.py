@@ -42,7 +42,7 @@ def compressed(
         for row, vector in enumerate(vectors)
     )
     client = index._connection.client
-    for name in {index._store.layout.name, index._store.layout.texts}:
+    for name in {index._layout.name, index._layout.texts}:
         client.flush(name, timeout=60)
     index.change_index(parse_index(kind))
     return index

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import ann, collection_io, schema
+from coca.search.milvus import ann, rows, schema
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.row_codec import to_row
+from coca.search.milvus.rows import to_row
 from coca.search.records import Record
 
 MakeIndex = Callable[..., Collection]
@@ -82,21 +82,21 @@ def test_a_caption_that_is_taken_back_is_found_no_more(
 def test_a_caption_without_its_image_is_passed_over_and_pages_do_not_shift(
     index: Collection, make_record: MakeRecord
 ) -> None:
-    if index._store.layout.shared:
+    if index._layout.shared:
         pytest.skip("this Milvus keeps an image and its caption in one row")
     spoken = [make_record(str(n), text_vector=make_record(f"c{n}").vector) for n in range(12)]
     index.upsert(spoken)
     # As a killed writer leaves them: some without an image, one with another caption.
     stray = {"0", "3", "4", "5", "7"}
-    index._store.images.delete(stray - {"7"})
-    index._store._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
+    index._images.delete(stray - {"7"})
+    index._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
     for query in (make_record("c4").vector, DIRECTION):
         scores = {one.id: float(text_vector_of(one) @ query) for one in spoken}
         right = sorted(scores.keys() - stray, key=lambda id: -scores[id])
         pages = [index.search(query[np.newaxis], 3, offset=n, on="text")[0] for n in (0, 3, 6)]
         assert [hit.id for page in pages for hit in page] == right
     assert index.repair() == {"7"}
-    assert set(index._store._texts.ids()) == set(right)
+    assert set(index._texts.ids()) == set(right)
 
 
 def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: MakeRecord) -> None:
@@ -116,14 +116,14 @@ def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: 
 def test_searches_wait_for_own_writes_only_while_they_are_new(
     index: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = index._store.images
-    monkeypatch.setattr(collection_io, "_SETTLED_S", 60)
+    images = index._images
+    monkeypatch.setattr(rows, "_SETTLED_S", 60)
     before = images.freshness
     index.upsert([make_record("cat")])
     after_upsert = images.freshness
     index.delete(["cat"])
     after_delete = images.freshness
-    monkeypatch.setattr(collection_io, "_SETTLED_S", 0)
+    monkeypatch.setattr(rows, "_SETTLED_S", 0)
     assert (before, after_upsert, after_delete) == ("Bounded", "Session", "Strong")
     assert images.freshness == "Bounded"
 
@@ -213,7 +213,7 @@ def test_a_field_that_cannot_be_stored_is_reported(
 
 def test_the_collection_of_captions_is_not_shown(index: Collection) -> None:
     assert index.own_name in schema.list_collections(index._connection)
-    assert index._store._texts.name in {index.own_name, f"{index.own_name}_texts"}
+    assert index._texts.name in {index.own_name, f"{index.own_name}_texts"}
     assert not any(name.endswith("_texts") for name in schema.list_collections(index._connection))
 
 

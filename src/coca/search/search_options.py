@@ -119,3 +119,17 @@ def _check_whole(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise ArgumentError(f"{name} must be a whole number, got {value!r}")
+
+
+def check_text(text: str) -> None:
+    """Validate a query text.
+
+    Raises:
+        SearchError: It is not a string, or empty.
+    """
+    if not isinstance(text, str):
+        raise ArgumentError(
+            f"the text to search for is {text!r}, and no words; several texts are several terms"
+        )
+    if not text.strip():
+        raise ArgumentError("the text to search for is empty")

@@ -147,7 +147,7 @@ def test_a_folder_becomes_records_with_the_captions_next_to_its_images(
     assert bear.path == str(folder / "b.jpg")
     assert bear.metadata == {"kind": "animal"}
     assert bear.vector == pytest.approx(embedder.direction(b"b"))
-    assert index._store.images.unflushed == 0 or not index._connection.is_lite
+    assert index._images.unflushed == 0 or not index._connection.is_lite
 
 
 def test_a_second_run_reads_and_embeds_nothing(

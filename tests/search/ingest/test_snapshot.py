@@ -11,7 +11,7 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_io import CollectionIO
+from coca.search.milvus.rows import Rows
 
 
 def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
@@ -25,13 +25,13 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     copy.write_bytes(b"a")
     first = ingest([FileSource([folder])], embedder, index, path_cache=path_cache)
     assert first == IngestReport(added=3, duplicates=1)
-    reads = CollectionIO.read_through
+    reads = Rows.read_through
 
-    def read_through(self: CollectionIO, columns: Any, filter: str = "") -> Any:
+    def read_through(self: Rows, columns: Any, filter: str = "") -> Any:
         assert filter, "it reads the whole collection"
         return reads(self, columns, filter)
 
-    monkeypatch.setattr(CollectionIO, "read_through", read_through)
+    monkeypatch.setattr(Rows, "read_through", read_through)
 
     def touch(*paths: Path) -> IngestReport:
         sources: list[AnySource] = [

@@ -9,7 +9,7 @@ import pytest
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.ann import depth_of, pages
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_io import Row
+from coca.search.milvus.rows import Row
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Hit, Record

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import collection, collection_io, schema
+from coca.search.milvus import collection, rows, schema
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.records import Origin, Record
@@ -292,22 +292,22 @@ def test_many_rows_are_flushed_on_the_way(
     make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collection, "WRITE_ROWS", 10)
-    monkeypatch.setattr(collection_io, "FLUSH_ROWS", 30)
+    monkeypatch.setattr(rows, "FLUSH_ROWS", 30)
     index = make_index()
     index.upsert(make_record(str(n)) for n in range(45))
-    assert index._store.images.unflushed == (15 if index._connection.is_lite else 45)
+    assert index._images.unflushed == (15 if index._connection.is_lite else 45)
     assert index.count() == 45
     index.flush()
     index.flush()
-    assert index._store.images.unflushed == 0
+    assert index._images.unflushed == 0
 
 
 def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
     make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection_io, "_SEARCHED_ROWS", 10)
+    monkeypatch.setattr(rows, "_SEARCHED_ROWS", 10)
     index = make_index()
-    images = index._store.images
+    images = index._images
     lite = index._connection.is_lite
     query = make_record("cat").vector[np.newaxis]
     for n in range(24):

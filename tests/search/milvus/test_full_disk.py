@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import StorageError
-from coca.search.milvus import collection_io, lite
+from coca.search.milvus import lite, rows
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 from limited_disk import LimitedDisk, limited_disk
@@ -123,7 +123,7 @@ def test_nothing_is_written_after_a_flush_that_failed(
 def test_deletions_go_on_without_the_space_of_a_flush(
     disk: LimitedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection_io, "FLUSH_ROWS", 5)
+    monkeypatch.setattr(rows, "FLUSH_ROWS", 5)
     with opened(disk.folder) as index:
         index.upsert([record(number) for number in range(20)])
         disk.fill(leave=lite.MIN_FREE_TO_DELETE + (4 << 20))

@@ -38,8 +38,8 @@ def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Collection
         for row, vector in enumerate(vectors)
     )
     # A server indexes flushed rows only.
-    index._connection.client.flush(index._store.layout.name, timeout=60)
-    index._connection.client.flush(index._store.layout.texts, timeout=60)
+    index._connection.client.flush(index._layout.name, timeout=60)
+    index._connection.client.flush(index._layout.texts, timeout=60)
     return index
 
 
@@ -170,7 +170,7 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     )
     hits = index.search(np.eye(1, 16, dtype=np.float32), 9, filter='album == "a1"')[0]
     assert {hit.id for hit in hits} == {"1", "4", "7"}
-    assert index._store.images.freshness == "Strong"
+    assert index._images.freshness == "Strong"
 
 
 def test_what_lite_cannot_keep_is_left_out_with_a_warning(

@@ -17,7 +17,7 @@ from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
 from coca.search import records
-from coca.search.milvus import row_codec
+from coca.search.milvus.rows import to_record, to_row
 from coca.search.records import Record
 
 _ABOUT = b"coca.vectors"
@@ -96,7 +96,7 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
                     row[records.METADATA] = json.loads(row[records.METADATA])
                     row[records.ORIGIN] = json.loads(row[records.ORIGIN])
                     text_vector = row[records.TEXT_VECTOR] if row[records.HAS_TEXT] else None
-                    yield row_codec.to_record(row, text_vector)
+                    yield to_record(row, text_vector)
     except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
 
@@ -117,7 +117,7 @@ def _about(path: Path) -> VectorsInfo | None:
 
 
 def _to_plain(record: Record) -> dict[str, Any]:
-    row = row_codec.to_row(record)
+    row = to_row(record)
     # As in a collection: the image's vector is the placeholder, marked by `has_text`.
     vector = record.vector if record.text_vector is None else record.text_vector
     return row | {

@@ -28,7 +28,7 @@ from coca.search.ingest.sources import (
 )
 from coca.search.ingest.upsert import Captioner, UpsertPlanner
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_io import WRITE_ROWS
+from coca.search.milvus.rows import WRITE_ROWS
 from coca.search.query.engine import Embedder
 from coca.search.records import PATH, Origin, Record, check_same_model
 

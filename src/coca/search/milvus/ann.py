@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.filters import quoted, with_ids
 from coca.search.index_params.params import MAX_RESULTS, MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
-from coca.search.milvus.collection_io import CollectionIO, Row, batches
 from coca.search.milvus.index_build import served_rows
-from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
+from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, batches, belongs, to_hit
 from coca.search.milvus.schema import WORDS
 from coca.search.records import ID, Hit
 from coca.search.search_options import SearchOptions
@@ -101,20 +99,6 @@ def pages(
     return answers
 
 
-def check_text(text: str) -> None:
-    """Validate a query text.
-
-    Raises:
-        SearchError: It is not a string, or empty.
-    """
-    if not isinstance(text, str):
-        raise ArgumentError(
-            f"the text to search for is {text!r}, and no words; several texts are several terms"
-        )
-    if not text.strip():
-        raise ArgumentError("the text to search for is empty")
-
-
 # ANN search for rows, with adaptive search width under selective filters.
 
 
@@ -148,9 +132,9 @@ _UTMOST = 1e6
 class Vectors:
     """Vector field of a collection: image vectors or caption vectors."""
 
-    images: CollectionIO
+    images: Rows
     """Collection of the image rows."""
-    collection: CollectionIO
+    collection: Rows
     """Collection of the vectors: the same, or a separate collection for captions."""
     column: str
     index: VectorIndex
@@ -371,7 +355,7 @@ def grouped_ann_search(
         limit *= 4
 
 
-def bm25_search(collection: CollectionIO, text: str, page: SearchOptions) -> list[Hit]:
+def bm25_search(collection: Rows, text: str, page: SearchOptions) -> list[Hit]:
     """Rank records by BM25 of their captions, best first."""
 
     def search(texts: Sequence[str], limit: int) -> list[list[Row]]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from coca.core.errors import SearchError
 from coca.search.milvus import schema
-from coca.search.milvus.collection_io import CollectionIO
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import check_folder
+from coca.search.milvus.rows import Rows
 from coca.search.milvus.schema import (
     FINGERPRINT,
     CollectionSettings,
@@ -215,7 +215,7 @@ def list_all(connection: Connection) -> list[Listed]:
             state = client.get_load_state(own, timeout=timeout_s)["state"]
             exact = connection.is_lite or str(getattr(state, "name", state)) == "Loaded"
             count = (
-                CollectionIO(connection, own).count()
+                Rows(connection, own).count()
                 if exact and not connection.is_lite
                 else int(client.get_collection_stats(own, timeout=timeout_s)["row_count"])
             )
@@ -280,7 +280,7 @@ def make_named(
     elif not staged:
         layout = describe_collection(connection, own)[1]
         load_collection(connection, layout)
-        if count := CollectionIO(connection, own).count():
+        if count := Rows(connection, own).count():
             raise SearchError(
                 f"{collection!r} leads nowhere, but {own!r} in {connection.uri} contains {count:,} "
                 f"records of this model: `coca collection alias {collection} {own}` opens them, "

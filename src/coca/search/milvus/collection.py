@@ -1,10 +1,11 @@
-"""Milvus client of one collection: the same interface for Milvus Lite and for servers.
+"""Collection of images and their captions in Milvus: the same interface for Lite and for servers.
 
 Vectors have length 1 and are compared by inner product, which every index type and every Milvus
 version supports. The score is therefore the cosine. A `VectorEncoding` stores smaller vectors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -18,20 +19,39 @@ from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.index_params.vector_index import VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
-from coca.search.milvus.ann import ann_search, bm25_search, check_text, grouped_ann_search
+from coca.search.milvus.ann import (
+    Vectors,
+    ann_search,
+    bm25_search,
+    grouped_ann_search,
+)
 from coca.search.milvus.catalog import make_named, missing
-from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
 from coca.search.milvus.index_rebuild import change_index
-from coca.search.milvus.record_store import RecordStore
-from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
-from coca.search.milvus.schema import CollectionSettings, Layout
+from coca.search.milvus.rows import (
+    HIT_COLUMNS,
+    RECORD_COLUMNS,
+    WRITE_ROWS,
+    Row,
+    Rows,
+    batches,
+    belongs,
+    row_digest,
+    to_hit,
+    to_origin,
+    to_record,
+    to_row,
+)
+from coca.search.milvus.schema import CollectionSettings, Layout, index_captions
 from coca.search.records import CollectionInfo, Hit, Origin, Record
-from coca.search.search_options import SearchKeywords, SearchOptions, Side
+from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_text
 from coca.search.vector_codec import Basis, VectorCodec
 
 __all__ = ["MAX_RESULTS", "Collection"]
+
+_BETWEEN_S = 2.0
+"""Maximum time between a writer's caption and image of one record, in seconds."""
 
 
 class Collection:
@@ -61,7 +81,13 @@ class Collection:
             opened_as: Name that it was opened by, which writes check; empty for its own name.
         """
         self.info, self._connection, self._opened_as = info, connection, opened_as
-        self._store = RecordStore(connection, layout)
+        self._layout, self._captions_indexed = layout, False
+        may_move = not layout.made_for
+        self._images = Rows(connection, layout.name, layout.consistency, may_move=may_move)
+        # The same collection, if one row has both vectors.
+        self._texts = self._images
+        if not layout.shared:
+            self._texts = Rows(connection, layout.texts, layout.consistency)
 
     @classmethod
     def open(
@@ -157,21 +183,16 @@ class Collection:
     @property
     def own_name(self) -> str:
         """Name of the collection itself; aliases may be switched."""
-        return self._store.layout.name
+        return self._layout.name
 
     def is_same(self, other: "Collection") -> bool:
         """Return whether both are the same collection, under any names and URIs."""
-        one, another = self._store.layout, other._store.layout
-        return one.name == another.name and (
+        layout, theirs = self._layout, other._layout
+        return layout.name == theirs.name and (
             self._connection.normalized_uri == other._connection.normalized_uri
             # Under two URIs of one server, the collection has the same id and creation time.
-            or (one.identity != (0, 0) and one.identity == another.identity)
+            or (layout.identity != (0, 0) and layout.identity == theirs.identity)
         )
-
-    @property
-    def made_for(self) -> str:
-        """Public name (alias) that it was created for; empty if that is its own name."""
-        return self._store.layout.made_for
 
     @property
     def capabilities(self) -> Capabilities:
@@ -181,12 +202,12 @@ class Collection:
     @property
     def codec(self) -> VectorCodec:
         """Encoding of the stored vectors, with its basis."""
-        return self._store.layout.codec
+        return self._layout.codec
 
     @property
     def index_type(self) -> VectorIndex:
         """Index of the vectors."""
-        return self._store.layout.index
+        return self._layout.index
 
     def change_index(
         self,
@@ -214,9 +235,9 @@ class Collection:
         precision = self.codec.encoding.precision
         index = choose_index(index, self.capabilities, precision=precision, fallback=fallback)
         self.flush()
-        self._store.layout = change_index(
+        self._layout = change_index(
             self._connection,
-            self._store.layout,
+            self._layout,
             index,
             rows=self.count(),
             progress=progress,
@@ -231,14 +252,14 @@ class Collection:
         """
         sides: tuple[Side, Side] = ("text", "image")
         states: dict[Side, IndexState] = {}
-        for side, vectors in zip(sides, self._store.layout.vectors, strict=True):
+        for side, vectors in zip(sides, self._layout.vectors, strict=True):
             if (state := index_state(self._connection, *vectors)) is not None:
                 states[side] = state
         return states
 
     def keep_calibration(self, text: str) -> None:
         """Store the calibration of match scores, as JSON; "" removes it."""
-        schema.keep_calibration(self._connection, self._store.layout, text)
+        schema.keep_calibration(self._connection, self._layout, text)
         self.info = replace(self.info, calibration=text)
 
     def describe(self) -> CollectionInfo:
@@ -261,10 +282,47 @@ class Collection:
         for batch in batches(rows, WRITE_ROWS):
             records.check_records(batch, self.info.embed_dim)
             # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
-            self._store.write(list({record.id: record for record in batch}.values()))
+            self._write(list({record.id: record for record in batch}.values()))
             written += len(batch)
             self._check_name()
         return written
+
+    def _write(self, batch: Sequence[Record]) -> None:
+        """Write validated records with distinct ids."""
+        encode = self._layout.codec.encode
+        encoded = encode(np.stack([record.vector for record in batch]))
+        # A vector column cannot be null. The image's vector is the placeholder, hidden by
+        # `has_text`; a constant would create a cluster of equal points in the graph.
+        texts = encode(
+            np.stack(
+                [
+                    record.vector if record.text_vector is None else record.text_vector
+                    for record in batch
+                ]
+            )
+        )
+        written = [
+            to_row(record) | {records.VECTOR: vector}
+            for record, vector in zip(batch, encoded, strict=True)
+        ]
+        if not self._captions_indexed and any(record.text_vector is not None for record in batch):
+            # Before the write, so that a killed writer leaves no caption without an index.
+            index_captions(self._connection, self._layout)
+            self._captions_indexed = True
+        if self._layout.shared:
+            for row, vector in zip(written, texts, strict=True):
+                row[records.TEXT_VECTOR] = vector
+        else:
+            # The captions first: the run after a killed one finds the image missing and writes both
+            # again. Until `repair` deletes such orphans, searches hide them.
+            caption_rows = [
+                row | {records.VECTOR: vector}
+                for row, record, vector in zip(written, batch, texts, strict=True)
+                if record.text_vector is not None
+            ]
+            self._texts.delete(record.id for record in batch if record.text_vector is None)
+            self._texts.upsert(caption_rows)
+        self._images.upsert(written)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete records; missing ids are ignored.
@@ -272,7 +330,10 @@ class Collection:
         Raises:
             SearchError: The name of the collection now refers to another one.
         """
-        self._store.delete(ids)
+        for batch in batches(ids, WRITE_ROWS):
+            if not self._layout.shared:
+                self._texts.delete(batch)
+            self._images.delete(batch)
         self._check_name()
 
     def _check_name(self) -> None:
@@ -293,7 +354,8 @@ class Collection:
 
     def flush(self) -> None:
         """Flush written rows into the index, where that is due."""
-        self._store.flush()
+        self._texts.flush()
+        self._images.flush()
 
     def close(self) -> None:
         """Close the connection; closing twice does nothing."""
@@ -301,7 +363,10 @@ class Collection:
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
-        return {record.id: record for record in self._store.get(ids)}
+        found: list[Record] = []
+        for batch in batches(ids, WRITE_ROWS):
+            found += self._to_records(list(self._images.get(batch, self._columns)))
+        return {record.id: record for record in found}
 
     def ids(self, filter: str = "") -> list[str]:
         """List the ids of all records that match a filter, in no order.
@@ -309,24 +374,24 @@ class Collection:
         Raises:
             SearchError: Milvus rejects the filter.
         """
-        return self._store.images.ids(filter)
+        return self._images.ids(filter)
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
-        images = self._store.images
+        images = self._images
         found_rows = images.get(scores, HIT_COLUMNS, freshness=images.freshness)
         found = {row[records.ID]: row for row in found_rows}
         return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
     def read_hits(self) -> Iterator[list[Hit]]:
         """Iterate over all records as hits with a score of 0, in batches and in no order."""
-        for rows in self._store.images.read_through(HIT_COLUMNS):
+        for rows in self._images.read_through(HIT_COLUMNS):
             yield [to_hit(row, 0.0) for row in rows]
 
     @property
     def writes(self) -> int:
         """Number of rows written or deleted so far through this client; on Lite, through any."""
-        return self._store.images.journal.writes
+        return self._images.journal.writes
 
     @property
     def sees_all_writes(self) -> bool:
@@ -335,7 +400,7 @@ class Collection:
 
     def changed_since(self, writes: int) -> list[str] | None:
         """List the ids written since `writes` had this value; None if that is too long ago."""
-        return self._store.images.journal.since(writes)
+        return self._images.journal.since(writes)
 
     def count(self, filter: str = "") -> int:
         """Count the records, or those that match a filter.
@@ -343,7 +408,7 @@ class Collection:
         Raises:
             SearchError: Milvus rejects the filter.
         """
-        return self._store.images.count(filter)
+        return self._images.count(filter)
 
     def repair(self) -> set[str]:
         """Delete orphaned captions, which killed writers leave.
@@ -353,18 +418,41 @@ class Collection:
         Returns:
             The ids of records whose caption has no vector; they must be written again.
         """
-        return self._store.repair()
+        if self._layout.shared:
+            return set()
+        columns = [records.ID, records.CAPTION, records.HAS_TEXT]
+        texts = _by_id(self._texts.read_through(columns))
+        images = _by_id(self._images.read_through(columns))
+        if astray := _astray(texts, images):
+            # Another writer may be between its two writes.
+            time.sleep(_BETWEEN_S)
+            texts_again = _by_id([self._texts.get(astray, columns)])
+            astray = _astray(texts_again, _by_id([self._images.get(astray, columns)]))
+            self._texts.delete(astray)
+        unembedded = set(astray) | (images.keys() - texts.keys())
+        return {id for id in unembedded if id in images and images[id][records.HAS_TEXT]}
 
     def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
         """Iterate over id, path, caption and origin of these records, or of all, in no order.
 
         Missing ids are skipped. Do not write meanwhile.
         """
-        return self._store.origins(ids)
+        columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
+        found: Iterable[Iterable[Row]] = (
+            self._images.read_through(columns) if ids is None else [self._images.get(ids, columns)]
+        )
+        for batch in found:
+            for row in batch:
+                yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
 
     def digests(self, ids: Iterable[str] | None = None) -> dict[str, bytes]:
         """Compute a digest of all fields but the vectors, of these records or of all; by id."""
-        return self._store.digests(ids)
+        parts: Iterable[Iterable[Row]] = (
+            self._images.read_through(HIT_COLUMNS)
+            if ids is None
+            else [self._images.get(ids, HIT_COLUMNS)]
+        )
+        return {row[records.ID]: row_digest(row) for part in parts for row in part}
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
         """Iterate over all records that match a filter, in batches; do not write meanwhile.
@@ -372,7 +460,27 @@ class Collection:
         Raises:
             SearchError: Milvus rejects the filter.
         """
-        return self._store.read_through(filter)
+        for batch in self._images.read_through(self._columns, filter):
+            yield self._to_records(batch)
+
+    def _to_records(self, batch: Sequence[Row]) -> list[Record]:
+        captioned = [row for row in batch if row[records.HAS_TEXT]]
+        if not self._layout.shared:
+            ids = [row[records.ID] for row in captioned]
+            captioned = list(self._texts.get(ids, [records.ID, records.VECTOR]))
+        decode = self._layout.codec.decode
+        texts = decode([row[self._layout.text_column] for row in captioned])
+        vectors = {row[records.ID]: text for row, text in zip(captioned, texts, strict=True)}
+        images = decode([row[records.VECTOR] for row in batch])
+        return [
+            to_record(row | {records.VECTOR: image}, vectors.get(row[records.ID]))
+            for row, image in zip(batch, images, strict=True)
+        ]
+
+    @property
+    def _columns(self) -> list[str]:
+        extra = [records.TEXT_VECTOR] if self._layout.shared else []
+        return [*RECORD_COLUMNS, *extra]
 
     def search(
         self,
@@ -395,7 +503,7 @@ class Collection:
         page.check_page(self.index_type.spec.max_results)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        vectors_there, captions = self._store.vectors(page.on), page.on == "text"
+        vectors_there, captions = self._vectors(page.on), page.on == "text"
         if page.group_by:
             answers = [
                 grouped_ann_search(vectors_there, query, page, captions=captions)
@@ -404,6 +512,13 @@ class Collection:
         else:
             answers = ann_search(vectors_there, queries, page, captions=captions)
         return page.keep_similar(answers)
+
+    def _vectors(self, side: Side) -> Vectors:
+        """Return the vector field of images or of captions, for searches."""
+        layout, images = self._layout, self._images
+        if side == "image":
+            return Vectors(images, images, records.VECTOR, layout.index, layout.codec)
+        return Vectors(images, self._texts, layout.text_column, layout.index, layout.codec)
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -431,9 +546,17 @@ class Collection:
         check_text(text)
         page = SearchOptions(k=k, offset=offset, filter=filter)
         page.check_page(self.index_type.spec.max_results)
-        return bm25_search(self._store.images, text, page)
+        return bm25_search(self._images, text, page)
 
     @property
     def supports_full_text(self) -> bool:
         """Whether `full_text_search` is available."""
-        return self._store.layout.full_text
+        return self._layout.full_text
+
+
+def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:
+    return {row[records.ID]: row for part in parts for row in part}
+
+
+def _astray(texts: Mapping[str, Row], images: Mapping[str, Row]) -> list[str]:
+    return [id for id, row in texts.items() if not belongs(row, images.get(id))]

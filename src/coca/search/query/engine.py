@@ -22,7 +22,7 @@ from coca.search.query.query_terms import (
     word_forms,
 )
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
-from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.query.searchable import FullTextSearch, Searchable
 from coca.search.records import Hit, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
 
@@ -321,7 +321,7 @@ class SearchEngine:
             text,
             self.embedder,
             calibration,
-            cosines={id: cosine(query, record, "image") for id, record in records.items()},
+            cosines={id: record.cosine(query, "image") for id, record in records.items()},
             open_image=self._image_reader(),
         )
 
@@ -340,6 +340,6 @@ class SearchEngine:
             records,
             texts,
             self.embedder,
-            cosines={id: cosine(query, record, on) for id, record in records.items()},
+            cosines={id: record.cosine(query, on) for id, record in records.items()},
             open_image=self._image_reader(),
         )

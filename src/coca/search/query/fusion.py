@@ -18,12 +18,12 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.core.extras import require
 from coca.search.filters import all_of
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.ann import check_text, group_of
+from coca.search.milvus.ann import group_of
 from coca.search.milvus.lite import Counted, Watch, read_in_background
 from coca.search.query.query_terms import Term, join_forms
-from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.query.searchable import FullTextSearch, Searchable
 from coca.search.records import Hit, Origin
-from coca.search.search_options import SearchKeywords, SearchOptions, Side
+from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_text
 
 # BM25 index over captions, for servers without full-text search and for in-memory collections.
 
@@ -481,7 +481,7 @@ def _with_cosines(
         return list(hits)
     records = index.get(unknown)
     return [
-        replace(hit, score=cosine(query, records[hit.id], on)) if hit.id in records else hit
+        replace(hit, score=records[hit.id].cosine(query, on)) if hit.id in records else hit
         for hit in hits
         if hit.id in records or not math.isnan(hit.score)
     ]

@@ -31,7 +31,7 @@ from jaxtyping import Float, Float32, Float64
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, ConfigError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-from coca.search.milvus.ann import check_text
+from coca.search.search_options import check_text
 
 # Short queries: the texts by which queries such as "a dog" and "show me dogs." are searched.
 

@@ -19,7 +19,7 @@ from coca.core.errors import ArgumentError
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.ann import sort_key
 from coca.search.query.originals import ImageOpener, read_originals
-from coca.search.query.searchable import Searchable, cosine
+from coca.search.query.searchable import Searchable
 from coca.search.records import Hit, Record, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions
 
@@ -224,7 +224,7 @@ class RescoredIndex:
         page: SearchOptions,
     ) -> list[Hit]:
         scored = [
-            replace(hit, score=cosine(query, known[hit.id], page.on)) if hit.id in known else hit
+            replace(hit, score=known[hit.id].cosine(query, page.on)) if hit.id in known else hit
             for hit in hits
         ]
         return sorted(scored, key=lambda hit: sort_key(hit.score, hit.id))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search.records import CollectionInfo, Hit, Record
-from coca.search.search_options import SearchKeywords, Side
+from coca.search.search_options import SearchKeywords
 
 
 @runtime_checkable
@@ -44,15 +44,3 @@ class Searchable(FullTextSearch, Protocol):
     def supports_full_text(self) -> bool:
         """Whether `full_text_search` is available."""
         ...
-
-
-def cosine(query: Float[np.ndarray, " E"], record: Record, on: Side) -> float:
-    """Compute the cosine of a query and a record; -1 for a caption that has no vector.
-
-    Args:
-        query: Query vector, of length 1.
-        record: Record with its vectors.
-        on: Vector field: `"image"` or `"text"` (caption).
-    """
-    vector = record.vector if on == "image" else record.text_vector
-    return -1.0 if vector is None else float(query @ vector)

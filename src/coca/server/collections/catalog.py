@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_io import batches
+from coca.search.milvus.rows import batches
 from coca.search.records import METADATA, Hit
 
 _READ_ROWS = 1_000

@@ -11,7 +11,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.collection_io import batches
+from coca.search.milvus.rows import batches
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes

@@ -1,13 +1,15 @@
-"""Row-level I/O of one Milvus collection.
+"""Rows of a Milvus collection: convert records and hits, write, read and search.
 
 Rows are upserted, never inserted. Each call has a timeout and names its columns. On Lite, writes
 are serialized, and flushed before unflushed rows slow searches down.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,7 +19,24 @@ from coca.core.errors import SearchError, StorageError
 from coca.search.filters import expanded, with_ids
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import MIN_FREE_TO_DELETE
-from coca.search.records import ID, TEXT_VECTOR, VECTOR
+from coca.search.records import (
+    ALBUM,
+    CAPTION,
+    HAS_TEXT,
+    HEIGHT,
+    ID,
+    METADATA,
+    ORIGIN,
+    PATH,
+    TAGS,
+    TEXT_VECTOR,
+    TIME,
+    VECTOR,
+    WIDTH,
+    Hit,
+    Origin,
+    Record,
+)
 
 WRITE_ROWS = 1_000
 FLUSH_ROWS = 5_000
@@ -33,8 +52,88 @@ _SETTLED_S = 10.0
 
 Row = dict[str, Any]
 
+HIT_COLUMNS = (
+    *(ID, PATH, CAPTION, WIDTH, HEIGHT, TIME),
+    *(TAGS, ALBUM, METADATA, HAS_TEXT, ORIGIN),
+)
+"""Columns that `to_hit` reads."""
+RECORD_COLUMNS = (*HIT_COLUMNS, VECTOR)
+"""Columns that `to_record` reads, except the caption vector, which may be in another collection."""
 
-class CollectionIO:
+
+def row_digest(row: Mapping[str, Any]) -> bytes:
+    """Compute a 16-byte digest of the columns `HIT_COLUMNS`: all fields but the vectors."""
+    fields = {name: row[name] for name in HIT_COLUMNS} | {TAGS: list(row[TAGS])}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()[:16]
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """Convert a record to a row of Milvus, without its caption vector."""
+    return {
+        ID: record.id,
+        VECTOR: np.asarray(record.vector, dtype=np.float32),
+        PATH: record.path,
+        CAPTION: record.caption,
+        WIDTH: int(record.width),
+        HEIGHT: int(record.height),
+        TIME: int(record.time),
+        TAGS: list(record.tags),
+        ALBUM: record.album,
+        METADATA: dict(record.metadata),
+        HAS_TEXT: record.text_vector is not None,
+        ORIGIN: record.origin.as_json(),
+    }
+
+
+def to_record(row: Mapping[str, Any], text_vector: Any = None) -> Record:
+    """Convert a row of Milvus to a record."""
+    return Record(
+        id=row[ID],
+        path=row[PATH],
+        caption=row[CAPTION],
+        width=int(row[WIDTH]),
+        height=int(row[HEIGHT]),
+        time=int(row[TIME]),
+        tags=tuple(row[TAGS]),
+        album=row[ALBUM],
+        metadata=row[METADATA],
+        vector=np.asarray(row[VECTOR], dtype=np.float32),
+        text_vector=None if text_vector is None else np.asarray(text_vector, dtype=np.float32),
+        origin=to_origin(row),
+    )
+
+
+def to_origin(row: Mapping[str, Any]) -> Origin:
+    """Read the origin from a row of Milvus."""
+    return Origin(**row[ORIGIN])
+
+
+def belongs(caption: Mapping[str, Any], image_row: Mapping[str, Any] | None) -> bool:
+    """Return whether a row of the caption collection matches the row of its image.
+
+    It does not after a writer was killed between both writes, until the write is repeated.
+    """
+    return image_row is not None and image_row[HAS_TEXT] and image_row[CAPTION] == caption[CAPTION]
+
+
+def to_hit(row: Mapping[str, Any], score: float) -> Hit:
+    """Convert a row of Milvus to a hit."""
+    return Hit(
+        id=row[ID],
+        score=score,
+        path=row[PATH],
+        caption=row[CAPTION],
+        metadata=row[METADATA],
+        width=int(row[WIDTH]),
+        height=int(row[HEIGHT]),
+        time=int(row[TIME]),
+        tags=tuple(row[TAGS]),
+        album=row[ALBUM],
+        caption_source=to_origin(row).caption_source(row[CAPTION]),
+    )
+
+
+class Rows:
     """Existing, loaded collection of rows.
 
     Attributes:
@@ -136,7 +235,7 @@ class CollectionIO:
     ) -> list[Row]:
         """Read rows that match a filter, at most `limit` of them."""
         self._check_name()
-        with self.faults("read from it", filter=filter):
+        with self.connection.faults("read from it", filter=filter):
             return self._client.query(
                 self.name,
                 filter=expanded(filter),
@@ -172,7 +271,7 @@ class CollectionIO:
             return
         # A server's iterator may miss the newest writes; a strong read first waits for them.
         self.count()
-        with self.faults("read it through", filter=filter):
+        with self.connection.faults("read it through", filter=filter):
             iterator = self._client.query_iterator(
                 self.name,
                 batch_size=WRITE_ROWS,
@@ -201,7 +300,7 @@ class CollectionIO:
         """Find the nearest rows to each query, nearest first, each with its `distance`."""
         self._searched = True
         self._check_name()
-        with self.faults("search it", filter=filter):
+        with self.connection.faults("search it", filter=filter):
             answers = self._client.search(
                 self.name,
                 data=list(queries),
@@ -222,10 +321,6 @@ class CollectionIO:
             for hits in answers
         ]
 
-    def faults(self, doing: str, *, filter: str = "") -> AbstractContextManager[None]:
-        """Convert exceptions of Milvus into a `SearchError` of one sentence."""
-        return self.connection.faults(doing, filter=filter)
-
     def _check_name(self) -> None:
         """Check that the name still identifies this collection.
 
@@ -233,7 +328,7 @@ class CollectionIO:
         """
         if not self._may_move:
             return
-        with self.faults(f"find collection {self.name!r}"):
+        with self.connection.faults(f"find collection {self.name!r}"):
             found = self._client.describe_collection(self.name, timeout=self._timeout_s)
         if found["collection_name"] != self.name:
             raise SearchError(
@@ -247,12 +342,12 @@ class CollectionIO:
         with self.connection.write_lock:
             lease = self.connection.lease
             if lease is None:
-                with self.faults(doing):
+                with self.connection.faults(doing):
                     yield
                 return
             lease.check_space(self.name, needed=needed)
             try:
-                with self.faults(doing):
+                with self.connection.faults(doing):
                     yield
             except (SearchError, StorageError):
                 lease.failed_writes.add(self.name)
@@ -265,7 +360,7 @@ class CollectionIO:
     def _flush(self) -> None:
         lease = self.connection.lease
         try:
-            with self.faults("flush it"):
+            with self.connection.faults("flush it"):
                 self._client.flush(self.name, timeout=self._timeout_s)
         except (SearchError, StorageError):
             if lease is not None:
