@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError, MissingExtraError
-from coca.data.datasets.easy_vqa import EasyVQAConfig
+from coca.data.datasets.question_answering import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coca.data.datasets.easy_vqa import EasyVQAConfig
+from coca.data.datasets.question_answering import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.folder import FolderConfig

@@ -1,4 +1,14 @@
-"""NLVR and NLVR2: true or false statements about images, as JSON lines.
+"""Labelled statements about images: SNLI-VE, NLVR and NLVR2.
+
+SNLI-VE visual entailment: JSON lines over the photos of Flickr30k.
+
+    {"Flickr30K_ID": "3416050480", "gold_label": "neutral", "pairID": "3416050480.jpg#4r1n",
+     "sentence1": "A man with ...", "sentence2": "The man is tall."}
+
+Xie et al., 2019, arXiv 1901.06706. The second sentence is the hypothesis about the photo. The
+first, the premise of the text-only task, is not a model input (CoCa, appendix B).
+
+NLVR and NLVR2: true or false statements about images, as JSON lines.
 
     NLVR   {"identifier": "3988-0", "directory": "99", "sentence": "There is ...", "label": "true"}
     NLVR2  {"identifier": "train-10171-0-0", "directory": 42, "sentence": ..., "label": "True"}
@@ -24,7 +34,50 @@ from coca.data.sources.annotated import (
 from coca.data.sources.source import register_source, single_path
 from coca.data.storage.storage import is_remote
 
-CLASSES = ("false", "true")
+SNLI_VE_CLASSES = ("entailment", "neutral", "contradiction")
+
+
+@register_source("snli_ve", AnnotationsConfig)
+def snli_ve(config: AnnotationsConfig) -> AnnotatedSource:
+    """Read each hypothesis as the text and its verdict as the label, in file order.
+
+    `config.images` is the folder of Flickr30k's images. The key is `pairID`; the premise becomes
+    metadata. A malformed line, or one without a majority verdict (`-`), is a bad sample.
+
+    Raises:
+        DataError: The file or the folder is missing.
+    """
+    lines, fingerprint = read_lines(config)
+    entries = [
+        line
+        if isinstance(line, DataError)
+        else _hypothesis(line, f"pair {index} of {config.title}")
+        for index, line in enumerate(lines)
+    ]
+    return AnnotatedSource(entries, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _hypothesis(line: dict[str, Any], origin: str) -> Entry | DataError:
+    try:
+        image, label, hypothesis = line["Flickr30K_ID"], line["gold_label"], line["sentence2"]
+        if label not in SNLI_VE_CLASSES:
+            return DataError(
+                f"{origin} has the label {label!r}; it must be one of {', '.join(SNLI_VE_CLASSES)}",
+                reason="unknown_label",
+            )
+        image = str(image).removesuffix(".jpg")
+        return Entry(
+            str(line.get("pairID", origin)),
+            f"{image}.jpg",
+            labels=(label,),
+            metadata={"image": image, "premise": str(line.get("sentence1", ""))},
+            text=hypothesis.strip(),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        return malformed(origin, error, "an object with Flickr30K_ID, gold_label and sentence2")
+
+
+NLVR_CLASSES = ("false", "true")
 
 BOX_ORDERS = 6
 """Images of NLVR for each statement."""
@@ -56,7 +109,7 @@ def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
         return f"{name}/" if numbered[name] else ""
 
     def read(line: dict[str, Any]) -> list[Entry]:
-        identifier, text, label = _parts(line)
+        identifier, text, label = _nlvr_parts(line)
         part, image_set, pair, sentence = identifier.rsplit("-", 3)
         stem = f"{folder(line)}{part}-{image_set}-{pair}"
         return [
@@ -70,7 +123,7 @@ def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
             )
         ]
 
-    return _source(config, images, read)
+    return _nlvr_source(config, images, read)
 
 
 @register_source("nlvr", AnnotationsConfig)
@@ -91,7 +144,7 @@ def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
         images = f"{parent}/images" if parent else "images"
 
     def read(line: dict[str, Any]) -> list[Entry]:
-        identifier, text, label = _parts(line)
+        identifier, text, label = _nlvr_parts(line)
         group, _, _ = identifier.partition("-")
         keys = [f"{part}-{identifier}-{order}" for order in range(BOX_ORDERS)]
         return [
@@ -105,10 +158,10 @@ def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
             for key in keys
         ]
 
-    return _source(config, images, read)
+    return _nlvr_source(config, images, read)
 
 
-def _source(config: AnnotationsConfig, images: str, read: _Reading) -> AnnotatedSource:
+def _nlvr_source(config: AnnotationsConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
     entries: list[Entry | DataError] = []
     for index, line in enumerate(lines):
@@ -124,9 +177,9 @@ def _source(config: AnnotationsConfig, images: str, read: _Reading) -> Annotated
     return AnnotatedSource(entries, images=images, fingerprint=fingerprint)
 
 
-def _parts(line: dict[str, Any]) -> tuple[str, str, str]:
+def _nlvr_parts(line: dict[str, Any]) -> tuple[str, str, str]:
     """Parse identifier, sentence and label of a line."""
     label = str(line["label"]).lower()
-    if label not in CLASSES:
+    if label not in NLVR_CLASSES:
         raise ValueError(f"the label {line['label']!r}")
     return line["identifier"], line["sentence"].strip(), label
