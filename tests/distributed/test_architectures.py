@@ -14,7 +14,7 @@ from coca.inference.detecting import load_detector
 from coca.model.detector import Boxes, DetectorConfig
 from coca.train.distributed.parallel import Kind
 from coca.train.optim.optimizer import OptimizerConfig
-from coca.train.train_config import TrainConfig
+from coca.train.trainer import TrainConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
 from tiny_architectures import sharded_steps_on_cuda, steps, steps_and_run

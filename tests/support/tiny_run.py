@@ -22,8 +22,7 @@ from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics
-from coca.train.train_config import TrainConfig
-from coca.train.trainer import Trainer
+from coca.train.trainer import TrainConfig, Trainer
 from tiny import caption, seed_weights, tiny_config
 
 

@@ -4,13 +4,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 
-from coca.core.errors import CocaError, DataError, StorageError
+from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.files import atomic
 from coca.data.batch import Batch
 from coca.model import precision
@@ -19,9 +19,16 @@ from coca.model.coca import CoCa
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
+from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics
-from coca.train.train_config import TrainConfig
-from coca.train.trainer import Trainer, stop_on_signal
+from coca.train.trainer import (
+    CUBLAS_WORKSPACE,
+    TrainConfig,
+    Trainer,
+    deterministic_algorithms,
+    stop_on_signal,
+    training_device,
+)
 from tiny import tiny_config
 from tiny_run import (
     Bars,
@@ -426,3 +433,55 @@ def test_auto_precision_trains_as_the_faster_precision(
     trainer = tiny_trainer(tmp_path / "auto", precision="auto", steps=2)
     assert trainer.precision == chosen
     assert trainer.fit().metrics["loss"] == expected.metrics["loss"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"steps": 0}, "steps must be a whole number above 0, got 0"),
+        ({"steps": 5, "log_every": 0}, "log_every"),
+        ({"steps": 5, "micro_batch": 0}, "micro_batch must be a whole number above 0 or null"),
+        ({"steps": 5, "grad_clip": 0.0}, "grad_clip must be a number above 0 or null"),
+        ({"steps": 5, "schedule": ScheduleConfig(warmup=5)}, "schedule.warmup 5 must be below"),
+    ],
+)
+def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        TrainConfig(**setting)
+
+
+@pytest.mark.parametrize(("there", "found"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_a_gpu_if_there_is_one(
+    there: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert training_device("auto") == torch.device(found)
+    assert training_device("cpu") == torch.device("cpu")
+    assert training_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_deterministic_algorithms_are_for_the_time_of_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == CUBLAS_WORKSPACE
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def test_an_operation_without_a_deterministic_algorithm_raises() -> None:
+    # torch has none for this operation on a CPU either.
+    pooled, positions = torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    message = r"max_unpooling2d\S* has no deterministic algorithm"
+    with pytest.raises(ConfigError, match=message), deterministic_algorithms(True):
+        torch.nn.functional.max_unpool2d(pooled, positions, [2])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"^mine$"), deterministic_algorithms(True):
+        raise RuntimeError("mine")

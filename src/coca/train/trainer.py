@@ -1,20 +1,22 @@
 """Trainer: steps, metrics, checkpoints and signals of one run."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Generic, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from coca.core.config.frozen_config import to_dict
-from coca.core.errors import CocaError, DataError, StorageError
+from coca.core.config.frozen_config import Config, to_dict
+from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
 from coca.model.precision import resolve_precision
@@ -36,16 +38,110 @@ from coca.train.checkpoints.state import (
     restore_optimizer,
     restore_random,
 )
-from coca.train.device import deterministic_algorithms, training_device
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
-from coca.train.distributed.parallel import ParallelModel
+from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import Losses, Objective
-from coca.train.optim.ema import Ema
-from coca.train.optim.optimizer import make_optimizer
+from coca.train.optim.ema import Ema, EmaConfig
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from coca.train.optim.param_groups import freeze
-from coca.train.optim.schedule import lr_at, patch_dropout_at, set_patch_dropout
+from coca.train.optim.schedule import ScheduleConfig, lr_at, patch_dropout_at, set_patch_dropout
 from coca.train.tracker import MetricsLogger, Tracker
-from coca.train.train_config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Length, precision, parallelism, logging and checkpoints of a run."""
+
+    steps: PositiveInt
+    """Number of training steps of the whole run, one batch each."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer and its hyperparameters."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning rate schedule and patch dropout schedule."""
+    ema: EmaConfig | None = None
+    """Exponential moving average of the weights, which becomes the finished model. null: none."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """`bf16` runs matrix products in half precision (autocast); weights stay fp32. `auto` is bf16
+    where rank 0's device multiplies it faster than fp32, else fp32."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, so that a run on CUDA repeats and resumes bit for bit;
+    slower. Operations without a deterministic algorithm raise. Runs on a CPU repeat without it."""
+    parallel: Kind = "auto"
+    """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
+    gradients and optimizer state. `auto` is `ddp` for several processes."""
+    micro_batch: PositiveInt | None = None
+    """Pairs per micro-batch on each rank. The result equals that of the whole batch, with less
+    memory. null: the whole batch of the rank."""
+    grad_clip: PositiveFloat | None = 1.0
+    """Maximum norm of the gradient over all parameters; larger gradients are scaled down. null: no
+    limit."""
+    log_every: PositiveInt = 10
+    """Steps between two rows of metrics, which are means over these steps."""
+    save_every: PositiveInt = 500
+    """Steps between two checkpoints; one more is written at the end."""
+    keep: PositiveInt = 2
+    """Number of newest checkpoints to keep on disk."""
+    max_bad_steps: PositiveInt = 10
+    """Maximum number of consecutive steps with a non-finite loss or gradient before the run
+    fails."""
+    trackers: tuple[str, ...] = ("jsonl",)
+    """Experiment trackers: any of `jsonl`, `tensorboard`, or a plugin's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.schedule.warmup, int) and self.schedule.warmup >= self.steps:
+            raise ConfigError(
+                f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "
+                "a fraction such as 0.02 fits a run of any length"
+            )
+
+
+# Device of a run, and deterministic algorithms on it.
+
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""Workspaces with which cuBLAS is deterministic: 8 buffers of 4,096 KiB."""
+
+
+def training_device(name: str | torch.device) -> torch.device:
+    """Resolve a device name; `auto` is the CUDA GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Restrict torch to deterministic algorithms, and restore its settings at the end.
+
+    Raises:
+        ConfigError: An operation has no deterministic algorithm on this device.
+    """
+    if not enabled:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    torch.use_deterministic_algorithms(True)
+    # A debugging aid for reads of uninitialized memory, which costs time.
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    except RuntimeError as error:
+        name, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found:
+            raise
+        raise ConfigError(
+            f"train.deterministic is true, but {name} has no deterministic algorithm on this "
+            "device; set it to false"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)
+        settings.fill_uninitialized_memory = fill
+
 
 # Graceful stop on SIGINT and SIGTERM: a loop finishes its step first.
 

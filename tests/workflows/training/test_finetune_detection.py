@@ -19,7 +19,7 @@ from coca.processing.augment import AugmentConfig
 from coca.tasks import TaskConfig
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
-from coca.train.train_config import TrainConfig
+from coca.train.trainer import TrainConfig
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.training.pretrain_data import DataConfig
 from tiny_datasets import write_scenes

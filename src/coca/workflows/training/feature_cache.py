@@ -32,9 +32,9 @@ from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
-from coca.train.device import training_device
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.param_groups import frozen_by
+from coca.train.trainer import training_device
 from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
 
 logger = logging.getLogger(__name__)

@@ -39,8 +39,7 @@ from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.optim.param_groups import GroupConfig
-from coca.train.train_config import TrainConfig
-from coca.train.trainer import Trainer, TrainResult
+from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import adopt_weights

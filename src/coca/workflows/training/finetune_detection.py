@@ -31,7 +31,7 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import DetectionObjective, Target
-from coca.train.train_config import TrainConfig
+from coca.train.trainer import TrainConfig
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, open_sources

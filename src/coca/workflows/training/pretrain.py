@@ -31,8 +31,7 @@ from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import WordVectors
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
-from coca.train.train_config import TrainConfig
-from coca.train.trainer import Trainer, TrainResult
+from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import (

@@ -25,9 +25,9 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
 from coca.train.checkpoints.checkpoint import has_checkpoint
-from coca.train.device import training_device
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.schedule import ScheduleConfig
+from coca.train.trainer import training_device
 
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 

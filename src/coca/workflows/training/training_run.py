@@ -29,8 +29,7 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.tracker import make_trackers
-from coca.train.train_config import TrainConfig
-from coca.train.trainer import Trainer
+from coca.train.trainer import TrainConfig, Trainer
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
 
 # Run directory of training: recipe, record of all starts, and the finished model.
@@ -167,7 +166,7 @@ class DeviceRunConfig(RunConfig, Protocol):
 
     @property
     def device(self) -> str:
-        """Argument of `coca.train.device.training_device`."""
+        """Argument of `coca.train.trainer.training_device`."""
         ...
 
 
