@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from coca.cli.training.train import leave
+from coca.cli.app import leave_process_group
 from coca.core.errors import CocaError, DataError
 from coca.train.distributed import context as distributed_init
 from coca.train.distributed.context import DistributedContext, join_from_environment
@@ -87,7 +87,7 @@ def join_and_leave(
     patch.setattr(distributed_init, "_ATTEMPT", timedelta(seconds=0.5))
     world = join_from_environment("cpu")
     (folder / str(rank)).write_text(" ".join(world.gather(f"{world.rank}/{world.size}")))
-    leave(code)
+    leave_process_group(code)
 
 
 def join_on_accelerator(port: int) -> None:
@@ -99,4 +99,4 @@ def join_on_accelerator(port: int) -> None:
     total = torch.ones(1, device="cuda")
     distributed.all_reduce(total)
     assert (world.size, float(total)) == (1, 1.0)
-    leave(0)
+    leave_process_group(0)

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,10 +175,43 @@ def main() -> None:
     try:
         app(prog_name="coca")
     except SystemExit as end:
-        train.leave(end.code)
+        leave_process_group(end.code)
         # Skips the garbage collection of all modules at exit, which takes 0.7 s.
         gc.freeze()
         raise
+
+
+def leave_process_group(code: int | str | None) -> None:
+    """Exit at once if this process is part of a process group; otherwise do nothing.
+
+    During Python's slow shutdown, threads of the process group sometimes abort the process.
+
+    Args:
+        code: Exit code as for `sys.exit`.
+    """
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    from coca.train.distributed.context import DistributedContext, lost_ranks_reported
+
+    if code in (None, 0, STOPPED):
+        world = DistributedContext.current()
+        try:
+            # The main rank may still evaluate the model; all ranks wait for it before they exit.
+            world.broadcast_from_main(lambda: None)
+        except CocaError as error:
+            print_error(str(error))
+            code = 1
+        else:
+            # All work is done: a rank that has closed its connection has only exited earlier.
+            with suppress(CocaError), lost_ranks_reported(world):
+                world.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:

@@ -201,18 +201,14 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         ConfigError: OpenCLIP publishes no such weights.
     """
     kind, _, rest = str(name).partition(":")
-    weights = open_weights or OpenWeights()
-    if kind == "openclip":
-        return weights.published(rest)
-    if kind == "hf":
-        return weights.repository(rest)
+    if kind in ("openclip", "hf"):
+        weights = open_weights or OpenWeights()
+        return weights.published(rest) if kind == "openclip" else weights.repository(rest)
     path, known = Path(name), shipped()
-    if path.is_file():
-        return weights.local(path)
+    if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
+        return (open_weights or OpenWeights()).local(path)
     if path.is_dir():
         inner = path / "model"
-        if not is_model(path) and weights_in(path):
-            return weights.local(path)
         return inner if not (path / "config.json").exists() and inner.is_dir() else path
     if str(name) in known:
         return known[str(name)]

@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from coca.cli.training.train import leave
+from coca.cli.app import leave_process_group
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.train.distributed.context import (
     DistributedContext,
@@ -133,7 +133,7 @@ def test_ranks_join_by_the_environment_and_leave_with_their_code(
 
 
 def test_leaving_does_nothing_to_a_process_on_its_own() -> None:
-    leave(1)
+    leave_process_group(1)
 
 
 @pytest.mark.distributed

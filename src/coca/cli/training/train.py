@@ -1,13 +1,10 @@
 """Commands `coca pretrain` and `coca finetune`, with one process or several."""
 
-import os
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, print_error
+from coca.cli.console import Console, Json
 from coca.cli.options.recipes import Settings, data_root_required, has_section, load
 
 if TYPE_CHECKING:
@@ -94,40 +91,6 @@ def finetune(
             console.table(SCORES, score_rows(one), right=SCORES[1:])
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
-
-
-def leave(code: int | str | None) -> None:
-    """Exit at once if this process is part of a process group; otherwise do nothing.
-
-    During Python's slow shutdown, threads of the process group sometimes abort the process.
-
-    Args:
-        code: Exit code as for `sys.exit`.
-    """
-    if "torch" not in sys.modules:
-        return
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    from coca.core.errors import CocaError
-    from coca.train.distributed.context import DistributedContext, lost_ranks_reported
-
-    if code in (None, 0, STOPPED):
-        world = DistributedContext.current()
-        try:
-            # The main rank may still evaluate the model; all ranks wait for it before they exit.
-            world.broadcast_from_main(lambda: None)
-        except CocaError as error:
-            print_error(str(error))
-            code = 1
-        else:
-            # All work is done: a rank that has closed its connection has only exited earlier.
-            with suppress(CocaError), lost_ranks_reported(world):
-                world.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _report(

@@ -101,7 +101,7 @@ class BackboneEncoder(ImageEncoder):
                 f"{self.config.title} was built without its classifier; set model.image.classes to "
                 f"its number of classes, {IMAGENET_CLASSES} for ImageNet"
             )
-        return self.backbone.forward_head(self._untokenized(features))
+        return self.backbone.forward_head(self._as_feature_map(features))
 
     @property
     def has_classifier(self) -> bool:
@@ -151,8 +151,8 @@ class BackboneEncoder(ImageEncoder):
             return rearrange(found, "B h w F -> B (h w) F")
         return rearrange(found, "B F h w -> B (h w) F")
 
-    def _untokenized(self, features: Float[Tensor, "B P F"]) -> Tensor:
-        """Return features in the layout of `forward_features`, of a square image."""
+    def _as_feature_map(self, features: Float[Tensor, "B P F"]) -> Tensor:
+        """Reshape the tokens of a square image to the layout of `forward_features`."""
         if self._makes_series:
             return features
         side = math.isqrt(features.shape[1])

@@ -122,7 +122,7 @@ class EfficientNetLiteEncoder(BackboneEncoder):
         """Run the stages after the split, if there is one."""
         if self._split is None:
             return features
-        inner = self._untokenized(features).contiguous(memory_format=torch.channels_last)
+        inner = self._as_feature_map(features).contiguous(memory_format=torch.channels_last)
         return self._tokens(self.backbone.forward_rest(inner, self._split))
 
     def _is_first(self, name: str) -> bool:
