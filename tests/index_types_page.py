@@ -6,8 +6,13 @@ python tests/index_types_page.py    writes the page again after a change of the 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from coca.search.index_params.index_types import INDEX_TYPES, IndexType
-from coca.search.index_params.params import BuildParam, SearchParam, as_text
+from coca.search.index_params.index_types import (
+    INDEX_TYPES,
+    BuildParam,
+    IndexType,
+    SearchParam,
+    as_text,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "index-types.md"
 

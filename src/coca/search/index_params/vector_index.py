@@ -7,8 +7,7 @@ from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError, did_you_mean
 from coca.search.index_params.capabilities import Capabilities
-from coca.search.index_params.index_types import INDEX_TYPES, IndexType
-from coca.search.index_params.params import BuildParam, Value, as_text
+from coca.search.index_params.index_types import INDEX_TYPES, BuildParam, IndexType, Value, as_text
 from coca.search.vector_encoding import Precision
 
 # Vector index of a collection: an index type with its build parameters, parsed and checked.

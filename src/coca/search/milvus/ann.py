@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from coca.search import records
 from coca.search.filters import quoted, with_ids
-from coca.search.index_params.params import MAX_RESULTS, MAX_WIDTH
+from coca.search.index_params.index_types import MAX_RESULTS, MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, batches, belongs, to_hit

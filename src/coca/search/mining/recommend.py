@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.query.fusion import CaptionChoice, Fusion, search_hybrid, typed_fusion, word_search
 from coca.search.query.match import Calibration, mark_matches, mark_named
 from coca.search.query.originals import ImageOpener, read_file

@@ -17,7 +17,7 @@ from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.extras import require
 from coca.search.filters import all_of
-from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import group_of
 from coca.search.milvus.lite import Counted, Watch, read_in_background
 from coca.search.query.query_terms import Term, join_forms

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError
-from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import sort_key
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.searchable import Searchable
