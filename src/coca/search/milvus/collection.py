@@ -16,7 +16,7 @@ from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.index_params.capabilities import Capabilities
-from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.index_params.vector_index import VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
 from coca.search.milvus.ann import (
@@ -363,10 +363,10 @@ class Collection:
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
-        found: list[Record] = []
+        stored: list[Record] = []
         for batch in batches(ids, WRITE_ROWS):
-            found += self._to_records(list(self._images.get(batch, self._columns)))
-        return {record.id: record for record in found}
+            stored += self._to_records(list(self._images.get(batch, self._columns)))
+        return {record.id: record for record in stored}
 
     def ids(self, filter: str = "") -> list[str]:
         """List the ids of all records that match a filter, in no order.
@@ -379,9 +379,9 @@ class Collection:
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
         images = self._images
-        found_rows = images.get(scores, HIT_COLUMNS, freshness=images.freshness)
-        found = {row[records.ID]: row for row in found_rows}
-        return [to_hit(found[id], score) for id, score in scores.items() if id in found]
+        stored_rows = images.get(scores, HIT_COLUMNS, freshness=images.freshness)
+        by_id = {row[records.ID]: row for row in stored_rows}
+        return [to_hit(by_id[id], score) for id, score in scores.items() if id in by_id]
 
     def read_hits(self) -> Iterator[list[Hit]]:
         """Iterate over all records as hits with a score of 0, in batches and in no order."""
@@ -438,11 +438,11 @@ class Collection:
         Missing ids are skipped. Do not write meanwhile.
         """
         columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
-        found: Iterable[Iterable[Row]] = (
+        parts: Iterable[Iterable[Row]] = (
             self._images.read_through(columns) if ids is None else [self._images.get(ids, columns)]
         )
-        for batch in found:
-            for row in batch:
+        for part in parts:
+            for row in part:
                 yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
 
     def digests(self, ids: Iterable[str] | None = None) -> dict[str, bytes]:

@@ -329,11 +329,11 @@ class Rows:
         if not self._may_move:
             return
         with self.connection.faults(f"find collection {self.name!r}"):
-            found = self._client.describe_collection(self.name, timeout=self._timeout_s)
-        if found["collection_name"] != self.name:
+            described = self._client.describe_collection(self.name, timeout=self._timeout_s)
+        if described["collection_name"] != self.name:
             raise SearchError(
                 f"collection {self.name!r} in {self.connection.uri} is gone, and its name leads to "
-                f"{found['collection_name']!r} now: open it again"
+                f"{described['collection_name']!r} now: open it again"
             )
 
     @contextmanager

@@ -251,8 +251,8 @@ def open_search(
         if not isinstance(model, Embedder):
             name = choose_model(model, index.info, fallback=fallback, runtime=runtime)
             model = fitted(load_model(name, runtime=runtime, device=device), index.info)
-        held: Searchable = InMemoryIndex(index, progress=progress) if in_memory else index
+        searched: Searchable = InMemoryIndex(index, progress=progress) if in_memory else index
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
-            held = RescoredIndex(held, whole)
-        yield SearchEngine(model, held, image_reader=ImageResolver)
+            searched = RescoredIndex(searched, whole)
+        yield SearchEngine(model, searched, image_reader=ImageResolver)

@@ -102,11 +102,11 @@ def embed_shard(
     claim = Path(out) / ".claims" / names[captions]
     # If both file and claim exist, a process was killed before it removed older files.
     if not path.exists() or claim.exists():
-        held = _take(claim)
-        if held is None:
+        lock = _take(claim)
+        if lock is None:
             return EmbeddedShard(shard, None)
         made = None
-        with held:
+        with lock:
             # The previous holder of the claim may have written the file.
             if not path.exists():
                 made = _embed(shard, source, predictor, path, captions, progress)
@@ -238,9 +238,9 @@ def embed_shards_on_ray(
             [worker.remote(source, device, full_path(str(out)), captions) for _ in range(workers)]
         )
         with progress("embed tars", len(shards)) as bar:
-            for one in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
-                bar.advance(1, images=one.images)
-                yield replace(one, shard=given[one.shard])
+            for result in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
+                bar.advance(1, images=result.images)
+                yield replace(result, shard=given[result.shard])
     finally:
         if started_here:
             ray.shutdown()

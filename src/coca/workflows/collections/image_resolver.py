@@ -91,5 +91,5 @@ def _container_of(path: str) -> str | None:
     """Return the tar, table or zip that contains a path; None for a plain file."""
     if not is_remote(path) and Path(path).is_file():
         return None
-    candidates = [path[: found.end()] for found in _WITHIN.finditer(path)]
-    return next((one for one in candidates if is_remote(one) or Path(one).is_file()), None)
+    candidates = [path[: match.end()] for match in _WITHIN.finditer(path)]
+    return next((file for file in candidates if is_remote(file) or Path(file).is_file()), None)

@@ -148,7 +148,7 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         return VectorsUri(uri, tuple(files))
     if is_local and path.is_dir() and suffix != ".db":
         return FolderUri(uri)
-    if suffix == ".tar" or any(one.endswith(".tar") for one in expand_braces(uri)):
+    if suffix == ".tar" or any(name.endswith(".tar") for name in expand_braces(uri)):
         return TarsUri(uri)
     if suffix in _TABLE_KINDS:
         return TableUri(uri, _TABLE_KINDS[suffix])
@@ -315,14 +315,14 @@ def open_sources(
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
     sources: list[AnySource] = []
-    files_and_folders = [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]
-    missing = [one.uri for one in uris if isinstance(one, MissingUri)]
+    files_and_folders = [source.uri for source in uris if isinstance(source, FolderUri | ImageUri)]
+    missing = [source.uri for source in uris if isinstance(source, MissingUri)]
     if files_and_folders or missing:
         sources.append(FileSource(files_and_folders, missing=missing, within=within))
     if frame_interval_s and (videos := _open_videos(uris, frame_interval_s, within)):
         sources.append(videos)
     unreadable: list[UnreadableFile] = []
-    if tars := [one.uri for one in uris if isinstance(one, TarsUri) or _has_tars(one)]:
+    if tars := [source.uri for source in uris if isinstance(source, TarsUri) or _has_tars(source)]:
         shards = SampleSource(
             ShardsConfig(path=tuple(tars)),
             on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
@@ -330,7 +330,7 @@ def open_sources(
         )
         if shards.entries() or not unreadable:
             sources.append(shards)
-    for table in (one for one in uris if isinstance(one, TableUri)):
+    for table in (source for source in uris if isinstance(source, TableUri)):
         try:
             sources.append(_open_table(table, read_from))
         except DataError as error:
@@ -358,12 +358,12 @@ def check_filled(
     """
     if not any(source.entries() for source in sources):
         raise DataError(
-            f"there is nothing to index in {', '.join(one.uri for one in uris)}: no image "
+            f"there is nothing to index in {', '.join(source.uri for source in uris)}: no image "
             f"({', '.join(sorted(PHOTO_SUFFIXES))}), video or .tar is there"
             + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
         )
-    folders = [one.uri for one in uris if isinstance(one, FolderUri)]
+    folders = [source.uri for source in uris if isinstance(source, FolderUri)]
     for folder in [] if prune else empty_folders(folders, sources):
         logger.warning("there is nothing to index in %s", folder)
 
@@ -450,7 +450,7 @@ class SampleSource:
         """Read an image with the texts of all rows that describe it."""
         rows = self._rows[entry.path]
         samples = [self._source.read(row) for row, _ in rows]
-        captions = list(dict.fromkeys(one for sample in samples for one in sample.captions))
+        captions = list(dict.fromkeys(caption for sample in samples for caption in sample.captions))
         first = samples[0]
         questions = [
             {"question": sample.text, "answers": list(sample.answers)}
@@ -496,14 +496,14 @@ def _open_videos(
 ) -> VideoSource | None:
     """Open the videos, if there are any; without `av`, videos in folders are skipped."""
     source = VideoSource(
-        [one.uri for one in uris if isinstance(one, FolderUri | VideoUri)],
+        [source.uri for source in uris if isinstance(source, FolderUri | VideoUri)],
         frame_interval_s=frame_interval_s,
         within=within,
     )
     count = len(source.entries())
     if not count:
         return None
-    are_named = any(isinstance(one, VideoUri) for one in uris)
+    are_named = any(isinstance(source, VideoUri) for source in uris)
     if not are_named and importlib.util.find_spec("av") is None:
         logger.warning(
             "%s videos are skipped: pip install 'coca-captioners[video]' to read them",

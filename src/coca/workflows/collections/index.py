@@ -250,10 +250,10 @@ def counted_on_ctrl_c(index: Collection) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        found = index.describe()
+        info = index.describe()
         raise KeyboardInterrupt(
-            f"stopped by Ctrl-C: {found.count:,} images are in collection {found.collection!r} of "
-            f"{found.uri}; the same command goes on from there"
+            f"stopped by Ctrl-C: {info.count:,} images are in collection {info.collection!r} of "
+            f"{info.uri}; the same command goes on from there"
         ) from None
 
 
@@ -275,5 +275,6 @@ class BadImageLog:
             DataError: More than `max_bad_fraction` of the images are bad.
         """
         self._log.add(
-            good, [BadSample(one.path, one.path, 0, one.reason, one.detail) for one in bad]
+            good,
+            [BadSample(image.path, image.path, 0, image.reason, image.detail) for image in bad],
         )

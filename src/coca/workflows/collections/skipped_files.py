@@ -96,7 +96,7 @@ def describe_skipped(counts: Mapping[str, int]) -> list[str]:
 
 def _listed(counts: Mapping[str, int]) -> str:
     """List counts by suffix, the most frequent first."""
-    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in ordered]
     more = sum(count for _, count in ordered[_MOST_SUFFIXES:])
     return ", ".join([*named[:_MOST_SUFFIXES], *([f"{more:,} others"] if more else [])])

@@ -70,7 +70,7 @@ def watch_folders(
         )
         waiting |= _touched(next(changes, ()), tops)
         sources = open_sources(folders, frame_interval_s=frame_interval_s)
-        holding = folders_of(sources)
+        image_folders = folders_of(sources)
         yield index(sources)
         for batch in changes:
             if stop.is_set():
@@ -78,9 +78,9 @@ def watch_folders(
             waiting |= _touched(batch, tops)
             try:
                 sources = changed_sources(
-                    waiting, holding, roots, frame_interval_s=frame_interval_s
+                    waiting, image_folders, roots, frame_interval_s=frame_interval_s
                 )
-                holding |= folders_of(sources)
+                image_folders |= folders_of(sources)
                 if not sources:
                     waiting.clear()
                     continue
@@ -134,24 +134,24 @@ def watched_folders(uris: Sequence[SourceUri]) -> list[FolderUri]:
 
 def folders_of(sources: Iterable[AnySource]) -> set[str]:
     """Return all folders that contain entries of these sources, and their parent folders."""
-    found: set[str] = set()
+    folders: set[str] = set()
     for source in sources:
         for entry in source.entries():
             folder = os.path.dirname(entry.path)
-            while folder not in found:
-                found.add(folder)
+            while folder not in folders:
+                folders.add(folder)
                 folder = os.path.dirname(folder)
-    return found
+    return folders
 
 
 def changed_sources(
-    paths: Iterable[Path], holding: Container[str], roots: Roots, *, frame_interval_s: float
+    paths: Iterable[Path], image_folders: Container[str], roots: Roots, *, frame_interval_s: float
 ) -> list[AnySource]:
     """Open the sources of changed paths: existing files, and deleted ones.
 
     Args:
         paths: Changed files and folders.
-        holding: Folders that have contained images; deletions of other folders are ignored.
+        image_folders: Folders that have contained images; deletions of other folders are ignored.
         roots: The watched folders. A missing root may be an unmounted drive.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
     """
@@ -161,9 +161,9 @@ def changed_sources(
         if path.suffix in SIDECAR_SUFFIXES:
             # A sidecar changed, so its images are indexed again.
             there.update(
-                str(one)
-                for one in path.parent.glob(f"{escape(path.stem)}.*")
-                if one.suffix.lower() in _TAKEN
+                str(file)
+                for file in path.parent.glob(f"{escape(path.stem)}.*")
+                if file.suffix.lower() in _TAKEN
             )
         elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
             there.add(str(path))
@@ -173,7 +173,7 @@ def changed_sources(
                 "it is back",
                 path,
             )
-        elif path.suffix.lower() in _TAKEN or str(path) in holding:
+        elif path.suffix.lower() in _TAKEN or str(path) in image_folders:
             vanished.add(str(path))
     tars = {path for path in there if path.lower().endswith(".tar")}
     resolved = [_resolve(path) for path in sorted(there - tars)]
@@ -185,7 +185,7 @@ def changed_sources(
             # Probably incomplete; its completion is another change.
             logger.warning("%s", error)
     lost = sorted(filter(roots.has_lost, vanished))
-    return [*sources, VanishedSource(lost, holding, roots)] if lost else sources
+    return [*sources, VanishedSource(lost, image_folders, roots)] if lost else sources
 
 
 def _resolve(path: str) -> SourceUri:
@@ -196,12 +196,12 @@ def _resolve(path: str) -> SourceUri:
 class VanishedSource:
     """Deleted files and folders, as a source without entries."""
 
-    def __init__(self, paths: Sequence[str], holding: Container[str], roots: Roots) -> None:
-        """Create a source of deleted `paths`; `holding` are known folders, `roots` the watched."""
+    def __init__(self, paths: Sequence[str], image_folders: Container[str], roots: Roots) -> None:
+        """Create a source of deleted `paths` below the watched `roots`."""
         self._paths = paths
         self._removed = Roots(paths)
         self._roots = roots
-        self._holding = holding
+        self._image_folders = image_folders
 
     def entries(self) -> Sequence[Entry]:
         """Return no entries."""
@@ -210,7 +210,7 @@ class VanishedSource:
     def names(self) -> Sequence[str] | None:
         """Return the paths if all were images; None for folders, tars and videos."""
         named = all(
-            Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._holding
+            Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._image_folders
             for path in self._paths
         )
         return self._paths if named else None
@@ -227,10 +227,10 @@ class VanishedSource:
 
 def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:
     """Return the changed paths, without hidden files and `.db` folders, which runs change."""
-    found = set()
+    touched = set()
     for _, name in changes:
         path = Path(os.path.abspath(name))
         below = next((path.relative_to(top) for top in tops if path.is_relative_to(top)), path)
         if not any(part.startswith(".") or part.endswith(".db") for part in below.parts):
-            found.add(path)
-    return found
+            touched.add(path)
+    return touched
