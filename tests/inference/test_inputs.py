@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +9,7 @@ from coca.inference.caching import CachingPredictor
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import as_images, as_texts
 from tiny_data import image_bytes
+from tiny_ranks import run_unchecked
 
 
 def images() -> Iterator[bytes]:
@@ -72,4 +71,4 @@ for call, words in (
 
 
 def test_what_is_neither_image_nor_text_is_reported_by_its_type() -> None:
-    subprocess.run([sys.executable, "-c", WRONG_KINDS], check=True)
+    run_unchecked(WRONG_KINDS)

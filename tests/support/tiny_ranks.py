@@ -78,6 +78,13 @@ def start_process(
     return process
 
 
+def run_unchecked(program: str) -> None:
+    """Run a program in a process without the type checks of the tests; it must succeed."""
+    process = start_process(exec, program, {})
+    process.join(HANGING_S)
+    assert process.exitcode == 0, "the program failed; its words are above"
+
+
 def _run_rank(
     rank: int,
     count: int,
