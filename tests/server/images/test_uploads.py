@@ -5,6 +5,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from coca.server.collections.served_collection import ServedCollection
+from coca.server.service import Service
 from server_process import data_uri, ids
 from tiny_data import image_bytes
 
@@ -31,12 +32,23 @@ def test_another_collection_has_other_thumbnails(client: TestClient) -> None:
     assert client.get(url, params={"collection": "others"}).status_code == 404
 
 
-def test_a_deleted_item_has_no_thumbnail(client: TestClient) -> None:
+def test_the_thumbnail_of_a_deleted_item_is_neither_kept_nor_served(
+    client: TestClient, service: Service
+) -> None:
     body = {"image": data_uri(image_bytes(300)), "collection": "others"}
     item = client.post("/v1/items", json=body).json()
-    assert client.get(item["thumbnail"]).status_code == 200
+    served = service.collections["others"]
+    key = served.thumbnail_key(item["id"])
+    small = client.get(item["thumbnail"]).content
+    assert small == service.thumbnails.cached(key, 256)
     client.delete(f"/v1/items/{item['id']}?collection=others")
+    assert service.thumbnails.cached(key, 256) is None
     assert client.get(item["thumbnail"]).status_code == 404
+    # A request that began before the item was deleted may cache it again.
+    served.catalog.read()
+    service.thumbnails.make(key, 256, image_bytes(300))
+    assert client.get(item["thumbnail"]).status_code == 404
+    assert service.thumbnails.cached(key, 256) is None
 
 
 def test_files_of_the_page_are_revalidated(client: TestClient) -> None:
