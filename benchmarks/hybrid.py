@@ -24,9 +24,10 @@ import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
-from coca.search.query.fusion import Fusion, search_hybrid, word_search
+from coca.search.query.fusion import search_hybrid, word_search
 from coca.search.query.query_terms import embed_queries, join_forms, word_forms
 from coca.search.records import Hit, Record
+from coca.search.search_options import Fusion
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
 FUSIONS = {

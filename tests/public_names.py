@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 import coca
 from coca.cli.app import app
+from coca.core.config.docs import field_types
+from coca.search.search_options import QueryOptions
 from coca.server.app import create_app
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -43,6 +45,7 @@ def python_names() -> Iterator[str]:
                     yield f"coca.{name}.{member}{parameters(found)}"
         else:
             yield f"coca.{name}{parameters(value)}"
+    yield from (f"search option: {name}" for name in field_types(QueryOptions))
 
 
 def parameters(value: Any) -> str:

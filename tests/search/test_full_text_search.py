@@ -68,7 +68,7 @@ def test_a_changed_caption_is_found_by_its_new_words(
 def test_nothing_to_search_for_is_refused(captioned: Collection) -> None:
     with pytest.raises(SearchError, match="is empty"):
         captioned.full_text_search(" ")
-    with pytest.raises(SearchError, match="k is at least 1"):
+    with pytest.raises(SearchError, match="k must be a whole number of at least 1, got 0"):
         captioned.full_text_search("car", 0)
     with pytest.raises(SearchError, match="does not understand the filter"):
         captioned.full_text_search("car", filter="bogus == 3")

@@ -55,7 +55,7 @@ def test_scores_of_a_compressed_index_are_cosines_in_order(
     for on, sign in (("image", 1), ("text", -1)):
         queries = sign * vectors[:20]
         for filter in ("", 'album == "even"', 'path != "/1"'):
-            answers = compressed.search(queries, 10, on=on, filter=filter, effort=4.0)  # type: ignore[arg-type]
+            answers = compressed.search(queries, 10, on=on, filter=filter, effort=4.0)
             for row, hits in enumerate(answers):
                 by_hand = [float(cosines[row][int(hit.path[1:])]) for hit in hits]
                 np.testing.assert_allclose([hit.score for hit in hits], by_hand, atol=1e-6)

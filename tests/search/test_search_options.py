@@ -1,25 +1,13 @@
-from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
-from coca.cli.collections.search import Field, On
+from coca.core.config.docs import docstrings, field_types
 from coca.core.errors import ArgumentError, ConfigError
+from coca.search.query.fusion import MANY_CAPTIONS
+from coca.search.query.match import SCORED_HITS
 from coca.search.records import Hit
-from coca.search.search_options import GroupBy, SearchKeywords, SearchOptions, Side
-
-
-def test_the_keywords_of_a_search_are_the_options_but_for_k() -> None:
-    hints = get_type_hints(SearchOptions)
-    options = {field.name: hints[field.name] for field in fields(SearchOptions)}
-    assert get_type_hints(SearchKeywords) == {
-        name: hint for name, hint in options.items() if name != "k"
-    }
-
-
-def test_the_choices_of_the_command_are_those_of_the_options() -> None:
-    assert tuple(On) == get_args(Side)
-    assert tuple(Field) == get_args(GroupBy)
+from coca.search.search_options import Fusion, QueryOptions, SearchOptions
 
 
 def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
@@ -28,12 +16,36 @@ def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
         SearchOptions.of(**unknown)
 
 
+def test_a_search_by_vectors_has_no_options_of_queries() -> None:
+    with pytest.raises(ConfigError, match="search has no option 'rerank'"):
+        SearchOptions.of(rerank=5)
+    assert SearchOptions.of(**QueryOptions(k=3, rerank=5).by_vector(offset=2)) == SearchOptions(
+        k=3, offset=2
+    )
+
+
+def test_figures_of_the_docstrings_are_those_of_the_code() -> None:
+    texts = docstrings(QueryOptions)
+    assert f"less than {MANY_CAPTIONS:,} records" in texts["hybrid"]
+    assert f"first {SCORED_HITS} hits" in texts["match"]
+
+
+def test_each_option_has_a_docstring() -> None:
+    assert docstrings(QueryOptions).keys() == field_types(QueryOptions).keys()
+
+
+def test_a_fusion_is_of_hybrid_searches() -> None:
+    message = r"fusion \(scores, text_weight 0.5\) is of hybrid searches, got hybrid false"
+    with pytest.raises(ArgumentError, match=message):
+        QueryOptions(hybrid=False, fusion=Fusion(text_weight=0.5))
+
+
 @pytest.mark.parametrize(
     ("k", "offset", "message"),
     [
-        (0, 0, "k=0 with offset=0: k is at least 1"),
-        (1, -1, "k=1 with offset=-1"),
-        (60, 41, "both together at most 100"),
+        (0, 0, "k must be a whole number of at least 1, got 0"),
+        (1, -1, "offset must be a whole number of at least 0, got -1"),
+        (60, 41, "k and offset must add up to at most 100, got 60 and 41"),
     ],
 )
 def test_a_page_is_within_the_results(k: int, offset: int, message: str) -> None:

@@ -11,25 +11,35 @@ from typing import Any
 import pytest
 
 WRONG = {
-    "check_page(2.5, 0, 100)": "k must be a whole number, got 2.5",
-    "check_page('10', 0, 100)": "k must be a whole number, got '10'",
-    "check_page(True, 0, 100)": "k must be a whole number, got True",
-    "check_page(10, 0.0, 100)": "offset must be a whole number, got 0.0",
+    "index.search(eye, 2.5)": "k must be a whole number of at least 1, got 2.5",
+    "index.search(eye, '10')": "k must be a whole number of at least 1, got '10'",
+    "index.search(eye, True)": "k must be a whole number of at least 1, got true",
+    "index.search(eye, 0)": "k must be a whole number of at least 1, got 0",
+    "index.search(eye, offset=0.0)": "offset must be a whole number of at least 0, got 0.0",
+    "resident.search(eye, effort='x')": "effort must be a number above 0, got 'x'",
+    "index.search(eye, params='x')": "params must be a mapping, got 'x'",
+    "index.search(eye, on='x')": "on must be one of 'image', 'text', got 'x'",
+    "index.search(eye, group_by='tag')": "group_by must be one of 'album', got 'tag'",
+    "index.search(eye, min_score=5)": "min_score must be a number in [-1, 1], got 5",
+    "index.search(eye, min_scor=0.5)": "search has no option 'min_scor'; did you mean 'min_score'?",
+    "engine.search('x', matches=True)": "search has no option 'matches'; did you mean 'match'?",
+    "engine.search('x', match='no')": "match must be true or false, got 'no'",
+    "engine.search_batch(['x'], rerank=5)": "search has no option 'rerank'; ",
     "Term(text='x', weight='0.5')": "weight must be a number in [-10.0, 10.0], got '0.5'",
     "Term(text='x', weight=True)": "weight must be a number in [-10.0, 10.0], got true",
     "Term(text=['x'])": "the text to search for is ['x'], and no words",
     "check_terms('red car')": "the terms must be a list, got 'red car'",
     "check_terms({'red car': 1.0})": "the terms must be a list, got {'red car': 1.0}",
     "index.search(['a', 'b'])": "the vectors are not an array of numbers",
-    "index.search(eye, filter=3)": "the filter must be a str such as 'width > 100', got 3",
-    "resident.search(eye, filter=3)": "the filter must be a str such as 'width > 100', got 3",
+    "index.search(eye, filter=3)": "filter must be a text, got 3",
+    "resident.search(eye, filter=3)": "filter must be a text, got 3",
     "index.count(3)": "the filter must be a str such as 'width > 100', got 3",
     "index.full_text_search(3)": "the text to search for is 3, and no words",
     "resident.full_text_search(3)": "the text to search for is 3, and no words",
     "engine.search('x', min_score='0.5')": "min_score must be a number in [-1, 1], got '0.5'",
-    "engine.search('x', min_score=float('nan'))": "min_score must be a number in [-1, 1], got nan",
-    "engine.search('x', hybrid='rrf')": "hybrid must be a bool, a Fusion or None, got 'rrf'",
-    "engine.search('x', rerank='5')": "rerank must be a whole number, got '5'",
+    "engine.search('x', min_score=float('nan'))": "min_score must be a number in [-1, 1], got NaN",
+    "engine.search('x', hybrid='rrf')": "hybrid must be true or false, got 'rrf'",
+    "engine.search('x', rerank='5')": "rerank must be a whole number in [0, 16384], got '5'",
     "engine.search_batch('dog')": "texts must be a list with one item per query, got 'dog'",
     "engine.search_batch(5)": "texts must be a list with one item per query, got 5",
     "engine.search_batch(images='a.png')": "images must be a list with one item per query, got 'a",
@@ -43,16 +53,17 @@ RIGHT = [
     "index.search([[1.0, 0.0, 0.0, 0.0]])",
     "resident.search([[1.0, 0.0, 0.0, 0.0]])",
     "engine.search_batch(['dog'])",
-    "check_page(np.int64(10), np.int32(0), 100)",
+    "index.search(eye, np.int64(10), offset=np.int32(0), min_score=np.float32(0))",
+    "index.search(eye, filter=where('width', '>', 100))",
     "Term(text='x', weight=np.float32(2))",
 ]
 PROGRAM = """
 import json, sys
 import numpy as np
-from coca.core.errors import SearchError
+from coca.core.errors import ConfigError, SearchError
 from coca.search.query.engine import SearchEngine
 from coca.search.milvus.collection import Collection
-from coca.search.search_options import check_page
+from coca.search.filters import where
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
 from coca.search.query.in_memory import InMemoryIndex
@@ -74,7 +85,7 @@ for call in json.loads(sys.argv[1]):
     try:
         eval(call)
         errors[call] = ""
-    except SearchError as error:
+    except (SearchError, ConfigError) as error:
         errors[call] = str(error)
 print(json.dumps(errors))
 """

@@ -18,9 +18,9 @@ from coca.search.filters import all_of, any_of, has_any_tag, negate, where
 from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import embed_queries
 from coca.search.records import Record, content_id
+from coca.search.search_options import Fusion
 
 PHOTOS, EXERCISES = 80, 120
 
@@ -121,7 +121,7 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
     found = {0.0: 0, 0.5: 0, 1.0: 0}
     for record, own in list(zip(records, captions, strict=True))[::2]:
         for weight in found:
-            hits = engine.search(own[1], hybrid=Fusion(text_weight=weight), k=10)
+            hits = engine.search(own[1], fusion=Fusion(text_weight=weight), k=10)
             found[weight] += record.id in {hit.id for hit in hits}
     # The shipped model has seen drawings only, so captions by another person help far more.
     assert found[0.5] > found[0.0]

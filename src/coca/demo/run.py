@@ -39,10 +39,10 @@ from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.mining.zero_shot import add_classes, nearest_classes
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import Fusion
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id, same_model
+from coca.search.search_options import Fusion
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.retrieval.keyword_search import match, read_answers
 from coca.tasks.task import check_task

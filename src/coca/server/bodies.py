@@ -1,10 +1,17 @@
 """Types and base classes that several bodies share."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from annotated_types import Interval
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
+
+from coca.core.config.docs import docstrings, field_types
+from coca.core.config.frozen_config import Fraction
+from coca.search.search_options import INTERFACE_NAMES, QueryOptions
 
 MAX_LIMIT = 1_000
 """Maximum number of hits of one response."""
@@ -48,7 +55,6 @@ DataUri: TypeAlias = Annotated[
         ],
     ),
 ]
-Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Region: TypeAlias = Annotated[
     list[Fraction],
     Field(
@@ -62,19 +68,12 @@ CollectionName: TypeAlias = Annotated[
     str | None,
     Field(pattern=r"^\w+$", max_length=255, description="Default: the first one of the key."),
 ]
-Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-Offset: TypeAlias = Annotated[
-    int,
-    Field(ge=0, le=MAX_OFFSET, description="At most 16,384 with a query, limit included."),
-]
 Expression: TypeAlias = Annotated[
     str,
     Field(max_length=16_384, description="Milvus filter expression, such as `width > 100`."),
 ]
 # In a union, pydantic accepts texts that cannot be encoded.
 Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable)]
-Side: TypeAlias = Literal["image", "text"]
-
 
 _MEANT = {
     **dict.fromkeys(("query", "q", "queries", "prompt", "input", "search", "keywords"), "text"),
@@ -126,6 +125,54 @@ class Body(BaseModel):
         near = get_close_matches(name.lower()[:64], cls.model_fields, n=1, cutoff=0.7)
         translated = _MEANT.get(name.lower())
         return translated if translated in cls.model_fields else next(iter(near), None)
+
+
+M = TypeVar("M", bound=Body)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions(QueryOptions):
+    """Options of a search with the limits of the service."""
+
+    k: Annotated[int, Interval(ge=1, le=MAX_LIMIT)] = 50
+    offset: Annotated[int, Interval(ge=0, le=MAX_OFFSET)] = 0
+    """Number of best hits to skip, for paging; at most 16,384 with a query, limit included."""
+    rerank: Annotated[int, Interval(ge=0, le=256)] = 0
+
+
+def with_options(
+    options: type, *names: str, optional: bool = False
+) -> Callable[[type[M]], type[M]]:
+    """Decorate a body: add options with the types, ranges, defaults and docstrings of their fields.
+
+    Args:
+        options: Configuration that declares them.
+        names: Names of its fields.
+        optional: Make null the default, which means the default of the field.
+    """
+    types, texts = field_types(options), docstrings(options)
+
+    def add(body: type[M]) -> type[M]:
+        added: dict[str, Any] = {}
+        for each in fields(options):
+            if each.name in names:
+                kind, default, text = types[each.name], each.default, texts[each.name]
+                if optional:
+                    kind, default, text = kind | None, None, f"{text} null: {default}."
+                name = INTERFACE_NAMES.get(each.name, each.name)
+                added[name] = (Annotated[kind, Field(description=text)], default)
+        return create_model(
+            body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added
+        )
+
+    return add
+
+
+def given_options(body: Body, options: type) -> dict[str, Any]:
+    """Return the options of a body by the names of their fields; null is a default."""
+    by_name = {each.name: INTERFACE_NAMES.get(each.name, each.name) for each in fields(options)}
+    values = {name: getattr(body, shown, None) for name, shown in by_name.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class ImageReference(Body):
@@ -180,4 +227,4 @@ class Scope(Body):
     collection: CollectionName = None
     filter: Expression = ""
     where: Annotated[list[Condition], Field(max_length=MAX_EXAMPLES)] = []
-    """Conditions with any values, which the service quotes."""
+    """Conditions that all must hold, with any values; the service quotes them."""

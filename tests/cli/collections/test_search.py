@@ -258,7 +258,7 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
         (["x", "--collection", "none"], 1, "no collection 'none'"),
         (["x", "--uri", "none.db"], 1, "none.db"),
         (["--image", "none.png"], 1, "none.png"),
-        (["x", "-k", "0"], 2, "greater than or equal to 1"),
+        (["x", "-k", "0"], 2, "--limit must be a whole number of at least 1, got 0"),
     ],
 )
 def test_a_search_that_cannot_be_answered_reports_the_reason(

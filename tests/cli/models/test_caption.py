@@ -100,8 +100,8 @@ def test_all_captions_of_an_image_are_shown(run: Run, model: str, images: list[s
         (["--num-beams", "2", "--temperature", "1"], "use either"),
         (["--num-beams", "1", "--num-return-sequences", "2"], "cannot return 2 captions"),
         (["--early-stopping", "soon"], "soon"),
-        (["--num-beams", "0"], "num_beams must be a whole number of at least 1 or null, got 0"),
-        (["--top-p", "0"], "top_p must be a number in (0, 1] or null, got 0"),
+        (["--num-beams", "0"], "--num-beams must be a whole number of at least 1 or null, got 0"),
+        (["--top-p", "0"], "--top-p must be a number in (0, 1] or null, got 0"),
         (["--explain", "maps.png"], "draws one image, and 3 are given"),
     ],
 )

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from coca.cli.options.option_groups import Group, grouped
 from coca.cli.options.search_options import CollectionOptions, FilterOptions
+from coca.core.config.frozen_config import Config
 
 
 def test_a_group_of_options_is_among_the_others_of_a_command() -> None:
@@ -68,3 +69,47 @@ def test_the_fields_of_a_configuration_become_options() -> None:
     assert "Fraction of light that is blocked. In [0, 1]." in shown
     assert "[default: 2]" in shown
     assert "[default: None]" not in shown
+
+
+def test_an_optional_configuration_is_built_of_the_options_that_are_given() -> None:
+    brushes: list[Brush | None] = []
+    app = typer.Typer()
+    group = Group(panel="Brush", names={"line_width": "wide"}, only=("line_width", "tip"))
+
+    @app.command()
+    @grouped
+    def paint(*, brush: Annotated[Brush | None, group]) -> None:
+        """Paint."""
+        brushes.append(brush)
+
+    runner = CliRunner()
+    for arguments in ([], ["--wide", "2"], ["--tip", "flat"]):
+        assert runner.invoke(app, arguments).exit_code == 0
+    assert brushes == [None, Brush(), Brush(tip="flat")]
+    assert runner.invoke(app, ["--opacity", "0.5"]).exit_code == 2
+    assert "[default: (round)]" in runner.invoke(app, ["--help"]).output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pen(Config):
+    """A configuration with a check."""
+
+    line_width: Annotated[int, Ge(1)] = 2
+    """Width in pixels."""
+    ink: bool = True
+    """Whether it writes."""
+
+
+def test_a_value_out_of_range_is_reported_by_the_name_of_the_option() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @grouped
+    def write(*, pen: Annotated[Pen, Group(panel="Pen")]) -> None:
+        """Write."""
+        typer.echo(f"ink {pen.ink}")
+
+    runner = CliRunner()
+    assert runner.invoke(app, ["--no-ink"]).output == "ink False\n"
+    error = runner.invoke(app, ["--line-width", "0"]).exception
+    assert str(error) == "--line-width must be a whole number of at least 1, got 0"

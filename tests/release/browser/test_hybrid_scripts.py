@@ -21,9 +21,10 @@ from coca.release.browser.static_page import (
 from coca.search.milvus.collection import Collection
 from coca.search.query import fusion
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import BM25Index, Fusion, split_words
+from coca.search.query.fusion import BM25Index, split_words
 from coca.search.query.query_terms import RULES, embed_queries
 from coca.search.records import Origin, Record
+from coca.search.search_options import Fusion
 from page_scripts import NODE, node
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
@@ -165,7 +166,7 @@ def test_the_page_fuses_rankings_as_python_does(
         write_vectors(tmp_path, records, captions=True)
         items, _ = write_items(tmp_path, records)
         engine = SearchEngine(texts, index)
-        expected = [engine.search(text, k=20, hybrid=Fusion(captions="given")) for text in queries]
+        expected = [engine.search(text, k=20, fusion=Fusion(captions="given")) for text in queries]
     given = {
         "items": items,
         "hybrid": {**settings, "depths": depths},

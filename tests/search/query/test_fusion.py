@@ -19,7 +19,6 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import (
     BM25Index,
     Captions,
-    Fusion,
     coverage,
     fuse,
     search_hybrid,
@@ -29,6 +28,7 @@ from coca.search.query.fusion import (
 )
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Origin, Record
+from coca.search.search_options import Fusion
 
 WORDS = ["red", "car", "blue", "sky", "dog", "the", "a", "of", "snow"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12)
@@ -365,7 +365,7 @@ def test_a_caption_with_one_of_two_words_gets_half_of_the_part_of_the_words(
     engine = SearchEngine(embedder, index)
     words_alone = Fusion(text_weight=1.0, vector_share=0.0)
     for query, expected in (("car", 1.0), ("cars", 1.0), ("red cars", 0.5), ("red old car", 1 / 3)):
-        (hit,) = engine.search(query, hybrid=words_alone)
+        (hit,) = engine.search(query, fusion=words_alone)
         assert hit.caption == "police car"
         assert hit.fused_score == pytest.approx(expected), query
 
@@ -386,18 +386,18 @@ def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
     captions = word_search(engine.index)
     vectors = engine.search("image 3", hybrid=False, k=40)
-    only = engine.search("image 3", hybrid=Fusion(text_weight=0.0), k=40)
+    only = engine.search("image 3", fusion=Fusion(text_weight=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
     words = captions.full_text_search("17", 40)
-    only = engine.search("17", hybrid=Fusion(text_weight=1.0), k=40)
+    only = engine.search("17", fusion=Fusion(text_weight=1.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in words]
 
 
 def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -> None:
-    everything = engine.search("image 3", hybrid=Fusion(), k=40)
-    pages = [engine.search("image 3", hybrid=Fusion(), k=8, offset=8 * n) for n in range(6)]
+    everything = engine.search("image 3", fusion=Fusion(), k=40)
+    pages = [engine.search("image 3", fusion=Fusion(), k=8, offset=8 * n) for n in range(6)]
     assert [hit for page in pages for hit in page] == everything
-    kept = engine.search("image 3", hybrid=Fusion(), k=40, filter='metadata["n"] < 9')
+    kept = engine.search("image 3", fusion=Fusion(), k=40, filter='metadata["n"] < 9')
     assert {hit.metadata["n"] for hit in kept} == set(range(9))
 
 
@@ -410,13 +410,13 @@ def test_only_given_captions_count_if_the_fusion_is_of_those(
     engine = SearchEngine(embedder, index)
     fusion = Fusion(captions="given")
     # All have the word, but one was given.
-    (first, *others) = engine.search("image", hybrid=fusion, k=10)
+    (first, *others) = engine.search("image", fusion=fusion, k=10)
     assert first.caption_source == "given"
     assert len(others) == 9
     # No given caption has the word: a dense search, with its scores and pages.
     dense = engine.search("4", hybrid=False, k=10)
-    assert engine.search("4", hybrid=fusion, k=10) == dense
-    assert engine.search("4", hybrid=fusion, k=3, offset=4) == dense[4:7]
+    assert engine.search("4", fusion=fusion, k=10) == dense
+    assert engine.search("4", fusion=fusion, k=3, offset=4) == dense[4:7]
 
 
 def test_a_typed_query_reads_captions_of_small_collections_only(
@@ -424,15 +424,15 @@ def test_a_typed_query_reads_captions_of_small_collections_only(
 ) -> None:
     typed = [Term(text="a car"), Term(text="night", weight=-0.3)]
     assert typed_fusion(engine.index, typed) == Fusion(captions="given")
-    assert typed_fusion(engine.index, typed, "text") is False
-    assert typed_fusion(engine.index, typed[1:]) is False
-    assert typed_fusion(engine.index, [*typed, Term(image=b"3")]) is False
-    assert typed_fusion(engine.index, [*typed, Term(vector=np.eye(16)[0])]) is False
+    assert typed_fusion(engine.index, typed, "text") is None
+    assert typed_fusion(engine.index, typed[1:]) is None
+    assert typed_fusion(engine.index, [*typed, Term(image=b"3")]) is None
+    assert typed_fusion(engine.index, [*typed, Term(vector=np.eye(16)[0])]) is None
     default = engine.search("image 3", k=40)
-    assert default == engine.search("image 3", hybrid=Fusion(captions="given"), k=40)
+    assert default == engine.search("image 3", fusion=Fusion(captions="given"), k=40)
     assert default != engine.search("image 3", hybrid=False, k=40)
     monkeypatch.setattr(fusion_module, "MANY_CAPTIONS", 0)
-    assert typed_fusion(engine.index, typed) is False
+    assert typed_fusion(engine.index, typed) is None
     assert engine.search("image 3", k=40) == engine.search("image 3", hybrid=False, k=40)
 
 
@@ -471,7 +471,7 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
     ):
 
         def found(k: int, offset: int, fusion: Fusion = fusion) -> list[Hit]:
-            return engine.search("image 3", k=k, offset=offset, hybrid=fusion)
+            return engine.search("image 3", k=k, offset=offset, fusion=fusion)
 
         pages = [hit for offset in range(0, 100, 10) for hit in found(10, offset)]
         assert len(pages) == len({hit.id for hit in pages}) == 90
@@ -479,9 +479,13 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
 
 
 def test_a_page_that_cannot_be_is_refused(engine: SearchEngine) -> None:
-    for k, offset in ((0, 0), (1, -1), (10, 16_380)):
-        with pytest.raises(SearchError, match=f"k={k} with offset={offset}: .* at most 16,384"):
-            engine.search("3", k=k, offset=offset, hybrid=Fusion())
+    for k, offset, message in (
+        (0, 0, "k must be a whole number of at least 1, got 0"),
+        (1, -1, "offset must be a whole number of at least 0, got -1"),
+        (10, 16_380, "k and offset must add up to at most 16,384, got 10 and 16,380"),
+    ):
+        with pytest.raises(SearchError, match=message):
+            engine.search("3", k=k, offset=offset, fusion=Fusion())
 
 
 def test_a_hybrid_search_needs_a_text(engine: SearchEngine) -> None:
@@ -494,14 +498,14 @@ def test_a_min_score_goes_by_the_cosine_also_of_full_text_hits(
 ) -> None:
     # So that some hits are found by full text only, and pages need several depths.
     monkeypatch.setattr(fusion_module, "DEPTHS", (4, 16, 64))
-    everything = engine.search("image 3", hybrid=Fusion(), k=40)
+    everything = engine.search("image 3", fusion=Fusion(), k=40)
     query = embedder.direction(b"image 3")
     cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}
     for least in (-1.0, 0.0, 0.2):
-        kept = engine.search("image 3", hybrid=Fusion(), k=40, min_score=least)
+        kept = engine.search("image 3", fusion=Fusion(), k=40, min_score=least)
         assert kept == [hit for hit in everything if cosines[hit.id] >= least]
         pages = [
-            engine.search("image 3", hybrid=Fusion(), k=8, offset=8 * n, min_score=least)
+            engine.search("image 3", fusion=Fusion(), k=8, offset=8 * n, min_score=least)
             for n in range(6)
         ]
         assert [hit for page in pages for hit in page] == kept
@@ -516,12 +520,12 @@ def test_one_image_of_each_album_is_the_first_of_it(
     )
     engine = SearchEngine(embedder, index)
     best: dict[str, Hit] = {}
-    for hit in engine.search("image 3", hybrid=Fusion(), k=40):
+    for hit in engine.search("image 3", fusion=Fusion(), k=40):
         best.setdefault(hit.album or hit.id, hit)
-    grouped = engine.search("image 3", hybrid=Fusion(), k=40, group_by="album")
+    grouped = engine.search("image 3", fusion=Fusion(), k=40, group_by="album")
     assert grouped == list(best.values())
     assert len(grouped) == 15
-    asked = {"hybrid": Fusion(), "group_by": "album", "k": 4}
+    asked = {"fusion": Fusion(), "group_by": "album", "k": 4}
     pages = [engine.search("image 3", offset=4 * n, **asked) for n in range(4)]  # type: ignore[arg-type]
     assert [hit for page in pages for hit in page] == grouped
 

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydantic import TypeAdapter
 
+from coca.core.config.docs import docstrings, field_types
 from coca.inference.predictor import Predictor
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
+from coca.search.search_options import INTERFACE_NAMES, Fusion
+from coca.server.bodies import ServedOptions
+from coca.server.routes.search import SearchRequest, options_of
 from coca.server.service import Service
 from server_process import data_uri, ids
 
@@ -17,7 +21,7 @@ from server_process import data_uri, ids
 def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:
     body = client.post("/v1/search", json={"text": "a red car", "limit": 4}).json()
     engine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, hybrid=Fusion(captions="given"))
+    expected = engine.search("a red car", k=4, fusion=Fusion(captions="given"))
     assert [(hit["id"], hit["score"]) for hit in body["hits"]] == [
         (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in expected
     ]
@@ -28,7 +32,7 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     # The order also depends on cosines of random weights; the score of the words does not.
     assert max(hits, key=lambda hit: hit["bm25"])["caption"] == "a red car 1"
     engine = service.collections["pictures"].engine
-    expected = engine.search("red cars 1", hybrid=Fusion(captions="given"), k=50)
+    expected = engine.search("red cars 1", fusion=Fusion(captions="given"), k=50)
     assert [(hit["id"], hit["bm25"], hit["fused_score"]) for hit in hits] == [
         (hit.id, hit.bm25, hit.fused_score) for hit in expected
     ]
@@ -57,7 +61,7 @@ def test_a_text_weight_means_a_hybrid_search_of_all_captions(
         ({"hybrid": True}, Fusion()),
         ({"text_weight": 0.9}, Fusion(text_weight=0.9)),
     ):
-        expected = engine.search("a red car", hybrid=fusion, k=50)
+        expected = engine.search("a red car", fusion=fusion, k=50)
         assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]
 
 
@@ -148,7 +152,7 @@ def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -
     known = [hit["log_likelihood"] is not None for hit in hits]
     assert known == [True] * 3 + [False]
     engine: SearchEngine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, rerank=3, hybrid=Fusion(captions="given"))
+    expected = engine.search("a red car", k=4, rerank=3, fusion=Fusion(captions="given"))
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
 
@@ -181,7 +185,11 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
         ({"text": "cat", "filter": 'id == "a'}, 400, "quote"),
         ({"text": "cat", "where": [{"field": "origin", "value": 1}]}, 400, "origin"),
         ({"text": "cat", "collection": "secret"}, 404, "secret"),
-        ({"text": "cat", "hybrid": False, "text_weight": 0.5}, 400, "got 0.5 with hybrid false"),
+        (
+            {"text": "cat", "hybrid": False, "text_weight": 0.5},
+            400,
+            "0.5) is of hybrid searches",
+        ),
         ({"id": "nosuch", "hybrid": True}, 404, "nosuch"),
     ],
 )
@@ -220,3 +228,18 @@ def test_a_list_may_skip_more_items_than_a_query(client: TestClient) -> None:
     answer = client.post("/v1/search", json={"text": "a car", "offset": 16_384})
     assert answer.status_code == 400
     assert "at most 16,384, got 16,384 and 50" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("option", ["k", "offset", "min_score", "on", "group_by", "hybrid"])
+def test_a_field_of_a_request_has_type_range_and_text_of_its_option(option: str) -> None:
+    schema = SearchRequest.model_json_schema()["properties"][INTERFACE_NAMES.get(option, option)]
+    assert schema.pop("description") == docstrings(ServedOptions)[option]
+    assert schema.pop("default") == getattr(ServedOptions(), option)
+    declared = TypeAdapter(field_types(ServedOptions)[option]).json_schema()
+    assert schema.items() >= declared.items()
+
+
+def test_null_is_the_default_of_a_field_of_a_fusion() -> None:
+    schema = SearchRequest.model_json_schema()["properties"]["text_weight"]
+    assert schema["description"].endswith(f"null: {Fusion.text_weight}.")
+    assert options_of(SearchRequest(text="x")).fusion is None

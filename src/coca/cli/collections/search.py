@@ -3,39 +3,22 @@
 import os
 import shlex
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import grouped
-from coca.cli.options.search_options import CollectionOptions, FilterOptions, Limit, print_hits
-from coca.core.errors import ConfigError
+from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.search_options import CollectionOptions, FilterOptions, print_hits
+from coca.search.search_options import INTERFACE_NAMES, Fusion, QueryOptions
 
 if TYPE_CHECKING:
     from coca.search.query.query_terms import Term
 
 
-class On(StrEnum):
-    """Vector field that is searched."""
-
-    image = "image"
-    text = "text"
-
-
-class Field(StrEnum):
-    """Record field by which results are grouped."""
-
-    album = "album"
-
-
-class Method(StrEnum):
-    """Fusion method of hybrid search."""
-
-    rrf = "rrf"
-    scores = "scores"
+PANEL = "Search"
 
 
 @grouped
@@ -72,77 +55,19 @@ def search(
     ] = None,
     *,
     among: FilterOptions,
-    k: Limit = 10,
-    offset: Annotated[
-        int, typer.Option("--offset", min=0, help="Results to skip, for pagination.")
-    ] = 0,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--min-score",
-            min=-1,
-            max=1,
-            help="Minimum cosine similarity of a result, -1 to 1; default: none.",
-            show_default=False,
+    options: Annotated[
+        QueryOptions,
+        Group(
+            panel=PANEL,
+            short={"k": "-k"},
+            names=INTERFACE_NAMES,
+            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
         ),
-    ] = None,
-    on: Annotated[
-        On,
-        typer.Option("--on", help="Vector field to search: of the images, or of their captions."),
-    ] = On.image,
-    group_by: Annotated[
-        Field | None,
-        typer.Option(
-            "--group-by",
-            help="Return only the best result of each album or video.",
-            show_default=False,
-        ),
-    ] = None,
-    hybrid: Annotated[
-        bool | None,
-        typer.Option(
-            "--hybrid/--no-hybrid",
-            help="Fuse search by image with search by vectors and words (BM25) of the captions. "
-            "Default: for text queries, with captions that people gave, not those of the model.",
-            show_default=False,
-        ),
-    ] = None,
+    ],
     fusion: Annotated[
-        Method | None,
-        typer.Option(
-            "--fusion",
-            help="With --hybrid: reciprocal rank fusion, or weighted scores. [default: scores]",
-            show_default=False,
-        ),
-    ] = None,
-    words: Annotated[
-        float | None,
-        typer.Option(
-            "--text-weight",
-            min=0,
-            max=1,
-            help="With --hybrid: weight of the captions, 0 to 1. [default: 0.75]",
-            show_default=False,
-        ),
-    ] = None,
-    rerank: Annotated[
-        int,
-        typer.Option(
-            "--rerank",
-            min=0,
-            metavar="K",
-            help="Rerank the top K by the rank score: logit scale x cosine + log likelihood of "
-            "the text, given the image. 0: no reranking.",
-        ),
-    ] = 0,
-    match: Annotated[
-        bool,
-        typer.Option(
-            "--match/--no-match",
-            help="Mark the first 32 results of a text query by their match probability, where the "
-            "collection is calibrated (`coca collection calibrate`). This reads their images.",
-        ),
-    ] = True,
+        Fusion | None,
+        Group(panel=PANEL, names={"method": "fusion"}, only=("method", "text_weight")),
+    ],
     in_memory: Annotated[
         bool,
         typer.Option(
@@ -178,33 +103,16 @@ def search(
     terms = parse_arguments(query or [], text or [], image or [])
     if note := _reading(query or [], terms):
         console.note(note)
-    if not hybrid and (fusion is not None or words is not None):
-        raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
-    from coca.search.query.fusion import Fusion
     from coca.search.query.in_memory import advice_on_size
 
-    joined = Fusion(
-        method=Fusion.method if fusion is None else fusion.value,
-        text_weight=Fusion.text_weight if words is None else words,
-    )
+    options = replace(options, filter=among.expression, fusion=fusion)
     with target.open(
         in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
         if not in_memory and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
-        hits = engine.search(
-            terms=terms,
-            k=k,
-            filter=among.expression,
-            offset=offset,
-            min_score=min_score,
-            on=on.value,
-            group_by="album" if group_by else None,
-            hybrid=hybrid and joined,
-            rerank=rerank,
-            match=match,
-        )
-    print_hits(console, hits, first=offset + 1)
+        hits = engine.search(terms=terms, **vars(options))
+    print_hits(console, hits, first=options.offset + 1)
 
 
 def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:

@@ -7,13 +7,14 @@ the name, the docstring, the range and the default of the field.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from coca.core.config.docs import docstrings, field_types, limits_of, without_none, without_range
+from coca.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +25,21 @@ class Group:
     """Title of the options in the help."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Field -> its short option, such as `-n`."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Field -> its name as an option, where it has another."""
+    only: Collection[str] | None = None
+    """Fields that are options. Default: all."""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command: expand each parameter that is a dataclass into its options.
 
     A configuration is annotated with its `Group`: `Annotated[GenerationConfig, Group(panel=...)]`.
+    An optional one, such as `Annotated[Fusion | None, ...]`, is None unless one of its options is
+    given.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {
-        name: without_range(hint)
-        for name, hint in hints.items()
-        if is_dataclass(without_range(hint))
-    }
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(_kind_of(hint))}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
@@ -45,9 +48,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name]))
 
     def expanded(**options: Any) -> None:
-        for name, group in groups.items():
-            own = {field.name: options.pop(field.name) for field in fields(group)}
-            options[name] = group(**own)
+        for name, hint in groups.items():
+            own = {each.name: options.pop(each.name) for each in _fields_of(hint)}
+            options[name] = _built(hint, own)
         command(**options)
 
     functools.update_wrapper(expanded, command)
@@ -58,43 +61,85 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
+def _group_of(hint: Any) -> Group | None:
+    return next((each for each in get_args(hint)[1:] if isinstance(each, Group)), None)
+
+
+def _kind_of(hint: Any) -> Any:
+    return without_none(without_range(hint))
+
+
+def _fields_of(hint: Any) -> list[Field[Any]]:
+    """List the fields of a group that are options."""
+    group, kind = _group_of(hint), _kind_of(hint)
+    chosen = None if group is None else group.only
+    return [each for each in fields(kind) if chosen is None or each.name in chosen]
+
+
+def _built(hint: Any, values: Mapping[str, Any]) -> Any:
+    """Build a group from its options, whose names replace those of the fields in errors."""
+    group, kind = _group_of(hint), _kind_of(hint)
+    if kind is not without_range(hint):
+        values = {name: value for name, value in values.items() if value is not None}
+        if not values:
+            return None
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        if group is None:
+            raise
+        text = re.sub(
+            r"(?:(?<=; )|^)\w+(?= must be)",
+            lambda match: _flag(match[0], group) if match[0] in values else match[0],
+            str(error),
+        )
+        raise type(error)(text) from None
+
+
 def _options_of(hint: Any) -> Iterator[inspect.Parameter]:
     """Yield the option of each field of a group."""
-    kind = without_range(hint)
-    settings = next((one for one in get_args(hint)[1:] if isinstance(one, Group)), None)
-    texts = docstrings(kind) if settings else {}
-    for each in fields(kind):
-        annotation = field_types(kind)[each.name]
-        if settings:
-            text = _in_options(texts[each.name], kind)
-            annotation = _option(each.name, annotation, each.default, text, settings)
+    group, kind = _group_of(hint), _kind_of(hint)
+    texts = docstrings(kind) if group else {}
+    for each in _fields_of(hint):
+        annotation, default = field_types(kind)[each.name], each.default
+        if kind is not without_range(hint):
+            annotation, default = annotation | None, None
+        if group:
+            annotation = _option(each, annotation, _in_options(texts[each.name], hint), group)
         yield inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )
 
 
-def _option(name: str, hint: Any, default: Any, text: str, group: Group) -> Any:
+def _option(each: Field[Any], hint: Any, text: str, group: Group) -> Any:
     """Annotate the type of a configuration field with its option."""
     inner = without_none(hint)
     kind, span = without_range(inner), limits_of(inner).removeprefix(" of").strip().capitalize()
+    flag = _flag(each.name, group)
+    if kind is bool and each.default is not False:
+        flag += f"/--no-{flag.removeprefix('--')}"
     option = typer.Option(
-        _flag(name),
-        *([group.short[name]] if name in group.short else []),
+        flag,
+        *([group.short[each.name]] if each.name in group.short else []),
         # Typer's own bounds are inclusive, so the configuration checks the range.
         help=f"{text} {span}." if span else text,
-        show_default=default is not None,
+        # A text is shown where the option itself has no default, as in an optional group.
+        show_default=inner is hint or (each.default is not None and str(each.default)),
         rich_help_panel=group.panel,
     )
     return Annotated[kind if inner is hint else kind | None, option]
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _flag(name: str, group: Group) -> str:
+    return f"--{group.names.get(name, name).replace('_', '-')}"
 
 
-def _in_options(text: str, kind: type) -> str:
+def _in_options(text: str, hint: Any) -> str:
     """Replace field names of a docstring, which are in backticks, by their options."""
-    names = {field.name for field in fields(kind)}
+    group, names = _group_of(hint), {each.name for each in _fields_of(hint)}
+    assert group is not None
     return re.sub(
-        r"`(\w+)`", lambda found: _flag(found[1]) if found[1] in names else found[0], text
+        r"`(\w+)`",
+        lambda match: _flag(match[1], group) if match[1] in names else match[0],
+        text,
     )

@@ -139,8 +139,9 @@ def words(hint: Any, limits: str = "") -> str:
         return " or ".join(map(words, arguments))
     if origin is tuple:
         return f"a list of {len(arguments)}: {', '.join(map(words, arguments))}"
-    if origin is dict:
-        return f"a mapping{limits}, each value {words(arguments[1])}"
+    if origin in (dict, Mapping):
+        each = "" if arguments[1] is Any else f", each value {words(arguments[1])}"
+        return f"a mapping{limits}{each}"
     if is_section(hint):
         return f"a section with {', '.join(field_types(hint))}"
     if isinstance(hint, type) and issubclass(hint, Enum):

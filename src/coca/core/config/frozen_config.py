@@ -68,6 +68,8 @@ class Config:
 
     range_error: ClassVar[type[ConfigError]] = ConfigError
     """Class of the error."""
+    checks_types: ClassVar[bool] = False
+    """Whether fields without a range are checked as well: for values from callers in Python."""
     renamed_keys: ClassVar[Mapping[str, str]] = {}
     """Names of fields in earlier versions, each with the current name."""
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -76,19 +78,23 @@ class Config:
     def __post_init__(self) -> None:
         kind: type = type(self)
         faults = []
-        for name in _restricted_fields(kind):
-            value, hint = _plain_number(getattr(self, name)), field_types(kind)[name]
+        for name in _checked_fields(kind, self.checks_types):
+            given, hint = getattr(self, name), field_types(kind)[name]
+            value = _plain_number(given)
+            if value is not given:
+                object.__setattr__(self, name, value)
             try:
                 validator(without_items(hint)).validate_python(value, strict=True)
             except ValueError:  # the error class of pydantic is one
-                faults.append(f"{name} must be {words(hint)}, got {show(value)}")
+                wanted = words(without_none(hint)) if self.checks_types else words(hint)
+                faults.append(f"{name} must be {wanted}, got {show(value)}")
         if faults:
             raise self.range_error("; ".join(faults))
 
 
 @cache
-def _restricted_fields(kind: type) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if is_restricted(hint))
+def _checked_fields(kind: type, every: bool) -> tuple[str, ...]:
+    return tuple(name for name, hint in field_types(kind).items() if every or is_restricted(hint))
 
 
 def without_items(hint: Any) -> Any:

@@ -33,7 +33,7 @@ from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, rea
 from coca.runtime.image_file import read_image
 from coca.runtime.tokenizer_file import build_tokenizer, read_content
 from coca.search.milvus.collection import Collection
-from coca.search.query.fusion import DEPTHS, K1, B, Fusion, typed_fusion
+from coca.search.query.fusion import DEPTHS, K1, B, typed_fusion
 from coca.search.query.originals import read_original
 from coca.search.query.query_terms import RULES, Term
 from coca.search.records import Record, check_same_model
@@ -55,7 +55,7 @@ def hybrid_settings(index: Collection, records: Sequence[Record]) -> dict[str, A
     """
     fusion = typed_fusion(index, [Term(text="any")])
     given = any(record.caption_source == "given" for record in records)
-    if not isinstance(fusion, Fusion) or not given:
+    if fusion is None or not given:
         return None
     # The page has no other method and no other choice of captions.
     assert (fusion.method, fusion.captions) == ("scores", "given")

@@ -7,7 +7,7 @@ version supports. The score is therefore the cosine. A `VectorEncoding` stores s
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -45,7 +45,7 @@ from coca.search.milvus.rows import (
 )
 from coca.search.milvus.schema import CollectionSettings, Layout, index_captions
 from coca.search.records import CollectionInfo, Hit, Origin, Record
-from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_text
+from coca.search.search_options import SearchOptions, Side, check_text
 from coca.search.vector_codec import Basis, VectorCodec
 
 __all__ = ["MAX_RESULTS", "Collection"]
@@ -486,7 +486,7 @@ class Collection:
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[list[Hit]]:
         """Find the nearest records to each vector, nearest first.
 
@@ -499,7 +499,7 @@ class Collection:
             SearchError: The vectors are invalid, `k` or `offset` is out of range, or Milvus rejects
                 the filter.
         """
-        page = SearchOptions.of(k, **options)
+        page = SearchOptions.of(k=k, **options)
         page.check_page(self.index_type.spec.max_results)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)

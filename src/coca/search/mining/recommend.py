@@ -16,7 +16,7 @@ from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
-from coca.search.search_options import Side, check_page
+from coca.search.search_options import SearchOptions, Side
 
 _NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
@@ -67,7 +67,7 @@ def recommend(
         raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    check_page(k, 0, MAX_RESULTS)
+    SearchOptions(k=k, filter=filter, on=on).check_page(MAX_RESULTS)
     terms = [
         *_weigh(engine, positive, 1.0, on),
         *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),

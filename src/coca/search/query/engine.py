@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Protocol, Unpack, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.query.fusion import CaptionChoice, Fusion, search_hybrid, typed_fusion, word_search
+from coca.search.query.fusion import search_hybrid, typed_fusion, word_search
 from coca.search.query.match import Calibration, mark_matches, mark_named
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import (
@@ -24,7 +24,13 @@ from coca.search.query.query_terms import (
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable
 from coca.search.records import Hit, check_same_model
-from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
+from coca.search.search_options import (
+    CaptionChoice,
+    Fusion,
+    QueryOptions,
+    SearchOptions,
+    Side,
+)
 
 
 @runtime_checkable
@@ -95,7 +101,7 @@ class SearchEngine:
         The first typed query does so otherwise.
         """
         fusion = typed_fusion(self.index, [Term(text="any")])
-        if isinstance(fusion, Fusion):
+        if fusion is not None:
             self._word_search(fusion.captions)
 
     def _word_search(self, captions: CaptionChoice) -> FullTextSearch:
@@ -112,11 +118,7 @@ class SearchEngine:
         image: Any = None,
         vector: Float[np.ndarray, " E"] | None = None,
         terms: Sequence[Term] = (),
-        k: int = 10,
-        hybrid: Fusion | bool | None = None,
-        rerank: int = 0,
-        match: bool = True,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[Hit]:
         """Search by text, image, vector, or a combination of them.
 
@@ -129,31 +131,24 @@ class SearchEngine:
             image: Query image, in any form that the embedder reads.
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
-            k: Maximum number of hits.
-            hybrid: Fusion with rankings of captions; True means `Fusion()`, and False ranks by
-                cosine alone. Default: as `typed_fusion` chooses, which for a text query fuses with
-                the captions that people gave.
-            rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
-                log p(text | image)`; 0 means none.
-            match: Mark the first 32 hits by their match probability, where the query is one text
-                and the collection is calibrated; see `coca.search.query.match`.
-                A hit of a hybrid search whose given caption has all its words matches in any case.
-            **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
+            **options: Fields of `QueryOptions`: number of hits and page, filter, vector field,
+                grouping, width, fusion with rankings of captions, reranking and match probability.
+                A hit of a hybrid search whose given caption has all words of the query matches in
+                any case; see `coca.search.query.match`.
 
         Returns:
             Hits, best first: by `fused_score` if rankings were fused, else by cosine, and the first
             `rerank` of these by `rank_score`. Pages are parts of one list.
 
         Raises:
+            ConfigError: An option is unknown, has the wrong type or is out of range.
             SearchError: The query is empty, `hybrid` or `rerank` lacks a text, the collection
                 cannot answer, or its calibration is of another model.
             DataError: The image cannot be read.
         """
         check_terms(terms)
-        page = SearchOptions.of(k, **options)
+        page = QueryOptions.of(**options)
         page.check_page(MAX_RESULTS)
-        if not isinstance(hybrid, bool | Fusion | None):
-            raise ArgumentError(f"hybrid must be a bool, a Fusion or None, got {hybrid!r}")
         whole = [
             *([] if text is None else [Term(text=text)]),
             *([] if image is None else [Term(image=image)]),
@@ -165,30 +160,27 @@ class SearchEngine:
             if term.text is not None:
                 bare = bare_query(term.text)
                 texts[bare] = texts.get(bare, 0.0) + term.weight
-        if rerank:
-            self._check_rerank(rerank, texts)
-        calibration = self._calibration(whole) if match else None
+        if page.rerank:
+            self._check_rerank(texts)
+        calibration = self._calibration(whole) if page.match else None
         query = self.query(whole)
-        options["offset"] = 0 if rerank else page.offset
-        size = max(rerank, page.offset + k) - options["offset"]
-        if hybrid is None:
-            hybrid = typed_fusion(self.index, whole, page.on)
-        if hybrid is False:
-            (hits,) = self.index.search(query, size, **options)
+        offset, last = 0 if page.rerank else page.offset, page.offset + page.k
+        dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
+        fusion = self._fusion(page, whole)
+        if fusion is None:
+            (hits,) = self.index.search(query, **dense)
         else:
-            fusion = Fusion() if hybrid is True else hybrid
             hits = search_hybrid(
                 self.index,
                 self._word_search(fusion.captions),
                 word_forms([text for text, weight in texts.items() if weight > 0]),
                 query,
                 fusion=fusion,
-                k=size,
-                **options,
+                **dense,
             )
-        if rerank:
-            hits = self._reranked(hits[:rerank], query[0], texts, page.on) + hits[rerank:]
-            hits = hits[page.offset : page.offset + k]
+        if page.rerank:
+            first, others = hits[: page.rerank], hits[page.rerank :]
+            hits = [*self._reranked(first, query[0], texts, page.on), *others][page.offset : last]
         if calibration is not None:
             hits = mark_named(self._marked(hits, query[0], next(iter(texts)), calibration), texts)
         return hits
@@ -223,8 +215,7 @@ class SearchEngine:
         *,
         images: Sequence[Any] | None = None,
         vectors: Float[np.ndarray, "Q E"] | None = None,
-        k: int = 10,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[list[Hit]]:
         """Search many queries in one batch, by cosine alone, which is faster a query.
 
@@ -233,14 +224,14 @@ class SearchEngine:
             images: One image a query.
             vectors: One vector a query. Texts, images and vectors given together have the same
                 length; their n-th entries form the n-th query.
-            k: As in `search`.
-            **options: As in `search`.
+            **options: Fields of `SearchOptions`.
 
         Raises:
+            ConfigError: An option is unknown, has the wrong type or is out of range.
             SearchError: As `search`, or the numbers of texts, images and vectors differ.
         """
         parts: list[Float[np.ndarray, "Q E"]] = []
-        SearchOptions.of(k, **options)  # checked before anything is embedded
+        SearchOptions.of(**options)  # checked before anything is embedded
         for name, some in (("texts", texts), ("images", images)):
             if some is not None and (isinstance(some, str | bytes) or not hasattr(some, "__len__")):
                 raise ArgumentError(
@@ -265,7 +256,7 @@ class SearchEngine:
         if vectors is not None:
             parts.append(query_vectors(vectors, self.index.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
-        return self.index.search(queries, k, **options)
+        return self.index.search(queries, **options)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """Find the images nearest to one of the collection, excluding itself.
@@ -273,7 +264,7 @@ class SearchEngine:
         Raises:
             SearchError: There is no such record, or `k` or `offset` is out of range.
         """
-        check_page(k, offset, MAX_RESULTS)
+        SearchOptions(k=k, offset=offset).check_page(MAX_RESULTS)
         record = self.index.get([id]).get(id)
         if record is None:
             raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
@@ -282,14 +273,18 @@ class SearchEngine:
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
-    def _check_rerank(self, rerank: int, texts: Mapping[str, float]) -> None:
+    def _fusion(self, options: QueryOptions, terms: Sequence[Term]) -> Fusion | None:
+        """Choose the fusion with rankings of captions; None for a search by vector alone."""
+        if options.hybrid is not None or options.fusion is not None:
+            return None if options.hybrid is False else options.fusion or Fusion()
+        return typed_fusion(self.index, terms, options.on)
+
+    def _check_rerank(self, texts: Mapping[str, float]) -> None:
         """Validate a reranking before the search starts.
 
         Raises:
-            SearchError: It is not a number of hits, there is no text, or the model cannot score
-                captions.
+            SearchError: There is no text, or the model cannot score captions.
         """
-        check_page(rerank, 0, MAX_RESULTS, name="rerank")
         check_texts(texts)
         if not isinstance(self.embedder, CaptionScorer):
             raise SearchError("this model writes no captions, so it cannot re-rank by them")

@@ -7,13 +7,11 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Protocol, TypeAlias, Unpack, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from annotated_types import Ge
 from jaxtyping import Float, Float32
 
-from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.extras import require
 from coca.search.filters import all_of
@@ -23,7 +21,7 @@ from coca.search.milvus.lite import Counted, Watch, read_in_background
 from coca.search.query.query_terms import Term, join_forms
 from coca.search.query.searchable import FullTextSearch, Searchable
 from coca.search.records import Hit, Origin
-from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_text
+from coca.search.search_options import CaptionChoice, Fusion, SearchOptions, Side, check_text
 
 # BM25 index over captions, for servers without full-text search and for in-memory collections.
 
@@ -83,37 +81,6 @@ class BM25Index:
 
 
 # Fusion of rankings: sums of min-max-normalized scores, or reciprocal rank fusion (RRF).
-
-
-CaptionChoice: TypeAlias = Literal["all", "given"]
-"""Captions that count: all, or only those that people gave."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fusion(Config):
-    """Configuration of the fusion of rankings by images, by vectors of captions, and by BM25."""
-
-    method: Literal["rrf", "scores"] = "scores"
-    """`scores` adds scores that are min-max-normalized to 0 to 1 in each ranking. `rrf` adds
-    1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009): it knows no distances, so a
-    caption that equals the query can rank below images that are mediocre in all rankings."""
-    text_weight: Fraction = 0.75
-    """Weight of the captions; the images have the rest."""
-    vector_share: Fraction = 0.5
-    """Fraction of `text_weight` that the ranking by vectors of captions has, which finds synonyms;
-    BM25, which finds names and rare words, has the rest. 0: BM25 alone."""
-    uncaptioned: Fraction = 0.6
-    """Factor of the score by image that replaces the scores by caption where no caption counts. At
-    0 an image without a caption is below all that have one; at 1 it is above most of them."""
-    captions: CaptionChoice = "all"
-    """Captions that count: all, or only those that people gave. A caption that the model wrote has
-    little that the image's vector lacks."""
-    constant: Annotated[int, Ge(1)] = 60
-    """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
-
-    def counts(self, hit: Hit) -> bool:
-        """Return whether a hit has a caption that counts."""
-        return bool(hit.caption) and (self.captions == "all" or hit.caption_source == "given")
 
 
 def fuse(
@@ -322,7 +289,7 @@ _DEFAULT = Fusion()
 _GIVEN = 'caption_source == "given"'
 
 
-def typed_fusion(index: Searchable, terms: Sequence[Term], on: Side = "image") -> Fusion | bool:
+def typed_fusion(index: Searchable, terms: Sequence[Term], on: Side = "image") -> Fusion | None:
     """Choose the fusion of a query that a person typed.
 
     Args:
@@ -331,16 +298,16 @@ def typed_fusion(index: Searchable, terms: Sequence[Term], on: Side = "image") -
         on: Vector field that is searched.
 
     Returns:
-        Fusion with the captions that people gave. False if the query has an image, an item or no
+        Fusion with the captions that people gave. None if the query has an image, an item or no
         positive text, or searches captions by vector; also if the collection is too large to read
         all captions for one search, or cannot be searched by words.
     """
     texts = all(term.text is not None for term in terms)
     if on != "image" or not texts or all(term.weight <= 0 for term in terms):
-        return False
+        return None
     by_words = index.supports_full_text or isinstance(index, CaptionStore)
     few = index.info.count < MANY_CAPTIONS
-    return Fusion(captions="given") if by_words and few else False
+    return Fusion(captions="given") if by_words and few else None
 
 
 def word_search(index: Searchable, captions: CaptionChoice = "all") -> FullTextSearch:
@@ -384,7 +351,7 @@ def search_hybrid(
     *,
     fusion: Fusion = _DEFAULT,
     k: int = 10,
-    **options: Unpack[SearchKeywords],
+    **options: Any,
 ) -> list[Hit]:
     """Search by images, by vectors of captions and by words of captions, and fuse the rankings.
 
@@ -410,9 +377,9 @@ def search_hybrid(
     text = join_forms(words)
     if not text.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
-    page = SearchOptions.of(k, **options)
+    page = SearchOptions.of(k=k, **options)
     page.check_page(MAX_RESULTS)
-    dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
+    dense = options | {"offset": 0, "min_score": None, "group_by": None}
     joined: dict[str, Hit] = {}
     for depth in DEPTHS:
         text_hits = by_words.full_text_search(text, depth, filter=page.filter)
@@ -448,7 +415,7 @@ def _by_caption_vector(
     depth: int,
     fusion: Fusion,
     on: Side,
-    dense: SearchKeywords,
+    dense: Mapping[str, Any],
 ) -> list[Hit]:
     """Rank all captions by vector; none if the dense ranking does so, or if they have no weight.
 
@@ -457,8 +424,7 @@ def _by_caption_vector(
     """
     if on == "text" or fusion.text_weight * fusion.vector_share == 0:
         return []
-    captions: SearchKeywords = {**dense, "on": "text"}
-    return index.search(query, depth, **captions)[0]
+    return index.search(query, depth, **{**dense, "on": "text"})[0]
 
 
 def _with_known_scores(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -22,7 +22,7 @@ from coca.search.milvus.collection import MAX_RESULTS, Collection
 from coca.search.milvus.lite import Watch, read_in_background
 from coca.search.query.fusion import Captions
 from coca.search.records import CollectionInfo, Hit, Record
-from coca.search.search_options import SearchKeywords, SearchOptions, Side
+from coca.search.search_options import SearchOptions, Side
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -118,14 +118,14 @@ class InMemoryIndex:
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[list[Hit]]:
         """Find the exact nearest records to each vector; see `Collection.search`.
 
         Raises:
             SearchError: As `Collection.search`.
         """
-        page = SearchOptions.of(k, **options)
+        page = SearchOptions.of(k=k, **options)
         page.check_page(MAX_RESULTS)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)

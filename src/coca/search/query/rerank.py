@@ -10,7 +10,7 @@ which `coca migrate` filled the smaller one. Only the first hits are read from i
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Unpack, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -21,7 +21,7 @@ from coca.search.milvus.ann import sort_key
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.searchable import Searchable
 from coca.search.records import Hit, Record, check_same_model
-from coca.search.search_options import SearchKeywords, SearchOptions
+from coca.search.search_options import SearchOptions
 
 # Rerank the top-k hits by cosine and caption likelihood.
 
@@ -175,13 +175,13 @@ class RescoredIndex:
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[list[Hit]]:
         """Find the nearest records to each vector, nearest first; see `Collection.search`.
 
         Pages beyond `depth` are not parts of one list.
         """
-        page = SearchOptions.of(k, **options)
+        page = SearchOptions.of(k=k, **options)
         page.check_page(MAX_RESULTS)
         options["offset"], options["min_score"] = 0, None
         wanted = page.offset + k

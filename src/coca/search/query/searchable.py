@@ -1,13 +1,12 @@
 """Protocol of a searchable collection, on Milvus or in memory."""
 
 from collections.abc import Iterable
-from typing import Protocol, Unpack, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.search.records import CollectionInfo, Hit, Record
-from coca.search.search_options import SearchKeywords
 
 
 @runtime_checkable
@@ -31,7 +30,7 @@ class Searchable(FullTextSearch, Protocol):
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        **options: Unpack[SearchKeywords],
+        **options: Any,
     ) -> list[list[Hit]]:
         """Find the nearest records to each vector, nearest first; see `Collection.search`."""
         ...

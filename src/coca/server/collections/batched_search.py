@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.search.milvus.collection import Collection
 from coca.search.records import Hit, Origin, Record
-from coca.search.search_options import SearchKeywords
+from coca.search.search_options import SearchOptions
 from coca.server.model.batching import Batcher
 from coca.server.settings import ServerSettings
 
@@ -17,13 +17,12 @@ from coca.server.settings import ServerSettings
 @dataclass(frozen=True)
 class _Query:
     vector: Float[np.ndarray, " E"]
-    k: int
-    options: SearchKeywords
+    options: SearchOptions
 
     @property
     def group(self) -> str:
         """Queries of the same group can share one call."""
-        return repr((self.k, sorted(self.options.items())))
+        return repr(self.options)
 
 
 class BatchedSearch:
@@ -44,7 +43,7 @@ class BatchedSearch:
         )
 
     def search(
-        self, vectors: Float[np.ndarray, "Q E"], k: int = 10, **options: Unpack[SearchKeywords]
+        self, vectors: Float[np.ndarray, "Q E"], k: int = 10, **options: Any
     ) -> list[list[Hit]]:
         """Find the nearest records to each vector; see `Collection.search`.
 
@@ -52,7 +51,8 @@ class BatchedSearch:
             SearchError: As of `Collection.search`.
             ServiceError: The queue is full (status 503).
         """
-        found = self._batcher.map([_Query(vector, k, options) for vector in vectors])
+        page = SearchOptions.of(k=k, **options)
+        found = self._batcher.map([_Query(vector, page) for vector in vectors])
         for one in found:
             if isinstance(one, Exception):
                 raise one
@@ -116,7 +116,7 @@ class BatchedSearch:
             first = queries[rows[0]]
             try:
                 vectors = np.stack([queries[row].vector for row in rows])
-                hits = self._index.search(vectors, first.k, **first.options)
+                hits = self._index.search(vectors, **vars(first.options))
             except Exception as error:
                 # Only the queries of this group are at fault.
                 for row in rows:

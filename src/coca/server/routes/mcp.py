@@ -5,18 +5,22 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
+from annotated_types import Interval
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
 from pydantic import Field, create_model
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as Connection
 
 from coca import __version__
 from coca.core.errors import CocaError, DataError
@@ -24,10 +28,11 @@ from coca.server.bodies import (
     MAX_BYTES,
     Body,
     CollectionName,
-    Condition,
-    Expression,
     ItemId,
+    Scope,
+    ServedOptions,
     Text,
+    with_options,
 )
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError, error_response
@@ -37,7 +42,7 @@ from coca.server.routes import mining
 from coca.server.routes import search as searching
 from coca.server.routes.items import Item, item_of
 from coca.server.routes.mining import FacetsRequest, FacetsResponse
-from coca.server.routes.search import SearchRequest, SearchResponse, run_search
+from coca.server.routes.search import SearchRequest, SearchResponse, options_of, run_search
 from coca.server.routes.tenants import tenant_of
 from coca.server.service import Tenant
 
@@ -76,15 +81,51 @@ class FoundFacets(FacetsResponse, Marked):
     """Counts of values as untrusted data."""
 
 
-Few: TypeAlias = Annotated[int, Field(ge=1, le=100, description="Maximum number of items.")]
-Shown: TypeAlias = Annotated[int, Field(ge=1, le=30, description="Maximum number of images.")]
-Where: TypeAlias = Annotated[
-    list[Condition], Field(max_length=64, description="Conditions that all must hold.")
-]
-Fields: TypeAlias = Annotated[
-    list[str] | None,
-    Field(description="tags, album, caption_source or metadata.KEY; null: those with few values."),
-]
+@dataclass(frozen=True, kw_only=True)
+class FewOptions(ServedOptions):
+    """Options of a search whose hits an agent reads."""
+
+    k: Annotated[int, Interval(ge=1, le=100)] = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions(ServedOptions):
+    """Options of a search whose hits an agent sees in one image."""
+
+    k: Annotated[int, Interval(ge=1, le=30)] = 15
+
+
+# Arguments of the tools.
+
+
+@with_options(FewOptions, "k")
+class TextQuery(Scope):
+    """A search by text."""
+
+    text: Text
+
+
+@with_options(FewOptions, "k")
+class ItemQuery(Scope):
+    """A search by item."""
+
+    id: ItemId
+
+
+class ItemReference(Body):
+    """An item of a collection."""
+
+    id: ItemId
+    collection: CollectionName = None
+
+
+@with_options(SheetOptions, "k")
+class SheetQuery(Scope):
+    """Images to show: those of a search, or some items."""
+
+    text: Text | None = None
+    ids: Annotated[list[ItemId], Field(max_length=30)] = []
+    """Items, without a text."""
 
 
 def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
@@ -108,61 +149,35 @@ def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
     return Route("/mcp", _Endpoint(manager), methods=["GET", "POST", "DELETE"]), manager
 
 
-def search(
-    context: Context[Any, Any],
-    text: Text,
-    limit: Few = 10,
-    collection: CollectionName = None,
-    filter: Expression = "",
-    where: Where = [],  # noqa: B006
-) -> FoundItems:
+def search(context: Context[Any, Any], body: TextQuery) -> FoundItems:
     """Search images by a text such as "a red car in the snow"; the best hits come first."""
-    body = SearchRequest(text=text, limit=limit, collection=collection, filter=filter, where=where)
-    return _marked(FoundItems, searching.search(body, _tenant(context)))
+    return _marked(FoundItems, searching.search(_request(body), _tenant(context)))
 
 
-def similar(
-    context: Context[Any, Any],
-    id: ItemId,
-    limit: Few = 10,
-    collection: CollectionName = None,
-    filter: Expression = "",
-    where: Where = [],  # noqa: B006
-) -> FoundItems:
+def similar(context: Context[Any, Any], body: ItemQuery) -> FoundItems:
     """Find the images that are most similar to an item, which itself is left out."""
-    body = SearchRequest(id=id, limit=limit, collection=collection, filter=filter, where=where)
-    return _marked(FoundItems, searching.search(body, _tenant(context)))
+    return _marked(FoundItems, searching.search(_request(body), _tenant(context)))
 
 
-def get(context: Context[Any, Any], id: ItemId, collection: CollectionName = None) -> FoundItem:
+def get(context: Context[Any, Any], body: ItemReference) -> FoundItem:
     """Return an item: captions, tags, album, size, time of capture and metadata."""
     tenant = _tenant(context)
-    served = tenant.collection(collection)
-    return _marked(FoundItem, item_of(tenant, served, served.record(id)))
+    served = tenant.collection(body.collection)
+    return _marked(FoundItem, item_of(tenant, served, served.record(body.id)))
 
 
-def contact_sheet(
-    context: Context[Any, Any],
-    text: Text | None = None,
-    ids: Annotated[list[ItemId], Field(max_length=30, description="Items, without a text.")] = [],  # noqa: B006
-    limit: Shown = 15,
-    collection: CollectionName = None,
-    filter: Expression = "",
-    where: Where = [],  # noqa: B006
-) -> list[Any]:
+def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
     """Show the images of a search, or of some items, in one numbered image with their captions.
 
     Without a text and ids it shows the newest items that the filters keep.
     """
     tenant = _tenant(context)
-    served = tenant.collection(collection)
-    if ids:
-        found: Sequence[Any] = [served.record(id) for id in ids]
+    served = tenant.collection(body.collection)
+    if body.ids:
+        found: Sequence[Any] = [served.record(id) for id in body.ids]
     else:
-        body = SearchRequest(
-            text=text, limit=limit, collection=collection, filter=filter, where=where
-        )
-        found, _, _ = run_search(tenant, body)
+        request = _request(body)
+        found, _, _ = run_search(tenant, request, options_of(request))
     sheet = draw_sheet([_pixels(tenant, served, one.id) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [
@@ -172,32 +187,36 @@ def contact_sheet(
     return [Image(data=sheet, format="jpeg"), "\n".join([NOTICE, *lines])]
 
 
-def facets(
-    context: Context[Any, Any],
-    fields: Fields = None,
-    collection: CollectionName = None,
-    filter: Expression = "",
-    where: Where = [],  # noqa: B006
-) -> FoundFacets:
+def facets(context: Context[Any, Any], body: FacetsRequest) -> FoundFacets:
     """Count the values of tags, albums and metadata, and the items by time of capture."""
-    body = FacetsRequest(fields=fields, collection=collection, filter=filter, where=where)
     return _marked(FoundFacets, mining.facets(body, _tenant(context)))
 
 
+def _request(body: Body) -> SearchRequest:
+    """Build the request of the service of which the arguments of a tool are a part."""
+    return SearchRequest.model_validate(body.model_dump(exclude={"ids"}))
+
+
+class _Arguments(ArgModelBase):
+    """Arguments of a tool that are the fields of its parameter `body`."""
+
+    def model_dump_one_level(self) -> dict[str, Any]:
+        """Return the arguments of the function."""
+        return {"body": self}
+
+
 def _tool(function: Callable[..., Any]) -> Tool:
-    """Make a function a tool whose unknown arguments are errors; the SDK ignores them."""
+    """Make a function a tool whose arguments are the fields of its body."""
     made = Tool.from_function(
         _with_tool_errors(function),
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
         # An image has no structured form.
         structured_output=False if function is contact_sheet else None,
     )
-    given = made.fn_metadata.arg_model
-    strict = create_model(given.__name__, __base__=given, __module__=given.__module__)
-    strict.model_config["extra"] = "forbid"
-    strict.model_rebuild(force=True)
-    made.fn_metadata.arg_model = strict
-    made.parameters = strict.model_json_schema(by_alias=True)
+    body = get_type_hints(function)["body"]
+    arguments = create_model(f"{function.__name__}Arguments", __base__=(body, _Arguments))
+    made.fn_metadata.arg_model = arguments
+    made.parameters = arguments.model_json_schema(by_alias=True)
     return made
 
 
@@ -212,7 +231,7 @@ class _Endpoint:
     def __init__(self, manager: StreamableHTTPSessionManager) -> None:
         self._manager = manager
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         request = Request(scope, bounded(receive, MAX_BYTES))
         try:
             # The protocol requires it of all methods, and not only of writes.

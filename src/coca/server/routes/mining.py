@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
+from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
@@ -21,12 +22,12 @@ from coca.server.bodies import (
     Body,
     CollectionName,
     Example,
-    Fraction,
     ItemId,
-    Limit,
     Scope,
-    Side,
+    ServedOptions,
     Value,
+    given_options,
+    with_options,
 )
 from coca.server.collections.catalog import Entry
 from coca.server.routes.items import Item, item_of
@@ -37,6 +38,7 @@ from coca.server.service import Tenant
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
 
+@with_options(ServedOptions, "k", "on")
 class RecommendRequest(Scope):
     """Examples of wanted and unwanted items."""
 
@@ -47,8 +49,6 @@ class RecommendRequest(Scope):
     seen: Annotated[list[ItemId], Field(max_length=10_000)] = []
     """Ids to exclude."""
     diversity: Fraction = 0.3
-    on: Side = "image"
-    limit: Limit = 50
 
 
 class DuplicatesRequest(Body):
@@ -241,20 +241,21 @@ router = APIRouter(prefix="/v1", tags=["mining"], route_class=KeyedRoute)
 def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     """Recommend items by positive and negative examples, which are left out of the hits."""
     collection = tenant.collection(body.collection)
+    options = ServedOptions(**given_options(body, ServedOptions))
     hits = find_recommended(
         collection.engine,
         _examples(tenant, body.positive, body.collection),
         negative=_examples(tenant, body.negative, body.collection),
-        k=body.limit,
+        k=options.k,
         filter=filter_of(tenant, body),
         seen=body.seen,
         diversity=body.diversity,
-        on=body.on,
+        on=options.on,
     )
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit) for hit in hits],
-        limit=body.limit,
+        limit=options.k,
         offset=0,
         total=None,
     )

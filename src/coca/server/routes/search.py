@@ -2,31 +2,31 @@
 
 import time
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, where
-from coca.search.query.fusion import Fusion
 from coca.search.query.match import SCORED_HITS
 from coca.search.query.query_terms import Term
 from coca.search.records import ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
+from coca.search.search_options import Fusion
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_RANKED,
     Body,
     Condition,
     Example,
-    Fraction,
     ImageReference,
-    Limit,
-    Offset,
     Scope,
-    Side,
+    ServedOptions,
     Text,
+    given_options,
+    with_options,
 )
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
@@ -42,6 +42,8 @@ from coca.server.service import Tenant
 # Bodies of `/v1/search`.
 
 
+@with_options(Fusion, "text_weight", optional=True)
+@with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first."""
 
@@ -49,29 +51,6 @@ class SearchRequest(Scope, ImageReference):
     weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
     positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
-    hybrid: Annotated[
-        bool | None,
-        Field(
-            description="Whether to fuse the ranking by image with those by vectors and words of "
-            "all captions. null: a query of texts is fused with the captions that people gave, in "
-            "a collection of less than 50,000 items, as in `coca search`."
-        ),
-    ] = None
-    text_weight: Annotated[
-        Fraction | None,
-        Field(
-            description="Weight of captions in a hybrid search; null: 0.75. It implies `hybrid`."
-        ),
-    ] = None
-    rerank: Annotated[
-        int,
-        Field(ge=0, le=256, description="Number of first hits to rerank by caption likelihood."),
-    ] = 0
-    on: Side = "image"
-    group_by: Literal["album"] | None = None
-    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
-    limit: Limit = 50
-    offset: Offset = 0
 
 
 class Hit(Item):
@@ -140,8 +119,24 @@ def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     return str(all_of(*parts)) if parts else ""
 
 
-def run_search(tenant: Tenant, request: SearchRequest) -> tuple[list[FoundHit], int | None, bool]:
+def options_of(request: SearchRequest) -> ServedOptions:
+    """Build the options of a request."""
+    fusion = given_options(request, Fusion)
+    return ServedOptions(
+        **given_options(request, ServedOptions),
+        fusion=Fusion(**fusion) if fusion else None,
+    )
+
+
+def run_search(
+    tenant: Tenant, request: SearchRequest, options: ServedOptions
+) -> tuple[list[FoundHit], int | None, bool]:
     """Find the hits of a request.
+
+    Args:
+        tenant: Who asks.
+        request: The query and its filters.
+        options: Options of the request; see `options_of`.
 
     Returns:
         The hits, the number of items if it was counted, and whether the hits have scores.
@@ -155,42 +150,26 @@ def run_search(tenant: Tenant, request: SearchRequest) -> tuple[list[FoundHit], 
     terms = terms_of(tenant, request)
     if not terms:
         items, total = collection.catalog.page(
-            filter_of(tenant, request), offset=request.offset, limit=request.limit
+            filter_of(tenant, request), offset=options.offset, limit=options.k
         )
         return items, total, False
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
-    if request.offset + request.limit > MAX_RANKED:
+    if options.offset + options.k > MAX_RANKED:
         raise ArgumentError(
             f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
-            f"{request.offset:,} and {request.limit:,}"
+            f"{options.offset:,} and {options.k:,}"
         )
-    images = request.rerank + sum(term.image is not None for term in terms)
+    images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
-    hits = collection.engine.search(
-        terms=terms,
-        k=request.limit,
-        offset=request.offset,
+    query = replace(
+        options,
         filter=filter_of(tenant, request, *itself),
-        min_score=request.min_score,
-        on=request.on,
-        group_by=request.group_by,
-        hybrid=_fusion(request),
-        rerank=request.rerank,
         # Further pages have no hit among the first ones, which alone are marked.
-        match=request.offset < SCORED_HITS,
+        match=options.offset < SCORED_HITS,
     )
-    return hits, None, True
-
-
-def _fusion(request: SearchRequest) -> Fusion | bool | None:
-    weight = request.text_weight
-    if request.hybrid is False and weight is not None:
-        raise ArgumentError(f"text_weight is of hybrid searches, got {weight:g} with hybrid false")
-    if not request.hybrid and weight is None:
-        return request.hybrid
-    return Fusion(text_weight=Fusion.text_weight if weight is None else weight)
+    return collection.engine.search(terms=terms, **vars(query)), None, True
 
 
 def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
@@ -260,16 +239,17 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     """Search by text, image, item, region or examples; without a query, list items newest first."""
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
-    hits, total, scored = run_search(tenant, body)
+    options = options_of(body)
+    hits, total, scored = run_search(tenant, body, options)
     marks = [hit.is_match for hit in hits if hit.is_match is not None]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in hits],
-        limit=body.limit,
-        offset=body.offset,
+        limit=options.k,
+        offset=options.offset,
         total=total,
         # The first hits decide: a later page may have none that matches.
-        nothing_matches=not any(marks) if marks and body.offset == 0 else None,
+        nothing_matches=not any(marks) if marks and options.offset == 0 else None,
         threshold=found.threshold if marks and (found := collection.calibration) else None,
         took_ms=(time.perf_counter() - started) * 1_000,
     )
