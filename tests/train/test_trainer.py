@@ -18,6 +18,7 @@ from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.optim.ema import EmaConfig
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics
@@ -202,6 +203,17 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(tmp_path: Path) -> None:
         for step, name in ((2, "model.safetensors"), (3, "model.safetensors"))
     )
     assert before == after
+
+
+def test_a_skipped_step_does_not_count_as_an_update_of_the_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = TinyStream(poisoned=frozenset({1}))
+    trainer = tiny_trainer(tmp_path, loader=loader, steps=4, ema=EmaConfig())
+    updates: list[int] = []
+    monkeypatch.setattr(trainer.ema, "update", updates.append)
+    trainer.fit()
+    assert updates == [1, 2, 3]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
