@@ -64,6 +64,14 @@ def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:
     client.delete(url)
 
 
+def test_a_caption_that_is_changed_counts_as_given(client: TestClient) -> None:
+    item = client.post("/v1/items", json=new(232, generate_caption=True)).json()
+    url = f"/v1/items/{item['id']}?collection=others"
+    changed = client.patch(url, json={"caption": "a cat"}).json()
+    assert (item["caption_source"], changed["caption_source"]) == ("model", "given")
+    client.delete(url)
+
+
 def test_an_item_shows_whether_its_file_is_deleted_with_it(client: TestClient) -> None:
     (indexed,) = client.post("/v1/search", json={"collection": "others"}).json()["hits"]
     added = client.post("/v1/items", json=new(202)).json()
