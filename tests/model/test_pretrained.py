@@ -81,25 +81,11 @@ def test_a_model_of_openclip_is_loaded_as_openclip(tmp_path: Path) -> None:
     assert counts["total"] == sum(weight.numel() for weight in model.parameters())
 
 
-def test_a_folder_from_before_there_were_architectures_is_a_coca(folder: Path) -> None:
+def test_a_folder_without_an_architecture_is_refused(folder: Path) -> None:
     document = json.loads((folder / CONFIG_FILE).read_text())
     assert document.pop("architecture") == "coca"
     (folder / CONFIG_FILE).write_text(json.dumps(document))
-    assert isinstance(load_model(folder), CoCa)
-
-
-@pytest.mark.parametrize("classes", [0, 7])
-def test_a_folder_with_the_older_kind_of_head_is_read_where_there_was_none(
-    folder: Path, classes: int
-) -> None:
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    content["model"]["num_classes"] = classes
-    path.write_text(json.dumps(content))
-    if not classes:
-        load_model(folder)
-        return
-    with pytest.raises(ModelError, match=r"num_classes 7: a kind of head .* train the model again"):
+    with pytest.raises(ModelError, match=r"the architecture 'None'; .* builds coca and openclip"):
         load_model(folder)
 
 

@@ -13,7 +13,6 @@ from coca.search.records import (
     content_id,
     has_priority,
     replace_source_entry,
-    same_model,
     source_of,
     split_source_entries,
     storage_error,
@@ -115,17 +114,6 @@ def test_ordinary_texts_have_no_error() -> None:
 
 def one() -> Any:
     return np.asarray([1, 0, 0, 0], dtype=np.float32)
-
-
-def test_a_fingerprint_of_before_the_configuration_counted_names_the_same_model() -> None:
-    short, long = "0123456789abcdef", "0123456789abcdef01234567"
-    assert same_model(short, long)
-    assert same_model(long, short)
-    assert same_model(long, long)
-    assert not same_model(long, long[:16] + "76543210")
-    assert not same_model("f" * 16, long)
-    # Invalid fingerprints are compared as text.
-    assert not same_model("model-one", "model-one-b")
 
 
 @pytest.mark.parametrize("time", [10**30, 2**63, -(2**63)])

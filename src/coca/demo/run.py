@@ -41,7 +41,7 @@ from coca.search.mining.zero_shot import add_classes, nearest_classes
 from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
-from coca.search.records import Hit, content_id, same_model
+from coca.search.records import Hit, content_id
 from coca.search.search_options import Fusion
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.retrieval.keyword_search import match, read_answers
@@ -436,7 +436,7 @@ def forget_other_model(uri: Path, predictor: Predictor) -> None:
         return
     try:
         with Collection.open(str(uri)) as index:
-            stale = not same_model(index.info.fingerprint, predictor.fingerprint)
+            stale = index.info.fingerprint != predictor.fingerprint
     except SearchError:
         # Created, repaired or reported when it is opened for indexing.
         return

@@ -1,8 +1,7 @@
 """Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -99,9 +98,6 @@ class HeadConfig(Config):
     """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
     heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
-
-    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
-    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"reads": {"words": "text"}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

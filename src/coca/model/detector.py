@@ -103,7 +103,7 @@ def _resized(scale: float, width: int) -> tuple[list[nn.Module], int]:
 
 CONFIG_FILE, WEIGHTS_FILE = DETECTOR_FILES
 FORMAT_VERSION = 2
-"""Version of saved detectors. Version 1 had locations at the corners of cells, at whole strides."""
+"""Version of saved detectors."""
 _ENCODER = "backbone.image_encoder."
 _GROUPS = 32  # of the norms in torchvision's head
 
@@ -286,11 +286,11 @@ def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
         missing=f"{folder} has no detector ({CONFIG_FILE}); `coca finetune` with a recipe that "
         "has a section `detector` makes one",
     )
-    if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
-        version = content.get("format_version", 1) if isinstance(content, dict) else None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
         raise ModelError(
-            f"{path} has format_version {version}; this version of coca reads {FORMAT_VERSION}, "
-            "whose detectors look at other locations, so train this one again"
+            f"{path} has format_version {version}; this version of coca reads {FORMAT_VERSION}: "
+            "train the detector again"
         )
     try:
         settings = from_dict(DetectorConfig, content.get("detector", {}), source=str(path))

@@ -131,22 +131,14 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
             f"{path} has format_version {content.get('format_version')!r}; this version of coca "
             f"reads {FORMAT_VERSION}"
         )
-    # Files of earlier versions, with one architecture only, do not specify it.
-    architecture = str(content.get("architecture", "coca"))
+    architecture = str(content.get("architecture"))
     if architecture not in _CONFIGS:
         raise ModelError(
             f"{path} has the architecture {architecture!r}; this version of coca builds "
             f"{' and '.join(_CONFIGS)}"
         )
-    # Earlier versions had a second kind of head; `num_classes` is 0 in models without it.
-    settings = dict(content["model"])
-    if classes := settings.pop("num_classes", 0):
-        raise ModelError(
-            f"{path} has num_classes {classes}: a kind of head that this version of coca does not "
-            "build; train the model again with a `head`"
-        )
     try:
-        return from_dict(_CONFIGS[architecture], settings, source=str(path))
+        return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
     except ConfigError as error:
         raise ModelError(str(error)) from None
 

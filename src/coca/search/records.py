@@ -27,7 +27,7 @@ METADATA, ORIGIN = "metadata", "origin"
 WHOLE = VectorEncoding()
 """The default encoding of vectors: all dimensions in float32."""
 CAPTION_SOURCE = "caption_source"
-"""Derived from the origin, so it works on collections of every version; usable in filters."""
+"""Derived from the origin; usable in filters."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
 
@@ -186,17 +186,6 @@ def content_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def same_model(one: str, other: str) -> bool:
-    """Return whether two fingerprints identify one model.
-
-    Old fingerprints have 16 digits and do not cover the configuration; 8 more digits do now. A
-    collection with an old fingerprint opens with any configuration.
-    """
-    short, long = sorted((one, other), key=len)
-    before = re.fullmatch(r"[0-9a-f]{16}", short) and re.fullmatch(r"[0-9a-f]{24}", long)
-    return one == other or bool(before and long.startswith(short))
-
-
 def check_same_model(
     info: CollectionInfo, *, fingerprint: str, embed_dim: int, maker: str = "coca index"
 ) -> None:
@@ -211,10 +200,10 @@ def check_same_model(
     Raises:
         SearchError: The fingerprints or the sizes differ.
     """
-    if same_model(info.fingerprint, fingerprint) and info.embed_dim == embed_dim:
+    if info.fingerprint == fingerprint and info.embed_dim == embed_dim:
         return
     named = f" ({info.model})" if info.model else ""
-    if same_model(info.fingerprint, fingerprint):
+    if info.fingerprint == fingerprint:
         raise SearchError(
             f"collection {info.collection!r} in {info.uri} has vectors of {info.embed_dim} numbers "
             f"of this model, and not of {embed_dim}: load it with dimensions={info.embed_dim}, or "

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Int
@@ -196,8 +196,6 @@ class TaskConfig(Config):
     inverse_penalty: NonNegativeFloat = 0.0
     """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
     probe chooses it on a part of the reference, few-shot uses its default."""
-
-    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"answers": {"words": "generation"}}
 
 
 @dataclass(frozen=True)

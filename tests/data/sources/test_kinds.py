@@ -10,7 +10,6 @@ from coca.core.config.docs import describe
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError
 from coca.data.sources.factory import open_source
-from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SOURCES, Source, SourceConfig, register_source
 from coca.tasks import TaskConfig
 from tiny_data import MemorySource, make_samples
@@ -84,20 +83,6 @@ def test_the_error_names_kind_setting_and_settings() -> None:
         "data.border_px = 2 is a setting of kind class_folders; kind folder has where, part "
         "(in a.yaml)"
     )
-
-
-def test_a_recipe_that_lists_the_defaults_of_all_kinds_is_read() -> None:
-    # Written by versions before 0.1.0, whose sources had one class.
-    defaults = {
-        "names": "",
-        "border_px": 0,
-        "where": {},
-        "part": None,
-        "read_from": [],
-        "split": [],
-    }
-    config = read(kind="folder", path="x", frames=16, strip=0, index_folder="", **defaults)
-    assert config == FolderConfig(path="x")
 
 
 def test_every_kind_is_listed_here_and_reads_what_it_writes() -> None:

@@ -15,10 +15,8 @@ from coca.search.milvus.catalog import drop_collection, list_all, point_alias
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.schema import (
-    CollectionSettings,
     has_collection,
     list_collections,
-    make_collection,
 )
 from coca.search.records import Record
 from milvus_server import free_port
@@ -48,29 +46,13 @@ def names_made(connection: Connection, fresh: str) -> Iterator[Callable[[], set[
     assert not any(alias.startswith(fresh) for alias in catalog.aliases(connection))
 
 
-def make_earlier(connection: Connection, name: str, fingerprint: str) -> None:
-    """Create a collection as earlier versions did: the public name is its own name."""
-    make_collection(
-        connection,
-        name,
-        embed_dim=16,
-        fingerprint=fingerprint,
-        model="",
-        settings=CollectionSettings(),
-    )
-
-
-@pytest.mark.parametrize("earlier", [False, True])
 def test_open_readers_keep_their_collection_when_the_name_is_switched_and_writers_fail(
     connection: Connection,
     make_index: MakeIndex,
     make_record: MakeRecord,
     fresh: str,
     names_made: Callable[[], set[str]],
-    earlier: bool,
 ) -> None:
-    if earlier:
-        make_earlier(connection, fresh, "model-one")
     text_vector = make_record("words").vector
     one = make_index(collection=fresh)
     one.upsert([make_record("old", text_vector=text_vector)])
@@ -119,13 +101,10 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         process.kill()
 
 
-@pytest.mark.parametrize("earlier", [False, True])
 def test_a_process_that_has_it_open_never_meets_the_other_model(
-    served: str, make_record: MakeRecord, fresh: str, earlier: bool
+    served: str, make_record: MakeRecord, fresh: str
 ) -> None:
     connection = connected(served)
-    if earlier:
-        make_earlier(connection, fresh, "model-one")
     about: dict[str, Any] = {"embed_dim": 16, "create": True}
     with Collection.open(served, fresh, fingerprint="model-one", **about) as one:
         one.upsert([make_record("old")])
@@ -154,37 +133,6 @@ def connected(uri: str) -> Connection:
         except SearchError:
             time.sleep(0.2)
     raise AssertionError(f"{uri} does not start")
-
-
-def test_a_collection_of_an_earlier_version_that_is_dropped_is_not_written_to_under_its_alias(
-    connection: Connection,
-    make_index: MakeIndex,
-    make_record: MakeRecord,
-    fresh: str,
-    names_made: Callable[[], set[str]],
-) -> None:
-    make_earlier(connection, fresh, "model-one")
-    one = make_index(collection=fresh)
-    one.upsert([make_record("old")])
-    two = make_index(collection=fresh, fingerprint="model-two", staged=True)
-    two.upsert([make_record("new")])
-    point_alias(connection, fresh, two.own_name)
-    # The previous records are dropped, and the name stays.
-    assert drop_collection(connection, fresh) == fresh
-    assert names_made() == {two.own_name}
-    assert make_index(collection=fresh, fingerprint="model-two").ids() == ["new"]
-    for use in (
-        lambda: one.upsert([make_record("late")]),
-        lambda: one.delete(["new"]),
-        lambda: one.ids(),
-        lambda: one.search(make_record("late").vector[None]),
-    ):
-        # A server has a separate caption collection, and misses it first.
-        with pytest.raises(
-            SearchError, match=f"leads to '{two.own_name}' now|collection not found"
-        ):
-            use()
-    assert two.ids() == ["new"]
 
 
 def test_a_killed_process_leaves_a_usable_collection(
@@ -235,14 +183,9 @@ def test_a_collection_is_dropped_by_its_public_name_and_not_by_another(
     assert not names_made()
 
 
-def test_what_cannot_be_pointed_is_refused(
-    connection: Connection, fresh: str, names_made: Callable[[], set[str]]
-) -> None:
+def test_what_cannot_be_pointed_is_refused(connection: Connection, fresh: str) -> None:
     with pytest.raises(SearchError, match="there is no collection 'absent'"):
         point_alias(connection, fresh, "absent")
-    make_earlier(connection, fresh, "model-one")
-    with pytest.raises(SearchError, match="is the collection itself"):
-        point_alias(connection, fresh, fresh)
     with pytest.raises(SearchError, match="cannot name a collection"):
         point_alias(connection, "1st", "coca_tests")
     with pytest.raises(SearchError, match="there is no collection 'absent'"):

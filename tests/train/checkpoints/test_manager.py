@@ -193,28 +193,17 @@ def test_another_model_is_refused_with_the_setting_that_differs(
         tiny_trainer(tmp_path / "whole", model=other).fit()
 
 
-def test_a_setting_that_another_version_lacked_counts_where_it_is_on() -> None:
+def test_every_setting_of_the_model_that_differs_is_reported() -> None:
     def held(**model: object) -> Checkpoint:
         state = {"run": run_identity(model, {"steps": 2, "optimizer": {"name": "adamw"}}, "f")}
         return Checkpoint(Path("run"), 1, state)
 
     now = held(width=8, head=None).state["run"]
-    require_same_run(held(width=8, num_classes=0), now)
-    with pytest.raises(ConfigError, match=r"model\.num_classes is 3 there and None here"):
-        require_same_run(held(width=8, num_classes=3), now)
+    require_same_run(held(width=8, head=None), now)
+    with pytest.raises(ConfigError, match=r"model\.depth is 3 there and None here"):
+        require_same_run(held(width=8, head=None, depth=3), now)
     with pytest.raises(ConfigError, match=r"model\.width is 8 there and 0 here"):
         require_same_run(held(width=8), held(width=0).state["run"])
-
-
-def test_a_head_under_the_names_of_an_earlier_version_is_the_same_head() -> None:
-    def held(head: object) -> Checkpoint:
-        state = {"run": run_identity({"head": head}, {"steps": 2, "optimizer": {"name": "x"}}, "f")}
-        return Checkpoint(Path("run"), 1, state)
-
-    now = held({"reads": "text", "images_per_sample": 2}).state["run"]
-    require_same_run(held({"reads": "words", "pictures": 2}), now)
-    with pytest.raises(ConfigError, match=r"model\.head\.images_per_sample is 3 there and 2 here"):
-        require_same_run(held({"reads": "words", "pictures": 3}), now)
 
 
 def test_other_data_are_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from coca.core.config.frozen_config import load_config, to_dict
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.encoders.vit import VisionTransformer
@@ -16,7 +16,6 @@ from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from coca.workflows.training.training_run import compare_with_earlier
 from tiny_ranks import on_ranks
 from tiny_workflows import NAMES, recipe, run_on_this_rank, stopping_at, write_squares
 
@@ -156,21 +155,6 @@ def test_changed_data_settings_are_reported(
     with caplog.at_level(logging.WARNING):
         pretrain(recipe(image_folder, tmp_path / "run", "data.augment.flip=0.5"))
     assert "resumes with changed settings of data" in caplog.text
-
-
-def test_settings_that_another_version_lists_by_default_are_no_change(
-    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = recipe(image_folder, tmp_path / "run")
-    tree = to_dict(config)
-    for source in tree["data"]["sources"]:
-        source |= {"border_px": 0, "images": "", "table": ""}
-        del source["strip"]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.json").write_text(json.dumps(tree))
-    with caplog.at_level(logging.WARNING):
-        compare_with_earlier(config, fixed=("tokenizer",), logged=("data",))
-    assert caplog.text == ""
 
 
 def test_labels_and_captions_can_be_mixed(image_folder: Path, tmp_path: Path) -> None:

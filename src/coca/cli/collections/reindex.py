@@ -44,7 +44,6 @@ def reindex(
     from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.schema import CollectionSettings
-    from coca.search.records import same_model
     from coca.workflows.collections.collection_model import open_collection
     from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -52,7 +51,7 @@ def reindex(
     # The collection is opened first, so that its errors are raised before a model is loaded.
     with Collection.open(uri, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
-        if same_model(old.info.fingerprint, predictor.fingerprint):
+        if old.info.fingerprint == predictor.fingerprint:
             raise ConfigError(f"{collection!r} contains the vectors of {model} already")
         with connected(uri, token) as connection:
             check_switchable(connection, collection)

@@ -118,12 +118,6 @@ def settings_of(name: str, kinds: Mapping[str, type]) -> str:
     return f"kind {name} has {', '.join(own) or 'no settings of its own'}"
 
 
-def is_default_of_other_kind(kinds: Mapping[str, type], key: str, value: Any) -> bool:
-    """Return whether a setting of other kinds has its default, as recipe.json once listed it."""
-    fields = (it for kind in kinds.values() for it in dataclasses.fields(kind) if it.name == key)
-    return any(to_plain(default_of(it)) == value for it in fields)
-
-
 def words(hint: Any, limits: str = "") -> str:
     """Describe a type and its range for users; `limits` is the range of an enclosing type."""
     if get_origin(hint) is Annotated:

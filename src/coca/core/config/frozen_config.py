@@ -30,7 +30,6 @@ from coca.core.config.docs import (
     KIND,
     default_of,
     field_types,
-    is_default_of_other_kind,
     is_restricted,
     is_section,
     item_section,
@@ -45,7 +44,6 @@ from coca.core.config.docs import (
     words,
 )
 from coca.core.config.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
-from coca.core.config.renamed_settings import with_current_names, with_first_names
 from coca.core.errors import ConfigError, did_you_mean
 
 # Base class of configurations: the type of a field declares its range.
@@ -70,10 +68,6 @@ class Config:
     """Class of the error."""
     checks_types: ClassVar[bool] = False
     """Whether fields without a range are checked as well: for values from callers in Python."""
-    renamed_keys: ClassVar[Mapping[str, str]] = {}
-    """Names of fields in earlier versions, each with the current name."""
-    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """Values of fields in earlier versions, each with the current value, by current field name."""
 
     def __post_init__(self) -> None:
         kind: type = type(self)
@@ -192,8 +186,7 @@ def digest(config: Any) -> str:
 def non_default(config: Any) -> Tree:
     """Return the settings that differ from their defaults, as JSON-serializable values.
 
-    Unlike `to_dict`, the result does not change when a later version adds a setting with a default,
-    or renames one: settings have the names of the first version.
+    Unlike `to_dict`, the result does not change when a later version adds a setting with a default.
     """
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -202,7 +195,7 @@ def non_default(config: Any) -> Tree:
             continue
         nested = dataclasses.is_dataclass(value)
         tree[field.name] = non_default(value) if nested else to_plain(value)
-    return with_first_names(type(config), tree)
+    return tree
 
 
 def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> T:
@@ -247,11 +240,6 @@ class _Check:
             kind = kinds[kind_name]
             # The settings of another kind mean nothing here.
             base = base if base is _INVALID or isinstance(base, kind) else None
-        try:
-            given = with_current_names(kind, given)
-        except ConfigError as error:
-            self.faults.append(": ".join(filter(None, (".".join(path), str(error)))))
-            return _INVALID
         if has_presets and given.get("preset") is not None:
             base = self.preset(kind, given["preset"], (*path, "preset"))
         values = {}
@@ -270,8 +258,7 @@ class _Check:
                 if self.complete:
                     self.faults.append(f"{'.'.join(at)} is missing; it must be {words(hint)}")
         for key in given:
-            known = key in values or (has_presets and key == "preset")
-            if known or is_default_of_other_kind(kinds, key, given[key]):
+            if key in values or (has_presets and key == "preset"):
                 continue
             if owners := [name for name, each in kinds.items() if key in field_types(each)]:
                 problem = (

@@ -16,13 +16,13 @@ import pickle
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -139,8 +139,6 @@ class LoaderConfig(Config):
 
     images_per_sample: PositiveInt = 1
     """Images of each sample; above 1 for image pairs and for the frames of a video."""
-
-    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

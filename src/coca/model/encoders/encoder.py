@@ -188,6 +188,6 @@ class ImageEncoder(nn.Module, ABC):
 
 
 DEFAULT_KIND = "vit"
-"""Kind of a configuration that names none, such as those that earlier versions saved."""
+"""Kind of a configuration that specifies none."""
 
 IMAGE_ENCODERS: Registry[type[ImageEncoder]] = Registry("image encoder")

@@ -110,10 +110,14 @@ def _about(path: Path) -> VectorsInfo | None:
         return None
     if _ABOUT not in metadata:
         return None
-    about = json.loads(metadata[_ABOUT])
-    if "pictures" in about:  # written before the field was called `images`
-        about["images"] = about.pop("pictures")
-    return VectorsInfo(**about)
+    try:
+        return VectorsInfo(**json.loads(metadata[_ABOUT]))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} was written by another version of coca, or is damaged: embed its images again "
+            "with `coca embed-shards`",
+            reason="bad_table",
+        ) from error
 
 
 def _to_plain(record: Record) -> dict[str, Any]:

@@ -3,10 +3,6 @@
 A collection created as `pictures` has the own name `pictures_1a2b3c4d`, after its model, and the
 alias `pictures`. The own name never changes. So open clients keep their collection while the alias
 is switched.
-
-Collections of earlier versions have the public name as own name. Milvus allows no alias of that
-name, and renaming would break open clients. So such a collection stays, and a property in it
-redirects the name. That is one atomic call, safe if the process dies.
 """
 
 import hashlib
@@ -20,7 +16,6 @@ from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import check_folder
 from coca.search.milvus.rows import Rows
 from coca.search.milvus.schema import (
-    FINGERPRINT,
     CollectionSettings,
     check_name,
     describe,
@@ -31,7 +26,7 @@ from coca.search.milvus.schema import (
     model_in,
     texts_name,
 )
-from coca.search.records import CollectionInfo, same_model
+from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
 
 # Collection names and aliases: each collection has an immutable own name; aliases point to it.
@@ -58,49 +53,26 @@ def own_name(collection: str, fingerprint: str) -> str:
 
 
 def resolve(connection: Connection, collection: str) -> str | None:
-    """Resolve a name to the own name of its collection; None if it points nowhere.
-
-    Raises:
-        SearchError: It points to a collection that no longer exists.
-    """
+    """Resolve a name to the own name of its collection; None if it points nowhere."""
     if not schema.has_collection(connection, collection):
         return None
-    found = schema.describe(connection, collection)
-    target = found["properties"].get(schema.LEADS_TO)
-    if not target:
-        return str(found["collection_name"])
-    if not schema.has_collection(connection, target):
-        raise SearchError(
-            f"{collection!r} in {connection.uri} leads to {target!r}, which is gone: "
-            f"`coca collection alias {collection} {collection}` lets it lead to its own records"
-        )
-    return str(target)
+    return str(schema.describe(connection, collection)["collection_name"])
 
 
 def resolve_staged(connection: Connection, collection: str, fingerprint: str) -> str | None:
-    """Find the collection created for a name and a model, wherever the alias points.
-
-    Includes collections of earlier versions, under their names.
-    """
-    there = schema.list_collections(connection)
-    for name in (collection, f"{collection}_{fingerprint[:8]}", own_name(collection, fingerprint)):
-        if name in there:
-            theirs = schema.describe(connection, name)["properties"].get(schema.FINGERPRINT, "")
-            if same_model(theirs, fingerprint):
-                return name
-    return None
+    """Find the collection created for a name and a model, wherever the alias points."""
+    own = own_name(collection, fingerprint)
+    return own if own in schema.list_collections(connection) else None
 
 
 def aliases(connection: Connection) -> dict[str, str]:
-    """List the aliases and redirects of a Milvus instance: name -> own name."""
+    """List the aliases of a Milvus instance: alias -> own name."""
     client, timeout_s = connection.client, connection.timeout_s
     found: dict[str, str] = {}
     with connection.faults("list its aliases"):
         for collection in client.list_collections(timeout=timeout_s):
             listed = client.list_aliases(collection, timeout=timeout_s)["aliases"]
             found |= dict.fromkeys(listed, collection)
-            if target := schema.describe(connection, collection)["properties"].get(schema.LEADS_TO):
-                found[collection] = target
     return found
 
 
@@ -116,16 +88,8 @@ def create_alias(connection: Connection, alias: str, own: str) -> str:
     return own
 
 
-def redirect(connection: Connection, collection: str, target: str) -> None:
-    """Redirect the name of a collection of an earlier version; "" removes the redirect."""
-    with connection.faults(f"let {collection!r} lead to {target!r}"):
-        connection.client.alter_collection_properties(
-            collection, properties={schema.LEADS_TO: target}, timeout=connection.timeout_s
-        )
-
-
 def made_for(found: dict[str, Any]) -> str:
-    """Return the public name a described collection was created for; "" for earlier versions."""
+    """Return the public name that a collection of this package was created for; else empty."""
     return str(found["properties"].get(schema.MADE_FOR, ""))
 
 
@@ -176,9 +140,8 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     try:
         for name in list_collections(connection):
             with suppress(SearchError):
-                info, _ = describe_collection(connection, name)
-                public = made_for(describe(connection, name))
-                found.append(replace(info, collection=public or name))
+                info, layout = describe_collection(connection, name)
+                found.append(replace(info, collection=layout.made_for))
     finally:
         connection.close()
     return found
@@ -294,8 +257,7 @@ def drop_collection(connection: Connection, collection: str) -> str:
 
     Args:
         connection: Connection to Milvus.
-        collection: Its own name, or the public name it was created for. For a collection of an
-            earlier version whose name is redirected, the records are dropped and the name stays.
+        collection: Its own name, or the public name it was created for.
 
     Returns:
         The own name of the collection.
@@ -304,26 +266,20 @@ def drop_collection(connection: Connection, collection: str) -> str:
         SearchError: It does not exist, or the name is an alias it was not created for.
     """
     others, own = aliases(connection), collection
-    stays = others.get(collection)
     if collection not in list_collections(connection):
-        if stays is None:
+        if collection not in others:
             raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
-        own, stays = stays, None
+        own = others[collection]
         if made_for(describe(connection, own)) != collection:
             raise SearchError(f"{collection!r} is an alias of {own!r}: drop that one")
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"drop collection {own!r}"), connection.write_lock:
         # Otherwise they would remain and point nowhere.
         for name in (name for name, target in others.items() if target == own):
-            if name in client.list_collections(timeout=timeout_s):
-                redirect(connection, name, "")
-            else:
-                client.drop_alias(name, timeout=timeout_s)
+            client.drop_alias(name, timeout=timeout_s)
         # The captions last: without the images, they are invisible.
         for name in (own, texts_name(own)):
             client.drop_collection(name, timeout=timeout_s)
-        if stays is not None:
-            client.create_alias(stays, collection, timeout=timeout_s)
     return own
 
 
@@ -341,7 +297,7 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
         The own name of the previous target, or an empty text.
 
     Raises:
-        SearchError: The collection does not exist, or a name is invalid.
+        SearchError: The collection does not exist, or the alias is invalid or an own name.
     """
     check_name(alias)
     with connection.write_lock:
@@ -349,15 +305,9 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
         target = collection if collection in there else others.get(collection)
         if target is None:
             raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
-        before = others.get(alias, alias if alias in there else "")
-        if alias in there:
-            check_switchable(connection, alias)
-            if target == before:
-                raise SearchError(
-                    f"{alias!r} is the collection itself; an alias needs another name"
-                )
-            redirect(connection, alias, "" if target == alias else target)
-        elif before:
+        check_switchable(connection, alias)
+        before = others.get(alias, "")
+        if before:
             with connection.faults(f"let {alias!r} lead to {target!r}"):
                 connection.client.alter_alias(target, alias, timeout=connection.timeout_s)
         else:
@@ -373,12 +323,9 @@ def check_switchable(connection: Connection, name: str) -> None:
     """
     if name not in list_collections(connection):
         return
-    about = describe(connection, name)
-    public = made_for(about)
-    if public:
+    if public := made_for(describe(connection, name)):
         raise SearchError(
             f"{name!r} is a collection's own name, which leads nowhere else; "
             f"{public!r} is the name that can"
         )
-    if FINGERPRINT not in about["properties"]:
-        raise SearchError(f"{name!r} is a collection that was not made by coca; use another name")
+    raise SearchError(f"{name!r} is a collection that was not made by coca; use another name")

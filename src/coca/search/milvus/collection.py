@@ -82,8 +82,7 @@ class Collection:
         """
         self.info, self._connection, self._opened_as = info, connection, opened_as
         self._layout, self._captions_indexed = layout, False
-        may_move = not layout.made_for
-        self._images = Rows(connection, layout.name, layout.consistency, may_move=may_move)
+        self._images = Rows(connection, layout.name, layout.consistency)
         # The same collection, if one row has both vectors.
         self._texts = self._images
         if not layout.shared:
@@ -165,8 +164,7 @@ class Collection:
                 # The description of Milvus takes precedence: other clients may rebuild an index.
                 if state := index_state(connection, layout.name, records.VECTOR):
                     layout = replace(layout, index=state.index)
-                # Collections of earlier versions are redirected under their own name.
-                by_alias = not staged and (collection != own or not layout.made_for)
+                by_alias = not staged and collection != own
                 index = cls(connection, info, layout, opened_as=collection if by_alias else "")
                 index.info = index.describe()
         except BaseException:

@@ -148,8 +148,6 @@ class Rows:
         connection: Connection,
         name: str,
         consistency: str = "Bounded",
-        *,
-        may_move: bool = False,
     ) -> None:
         """Wrap an existing collection.
 
@@ -157,13 +155,10 @@ class Rows:
             connection: Where it is.
             name: Name of the collection, not an alias.
             consistency: Consistency level of reads, by its Milvus name.
-            may_move: Whether the name may become an alias of another collection; it is then checked
-                before each call.
         """
         self.connection = connection
         self.name = name
         self._consistency = consistency
-        self._may_move = may_move
         self.unflushed = 0
         self.journal = connection.journal(name)
         self._upserted_s = self._deleted_s = -math.inf
@@ -172,7 +167,6 @@ class Rows:
     def upsert(self, rows: Sequence[Row]) -> None:
         """Upsert rows with distinct ids; existing ids are replaced."""
         for start in range(0, len(rows), WRITE_ROWS):
-            self._check_name()
             batch = list(rows[start : start + WRITE_ROWS])
             with self._writing("write to it"):
                 self._client.upsert(self.name, batch, timeout=self._timeout_s)
@@ -182,7 +176,6 @@ class Rows:
     def delete(self, ids: Iterable[str]) -> None:
         """Delete rows; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
-            self._check_name()
             with self._writing("delete from it", MIN_FREE_TO_DELETE):
                 # By a filter built here: the client does not quote ids.
                 self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
@@ -234,7 +227,6 @@ class Rows:
         freshness: str = "Strong",
     ) -> list[Row]:
         """Read rows that match a filter, at most `limit` of them."""
-        self._check_name()
         with self.connection.faults("read from it", filter=filter):
             return self._client.query(
                 self.name,
@@ -299,7 +291,6 @@ class Rows:
     ) -> list[list[Row]]:
         """Find the nearest rows to each query, nearest first, each with its `distance`."""
         self._searched = True
-        self._check_name()
         with self.connection.faults("search it", filter=filter):
             answers = self._client.search(
                 self.name,
@@ -320,21 +311,6 @@ class Rows:
             ]
             for hits in answers
         ]
-
-    def _check_name(self) -> None:
-        """Check that the name still identifies this collection.
-
-        Only collections of earlier versions need this; it takes one call, 1 ms.
-        """
-        if not self._may_move:
-            return
-        with self.connection.faults(f"find collection {self.name!r}"):
-            described = self._client.describe_collection(self.name, timeout=self._timeout_s)
-        if described["collection_name"] != self.name:
-            raise SearchError(
-                f"collection {self.name!r} in {self.connection.uri} is gone, and its name leads to "
-                f"{described['collection_name']!r} now: open it again"
-            )
 
     @contextmanager
     def _writing(self, doing: str, needed: int | None = None) -> Iterator[None]:

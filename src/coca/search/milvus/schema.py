@@ -94,7 +94,7 @@ WORDS = "words"
 """Sparse vector column of the caption, for BM25, where Milvus supports it."""
 
 # Lite does not store a collection's description but stores its properties; servers store both.
-FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
+FINGERPRINT, MADE_FOR = "coca.fingerprint", "coca.made_for"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
 _CALIBRATION, _ENCODING = "coca.calibration", "coca.encoding"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
@@ -125,13 +125,10 @@ class Layout:
     replicas: int
     consistency: str
     """Consistency level, by its Milvus name."""
+    made_for: str
+    """Public name it was created for."""
     identity: tuple[int, int] = (0, 0)
     """Id and creation time on a server; zeros on Lite."""
-    made_for: str = ""
-    """Public specify it was created for; "" where that is its own name, as in earlier versions.
-
-    Only then may its own name be redirected to another collection.
-    """
 
     @property
     def vectors(self) -> list[tuple[str, str]]:
@@ -171,8 +168,8 @@ def make_collection(
     fingerprint: str,
     model: str,
     settings: CollectionSettings,
+    made_for: str,
     basis: Basis | None = None,
-    made_for: str = "",
 ) -> None:
     """Create an empty collection for the vectors of one model.
 
@@ -183,8 +180,8 @@ def make_collection(
         fingerprint: Fingerprint of the model.
         model: Name or folder of the model.
         settings: Configuration of the collection.
-        basis: Basis of an encoding by PCA, or a function that returns sample vectors.
         made_for: Public name (alias) of the collection.
+        basis: Basis of an encoding by PCA, or a function that returns sample vectors.
 
     Raises:
         SearchError: Milvus refuses, for instance the vector size, or does not support a setting.
@@ -260,7 +257,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     """Read the description (without `count`) and the layout of a collection.
 
     Raises:
-        SearchError: It was not created by `make_collection`, or by an older version of it.
+        SearchError: It was not created by `make_collection`, or by another version of it.
     """
     found = describe(connection, collection)
     properties = found["properties"]
@@ -273,7 +270,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
             f"{f', and lacks the fields {lacking}' if lacking else ''}; import its records into a "
             'collection of another name, see "Vectors of another program" in docs/milvus.md'
         )
-    if properties.get(_LAYOUT) != _NEWEST:
+    if properties.get(_LAYOUT) != _NEWEST or MADE_FOR not in properties:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was made by another version of coca, "
             "whose records contain other fields: `coca index` the images again with another "
@@ -301,11 +298,11 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
         full_text=WORDS in columns,
         codec=codec,
-        index=parse_index(properties.get(_INDEX, "HNSW")),
-        replicas=int(properties.get(_REPLICAS, 1)),
-        consistency=properties.get(_CONSISTENCY, "Bounded"),
+        index=parse_index(properties[_INDEX]),
+        replicas=int(properties[_REPLICAS]),
+        consistency=properties[_CONSISTENCY],
+        made_for=properties[MADE_FOR],
         identity=(int(found.get("collection_id", 0)), int(found.get("created_timestamp", 0))),
-        made_for=properties.get(MADE_FOR, ""),
     )
     return info, layout
 

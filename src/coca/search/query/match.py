@@ -26,7 +26,7 @@ from coca.search.query.fusion import split_words
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.query_terms import singular
 from coca.search.query.rerank import CaptionScorer
-from coca.search.records import CollectionInfo, Hit, Record, same_model
+from coca.search.records import CollectionInfo, Hit, Record
 
 SCORED_HITS = 32
 """Maximum number of hits of a query that are scored: one pass of the decoder."""
@@ -102,7 +102,7 @@ class Calibration(Config):
                 f"the calibration of collection {info.collection!r} in {info.uri} cannot be read "
                 f"({error}): {again}"
             ) from error
-        if not same_model(found.fingerprint, fingerprint):
+        if found.fingerprint != fingerprint:
             raise SearchError(
                 f"the calibration of collection {info.collection!r} in {info.uri} is of model "
                 f"{found.fingerprint}, and not of {fingerprint}: {again}"

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_FOLDER = "checkpoints"
 STATE_FILE, COMMIT_FILE = "state.json", "commit.json"
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Supported versions. Version 1 had no shards and is otherwise the same."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def load_newest(run_dir: str | Path) -> Checkpoint | None:
     Damaged checkpoints are logged and skipped.
 
     Raises:
-        ModelError: There are checkpoints, but none is complete, or a newer version wrote them.
+        ModelError: There are checkpoints, but none is complete, or another version wrote them.
     """
     damaged = []
     for folder in _by_step(run_dir):
@@ -161,10 +159,10 @@ def _load(folder: Path) -> Checkpoint:
         content = json.loads((folder / STATE_FILE).read_bytes())
     except OSError as error:
         raise _DamagedError(f"{folder} cannot be read: {error}") from error
-    if content["format_version"] not in READABLE_VERSIONS:
+    if content["format_version"] != FORMAT_VERSION:
         raise ModelError(
             f"{folder} has format_version {content['format_version']}; this version of coca "
-            f"reads {' and '.join(map(str, READABLE_VERSIONS))}"
+            f"reads {FORMAT_VERSION}"
         )
     if folder != step_folder(folder.parent.parent, content["step"]):
         raise _DamagedError(f"{folder} contains step {content['step']}")

@@ -10,10 +10,8 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from coca.core.config.renamed_settings import with_current_names
 from coca.core.errors import CocaError, ConfigError, StorageError
 from coca.core.files.atomic import atomic_folder
-from coca.model.coca_config import HeadConfig
 from coca.train.checkpoints.checkpoint import (
     Checkpoint,
     commit,
@@ -56,10 +54,6 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
         ConfigError: Model, data or optimizer differ, or the run is beyond its last step.
     """
     before, folder = checkpoint.state["run"], checkpoint.folder
-    # Checkpoints of earlier versions, with one kind of image encoder only, do not specify it.
-    before["model"].get("image", {}).setdefault("kind", "vit")
-    if head := before["model"].get("head"):
-        before["model"]["head"] = with_current_names(HeadConfig, head)
     if changes := _changes(before["model"], now["model"], "model"):
         raise ConfigError(f"{folder} is of another model: {'; '.join(changes)}; {_ADVICE}")
     if before["data"] != now["data"]:
@@ -82,15 +76,10 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str) -> list[str]:
-    """Describe each setting that differs, with its dotted name.
-
-    A setting that exists in one version of this package only counts as different if it is on.
-    """
+    """Describe each setting that differs, with its dotted name."""
     phrases = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
-        if not (name in before and name in now) and not (old or new):
-            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             phrases += _changes(old, new, f"{path}.{name}")
         elif old != new:

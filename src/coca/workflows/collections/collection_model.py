@@ -21,7 +21,7 @@ from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.rerank import RescoredIndex
 from coca.search.query.searchable import Searchable
-from coca.search.records import CollectionInfo, same_model
+from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -75,7 +75,7 @@ def fitted(model: E, info: CollectionInfo | None) -> E:
 
     Another model, or a collection of whole vectors, changes nothing.
     """
-    if info is None or not same_model(info.fingerprint, model.fingerprint):
+    if info is None or info.fingerprint != model.fingerprint:
         return model
     return shorten(model, info.embed_dim) if info.embed_dim < model.embed_dim else model
 
@@ -189,7 +189,7 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     from coca.inference.loading import fingerprint, shipped
 
     for name, home in shipped().items():
-        if same_model(info.fingerprint, fingerprint(home)):
+        if info.fingerprint == fingerprint(home):
             return name
     if info.model and Path(info.model).exists():
         return info.model

@@ -21,7 +21,7 @@ from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.records import WHOLE, CollectionInfo, same_model
+from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, fitted, open_collection
 from coca.workflows.collections.image_sources import (
@@ -217,9 +217,8 @@ def _index_vectors(
         DataError: A file is not a vectors file.
         SearchError: The vectors are of several models, or not of the collection's model.
     """
-    # The longest fingerprint first: older versions wrote shorter fingerprints.
-    infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
-    if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):
+    infos = [read_info(file) for file in files]
+    if len({info.fingerprint for info in infos}) > 1:
         models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))
         raise SearchError(
             f"the vectors are of several models: {models}; give each a folder of its own"

@@ -8,11 +8,11 @@ scores/      report.json  report.md  report.html  of the tasks in `evaluate`
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -121,9 +121,6 @@ class HeadChoice(Config):
     at_least: PositiveInt = 1
     """Keep only classes with at least this many occurrences; an answer counts once per annotator.
     """
-
-    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
-    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"reads": {"words": "text"}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ model/       what `coca.load` reads
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import nn
 
-from coca.core.config.frozen_config import digest, from_dict, to_dict
+from coca.core.config.frozen_config import digest, to_dict
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
@@ -75,9 +75,6 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
     if not path.exists():
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
-    with suppress(ConfigError):
-        # An earlier version lists other settings, each with its default.
-        before = to_dict(from_dict(type(config), before, source=str(path)))
     for name in fixed:
         if before.get(name) != now[name]:
             raise ConfigError(
