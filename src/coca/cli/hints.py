@@ -208,11 +208,7 @@ class _Call:
 
 
 def check_collection_path(root: Any, arguments: Sequence[str]) -> None:
-    """Reject an existing collection as a positional argument, where `--uri` selects it.
-
-    Raises:
-        ConfigError: An argument is the path of a collection; the message has the right command.
-    """
+    """Reject an existing collection as a positional argument, where `--uri` selects it."""
     call = _Call.of(root, arguments)
     if hasattr(call.command, "commands") or call.path == ("index",):
         return
@@ -231,11 +227,7 @@ def check_collection_path(root: Any, arguments: Sequence[str]) -> None:
 
 
 def check_single_dashes(root: Any, arguments: Sequence[str]) -> None:
-    """Reject a long option with one dash, which the parser splits: `-top 3` is `-t op`.
-
-    Raises:
-        ConfigError: There is one; the message has the right command.
-    """
+    """Reject a long option with one dash, which the parser splits: `-top 3` is `-t op`."""
     call = _Call.of(root, arguments)
     if hasattr(call.command, "commands"):
         return

@@ -38,11 +38,6 @@ def read_sidecars(image: str | Path) -> Sidecars:
     `caption` and `captions` are captions as well, each a text or a list of texts. The order is:
     lines of the text file, `caption`, `captions`. An object under `metadata` is merged into the
     other fields, and takes precedence over fields of the same name.
-
-    Raises:
-        DataError: A file cannot be read or is not a regular file (reason `"bad_sidecar"`), the text
-            is not UTF-8 (`"bad_text"`), or the JSON is not an object or has invalid captions or
-            metadata (`"bad_record"`).
     """
     stem = os.path.splitext(image)[0]
     text_file, record_file = (stem + suffix for suffix in SIDECAR_SUFFIXES)
@@ -64,11 +59,7 @@ def read_sidecars(image: str | Path) -> Sidecars:
 
 
 def parse_text(content: bytes, name: str) -> str:
-    """Decode the content of a text file; `name` identifies it in errors.
-
-    Raises:
-        DataError: The content is not UTF-8 (reason `"bad_text"`).
-    """
+    """Decode the content of a text file; `name` identifies it in errors."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,9 +70,6 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
     """Parse the JSON object of a sidecar file or line; `name` identifies it in errors.
 
     NaN, Infinity and numbers beyond the range of a float are not valid JSON and become null.
-
-    Raises:
-        DataError: The content is not JSON, or not an object (reason `"bad_record"`).
     """
     try:
         record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
@@ -120,9 +108,6 @@ def split_record(
 
     Returns:
         Captions, labels, and the rest as metadata.
-
-    Raises:
-        DataError: A caption or label is not text (reason `"bad_record"`).
     """
     captions = first_texts(record, origin, caption_names)
     labels = first_texts(record, origin, label_names)
@@ -131,11 +116,7 @@ def split_record(
 
 
 def first_texts(record: Mapping[str, Any], origin: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts of the first non-empty field of `names`; `origin` identifies the record.
-
-    Raises:
-        DataError: The field contains another type than text (reason `"bad_record"`).
-    """
+    """Return the texts of the first non-empty field of `names`; `origin` identifies the record."""
     for name in names:
         value = record.get(name)
         if value is None or value in ("", [], ()):

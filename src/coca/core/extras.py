@@ -21,9 +21,6 @@ def extra_imports(package: str, *, extra: str) -> Iterator[None]:
     Args:
         package: Name to import, without its submodules, such as `"pymilvus"`.
         extra: The extra of this distribution that installs it, such as `"search"`.
-
-    Raises:
-        MissingExtraError: The package is not installed.
     """
     try:
         yield
@@ -41,9 +38,6 @@ def require(module: str, *, extra: str) -> ModuleType:
     Args:
         module: Dotted name to import, such as `"pymilvus"`.
         extra: The extra of this distribution that installs it, such as `"search"`.
-
-    Raises:
-        MissingExtraError: The package of `module` is not installed.
     """
     with extra_imports(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
@@ -59,10 +53,6 @@ def npm_packages(packages: Sequence[str], folder: Path | None = None) -> Iterato
     Args:
         packages: Names with pinned versions, such as `emojibase-data@17.0.0`.
         folder: A folder that contains them; None: npm installs them for the duration of the block.
-
-    Raises:
-        ConfigError: npm is not installed.
-        StorageError: npm fails.
     """
     if folder is not None:
         yield folder

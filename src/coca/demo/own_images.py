@@ -51,10 +51,6 @@ def demo_on_images(
         model: Any name that `coca.load` accepts.
         progress: Optional progress callback.
         log: Receives a status line at the start of each stage.
-
-    Raises:
-        DataError: The folder has no readable image.
-        CocaError: The model or the folder cannot be read.
     """
     images, folder = Path(images).expanduser(), Path(folder)
     predictor = load(model)

@@ -368,11 +368,7 @@ class OpenWeights:
         return installed_vocabulary() or _VOCABULARY
 
     def _vocabulary_of(self, weights: Path) -> Path:
-        """Return CLIP's vocabulary for local weights.
-
-        Raises:
-            ModelError: There is no local vocabulary, and the download failed.
-        """
+        """Return CLIP's vocabulary for local weights."""
         try:
             (found,) = self._fetch("CLIP's vocabulary", [self._vocabulary(folder=weights.parent)])
         except (ModelError, MissingExtraError) as error:

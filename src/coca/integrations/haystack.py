@@ -23,11 +23,7 @@ class _LazyModel:
         self._predictor: Predictor | None = None
 
     def warm_up(self) -> None:
-        """Load the model, if it is not loaded yet.
-
-        Raises:
-            ModelError: There is no such model.
-        """
+        """Load the model, if it is not loaded yet."""
         self._loaded()
 
     def _loaded(self) -> Predictor:

@@ -445,12 +445,7 @@ def _search_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expression(filter: Mapping[str, Any]) -> str:
-    """Convert a dictionary of conditions, all of which apply, to an expression of Milvus.
-
-    Raises:
-        ConfigError: A key is not a column or operator, or the value has the wrong type.
-        SearchError: A value cannot be compared.
-    """
+    """Convert a dictionary of conditions, all of which apply, to an expression of Milvus."""
     parts: list[str] = []
     for key, value in filter.items():
         if not isinstance(key, str):
@@ -481,11 +476,7 @@ def _expression(filter: Mapping[str, Any]) -> str:
 
 
 def _part(operator: str, filter: Any) -> str:
-    """Convert a filter inside `$and`, `$or` or `$not` to an expression.
-
-    Raises:
-        ConfigError: It is not a dictionary, or is empty; or as `_expression`.
-    """
+    """Convert a filter inside `$and`, `$or` or `$not` to an expression."""
     if not isinstance(filter, Mapping) or not filter:
         raise ConfigError(
             f"{operator} of a filter takes dictionaries with conditions, got {filter!r}"

@@ -17,8 +17,5 @@ def as_predictor(model: ModelName, *, device: str | None = None) -> Predictor:
         model: A loaded model, or a name that `coca.load` accepts.
         device: Torch device of a model that is loaded; default: the first accelerator, else the
             CPU.
-
-    Raises:
-        ModelError: There is no such model.
     """
     return model if isinstance(model, Predictor) else load(model, device=device)

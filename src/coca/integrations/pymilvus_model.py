@@ -116,10 +116,6 @@ class CoCaRerankFunction:
             query: Query text.
             documents: Images: paths, bytes, PIL images or arrays.
             top_k: Maximum number of results, at least 1.
-
-        Raises:
-            ConfigError: `top_k` is below 1.
-            DataError: An image cannot be read; the message names it.
         """
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {top_k}")

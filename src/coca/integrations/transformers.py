@@ -150,9 +150,6 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             return_loss: Also compute the training loss of CoCa, with the weights of `LossConfig`.
                 It needs one text per image. In training, the temperature is clamped first.
             **unused: Further inputs of transformers.
-
-        Raises:
-            ConfigError: There are neither images nor texts, or not one text per image for the loss.
         """
         if input_ids is None and pixel_values is None:
             raise ConfigError("the model needs pixel_values, input_ids or both, got neither")
@@ -295,10 +292,6 @@ class CoCaProcessor:
             padding: `"max_length"` pads texts to the context length, so that samples that are
                 prepared one by one can be stacked; otherwise to the longest text.
             **unused: Further options of transformers, such as `return_tensors`.
-
-        Raises:
-            ConfigError: There are neither images nor texts.
-            DataError: An image cannot be read.
         """
         if images is None and text is None:
             raise ConfigError("the processor needs images, text or both, got neither")

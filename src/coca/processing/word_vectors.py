@@ -65,11 +65,7 @@ class WordVectors:
 
     @classmethod
     def load(cls, path: str | Path) -> "WordVectors":
-        """Load a file that `save` wrote.
-
-        Raises:
-            ModelError: The file is missing, damaged, or has no word vectors.
-        """
+        """Load a file that `save` wrote."""
         try:
             with safe_open(path, framework="np") as file:
                 vectors = file.get_tensor("vectors").astype(np.float32)
@@ -89,9 +85,6 @@ def read_wink(package: Path, *, count: int = 0) -> WordVectors:
     Args:
         package: Folder of the installed package.
         count: Number of words to keep, the most frequent first; 0: all.
-
-    Raises:
-        DataError: The file is missing, or its SHA-256 is not the known one.
     """
     path = package / f"{WINK_PACKAGE}.json"
     try:
@@ -115,12 +108,7 @@ def parse_wink(content: Mapping[str, Any], *, count: int = 0) -> WordVectors:
 
 
 def read_word_list(path: str | Path, *, count: int) -> tuple[str, ...]:
-    """Read the first `count` words of a text file with one word per line, or of word vectors.
-
-    Raises:
-        ConfigError: The list has fewer words.
-        ModelError: The file cannot be read.
-    """
+    """Read the first `count` words of a text file with one word per line, or of word vectors."""
     path = Path(path)
     if path.suffix == ".safetensors":
         words = WordVectors.load(path).words

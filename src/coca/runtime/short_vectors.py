@@ -22,9 +22,6 @@ def shortened(vectors: Float[np.ndarray, "N E"], dimensions: int) -> Float32[np.
     Args:
         vectors: One vector a row.
         dimensions: Number of kept numbers, at least 1.
-
-    Raises:
-        ConfigError: There are fewer numbers.
     """
     check_dimensions(dimensions, vectors.shape[1])
     return normalized(vectors[:, :dimensions])
@@ -38,11 +35,7 @@ def normalized(vectors: Float[np.ndarray, "N E"]) -> Float32[np.ndarray, "N E"]:
 
 
 def check_dimensions(dimensions: int, embed_dim: int) -> None:
-    """Check a number of kept numbers.
-
-    Raises:
-        ConfigError: It is not in [1, embed_dim].
-    """
+    """Check a number of kept numbers."""
     if not 1 <= dimensions <= embed_dim:
         raise ConfigError(f"dimensions must be in [1, {embed_dim}], got {dimensions}")
 
@@ -55,9 +48,6 @@ def shorten(predictor: P, dimensions: int) -> P:
     Args:
         predictor: A predictor of `coca.inference` or of `coca.runtime`.
         dimensions: Number of kept numbers, from 1 to the size of its embeddings.
-
-    Raises:
-        ConfigError: `dimensions` is out of range.
     """
     embed_dim: int = predictor.embed_dim  # type: ignore[attr-defined]
     check_dimensions(dimensions, embed_dim)

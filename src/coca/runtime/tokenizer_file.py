@@ -57,11 +57,7 @@ SECTIONS = (*UNUSED, *PARTS)
 
 
 def read_content(path: str | Path) -> dict[str, Any]:
-    """Read the content of a `tokenizer.json`, without building a tokenizer.
-
-    Raises:
-        ModelError: The file is missing, or is not a JSON object.
-    """
+    """Read the content of a `tokenizer.json`, without building a tokenizer."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,11 +75,7 @@ def vocabulary_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_tokenizer(content: Mapping[str, Any], path: str | Path) -> tokenizers.Tokenizer:
-    """Build a tokenizer from the content of `path`.
-
-    Raises:
-        ModelError: The content is damaged, or has a part that is not accepted.
-    """
+    """Build a tokenizer from the content of `path`."""
     model = content.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if kind is not None and kind not in MODELS:
@@ -96,20 +88,12 @@ def build_tokenizer(content: Mapping[str, Any], path: str | Path) -> tokenizers.
 
 
 def read_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
-    """Load a `tokenizer.json` with any vocabulary.
-
-    Raises:
-        ModelError: The file is missing or damaged, or has a part that is not accepted.
-    """
+    """Load a `tokenizer.json` with any vocabulary."""
     return build_tokenizer(read_content(path), path)
 
 
 def encode_text(backend: tokenizers.Tokenizer, text: str) -> list[int]:
-    """Encode a text without special tokens.
-
-    Raises:
-        ModelError: The tokenizer of the model cannot encode it.
-    """
+    """Encode a text without special tokens."""
     # One by one: `encode_batch` would start threads in every worker process.
     return guarded(
         lambda: backend.encode(text, add_special_tokens=False).ids,
@@ -119,11 +103,7 @@ def encode_text(backend: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def decode_ids(backend: tokenizers.Tokenizer, ids: list[int]) -> str:
-    """Decode ids to a text, special tokens included.
-
-    Raises:
-        ModelError: The tokenizer of the model cannot decode them.
-    """
+    """Decode ids to a text, special tokens included."""
     return guarded(
         lambda: backend.decode(ids, skip_special_tokens=False),
         "the model's tokenizer cannot decode {!r}",
@@ -132,11 +112,7 @@ def decode_ids(backend: tokenizers.Tokenizer, ids: list[int]) -> str:
 
 
 def guarded(call: Callable[[], T], failure: str, *values: Any) -> T:
-    """Call the library `tokenizers`; its errors and panics become a `ModelError` of one sentence.
-
-    Raises:
-        ModelError: The call failed.
-    """
+    """Call the library `tokenizers`; errors and panics become a `ModelError` of one sentence."""
     try:
         return call()
     except BaseException as error:

@@ -44,10 +44,6 @@ def with_skips(
         batch_size: Images per batch of `work`.
         title: Title of the progress bar.
         progress: Optional progress callback, or True for a line on stderr.
-
-    Raises:
-        DataError: An image is unreadable, and `on_error` is `raise`.
-        ConfigError: `on_error` is neither of the two.
     """
     maker = as_maker(progress)
     if on_error == "raise":

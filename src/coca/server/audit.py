@@ -19,11 +19,7 @@ class AuditLog:
     """Appends lines to a file, or logs them at level INFO; thread-safe."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file.
-
-        Raises:
-            ConfigError: It cannot be written.
-        """
+        """Open the file."""
         self._lock = threading.Lock()
         self._file = None
         if path is not None:

@@ -189,11 +189,7 @@ def _of_groups(
 
 
 def _groups(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
-    """Return the group of each sample; empty if no grouping is configured.
-
-    Raises:
-        DataError: A sample has no group.
-    """
+    """Return the group of each sample; empty if no grouping is configured."""
     if not config.groups:
         return []
     without = [sample.key for sample in samples if config.groups not in sample.metadata]

@@ -228,11 +228,7 @@ class Task(Protocol):
     def __call__(
         self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
     ) -> TaskResult:
-        """Run the task.
-
-        Raises:
-            DataError: The samples lack what the task needs.
-        """
+        """Run the task."""
         ...
 
 
@@ -243,11 +239,7 @@ class Check(Protocol):
     """Preflight check of a task: finds errors before the evaluation starts."""
 
     def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
-        """Check settings, classes and texts; no image is read.
-
-        Raises:
-            CocaError: The task cannot run with this configuration.
-        """
+        """Check settings, classes and texts; no image is read."""
         ...
 
 

@@ -239,12 +239,7 @@ class CoCaObjective:
         self.prompts = prompts
 
     def __call__(self, model: Captioner, batch: Batch) -> Losses:
-        """Compute the weighted sum of the losses and its parts.
-
-        Raises:
-            ConfigError: `classification_weight` is above 0, but the model has no head or the batch
-                no classes; or only one of model and loss has the bias of the sigmoid loss.
-        """
+        """Compute the weighted sum of the losses and its parts."""
         self._require_fit(model, batch)
         batch = self._taught(model, batch)
         return self.of_output(model, batch, self._run(model, batch))

@@ -354,11 +354,7 @@ def _sentence_on(
 
 
 def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into texts and paths of existing files, with their weights.
-
-    Raises:
-        ConfigError: An argument is the name of an image file that does not exist.
-    """
+    """Split arguments into texts and paths of existing files, with their weights."""
     texts, files = [], []
     for word in words:
         name = word if Path(word).is_file() else word.rpartition(":")[0]

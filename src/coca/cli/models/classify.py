@@ -169,10 +169,6 @@ def _shown(labels: Sequence["Prediction"]) -> str:
 
 
 def _labels(listed: Sequence[str], file: Path | None) -> list[str]:
-    """Merge the labels of both options, each once.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
+    """Merge the labels of both options, each once."""
     named = [name for one in listed for name in read_names(one)]
     return list(dict.fromkeys([*named, *(lines_of(file) if file else [])]))

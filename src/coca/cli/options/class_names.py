@@ -23,11 +23,7 @@ def read_names(listed: str) -> list[str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Read one name per line; empty lines are skipped.
-
-    Raises:
-        ConfigError: The file cannot be read as UTF-8.
-    """
+    """Read one name per line; empty lines are skipped."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

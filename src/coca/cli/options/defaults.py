@@ -99,11 +99,7 @@ def model_name(given: str | None) -> str:
 def model_to_fill(
     given: str | None, there: "CollectionInfo | None", runtime: Runtimes | None = None
 ) -> str:
-    """Return the model to fill a collection with: by default the model of its vectors.
-
-    Raises:
-        ModelError: The collection's model no longer exists, and no other is given.
-    """
+    """Return the model to fill a collection with: by default the model of its vectors."""
     if given is None and there is not None:
         from coca.workflows.collections.collection_model import model_of
 
@@ -145,11 +141,7 @@ def keep_downloads_quiet(console: Console) -> None:
 
 
 def search_uri(given: str | None) -> str:
-    """Return the URI to search.
-
-    Raises:
-        ConfigError: No URI is given, and neither default path exists.
-    """
+    """Return the URI to search."""
     if named := given or os.environ.get("COCA_URI"):
         return named
     for path in (OWN_PICTURES, DEMO_PICTURES):

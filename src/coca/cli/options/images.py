@@ -59,9 +59,6 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     Args:
         given: Arguments of the command line.
         videos: Include the videos of folders.
-
-    Raises:
-        ConfigError: Only folders without an image are given, or an archive.
     """
     suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES if videos else PHOTO_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
@@ -192,11 +189,7 @@ def _write_outcomes(
 
 
 def end_with(console: Console, outcomes: Sequence[Any]) -> None:
-    """Print the errors of the images, and exit with code 1 if there are any.
-
-    Raises:
-        Exit: At least one image failed.
-    """
+    """Print the errors of the images, and exit with code 1 if there are any."""
     bad = [outcome for outcome in outcomes if isinstance(outcome, Bad)]
     for one in bad:
         console.complain(one.error)

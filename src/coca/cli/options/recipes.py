@@ -32,9 +32,6 @@ class Settings:
             words: The arguments.
             folder: Folder of the package's recipes that comes first, where several have a name.
             names: Names that are accepted in place of a recipe, such as those of tasks.
-
-        Raises:
-            ConfigError: A recipe is not found, and the package has one of its name.
         """
         changes = tuple(word for word in words if is_change(word))
         recipes = [word for word in words if word not in changes]
@@ -47,10 +44,6 @@ def recipe_path(name: str, preferred: str = "") -> str:
     Args:
         name: The path of a file, `recipe:NAME` or `recipe:FOLDER/NAME`.
         preferred: Folder of the package's recipes that comes first, where several have a name.
-
-    Raises:
-        ConfigError: The package has no such recipe, or several of this name; or a file is missing,
-            and the package has a recipe of its name.
     """
     kind, colon, wanted = name.partition(":")
     if kind != "recipe" or not colon:
@@ -87,11 +80,7 @@ def _shipped_as(name: str, preferred: str) -> list[str]:
 
 
 def shipped_recipes() -> Path:
-    """Return the folder of the recipes: in the package, or in the clone that it is installed from.
-
-    Raises:
-        ConfigError: Neither has recipes.
-    """
+    """Return the folder of the recipes: in the package, or in the clone of an installation."""
     package = Path(coca.__file__).parent
     for folder in (package / "recipes", package.parent.parent / "recipes"):
         if folder.is_dir():
@@ -131,9 +120,6 @@ def data_root_required(recipes: Sequence[str], changes: Sequence[str]) -> Iterat
     """Check that the local `data_root` of the merged recipes exists, after the block loads them.
 
     Its error joins the errors of the block, so that all are reported at once.
-
-    Raises:
-        ConfigError: `data_root` is a local path that does not exist, or the block raises.
     """
     missing = _missing_data_root(recipes, changes)
     try:

@@ -71,11 +71,7 @@ class FilterOptions:
 
     @property
     def expression(self) -> str:
-        """Combine all options into one Milvus filter expression; empty without any.
-
-        Raises:
-            SearchError: `until` is before `since`, or the filter has an unclosed quote.
-        """
+        """Combine all options into one Milvus filter expression; empty without any."""
         from coca.search.filters import all_of, has_all_tags, taken
 
         conditions = [self.filter] if self.filter else []
@@ -104,11 +100,7 @@ class CollectionOptions:
         runtime: defaults.Runtimes | None = None,
         progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
-        """Open the search engine: the collection and the model that filled it.
-
-        Raises:
-            ConfigError: No collection is given, and none exists at the default paths.
-        """
+        """Open the search engine: the collection and the model that filled it."""
         uri = defaults.search_uri(self.uri)
         from coca.workflows.collections.collection_model import open_search
 
@@ -126,22 +118,14 @@ class CollectionOptions:
         )
 
     def open_index(self, collection: str = "") -> "Collection":
-        """Open the collection without a model, or another collection at the same URI.
-
-        Raises:
-            ConfigError: No collection is given, and none exists at the default paths.
-        """
+        """Open the collection without a model, or another collection at the same URI."""
         uri = defaults.search_uri(self.uri)
         from coca.search.milvus.collection import Collection
 
         return Collection.open(uri, collection or self.collection, token=self.token)
 
     def load_model(self, index: "Collection") -> "Predictor":
-        """Load the model of --model, or else the model that filled the collection.
-
-        Raises:
-            ModelError: The model does not exist.
-        """
+        """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 
         named = self.model or model_of(index.info, runtime="torch")

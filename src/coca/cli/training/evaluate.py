@@ -88,11 +88,7 @@ def evaluate(
 
 
 def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
-    """Load the tasks of a YAML file or a task name.
-
-    Raises:
-        ConfigError: `name` is neither, or a setting is invalid.
-    """
+    """Load the tasks of a YAML file or a task name."""
     from coca.core.config.frozen_config import load_config
     from coca.core.config.recipe import read_recipe
     from coca.tasks import TASKS, TaskConfig

@@ -50,11 +50,7 @@ _Loader.add_constructor(None, _Loader.refuse_tag)
 
 
 def read_recipe(path: Path) -> Tree:
-    """Read the settings of a YAML file.
-
-    Raises:
-        ConfigError: The file is missing, unreadable, not YAML, or not a mapping.
-    """
+    """Read the settings of a YAML file."""
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -69,11 +65,7 @@ def read_recipe(path: Path) -> Tree:
 
 
 def parse_override(text: str) -> Tree:
-    """Parse an override `a.b=value`, whose value is YAML, to a tree.
-
-    Raises:
-        ConfigError: There is no `=`, the key is not dotted names, or the value is not YAML.
-    """
+    """Parse an override `a.b=value`, whose value is YAML, to a tree."""
     dotted, equals, value = text.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
@@ -112,10 +104,6 @@ def fill_in(tree: Tree, *, given: bool = False) -> Tree:
     Args:
         tree: A merged recipe.
         given: Whether an override sets the key; then a string must refer to it.
-
-    Raises:
-        ConfigError: A string refers to another variable, the key is missing or not a string, or it
-            is given and no string refers to it.
     """
     names = _variables(tree)
     if unknown := sorted(names - {DATA_ROOT}):

@@ -27,10 +27,6 @@ def check_table_path(path: Path, *, others: Sequence[str] = ()) -> None:
     Args:
         path: The file to write.
         others: Further suffixes that the caller writes itself.
-
-    Raises:
-        ConfigError: The path has no file name, its suffix is not supported, or it is a folder.
-        MissingExtraError: The suffix is `.parquet` and pyarrow is not installed.
     """
     suffixes = (*others, *TABLE_SUFFIXES)
     if not path.name:  # of "", "." and "/"
@@ -51,10 +47,6 @@ def write_table(path: Path, columns: Mapping[str, Column]) -> None:
 
     A column of vectors, an array of N x D numbers, is a list in JSON lines and Parquet, and D
     columns `NAME_0` to `NAME_{D-1}` in CSV. CSV begins with a line of the column names.
-
-    Raises:
-        StorageError: The disk is full, or the path is not writable.
-        MissingExtraError: The suffix is `.parquet` and pyarrow is not installed.
     """
     match path.suffix.lower():
         case ".csv":

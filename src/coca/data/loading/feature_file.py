@@ -92,11 +92,7 @@ class FeatureFile:
     """Reader of a complete feature file; picklable, and opened on first read."""
 
     def __init__(self, path: Path, key: FeatureKey) -> None:
-        """Check header and size of a file.
-
-        Raises:
-            DataError: The file has other contents, or another size (reason `"bad_features"`).
-        """
+        """Check header and size of a file."""
         self.path = path
         self.key = key
         self._records: NDArray[Any] | None = None
@@ -113,11 +109,7 @@ class FeatureFile:
         return {**self.__dict__, "_records": None}
 
     def read(self, row: int, view: int) -> Features | None:
-        """Read the features of a view of the image in a row; None if the image was unusable.
-
-        Raises:
-            DataError: The checksum differs (reason `"bad_features"`).
-        """
+        """Read the features of a view of the image in a row; None if the image was unusable."""
         if self._records is None:
             self._records = np.memmap(
                 self.path, self.key.record, mode="r", offset=HEADER_BYTES, shape=(self.key.rows,)
@@ -170,11 +162,7 @@ class FeatureWriter:
         self._file.close()
 
     def append(self, found: Features, usable: Bool[np.ndarray, " N"]) -> None:
-        """Append the features of all views of the next rows.
-
-        Raises:
-            StorageError: The disk is full.
-        """
+        """Append the features of all views of the next rows."""
         features, logits = found
         records = np.zeros(len(features), self.key.record)
         records["features"], records["logits"], records["usable"] = features, logits, usable

@@ -59,10 +59,6 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
     the keywords. `text: labels` shuffles all labels and joins them by
     commas, as the paper reads JFT: "a photo of the cat, animal". `text: question` takes the
     question and draws one of the answers. The text is inserted into one of the templates.
-
-    Raises:
-        DataError: The sample has no such text (reason `"empty_caption"`), or the text is not valid
-            Unicode (`"bad_text"`).
     """
     texts, answers = texts_of(sample, config)
     answer = _draw(answers, generator) if answers else ""

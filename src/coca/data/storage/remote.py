@@ -35,9 +35,6 @@ def split_url(url: str) -> tuple[str, str]:
 
     A web address with a query or an encoded slash is a folder whose only file has an empty name,
     since obstore's paths contain neither.
-
-    Raises:
-        DataError: The scheme is unknown, or no host, bucket or absolute path follows.
     """
     scheme, _, rest = url.partition("://")
     if scheme not in _SCHEMES:
@@ -58,11 +55,7 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def open_folder(url: str) -> "RemoteFolder":
-    """Open a folder, as `split_url` returns it.
-
-    Raises:
-        DataError: The URL is malformed.
-    """
+    """Open a folder, as `split_url` returns it."""
     try:
         return RemoteFolder(url)
     except Exception as error:
@@ -72,11 +65,7 @@ def open_folder(url: str) -> "RemoteFolder":
 
 
 def check_fork(url: str) -> None:
-    """Reject reads in a fork: obstore's threads do not exist there, and reads never return.
-
-    Raises:
-        DataError: The process is a fork of one that has read remote files.
-    """
+    """Reject reads in a fork: obstore's threads do not exist there, and reads never return."""
     global _owner
     _owner = _owner or os.getpid()
     if _owner != os.getpid():

@@ -41,12 +41,7 @@ class OpenFiles:
             os.close(file.descriptor)
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Read byte ranges of a file, each a half-open interval [start, end).
-
-        Raises:
-            OSError: The file is missing, not readable, or not a regular file.
-            EOFError: The file ends before a range does; nothing is allocated for it then.
-        """
+        """Read byte ranges of a file, each a half-open interval [start, end)."""
         with self._used(path) as descriptor:
             size = os.fstat(descriptor).st_size
             for start, end in ranges:
@@ -111,11 +106,7 @@ class _OpenFile:
 
 
 def check_range(start: int, end: int, size: int) -> None:
-    """Reject a range outside a file of this size, before memory is allocated.
-
-    Raises:
-        EOFError: The range begins before the file or ends after it.
-    """
+    """Reject a range outside a file of this size, before memory is allocated."""
     if not 0 <= start <= end <= size:
         raise EOFError(f"bytes {start:,} to {end:,} are asked for, and it has {size:,}")
 
@@ -171,11 +162,7 @@ class Storage:
         return (Storage, ())
 
     def size(self, path: str) -> int:
-        """Return the size of a file, bytes.
-
-        Raises:
-            DataError: The file is missing or unreachable.
-        """
+        """Return the size of a file, bytes."""
         return int(self.state(path)["bytes"])
 
     def state(self, path: str) -> dict[str, int | str]:
@@ -184,9 +171,6 @@ class Storage:
         Returns:
             `bytes`; for a local file also `mtime_ns`, `ctime_ns` and `inode`; for a remote file
             also `etag`, or else `modified`, if its store has them.
-
-        Raises:
-            DataError: The file is missing or unreachable.
         """
         if is_remote(path):
             folder, name = self._folder(path)
@@ -201,11 +185,7 @@ class Storage:
         }
 
     def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Read byte ranges of a file.
-
-        Raises:
-            DataError: The file is missing, unreachable, or ends before a range does.
-        """
+        """Read byte ranges of a file."""
         if is_remote(path):
             folder, name = self._folder(path)
             return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
@@ -218,9 +198,6 @@ class Storage:
         Args:
             path: Path or URL.
             max_bytes: A larger file is rejected without reading it. None: any size.
-
-        Raises:
-            DataError: The file is missing, unreachable, or too large (reason `"too_large"`).
         """
         if is_remote(path):
             size = self.size(path)
@@ -234,11 +211,7 @@ class Storage:
             return read_regular(path, max_bytes=max_bytes)
 
     def open(self, path: str) -> io.BufferedReader:
-        """Open a file as a stream for sequential reading.
-
-        Raises:
-            DataError: The file is missing or unreachable.
-        """
+        """Open a file as a stream for sequential reading."""
         if is_remote(path):
             return io.BufferedReader(_RemoteStream(self, path), STREAM_BUFFER_BYTES)
         with _local_errors(path):
@@ -254,9 +227,6 @@ class Storage:
                 folder expands to all files in it that end in `suffix`.
             suffix: File suffix, such as `".tar"`.
             allow_overlap: List a file once that several patterns match, instead of raising.
-
-        Raises:
-            DataError: A pattern matches no file, or two patterns match the same file.
         """
         # Full path -> path as given.
         found: dict[str, str] = {}

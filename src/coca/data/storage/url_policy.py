@@ -41,11 +41,7 @@ class Reach:
         self._public: dict[str, bool] = {}
 
     def check(self, path: str) -> None:
-        """Reject a file or URL that the table may not name.
-
-        Raises:
-            DataError: Access is not allowed (reason `"not_allowed"`).
-        """
+        """Reject a file or URL that the table may not name."""
         if not self._is_allowed(path) and not self._is_open(path):
             raise DataError(
                 f"{self._table} names {path:.200}, which a table may not read by itself; if the "

@@ -182,9 +182,5 @@ class BackboneEncoder(ImageEncoder):
 
 
 def import_timm(module: str = "timm") -> Any:
-    """Import timm where it is needed: it takes as long as torch.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-    """
+    """Import timm where it is needed: it takes as long as torch."""
     return require_extra(module, extra="train")

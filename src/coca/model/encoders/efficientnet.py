@@ -88,11 +88,7 @@ class EfficientNetLiteEncoder(BackboneEncoder):
         self._split: int | None = None
 
     def split_after(self, stages: int) -> None:
-        """Let `features` return the output of the first stages, and `project` run the others.
-
-        Raises:
-            ConfigError: `stages` is not in 1 to 7.
-        """
+        """Let `features` return the output of the first stages, and `project` run the others."""
         if not 1 <= stages <= len(STAGES):
             raise ConfigError(
                 f"stages of {self.config.title} must be in 1 to {len(STAGES)}, got {stages}"

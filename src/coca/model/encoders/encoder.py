@@ -28,11 +28,7 @@ def require(statement: bool, message: str) -> None:
 
 
 def require_heads(name: str, width: int, heads: int) -> None:
-    """Check that attention heads divide a width.
-
-    Raises:
-        ConfigError: They do not divide it.
-    """
+    """Check that attention heads divide a width."""
     require(
         width % heads == 0,
         f"{name}: heads {heads} do not divide width {width}; choose a divisor of {width}",
@@ -127,9 +123,6 @@ class ImageEncoder(nn.Module, ABC):
         """Let `features` return the output of the first stages, and `project` run the others.
 
         So the first stages can be frozen and their output cached, while the others are trained.
-
-        Raises:
-            ConfigError: The encoder is not divided into stages, or not into that many.
         """
         raise ConfigError(
             f"an image encoder of kind {self.config.kind} caches its final features only; leave "
@@ -140,11 +133,7 @@ class ImageEncoder(nn.Module, ABC):
         return self.project(self.features(images))
 
     def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
-        """Compute the logits of the encoder's own classifier, such as ImageNet's 1,000 classes.
-
-        Raises:
-            ConfigError: The encoder has no classifier.
-        """
+        """Compute the logits of the encoder's own classifier, such as ImageNet's 1,000 classes."""
         raise ConfigError(f"an image encoder of kind {self.config.kind} has no classifier")
 
     def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -159,19 +148,11 @@ class ImageEncoder(nn.Module, ABC):
         """Initialize what the linear layers' common initialization leaves out."""
 
     def state_for(self, image_size: int) -> dict[str, Tensor]:
-        """Return the weights for images of another native size, such as resized positions.
-
-        Raises:
-            ConfigError: The weights of this encoder depend on the size in another way.
-        """
+        """Return the weights for images of another native size, such as resized positions."""
         return dict(self.state_dict())
 
     def set_patch_dropout(self, fraction: float) -> None:
-        """Set the fraction of patches to drop in training.
-
-        Raises:
-            ConfigError: It is above 0, and this encoder reads the whole image.
-        """
+        """Set the fraction of patches to drop in training."""
         if fraction:
             raise ConfigError(
                 f"patch_dropout is {fraction}, but an image encoder of kind {self.config.kind} "

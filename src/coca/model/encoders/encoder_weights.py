@@ -69,10 +69,6 @@ def load_encoder_weights(encoder: ImageEncoder, config: EncoderWeightsConfig) ->
 
     Returns:
         Source, SHA-256 and number of loaded tensors, for the record of a run.
-
-    Raises:
-        ConfigError: The package is not installed or has another version, or its hash differs.
-        ModelError: The file is missing or damaged, or does not fit the encoder.
     """
     if config.hub:
         return _load_from_hub(encoder)
@@ -92,11 +88,7 @@ def load_encoder_weights(encoder: ImageEncoder, config: EncoderWeightsConfig) ->
 
 
 def read_state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Parse the content of a file of weights, safetensors or torch's format, without pickle.
-
-    Raises:
-        ModelError: It is damaged, or has more than tensors; `path` names it.
-    """
+    """Parse the content of a file of weights, safetensors or torch's format, without pickle."""
     try:
         if path.suffix == ".safetensors":
             return load(content)

@@ -88,12 +88,7 @@ class TimmEncoder(BackboneEncoder):
 
 
 def build_backbone(config: TimmConfig, *, classes: int) -> Any:
-    """Build the model of timm with its own initialization, without pretrained weights.
-
-    Raises:
-        ConfigError: timm has no such model, or it has no features of the kind needed here.
-        MissingExtraError: timm is not installed.
-    """
+    """Build the model of timm with its own initialization, without pretrained weights."""
     own = _pretrained_config(config.name)
     settings: dict[str, Any] = {"num_classes": classes}
     if own.fixed_input_size:

@@ -77,11 +77,7 @@ class _TensorMapping:
 
 
 def convert_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor]:
-    """Convert a state dict of OpenCLIP to that of `OpenCLIP(config)`.
-
-    Raises:
-        ModelError: A tensor is missing or unknown.
-    """
+    """Convert a state dict of OpenCLIP to that of `OpenCLIP(config)`."""
     given = {
         name.removeprefix("module."): tensor
         for name, tensor in state.items()
@@ -121,9 +117,6 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
 
     Shapes do not contain head counts. As in all published weights, towers have heads of 64 features
     and the pooler has 8 heads; the class token's mask is `legacy`.
-
-    Raises:
-        ModelError: The weights are not those of a CoCa of OpenCLIP.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     try:

@@ -85,11 +85,7 @@ THUMBNAIL_SIDE = 320
 
 
 def sorted_records(index: Collection) -> list[Record]:
-    """Read all records of a collection, sorted by id.
-
-    Raises:
-        SearchError: The collection is empty.
-    """
+    """Read all records of a collection, sorted by id."""
     records = sorted(
         (record for batch in index.read_through() for record in batch), key=lambda one: one.id
     )
@@ -215,11 +211,6 @@ def export_browser(
         int8: Quantize the encoders to 8 bits, unless the model is exported already.
         image_search: Include the image encoder.
         progress: Optional progress callback.
-
-    Raises:
-        ConfigError: The packages lack ONNX Runtime Web, or the page cannot run the tokenizer.
-        ModelError: There is no such model, or its exported files differ too much from torch.
-        SearchError: The collection is missing, empty, or was filled by another model.
     """
     runtime = packages / RUNTIME_PACKAGE
     for name in RUNTIME_FILES:
@@ -271,12 +262,7 @@ def export_browser(
 
 
 def check_tokenizer(path: Path) -> None:
-    """Check that a browser can run a `tokenizer.json`, and that it is safe to run.
-
-    Raises:
-        ConfigError: The page does not know a part; the message names it.
-        ModelError: The file is damaged, or has an unsafe part.
-    """
+    """Check that a browser can run a `tokenizer.json`, and that it is safe to run."""
     content = read_content(path)
     build_tokenizer(content, path)
     if (kind := content["model"]["type"]) != "BPE":

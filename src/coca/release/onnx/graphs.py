@@ -216,11 +216,7 @@ def _decoder_graph(model: Captioner, tokens: Tensor, batch: Any) -> Graph:
 
 
 def translate(graph: Graph, path: Path) -> None:
-    """Write a graph as ONNX; weights above 2 GB are in a second file next to it.
-
-    Raises:
-        MissingExtraError: onnxscript is not installed.
-    """
+    """Write a graph as ONNX; weights above 2 GB are in a second file next to it."""
     require("onnxscript", extra="onnx")
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(

@@ -132,12 +132,6 @@ def export_immich(
         model: Any name that `coca.load` accepts.
         out: Output folder; an existing one is replaced.
         images: Folder of images for the comparison; default: 32 drawn images.
-
-    Raises:
-        ModelError: There is no such model, or the files differ too much from torch.
-        ConfigError: The service cannot resize images as the model needs it, or the folder has
-            fewer than 8 images.
-        MissingExtraError: The extra `onnx` is not installed.
     """
     predictor = load(model, device="cpu", prepack=False)
     resize = predictor.processor.image_config.resize

@@ -48,9 +48,6 @@ def quantize(
         pixels: Calibration images, for the convolutions of an image encoder.
         float_copy: Path that the graph is copied to before its convolutions are quantized.
         progress: Optional progress callback of calibration.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
     """
     quantization = require("onnxruntime.quantization", extra="onnx")
     if pixels and (kept := _float_nodes(path)) is not None:

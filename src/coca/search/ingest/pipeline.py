@@ -366,11 +366,7 @@ def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
 
 
 def _image_origins(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
-    """Iterate over the records of an image collection.
-
-    Raises:
-        SearchError: A record has no path, so the collection contains classes.
-    """
+    """Iterate over the records of an image collection."""
     for id, path, caption, origin in index.origins():
         if not path:
             raise SearchError(

@@ -28,11 +28,7 @@ class PreparingEmbedder(Embedder, Protocol):
     """Embedder with a separate preprocessing step, so that threads can preprocess."""
 
     def prepare_image(self, image: Any) -> Any:
-        """Preprocess one image for the model.
-
-        Raises:
-            DataError: It cannot be read.
-        """
+        """Preprocess one image for the model."""
         ...
 
     def embed_prepared(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:

@@ -46,10 +46,6 @@ class Connection:
             token: `"user:password"` or an API key, for servers with authentication.
             timeout_s: Timeout of each call, in seconds.
             create: Create the folder if it is missing.
-
-        Raises:
-            SearchError: The folder cannot be opened, or the server is unreachable.
-            MissingExtraError: The Milvus packages are not installed.
         """
         uri = self.uri = address_of(uri)
         self.timeout_s = timeout_s
@@ -85,11 +81,7 @@ class Connection:
 
     @property
     def client(self) -> Any:
-        """The client of Milvus.
-
-        Raises:
-            SearchError: The connection is closed.
-        """
+        """The client of Milvus."""
         if self._client is None:
             raise SearchError(f"the collection in {self.uri} was closed; open it again")
         return self._client
@@ -178,10 +170,6 @@ class Connection:
         Args:
             doing: Operation, as the verb phrase after "Milvus could not".
             filter: Filter expression of the request, which may be the cause.
-
-        Raises:
-            SearchError: Milvus raised an exception.
-            StorageError: The disk of Lite is full.
         """
         try:
             yield

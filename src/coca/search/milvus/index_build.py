@@ -82,9 +82,6 @@ def build_index(
         codec: Encoding of the vectors.
         bar: Progress bar, advanced by the indexed rows.
         patience_s: Timeout without any newly indexed row, in seconds.
-
-    Raises:
-        SearchError: Milvus refuses it, fails, or exceeds the timeout.
     """
     params = connection.client.prepare_index_params()
     # Nested once more, since Lite reads only the nested values; servers read both.

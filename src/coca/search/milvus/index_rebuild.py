@@ -45,9 +45,6 @@ def change_index(
 
     Returns:
         The layout with the new index.
-
-    Raises:
-        SearchError: It cannot be built; the old index is restored.
     """
     index.build_params(layout.codec.dimensions)
     # On Lite captions may have no index yet.

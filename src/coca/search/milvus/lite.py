@@ -157,9 +157,6 @@ def address_of(uri: str) -> str:
 
     `localhost:19530` is a server. A path may begin with `~` or `file:`.
 
-    Raises:
-        SearchError: It is empty.
-
     Example:
         >>> address_of("localhost:19530"), address_of("file:///data/pictures.db")
         ('http://localhost:19530', '/data/pictures.db')
@@ -181,11 +178,7 @@ def is_lite(uri: str) -> bool:
 
 
 def check_folder(uri: str) -> bool:
-    """Return whether the folder exists; always true for a server, which is not contacted.
-
-    Raises:
-        SearchError: The URI is neither a server nor a folder of Milvus Lite.
-    """
+    """Return whether the folder exists; always true for a server, which is not contacted."""
     address = address_of(uri)
     if not is_lite(address):
         return True
@@ -221,10 +214,6 @@ class Lease:
         Args:
             uri: Path of the folder; must end in `.db`.
             create: Create the folder and its parents if they are missing.
-
-        Raises:
-            SearchError: It is missing, not a Lite folder, not writable, or locked by another
-                process.
         """
         path = Path(os.path.realpath(uri))
         with _guard:
@@ -259,9 +248,6 @@ class Lease:
         Args:
             collection: Name of the collection.
             needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
-
-        Raises:
-            StorageError: There is less space, or a flush failed since the folder was opened.
         """
         if collection in self.failed_flushes:
             raise StorageError(
@@ -277,9 +263,6 @@ def check_space(folder: Path, needed: int | None = None) -> None:
     Args:
         folder: The folder.
         needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
-
-    Raises:
-        StorageError: It has fewer.
     """
     needed = MIN_FREE_BYTES if needed is None else needed
     there = next(one for one in (folder, *folder.parents) if one.exists())
@@ -319,11 +302,7 @@ def _prepare(path: Path, create: bool) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Check that no other process, and no other client of this process, has a Lite folder open.
-
-    Raises:
-        SearchError: Another process or client has, or the folder is not writable.
-    """
+    """Check that no other process, and no other client of this process, has a Lite folder open."""
     if sys.platform == "win32":  # pragma: no cover - no flock; Lite's own message must do
         return
     import fcntl

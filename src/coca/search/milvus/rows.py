@@ -187,9 +187,6 @@ class Rows:
 
         A server keeps new rows in a log on disk, searches them unindexed, and flushes by itself. A
         requested flush takes seconds, and creates small segments if there are few rows.
-
-        Raises:
-            StorageError: The disk of Lite has no space.
         """
         if self.unflushed >= (1 if self.connection.is_lite else FLUSH_ROWS):
             with self.connection.write_lock:

@@ -280,21 +280,13 @@ class SearchEngine:
         return typed_fusion(self.index, terms, options.on)
 
     def _check_rerank(self, texts: Mapping[str, float]) -> None:
-        """Validate a reranking before the search starts.
-
-        Raises:
-            SearchError: There is no text, or the model cannot score captions.
-        """
+        """Validate a reranking before the search starts."""
         check_texts(texts)
         if not isinstance(self.embedder, CaptionScorer):
             raise SearchError("this model writes no captions, so it cannot re-rank by them")
 
     def _calibration(self, terms: Sequence[Term]) -> Calibration | None:
-        """Return the calibration of the collection for this query; None if it has none.
-
-        Raises:
-            SearchError: The calibration is of another model.
-        """
+        """Return the calibration of the collection for this query; None if it has none."""
         if len(terms) != 1 or terms[0].text is None or terms[0].weight != 1:
             return None
         if not isinstance(self.embedder, CaptionScorer):

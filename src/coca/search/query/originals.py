@@ -16,9 +16,6 @@ def read_original(record: Record, open_image: ImageOpener) -> bytes:
     """Read the bytes of a record's image from the first path that still contains them.
 
     The content decides, by `Record.content`. Where that is unknown, the first readable path does.
-
-    Raises:
-        DataError: No path does; the reason is that of the primary path.
     """
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
@@ -56,12 +53,7 @@ def read_originals(
 
 
 def read_file(path: str, etag: str = "") -> bytes:
-    """Read the bytes of a local image file; the etag is ignored.
-
-    Raises:
-        DataError: It is missing, not readable or not a regular file (reason `"unreadable"`), or
-            larger than `MAX_IMAGE_BYTES` (reason `"too_large"`).
-    """
+    """Read the bytes of a local image file; the etag is ignored."""
     try:
         return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
     except (OSError, ValueError) as error:

@@ -318,11 +318,7 @@ def _terms_of_options(texts: Sequence[str], images: Sequence[str]) -> list[tuple
 
 
 def _checked(given: Sequence[tuple[str, Term]]) -> list[Term]:
-    """Return the terms of pairs of a word and its term, if they form a query.
-
-    Raises:
-        ConfigError: There are no terms, a single term has a weight, or no weight is above 0.
-    """
+    """Return the terms of pairs of a word and its term, if they form a query."""
     if not given:
         raise ConfigError("there is nothing to search for: give a text, --image FILE, or both")
     terms = [term for _, term in given]
@@ -340,11 +336,7 @@ def _checked(given: Sequence[tuple[str, Term]]) -> list[Term]:
 
 
 def _kind_of(word: str, words: Sequence[str]) -> str:
-    """Return "image", "text", or "weighted" for a text with a weight, for a positional argument.
-
-    Raises:
-        ConfigError: As `parse_arguments`.
-    """
+    """Return "image", "text", or "weighted" for a text with a weight, for a positional argument."""
     head, colon, tail = word.rpartition(":")
     weighted = bool(colon) and _NEARLY.fullmatch(tail.strip()) is not None
     for path in (word, head) if weighted else (word,):
@@ -364,11 +356,7 @@ def _kind_of(word: str, words: Sequence[str]) -> str:
 
 
 def _check_no_path(word: str, words: Sequence[str]) -> None:
-    """Reject the path of something that is not a query, with the command that reads it.
-
-    Raises:
-        ConfigError: It is an address, a folder, a video or a missing image.
-    """
+    """Reject the path of something that is not a query, with the command that reads it."""
     shown = shlex.quote(word)
     text = shlex.quote(" ".join(words))
     if "://" in word:

@@ -45,12 +45,7 @@ class BatchedSearch:
     def search(
         self, vectors: Float[np.ndarray, "Q E"], k: int = 10, **options: Any
     ) -> list[list[Hit]]:
-        """Find the nearest records to each vector; see `Collection.search`.
-
-        Raises:
-            SearchError: As of `Collection.search`.
-            ServiceError: The queue is full (status 503).
-        """
+        """Find the nearest records to each vector; see `Collection.search`."""
         page = SearchOptions.of(k=k, **options)
         found = self._batcher.map([_Query(vector, page) for vector in vectors])
         for one in found:

@@ -60,11 +60,7 @@ class Catalog:
         self._lock = threading.Lock()
 
     def entries(self, filter: str = "") -> Sequence[Entry]:
-        """List the items that a filter keeps, newest first; items of unknown time follow by id.
-
-        Raises:
-            SearchError: Milvus rejects the filter.
-        """
+        """List the items that a filter keeps, newest first; items of unknown time follow by id."""
         with self._lock:
             self._refresh()
             entries = self._entries
@@ -78,9 +74,6 @@ class Catalog:
 
         Returns:
             The items, with a score of 0, and the number of all items that the filter keeps.
-
-        Raises:
-            SearchError: Milvus rejects the filter.
         """
         entries = self.entries(filter)
         ids = [entry.id for entry in entries[offset : offset + limit]]

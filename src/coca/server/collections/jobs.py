@@ -78,12 +78,7 @@ class Jobs:
     def start(
         self, uris: Sequence[str], collection: ServedCollection, *, captions: bool, owner: str
     ) -> IndexJob:
-        """Queue a job.
-
-        Raises:
-            ServiceError: A folder is not allowed (403) or missing (404), or too many jobs wait
-                (503).
-        """
+        """Queue a job."""
         folders = tuple(self._allowed(uri) for uri in uris)
         job = IndexJob(owner, collection, folders, captions)
         with self._lock:
@@ -104,11 +99,7 @@ class Jobs:
             return [job for job in reversed(self._jobs.values()) if job.owner == owner]
 
     def get(self, id: str, owner: str) -> IndexJob:
-        """Return a job of a key.
-
-        Raises:
-            ServiceError: There is no such job (404).
-        """
+        """Return a job of a key."""
         job = self._jobs.get(id)
         if job is None or job.owner != owner:
             raise ServiceError(f"there is no job {id!r}", status=404, code="no_such_job")

@@ -25,11 +25,7 @@ class ServedCollection:
     _indexing: bool = False
 
     def check_writable(self) -> None:
-        """Check that no job writes the collection.
-
-        Raises:
-            ServiceError: A job does (status 503).
-        """
+        """Check that no job writes the collection."""
         if self._indexing:
             raise ServiceError(
                 f"collection {self.name!r} is being indexed, and takes no other changes until then",
@@ -40,11 +36,7 @@ class ServedCollection:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Exclude other writers between reading and writing a record.
-
-        Raises:
-            ServiceError: A job writes the collection (status 503).
-        """
+        """Exclude other writers between reading and writing a record."""
         with self._lock:
             self.check_writable()
             yield
@@ -61,11 +53,7 @@ class ServedCollection:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Calibration of match probabilities, if there is one.
-
-        Raises:
-            SearchError: The calibration is of another model.
-        """
+        """Calibration of match probabilities, if there is one."""
         return Calibration.of(self.index.info, fingerprint=self.engine.embedder.fingerprint)
 
     def thumbnail_key(self, id: str) -> str:
@@ -73,11 +61,7 @@ class ServedCollection:
         return thumbnail_key(self.index, id)
 
     def record(self, id: str) -> Record:
-        """Read an item.
-
-        Raises:
-            ServiceError: There is no such item (status 404).
-        """
+        """Read an item."""
         record = self.index.get([id]).get(id)
         if record is None:
             raise ServiceError(

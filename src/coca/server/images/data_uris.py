@@ -42,11 +42,7 @@ def media_type_of(data: bytes) -> str:
 
 
 def read_data_uri(uri: str) -> bytes:
-    """Decode a data URI, or plain base64, to bytes.
-
-    Raises:
-        ConfigError: It is a URL, or not valid base64.
-    """
+    """Decode a data URI, or plain base64, to bytes."""
     if found := _DATA_URI.match(uri):
         if not found[2]:
             raise ConfigError("a data URI must be base64: data:image/png;base64,...")

@@ -80,9 +80,6 @@ class Thumbnails:
             key: Identifies the item among all collections.
             side: One of `SIDES`.
             data: The encoded image.
-
-        Raises:
-            DataError: The image cannot be decoded.
         """
         small = self._decoder.thumbnail(data, side)
         path = self._path(key, side)
@@ -135,11 +132,7 @@ class Uploads:
         self._folder = folder.absolute()
 
     def check_space(self) -> None:
-        """Check that the disks of the images and of the collection have free space.
-
-        Raises:
-            StorageError: They have not.
-        """
+        """Check that the disks of the images and of the collection have free space."""
         for folder in (self._folder, *([self._database] if self._database else [])):
             check_space(folder)
 
@@ -150,9 +143,6 @@ class Uploads:
             collection: Name of its collection.
             id: Its id, a hash of its bytes.
             data: The encoded image.
-
-        Raises:
-            StorageError: The disk is full, or the folder is not writable.
         """
         suffix = _SUFFIXES.get(media_type_of(data), ".image")
         path = self._folder / collection / id[:2] / f"{id}{suffix}"
@@ -166,11 +156,7 @@ class Uploads:
         return file.is_absolute() and file.is_relative_to(self._folder)
 
     def remove(self, path: str) -> None:
-        """Delete an image, if the service wrote it.
-
-        Raises:
-            StorageError: It cannot be deleted.
-        """
+        """Delete an image, if the service wrote it."""
         if not self.contains(path):
             return
         file = Path(path)

@@ -192,9 +192,6 @@ def check_values(body: bytes) -> None:
     """Check that a JSON body has few values, before it is parsed.
 
     Every value follows a comma or an opening bracket. Images as data URIs have neither.
-
-    Raises:
-        ServiceError: It may have more than `MAX_VALUES` (status 413).
     """
     values = 0
     for start in range(0, len(body), _COUNTED_BYTES):
@@ -218,9 +215,6 @@ def check_origin(headers: Headers) -> None:
 
     `Sec-Fetch-Site` takes precedence: it is also right behind a proxy that changes `Host`. Only
     browsers send these headers, so requests without them are of other clients.
-
-    Raises:
-        ServiceError: A page of another origin sends it (status 403).
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:

@@ -176,11 +176,6 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
 
     Returns:
         The record, and whether it is new.
-
-    Raises:
-        ConfigError: The image has another id, or a field cannot be stored.
-        DataError: It is not an image.
-        StorageError: The disk is full.
     """
     service, collection = tenant.service, tenant.collection(new.collection)
     data = read_data_uri(new.image)
@@ -231,10 +226,6 @@ def change_items(
 
     Returns:
         The changed records, and the ids that do not exist.
-
-    Raises:
-        ConfigError: A field cannot be stored.
-        StorageError: The disk is full.
     """
     wanted = list(dict.fromkeys(ids))
     text_vector = _text_vector(tenant, change.caption or "")

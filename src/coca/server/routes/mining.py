@@ -150,9 +150,6 @@ def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: in
         items: Items to count.
         fields: Names of fields; None: the columns, and metadata fields with few values.
         limit: Maximum number of values of a field.
-
-    Raises:
-        ArgumentError: A field has no facets.
     """
     for name in fields or ():
         if name not in _COLUMNS and not name.startswith(f"{METADATA}."):

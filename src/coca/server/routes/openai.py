@@ -208,11 +208,7 @@ _loaded: list[Any] = []
 
 
 def decode_tokens(inputs: Sequence[Sequence[int]]) -> list[str]:
-    """Decode the token ids of each input to a text.
-
-    Raises:
-        ConfigError: An id is unknown, or the encoding is not available.
-    """
+    """Decode the token ids of each input to a text."""
     encoding = _encoding()
     if encoding is None:
         raise ConfigError(
@@ -295,11 +291,7 @@ def models(tenant: CurrentTenant) -> ModelList:
 @router.get("/v1/models/{id:path}")
 @router.get("/models/{id:path}")
 def model(id: str, tenant: CurrentTenant) -> Model:
-    """Return the model of the service.
-
-    Raises:
-        ServiceError: It has another name (status 404).
-    """
+    """Return the model of the service."""
     name = name_of(tenant.service.model)
     if id != name:
         raise ServiceError(
@@ -355,9 +347,6 @@ def split_inputs(
     Args:
         inputs: Texts and images.
         images: Whether all plain strings are images.
-
-    Raises:
-        ConfigError: An input is both or neither, or an image is not a data URI.
     """
     texts: dict[int, str] = {}
     found: dict[int, bytes] = {}

@@ -97,12 +97,7 @@ _HIDDEN = frozenset({PATH, ORIGIN})
 
 
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
-    """Combine the filter and the conditions of a request into one expression.
-
-    Raises:
-        ArgumentError: A condition is invalid, the filter has an unclosed quote, or one compares
-            the paths of files, which the service does not report.
-    """
+    """Combine the filter and the conditions of a request into one expression."""
     if not tenant.service.settings.show_paths:
         compared = names_in(scope.filter) | {one.field for one in scope.where}
         if hidden := sorted(compared & _HIDDEN):
@@ -140,11 +135,6 @@ def run_search(
 
     Returns:
         The hits, the number of items if it was counted, and whether the hits have scores.
-
-    Raises:
-        ServiceError: There is no such collection or item (status 404).
-        SearchError: The query or the filter is invalid.
-        DataError: An image cannot be decoded.
     """
     collection = tenant.collection(request.collection)
     terms = terms_of(tenant, request)

@@ -39,10 +39,6 @@ async def with_json(request: Request, body: type[BaseModel]) -> Request:
     Args:
         request: A request whose body is a form.
         body: Model of the JSON body.
-
-    Raises:
-        HTTPException: It is not a valid form (status 400), or its fields are too large (413).
-        ServiceError: Its fields have too many values (status 413).
     """
     properties = body.model_json_schema().get("properties", {})
     values: dict[str, Any] = {}
@@ -115,11 +111,7 @@ class KeyedRoute(APIRoute):
 
 
 def tenant_of(request: Request) -> Tenant:
-    """Return what the key of a request may use, and count the request.
-
-    Raises:
-        ServiceError: The key is missing or unknown (401), or above its rate or quota (429).
-    """
+    """Return what the key of a request may use, and count the request."""
     service: Service = request.app.state.service
     served = tuple(service.collections)
     address = "" if request.client is None else request.client.host
@@ -143,11 +135,7 @@ CurrentTenant: TypeAlias = Annotated[Tenant, Depends(current_tenant)]
 
 
 async def writer_of(tenant: CurrentTenant) -> Tenant:
-    """Return the tenant of a request that writes.
-
-    Raises:
-        ServiceError: The key may only read (403).
-    """
+    """Return the tenant of a request that writes."""
     if not tenant.writable:
         raise ServiceError("this key may only read", status=403, code="read_only")
     return tenant

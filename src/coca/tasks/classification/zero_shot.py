@@ -95,11 +95,7 @@ def _scores(
 
 
 def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
-    """Return the candidate classes.
-
-    Raises:
-        DataError: A sample has no label, or a label that is not among the classes.
-    """
+    """Return the candidate classes."""
     if without := [sample.key for sample in samples if not sample.labels]:
         raise DataError(
             f"{len(without)} samples of {config.data.title} have no label (such as {without[0]}); "

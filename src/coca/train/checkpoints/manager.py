@@ -49,9 +49,6 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     """Raise if the configuration differs in a way that does not allow resuming.
 
     Other changes, such as a longer run or another learning rate, are allowed and logged.
-
-    Raises:
-        ConfigError: Model, data or optimizer differ, or the run is beyond its last step.
     """
     before, folder = checkpoint.state["run"], checkpoint.folder
     if changes := _changes(before["model"], now["model"], "model"):
@@ -130,9 +127,6 @@ class CheckpointManager:
             groups: Tensors by name, by group; on several ranks full tensors or DTensors.
             state: JSON values of the run.
             own: JSON values of this rank.
-
-        Raises:
-            StorageError: This checkpoint, or on several ranks the previous one, cannot be written.
         """
         self.wait()
         if step == self.step:
@@ -165,12 +159,7 @@ class CheckpointManager:
         return self._error is not None
 
     def wait(self) -> None:
-        """Wait until the current checkpoint is complete.
-
-        Raises:
-            StorageError: It cannot be written.
-            CocaError: Another rank has stopped.
-        """
+        """Wait until the current checkpoint is complete."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -31,11 +31,7 @@ _SHARD_INFO = "DCP_SHARDING_INFO"
 
 
 def write_whole(folder: Path, groups: Groups) -> None:
-    """Write each group into one file.
-
-    Raises:
-        SafetensorError: A file cannot be written.
-    """
+    """Write each group into one file."""
     for group, tensors in groups.items():
         content = {name: tensors[name].contiguous() for name in sorted(tensors)}
         save_file(content, folder / f"{group}{SUFFIX}")
@@ -57,9 +53,6 @@ def write_shards(folder: Path, groups: Groups, ranks: distributed.ProcessGroup) 
 
     Returns:
         The files of this rank.
-
-    Raises:
-        StorageError: A rank could not write; all ranks raise it.
     """
     for group, tensors in groups.items():
         writer = HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
@@ -77,10 +70,6 @@ def read_group(folder: Path, group: str) -> dict[str, Tensor]:
     """Read the full tensors of a group to the CPU, as copies independent of the files.
 
     A missing group has no tensors.
-
-    Raises:
-        SafetensorError: A file is damaged.
-        OSError: The folder or a file cannot be read.
     """
     tensors: dict[str, Tensor] = {}
     names = (path.name for path in folder.iterdir())

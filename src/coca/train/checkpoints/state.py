@@ -39,11 +39,7 @@ def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Restore every parameter and buffer from the result of `model_tensors`.
-
-    Raises:
-        ModelError: The model has other tensors, or one of another shape.
-    """
+    """Restore every parameter and buffer from the result of `model_tensors`."""
     own = model_tensors(model)
     if different := sorted(own.keys() ^ tensors.keys()):
         raise ModelError(
@@ -85,11 +81,7 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
     values: Mapping[str, Any],
 ) -> None:
-    """Restore the optimizer from the result of `optimizer_state`.
-
-    Raises:
-        ModelError: The state has a parameter that this optimizer does not update.
-    """
+    """Restore the optimizer from the result of `optimizer_state`."""
     packed = optimizer.state_dict()
     index = {
         parameter: number

@@ -206,11 +206,7 @@ def _shuffled(items: Sequence[str], random: np.random.Generator) -> list[str]:
 
 
 def _readable(index: Collection, ids: Sequence[str], open_image: ImageOpener) -> list[str]:
-    """Return the first `SAMPLES` ids whose image can be read.
-
-    Raises:
-        SearchError: There are fewer than two.
-    """
+    """Return the first `SAMPLES` ids whose image can be read."""
     kept: list[str] = []
     for part in batches(ids, SAMPLES):
         images, _ = read_originals(index.get(part).values(), open_image)

@@ -42,9 +42,6 @@ class ImageResolver:
             path: Path from the index.
             etag: Etag from the index. For a video it contains the frame interval and detects
                 changes of the file.
-
-        Raises:
-            DataError: The image no longer exists, or cannot be read.
         """
         if series_of(path, etag) != path:
             return self._frame(path, etag.removesuffix(WHOLE))

@@ -211,12 +211,7 @@ def index_sources(
 def _index_vectors(
     files: Sequence[Path], *, uri: str, progress: ProgressMaker, **settings: Unpack[IndexSettings]
 ) -> IndexResult:
-    """Insert the vectors files of `embed_shards`.
-
-    Raises:
-        DataError: A file is not a vectors file.
-        SearchError: The vectors are of several models, or not of the collection's model.
-    """
+    """Insert the vectors files of `embed_shards`."""
     infos = [read_info(file) for file in files]
     if len({info.fingerprint for info in infos}) > 1:
         models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))

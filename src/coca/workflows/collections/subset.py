@@ -191,11 +191,7 @@ def _records(index: Collection, ids: Sequence[str], subset: Subset) -> Iterator[
 def _words(
     record: Record, score: float, model_captions: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Split a record into captions, labels and other fields.
-
-    Raises:
-        DataError: Captions or labels in the metadata are not text.
-    """
+    """Split a record into captions, labels and other fields."""
     captions, labels, rest = split_record(record.metadata, record.path)
     wanted = record.caption_source == "given" or model_captions
     if record.caption and record.caption not in captions and wanted:

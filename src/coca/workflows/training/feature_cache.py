@@ -51,9 +51,6 @@ def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
     Args:
         model: The model.
         freeze: Patterns of the parameters that training will freeze.
-
-    Raises:
-        ConfigError: A parameter that features depend on is trained, or a pattern matches nothing.
     """
     frozen = frozen_by(model, freeze)
     trained = [
@@ -97,11 +94,6 @@ def features_of_run(
         freeze: Patterns of the parameters that the run freezes.
         device: Torch device that computes missing features.
         progress: Optional progress callback.
-
-    Raises:
-        ConfigError: The encoder is trained, or cannot be split.
-        DataError: A file is damaged.
-        StorageError: A file cannot be written.
     """
     if config.features is None:
         return []
@@ -126,11 +118,6 @@ def obtain_features(
 
     Writing continues where an earlier process stopped. The main rank writes; all ranks must call
     this function.
-
-    Raises:
-        ConfigError: The configuration has no section `features`.
-        DataError: A file is damaged.
-        StorageError: A file cannot be written.
     """
     settings = config.features
     if settings is None:

@@ -187,11 +187,7 @@ def train_tokenizer(
 
 
 def _texts(sources: Sources) -> Iterator[str]:
-    """Yield the texts of each sample as one string; of long sources every n-th sample.
-
-    Raises:
-        DataError: No sample of a source has the configured kind of text.
-    """
+    """Yield the texts of each sample as one string; of long sources every n-th sample."""
     total = sum(len(source) for _, source in sources)
     step = -(-total // TOKENIZER_SAMPLES)
     for config, source in sources:

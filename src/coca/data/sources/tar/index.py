@@ -84,9 +84,6 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
         storage: Reader of the tar.
         folder: Folder of stored indexes. By default the folder of the tar; if that is not writable,
             `index` in the user's cache.
-
-    Raises:
-        DataError: The tar is missing, truncated, compressed or damaged, or has duplicate names.
     """
     state = storage.state(path)
     likely = None

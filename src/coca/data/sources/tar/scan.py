@@ -38,10 +38,6 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
     Args:
         stream: The tar, at its start; must be seekable.
         path: Identifies the tar in errors.
-
-    Raises:
-        DataError: The tar is truncated, compressed or damaged, or has a sparse file or data after
-            its end mark; the message names the last good member.
     """
     members, seen, left_out = list[Member](), dict[str, Member](), list[str]()
     try:

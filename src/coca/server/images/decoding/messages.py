@@ -42,9 +42,6 @@ def receive(
         pipe: File descriptor to read from.
         payload_size: Computes the allowed number of payload bytes from a header; another number
             is an error.
-
-    Raises:
-        BrokenMessageError: The pipe ended, or the message is malformed.
     """
     header_bytes, payload_bytes = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
     if header_bytes > MAX_HEADER_BYTES:
