@@ -29,9 +29,9 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder_weights import load_encoder_weights
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.tokenizer import Tokenizer
+from coca.runtime.generation_config import GenerationConfig
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from coca.workflows.training.feature_cache import obtain_features

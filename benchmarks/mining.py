@@ -27,7 +27,7 @@ from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_re
 
 import coca
 from coca.inference.predictor import Predictor
-from coca.inference.prompts import prompts_named
+from coca.runtime.prompts import prompts_named
 from coca.search.milvus.collection import Collection
 from coca.search.mining.selection import Choice
 from coca.search.mining.zero_shot import add_classes

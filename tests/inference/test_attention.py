@@ -12,8 +12,6 @@ from coca.inference import attention
 from coca.inference.attention import (
     draw_match_maps,
     draw_word_maps,
-    explain_caption,
-    explain_match,
 )
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps
@@ -24,7 +22,7 @@ CAPTION = "the small cat sleeps"
 
 
 def test_each_word_of_a_caption_has_a_map_of_shares(predictor: Predictor) -> None:
-    found = explain_caption(predictor, IMAGE, caption=CAPTION)
+    found = predictor.explain_caption(IMAGE, caption=CAPTION)
     assert list(found.words) == CAPTION.split()
     assert found.maps.shape == (4, 4, 4)
     assert_allclose(found.maps.sum(axis=(1, 2)), 1, rtol=1e-5)
@@ -43,7 +41,7 @@ def test_a_word_of_several_tokens_has_the_mean_of_their_maps(predictor: Predicto
         .numpy()
         .reshape(-1, 4, 4)
     )
-    found = explain_caption(predictor, IMAGE, caption=caption)
+    found = predictor.explain_caption(IMAGE, caption=caption)
     assert found.words == ("a", "zebra")
     assert_allclose(found.maps[0], each[:first].mean(axis=0), rtol=1e-4)
     assert_allclose(found.maps[1], each[first:-1].mean(axis=0), rtol=1e-4)
@@ -51,12 +49,12 @@ def test_a_word_of_several_tokens_has_the_mean_of_their_maps(predictor: Predicto
 
 def test_the_caption_is_the_model_s_own_unless_given(predictor: Predictor) -> None:
     caption = predictor.caption(IMAGE)[0]
-    found = explain_caption(predictor, IMAGE)
+    found = predictor.explain_caption(IMAGE)
     assert list(found.words) == caption.text.split()
     begun = predictor.caption(IMAGE, prompt="the small")[0]
-    again = explain_caption(predictor, IMAGE, caption=begun, prompt="the small")
+    again = predictor.explain_caption(IMAGE, caption=begun, prompt="the small")
     assert list(again.words) == begun.text.split()
-    wanted = explain_caption(predictor, IMAGE, prompt="the small")
+    wanted = predictor.explain_caption(IMAGE, prompt="the small")
     assert_allclose(again.maps, wanted.maps)
 
 
@@ -65,23 +63,23 @@ def test_a_caption_that_the_model_cannot_read_is_refused(
     predictor: Predictor, caption: str
 ) -> None:
     with pytest.raises(ConfigError, match="cannot be explained"):
-        explain_caption(predictor, IMAGE, caption=caption)
+        predictor.explain_caption(IMAGE, caption=caption)
 
 
 def test_a_broken_image_is_named(predictor: Predictor) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png"):
-        explain_match(predictor, Path("nowhere.png"), "a cat")
+        predictor.explain_match(Path("nowhere.png"), "a cat")
 
 
 def test_the_image_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
     gray = np.full((40, 40, 3), (200, 100, 50), np.uint8)
-    seen = explain_match(predictor, gray, "a").image
+    seen = predictor.explain_match(gray, "a").image
     assert seen.shape == (16, 16, 3)
     assert (seen == (200, 100, 50)).all()
 
 
 def test_contributions_and_the_rest_sum_to_the_cosine(predictor: Predictor) -> None:
-    match = explain_match(predictor, IMAGE, "two dogs play")
+    match = predictor.explain_match(IMAGE, "two dogs play")
     cosine = predictor.embed_images(IMAGE) @ predictor.embed_texts("two dogs play").T
     assert match.patch_attributions.shape == (4, 4)
     assert match.patch_attributions.sum() + match.rest == pytest.approx(match.cosine, abs=1e-5)
@@ -89,7 +87,7 @@ def test_contributions_and_the_rest_sum_to_the_cosine(predictor: Predictor) -> N
 
 
 def test_drawings_are_images_with_a_tile_for_each_word(predictor: Predictor) -> None:
-    maps = explain_caption(predictor, IMAGE, caption="a $x$ bench")
+    maps = predictor.explain_caption(IMAGE, caption="a $x$ bench")
     small = Image.open(io.BytesIO(draw_word_maps(maps, columns=2)))
     wide = Image.open(io.BytesIO(draw_word_maps(maps, columns=9)))
     # Two rows of two tiles, and one of four; below them the scale.
@@ -98,7 +96,7 @@ def test_drawings_are_images_with_a_tile_for_each_word(predictor: Predictor) -> 
 
 
 def test_a_constant_map_is_drawn_as_well(predictor: Predictor) -> None:
-    maps = explain_caption(predictor, IMAGE, caption="a")
+    maps = predictor.explain_caption(IMAGE, caption="a")
     assert_allclose(maps.contrast, 1)
     assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
 
@@ -108,12 +106,12 @@ def test_control_characters_of_a_caption_are_drawn_escaped(
     predictor: Predictor, caption: str
 ) -> None:
     # Matplotlib warns of characters that its font lacks, and warnings are errors here.
-    maps = explain_caption(predictor, IMAGE, caption=caption)
+    maps = predictor.explain_caption(IMAGE, caption=caption)
     assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
 
 
 def test_matches_are_drawn_next_to_their_image(predictor: Predictor) -> None:
-    matches = [explain_match(predictor, IMAGE, text) for text in ("a cat", "two dogs")]
+    matches = [predictor.explain_match(IMAGE, text) for text in ("a cat", "two dogs")]
     one, two = (Image.open(io.BytesIO(draw_match_maps(some))) for some in (matches[:1], matches))
     assert two.width > one.width
     assert one.height == two.height

@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from coca.inference.attention import explain_caption, explain_match
 from coca.inference.detecting import ObjectDetector, load_detector
 from coca.inference.predictor import Predictor
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 from fake_cuda import DEVICE_KINDS, on_cpu, on_device
 from tiny_architectures import openclip, openclip_batch
 from tiny_model import write_detector
@@ -46,8 +45,8 @@ USES: dict[str, Callable[[Predictor], Any]] = {
     "drawn": lambda it: it.caption(
         photos(), temperature=0.8, top_k=5, top_p=0.9, repetition_penalty=1.2, seed=1
     ),
-    "word maps": lambda it: explain_caption(it, photos()[0]).maps,
-    "match maps": lambda it: explain_match(it, photos()[0], TEXTS[0]).patch_attributions,
+    "word maps": lambda it: it.explain_caption(photos()[0]).maps,
+    "match maps": lambda it: it.explain_match(photos()[0], TEXTS[0]).patch_attributions,
 }
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, DataError
-from coca.inference.predictor import Predictor, expand_positions, unique_samples
+from coca.inference.predictor import Predictor
 from coca.model.coca_config import HeadConfig
 from coca.model.precision import Precision
+from coca.runtime.inputs import expand_positions, unique_samples
 from tiny_data import image_bytes
 from tiny_datasets import ANSWERS
 from tiny_model import answering, text_head

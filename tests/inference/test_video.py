@@ -16,8 +16,8 @@ from coca.inference.video import (
     embed_videos,
     require_single_images,
 )
-from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.video import sample_frames
+from coca.runtime.generation_config import GenerationConfig
 from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video

@@ -2,4 +2,5 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["test_decoding.py", "test_preprocess.py"]
+WITH_TORCH = ["test_base_predictor.py", "test_decoding.py", "test_preprocess.py"]
+collect_ignore = [] if find_spec("torch") else WITH_TORCH

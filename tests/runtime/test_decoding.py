@@ -8,11 +8,11 @@ import tiny_architectures
 from coca.inference.loading import load
 from coca.model.captioner import Captioner
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
 from coca.runtime.beam_search import beam_search
 from coca.runtime.decoder import DecoderState
+from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.preprocess import TextSettings
 from coca.runtime.scoring import score_captions, scored_lengths
 from tiny_model import write_model

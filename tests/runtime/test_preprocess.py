@@ -11,7 +11,6 @@ from coca.inference.loading import load
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
-from coca.release.onnx.onnx_export import image_settings
 from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, square
 from tiny_model import write_model
 from torch_graphs import settings
@@ -31,7 +30,7 @@ def test_pixels_are_near_those_of_torch(resize: Any, changes: dict[str, Any]) ->
         image = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
         image[:2] = image[:, :2] = 255
         expected = transform.square(transform.read(image)).numpy().astype(int)
-        found = square(image, image_settings(config))
+        found = square(image, config.settings(resampler="pillow"))
         assert np.abs(found - expected).max() <= MAX_PIXEL_DIFFERENCE
 
 

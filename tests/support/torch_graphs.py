@@ -1,29 +1,43 @@
 """The exported graphs, run by torch: the decoding of the runtime is tested without ONNX Runtime."""
 
+import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
+import pytest
 import torch
 from numpy import ndarray
+from torch import nn
 
+from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.processing.processor import Processor
-from coca.release.onnx.graphs import Cross, DecoderStep
+from coca.release.onnx.graphs import Cross, DecoderStep, Text, Vision, graphs_of
 from coca.release.onnx.onnx_export import text_settings
 from coca.runtime.decoder import Decoder
-from coca.runtime.files import Manifest
+from coca.runtime.files import TOKENIZER_FILE, Manifest
+from coca.runtime.predictor import Predictor as ExportedPredictor
 from coca.runtime.preprocess import TextSettings
 
 
 class TorchSession:
     """A graph with the interface of an ONNX session."""
 
-    def __init__(self, module: Cross | DecoderStep) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     @torch.no_grad()
     def run(self, output_names: Sequence[str] | None, inputs: dict[str, ndarray]) -> list[Any]:
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+        if isinstance(self.module, Vision):
+            embeds, image_tokens = self.module(tensors["pixels"])
+            outputs = {"image_embeds": embeds, "image_tokens": image_tokens}
+            return [outputs[name].numpy() for name in output_names or ()]
+        if isinstance(self.module, Text):
+            return [self.module(tensors["input_ids"]).numpy()]
         if isinstance(self.module, Cross):
             return [part.numpy() for part in self.module(tensors["image_tokens"])]
         logits, caches = self.module(
@@ -59,3 +73,31 @@ def torch_decoder(model: Captioner, *, heads: int, head_size: int) -> Decoder:
 
 def settings(model: Captioner, processor: Processor) -> TextSettings:
     return text_settings(model.config.text, processor)
+
+
+def exported(predictor: Predictor, folder: Path) -> ExportedPredictor:
+    """The exported form of a model; torch runs its graphs in place of ONNX Runtime."""
+    model, processor = predictor.model, predictor.processor
+    graphs = {graph.name: graph for graph in graphs_of(model, processor.image_config)}
+    _, heads, _, size = graphs["decoder"].inputs["past"][0].shape
+    processor.tokenizer.save(folder / TOKENIZER_FILE)
+    manifest = replace(
+        torch_decoder(model, heads=heads, head_size=size).manifest,
+        fingerprint=predictor.fingerprint,
+        logit_scale=predictor.logit_scale,
+    )
+    sessions = {f"{name}.onnx": TorchSession(graph.module) for name, graph in graphs.items()}
+    runtime = SimpleNamespace(
+        SessionOptions=SimpleNamespace,
+        InferenceSession=lambda path, *options, **others: sessions[Path(path).name],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", cast(ModuleType, runtime))
+        return ExportedPredictor(
+            folder,
+            manifest,
+            processor.image_config.settings(resampler="pillow"),
+            settings(model, processor),
+            batch_size=predictor.batch_size,
+            threads=None,
+        )

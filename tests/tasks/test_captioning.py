@@ -12,7 +12,7 @@ from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.data.sources.source import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.caption_metrics import caption_scores, words
-from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
+from coca.runtime.generation_config import GenerationConfig, GenerationOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.baselines import without_baselines
 from coca.tasks.captioning import meteor, require_meteor

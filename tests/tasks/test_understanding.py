@@ -14,7 +14,7 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.model.coca_config import HeadConfig
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_datasets import ANSWERS, write_daquar, write_easy_vqa, write_vqa

@@ -4,6 +4,7 @@
     +-- ConfigError         a setting is invalid; the command line exits with 2
     +-- DataError           an image, caption or shard cannot be used; carries a short `reason`
     +-- ModelError          a checkpoint or model folder cannot be used
+    |   +-- UnsupportedError  the runtime of the model does not have this operation
     +-- SearchError         the collection cannot answer
     |   +-- ArgumentError   an argument of a search is invalid; also a ConfigError
     +-- StorageError        a file cannot be read or written: disk full or no permission
@@ -50,6 +51,10 @@ def _rebuild_data_error(message: str, reason: str) -> DataError:
 
 class ModelError(CocaError):
     """A checkpoint or model folder is missing, damaged, or does not fit."""
+
+
+class UnsupportedError(ModelError):
+    """The runtime of the model does not have this operation, such as heads in an exported model."""
 
 
 class SearchError(CocaError):

@@ -27,12 +27,12 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji import VENDORS, emoji_samples
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
-from coca.inference.attention import draw_word_maps, explain_caption
+from coca.inference.attention import draw_word_maps
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.inference.prompts import prompts_named
 from coca.model.pretrained import CONFIG_FILE
+from coca.runtime.prompts import prompts_named
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
@@ -420,7 +420,7 @@ def _caption(
         attention_maps={
             sample.captions[0]: base64.b64encode(
                 draw_word_maps(
-                    explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
+                    predictor.explain_caption(path, caption=caption, prompt=CAPTION_PROMPT)
                 )
             ).decode()
             for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)

@@ -1,6 +1,6 @@
 """Attribution maps: cross-attention per word, patch attributions of a match, and plots of both.
 
-    maps = explain_caption(predictor, "cat.jpg")
+    maps = predictor.explain_caption("cat.jpg")
     Path("maps.png").write_bytes(draw_word_maps(maps))
 
 Dimensions: S side of the model's input (pixels), W words, h and w patches along the sides.
@@ -14,40 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require
-from coca.inference.outputs import Caption
-from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps, patch_attributions
+from coca.model.captioner import Captioner
+from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
-from coca.runtime.inputs import ImageInput
+from coca.runtime.inputs import ImageInput, WordMaps
 
 COLUMNS = 6
 """Tiles per row of a plot."""
-
-
-@dataclass(frozen=True)
-class WordMaps:
-    """Cross-attention maps of a caption, one per word."""
-
-    image: UInt8[ndarray, "S S 3"]
-    """The preprocessed input image."""
-    words: tuple[str, ...]
-    """The words of the caption."""
-    maps: Float[ndarray, "W h w"]
-    """Attention weights over the image patches; they sum to 1 for each word."""
-
-    @property
-    def contrast(self) -> Float[ndarray, "W h w"]:
-        """Maps divided by their mean over the words: 1 is average attention.
-
-        Some patches, often plain background, receive attention for every word.
-        """
-        return self.maps / self.maps.mean(axis=0)
 
 
 @dataclass(frozen=True)
@@ -66,64 +46,66 @@ class MatchMap:
 
 
 @torch.inference_mode()
-def explain_caption(
-    predictor: Predictor,
-    image: ImageInput,
-    *,
-    caption: str | Caption | None = None,
-    prompt: str = "",
+def word_maps(
+    model: Captioner, processor: Processor, image: ImageInput, ids: Sequence[int]
 ) -> WordMaps:
-    """Compute the cross-attention maps of a generated or given caption.
+    """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`.
 
     Args:
-        predictor: A loaded model.
+        model: The model.
+        processor: Its processor.
         image: The image.
-        caption: A text, or a generated caption of the image; default: a caption generated now.
-        prompt: Prompt of the generated caption; a given text includes its prompt.
+        ids: Token ids of the caption, [BOS] first.
 
     Raises:
         DataError: The image cannot be read.
         ConfigError: The caption is empty or too long for the model.
     """
-    tokenizer, text = predictor.processor.tokenizer, predictor.model.config.text
-    if isinstance(caption, str):
-        ids = tokenizer.encode_prompt(caption)
-    else:
-        written = caption or predictor.caption(image, prompt=prompt)[0]
-        ids = [*tokenizer.encode_prompt(prompt), *written.token_ids]
-    if not 1 < len(ids) <= text.max_text_tokens + 1:
+    most = model.config.text.max_text_tokens
+    if not 1 < len(ids) <= most + 1:
         raise ConfigError(
-            f"a caption of {len(ids) - 1} tokens cannot be explained; it needs 1 to "
-            f"{text.max_text_tokens}"
+            f"a caption of {len(ids) - 1} tokens cannot be explained; it needs 1 to {most}"
         )
-    pixels = _pixels(predictor, image)
-    device = predictor.model.log_scale.device
+    pixels = _pixels(model, processor, image)
+    tokens = torch.tensor([ids], device=model.log_scale.device)
     # The attention that predicts a token is that of the previous position.
-    maps = cross_attention_maps(predictor.model, pixels, torch.tensor([ids], device=device))[0, :-1]
-    words, owners = _words(tokenizer, ids[1:])
+    maps = cross_attention_maps(model, pixels, tokens)[0, :-1]
+    words, owners = _words(processor.tokenizer, ids[1:])
     merged = [
         maps[[position for position, _ in group]].mean(dim=0)
         for _, group in groupby(enumerate(owners), key=lambda pair: pair[1])
     ]
-    grid = _grid(predictor, torch.stack(merged))
-    return WordMaps(_seen(predictor, pixels), tuple(words), grid)
+    grid = _grid(model, torch.stack(merged))
+    return WordMaps(_seen(processor, pixels), tuple(words), grid)
 
 
 @torch.inference_mode()
-def explain_match(predictor: Predictor, image: ImageInput, text: str) -> MatchMap:
-    """Attribute the similarity of an image and a text to the image patches.
+def match_map(
+    model: Captioner,
+    processor: Processor,
+    image: ImageInput,
+    text: str,
+    direction: Float32[ndarray, "1 E"],
+) -> MatchMap:
+    """Attribute the similarity of an image and a text to patches; see `Predictor.explain_match`.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        image: The image.
+        text: The text.
+        direction: Embedding of the text.
 
     Raises:
         DataError: The image cannot be read.
     """
-    pixels = _pixels(predictor, image)
-    direction = torch.from_numpy(predictor.embed_texts(text)).to(pixels)
-    each, rest = patch_attributions(predictor.model, pixels, direction)
+    pixels = _pixels(model, processor, image)
+    each, rest = patch_attributions(model, pixels, torch.from_numpy(direction).to(pixels))
     return MatchMap(
-        _seen(predictor, pixels),
+        _seen(processor, pixels),
         text,
         float(each.sum() + rest),
-        _grid(predictor, each)[0],
+        _grid(model, each)[0],
         float(rest),
     )
 
@@ -146,7 +128,7 @@ def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> b
     """Plot an image and one heat map per text, as PNG: red raises the cosine, blue lowers it.
 
     Args:
-        matches: Maps of one image, from `explain_match`.
+        matches: Maps of one image, from `Predictor.explain_match`.
         columns: Tiles per row.
 
     Raises:
@@ -214,20 +196,19 @@ def _drawn(
     return buffer.getvalue()
 
 
-def _pixels(predictor: Predictor, image: ImageInput) -> Float[Tensor, "1 3 S S"]:
-    scale = predictor.model.log_scale
-    return predictor.processor.images([image]).to(scale.device, scale.dtype)
+def _pixels(model: Captioner, processor: Processor, image: ImageInput) -> Float[Tensor, "1 3 S S"]:
+    return processor.images([image]).to(model.log_scale.device, model.log_scale.dtype)
 
 
-def _seen(predictor: Predictor, pixels: Float[Tensor, "1 3 S S"]) -> UInt8[ndarray, "S S 3"]:
-    config = predictor.processor.image_config
+def _seen(processor: Processor, pixels: Float[Tensor, "1 3 S S"]) -> UInt8[ndarray, "S S 3"]:
+    config = processor.image_config
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
     shown = (pixels[0].float().cpu() * std + mean).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _grid(predictor: Predictor, maps: Float[Tensor, "W P"]) -> Float[ndarray, "W h w"]:
-    side = predictor.processor.image_config.image_size // predictor.model.config.image.patch_size
+def _grid(model: Captioner, maps: Float[Tensor, "W P"]) -> Float[ndarray, "W h w"]:
+    side = model.config.image.image_size // model.config.image.patch_size
     return maps.float().cpu().numpy().reshape(len(maps), side, side)
 
 

@@ -61,7 +61,7 @@ class CachingPredictor(Predictor):
         wanted = {key: row for row, key in enumerate(keys) if key not in self._vectors}
         new = super().embed_images([images[row] for row in wanted.values()], progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
-        return self._stacked([self._vectors[key][None] for key in keys])
+        return self._stacked([self._vectors[key] for key in keys])
 
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressOption = False
@@ -71,7 +71,7 @@ class CachingPredictor(Predictor):
         wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
         new = super().embed_texts(wanted, progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
-        return self._stacked([self._vectors[text][None] for text in listed])
+        return self._stacked([self._vectors[text] for text in listed])
 
 
 def _key(image: bytes) -> bytes:

@@ -9,26 +9,22 @@ frames, section 4.2). `flatten` pools the tokens of all frames at once, without 
 Dimensions: N clips, E shared embedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, Unpack
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.outputs import Caption, captions_of, head_of
-from coca.inference.predictor import Predictor
-from coca.inference.prompts import PROMPTS, Templates
-from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
 from coca.processing.video import VideoSource, clip_frames
-from coca.runtime.inputs import ImageInput, Prediction, predictions
+from coca.runtime.generation_config import GenerationConfig, GenerationOptions
+from coca.runtime.inputs import Caption, ImageInput, Prediction, predictions
+from coca.runtime.prompts import PROMPTS, Templates
+from coca.search.predictor import Predictor
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 
@@ -58,17 +54,11 @@ def embed_clips(
         raise DataError(f"clip {empty[0]} has no image", reason="no_frames")
     if all(len(clip) == 1 for clip in clips):
         return predictor.embed_images([clip[0] for clip in clips], progress=progress)
-    if mode == "mean":
-        vectors = predictor.embed_images([one for clip in clips for one in clip], progress=progress)
-        ends = np.cumsum([len(clip) for clip in clips])
-        means = [part.mean(axis=0) for part in np.split(vectors, ends[:-1])]
-    else:
-        with torch.inference_mode():
-            means = [
-                predictor.model.encode_image(pixels)[0].float().cpu().numpy()
-                for pixels in _one_by_one(predictor, clips, progress)
-            ]
-    stacked = np.stack(means)
+    if mode == "flatten":
+        return predictor.embed_clips(clips, progress=progress)
+    vectors = predictor.embed_images([one for clip in clips for one in clip], progress=progress)
+    ends = np.cumsum([len(clip) for clip in clips])
+    stacked = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
     return stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
 
 
@@ -103,7 +93,6 @@ def embed_videos(
     return np.concatenate(rows) if rows else np.zeros((0, predictor.embed_dim), np.float32)
 
 
-@torch.inference_mode()
 def caption_videos(
     predictor: Predictor,
     videos: VideoSource | Sequence[VideoSource],
@@ -128,18 +117,16 @@ def caption_videos(
     Raises:
         DataError: A video cannot be read.
         ConfigError: Options contradict each other.
+        UnsupportedError: The model is exported; it captions images only.
     """
     decoding = GenerationConfig.of(decoding, **options)
-    tokenizer = predictor.processor.tokenizer
-    begun = [tokenizer.encode_prompt(prompt)]
     captions = []
     listed = _as_videos(videos)
     with progress("captioning videos", len(listed)) as bar:
+        # One video at a time, to bound the memory for frames.
         for video in listed:
-            (pixels,) = _one_by_one(predictor, [clip_frames(video, frames)], silent)
-            tokens = predictor.model.image_tokens(pixels)
-            (written,) = generate(predictor.model, tokens, prompts=begun, decoding=decoding)
-            captions.append(captions_of(written, tokenizer, prompt=begun[0]))
+            clips = [clip_frames(video, frames)]
+            captions += predictor.caption_clips(clips, prompt=prompt, decoding=decoding)
             bar.advance()
     return captions
 
@@ -187,7 +174,7 @@ def classify_files(
     """
     moving = [file for file in files if is_video(file)]
     if not labels:
-        frames = head_of(predictor.model).images_per_sample
+        frames = predictor.images_per_sample
         return predictor.answer(
             [clip_frames(one, frames) if is_video(one) else one for one in files]
         )
@@ -228,16 +215,6 @@ def require_single_images(clips: Sequence[Sequence[ImageInput]], what: str) -> N
     """
     if any(len(clip) > 1 for clip in clips):
         raise ConfigError(f"{what} reads one image a sample, and these have several; leave it out")
-
-
-def _one_by_one(
-    predictor: Predictor, clips: Sequence[Sequence[ImageInput]], progress: ProgressMaker
-) -> Iterator[Float[Tensor, "1 F 3 S S"]]:
-    scale = predictor.model.log_scale
-    with progress("reading clips", len(clips)) as bar:
-        for clip in clips:
-            yield predictor.processor.images(clip).to(scale.device, scale.dtype)[None]
-            bar.advance()
 
 
 def _as_videos(videos: VideoSource | Sequence[VideoSource]) -> Sequence[VideoSource]:

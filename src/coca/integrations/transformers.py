@@ -32,8 +32,6 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig as CoCaGenerationConfig
-from coca.model.generation.generation_config import GenerationOptions
 from coca.model.pretrained import (
     FORMAT_VERSION,
     build,
@@ -44,6 +42,8 @@ from coca.model.pretrained import (
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
 from coca.release.export import map_model, map_processor
+from coca.runtime.generation_config import GenerationConfig as CoCaGenerationConfig
+from coca.runtime.generation_config import GenerationOptions
 from coca.runtime.inputs import ImageInput, as_images, as_texts
 from coca.train.objective import CoCaObjective, LossConfig
 
@@ -200,7 +200,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
         Args:
             pixel_values: Images of the processor.
-            **options: Fields of `coca.model.generation.generation_config.GenerationConfig`;
+            **options: Fields of `coca.runtime.generation_config.GenerationConfig`;
                 default: beam search.
         """
         text = self.coca.config.text

@@ -16,7 +16,7 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
 
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from coca.runtime.image_file import (
     trim_border,
     upright_rgb,
 )
-from coca.runtime.preprocess import covered_region, resize_shortest
+from coca.runtime.preprocess import ImageSettings, covered_region, resize_shortest
 
 _FAST_DECODER = "torchvision.io"
 
@@ -142,6 +142,10 @@ class ImageConfig(Config):
     reduced: bool = False
     """Decode large JPEG files at a half, a quarter or an eighth of their size: two to three times
     as fast, with a difference of about half a grey level."""
+
+    def settings(self, *, resampler: Literal["torch", "pillow"]) -> ImageSettings:
+        """Return the values for a process without torch."""
+        return ImageSettings(**asdict(self), resampler=resampler)
 
 
 class ImageTransform:

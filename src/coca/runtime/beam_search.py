@@ -7,25 +7,13 @@ Dimensions: B images, K beams, k beams before the step, C candidates, V vocabula
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from coca.runtime.decoder import DecoderState
+from coca.runtime.generation_config import GeneratedSequence
 from coca.runtime.preprocess import TextSettings
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One generated caption."""
-
-    token_ids: tuple[int, ...]
-    """Generated tokens, without prompt and [EOS]."""
-    log_probabilities: tuple[float, ...]
-    """Log-probability of each token in nats, and of [EOS] if it was reached."""
-    rank: float
-    """Score divided by the length penalty; captions of an image are sorted by it."""
 
 
 class _Beams:
@@ -36,10 +24,10 @@ class _Beams:
         self.scores = np.zeros(1)
         self.token_ids: list[tuple[int, ...]] = [()]
         self.log_ps: list[tuple[float, ...]] = [()]
-        self.finished: list[Generated] = []
+        self.finished: list[GeneratedSequence] = []
         self.is_open = True
 
-    def add(self, caption: Generated) -> None:
+    def add(self, caption: GeneratedSequence) -> None:
         """Add a finished caption if it is among the best so far."""
         better = sum(other.rank >= caption.rank for other in self.finished)
         self.finished.insert(better, caption)
@@ -58,7 +46,7 @@ def beam_search(
     *,
     num_beams: int,
     length_penalty: float,
-) -> list[list[Generated]]:
+) -> list[list[GeneratedSequence]]:
     """Return the finished captions of each image, best first.
 
     Args:
@@ -110,7 +98,8 @@ def _advance(
             ids = beams.token_ids[parent] if ended else (*beams.token_ids[parent], int(token))
             gained = float(log_ps[parent, token])
             rank = float(score) / float(length) ** length_penalty
-            beams.add(Generated(ids, (*beams.log_ps[parent], gained), rank))
+            log_probabilities = [*beams.log_ps[parent], gained]
+            beams.add(GeneratedSequence(list(ids), log_probabilities, rank, ended=bool(ended)))
         if not ended and len(chosen) < size:
             chosen.append(index)
     # A small vocabulary may have fewer candidates than beams.

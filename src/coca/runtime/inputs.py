@@ -1,28 +1,35 @@
 """Inputs and results of every predictor: images, texts, captions and labels.
 
-Dimensions: N samples, K labels.
+Dimensions: N samples, K labels, S side of the model's input (pixels), W words, h and w patches
+along the sides.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import IOBase
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.metrics.classification import softmax
 
+T = TypeVar("T")
+
 # Input types of the predictor: images in any format and texts, one or many.
 
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | ndarray
 """A path, the bytes of an encoded file, a PIL image, or a uint8 array of height x width x 3."""
+
+SampleImages: TypeAlias = ImageInput | Sequence[ImageInput]
+"""The image of a sample of a classification head, or its images in order."""
 
 # Single inputs that are iterable: iterating them yields lines, bytes, rows or keys.
 _NO_LIST = (str, bytes, bytearray, memoryview, Path, Image.Image, ndarray, IOBase, Mapping)
@@ -91,6 +98,41 @@ def whole(text: str) -> str:
     return text
 
 
+# Repeated samples: each distinct image is encoded once.
+
+
+def unique_samples(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
+    """Return the distinct samples in order of first occurrence, and all positions of each.
+
+    Paths and encoded images are compared by value, opened images by identity.
+    """
+    positions: dict[Hashable, list[int]] = {}
+    for position, sample in enumerate(samples):
+        positions.setdefault(_key(sample), []).append(position)
+    return [samples[found[0]] for found in positions.values()], [*positions.values()]
+
+
+def expand_positions(
+    positions: Sequence[Sequence[int]], size: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Expand a batch of distinct samples to all their positions, `size` positions at a time.
+
+    Yields:
+        Row in the batch and position in the output, for each position.
+    """
+    pairs = iter([(row, position) for row, found in enumerate(positions) for position in found])
+    while part := list(islice(pairs, size)):
+        yield [row for row, _ in part], [position for _, position in part]
+
+
+def _key(sample: object) -> Hashable:
+    if isinstance(sample, str | bytes | Path):
+        return sample
+    if isinstance(sample, list | tuple):
+        return tuple(map(_key, sample))
+    return id(sample)
+
+
 # Captions with their scores, the result of both predictors.
 
 
@@ -121,6 +163,26 @@ class Caption:
 def skipped_caption(error: Exception) -> Caption:
     """Return the caption of an image that was skipped."""
     return Caption("", "", math.nan, rank_score=math.nan, error=str(error))
+
+
+@dataclass(frozen=True)
+class WordMaps:
+    """Cross-attention maps of a caption, one per word."""
+
+    image: UInt8[ndarray, "S S 3"]
+    """The preprocessed input image."""
+    words: tuple[str, ...]
+    """The words of the caption."""
+    maps: Float[ndarray, "W h w"]
+    """Attention weights over the image patches; they sum to 1 for each word."""
+
+    @property
+    def contrast(self) -> Float[ndarray, "W h w"]:
+        """Maps divided by their mean over the words: 1 is average attention.
+
+        Some patches, often plain background, receive attention for every word.
+        """
+        return self.maps / self.maps.mean(axis=0)
 
 
 # Labels with their probabilities, the result of classification on every runtime.

@@ -52,6 +52,13 @@ class ImageSettings:
     """Divided by inside `vision.onnx`; listed for other programs."""
     interpolation: Literal["bicubic", "bilinear"]
     reduced: bool
+    resampler: Literal["pillow", "torch"] = "pillow"
+    """Library whose rounding resized pixels have; exported models have Pillow's."""
+
+    @property
+    def at_least(self) -> int | None:
+        """Minimum side at which a JPEG may be decoded, in pixels; None: full resolution."""
+        return self.image_size if self.reduced else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,7 @@ def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3
     Raises:
         DataError: The image cannot be used.
     """
-    side = settings.image_size
-    image = read_image(source, at_least=side if settings.reduced else None)
+    image = read_image(source, at_least=settings.at_least)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))

@@ -5,10 +5,10 @@ Several texts of an image are one row of the decoder, and the attention mask sep
 Dimensions: N images, M texts, m texts of a group, L tokens of a row, Q image tokens, C their width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from coca.runtime.beam_search import log_softmax
 from coca.runtime.decoder import Decoder
@@ -25,16 +25,19 @@ def score_captions(
     text: TextSettings,
     *,
     vocab_size: int,
+    only: Bool[np.ndarray, "N M"] | None = None,
 ) -> Float32[np.ndarray, "N M"]:
     """Compute the log-probability of each text for each image, in nats.
 
-    It is the sum over the text tokens and [EOS], as in `coca.model.generation.scoring`.
+    It is the sum over the text tokens and [EOS], as in `coca.model.generation.scoring`. A pair that
+    `only` excludes gets minus infinity.
     """
     rows = [row[: _labels(row, text)] for row in tokens]
-    scores = np.zeros((len(image_tokens), len(rows)), np.float32)
+    scores = np.full((len(image_tokens), len(rows)), -np.inf, np.float32)
     for index, seen in enumerate(image_tokens):
+        wanted = range(len(rows)) if only is None else np.flatnonzero(only[index]).tolist()
         image = decoder.read_image(seen[None])
-        for group in _groups(list(map(len, rows)), max(1, LOGITS_PER_CHUNK // vocab_size)):
+        for group in _groups(rows, wanted, max(1, LOGITS_PER_CHUNK // vocab_size)):
             ids = [rows[text_index] for text_index in group]
             lengths = [len(row) for row in ids]
             starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
@@ -68,15 +71,15 @@ def _labels(row: Int64[np.ndarray, " T"], text: TextSettings) -> int:
     return int((row == text.eos_id).argmax())
 
 
-def _groups(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+def _groups(rows: Sequence[Sized], wanted: Iterable[int], limit: int) -> Iterator[list[int]]:
     """Split texts into groups of at most `limit` tokens; a group has at least one text."""
     group: list[int] = []
     size = 0
-    for index, length in enumerate(lengths):
-        if group and size + length > limit:
+    for index in wanted:
+        if group and size + len(rows[index]) > limit:
             yield group
             group, size = [], 0
         group.append(index)
-        size += length
+        size += len(rows[index])
     if group:
         yield group

@@ -6,7 +6,7 @@ Dimensions: N vectors, E embedding, D kept numbers.
 """
 
 import copy
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -54,29 +54,5 @@ def shorten(predictor: P, dimensions: int) -> P:
     if dimensions == embed_dim:
         return predictor
     short = copy.copy(predictor)
-    kind = type(predictor)
-    short.__class__ = type(f"Short{kind.__name__}", (_ShortVectors, kind), {"_kept": dimensions})
+    short.dimensions = dimensions  # type: ignore[attr-defined]
     return short
-
-
-class _ShortVectors:
-    """Mixin of a predictor that shortens all embeddings."""
-
-    _kept: int
-
-    @property
-    def embed_dim(self) -> int:
-        """Dimension of the embeddings."""
-        return self._kept
-
-    def embed_images(self, *args: Any, **options: Any) -> Any:
-        """Compute one shortened embedding per image."""
-        return shortened(super().embed_images(*args, **options), self._kept)  # type: ignore[misc]
-
-    def embed_prepared(self, *args: Any, **options: Any) -> Any:
-        """Compute one shortened embedding per prepared image."""
-        return shortened(super().embed_prepared(*args, **options), self._kept)  # type: ignore[misc]
-
-    def embed_texts(self, *args: Any, **options: Any) -> Any:
-        """Compute one shortened embedding per text."""
-        return shortened(super().embed_texts(*args, **options), self._kept)  # type: ignore[misc]

@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from coca.core.errors import ArgumentError, CocaError, ConfigError, DataError, StorageError
+from coca.core.errors import (
+    ArgumentError,
+    CocaError,
+    ConfigError,
+    DataError,
+    StorageError,
+    UnsupportedError,
+)
 from coca.server.bodies import Body
 
 logger = logging.getLogger(__name__)
@@ -53,6 +60,8 @@ def status_of(error: CocaError) -> tuple[int, str]:
             return 400, "invalid_argument"
         case StorageError():
             return 507, "insufficient_storage"
+        case UnsupportedError():
+            return 501, "unsupported"
     return 500, "failed"
 
 

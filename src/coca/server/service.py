@@ -13,6 +13,7 @@ from typing import Any
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.search.milvus.collection import Collection
+from coca.search.predictor import Predictor
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
@@ -28,11 +29,9 @@ from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads
 from coca.server.keys import KeyConfig, KeyFile, KeyRing, requests_of
-from coca.server.model.backend import backend_of
 from coca.server.model.served_model import ImageRegion, ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
-    CollectionModel,
     Runtime,
     fitted,
     load_model,
@@ -50,7 +49,7 @@ class Service:
     def __init__(
         self,
         collections: Sequence[Collection],
-        predictor: CollectionModel,
+        predictor: Predictor,
         settings: ServerSettings,
         *,
         decoder: Decoder | None = None,
@@ -75,7 +74,7 @@ class Service:
         )
         self.audit = AuditLog(settings.audit_log)
         self.decoder = decoder or ProcessDecoder(
-            backend_of(predictor).images,
+            predictor.image_settings,
             max_pixels=settings.max_pixels,
             timeout_s=settings.decode_timeout_s,
         )
@@ -155,7 +154,7 @@ class Service:
         for one in self._batched:
             one.close()
 
-    def _check(self, collections: Sequence[Collection], predictor: CollectionModel) -> None:
+    def _check(self, collections: Sequence[Collection], predictor: Predictor) -> None:
         """Check that the model filled the collections."""
         for index in collections:
             check_same_model(
@@ -279,7 +278,7 @@ def open_service(
     settings: ServerSettings,
     *,
     token: str = "",
-    model: CollectionModel | str | Path | None = None,
+    model: Predictor | str | Path | None = None,
     device: str | None = None,
     runtime: Runtime | None = None,
     create: bool = False,
@@ -334,8 +333,8 @@ def open_service(
 
 
 def _loaded(
-    model: CollectionModel | str | Path, runtime: Runtime | None, device: str | None
-) -> CollectionModel:
+    model: Predictor | str | Path, runtime: Runtime | None, device: str | None
+) -> Predictor:
     if not isinstance(model, str | Path):
         return model
     return load_model(model, runtime=runtime, device=device)

@@ -26,8 +26,8 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.source import EtagSource, MetadataSource, Source, SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
-from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.image import decode
+from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.image_file import ImageSource
 from coca.tasks.baselines import ClassifierConfig
 

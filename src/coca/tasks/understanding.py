@@ -22,8 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import templates_of
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.inference.outputs import head_of
-from coca.inference.predictor import Predictor
+from coca.inference.predictor import Predictor, head_of
 from coca.metrics.answers import (
     LanguagePrior,
     answer_scores,

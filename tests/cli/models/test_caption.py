@@ -10,7 +10,7 @@ from typer.testing import Result
 
 from coca.cli.models.caption import caption
 from coca.inference.loading import load
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

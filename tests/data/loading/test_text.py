@@ -9,7 +9,7 @@ from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import Sample
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
-from coca.processing.prompt_templates import CLIP_PROMPTS
+from coca.runtime.prompts import CLIP_PROMPTS
 
 
 def config(**settings: object) -> SourceConfig:

@@ -17,8 +17,8 @@ from coca.model.detector import Detector, DetectorConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig, TimmEncoder
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig
 from coca.model.pretrained import load_model, save_model
+from coca.runtime.generation_config import GenerationConfig
 from coca.train.optim.param_groups import freeze, layer_scales
 from coca.train.optim.schedule import set_patch_dropout
 from coca.workflows.training.feature_cache import hash_encoder

@@ -9,8 +9,8 @@ from coca.model.captioner import Captioner
 from coca.model.generation.beam_search import BeamSearch
 from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
 

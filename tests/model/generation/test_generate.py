@@ -9,9 +9,9 @@ from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import contrastive_loss
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 from tiny import caption, tiny_config
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coca.model.coca_config import TextDecoderConfig
-from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
+from coca.runtime.generation_config import GenerationConfig
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 
 TEXT: TextDecoderConfig = tiny_config().text

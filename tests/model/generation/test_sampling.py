@@ -7,8 +7,8 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from coca.model.captioner import Captioner
 from coca.model.generation.generate import generate
-from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.sampling import Sampler
+from coca.runtime.generation_config import GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, writer
 
 DRAWS = 20_000

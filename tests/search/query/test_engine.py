@@ -6,7 +6,8 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.query.engine import Embedder, SearchEngine
+from coca.search.predictor import Embedder
+from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from coca.core.errors import ArgumentError, ConfigError, DataError, SearchError
 from coca.search.milvus.collection import Collection
-from coca.search.query.engine import Embedder, SearchEngine
+from coca.search.predictor import Embedder
+from coca.search.query.engine import SearchEngine
 from coca.search.query.match import (
     SCORED_HITS,
     Calibration,

@@ -19,18 +19,17 @@ from coca.search.ingest.sources import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box
-from coca.server.model.torch_backend import steps_of
 from server_process import child_processes
 from tiny_data import image_bytes
 
 TRANSFORM = ImageTransform(ImageConfig(image_size=16))
-STEPS = steps_of(TRANSFORM.config)
+SETTINGS = TRANSFORM.config.settings(resampler="torch")
 MAX_PIXELS = 4_000_000
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ProcessDecoder]:
-    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
+    opened = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
     yield opened
     opened.close()
 
@@ -132,7 +131,7 @@ def test_the_pixel_limit_is_checked_before_decoding(decoder: ProcessDecoder) -> 
 
 
 def test_large_images_are_decoded_one_after_the_other() -> None:
-    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=2)
+    opened = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=2)
     stream = io.BytesIO()
     Image.new("RGB", (2_000, 1_500), "red").save(stream, "PNG")
     found: list[object] = []
@@ -182,7 +181,7 @@ def test_a_process_that_is_killed_is_replaced(decoder: ProcessDecoder) -> None:
 
 def test_an_image_that_hangs_is_an_error_and_the_next_one_is_decoded() -> None:
     others = decoders()
-    decoder = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=3.0, processes=1)
+    decoder = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=3.0, processes=1)
     decoder.decode(image_bytes(1))
     (pid,) = decoders() - others
     os.kill(pid, signal.SIGSTOP)
@@ -198,7 +197,7 @@ def test_a_process_sees_no_secrets_and_opens_no_files(
 ) -> None:
     others = decoders()
     monkeypatch.setenv("COCA_API_KEYS", "a-secret-key")
-    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
+    opened = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
     opened.decode(image_bytes(1))
     (pid,) = decoders() - others
     assert b"a-secret-key" not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -224,7 +223,7 @@ def endless_jpeg() -> bytes:
 
 def test_an_image_that_takes_too_long_is_an_error() -> None:
     data = endless_jpeg()
-    decoder = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=2.0, processes=1)
+    decoder = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=2.0, processes=1)
     with pytest.raises(DataError, match="took longer than 2 seconds") as caught:
         decoder.decode(data)
     assert caught.value.reason == "too_slow"

@@ -9,7 +9,6 @@ from PIL import Image
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
-from coca.server.model.torch_backend import steps_of
 
 SIZES = [(1, 1), (7, 400), (16, 16), (33, 20), (224, 224), (480, 640), (900, 35), (2_000, 900)]
 
@@ -57,14 +56,14 @@ def test_the_input_is_that_of_the_library(size: tuple[int, int], resize: Any, tr
     pixels[:20], pixels[-5:], pixels[:, :9] = 240, 240, 240
     transform = ImageTransform(ImageConfig(image_size=32, resize=resize, trim=trim))
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    steps = steps_of(transform.config)
-    found, covered = model_input(Image.fromarray(pixels), steps.settings, as_torch=True)
+    settings = transform.config.settings(resampler="torch")
+    found, covered = model_input(Image.fromarray(pixels), settings)
     assert differ(found, transform.square(image).permute(1, 2, 0).numpy()) < 1e-3
     assert covered == transform.covered_region(image)
 
 
 def test_an_image_of_one_colour_is_its_own_input() -> None:
-    settings = steps_of(ImageConfig(image_size=8, trim=True)).settings
-    found, covered = model_input(Image.new("RGB", (1_000, 900), "red"), settings, as_torch=True)
+    settings = ImageConfig(image_size=8, trim=True).settings(resampler="torch")
+    found, covered = model_input(Image.new("RGB", (1_000, 900), "red"), settings)
     assert (found == (255, 0, 0)).all()
     assert covered == (0, 0, 1, 1)

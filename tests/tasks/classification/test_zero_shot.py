@@ -12,7 +12,7 @@ from coca.data.sample import Sample
 from coca.data.sources.folder import ClassFoldersConfig
 from coca.data.sources.source import SourceConfig
 from coca.inference.predictor import Predictor
-from coca.inference.prompts import PROMPTS
+from coca.runtime.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_data import image_bytes

@@ -12,8 +12,8 @@ from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
-from coca.inference.outputs import Caption
 from coca.inference.predictor import Predictor
+from coca.runtime.inputs import Caption
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
 from coca.search.milvus.collection import Collection

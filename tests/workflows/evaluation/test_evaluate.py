@@ -14,7 +14,7 @@ from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
 from tiny_data import image_bytes

@@ -15,8 +15,8 @@ from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import sample_text
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.processing.prompt_templates import CLIP_PROMPTS
 from coca.processing.tokenizer import Tokenizer
+from coca.runtime.prompts import CLIP_PROMPTS
 from coca.workflows.training import pretrain_data
 from coca.workflows.training.pretrain_data import (
     DataConfig,

@@ -47,16 +47,14 @@ def add(
     """
     console, names = Console.current(json=as_json), _names(labels)
     uri = defaults.index_uri(uri)
-    from coca.inference.prompts import prompts_named
+    from coca.runtime.prompts import prompts_named
     from coca.search.milvus.catalog import check_fillable
     from coca.search.mining.zero_shot import add_classes, class_names
     from coca.workflows.collections.class_prompts import info_at, open_classes
 
     templates = prompts_named(prompts)
     info = (check_fillable if model else info_at)(uri, collection, token=token)
-    predictor = defaults.load_model(
-        defaults.model_to_fill(model, info, defaults.Runtimes.torch), device, info=info
-    )
+    predictor = defaults.load_model(defaults.model_to_fill(model, info), device, info=info)
     with open_classes(predictor, uri, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)

@@ -65,9 +65,7 @@ def calibrate(
         ]
         report = run(
             index,
-            defaults.load_model(
-                model or model_of(index.info, runtime="torch"), device, info=index.info
-            ),
+            defaults.load_model(model or model_of(index.info), device, info=index.info),
             config,
             others=apart,
             open_image=ImageResolver(),

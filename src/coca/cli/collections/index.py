@@ -14,8 +14,8 @@ from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
+    from coca.search.predictor import Predictor
     from coca.search.records import CollectionInfo
-    from coca.workflows.collections.collection_model import CollectionModel
     from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20
@@ -110,9 +110,9 @@ def index(
     where = _where(uri, collection)
     from coca.workflows.collections.index import index_images
 
-    def load(info: "CollectionInfo | None") -> "CollectionModel":
+    def load(info: "CollectionInfo | None") -> "Predictor":
         named = defaults.model_to_fill(model, info, runtime)
-        return defaults.load_collection_model(named, device, runtime)
+        return defaults.load_model(named, device, runtime)
 
     def report_run(result: "IndexResult") -> None:
         _report(console, result, where)

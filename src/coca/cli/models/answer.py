@@ -11,9 +11,8 @@ from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from coca.inference.outputs import Caption
-    from coca.inference.predictor import Predictor
-    from coca.runtime.inputs import Prediction
+    from coca.runtime.inputs import Caption, Prediction
+    from coca.search.predictor import Predictor
 
 
 def answer(
@@ -44,6 +43,7 @@ def answer(
     ] = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question about each image, or judge a statement.
@@ -58,24 +58,23 @@ def answer(
     if not question.strip():
         raise ConfigError("the question is empty; ask something, such as 'what is this?'")
     paths = images.find(files)
-    predictor = defaults.load_model(model, device)
+    predictor = defaults.load_model(model, device, runtime)
     if in_words:
         _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
         return
-    head = None if predictor.model.head is None else predictor.model.head.config
-    if head is None or head.reads != "text":
-        found = "has no head" if head is None else "has a head that reads images only"
+    if not predictor.answers_questions:
+        found = "has a head that reads images only" if predictor.classes else "has no head"
         raise ConfigError(
             f"the model {predictor.source or model} {found}, so it answers no question; `coca "
             "finetune` adds a head for questions, and --generate lets the model complete the "
             "question like a caption"
         )
-    if len(paths) % head.images_per_sample:
+    together = predictor.images_per_sample
+    if len(paths) % together:
         raise ConfigError(
-            f"the model's head reads {head.images_per_sample} images at a time, and {len(paths)} "
-            "are given"
+            f"the model's head reads {together} images at a time, and {len(paths)} are given"
         )
-    names, outcomes = _choose(console, predictor, paths, question, together=head.images_per_sample)
+    names, outcomes = _choose(console, predictor, paths, question, together=together)
     images.print_outcomes(
         console,
         names,

@@ -9,10 +9,10 @@ from coca.cli.console import Console, Json
 from coca.cli.options import defaults, images
 from coca.cli.options.option_groups import Group, grouped
 from coca.core.errors import ConfigError
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
-    from coca.inference.outputs import Caption
+    from coca.runtime.inputs import Caption
 
 
 @grouped
@@ -37,6 +37,7 @@ def caption(
     out: images.Out = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Caption images and videos.
@@ -55,7 +56,7 @@ def caption(
         raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
     from coca.inference.video import caption_files
 
-    predictor = defaults.load_model(model, device)
+    predictor = defaults.load_model(model, device, runtime)
     outcomes = images.work_through(
         paths,
         lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=decoding),
@@ -64,12 +65,12 @@ def caption(
         progress=console.progress,
     )
     if explain is not None:
-        from coca.core.files.atomic import write_atomic
-        from coca.inference.attention import draw_word_maps, explain_caption
-
         (outcome,) = outcomes
         if not isinstance(outcome, images.Bad):
-            maps = explain_caption(predictor, paths[0], caption=outcome, prompt=prompt)
+            maps = predictor.explain_caption(paths[0], caption=outcome, prompt=prompt)
+            from coca.core.files.atomic import write_atomic
+            from coca.inference.attention import draw_word_maps
+
             write_atomic(explain, draw_word_maps(maps))
             console.say(f"cross-attention maps: {explain}")
     images.print_outcomes(

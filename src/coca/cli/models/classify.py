@@ -14,8 +14,8 @@ from coca.cli.options.class_names import lines_of, read_names
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coca.inference.predictor import Predictor
     from coca.runtime.inputs import Prediction
+    from coca.search.predictor import Predictor
 
 SHOWN_LABELS = 3
 
@@ -80,6 +80,7 @@ def classify(
     token: defaults.Token = "",
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Classify images: zero-shot among any labels, or by the head of a fine-tuned model.
@@ -95,8 +96,8 @@ def classify(
         command = to_try("classify", *others, "--labels", ",".join(words))
         raise ConfigError(f"there is no file {words[0]}; if it is a label: {command}")
     paths = images.find(files, videos=True)
-    from coca.inference.prompts import prompts_named
     from coca.inference.video import classify_files
+    from coca.runtime.prompts import prompts_named
 
     templates = prompts_named(prompts)
     if classes and choices:
@@ -111,8 +112,8 @@ def classify(
 
         # Errors of the collection are raised before a model is loaded.
         found = find_classes(defaults.index_uri(uri), classes, token=token)
-        model = defaults.model_to_fill(model, found, defaults.Runtimes.torch)
-    predictor = defaults.load_model(model, device)
+        model = defaults.model_to_fill(model, found, runtime)
+    predictor = defaults.load_model(model, device, runtime)
     if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     with ExitStack() as opened:

@@ -40,6 +40,7 @@ def embed(
     ] = Path("embeddings.npy"),
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Embed images and videos, then texts, into unit vectors of one space.
@@ -61,7 +62,7 @@ def embed(
         raise ConfigError("there is nothing to embed: name images, or give --text")
     from coca.inference.video import embed_files
 
-    predictor = defaults.load_model(model, device)
+    predictor = defaults.load_model(model, device, runtime)
     outcomes: list[Any] = images.work_through(
         paths,
         lambda batch: list(embed_files(predictor, batch)),

@@ -16,9 +16,8 @@ from coca.core.errors import ConfigError, ModelError
 from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from coca.inference.predictor import Predictor
+    from coca.search.predictor import Predictor
     from coca.search.records import CollectionInfo
-    from coca.workflows.collections.collection_model import CollectionModel
 
 DEMO_PICTURES = Path("runs/demo/pictures.db")
 OWN_PICTURES = Path("coca.db")
@@ -112,26 +111,20 @@ def model_to_fill(
 
 
 def load_model(
-    given: str | None, device: str | None, *, info: "CollectionInfo | None" = None
+    given: str | None,
+    device: str | None,
+    runtime: Runtimes | None = None,
+    *,
+    info: "CollectionInfo | None" = None,
 ) -> "Predictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console.current(json=False))
-    from coca.inference.loading import load
-    from coca.workflows.collections.collection_model import fitted
+    from coca.workflows.collections.collection_model import fitted, load_model
 
-    return fitted(load(model_name(given), device=device), info)
-
-
-def load_collection_model(
-    given: str | None, device: str | None, runtime: Runtimes | None
-) -> "CollectionModel":
-    """Load the model that the options select, on the runtime that they select."""
-    keep_downloads_quiet(Console.current(json=False))
-    from coca.workflows.collections.collection_model import load_model
-
-    return load_model(
-        model_name(given), device=device, runtime=None if runtime is None else runtime.value
+    loaded = load_model(
+        model_name(given), runtime=None if runtime is None else runtime.value, device=device
     )
+    return fitted(loaded, info)
 
 
 def keep_downloads_quiet(console: Console) -> None:

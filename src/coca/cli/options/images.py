@@ -241,8 +241,8 @@ def _alone(path: str, work: Callable[[Sequence[str]], Sequence[T]]) -> T | Bad:
 
 def _fault(path: str) -> Bad | None:
     from coca.inference.video import FRAMES, is_video
-    from coca.processing.image import decode
     from coca.processing.video import sample_frames
+    from coca.runtime.image_file import read_image
 
     if glob.has_magic(path) and not os.path.lexists(path):
         return Bad(path, f"no file fits the pattern {path}")
@@ -250,7 +250,7 @@ def _fault(path: str) -> Bad | None:
         if is_video(path):
             sample_frames(path, FRAMES)
         else:
-            decode(path)
+            read_image(path)
     except DataError as error:
         return Bad(path, str(error))
     return None

@@ -14,8 +14,8 @@ from coca.cli.options import defaults
 from coca.core.progress import ProgressMaker, silent
 
 if TYPE_CHECKING:
-    from coca.inference.predictor import Predictor
     from coca.search.milvus.collection import Collection
+    from coca.search.predictor import Predictor
     from coca.search.query.engine import SearchEngine
     from coca.search.records import Hit
 
@@ -128,7 +128,7 @@ class CollectionOptions:
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 
-        named = self.model or model_of(index.info, runtime="torch")
+        named = self.model or model_of(index.info)
         return defaults.load_model(named, self.device, info=index.info)
 
 

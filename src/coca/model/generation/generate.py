@@ -10,9 +10,9 @@ from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, TextConfig
 from coca.model.generation.beam_search import BeamSearch
 from coca.model.generation.decoder_state import DecoderState
-from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 from coca.model.generation.sampling import sample
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 
 
 @torch.inference_mode()

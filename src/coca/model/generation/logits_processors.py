@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coca.model.captioner import TextConfig
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 
 NO_TOKEN = -1
 """Padding of shorter rows of token ids; not a token."""

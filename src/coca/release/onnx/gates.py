@@ -94,7 +94,7 @@ def measure(
     seen, own = [], []
     with progress("reading images", len(images)) as bar:
         for image in images:
-            seen.append(torch.prepare_image(image).permute(1, 2, 0).numpy())
+            seen.append(torch.prepare_image(image).transpose(1, 2, 0))
             own.append(runtime.prepare_image(image).transpose(1, 2, 0))
             bar.advance()
     untrimmed = load(exported, batch_size=max(BATCHES))

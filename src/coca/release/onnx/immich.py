@@ -217,7 +217,7 @@ def _measure(folder: Path, predictor: Predictor, images: Sequence[Any]) -> Immic
         for name in ("visual", "textual")
     )
     squares = [predictor.prepare_image(image) for image in images]
-    pixels = predictor.processor.image.normalize(torch.stack(squares)).numpy()
+    pixels = predictor.processor.image.normalize(torch.from_numpy(np.stack(squares))).numpy()
     captions = [caption.text for caption in predictor.caption(images, num_beams=1)]
     # Others would be repaired by ftfy, which the service lacks.
     texts = [text for text in captions if text.isascii() and text.isprintable() and "&" not in text]

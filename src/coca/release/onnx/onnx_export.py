@@ -17,7 +17,6 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import TextConfig
 from coca.processing.clip_bpe import ClipTokenizer
-from coca.processing.image import ImageConfig
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import GateResult, check, measure
 from coca.release.onnx.graphs import OPSET, Graph, graphs_of, translate
@@ -32,7 +31,7 @@ from coca.runtime.files import (
     Manifest,
 )
 from coca.runtime.image_file import ImageSource
-from coca.runtime.preprocess import ImageSettings, TextSettings, square
+from coca.runtime.preprocess import TextSettings, square
 
 # Images for the gates of an export: those of a folder, or a small drawn set.
 
@@ -161,10 +160,8 @@ def write_files(
         images: Calibration images for 8-bit convolutions.
         progress: Optional progress callback.
     """
-    pixels = [
-        square(image, image_settings(predictor.processor.image_config))
-        for image in (images if precision == "int8" else ())
-    ]
+    settings = predictor.processor.image_config.settings(resampler="pillow")
+    pixels = [square(image, settings) for image in (images if precision == "int8" else ())]
     decoder: Graph | None = None
     with progress("translating graphs", len(GRAPHS)) as bar:
         for graph in graphs_of(predictor.model, predictor.processor.image_config):
@@ -183,7 +180,7 @@ def write_files(
     predictor.processor.tokenizer.save(folder / TOKENIZER_FILE)
     text = predictor.model.config.text
     sections = {
-        "image": asdict(image_settings(predictor.processor.image_config)),
+        "image": asdict(settings),
         "text": asdict(text_settings(text, predictor.processor)),
     }
     _write_json(folder / PREPROCESS_FILE, sections)
@@ -205,19 +202,6 @@ def write_files(
         gates={},
     )
     _write_json(folder / MANIFEST_FILE, asdict(manifest))
-
-
-def image_settings(config: ImageConfig) -> ImageSettings:
-    """Return the image section of `preprocess.json`."""
-    return ImageSettings(
-        image_size=config.image_size,
-        resize=config.resize,
-        trim=config.trim,
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        reduced=config.reduced,
-    )
 
 
 def text_settings(text: TextConfig, processor: Processor) -> TextSettings:

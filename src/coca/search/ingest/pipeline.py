@@ -29,7 +29,7 @@ from coca.search.ingest.sources import (
 from coca.search.ingest.upsert import Captioner, UpsertPlanner
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import WRITE_ROWS
-from coca.search.query.engine import Embedder
+from coca.search.predictor import Embedder
 from coca.search.records import PATH, Origin, Record, check_same_model
 
 # Write-behind: write records to Milvus in a thread while the model embeds the next batch.

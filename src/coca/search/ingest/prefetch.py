@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,21 +19,8 @@ from coca.search.ingest.sources import (
     SourceImage,
     read_header,
 )
-from coca.search.query.engine import Embedder
+from coca.search.predictor import Embedder, PreparingEmbedder
 from coca.search.records import Record, content_id
-
-
-@runtime_checkable
-class PreparingEmbedder(Embedder, Protocol):
-    """Embedder with a separate preprocessing step, so that threads can preprocess."""
-
-    def prepare_image(self, image: Any) -> Any:
-        """Preprocess one image for the model."""
-        ...
-
-    def embed_prepared(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """Embed preprocessed images as vectors of length 1."""
-        ...
 
 
 @dataclass(frozen=True)

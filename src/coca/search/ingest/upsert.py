@@ -30,7 +30,7 @@ from coca.search.ingest.upsert_rules import (
     decide_count,
     decide_merge,
 )
-from coca.search.query.engine import Embedder
+from coca.search.predictor import Embedder
 from coca.search.records import (
     MAX_BYTES,
     ORIGIN,

@@ -6,39 +6,19 @@ vector of a class is the mean over its prompts, as in CLIP and CoCa.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
+from coca.runtime.prompts import class_means, sentences_of
 from coca.search.milvus.collection import Collection
+from coca.search.predictor import Embedder
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
 TEMPLATES = "templates"
 """Metadata key of a class's prompts."""
-
-
-@runtime_checkable
-class ClassEmbedder(Protocol):
-    """Model that embeds class names; a loaded model is one."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifier of the model; changes whenever its vectors change."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """Size of a vector."""
-        ...
-
-    def class_embeddings(
-        self, labels: Sequence[str], *, templates: Sequence[str]
-    ) -> Float32[np.ndarray, "K E"]:
-        """Embed each label as the normalized mean over its prompts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +31,7 @@ class Class:
 
 
 def add_classes(
-    index: Collection, embedder: ClassEmbedder, labels: Sequence[str], *, templates: Sequence[str]
+    index: Collection, embedder: Embedder, labels: Sequence[str], *, templates: Sequence[str]
 ) -> None:
     """Add classes to a collection; existing classes are embedded again.
 
@@ -67,7 +47,10 @@ def add_classes(
     """
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     _check_holds_classes(index)
-    vectors = embedder.class_embeddings(labels, templates=templates)
+    groups = sentences_of(labels, templates)
+    vectors = class_means(
+        embedder.embed_texts([text for group in groups for text in group]), groups
+    )
     index.upsert(
         Record(
             id=_id_of(label),

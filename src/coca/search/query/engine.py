@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
+from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.fusion import search_hybrid, typed_fusion, word_search
 from coca.search.query.match import Calibration, mark_matches, mark_named
 from coca.search.query.originals import ImageOpener, read_file
@@ -21,7 +22,7 @@ from coca.search.query.query_terms import (
     query_vectors,
     word_forms,
 )
-from coca.search.query.rerank import CaptionScorer, check_texts, rerank
+from coca.search.query.rerank import check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable
 from coca.search.records import Hit, check_same_model
 from coca.search.search_options import (
@@ -31,33 +32,6 @@ from coca.search.search_options import (
     SearchOptions,
     Side,
 )
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """Model that embeds images and texts into one vector space."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifier of the model; changes whenever its vectors change."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """Size of a vector."""
-        ...
-
-    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """Embed images (bytes, paths, or other forms it reads) as vectors of length 1.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
-        ...
-
-    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
-        """Embed texts as vectors of length 1."""
-        ...
 
 
 class SearchEngine:

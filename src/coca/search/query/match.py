@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float
 
 from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ArgumentError, ConfigError, SearchError
+from coca.search.predictor import CaptionScorer
 from coca.search.query.fusion import split_words
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.query_terms import singular
-from coca.search.query.rerank import CaptionScorer
 from coca.search.records import CollectionInfo, Hit, Record
 
 SCORED_HITS = 32

@@ -10,7 +10,7 @@ which `coca migrate` filled the smaller one. Only the first hits are read from i
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import sort_key
+from coca.search.predictor import CaptionScorer
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.searchable import Searchable
 from coca.search.records import Hit, Record, check_same_model
@@ -27,24 +28,6 @@ from coca.search.search_options import SearchOptions
 
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class CaptionScorer(Protocol):
-    """Model that scores captions by likelihood; a loaded CoCa is one."""
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor that turns cosines into logits."""
-        ...
-
-    def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
-        """Compute log p(text | image) of all pairs, in nats.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
-        ...
 
 
 def check_texts(texts: Mapping[str, float]) -> None:

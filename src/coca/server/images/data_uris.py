@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
 from coca.core.files.formats import HEAD_BYTES, is_heif
-from coca.runtime.preprocess import ImageSettings
 
 # Encoded images of requests: data URIs and media types.
 
@@ -60,7 +59,7 @@ def read_data_uri(uri: str) -> bytes:
         ) from None
 
 
-# Decoded images of requests, their regions and their preprocessing.
+# Decoded images of requests, and their regions.
 
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -80,17 +79,3 @@ class DecodedImage:
     """Time of capture, in seconds since 1970; 0 if unknown."""
     covered: Box
     """Part of the image that `square` shows; below 0 or above 1 where it is padded."""
-
-
-@dataclass(frozen=True)
-class ImageSteps:
-    """Preprocessing of decoded images."""
-
-    settings: ImageSettings
-    as_torch: bool
-    """Whether images are resized as by torch; else by Pillow."""
-
-    @property
-    def at_least(self) -> int | None:
-        """Minimum side at which a JPEG may be decoded, in pixels; None: full resolution."""
-        return self.settings.image_size if self.settings.reduced else None

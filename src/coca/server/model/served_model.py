@@ -4,23 +4,19 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
-from coca.inference.prompts import class_means, sentences_of
-from coca.runtime.inputs import Caption, Prediction, predictions
+from coca.runtime.inputs import Caption, Prediction, WordMaps, predictions
+from coca.runtime.prompts import class_means, sentences_of
+from coca.search.predictor import Predictor
 from coca.server.images.data_uris import Box, DecodedImage
 from coca.server.images.decoding.decoder import Decoder
-from coca.server.model.backend import backend_of
 from coca.server.model.batching import Batcher, Turns
 from coca.server.settings import ServerSettings
-from coca.workflows.collections.collection_model import CollectionModel
-
-if TYPE_CHECKING:
-    from coca.inference.attention import WordMaps
 
 
 @dataclass(frozen=True)
@@ -38,13 +34,11 @@ class ServedModel:
     all cores. A call has at most one batch, and calls take turns: no request holds the model.
     """
 
-    def __init__(
-        self, predictor: CollectionModel, decoder: Decoder, settings: ServerSettings
-    ) -> None:
+    def __init__(self, predictor: Predictor, decoder: Decoder, settings: ServerSettings) -> None:
         """Wrap a loaded model and start the threads that call it."""
-        # Typed by `backend`: both runtimes have the methods that are called here.
-        self.predictor: Any = predictor
-        self.backend = backend_of(predictor)
+        self.predictor = predictor
+        self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
+        self.logit_scale = predictor.logit_scale
         self.decoder = decoder
         self._lock = Turns()
         self._max_batch = settings.max_batch
@@ -57,21 +51,6 @@ class ServedModel:
         self.images: Batcher[DecodedImage, Float32[np.ndarray, " E"]] = Batcher(
             self._embed_images, **limits
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifier of the model."""
-        return self.predictor.fingerprint
-
-    @property
-    def embed_dim(self) -> int:
-        """Size of a vector."""
-        return self.predictor.embed_dim
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor that turns cosines into logits."""
-        return self.predictor.logit_scale
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
         """Embed texts as vectors of length 1."""
@@ -121,14 +100,14 @@ class ServedModel:
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text that the model reads, the first token included."""
-        return 1 + len(self.backend.leading_ids(text, self.backend.max_text_tokens))
+        return 1 + len(self.predictor.leading_ids(text, self.predictor.max_text_tokens))
 
     def last_part(self, text: str) -> str:
         """Return the longest end of a text that the model reads completely."""
-        room = self.backend.max_text_tokens
+        room = self.predictor.max_text_tokens
 
         def fits(start: int) -> bool:
-            return len(self.backend.leading_ids(text[start:], room + 1)) <= room
+            return len(self.predictor.leading_ids(text[start:], room + 1)) <= room
 
         return text if fits(0) else text[bisect_left(range(len(text)), True, key=fits) :]
 
@@ -136,17 +115,12 @@ class ServedModel:
         """Rank the answers of the model's head; see `Predictor.answer`."""
         squares = self._squares(images)
         with self._lock:
-            return self.backend.answer(squares, questions)
+            return self.predictor.answer(squares, questions)
 
-    @property
-    def answers_questions(self) -> bool:
-        """Whether the model has a head that reads a text."""
-        return self.backend.answers_questions
-
-    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> "WordMaps":
-        """Compute the cross-attention maps of a caption; see `explain_caption`."""
+    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> WordMaps:
+        """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`."""
         with self._lock:
-            return self.backend.explain(image.square, caption, prompt)
+            return self.predictor.explain_caption(image.square, caption=caption, prompt=prompt)
 
     def decoded(self, image: Any) -> DecodedImage:
         """Decode an encoded image or a region; a decoded image is returned unchanged.
@@ -167,7 +141,7 @@ class ServedModel:
         )
 
     @contextmanager
-    def exclusive(self) -> Iterator[Any]:
+    def exclusive(self) -> Iterator[Predictor]:
         """Hold the model; calls of other threads wait."""
         with self._lock:
             yield self.predictor
@@ -184,8 +158,8 @@ class ServedModel:
 
     def _embed_images(self, images: Sequence[DecodedImage]) -> list[Float32[np.ndarray, " E"]]:
         with self._lock:
-            prepared = [self.backend.prepared(image.square) for image in images]
-            return list(self.predictor.embed_prepared(prepared))
+            squares = [image.square.transpose(2, 0, 1) for image in images]
+            return list(self.predictor.embed_prepared(squares))
 
     def _scores(
         self, images: Sequence[Any], texts: Sequence[str], *, by_length: bool = False

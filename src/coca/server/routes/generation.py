@@ -151,7 +151,7 @@ def answer(body: AnswerRequest, tenant: CurrentTenant) -> AnswerResponse:
     """Answer a question by the head of the model, or by generation if it has no such head."""
     model = tenant.service.model
     image = tenant.image(body, body.collection)
-    if model.answers_questions:
+    if model.predictor.answers_questions:
         (labels,) = model.answer([image], [body.question])
         found = [ScoredLabel(label=one.label, probability=one.probability) for one in labels]
         return AnswerResponse(answers=found[: body.limit], method="head")

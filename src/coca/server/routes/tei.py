@@ -205,11 +205,11 @@ def similarity(body: SimilarityRequest, tenant: CurrentTenant) -> list[float]:
 def info(tenant: CurrentTenant) -> Info:
     """Report the model of the service and its limits."""
     model, settings = tenant.service.model, tenant.service.settings
-    length = model.backend.context_length
+    length = model.predictor.context_length
     return Info(
         model_id=name_of(model),
         model_sha=model.fingerprint,
-        model_dtype=model.backend.dtype,
+        model_dtype=model.predictor.dtype,
         max_concurrent_requests=settings.queue_size,
         max_input_length=length,
         max_batch_tokens=settings.max_batch * length,

@@ -13,8 +13,7 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.outputs import head_of
-from coca.inference.predictor import Predictor
+from coca.inference.predictor import Predictor, head_of
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.metrics.intervals import wilson_interval
 from coca.model.coca_config import HeadConfig

@@ -14,9 +14,9 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import ClassSource
 from coca.inference.predictor import Predictor
-from coca.inference.prompts import sentences_of, templates_named
 from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.classification import top_k_accuracy
+from coca.runtime.prompts import sentences_of, templates_named
 from coca.tasks.baselines import EncoderClassifier
 from coca.tasks.classification.recognition import classified
 from coca.tasks.reranking import best_of_each_row, reranked

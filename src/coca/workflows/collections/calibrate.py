@@ -16,9 +16,9 @@ import yaml
 
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import batches
+from coca.search.predictor import Predictor
 from coca.search.query.fusion import word_search
 from coca.search.query.match import (
     MIN_SAMPLES,

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
-from coca.inference.predictor import Predictor
 from coca.runtime.inputs import ImageInput, Prediction, predictions
 from coca.search.milvus.catalog import check_fillable, neighbours
 from coca.search.milvus.collection import Collection
+from coca.search.predictor import Predictor
 from coca.search.records import CollectionInfo, check_same_model
 from coca.workflows.collections.collection_model import open_collection
 

@@ -4,20 +4,20 @@ Modules that import torch are imported by functions: an exported model does not 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Literal, TypeAlias, TypeVar
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.files import is_exported
-from coca.runtime.inputs import Caption
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.query.engine import Embedder, SearchEngine
+from coca.search.predictor import Embedder, Predictor
+from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.rerank import RescoredIndex
 from coca.search.query.searchable import Searchable
@@ -33,23 +33,9 @@ Runtime: TypeAlias = Literal["torch", "onnx"]
 E = TypeVar("E", bound=Embedder)
 
 
-@runtime_checkable
-class CollectionModel(Embedder, Protocol):
-    """Model that fills collections: `coca.inference.predictor` and `coca.runtime.predictor`."""
-
-    source: str
-    """Name or folder that the model was loaded from."""
-    batch_size: int
-    """Images per batch."""
-
-    def caption(self, images: Sequence[Any]) -> list[Caption]:
-        """Generate a caption for each image."""
-        ...
-
-
 def load_model(
     name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
-) -> CollectionModel:
+) -> Predictor:
     """Load a model by torch or by ONNX Runtime.
 
     Args:
@@ -109,7 +95,7 @@ def choose_model(
 
 
 def open_collection(
-    model: CollectionModel,
+    model: Predictor,
     uri: str,
     collection: str = "pictures",
     *,
@@ -149,7 +135,7 @@ def open_collection(
     )
 
 
-def lasting_name(model: CollectionModel) -> str:
+def lasting_name(model: Predictor) -> str:
     """Return the name of a shipped model, else the absolute path of the model folder.
 
     A path of a shipped model would be valid for this installation only.

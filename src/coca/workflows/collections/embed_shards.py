@@ -19,10 +19,10 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
-from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source
+from coca.search.predictor import Predictor
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner

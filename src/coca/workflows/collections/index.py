@@ -21,9 +21,10 @@ from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
+from coca.search.predictor import Predictor
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
-from coca.workflows.collections.collection_model import CollectionModel, fitted, open_collection
+from coca.workflows.collections.collection_model import fitted, open_collection
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
     UnreadableFile,
@@ -38,7 +39,7 @@ from coca.workflows.collections.watch import watch_folders, watched_folders
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
-ModelLoader: TypeAlias = Callable[[CollectionInfo | None], CollectionModel]
+ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Predictor]
 """Loads the model to fill a collection with; None: the collection does not exist yet."""
 
 
@@ -80,7 +81,7 @@ class IndexResult:
 
 def index_images(
     uris: Sequence[str | Path],
-    model: CollectionModel | ModelLoader,
+    model: Predictor | ModelLoader,
     *,
     uri: str,
     frame_interval_s: float = FRAME_INTERVAL_S,
@@ -145,7 +146,7 @@ def index_images(
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
     skipped = warn_of_skipped(resolved)
-    if not isinstance(model, CollectionModel):
+    if not isinstance(model, Predictor):
         collection, token = settings.get("collection", "pictures"), settings.get("token", "")
         info = check_fillable(uri, collection, token=token)
         model = fitted(model(info), info)
@@ -166,7 +167,7 @@ def index_images(
 
 def index_sources(
     sources: Sequence[AnySource],
-    predictor: CollectionModel,
+    predictor: Predictor,
     *,
     uri: str,
     path_cache: PathCache | None = None,
@@ -251,7 +252,7 @@ def counted_on_ctrl_c(index: Collection) -> Iterator[None]:
         ) from None
 
 
-def captioner(predictor: CollectionModel) -> Captioner:
+def captioner(predictor: Predictor) -> Captioner:
     """Wrap a predictor as the captioner of `ingest`."""
     return lambda images: [caption.text for caption in predictor.caption(images)]
 

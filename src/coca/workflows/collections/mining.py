@@ -9,12 +9,12 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import batches
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
+from coca.search.predictor import Predictor
 from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.errors import DataError
+from coca.runtime.preprocess import ImageSettings
 from coca.server.errors import ServiceError
-from coca.server.images.data_uris import Box, DecodedImage, ImageSteps
+from coca.server.images.data_uris import Box, DecodedImage
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
 
 MAX_PROCESSES = 4
@@ -67,7 +68,7 @@ class ProcessDecoder:
 
     def __init__(
         self,
-        steps: ImageSteps,
+        settings: ImageSettings,
         *,
         max_pixels: int,
         timeout_s: float,
@@ -76,13 +77,13 @@ class ProcessDecoder:
         """Start the first process; the others start when they are needed.
 
         Args:
-            steps: Preprocessing of the model.
+            settings: Preprocessing of the model.
             max_pixels: Maximum number of pixels of an image, checked before it is decoded.
             timeout_s: Maximum time of an image, in seconds.
             processes: Maximum number of processes. Default: the number of cores, at most
                 `MAX_PROCESSES`.
         """
-        self._steps = steps
+        self._settings = settings
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s
         count = processes or min(MAX_PROCESSES, os.cpu_count() or 1)
@@ -97,13 +98,11 @@ class ProcessDecoder:
 
     def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
         """Decode an image, or a region of it, to the model's input size."""
-        steps = self._steps
-        side = steps.settings.image_size
+        side = self._settings.image_size
         request = {
-            "at_least": None if box else steps.at_least,
+            "at_least": None if box else self._settings.at_least,
             "box": box,
-            "settings": asdict(steps.settings),
-            "as_torch": steps.as_torch,
+            "settings": asdict(self._settings),
         }
         answer, payload = self._ask(request, data, lambda answer: side * side * 3)
         square = np.frombuffer(payload, np.uint8).reshape(side, side, 3)

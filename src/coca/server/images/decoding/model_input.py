@@ -20,14 +20,13 @@ _STRIP_PIXELS = 1 << 19
 
 
 def model_input(
-    image: Image.Image, settings: ImageSettings, *, as_torch: bool
+    image: Image.Image, settings: ImageSettings
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Box]:
     """Convert an RGB image to the input of the model.
 
     Args:
         image: The image.
         settings: Preprocessing of the model.
-        as_torch: Resize as torch does it, and not as Pillow.
 
     Returns:
         The pixels, and the part of the image that they show.
@@ -36,7 +35,7 @@ def model_input(
     covered = covered_region(*image.size, drawn, resize=settings.resize)
     if drawn is not None:
         image = _trimmed(image, drawn)
-    if settings.resize == "shortest" or not as_torch:
+    if settings.resize == "shortest" or settings.resampler == "pillow":
         return np.asarray(resized(image, settings)), covered
     side, (width, height) = settings.image_size, image.size
     if settings.resize == "pad":

@@ -76,7 +76,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         image = image.crop(pixel_box(box, image.width, image.height))
     if (settings := request.get("settings")) is None:
         return {"rows": image.height, "columns": image.width}, np.asarray(image)
-    square, covered = model_input(image, ImageSettings(**settings), as_torch=request["as_torch"])
+    square, covered = model_input(image, ImageSettings(**settings))
     header = read_header(data)
     answer = {
         "width": header.width,

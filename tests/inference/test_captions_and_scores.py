@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.inference.video import caption_videos
-from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
 from coca.model.losses.captioning_loss import captioning_loss_plain
+from coca.runtime.generation_config import GenerationConfig, GenerationOptions
 from tiny_data import image_bytes
 
 IMAGES = [image_bytes(number) for number in range(5)]

@@ -1,7 +1,7 @@
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.inference.prompts import PROMPTS, fill, prompts_named, sentences_of
+from coca.runtime.prompts import CLIP_PROMPTS, PROMPTS, fill, prompts_named, sentences_of
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -39,3 +39,15 @@ def test_no_template_at_all_is_refused() -> None:
 def test_a_single_sentence_needs_no_list() -> None:
     assert sentences_of(["cat"], "a photo of a {}") == [["a photo of a cat"]]
     assert sentences_of(["cat"], {"cat": "a {} with whiskers"}) == [["a cat with whiskers"]]
+
+
+def test_the_prompts_are_those_that_clip_published() -> None:
+    published = pytest.importorskip("open_clip").OPENAI_IMAGENET_TEMPLATES
+    assert {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS} == {
+        sentence("cat") for sentence in published
+    }
+
+
+def test_there_are_80_different_ones_with_one_placeholder_each() -> None:
+    assert len(set(CLIP_PROMPTS)) == len(CLIP_PROMPTS) == 80
+    assert all(prompt.count("{}") == 1 for prompt in CLIP_PROMPTS)

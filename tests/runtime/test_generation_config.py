@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.model.generation.generation_config import (
+from coca.runtime.generation_config import (
     DEFAULT_BEAMS,
     GeneratedSequence,
     GenerationConfig,
@@ -63,7 +63,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 # In a subprocess: the type checks of these tests would raise first.
 WRONG_KINDS = """
 from coca.core.errors import ConfigError
-from coca.model.generation.generation_config import GenerationConfig
+from coca.runtime.generation_config import GenerationConfig
 
 for options, words in (
     ({"num_beams": 2.5}, "num_beams must be a whole number of at least 1 or null, got 2.5"),

@@ -1,5 +1,9 @@
 """Prompt templates for zero-shot classification: sentences with `{}` for the class name.
 
+CLIP's 80 templates: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, and the list published
+with its code. 38 templates occur with "a" and with "the", and 4 more once; the grammar is the
+authors'.
+
 Dimensions: K classes, M prompts of all classes, E embedding.
 """
 
@@ -13,11 +17,35 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.errors import ConfigError
-from coca.processing.prompt_templates import CLIP_PROMPTS
 from coca.runtime.inputs import as_texts
 
 Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 """One or more prompts with `{}` for the label, or a mapping from each label to its prompts."""
+
+_LOOKS = "bad, low resolution, cropped, bright, dark, close-up, black and white, pixelated, "
+_LOOKS += "jpeg corrupted, blurry, good"
+_THINGS = "hard to see, clean, dirty, cool, large, nice, weird, small"
+_MADE_OF = "embroidered, plastic, origami, toy, cartoon, plushie"
+_FORMS = "a sculpture, a rendering, graffiti, a tattoo, a drawing, a painting, a doodle, a sketch, "
+_FORMS += "a rendition, art, itap, a photo"
+
+_BOTH = (
+    *(f"a {look} photo of ARTICLE {{}}." for look in _LOOKS.split(", ")),
+    *(f"a photo of ARTICLE {thing} {{}}." for thing in _THINGS.split(", ")),
+    *(f"ARTICLE {made_of} {{}}." for made_of in _MADE_OF.split(", ")),
+    *(f"{form} of ARTICLE {{}}." for form in _FORMS.split(", ")),
+    "ARTICLE {} in a video game.",
+)
+
+CLIP_PROMPTS: tuple[str, ...] = (
+    *(text.replace("ARTICLE", article) for text in _BOTH for article in ("a", "the")),
+    "a photo of many {}.",
+    "a photo of one {}.",
+    "a photo of my {}.",
+    "itap of my {}.",
+)
+"""All 80 templates, with `{}` for the class name. "itap" is Reddit's abbreviation of "I took a
+picture"."""
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
