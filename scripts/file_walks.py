@@ -39,6 +39,7 @@ class Walk:
     def __init__(self) -> None:
         self.files: dict[str, None] = {}
         self.climbs = 0
+        self.ended = False
 
     def record(self, action: Callable[[], object]) -> None:
         """Run an action with a profiler in this thread, and in all threads that begin meanwhile."""
@@ -51,7 +52,7 @@ class Walk:
             threading.setprofile(None)  # type: ignore[arg-type]  # accepted, as in sys.setprofile
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call" or not _is_function(frame):
+        if self.ended or event != "call" or not _is_function(frame):
             return
         caller = frame.f_back
         while caller is not None and not caller.f_code.co_filename.startswith(ROOT):
@@ -109,6 +110,8 @@ def request(uri: str) -> Walk:
                     walk.files.clear()
                     walk.climbs = 0
                     client.post("/v1/search", json={"text": "red car"}).raise_for_status()
+                # Closing the service is not a part of the request.
+                walk.ended = True
 
     walk.record(serve)
     return walk

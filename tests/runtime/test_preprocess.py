@@ -11,7 +11,8 @@ from coca.inference.loading import load
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
-from coca.runtime.preprocess import TextTokens, leading_ids, settings_from, square
+from coca.runtime.preprocess import TextTokens, settings_from, square
+from coca.runtime.tokenizer_file import leading_ids
 from tiny_model import write_model
 from torch_graphs import settings
 

@@ -22,12 +22,13 @@ from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
 from coca.processing.tokenizer import check_context_length, padded
-from coca.runtime.preprocess import clean_as_clip, leading_ids
+from coca.runtime.preprocess import clean_as_clip
 from coca.runtime.tokenizer_file import (
     CLIP_WORDS,
     build_tokenizer,
     decode_ids,
     encode_text,
+    leading_ids,
     read_content,
     vocabulary_of,
 )

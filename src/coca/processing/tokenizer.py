@@ -23,8 +23,13 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
 from coca.runtime.inputs import whole
-from coca.runtime.preprocess import leading_ids
-from coca.runtime.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
+from coca.runtime.tokenizer_file import (
+    decode_ids,
+    encode_text,
+    guarded,
+    leading_ids,
+    read_tokenizer,
+)
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")

@@ -27,16 +27,10 @@ from coca.runtime.image_file import (
     trim_border,
 )
 from coca.runtime.inputs import whole
-from coca.runtime.tokenizer_file import decode_ids, encode_text, read_tokenizer
+from coca.runtime.tokenizer_file import decode_ids, encode_text, leading_ids, read_tokenizer
 
 MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
-
-
-_START_CHARACTERS = 2_048
-"""Number of characters of a long text that are encoded first."""
-_CUT_TOKENS = 64
-"""Maximum number of tokens of the word at which such a start ends, for exact ids before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,27 +206,6 @@ class TextTokens:
 
     def _text_ids(self, text: str) -> list[int]:
         return encode_text(self._backend, whole(self._clean(text)))
-
-
-def leading_ids(encode: Callable[[str], list[int]], text: str, count: int) -> list[int]:
-    """Encode the first tokens of a text; the time does not grow with the rest of a long text.
-
-    The start of a text has the same tokens as in the whole text, except near its end, where a word
-    may be cut. So longer starts are encoded until one has many more tokens than are needed.
-
-    Args:
-        encode: Encodes a text to ids of any number.
-        text: A text of any length.
-        count: Maximum number of ids.
-    """
-    size = _START_CHARACTERS
-    while size < len(text):
-        # A letter at the end keeps spaces before it, which are stripped at the end of a text.
-        ids = encode(f"{text[:size]}x")
-        if len(ids) >= 2 * count + _CUT_TOKENS:
-            return ids[:count]
-        size *= 4
-    return encode(text)[:count]
 
 
 def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:

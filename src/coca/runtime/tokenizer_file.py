@@ -55,6 +55,11 @@ PARTS = {
 UNUSED = ("truncation", "padding", "post_processor")
 SECTIONS = (*UNUSED, *PARTS)
 
+_START_CHARACTERS = 2_048
+"""Number of characters of a long text that are encoded first."""
+_CUT_TOKENS = 64
+"""Maximum number of tokens of the word at which such a start ends, for exact ids before it."""
+
 
 def read_content(path: str | Path) -> dict[str, Any]:
     """Read the content of a `tokenizer.json`, without building a tokenizer."""
@@ -100,6 +105,27 @@ def encode_text(backend: tokenizers.Tokenizer, text: str) -> list[int]:
         "the model's tokenizer cannot encode {!r}",
         text,
     )
+
+
+def leading_ids(encode: Callable[[str], list[int]], text: str, count: int) -> list[int]:
+    """Encode the first tokens of a text; the time does not grow with the rest of a long text.
+
+    The start of a text has the same tokens as in the whole text, except near its end, where a word
+    may be cut. So longer starts are encoded until one has many more tokens than are needed.
+
+    Args:
+        encode: Encodes a text to ids of any number.
+        text: A text of any length.
+        count: Maximum number of ids.
+    """
+    size = _START_CHARACTERS
+    while size < len(text):
+        # A letter at the end keeps spaces before it, which are stripped at the end of a text.
+        ids = encode(f"{text[:size]}x")
+        if len(ids) >= 2 * count + _CUT_TOKENS:
+            return ids[:count]
+        size *= 4
+    return encode(text)[:count]
 
 
 def decode_ids(backend: tokenizers.Tokenizer, ids: list[int]) -> str:

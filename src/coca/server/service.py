@@ -151,8 +151,8 @@ class Service:
         self.jobs.close()
         self.model.close()
         self.audit.close()
-        for one in self._batched:
-            one.close()
+        for batched in self._batched:
+            batched.stop()
 
     def _check(self, collections: Sequence[Collection], predictor: Predictor) -> None:
         """Check that the model filled the collections."""

@@ -33,7 +33,7 @@ def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Servi
         thread.start()
     for thread in threads:
         thread.join()
-    batched.close()
+    batched.stop()
     for row in range(len(vectors)):
         if row % 3 == 2:
             assert "width >" in str(found[row])
@@ -55,4 +55,4 @@ def test_captions_are_ranked_in_memory_where_milvus_has_no_full_text_search(
     assert found.full_text_search("car", filter=filter) == own.full_text_search(
         "car", filter=filter
     )
-    batched.close()
+    batched.stop()
