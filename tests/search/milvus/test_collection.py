@@ -208,9 +208,18 @@ def test_a_query_that_cannot_be_compared_is_refused(index: Collection) -> None:
         index.search(np.eye(1, 16, dtype=np.float32).repeat(2, 0) * [[1], [0]])
 
 
-@pytest.mark.parametrize(("k", "offset"), [(0, 0), (1, -1), (16_000, 400)])
-def test_a_page_out_of_range_is_refused(index: Collection, k: int, offset: int) -> None:
-    with pytest.raises(SearchError, match="at most 16,384"):
+@pytest.mark.parametrize(
+    ("k", "offset", "message"),
+    [
+        (0, 0, "k must be a whole number of at least 1, got 0"),
+        (1, -1, "offset must be a whole number of at least 0, got -1"),
+        (16_000, 400, "at most 16,384, got 16,000 and 400"),
+    ],
+)
+def test_a_page_out_of_range_is_refused(
+    index: Collection, k: int, offset: int, message: str
+) -> None:
+    with pytest.raises(SearchError, match=message):
         index.search(np.eye(1, 16, dtype=np.float32), k, offset=offset)
 
 
