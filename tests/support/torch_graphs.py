@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -87,12 +87,13 @@ def exported(predictor: Predictor, folder: Path) -> ExportedPredictor:
         logit_scale=predictor.logit_scale,
     )
     sessions = {f"{name}.onnx": TorchSession(graph.module) for name, graph in graphs.items()}
-    runtime = SimpleNamespace(
+    runtime = ModuleType("onnxruntime")
+    vars(runtime).update(
         SessionOptions=SimpleNamespace,
         InferenceSession=lambda path, *options, **others: sessions[Path(path).name],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "onnxruntime", cast(ModuleType, runtime))
+        patch.setitem(sys.modules, "onnxruntime", runtime)
         return ExportedPredictor(
             folder,
             manifest,

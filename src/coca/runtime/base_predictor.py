@@ -310,7 +310,9 @@ class BasePredictor(ABC):
             progress=progress,
         )
         scores = np.stack(rows) if rows else np.zeros((0, len(tokens)), np.float32)
-        return scores / self._scored_lengths(tokens) if by_length else scores
+        if not by_length:
+            return scores
+        return scores / self._scored_lengths(tokens).astype(np.float32)
 
     def class_embeddings(
         self,

@@ -51,8 +51,6 @@ def test_a_shipped_model_is_called_by_its_name() -> None:
     # Also at its path in another installation, as an earlier collection records.
     before = replace(INFO, fingerprint=fingerprint(home), model=f"/gone/coca/weights/{name}")
     assert model_of(before) == name
-    # A collection of before the fingerprint covered the configuration.
-    assert model_of(replace(before, fingerprint=fingerprint(home)[:16])) == name
 
 
 def test_a_model_that_is_gone_is_reported_with_what_to_do(tmp_path: Path) -> None:

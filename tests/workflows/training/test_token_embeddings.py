@@ -102,15 +102,6 @@ def test_a_run_keeps_its_vectors(
         pretrain(recipe(image_folder, tmp_path / "run", *changes[1:]))
 
 
-def test_a_run_of_a_release_without_word_lists_resumes(image_folder: Path, tmp_path: Path) -> None:
-    pretrain(recipe(image_folder, tmp_path / "run"), progress=stopping_at(7))
-    path = tmp_path / "run" / "recipe.json"
-    content = json.loads(path.read_text())
-    del content["word_vectors"], content["tokenizer"]["words"], content["tokenizer"]["word_count"]
-    path.write_text(json.dumps(content))
-    assert pretrain(recipe(image_folder, tmp_path / "run")).step == 12
-
-
 def test_vectors_of_no_known_word_are_refused(image_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "vectors.safetensors"
     WordVectors(("zebra",), np.ones((1, 4), dtype=np.float32)).save(path)
