@@ -189,7 +189,7 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
     predictor = coca.load(exported[0], device="cpu")
     index_images([images], predictor, uri=uri, captions=False, encoding=small)
     with (
-        pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* by --model"),
+        pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* with --model"),
         open_search(uri, runtime="onnx"),
     ):
         pass

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -330,3 +332,9 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_image(
             {"question": "where?", "answers": ["here"]},
         ],
     }
+
+
+def test_indexing_and_serving_import_no_torch() -> None:
+    modules = "coca.workflows.collections.index, coca.workflows.collections.watch, coca.server.app"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

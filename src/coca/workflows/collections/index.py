@@ -9,7 +9,7 @@ from typing import TypeAlias, TypedDict, Unpack
 
 from coca.core.errors import ConfigError, SearchError, check_options
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.loader import BadSampleLog
+from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.parquet import read_info
