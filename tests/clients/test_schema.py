@@ -14,10 +14,18 @@ from server_process import ServerProcess
 EXAMPLES = int(os.environ.get("EXAMPLES", "10"))
 """Number of drawn requests of each route, besides those of its limits."""
 
+# A body with more values than the limit of the service is refused with 413 before it is parsed, so
+# also where the schema's own limit is lower; the defaults of schemathesis lack that status.
+CONFIG = """
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_schemathesis_finds_nothing(process: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
         *(
