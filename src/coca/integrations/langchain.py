@@ -6,7 +6,7 @@ store.as_retriever(search_kwargs={"k": 5}).invoke("a red car")
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -158,7 +158,7 @@ class CoCaVectorStore(VectorStore):
         """Close the collection; closing twice does nothing."""
         self.collection.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CoCaVectorStore":
         """Return the store, whose collection is closed at the end of the `with` block."""
         return self
 
