@@ -87,12 +87,12 @@ def fill(uri: str, vectors: np.ndarray, encoding: VectorEncoding) -> None:
         create=True,
         settings=settings,
         basis=lambda count: random.permutation(vectors)[:count],
-    ) as index:
-        index.upsert(
+    ) as collection:
+        collection.upsert(
             Record(id=f"{row:08}", path=f"{row}.jpg", vector=vector)
             for row, vector in enumerate(vectors)
         )
-        index.flush()
+        collection.flush()
 
 
 def filled_elsewhere(uri: str, vectors: np.ndarray, encoding: VectorEncoding) -> None:
@@ -113,14 +113,16 @@ def resident_mb(process: int | str) -> float:
 
 
 def searched(
-    index: Any, queries: Sequence[np.ndarray], vectors: np.ndarray
+    collection: Any, queries: Sequence[np.ndarray], vectors: np.ndarray
 ) -> Iterator[tuple[float, float, float]]:
     """Yield recall, R@10 and milliseconds for the captions of each round."""
-    index.search(queries[0][:1], K)
+    collection.search(queries[0][:1], K)
     for texts in queries:
         exact = best(texts, vectors, K)
         start = own_seconds()
-        found = [[int(hit.id) for hit in index.search(text[np.newaxis], K)[0]] for text in texts]
+        found = [
+            [int(hit.id) for hit in collection.search(text[np.newaxis], K)[0]] for text in texts
+        ]
         spent = 1e3 * (own_seconds() - start) / len(texts)
         overlap = [len(set(a) & set(b)) / K for a, b in zip(found, exact, strict=True)]
         own = [row in hits for row, hits in enumerate(found)]
@@ -150,23 +152,23 @@ def filled_store(
         with opened(str(folder / "empty" / "bench.db"), size, create=True) as empty:
             empty.search(vectors[:1], K)
         before = resident_mb("self")
-        with opened(uri, size) as index:
-            index.search(vectors[:K], K)
+        with opened(uri, size) as collection:
+            collection.search(vectors[:K], K)
             costs[f"{name}: memory_mb"] = resident_mb("self") - before
             costs[f"{name}: disk_mb"] = disk_mb(folder / "full")
-            yield index
+            yield collection
         return
     with milvus_server(folder / "empty") as server:
         time.sleep(SETTLE_S)
         before = resident_mb(server._process.pid)
     with milvus_server(folder / "full") as server:
         filled_elsewhere(server.uri, vectors, encoding)
-    with milvus_server(folder / "full") as server, opened(server.uri, size) as index:
-        index.search(vectors[:K], K)
+    with milvus_server(folder / "full") as server, opened(server.uri, size) as collection:
+        collection.search(vectors[:K], K)
         time.sleep(SETTLE_S)
         costs[f"{name}: memory_mb"] = resident_mb(server._process.pid) - before
         costs[f"{name}: disk_mb"] = disk_mb(folder / "full" / "storage")
-        yield index
+        yield collection
 
 
 def contestant(arguments: argparse.Namespace) -> None:
@@ -176,14 +178,14 @@ def contestant(arguments: argparse.Namespace) -> None:
     figures: Figures = {}
     with tempfile.TemporaryDirectory(prefix="coca-encoded-") as passing, ExitStack() as stack:
         folder = Path(passing)
-        index = stack.enter_context(filled_store(name, folder, vectors, figures))
-        figures |= named(name, searched(index, queries, vectors))
+        collection = stack.enter_context(filled_store(name, folder, vectors, figures))
+        figures |= named(name, searched(collection, queries, vectors))
         if name == "server-binary":
             (folder / "whole").mkdir()
             whole_uri = str(folder / "whole" / "bench.db")
             filled_elsewhere(whole_uri, vectors, WHOLE)
             whole = stack.enter_context(opened(whole_uri, vectors.shape[1]))
-            both = RescoredIndex(index, whole)
+            both = RescoredIndex(collection, whole)
             figures |= named(RESCORED, searched(both, queries, vectors))
             figures[f"{RESCORED}: memory_mb"] = figures[f"{name}: memory_mb"]
             figures[f"{RESCORED}: disk_mb"] = figures[f"{name}: disk_mb"] + disk_mb(

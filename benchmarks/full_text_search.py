@@ -51,11 +51,11 @@ def model() -> Predictor:
 
 
 def ways_of(
-    index: Collection, resident: InMemoryIndex, predictor: Predictor
+    collection: Collection, resident: InMemoryIndex, predictor: Predictor
 ) -> dict[str, Callable[[str, np.ndarray], object]]:
     """Return each kind of query, by text or by its vector."""
-    client, timeout_s = index._connection.client, index._connection.timeout_s
-    params = index.index_type.search_params(K, 1.0)
+    client, timeout_s = collection._connection.client, collection._connection.timeout_s
+    params = collection.index_type.search_params(K, 1.0)
 
     def pymilvus(text: str, vector: np.ndarray) -> object:
         return client.search(
@@ -69,23 +69,23 @@ def ways_of(
             timeout=timeout_s,
         )
 
-    engine = SearchEngine(predictor, index)
+    engine = SearchEngine(predictor, collection)
     in_memory = SearchEngine(predictor, resident)
     return {
         "pymilvus": pymilvus,
-        "index": lambda text, vector: index.search(vector[np.newaxis], K),
+        "index": lambda text, vector: collection.search(vector[np.newaxis], K),
         "embed": lambda text, vector: predictor.embed_texts([text]),
         "engine": lambda text, vector: engine.search(text, k=K),
         "resident": lambda text, vector: in_memory.search(text, k=K),
     }
 
 
-def timed(index: Collection, resident: InMemoryIndex) -> Figures:
+def timed(collection: Collection, resident: InMemoryIndex) -> Figures:
     """Measure each latency in ms, and the ratio of `Collection.search` to pymilvus's search."""
     torch.set_num_threads(1)
     words, predictor = random.Random(0), model()
     queries = [" ".join(words.choices(WORDS, k=words.randint(2, 10))) for _ in range(QUERIES)]
-    ways = ways_of(index, resident, predictor)
+    ways = ways_of(collection, resident, predictor)
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for turn, (text, vector) in enumerate(
         zip(queries, predictor.embed_texts(queries), strict=True)

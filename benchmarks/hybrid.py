@@ -67,9 +67,9 @@ def contestant(arguments: argparse.Namespace) -> None:
             embed_dim=predictor.embed_dim,
             fingerprint=predictor.fingerprint,
             create=True,
-        ) as index,
+        ) as collection,
     ):
-        index.upsert(
+        collection.upsert(
             Record(
                 id=f"{row:05}",
                 path=sample.key,
@@ -79,7 +79,7 @@ def contestant(arguments: argparse.Namespace) -> None:
             )
             for row, sample in enumerate(samples)
         )
-        index.flush()
+        collection.flush()
 
         def note(way: str, answers: Sequence[Sequence[str]]) -> None:
             for depth in DEPTHS:
@@ -94,19 +94,19 @@ def contestant(arguments: argparse.Namespace) -> None:
 
         best = np.argsort(-(queries @ images.T), axis=1, kind="stable")[:, :10]
         exact = [[f"{row:05}" for row in one] for one in best]
-        found = [ids(hits) for hits in index.search(queries, 10)]
+        found = [ids(hits) for hits in collection.search(queries, 10)]
         figures["recall of Milvus"] = sum(
             len(set(one) & set(other)) for one, other in zip(found, exact, strict=True)
         ) / (10 * len(exact))
         note("exact", exact)
         note("images", found)
-        note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
+        note("captions", [ids(hits) for hits in collection.search(queries, 10, on="text")])
         words = [word_forms([text]) for text in texts]
-        by_words = word_search(index)
+        by_words = word_search(collection)
         note("full text", [ids(by_words.full_text_search(join_forms(one))) for one in words])
         for way, fusion in FUSIONS.items():
             hits = [
-                search_hybrid(index, by_words, one, query[np.newaxis], fusion=fusion)
+                search_hybrid(collection, by_words, one, query[np.newaxis], fusion=fusion)
                 for one, query in zip(words, queries, strict=True)
             ]
             note(way, [ids(one) for one in hits])

@@ -74,7 +74,7 @@ def mined(
         return written(chosen, labels, out)
     index_images(files, predictor, uri=uri, captions=False)
     with (
-        Collection.open(uri) as index,
+        Collection.open(uri) as collection,
         open_classes(predictor, uri, create=True) as classes,
     ):
         names = sorted(set(labels.values()))
@@ -96,7 +96,7 @@ def mined(
                     taken[guess[0].label] += 1
                     chosen.append(file)
             return written(chosen, labels, out)
-        mine(index, predictor, wanted[way], Choice(count=count, diverse=way == "diverse"), out)
+        mine(collection, predictor, wanted[way], Choice(count=count, diverse=way == "diverse"), out)
     return [Path(json.loads(line)["image"]) for line in out.read_text().splitlines()]
 
 

@@ -170,9 +170,9 @@ def fill(uri: str, model: Predictor, rows: int, folder: Path) -> None:
         fingerprint=model.fingerprint,
         model=lasting_name(model),
         create=True,
-    ) as index:
-        index.upsert(records(rows, folder, model.embed_dim))
-        index.flush()
+    ) as collection:
+        collection.upsert(records(rows, folder, model.embed_dim))
+        collection.flush()
 
 
 def resident_mb(pid: int) -> float:

@@ -64,9 +64,9 @@ def fill(uri: str, model: Predictor, rows: int) -> None:
         fingerprint=model.fingerprint,
         model=lasting_name(model),
         create=True,
-    ) as index:
+    ) as collection:
         for start in range(0, rows, 1_000):
-            index.upsert(
+            collection.upsert(
                 Record(id=f"{row:032x}", path="", vector=vectors[row])
                 for row in range(start, min(rows, start + 1_000))
             )
@@ -147,8 +147,8 @@ def contestant(arguments: argparse.Namespace) -> None:
         uri = str(Path(folder) / "load.db")
         fill(uri, model, arguments.rows)
         alone = texts(arguments.alone)
-        with Collection.open(uri, "pictures") as index:
-            engine = SearchEngine(model, index)
+        with Collection.open(uri, "pictures") as collection:
+            engine = SearchEngine(model, collection)
             engine.search(alone[0], k=10)
             own, used = [], time.process_time()
             for text in alone:

@@ -96,8 +96,8 @@ def engine(
         embed_dim=model.embed_dim,
         fingerprint=model.fingerprint,
         create=True,
-    ) as index:
-        index.upsert(
+    ) as collection:
+        collection.upsert(
             Record(
                 id=file,
                 path=file,
@@ -107,7 +107,7 @@ def engine(
             )
             for file, name in names.items()
         )
-        yield coca.SearchEngine(model, index)
+        yield coca.SearchEngine(model, collection)
 
 
 @pytest.mark.slow

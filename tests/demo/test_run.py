@@ -113,8 +113,8 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
 def test_the_image_that_was_deleted_is_back_again(shown: DemoResult) -> None:
     code, _ = TAKEN_OUT
     id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
-    with Collection.open(str(shown.index)) as index:
-        assert index.get([id])[id].caption
+    with Collection.open(str(shown.index)) as collection:
+        assert collection.get([id])[id].caption
     with Collection.open(str(shown.index), "names") as names:
         assert len(class_names(names)) == names.count() > 50
 
@@ -219,8 +219,8 @@ def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
     demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, log=lines.append)
     assert [line for line in lines if line.startswith("training on twemoji: 8 steps")]
     # The collection of the earlier model is filled again.
-    with Collection.open(str(trained.index)) as index:
-        assert index.info.fingerprint == load(trained.model).fingerprint != before
+    with Collection.open(str(trained.index)) as collection:
+        assert collection.info.fingerprint == load(trained.model).fingerprint != before
 
 
 def test_only_what_another_model_filled_is_forgotten(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
     page = made.report.read_text()
     assert "“a red car”" in page
     assert "5 of 5 images" in page
-    with Collection.open(str(made.index)) as index:
-        assert index.count() == 5
+    with Collection.open(str(made.index)) as collection:
+        assert collection.count() == 5
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

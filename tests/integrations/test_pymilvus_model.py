@@ -72,8 +72,8 @@ def test_the_ranks_are_those_of_a_search_with_reranking(
     predictor: Predictor, images: list[Path], tmp_path: Path, query: str
 ) -> None:
     index_images([images[0].parent], predictor, uri=str(tmp_path / "a.db"), captions=False)
-    with Collection.open(str(tmp_path / "a.db")) as index:
-        hits = SearchEngine(predictor, index).search(query, rerank=len(images), hybrid=False)
+    with Collection.open(str(tmp_path / "a.db")) as collection:
+        hits = SearchEngine(predictor, collection).search(query, rerank=len(images), hybrid=False)
     results = CoCaRerankFunction(predictor)(query, images, top_k=len(images))
     assert [str(one.text) for one in results] == [hit.path for hit in hits]
     for result, hit in zip(results, hits, strict=True):

@@ -71,7 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
         fingerprint=model.fingerprint,
         model=str(root / "onnx"),
         create=True,
-    ) as index:
+    ) as collection:
         records: list[Record] = []
         for number in range(ROWS):
             vector, noise = random.normal(0, 1, (2, model.embed_dim))
@@ -92,7 +92,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
                     origin=Origin(files={str(path): file_etag(path)}, captioned=number % 5 == 0),
                 )
             )
-        index.upsert(records)
+        collection.upsert(records)
     out = root / "page"
     result = export_browser(root / "onnx", out, uri=uri, collection="pictures", packages=PACKAGES)
     assert (result.items, result.without_thumbnail) == (ROWS, 0)
@@ -209,10 +209,12 @@ def test_a_page_without_given_captions_searches_by_images_alone(
             embed_dim=whole.info.embed_dim,
             fingerprint=whole.info.fingerprint,
             create=True,
-        ) as index,
+        ) as collection,
     ):
         for batch in whole.read_through():
-            index.upsert(replace(one, origin=replace(one.origin, captioned=True)) for one in batch)
+            collection.upsert(
+                replace(one, origin=replace(one.origin, captioned=True)) for one in batch
+            )
     out = tmp_path / "page"
     export_browser(model, out, uri=uri, collection="described", packages=PACKAGES)
     assert not (out / "caption_vectors.bin").exists()
@@ -250,7 +252,7 @@ def test_an_image_and_a_tile_find_what_coca_search_finds(
         tab.locator(".tile").first.press("Enter")
         tab.wait_for_url(f"**/#like={best}")
         expect(tab.locator(".score").first).to_have_text("1.000", timeout=TIMEOUT_MS)
-        vector = engine.index.get([best])[best].vector
+        vector = engine.collection.get([best])[best].vector
         assert_equal_ranks(tab, engine.search(vector=vector, k=30), lambda hit: hit.score)
 
 

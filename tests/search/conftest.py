@@ -105,13 +105,13 @@ def make_index(uri: str) -> Iterator[Callable[..., Collection]]:
             # Orphaned captions of killed writers.
             shared.repair()
     yield make
-    made = {index.info.collection for index in opened} - {SHARED}
-    for index in opened:
-        index.close()
+    made = {collection.info.collection for collection in opened} - {SHARED}
+    for collection in opened:
+        collection.close()
     if made:
         connection = Connection(uri, create=False)
-        for collection in sorted(made):
-            _patiently(partial(_drop, connection, collection))
+        for name in sorted(made):
+            _patiently(partial(_drop, connection, name))
         connection.close()
 
 
@@ -128,5 +128,5 @@ def fresh() -> str:
 
 
 @pytest.fixture
-def index(make_index: Callable[..., Collection]) -> Collection:
+def collection(make_index: Callable[..., Collection]) -> Collection:
     return make_index()

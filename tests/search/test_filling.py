@@ -35,70 +35,70 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def record_of(index: Collection, image: bytes) -> Record:
-    return index.get([content_id(image)])[content_id(image)]
+def record_of(collection: Collection, image: bytes) -> Record:
+    return collection.get([content_id(image)])[content_id(image)]
 
 
 def test_a_record_has_size_time_album_and_tags(
-    photo: Path, embedder: Any, index: Collection
+    photo: Path, embedder: Any, collection: Collection
 ) -> None:
-    ingest([FileSource([photo.parent])], embedder, index)
-    bare = record_of(index, photo.read_bytes())
+    ingest([FileSource([photo.parent])], embedder, collection)
+    bare = record_of(collection, photo.read_bytes())
     assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
     assert (bare.album, bare.tags) == (str(photo.parent), ())
     annotation = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
-    assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(updated=1)
-    record = record_of(index, photo.read_bytes())
+    assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(updated=1)
+    record = record_of(collection, photo.read_bytes())
     assert (record.album, record.tags, record.time) == ("2024", ("sea", "sun"), 1717173000)
     assert record.metadata == {"n": 1}
-    assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(unchanged=1)
+    assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(unchanged=1)
 
 
 def test_fields_that_cannot_be_read_so_stay_metadata(
-    photo: Path, embedder: Any, index: Collection
+    photo: Path, embedder: Any, collection: Collection
 ) -> None:
     annotation = {"tags": [1, 2], "album": 7, "time": "one evening"}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
-    ingest([FileSource([photo.parent])], embedder, index)
-    assert record_of(index, photo.read_bytes()).metadata == annotation
+    ingest([FileSource([photo.parent])], embedder, collection)
+    assert record_of(collection, photo.read_bytes()).metadata == annotation
 
 
 def test_a_caption_given_or_written_is_found_by_its_own_vector(
-    photo: Path, embedder: Any, index: Collection
+    photo: Path, embedder: Any, collection: Collection
 ) -> None:
     def text_vector() -> Any:
-        return record_of(index, photo.read_bytes()).text_vector
+        return record_of(collection, photo.read_bytes()).text_vector
 
-    ingest([FileSource([photo.parent])], embedder, index)
+    ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() is None
     ingest(
         [FileSource([photo.parent])],
         embedder,
-        index,
+        collection,
         captioner=lambda images: ["written"] * len(images),
     )
     assert text_vector() == pytest.approx(embedder.direction(b"written"))
     photo.with_suffix(".txt").write_text("given")
-    ingest([FileSource([photo.parent])], embedder, index)
+    ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() == pytest.approx(embedder.direction(b"given"))
-    (hit,) = index.search(embedder.direction(b"given")[np.newaxis], 1, on="text")[0]
+    (hit,) = collection.search(embedder.direction(b"given")[np.newaxis], 1, on="text")[0]
     assert hit.score == pytest.approx(1, abs=1e-5)
     photo.with_suffix(".txt").unlink()
-    ingest([FileSource([photo.parent])], embedder, index)
+    ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() is None
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_given_captions_have_priority_over_generated_captions_of_any_copy(
-    photo: Path, embedder: Any, index: Collection, together: bool
+    photo: Path, embedder: Any, collection: Collection, together: bool
 ) -> None:
     def fill() -> IngestReport:
         written = ["written"] * 2
         return ingest(
             [FileSource([photo.parent])],
             embedder,
-            index,
+            collection,
             captioner=lambda images: written[: len(images)],
         )
 
@@ -108,12 +108,12 @@ def test_given_captions_have_priority_over_generated_captions_of_any_copy(
     copy.write_bytes(photo.read_bytes())
     copy.with_suffix(".txt").write_text("given")
     fill()
-    assert record_of(index, photo.read_bytes()).caption == "given"
+    assert record_of(collection, photo.read_bytes()).caption == "given"
     assert fill() == IngestReport(unchanged=2)
 
 
 def test_captions_added_later_to_a_copy_have_priority_over_generated_captions(
-    photo: Path, embedder: Any, index: Collection
+    photo: Path, embedder: Any, collection: Collection
 ) -> None:
     copy = photo.with_name(f"z-{photo.name}")
     copy.write_bytes(photo.read_bytes())
@@ -122,15 +122,15 @@ def test_captions_added_later_to_a_copy_have_priority_over_generated_captions(
         return ingest(
             [FileSource([photo.parent])],
             embedder,
-            index,
+            collection,
             captioner=lambda some: ["written"] * len(some),
         )
 
     fill()
-    assert record_of(index, photo.read_bytes()).caption == "written"
+    assert record_of(collection, photo.read_bytes()).caption == "written"
     copy.with_suffix(".txt").write_text("given")
     assert fill() == IngestReport(updated=1, unchanged=1)
-    assert record_of(index, photo.read_bytes()).caption == "given"
+    assert record_of(collection, photo.read_bytes()).caption == "given"
     assert fill() == IngestReport(unchanged=2)
 
 
@@ -162,16 +162,16 @@ Fill = Callable[..., IngestReport]
 
 
 @pytest.fixture
-def fill(embedder: Any, index: Collection) -> Fill:
+def fill(embedder: Any, collection: Collection) -> Fill:
     def fill(films: Films, **settings: Any) -> IngestReport:
         embedder.embedded.clear()
-        return ingest([films], embedder, index, **settings)
+        return ingest([films], embedder, collection, **settings)
 
     return fill
 
 
-def paths(index: Collection) -> set[str]:
-    return {path for _, _, _, origin in index.origins() for path in origin.files}
+def paths(collection: Collection) -> set[str]:
+    return {path for _, _, _, origin in collection.origins() for path in origin.files}
 
 
 def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
@@ -197,12 +197,12 @@ def test_only_an_etag_distinguishes_a_moment_from_a_key_that_looks_like_one(etag
 
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_a_series_is_one_album_and_is_not_read_again(
-    fill: Fill, index: Collection, batch_size: int
+    fill: Fill, collection: Collection, batch_size: int
 ) -> None:
     films = Films({"/films/a": [b"1", b"2", b"3"], "/films/b": [b"4"]})
     assert fill(films, batch_size=batch_size) == IngestReport(added=4)
-    assert record_of(index, b"2").path == "/films/a#t=0.5"
-    assert {hit.album for hit in index.search(np.eye(16, dtype=np.float32)[:1], 9)[0]} == {
+    assert record_of(collection, b"2").path == "/films/a#t=0.5"
+    assert {hit.album for hit in collection.search(np.eye(16, dtype=np.float32)[:1], 9)[0]} == {
         "/films/a",
         "/films/b",
     }
@@ -212,7 +212,7 @@ def test_a_series_is_one_album_and_is_not_read_again(
 
 
 def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
-    fill: Fill, index: Collection, embedder: Any
+    fill: Fill, collection: Collection, embedder: Any
 ) -> None:
     broken = DataError("the film is torn", reason="truncated")
     report = fill(Films({"/films/a": [b"1", b"2", broken, b"3"]}))
@@ -223,26 +223,26 @@ def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
 
 
 def test_a_series_that_was_cut_again_keeps_nothing_of_the_old_one(
-    fill: Fill, index: Collection
+    fill: Fill, collection: Collection
 ) -> None:
     fill(Films({"/films/a": [b"1", b"2", b"3", b"4"]}))
     report = fill(Films({"/films/a": [b"1", b"5"]}, etag="2"))
     assert report == IngestReport(updated=1, unchanged=1)
-    assert paths(index) == {"/films/a#t=0", "/films/a#t=0.5"}
-    assert index.count() == 2
+    assert paths(collection) == {"/films/a#t=0", "/films/a#t=0.5"}
+    assert collection.count() == 2
 
 
 def test_a_series_that_is_gone_is_pruned_and_a_shared_image_stays(
-    fill: Fill, index: Collection
+    fill: Fill, collection: Collection
 ) -> None:
     fill(Films({"/films/a": [b"black", b"1"], "/films/b": [b"black", b"2"]}))
     left = Films({"/films/b": [b"black", b"2"]})
     assert fill(left) == IngestReport(unchanged=2)
     assert fill(left, prune=True) == IngestReport(unchanged=2, removed=1)
-    assert paths(index) == {"/films/b#t=0", "/films/b#t=0.5"}
+    assert paths(collection) == {"/films/b#t=0", "/films/b#t=0.5"}
 
 
-def test_a_series_of_nothing_but_one_image_is_whole(fill: Fill, index: Collection) -> None:
+def test_a_series_of_nothing_but_one_image_is_whole(fill: Fill, collection: Collection) -> None:
     films = Films({"/films/a": [b"still"] * 5})
     assert fill(films) == IngestReport(added=1, duplicates=4)
     assert fill(films) == IngestReport(unchanged=5)

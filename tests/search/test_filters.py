@@ -174,12 +174,12 @@ def stored(
     else:
         uri = request.getfixturevalue("milvus_server")
     collection = f"test_{uuid.uuid4().hex[:12]}"
-    with Collection.open(uri, collection, embed_dim=4, fingerprint="one", create=True) as index:
+    with Collection.open(uri, collection, embed_dim=4, fingerprint="one", create=True) as opened:
         records = list(every_kind_of_record())
-        index.upsert(records)
-        assert index.count() == len(records)
-        yield index, records
-        drop_collection(index._connection, collection)
+        opened.upsert(records)
+        assert opened.count() == len(records)
+        yield opened, records
+        drop_collection(opened._connection, collection)
 
 
 def every_kind_of_record() -> Iterator[Record]:
@@ -210,9 +210,9 @@ def every_kind_of_record() -> Iterator[Record]:
 def test_a_filter_keeps_what_a_plain_loop_keeps(
     stored: tuple[Collection, list[Record]], case: Case
 ) -> None:
-    index, records = stored
+    collection, records = stored
     text, keeps = case()
-    assert found(index, text) == {record.id for record in records if keeps(record)}
+    assert found(collection, text) == {record.id for record in records if keeps(record)}
 
 
 @pytest.mark.parametrize(
@@ -226,12 +226,12 @@ def test_a_filter_keeps_what_a_plain_loop_keeps(
 def test_every_comparison_and_its_negation_keep_what_a_plain_loop_keeps(
     stored: tuple[Collection, list[Record]], field: str, values: list[Any]
 ) -> None:
-    index, records = stored
+    collection, records = stored
     everything = {record.id for record in records}
     for sign, value in itertools.product(COMPARE, values):
         kept = {record.id for record in records if compare(sign, value_of(record, field), value)}
-        assert found(index, where(field, sign, value)) == kept
-        assert found(index, negate(where(field, sign, value))) == everything - kept
+        assert found(collection, where(field, sign, value)) == kept
+        assert found(collection, negate(where(field, sign, value))) == everything - kept
 
 
 def value_of(record: Record, field: str) -> Any:
@@ -244,10 +244,10 @@ def value_of(record: Record, field: str) -> Any:
 def test_no_value_widens_a_filter(
     stored: tuple[Collection, list[Record]], value: str, leaf: Case
 ) -> None:
-    index, records = stored
+    collection, records = stored
     narrow = all_of(where("id", "==", "r1"), any_of(where("metadata.kind", "==", value), leaf()[0]))
-    assert found(index, narrow) <= {"r1"}
-    assert found(index, all_of(where("caption", "==", value), has_any_tag([value]))) <= {
+    assert found(collection, narrow) <= {"r1"}
+    assert found(collection, all_of(where("caption", "==", value), has_any_tag([value]))) <= {
         record.id for record in records if record.caption == value and value in record.tags
     }
 
@@ -255,13 +255,13 @@ def test_no_value_widens_a_filter(
 def test_a_day_has_all_of_its_seconds_and_no_time_is_no_day(
     stored: tuple[Collection, list[Record]],
 ) -> None:
-    index, _ = stored
-    assert found(index, taken(since=date(1970, 1, 4), until=date(1970, 1, 5))) == {"r3", "r4"}
-    assert found(index, taken(until=date(1970, 1, 2))) == {"r1"}
+    collection, _ = stored
+    assert found(collection, taken(since=date(1970, 1, 4), until=date(1970, 1, 5))) == {"r3", "r4"}
+    assert found(collection, taken(until=date(1970, 1, 2))) == {"r1"}
     noon = datetime(1970, 1, 4, 12)
-    assert found(index, taken(since=noon, until=datetime(1970, 1, 5, tzinfo=UTC))) == {"r4"}
+    assert found(collection, taken(since=noon, until=datetime(1970, 1, 5, tzinfo=UTC))) == {"r4"}
     elsewhere = datetime(1970, 1, 5, 2, tzinfo=timezone(timedelta(hours=2)))
-    assert found(index, taken(since=elsewhere, until=elsewhere)) == {"r4"}
+    assert found(collection, taken(since=elsewhere, until=elsewhere)) == {"r4"}
     with pytest.raises(SearchError, match="the end comes first"):
         taken(since=date(1970, 1, 5), until=date(1970, 1, 4))
 
@@ -279,10 +279,10 @@ def test_a_filter_is_copied_with_its_opposite() -> None:
 def test_a_filter_of_ones_own_joins_only_as_a_whole(
     stored: tuple[Collection, list[Record]],
 ) -> None:
-    index, _ = stored
+    collection, _ = stored
     own = 'id == "r1" or id == "r2"'
-    assert found(index, all_of(own, where("id", "!=", "r1"))) == {"r2"}
-    assert len(found(index, negate(own))) == 62
+    assert found(collection, all_of(own, where("id", "!=", "r1"))) == {"r2"}
+    assert len(found(collection, negate(own))) == 62
     assert all_of("", own) == own
     for broken in ('id == "r1") or (id != ""', '(id == "r1"', "id == 'r1", 'id == "r1'):
         with pytest.raises(SearchError, match="without its partner"):
@@ -342,11 +342,11 @@ def test_a_filter_that_makes_no_sense_is_refused(arguments: Any, fault: str) -> 
 def test_a_filter_of_ones_own_may_name_the_source_of_captions(
     stored: tuple[Collection, list[Record]], own: str, keeps: Keeps
 ) -> None:
-    index, records = stored
+    collection, records = stored
     kept = {record.id for record in records if keeps(record)}
-    assert set(index.ids(own)) == kept
-    assert index.count(own) == len(kept)
-    hits = index.search(records[0].vector[np.newaxis], 64, filter=own)[0]
+    assert set(collection.ids(own)) == kept
+    assert collection.count(own) == len(kept)
+    hits = collection.search(records[0].vector[np.newaxis], 64, filter=own)[0]
     assert {hit.id for hit in hits} == kept
     sources = {record.id: record.caption_source for record in records}
     assert all(hit.caption_source == sources[hit.id] for hit in hits)
@@ -368,9 +368,12 @@ def test_one_text_is_no_list_of_tags() -> None:
             function("cat")
 
 
-def found(index: Collection, filter: str) -> set[str]:
+def found(collection: Collection, filter: str) -> set[str]:
     # The records are old; strong consistency would take 0.2 s each time.
-    rows = index._images._client.query(
-        index.info.collection, filter=filter, output_fields=["id"], consistency_level="Eventually"
+    rows = collection._images._client.query(
+        collection.info.collection,
+        filter=filter,
+        output_fields=["id"],
+        consistency_level="Eventually",
     )
     return {row["id"] for row in rows}

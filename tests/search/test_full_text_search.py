@@ -20,16 +20,16 @@ CAPTIONS = {
 
 
 @pytest.fixture
-def captioned(index: Collection, make_record: MakeRecord) -> Collection:
-    if not index.supports_full_text:
+def captioned(collection: Collection, make_record: MakeRecord) -> Collection:
+    if not collection.supports_full_text:
         with pytest.raises(SearchError, match="cannot rank captions by their words"):
-            index.full_text_search("red car")
-        pytest.skip(f"{index.capabilities.name} has no full-text search, and reports it")
-    index.upsert(
+            collection.full_text_search("red car")
+        pytest.skip(f"{collection.capabilities.name} has no full-text search, and reports it")
+    collection.upsert(
         make_record(id, caption=caption, metadata={"n": n})
         for n, (id, caption) in enumerate(CAPTIONS.items())
     )
-    return index
+    return collection
 
 
 def test_captions_with_the_words_come_first(captioned: Collection) -> None:

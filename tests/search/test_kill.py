@@ -46,8 +46,8 @@ for thread in threads:
 def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
     uri: str, make_index: Callable[..., Collection]
 ) -> None:
-    with make_index() as index:
-        collection = index.info.collection
+    with make_index() as opened:
+        collection = opened.info.collection
     names: set[str] = set()
     for round in range(KILLS):
         command = [sys.executable, "-c", WRITER, uri, collection, str(round)]
@@ -57,8 +57,8 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
             os.kill(writers.pid, signal.SIGKILL)
             acknowledged += writers.stdout.readlines()
         names |= {line[:-1] for line in acknowledged if line.endswith("\n")}
-        with make_index() as index:
-            found = index.get(names)
+        with make_index() as opened:
+            found = opened.get(names)
             assert names <= found.keys()
             assert all(record.text_vector is not None for record in found.values())
 
@@ -96,17 +96,17 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
     try:
         run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), "")
         (tmp_path / "cat.jpg").unlink()
-        with open_index(uri, fresh) as index:
-            assert index.count() == 0
-            assert index.search(query, 5, on="text") == [[], []]
-            fill(tmp_path, index)
-            check(tmp_path, index)
-            assert index._texts.ids() == [dog]
+        with open_index(uri, fresh) as collection:
+            assert collection.count() == 0
+            assert collection.search(query, 5, on="text") == [[], []]
+            fill(tmp_path, collection)
+            check(tmp_path, collection)
+            assert collection._texts.ids() == [dog]
         run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), dog)
-        with open_index(uri, fresh) as index:
-            fill(tmp_path, index)
-            check(tmp_path, index)
-            assert [hit.id for hit in index.search(query, 5, on="text")[1]] == [dog]
+        with open_index(uri, fresh) as collection:
+            fill(tmp_path, collection)
+            check(tmp_path, collection)
+            assert [hit.id for hit in collection.search(query, 5, on="text")[1]] == [dog]
     finally:
         connection = Connection(uri, create=True)
         drop_collection(connection, fresh)
@@ -129,10 +129,10 @@ def test_a_flush_killed_before_its_log_is_deleted_leaves_no_record_twice(tmp_pat
     with open_index(uri, "pictures"):
         pass
     run_until_killed(CUT_OFF_FLUSH, uri, "pictures", str(tmp_path))
-    with open_index(uri, "pictures") as index:
-        assert index.count() == 1
-        assert len(index.search(direction(b"cat")[np.newaxis], 5)[0]) == 1
-        check(tmp_path, index)
+    with open_index(uri, "pictures") as collection:
+        assert collection.count() == 1
+        assert len(collection.search(direction(b"cat")[np.newaxis], 5)[0]) == 1
+        check(tmp_path, collection)
 
 
 def change(folder: Path, chance: random.Random, first: int) -> None:
@@ -147,14 +147,14 @@ def change(folder: Path, chance: random.Random, first: int) -> None:
             path.with_suffix(".txt").write_text(f"words {chance.randrange(1000)}")
 
 
-def check(folder: Path, index: Collection) -> None:
+def check(folder: Path, collection: Collection) -> None:
     """Check that each file belongs to the record of its bytes, with its own metadata."""
     files = {str(path): content_id(path.read_bytes()) for path in folder.glob("*.jpg")}
-    assert fill(folder, index) == IngestReport(unchanged=len(files))
-    found = [record for batch in index.read_through() for record in batch]
+    assert fill(folder, collection) == IngestReport(unchanged=len(files))
+    found = [record for batch in collection.read_through() for record in batch]
     claims = [(path, record.id) for record in found for path in record.origin.files]
     assert sorted(claims) == sorted(files.items())
-    assert index.count() == len(found) == len(set(files.values()))
+    assert collection.count() == len(found) == len(set(files.values()))
     for record in found:
         image = Path(record.path).read_bytes()
         assert record.vector == pytest.approx(direction(image), abs=1e-5)
@@ -175,9 +175,9 @@ def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
     folder = tmp_path / "pictures"
     folder.mkdir()
     change(folder, chance, 0)
-    with open_index(uri, fresh) as index:
+    with open_index(uri, fresh) as collection:
         start = time.monotonic()
-        fill(folder, index)
+        fill(folder, collection)
         usual_s = time.monotonic() - start
     script = Path(__file__).parents[1] / "support" / "tiny_filling.py"
     command = [sys.executable, str(script), str(folder), uri, fresh]
@@ -191,9 +191,9 @@ def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
                     killed.wait(timeout=chance.uniform(0, usual_s))
                 except subprocess.TimeoutExpired:
                     os.kill(killed.pid, signal.SIGKILL)
-            with open_index(uri, fresh) as index:
-                fill(folder, index)
-                check(folder, index)
+            with open_index(uri, fresh) as collection:
+                fill(folder, collection)
+                check(folder, collection)
     finally:
         connection = Connection(uri, create=True)
         drop_collection(connection, fresh)

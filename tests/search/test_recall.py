@@ -33,15 +33,15 @@ def test_recall_at_10_holds_behind_every_filter(
 ) -> None:
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     ranks = np.random.default_rng(3).permutation(ROWS)
-    index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
-    check_recall(index, vectors, queries, ranks)
+    collection = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
+    check_recall(collection, vectors, queries, ranks)
     if is_lite(uri):
         # The graph alone, also where few rows are kept. That of Milvus 2.3 would give 0.92 at 10 %.
         monkeypatch.setattr(ann, "_MANY_ROWS", 0)
-        check_recall(index, vectors, queries, ranks)
+        check_recall(collection, vectors, queries, ranks)
     if not is_lite(uri):
         wait_for_index(uri, fresh)
-        check_recall(index, vectors, queries, ranks)
+        check_recall(collection, vectors, queries, ranks)
 
 
 @pytest.mark.slow
@@ -52,23 +52,23 @@ def test_a_filter_that_keeps_distant_vectors_costs_few_results(
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     similarity = vectors @ queries[0]
     ranks = np.argsort(np.argsort(similarity))
-    index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
+    collection = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     around = queries[np.argsort(-(queries @ queries[0]))[:10]]
     if not is_lite(uri):
         wait_for_index(uri, fresh)
     least = 0.95 if is_lite(uri) else 0.9
-    check_recall(index, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
+    check_recall(collection, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
 
 
-def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collection:
+def filled(collection: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collection:
     """Fill the index with these vectors; the rank is in `width`."""
-    index.upsert(
+    collection.upsert(
         Record(id=f"{row}", path=f"{row}.jpg", width=int(ranks[row]), vector=vector)
         for row, vector in enumerate(vectors)
     )
-    index.flush()
-    assert index.count() == ROWS
-    return index
+    collection.flush()
+    assert collection.count() == ROWS
+    return collection
 
 
 def wait_for_index(uri: str, collection: str) -> None:
@@ -82,7 +82,7 @@ def wait_for_index(uri: str, collection: str) -> None:
 
 
 def check_recall(
-    index: Collection,
+    collection: Collection,
     vectors: np.ndarray,
     queries: np.ndarray,
     ranks: np.ndarray,
@@ -97,6 +97,6 @@ def check_recall(
             {f"{kept[row]}" for row in order[:K]}
             for order in np.argsort(-(queries @ vectors[kept].T), axis=1)
         ]
-        found = [{hit.id for hit in hits} for hits in index.search(queries, K, filter=filter)]
+        found = [{hit.id for hit in hits} for hits in collection.search(queries, K, filter=filter)]
         right = sum(len(one & other) for one, other in zip(found, exact, strict=True))
         assert right / sum(map(len, exact)) >= least, f"{100 * share} % are kept"

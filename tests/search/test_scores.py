@@ -30,8 +30,8 @@ def compressed(
     make_index: Callable[..., Collection], fresh: str, vectors: np.ndarray, uri: str
 ) -> Collection:
     kind = "HNSW_SQ" if is_lite(uri) else "IVF_PQ:nlist=4,m=4"
-    index = make_index(collection=fresh)
-    index.upsert(
+    collection = make_index(collection=fresh)
+    collection.upsert(
         Record(
             id=content_id(b"%d" % row),
             path=f"/{row}",
@@ -41,11 +41,11 @@ def compressed(
         )
         for row, vector in enumerate(vectors)
     )
-    client = index._connection.client
-    for name in {index._layout.name, index._layout.texts}:
+    client = collection._connection.client
+    for name in {collection._layout.name, collection._layout.texts}:
         client.flush(name, timeout=60)
-    index.change_index(parse_index(kind))
-    return index
+    collection.change_index(parse_index(kind))
+    return collection
 
 
 def test_scores_of_a_compressed_index_are_cosines_in_order(

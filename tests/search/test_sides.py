@@ -17,7 +17,9 @@ MakeRecord = Callable[..., Record]
 DIRECTION = np.eye(16, dtype=np.float32)[0]
 
 
-def test_every_field_of_a_record_comes_back(index: Collection, make_record: MakeRecord) -> None:
+def test_every_field_of_a_record_comes_back(
+    collection: Collection, make_record: MakeRecord
+) -> None:
     record = make_record(
         "cat",
         caption="a cat",
@@ -28,121 +30,127 @@ def test_every_field_of_a_record_comes_back(index: Collection, make_record: Make
         album="holiday",
         text_vector=make_record("a cat").vector,
     )
-    index.upsert([record])
-    found = index.get(["cat"])["cat"]
+    collection.upsert([record])
+    found = collection.get(["cat"])["cat"]
     assert found == record
     assert np.array_equal(text_vector_of(found), text_vector_of(record))
-    hit = index.search(record.vector[np.newaxis], 1)[0][0]
+    hit = collection.search(record.vector[np.newaxis], 1)[0][0]
     assert (hit.width, hit.height, hit.time) == (640, 480, -5)
     assert (hit.tags, hit.album) == (record.tags, "holiday")
 
 
 def test_captions_are_found_by_their_own_vectors(
-    index: Collection, make_record: MakeRecord
+    collection: Collection, make_record: MakeRecord
 ) -> None:
-    index.upsert(
+    collection.upsert(
         make_record(str(n), caption=f"c{n}", text_vector=make_record(f"c{n}").vector)
         for n in range(30)
     )
     query = make_record("c7").vector[np.newaxis]
-    hit = index.search(query, 1, on="text")[0][0]
+    hit = collection.search(query, 1, on="text")[0][0]
     assert (hit.id, hit.caption) == ("7", "c7")
     assert hit.score == pytest.approx(1, abs=1e-5)
-    assert index.search(query, 1, on="image")[0][0].score < 0.99
+    assert collection.search(query, 1, on="image")[0][0].score < 0.99
 
 
 def test_a_record_without_a_caption_is_never_found_by_one(
-    index: Collection, make_record: MakeRecord
+    collection: Collection, make_record: MakeRecord
 ) -> None:
     mute = [make_record(f"mute {n}") for n in range(20)]
     spoken = [make_record(f"s{n}", text_vector=make_record(f"c{n}").vector) for n in range(5)]
-    index.upsert([*mute, *spoken])
+    collection.upsert([*mute, *spoken])
     # The image's own vector: a placeholder of the caption would rank first.
     for query in (mute[3].vector, spoken[0].vector, -mute[3].vector):
-        assert {hit.id for hit in index.search(query[np.newaxis], 10, on="text")[0]} == {
+        assert {hit.id for hit in collection.search(query[np.newaxis], 10, on="text")[0]} == {
             record.id for record in spoken
         }
-        hits = index.search(query[np.newaxis], 10, on="text", filter='path < "/pictures/s2"')[0]
+        hits = collection.search(query[np.newaxis], 10, on="text", filter='path < "/pictures/s2"')[
+            0
+        ]
         assert {hit.id for hit in hits} == {"s0", "s1"}
-    assert index.get(["mute 3"])["mute 3"].text_vector is None
+    assert collection.get(["mute 3"])["mute 3"].text_vector is None
 
 
 def test_a_caption_that_is_taken_back_is_found_no_more(
-    index: Collection, make_record: MakeRecord
+    collection: Collection, make_record: MakeRecord
 ) -> None:
-    index.upsert([make_record("cat", text_vector=make_record("a cat").vector), make_record("dog")])
-    index.upsert([make_record("cat")])
-    assert index.search(make_record("a cat").vector[np.newaxis], 5, on="text") == [[]]
-    index.upsert([make_record("dog", text_vector=make_record("a dog").vector)])
-    index.delete(["dog"])
-    assert index.search(make_record("a dog").vector[np.newaxis], 5, on="text") == [[]]
-    assert index.count() == 1
+    collection.upsert(
+        [make_record("cat", text_vector=make_record("a cat").vector), make_record("dog")]
+    )
+    collection.upsert([make_record("cat")])
+    assert collection.search(make_record("a cat").vector[np.newaxis], 5, on="text") == [[]]
+    collection.upsert([make_record("dog", text_vector=make_record("a dog").vector)])
+    collection.delete(["dog"])
+    assert collection.search(make_record("a dog").vector[np.newaxis], 5, on="text") == [[]]
+    assert collection.count() == 1
 
 
 def test_a_caption_without_its_image_is_passed_over_and_pages_do_not_shift(
-    index: Collection, make_record: MakeRecord
+    collection: Collection, make_record: MakeRecord
 ) -> None:
-    if index._layout.shared:
+    if collection._layout.shared:
         pytest.skip("this Milvus keeps an image and its caption in one row")
     spoken = [make_record(str(n), text_vector=make_record(f"c{n}").vector) for n in range(12)]
-    index.upsert(spoken)
+    collection.upsert(spoken)
     # As a killed writer leaves them: some without an image, one with another caption.
     stray = {"0", "3", "4", "5", "7"}
-    index._images.delete(stray - {"7"})
-    index._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
+    collection._images.delete(stray - {"7"})
+    collection._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
     for query in (make_record("c4").vector, DIRECTION):
         scores = {one.id: float(text_vector_of(one) @ query) for one in spoken}
         right = sorted(scores.keys() - stray, key=lambda id: -scores[id])
-        pages = [index.search(query[np.newaxis], 3, offset=n, on="text")[0] for n in (0, 3, 6)]
+        pages = [collection.search(query[np.newaxis], 3, offset=n, on="text")[0] for n in (0, 3, 6)]
         assert [hit.id for page in pages for hit in page] == right
-    assert index.repair() == {"7"}
-    assert set(index._texts.ids()) == set(right)
+    assert collection.repair() == {"7"}
+    assert set(collection._texts.ids()) == set(right)
 
 
-def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: MakeRecord) -> None:
+def test_what_was_removed_just_now_is_not_found(
+    collection: Collection, make_record: MakeRecord
+) -> None:
     """Milvus 2.3 returns it for 0.2 s, since its sessions do not include deletions."""
     for n in range(10):
         cat = make_record(f"cat {n}", text_vector=make_record(f"a cat {n}").vector)
-        index.upsert([cat])
-        index.delete([cat.id])
-        assert index.search(cat.vector[np.newaxis], 5) == [[]]
-        index.upsert([cat])
-        assert [hit.id for hit in index.search(cat.vector[np.newaxis], 5)[0]] == [cat.id]
-        index.upsert([make_record(cat.id)])
-        assert index.search(text_vector_of(cat)[np.newaxis], 5, on="text") == [[]]
-        index.delete([cat.id])
+        collection.upsert([cat])
+        collection.delete([cat.id])
+        assert collection.search(cat.vector[np.newaxis], 5) == [[]]
+        collection.upsert([cat])
+        assert [hit.id for hit in collection.search(cat.vector[np.newaxis], 5)[0]] == [cat.id]
+        collection.upsert([make_record(cat.id)])
+        assert collection.search(text_vector_of(cat)[np.newaxis], 5, on="text") == [[]]
+        collection.delete([cat.id])
 
 
 def test_searches_wait_for_own_writes_only_while_they_are_new(
-    index: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = index._images
+    images = collection._images
     monkeypatch.setattr(rows, "_SETTLED_S", 60)
     before = images.freshness
-    index.upsert([make_record("cat")])
+    collection.upsert([make_record("cat")])
     after_upsert = images.freshness
-    index.delete(["cat"])
+    collection.delete(["cat"])
     after_delete = images.freshness
     monkeypatch.setattr(rows, "_SETTLED_S", 0)
     assert (before, after_upsert, after_delete) == ("Bounded", "Session", "Strong")
     assert images.freshness == "Bounded"
 
 
-def test_an_album_gives_one_hit(index: Collection, make_record: MakeRecord) -> None:
+def test_an_album_gives_one_hit(collection: Collection, make_record: MakeRecord) -> None:
     frames = [make_record(f"v{n}", album=f"video {n % 3}") for n in range(30)]
     alone = [make_record(f"p{n}") for n in range(5)]
-    index.upsert([*frames, *alone])
+    collection.upsert([*frames, *alone])
     query = make_record("query").vector
     cosines = {record.id: float(record.vector @ query) for record in [*frames, *alone]}
     best: dict[str, str] = {}
     for record in sorted([*frames, *alone], key=lambda record: -cosines[record.id]):
         best.setdefault(record.album or record.id, record.id)
-    whole = index.search(query[np.newaxis], 20, group_by="album")[0]
+    whole = collection.search(query[np.newaxis], 20, group_by="album")[0]
     assert [hit.id for hit in whole] == list(best.values())
     for k, offset in ((2, 0), (3, 2), (10, 6)):
-        page = index.search(query[np.newaxis], k, offset=offset, group_by="album")[0]
+        page = collection.search(query[np.newaxis], k, offset=offset, group_by="album")[0]
         assert [hit.id for hit in page] == list(best.values())[offset : offset + k]
-    kept = index.search(query[np.newaxis], 5, filter='album == "video 1"', group_by="album")[0]
+    kept = collection.search(query[np.newaxis], 5, filter='album == "video 1"', group_by="album")[0]
     assert [hit.album for hit in kept] == ["video 1"]
 
 
@@ -154,13 +162,13 @@ def test_albums_of_many_similar_images_do_not_hide_each_other(
 ) -> None:
     """Frames of a video are similar: the nearest hundred may be of one album."""
     # Thousands of deleted rows, as in the shared test collection, lower a server's recall.
-    index = make_index(collection=fresh)
+    collection = make_index(collection=fresh)
     monkeypatch.setattr(ann, "_FEW_ROWS", 0)
     rng = np.random.default_rng(0)
     videos = rng.standard_normal((15, 16))
     frames = np.repeat(videos, 60, axis=0) + 0.1 * rng.standard_normal((900, 16))
     frames = (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float32)
-    index.upsert(
+    collection.upsert(
         make_record(str(n), vector=vector, album=f"video {n // 60}")
         for n, vector in enumerate(frames)
     )
@@ -168,26 +176,26 @@ def test_albums_of_many_similar_images_do_not_hide_each_other(
         best: dict[int, str] = {}
         for n in np.argsort(-(frames @ query), kind="stable"):
             best.setdefault(int(n) // 60, str(n))
-        found = index.search(query[np.newaxis], 4, offset=2, group_by="album")[0]
+        found = collection.search(query[np.newaxis], 4, offset=2, group_by="album")[0]
         assert [hit.id for hit in found] == list(best.values())[2:6]
 
 
-def test_everything_can_be_read_through(index: Collection, make_record: MakeRecord) -> None:
+def test_everything_can_be_read_through(collection: Collection, make_record: MakeRecord) -> None:
     given = {
         str(n): make_record(
             str(n), time=n, text_vector=make_record(f"c{n}").vector if n % 2 else None
         )
         for n in range(1_100)
     }
-    index.upsert(given.values())
-    read = {record.id: record for batch in index.read_through() for record in batch}
+    collection.upsert(given.values())
+    read = {record.id: record for batch in collection.read_through() for record in batch}
     assert read == given
     for name, record in read.items():
         if int(name) % 2:
             assert np.array_equal(text_vector_of(record), text_vector_of(given[name]))
         else:
             assert record.text_vector is None
-    few = [record.id for batch in index.read_through("time < 3") for record in batch]
+    few = [record.id for batch in collection.read_through("time < 3") for record in batch]
     assert sorted(few) == ["0", "1", "2"]
 
 
@@ -204,17 +212,19 @@ def test_everything_can_be_read_through(index: Collection, make_record: MakeReco
     ],
 )
 def test_a_field_that_cannot_be_stored_is_reported(
-    index: Collection, make_record: MakeRecord, fields: dict[str, object], fault: str
+    collection: Collection, make_record: MakeRecord, fields: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
-        index.upsert([make_record("cat", **fields)])
-    assert index.count() == 0
+        collection.upsert([make_record("cat", **fields)])
+    assert collection.count() == 0
 
 
-def test_the_collection_of_captions_is_not_shown(index: Collection) -> None:
-    assert index.own_name in schema.list_collections(index._connection)
-    assert index._texts.name in {index.own_name, f"{index.own_name}_texts"}
-    assert not any(name.endswith("_texts") for name in schema.list_collections(index._connection))
+def test_the_collection_of_captions_is_not_shown(collection: Collection) -> None:
+    assert collection.own_name in schema.list_collections(collection._connection)
+    assert collection._texts.name in {collection.own_name, f"{collection.own_name}_texts"}
+    assert not any(
+        name.endswith("_texts") for name in schema.list_collections(collection._connection)
+    )
 
 
 def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> None:
@@ -225,8 +235,8 @@ def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> N
 def test_a_collection_of_another_version_is_refused_with_a_way_out(
     make_index: MakeIndex, fresh: str
 ) -> None:
-    index = make_index(collection=fresh)
-    index._connection.client.alter_collection_properties(
+    collection = make_index(collection=fresh)
+    collection._connection.client.alter_collection_properties(
         fresh, properties={"coca.layout": "1"}, timeout=10
     )
     with pytest.raises(SearchError, match=r"another version of coca.*`coca index`"):

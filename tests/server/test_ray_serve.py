@@ -101,8 +101,8 @@ def fill(uri: str, predictor: Predictor, images: list[bytes], folder: Path) -> l
     for number, data in enumerate(images):
         (folder / f"{number}.png").write_bytes(data)
     index_images([folder], predictor, uri=uri)
-    with Collection.open(uri) as index:
-        return [hit.id for hit in SearchEngine(predictor, index).search("a red car", k=3)]
+    with Collection.open(uri) as collection:
+        return [hit.id for hit in SearchEngine(predictor, collection).search("a red car", k=3)]
 
 
 @pytest.mark.timeout(1_800)

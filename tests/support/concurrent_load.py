@@ -82,13 +82,13 @@ def run_load(
                 load.faults.append(f"{type(error).__name__}: {error}")
             time.sleep(pause_s)
 
-    with open_index() as index:
+    with open_index() as collection:
         threads = []
         for writer in range(writers):
-            work = _Writer(index, writer, there, load, guard).write
+            work = _Writer(collection, writer, there, load, guard).write
             threads.append((work, writer, write_pause_s))
         for searcher in range(searchers):
-            work = _Searcher(index, there, load, guard, begun).search
+            work = _Searcher(collection, there, load, guard, begun).search
             threads.append((work, 100 + searcher, search_pause_s))
         running = [threading.Thread(target=until_the_end, args=one) for one in threads]
         for thread in running:
@@ -96,7 +96,7 @@ def run_load(
         for thread in running:
             thread.join()
         load.kept = len(there)
-        _compare(index, there, load, "at the end")
+        _compare(collection, there, load, "at the end")
     with open_index() as again:
         _compare(again, there, load, "after opening it again")
     return load
@@ -105,13 +105,13 @@ def run_load(
 class _Writer:
     def __init__(
         self,
-        index: Collection,
+        collection: Collection,
         writer: int,
         there: dict[str, str],
         load: Load,
         guard: threading.Lock,
     ) -> None:
-        self._index, self._writer, self._there = index, writer, there
+        self._collection, self._writer, self._there = collection, writer, there
         self._load, self._guard = load, guard
         self._next = 0
         self._own: list[str] = []
@@ -122,8 +122,8 @@ class _Writer:
         old = list(rng.permutation(self._own)[:6]) if len(self._own) > BATCH else []
         again, gone = [str(id) for id in old[:4]], [str(id) for id in old[4:]]
         words = f"version {rng.integers(2**40)}"
-        dim = self._index.info.embed_dim
-        self._index.upsert(
+        dim = self._collection.info.embed_dim
+        self._collection.upsert(
             Record(id=id, path=f"{id}.jpg", caption=words, vector=vector_of(id, dim))
             for id in [*fresh, *again]
         )
@@ -132,38 +132,38 @@ class _Writer:
             for id in gone:
                 # From here on a searcher may or may not find it.
                 del self._there[id]
-        self._index.delete(gone)
+        self._collection.delete(gone)
         self._own = [id for id in self._own if id not in gone] + fresh
         self._load.written += len(fresh) + len(again)
         self._load.removed += len(gone)
         id = str(rng.choice(self._own))
-        (best,) = self._index.search(vector_of(id, dim)[np.newaxis], 1)[0]
+        (best,) = self._collection.search(vector_of(id, dim)[np.newaxis], 1)[0]
         if best.id != id:
             self._load.faults.append(f"{id} was written, and a search for it finds {best.id}")
-        if gone and (left := self._index.get(gone)):
+        if gone and (left := self._collection.get(gone)):
             self._load.faults.append(f"{sorted(left)} were removed and are there")
 
 
 class _Searcher:
     def __init__(
         self,
-        index: Collection,
+        collection: Collection,
         there: dict[str, str],
         load: Load,
         guard: threading.Lock,
         begun: float,
     ) -> None:
-        self._index, self._there, self._load = index, there, load
+        self._collection, self._there, self._load = collection, there, load
         self._guard, self._begun = guard, begun
 
     def search(self, rng: np.random.Generator) -> None:
         with self._guard:
             before = len(self._there)
-        dim = self._index.info.embed_dim
+        dim = self._collection.info.embed_dim
         query = rng.standard_normal(dim)
         query = (query / np.linalg.norm(query)).astype(np.float32)
         start = time.monotonic()
-        hits = self._index.search(query[np.newaxis], 10)[0]
+        hits = self._collection.search(query[np.newaxis], 10)[0]
         took = time.monotonic() - start
         self._load.search_s.append((start - self._begun, took))
         scores = [hit.score for hit in hits]
@@ -175,12 +175,12 @@ class _Searcher:
                 self._load.faults.append(f"the score of {hit.id} is {hit.score}, and not its own")
 
 
-def _compare(index: Collection, there: dict[str, str], load: Load, when: str) -> None:
-    found = {id: caption for id, _, caption, _ in index.origins()}
+def _compare(collection: Collection, there: dict[str, str], load: Load, when: str) -> None:
+    found = {id: caption for id, _, caption, _ in collection.origins()}
     lost, stray = there.keys() - found.keys(), found.keys() - there.keys()
     old = [id for id in there.keys() & found.keys() if there[id] != found[id]]
     for what, ids in (("lost", lost), ("removed and there", stray), ("of an old version", old)):
         if ids:
             load.faults.append(f"{when}, {len(ids)} records are {what}, such as {min(ids)}")
-    if (count := index.count()) != len(there):
+    if (count := collection.count()) != len(there):
         load.faults.append(f"{when}, it counts {count} records and contains {len(there)}")

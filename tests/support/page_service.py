@@ -72,10 +72,10 @@ def fill_many(uri: str, name: str, folder: Path, fingerprint: str, embed_dim: in
     render("square", "blue", (64, 48)).save(encoded, "JPEG")
     with Collection.open(
         uri, name, embed_dim=embed_dim, fingerprint=fingerprint, model=str(folder), create=True
-    ) as index:
+    ) as collection:
         for start in range(0, MANY, 2_000):
             rows = range(start, start + 2_000)
-            index.upsert([_row(n, encoded.getvalue(), folder, embed_dim) for n in rows])
+            collection.upsert([_row(n, encoded.getvalue(), folder, embed_dim) for n in rows])
 
 
 def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:

@@ -41,13 +41,13 @@ def open_index(uri: str, name: str) -> Collection:
     return Collection.open(uri, name, embed_dim=DIM, fingerprint="slow", create=True)
 
 
-def fill(folder: Path, index: Collection) -> IngestReport:
-    return ingest([FileSource([folder])], Slow(), index, batch_size=4, prune=True)
+def fill(folder: Path, collection: Collection) -> IngestReport:
+    return ingest([FileSource([folder])], Slow(), collection, batch_size=4, prune=True)
 
 
 if __name__ == "__main__":
     folder, uri, name = sys.argv[1:]
-    with open_index(uri, name) as index:
+    with open_index(uri, name) as collection:
         sys.stdout.write("open\n")
         sys.stdout.flush()
-        fill(Path(folder), index)
+        fill(Path(folder), collection)

@@ -65,8 +65,10 @@ def sources(data: Path) -> list[str | Path]:
 
 def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
     """Path of each record -> its caption, and its files with their stamps."""
-    with Collection.open(uri) as index:
-        return {path: (caption, dict(origin.files)) for _, path, caption, origin in index.origins()}
+    with Collection.open(uri) as collection:
+        return {
+            path: (caption, dict(origin.files)) for _, path, caption, origin in collection.origins()
+        }
 
 
 @pytest.fixture

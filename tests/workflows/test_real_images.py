@@ -31,15 +31,15 @@ def predictor() -> Predictor:
 
 
 def opened(folder: Path, predictor: Predictor, records: list[Record]) -> Collection:
-    index = Collection.open(
+    collection = Collection.open(
         str(folder / "real.db"),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
         create=True,
     )
-    index.upsert(records)
-    index.flush()
-    return index
+    collection.upsert(records)
+    collection.flush()
+    return collection
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def photos(
         )
         for sample, vector, text in zip(samples, vectors, spoken, strict=True)
     ]
-    with opened(tmp_path_factory.mktemp("photos"), predictor, records) as index:
-        yield index, records, captions
+    with opened(tmp_path_factory.mktemp("photos"), predictor, records) as collection:
+        yield collection, records, captions
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def exercises(
         for row, image, vector in zip(rows, images, predictor.embed_images(images), strict=True)
     ]
     unique = list({record.id: record for record in records}.values())
-    with opened(tmp_path_factory.mktemp("exercises"), predictor, unique) as index:
-        yield index, unique
+    with opened(tmp_path_factory.mktemp("exercises"), predictor, unique) as collection:
+        yield collection, unique
 
 
 def nearest(vectors: Any, queries: Any, records: list[Record], k: int) -> list[list[str]]:
@@ -100,14 +100,14 @@ def nearest(vectors: Any, queries: Any, records: list[Record], k: int) -> list[l
 def test_full_text_search_finds_the_same_photographs_as_all_products(
     photos: tuple[Collection, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
-    index, records, captions = photos
+    collection, records, captions = photos
     texts = [own[1] for own in captions]
     queries = embed_queries(predictor.embed_texts, texts)
     by_hand = nearest([record.vector for record in records], queries, records, 10)
-    answers = SearchEngine(predictor, index).search_batch(texts=texts, k=10)
+    answers = SearchEngine(predictor, collection).search_batch(texts=texts, k=10)
     assert [[hit.id for hit in hits] for hits in answers] == by_hand
     spoken = [record.text_vector for record in records]
-    answers = SearchEngine(predictor, index).search_batch(texts=texts, k=10, on="text")
+    answers = SearchEngine(predictor, collection).search_batch(texts=texts, k=10, on="text")
     assert [{hit.id for hit in hits} for hits in answers] == [
         set(ids) for ids in nearest(spoken, queries, records, 10)
     ]
@@ -116,8 +116,8 @@ def test_full_text_search_finds_the_same_photographs_as_all_products(
 def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
     photos: tuple[Collection, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
-    index, records, captions = photos
-    engine = SearchEngine(predictor, index)
+    collection, records, captions = photos
+    engine = SearchEngine(predictor, collection)
     found = {0.0: 0, 0.5: 0, 1.0: 0}
     for record, own in list(zip(records, captions, strict=True))[::2]:
         for weight in found:
@@ -131,8 +131,8 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
 def test_filters_on_exercises_keep_what_a_loop_keeps(
     exercises: tuple[Collection, list[Record]], predictor: Predictor
 ) -> None:
-    index, records = exercises
-    engine = SearchEngine(predictor, index)
+    collection, records = exercises
+    engine = SearchEngine(predictor, collection)
     heavy = any_of(
         where("metadata.equipment", "==", "barbell"), where("metadata.equipment", "==", "dumbbell")
     )

@@ -62,8 +62,8 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
         ("fifo.tar", "unreadable"),
         ("pack.zip", "bad_zip"),
     }
-    with Collection.open(uri) as index:
-        assert index.count() == 7
+    with Collection.open(uri) as collection:
+        assert collection.count() == 7
 
 
 def test_a_folder_called_tar_is_a_folder(data: Path) -> None:

@@ -58,12 +58,12 @@ def demo_on_images(
     folder.mkdir(parents=True, exist_ok=True)
     forget_other_model(uri, predictor)
     log(f"indexing {images} in {uri}")
-    with open_collection(predictor, str(uri), create=True) as index:
-        ingest([FileSource([images])], predictor, index, progress=progress)
-        paths = sorted(path for _, path, _, _ in index.origins())
+    with open_collection(predictor, str(uri), create=True) as collection:
+        ingest([FileSource([images])], predictor, collection, progress=progress)
+        paths = sorted(path for _, path, _, _ in collection.origins())
         if not paths:
             raise DataError(f"{images} has no readable image", reason="missing")
-        engine = SearchEngine(predictor, index)
+        engine = SearchEngine(predictor, collection)
         found = [(text, engine.search(text, k=HITS)) for text in QUERIES]
     log("captioning and writing the report")
     some = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]

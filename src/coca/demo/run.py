@@ -165,10 +165,10 @@ def score_search(engine: SearchEngine, images: Images) -> dict[str, int | float]
 
 
 def use_collection(
-    predictor: Predictor, index: Collection, uri: str, images: Images
+    predictor: Predictor, collection: Collection, uri: str, images: Images
 ) -> Iterator[QueryResult]:
     """Recommend images, classify by a collection of classes, delete an image and add it again."""
-    engine = SearchEngine(predictor, index)
+    engine = SearchEngine(predictor, collection)
     by_code = {path.stem: (path, sample) for path, sample in images}
     (code, text), (path, sample) = POSITIVE, by_code[POSITIVE[0]]
     positive, negative = content_id(sample.image), content_id(by_code[NEGATIVE][1].image)
@@ -181,11 +181,11 @@ def use_collection(
     yield _named(predictor, uri, images)
     code, text = TAKEN_OUT
     id = content_id(by_code[code][1].image)
-    taken_out = index.get([id])
-    index.delete([id])
+    taken_out = collection.get([id])
+    collection.delete([id])
     hits = engine.search(text, k=8)
     yield QueryResult(text, "", None, hits, f"“{text}”, its drawing deleted")
-    index.upsert(taken_out.values())
+    collection.upsert(taken_out.values())
     hits = engine.search(text, k=8)
     yield QueryResult(text, "", None, hits, f"“{text}”, its drawing re-added")
 
@@ -332,17 +332,17 @@ def _show(
     photos = write_photos(result.folder / "pictures" / "photos")
     log(f"indexing {UNSEEN} in {result.index}")
     forget_other_model(result.index, predictor)
-    with open_collection(predictor, str(result.index), create=True) as index:
+    with open_collection(predictor, str(result.index), create=True) as collection:
         source = FileSource([result.folder / "pictures"])
-        done = ingest([source], predictor, index, progress=progress)
-        scores = _evaluate(result.folder, predictor, index, images, progress, log)
+        done = ingest([source], predictor, collection, progress=progress)
+        scores = _evaluate(result.folder, predictor, collection, images, progress, log)
         key = _report_key(predictor, lead, scores)
         is_changed = done.added or done.updated or not result.report.exists()
         if not is_changed and _kept_key(result.folder) == key:
             return
         found = [
-            *run_searches(SearchEngine(predictor, index), images),
-            *use_collection(predictor, index, str(result.index), images),
+            *run_searches(SearchEngine(predictor, collection), images),
+            *use_collection(predictor, collection, str(result.index), images),
         ]
     log("writing the report")
     shown = _spread(images, CAPTIONED)
@@ -435,8 +435,8 @@ def forget_other_model(uri: Path, predictor: Predictor) -> None:
     if not uri.exists():
         return
     try:
-        with Collection.open(str(uri)) as index:
-            stale = index.info.fingerprint != predictor.fingerprint
+        with Collection.open(str(uri)) as collection:
+            stale = collection.info.fingerprint != predictor.fingerprint
     except SearchError:
         # Created, repaired or reported when it is opened for indexing.
         return
@@ -481,7 +481,7 @@ def shards(folder: Path, vendor: str, name: str = "*") -> ShardsConfig:
 def _evaluate(
     folder: Path,
     predictor: Predictor,
-    index: Collection,
+    collection: Collection,
     images: list[tuple[Path, Sample]],
     progress: ProgressMaker,
     log: Callable[[str], None],
@@ -510,7 +510,7 @@ def _evaluate(
     log(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
     caching = CachingPredictor(predictor)
-    records = index.get(content_id(sample.image) for _, sample in images)
+    records = collection.get(content_id(sample.image) for _, sample in images)
     caching.add(
         images=((it.image, records[content_id(it.image)].vector) for _, it in images),
         texts=(
@@ -521,7 +521,7 @@ def _evaluate(
         result = TASKS.get(config.task)(caching, config, progress=progress)
         metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
         scores[name] = {**metrics, "samples": result.samples}
-    scores["coca search"] = score_search(SearchEngine(caching, index), images)
+    scores["coca search"] = score_search(SearchEngine(caching, collection), images)
     content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
     write_atomic(path, json.dumps(content, indent=2).encode())
     return scores

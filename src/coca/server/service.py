@@ -66,7 +66,7 @@ class Service:
         self.settings = settings
         # Threads and processes start after all checks, since nothing would end them.
         self._check(collections, predictor)
-        served = {index.info.collection for index in collections}
+        served = {collection.info.collection for collection in collections}
         self.keys = KeyRing(
             (keys or {}) if key_file is None else key_file.keys,
             check=partial(_check_key, served),
@@ -90,13 +90,13 @@ class Service:
         self._closing = threading.Event()
         self._batched: list[BatchedSearch] = []
         self.collections = {
-            index.info.collection: ServedCollection(
-                index.info.collection,
-                index,
-                SearchEngine(self.model, self._searchable(index), image_reader=self._resolver),
-                Catalog(index, partial(self._remove_thumbnails, index)),
+            collection.info.collection: ServedCollection(
+                collection.info.collection,
+                collection,
+                SearchEngine(self.model, self._searchable(collection), image_reader=self._resolver),
+                Catalog(collection, partial(self._remove_thumbnails, collection)),
             )
-            for index in collections
+            for collection in collections
         }
 
     @property
@@ -156,19 +156,19 @@ class Service:
 
     def _check(self, collections: Sequence[Collection], predictor: Predictor) -> None:
         """Check that the model filled the collections."""
-        for index in collections:
+        for collection in collections:
             check_same_model(
-                index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+                collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
             )
 
-    def _remove_thumbnails(self, index: Collection, ids: AnyOf[str]) -> None:
+    def _remove_thumbnails(self, collection: Collection, ids: AnyOf[str]) -> None:
         for id in ids:
-            self.thumbnails.remove(thumbnail_key(index, id))
+            self.thumbnails.remove(thumbnail_key(collection, id))
 
-    def _searchable(self, index: Collection) -> Searchable:
+    def _searchable(self, collection: Collection) -> Searchable:
         if self.settings.max_batch == 1:
-            return index
-        self._batched.append(BatchedSearch(index, self.settings))
+            return collection
+        self._batched.append(BatchedSearch(collection, self.settings))
         return self._batched[-1]
 
     def _resolver(self) -> ImageResolver:

@@ -94,11 +94,11 @@ console.log(JSON.stringify(given.queries.map((query) => index.nearest(query))));
 """
     captions = [*random_texts(120), "", "!"]
     queries = ["red dog", "strasse", "Cafe\u0301 CAFÉ", "x2 snow snow", "zebra", "", "!"]
-    index = BM25Index(captions)
+    collection = BM25Index(captions)
     settings = {"k1": 1.2, "b": 0.75, "casefold": casefold_exceptions()}
     given = {"texts": captions, "queries": queries, "settings": settings}
     for query, hits in zip(queries, node(script, given), strict=True):
-        scores = index.scores(query)
+        scores = collection.scores(query)
         assert {hit["row"] for hit in hits} == set(np.flatnonzero(scores))
         found = [hit["score"] for hit in hits]
         np.testing.assert_allclose(found, [scores[hit["row"]] for hit in hits], rtol=1e-5)
@@ -158,14 +158,14 @@ def test_the_page_fuses_rankings_as_python_does(
         embed_dim=EMBED_DIM,
         fingerprint=texts.fingerprint,
         create=True,
-    ) as index:
-        index.upsert(_records(captioned))
-        records = sorted_records(index)
-        settings = hybrid_settings(index, records)
+    ) as collection:
+        collection.upsert(_records(captioned))
+        records = sorted_records(collection)
+        settings = hybrid_settings(collection, records)
         assert settings is not None
         write_vectors(tmp_path, records, captions=True)
         items, _ = write_items(tmp_path, records)
-        engine = SearchEngine(texts, index)
+        engine = SearchEngine(texts, collection)
         expected = [engine.search(text, k=20, fusion=Fusion(captions="given")) for text in queries]
     given = {
         "items": items,
@@ -191,6 +191,6 @@ def _halves(path: Path) -> list[int]:
 def test_a_page_without_given_captions_searches_images_alone(tmp_path: Path) -> None:
     with Collection.open(
         str(tmp_path / "images.db"), embed_dim=EMBED_DIM, fingerprint="f" * 24, create=True
-    ) as index:
-        index.upsert(_records(captioned=0.0))
-        assert hybrid_settings(index, sorted_records(index)) is None
+    ) as collection:
+        collection.upsert(_records(captioned=0.0))
+        assert hybrid_settings(collection, sorted_records(collection)) is None

@@ -194,7 +194,7 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
     ):
         pass
     with open_search(uri, model=exported[1]) as engine:
-        assert engine.index.info.encoding == small
+        assert engine.collection.info.encoding == small
         assert len(engine.search("a cat", k=9)) == 9
 
 

@@ -65,16 +65,16 @@ def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None
 
 
 def test_a_collection_arrives_whole_and_goes_back(
-    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record)
     source.upsert(records.values())
-    report = migrate(source, index, tmp_path / "files")
+    report = migrate(source, collection, tmp_path / "files")
     assert (report.records, report.written, report.folder) == (25, 25, None)
     assert not (tmp_path / "files").exists()
     source.delete(records)
     assert source.count() == 0
-    migrate(index, source, tmp_path / "back", keep_files=True)
+    migrate(collection, source, tmp_path / "back", keep_files=True)
     back = source.get(records)
     assert back.keys() == records.keys()
     assert all(same(records[id], record) for id, record in back.items())
@@ -83,20 +83,20 @@ def test_a_collection_arrives_whole_and_goes_back(
 
 
 def test_a_calibration_is_copied_unless_the_target_has_one(
-    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     source.upsert(given(make_record).values())
     source.keep_calibration('{"threshold": 0.5}')
-    migrate(source, index, tmp_path / "files")
-    assert index.info.calibration == source.info.calibration
-    index.keep_calibration('{"threshold": 0.75}')
-    migrate(source, index, tmp_path / "files")
-    assert index.info.calibration == '{"threshold": 0.75}'
+    migrate(source, collection, tmp_path / "files")
+    assert collection.info.calibration == source.info.calibration
+    collection.keep_calibration('{"threshold": 0.75}')
+    migrate(source, collection, tmp_path / "files")
+    assert collection.info.calibration == '{"threshold": 0.75}'
 
 
 def test_a_stopped_migration_goes_on(
     source: Collection,
-    index: Collection,
+    collection: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
@@ -105,7 +105,7 @@ def test_a_stopped_migration_goes_on(
     records = given(make_record)
     source.upsert(records.values())
     writes = iter([None, KeyboardInterrupt])
-    upsert = index.upsert
+    upsert = collection.upsert
 
     def stopped(rows: list[Record]) -> int:
         if next(writes, None):
@@ -113,44 +113,44 @@ def test_a_stopped_migration_goes_on(
         return upsert(rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "upsert", stopped)
+        patch.setattr(collection, "upsert", stopped)
         with pytest.raises(KeyboardInterrupt):
-            migrate(source, index, tmp_path / "files")
-    assert index.count() == 10
+            migrate(source, collection, tmp_path / "files")
+    assert collection.count() == 10
     # A record added meanwhile is copied as well.
     source.upsert([make_record("late")])
-    report = migrate(source, index, tmp_path / "files")
+    report = migrate(source, collection, tmp_path / "files")
     assert (report.records, report.written) == (26, 16)
-    assert index.get(["late"]).keys() == {"late"}
+    assert collection.get(["late"]).keys() == {"late"}
     source.close()
 
 
 def test_records_that_changed_since_a_copy_are_copied_again(
-    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record)
     source.upsert(records.values())
-    assert migrate(source, index, tmp_path / "files", keep_files=True).written == len(records)
+    assert migrate(source, collection, tmp_path / "files", keep_files=True).written == len(records)
     changed = next(iter(records))
     source.upsert([dataclasses.replace(records[changed], caption="other words", text_vector=None)])
     for written in (1, 0):
-        report = migrate(source, index, tmp_path / "files", keep_files=True)
+        report = migrate(source, collection, tmp_path / "files", keep_files=True)
         assert (report.records, report.written) == (len(records), written)
-        assert index.get([changed])[changed].caption == "other words"
+        assert collection.get([changed])[changed].caption == "other words"
     # An import from the files alone gives equal records.
-    index.delete([changed])
+    collection.delete([changed])
     with pytest.raises(SearchError, match="did not come into"):
-        migrate(source, index, tmp_path / "files", keep_files=True)
+        migrate(source, collection, tmp_path / "files", keep_files=True)
     (tmp_path / "files" / "written.txt").unlink()
-    migrate(source, index, tmp_path / "files", keep_files=True)
-    assert index.get([changed])[changed].caption == "other words"
+    migrate(source, collection, tmp_path / "files", keep_files=True)
+    assert collection.get([changed])[changed].caption == "other words"
     source.close()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwritten(
     source: Collection,
-    index: Collection,
+    collection: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     overwrite: bool,
@@ -158,26 +158,26 @@ def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwr
     records = given(make_record, 4)
     source.upsert(records.values())
     newer = dataclasses.replace(records["1"], caption="a newer caption")
-    index.upsert([newer, records["2"]])
-    report = migrate(source, index, tmp_path / "files", overwrite=overwrite)
+    collection.upsert([newer, records["2"]])
+    report = migrate(source, collection, tmp_path / "files", overwrite=overwrite)
     assert (report.records, report.written, report.kept) == ((4, 4, 0) if overwrite else (4, 3, 1))
     expected = records if overwrite else records | {"1": newer}
-    assert index.get(index.ids()) == expected
+    assert collection.get(collection.ids()) == expected
     source.close()
 
 
 def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
-    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record, 3)
     source.upsert(records.values())
-    migrate(source, index, tmp_path / "files", keep_files=True)
+    migrate(source, collection, tmp_path / "files", keep_files=True)
     edited = dataclasses.replace(records["0"], tags=("edited",))
-    index.upsert([edited])
+    collection.upsert([edited])
     source.upsert([dataclasses.replace(records[id], caption="changed") for id in "01"])
-    report = migrate(source, index, tmp_path / "files", keep_files=True)
+    report = migrate(source, collection, tmp_path / "files", keep_files=True)
     assert (report.written, report.kept) == (1, 1)
-    found = index.get(index.ids())
+    found = collection.get(collection.ids())
     assert found["0"] == edited
     assert found["1"].caption == "changed"
     source.close()
@@ -185,7 +185,7 @@ def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
 
 def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
     source: Collection,
-    index: Collection,
+    collection: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,31 +193,31 @@ def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
     records = given(make_record, 3)
     source.upsert(records.values())
     changed = dataclasses.replace(records["1"], caption="changed meanwhile")
-    upsert, late = index.upsert, iter([[make_record("late"), changed]])
+    upsert, late = collection.upsert, iter([[make_record("late"), changed]])
 
     def upsert_while_others_write(rows: list[Record]) -> int:
         source.upsert(next(late, []))
         return upsert(rows)
 
-    monkeypatch.setattr(index, "upsert", upsert_while_others_write)
-    assert migrate(source, index, tmp_path / "files").records == 4
-    assert index.get(index.ids()) == source.get(source.ids())
+    monkeypatch.setattr(collection, "upsert", upsert_while_others_write)
+    assert migrate(source, collection, tmp_path / "files").records == 4
+    assert collection.get(collection.ids()) == source.get(source.ids())
     source.close()
 
 
 def test_a_source_that_never_rests_is_reported(
     source: Collection,
-    index: Collection,
+    collection: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source.upsert([make_record("a")])
     monkeypatch.setattr(
-        index, "upsert", lambda rows: source.upsert([make_record(f"more {source.writes}")])
+        collection, "upsert", lambda rows: source.upsert([make_record(f"more {source.writes}")])
     )
     with pytest.raises(SearchError, match="changes faster than it is copied: stop its writers"):
-        migrate(source, index, tmp_path / "files")
+        migrate(source, collection, tmp_path / "files")
     source.close()
 
 
@@ -254,34 +254,34 @@ def test_a_collection_is_never_copied_onto_itself(
 
 
 def test_another_migration_or_model_is_refused(
-    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     source.upsert([make_record("a")])
-    migrate(source, index, tmp_path / "files", keep_files=True)
+    migrate(source, collection, tmp_path / "files", keep_files=True)
     with pytest.raises(SearchError, match="belongs to another migration"):
-        migrate(index, source, tmp_path / "files")
+        migrate(collection, source, tmp_path / "files")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(SearchError, match="has other files"):
-        migrate(source, index, tmp_path / "full")
+        migrate(source, collection, tmp_path / "full")
     source.delete(["a"])
     with pytest.raises(SearchError, match="lost 1 records since the migration began"):
-        migrate(source, index, tmp_path / "files")
-    index.info = dataclasses.replace(index.info, fingerprint="model-two")
+        migrate(source, collection, tmp_path / "files")
+    collection.info = dataclasses.replace(collection.info, fingerprint="model-two")
     with pytest.raises(SearchError, match="was filled by model model-two"):
-        migrate(source, index, tmp_path / "other")
+        migrate(source, collection, tmp_path / "other")
     source.close()
 
 
 def test_records_that_did_not_arrive_are_reported(
     source: Collection,
-    index: Collection,
+    collection: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source.upsert([make_record("a"), make_record("b")])
-    monkeypatch.setattr(index, "upsert", lambda rows: None)
+    monkeypatch.setattr(collection, "upsert", lambda rows: None)
     with pytest.raises(SearchError, match=r"2 of 2 records did not come into .*, such as a"):
-        migrate(source, index, tmp_path / "files")
+        migrate(source, collection, tmp_path / "files")
     source.close()

@@ -78,33 +78,33 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, batch: list[Record
 
 
 def test_the_columns_are_those_of_a_collection_with_both_vectors(
-    tmp_path: Path, batch: list[Record], index: Collection
+    tmp_path: Path, batch: list[Record], collection: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about())
-    if not index.capabilities.several_vectors:
+    if not collection.capabilities.several_vectors:
         pytest.skip("this Milvus keeps the vectors of captions in a second collection")
-    described = index._connection.client.describe_collection(index.info.collection)
+    described = collection._connection.client.describe_collection(collection.info.collection)
     made_there = {function["output_field_names"][0] for function in described.get("functions", [])}
     columns = {field["name"] for field in described["fields"]}
     assert set(parquet.read_schema(path).names) == columns - made_there
 
 
 def test_vectors_fill_a_collection_without_a_model_and_only_once(
-    tmp_path: Path, batch: list[Record], index: Collection
+    tmp_path: Path, batch: list[Record], collection: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about())
-    assert ingest_vectors([path], index) == IngestReport(added=2, duplicates=1)
-    stored = index.get(["a", "b"])
+    assert ingest_vectors([path], collection) == IngestReport(added=2, duplicates=1)
+    stored = collection.get(["a", "b"])
     assert stored == {record.id: record for record in batch}
     assert stored["a"].text_vector == pytest.approx(batch[0].text_vector)
-    assert ingest_vectors([path], index) == IngestReport(unchanged=3)
-    assert index.count() == 2
+    assert ingest_vectors([path], collection) == IngestReport(unchanged=3)
+    assert collection.count() == 2
 
 
 def test_newer_captions_and_images_of_a_path_replace_older_ones(
-    tmp_path: Path, make_record: Make, index: Collection
+    tmp_path: Path, make_record: Make, collection: Collection
 ) -> None:
     def made(name: str, path: str, etag: str, caption: str) -> Record:
         origin = Origin(files={path: etag}, label=caption)
@@ -117,20 +117,20 @@ def test_newer_captions_and_images_of_a_path_replace_older_ones(
     old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
     write_vectors(old, [made("1", "/a", "s1", "one"), made("2", "/b", "s1", "two")], about())
     write_vectors(new, [made("1", "/a", "s2", "uno"), made("3", "/b", "s2", "three")], about())
-    ingest_vectors([old], index)
-    assert ingest_vectors([new], index) == IngestReport(updated=2)
-    found = index.get(["1", "2", "3"])
+    ingest_vectors([old], collection)
+    assert ingest_vectors([new], collection) == IngestReport(updated=2)
+    found = collection.get(["1", "2", "3"])
     assert {id: record.caption for id, record in found.items()} == {"1": "uno", "3": "three"}
     assert found["1"].text_vector == pytest.approx(make_record("uno").vector)
 
 
 def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(
-    tmp_path: Path, batch: list[Record], index: Collection
+    tmp_path: Path, batch: list[Record], collection: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about(fingerprint="model-two"))
     with pytest.raises(SearchError, match="and not by model-two"):
-        ingest_vectors([path], index)
+        ingest_vectors([path], collection)
     wrong = Record(id="x", path="/x", vector=np.zeros(16, np.float32))
     with pytest.raises(SearchError, match="its length must be 1"):
         write_vectors(tmp_path / "b.parquet", [wrong], about())

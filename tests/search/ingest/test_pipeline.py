@@ -24,10 +24,10 @@ Make = Callable[..., Record]
 class Gate:
     """Collection whose writes block until released; lists the calls in order."""
 
-    def __init__(self, index: Collection, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, collection: Collection, patch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.asked: list[tuple[str, list[str]]] = []
-        upsert, delete, flush = index.upsert, index.delete, index.flush
+        upsert, delete, flush = collection.upsert, collection.delete, collection.flush
 
         def slow_upsert(records: Iterable[Record]) -> int:
             batch = list(records)
@@ -43,9 +43,9 @@ class Gate:
             self.pass_through("flush", [])
             flush()
 
-        patch.setattr(index, "upsert", slow_upsert)
-        patch.setattr(index, "delete", slow_delete)
-        patch.setattr(index, "flush", slow_flush)
+        patch.setattr(collection, "upsert", slow_upsert)
+        patch.setattr(collection, "delete", slow_delete)
+        patch.setattr(collection, "flush", slow_flush)
 
     def pass_through(self, what: str, ids: list[str]) -> None:
         self.open.wait(240)
@@ -53,14 +53,14 @@ class Gate:
 
 
 @pytest.fixture
-def gate(index: Collection, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(index, monkeypatch)
+def gate(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(collection, monkeypatch)
 
 
 def test_what_is_on_its_way_is_seen_at_once_and_written_in_order(
-    index: Collection, gate: Gate, make_record: Make
+    collection: Collection, gate: Gate, make_record: Make
 ) -> None:
-    with WriteBehind(index) as behind:
+    with WriteBehind(collection) as behind:
         behind.upsert([make_record("a"), make_record("b")])
         behind.delete(["a"])
         assert behind.get(["a", "b", "c"]) == {"b": make_record("b")}
@@ -68,11 +68,13 @@ def test_what_is_on_its_way_is_seen_at_once_and_written_in_order(
         gate.open.set()
         behind.flush()
     assert gate.asked == [("upsert", ["a", "b"]), ("delete", ["a"]), ("flush", [])]
-    assert index.get(["b"]) == {"b": make_record("b")}
+    assert collection.get(["b"]) == {"b": make_record("b")}
 
 
-def test_no_more_than_two_batches_wait(index: Collection, gate: Gate, make_record: Make) -> None:
-    with WriteBehind(index) as behind:
+def test_no_more_than_two_batches_wait(
+    collection: Collection, gate: Gate, make_record: Make
+) -> None:
+    with WriteBehind(collection) as behind:
         behind.upsert([make_record("a")])
         behind.upsert([make_record("b")])
         third = threading.Thread(target=lambda: behind.upsert([make_record("c")]))
@@ -85,20 +87,20 @@ def test_no_more_than_two_batches_wait(index: Collection, gate: Gate, make_recor
 
 
 def test_after_a_write_that_failed_none_is_done(
-    index: Collection, make_record: Make, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, make_record: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.upsert([make_record("old")])
+    collection.upsert([make_record("old")])
 
     def refuse(records: object) -> int:
         raise SearchError("the disk is full")
 
-    monkeypatch.setattr(index, "upsert", refuse)
-    behind = WriteBehind(index)
+    monkeypatch.setattr(collection, "upsert", refuse)
+    behind = WriteBehind(collection)
     behind.upsert([make_record("new")])
     behind.delete(["old"])
     with pytest.raises(SearchError, match="the disk is full"):
         behind.flush()
-    assert index.get(["old"]).keys() == {"old"}
+    assert collection.get(["old"]).keys() == {"old"}
 
 
 Run = Callable[..., IngestReport]
@@ -116,20 +118,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, embedder: Any, index: Collection) -> Run:
+def run(folder: Path, embedder: Any, collection: Collection) -> Run:
     """Index the folder; `embedder.embedded` then lists the embedded images."""
 
     def run(**settings: Any) -> IngestReport:
         embedder.embedded.clear()
-        return ingest([FileSource([folder])], embedder, index, **settings)
+        return ingest([FileSource([folder])], embedder, collection, **settings)
 
     return run
 
 
-def contents(index: Collection) -> dict[str, str]:
+def contents(collection: Collection) -> dict[str, str]:
     """Map path -> caption of every record; fail if two records have one path."""
     found: dict[str, str] = {}
-    for _, path, caption, origin in index.origins():
+    for _, path, caption, origin in collection.origins():
         assert path in origin.files
         name = os.path.basename(path)
         assert name not in found
@@ -138,20 +140,20 @@ def contents(index: Collection) -> dict[str, str]:
 
 
 def test_a_folder_becomes_records_with_the_captions_next_to_its_images(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     report = run()
     assert report == IngestReport(added=3)
-    assert contents(index) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
-    bear = index.get([content_id(b"b")])[content_id(b"b")]
+    assert contents(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
+    bear = collection.get([content_id(b"b")])[content_id(b"b")]
     assert bear.path == str(folder / "b.jpg")
     assert bear.metadata == {"kind": "animal"}
     assert bear.vector == pytest.approx(embedder.direction(b"b"))
-    assert index._images.unflushed == 0 or not index._connection.is_lite
+    assert collection._images.unflushed == 0 or not collection._connection.is_lite
 
 
 def test_a_second_run_reads_and_embeds_nothing(
-    run: Run, index: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, collection: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
     monkeypatch.setattr(FileSource, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
@@ -160,25 +162,25 @@ def test_a_second_run_reads_and_embeds_nothing(
 
 
 def test_a_changed_image_replaces_the_old_one(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.jpg").write_bytes(b"another apple")
     assert run() == IngestReport(updated=1, unchanged=2)
     assert embedder.embedded == [b"another apple"]
-    assert contents(index) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
-    assert index.get([content_id(b"a")]) == {}
+    assert contents(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
+    assert collection.get([content_id(b"a")]) == {}
 
 
 def test_changed_captions_are_taken_over_without_embedding(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.txt").write_text("a pear")
     (folder / "b.json").unlink()
     assert run() == IngestReport(updated=2, unchanged=1)
     assert not embedder.embedded
-    assert contents(index) == {"a.jpg": "a pear", "b.jpg": "", "c.jpg": ""}
+    assert contents(collection) == {"a.jpg": "a pear", "b.jpg": "", "c.jpg": ""}
     assert run() == IngestReport(unchanged=3)
 
 
@@ -190,51 +192,51 @@ def test_a_touched_image_is_read_once_more_and_left(run: Run, folder: Path, embe
 
 
 def test_vanished_images_stay_until_they_are_pruned(
-    run: Run, index: Collection, folder: Path
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     run()
     (folder / "c.jpg").unlink()
     assert run() == IngestReport(unchanged=2)
-    assert index.count() == 3
+    assert collection.count() == 3
     assert run(prune=True) == IngestReport(unchanged=2, removed=1)
-    assert contents(index).keys() == {"a.jpg", "b.jpg"}
+    assert contents(collection).keys() == {"a.jpg", "b.jpg"}
 
 
 def test_a_folder_may_be_named_in_any_way(
-    run: Run, index: Collection, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, collection: Collection, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder / "sub")
     for named in ("..", "../../pictures", "../sub/..", f"{folder}/sub/../"):
-        assert ingest([FileSource([named])], embedder, index, prune=True) == IngestReport(
+        assert ingest([FileSource([named])], embedder, collection, prune=True) == IngestReport(
             unchanged=3
         )
     (folder / "c.jpg").unlink()
-    assert ingest([FileSource(["../sub/.."])], embedder, index, prune=True).removed == 1
+    assert ingest([FileSource(["../sub/.."])], embedder, collection, prune=True).removed == 1
 
 
 def test_pruning_keeps_records_of_other_folders(
-    folder: Path, embedder: Any, index: Collection, tmp_path: Path
+    folder: Path, embedder: Any, collection: Collection, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "d.jpg").write_bytes(b"d")
-    ingest([FileSource([folder, elsewhere])], embedder, index)
-    add([SourceImage(path="shard.tar/x", data=b"x")], embedder, index)
+    ingest([FileSource([folder, elsewhere])], embedder, collection)
+    add([SourceImage(path="shard.tar/x", data=b"x")], embedder, collection)
     (elsewhere / "d.jpg").unlink()
     (folder / "a.jpg").unlink()
-    assert ingest([FileSource([folder])], embedder, index, prune=True).removed == 1
-    assert contents(index).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
+    assert ingest([FileSource([folder])], embedder, collection, prune=True).removed == 1
+    assert contents(collection).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
 
 
 def test_one_image_at_two_paths_is_one_record(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
     assert run() == IngestReport(added=3, duplicates=1)
-    assert contents(index)["a.jpg"] == "an apple"
+    assert contents(collection)["a.jpg"] == "an apple"
     assert run() == IngestReport(unchanged=4)
     # Its metadata is ignored, as its path is not primary.
     (folder / "z.txt").write_text("still a copy")
@@ -242,25 +244,25 @@ def test_one_image_at_two_paths_is_one_record(
     # A later copy is merged into the existing record.
     (folder / "0.jpg").write_bytes(b"a")
     assert run() == IngestReport(unchanged=4, duplicates=1)
-    assert contents(index)["a.jpg"] == "an apple"
+    assert contents(collection)["a.jpg"] == "an apple"
     assert not embedder.embedded
 
 
 def test_when_the_leading_file_is_gone_the_copy_leads(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
     run()
     (folder / "a.jpg").unlink()
     assert run() == IngestReport(updated=1, unchanged=2)
-    assert contents(index) == {"z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
+    assert contents(collection) == {"z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
     assert run(prune=True) == IngestReport(unchanged=3)
     assert not embedder.embedded
 
 
 def test_when_the_leading_file_changes_the_copy_leads(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
@@ -268,30 +270,30 @@ def test_when_the_leading_file_changes_the_copy_leads(
     (folder / "a.jpg").write_bytes(b"changed")
     assert run() == IngestReport(updated=2, unchanged=2)
     expected = {"a.jpg": "an apple", "z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
-    assert contents(index) == expected
+    assert contents(collection) == expected
     assert run() == IngestReport(unchanged=4)
 
 
 def test_when_a_copy_changes_its_record_lets_it_go(
-    run: Run, index: Collection, folder: Path
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     run()
     (folder / "z.jpg").write_bytes(b"z")
     assert run() == IngestReport(updated=1, unchanged=3)
-    assert list(index.get([content_id(b"a")])[content_id(b"a")].origin.files) == [
+    assert list(collection.get([content_id(b"a")])[content_id(b"a")].origin.files) == [
         str(folder / "a.jpg")
     ]
 
 
 def test_a_renamed_image_keeps_its_vector(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.jpg").rename(folder / "n.jpg")
     assert run(prune=True) == IngestReport(updated=1, unchanged=2)
     assert not embedder.embedded
-    assert contents(index) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
+    assert contents(collection) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
 
 
 @pytest.fixture
@@ -301,76 +303,76 @@ def moved(run: Run, folder: Path) -> Path:
     return folder.rename(folder.with_name("moved"))
 
 
-def paths(index: Collection) -> dict[str, str]:
+def paths(collection: Collection) -> dict[str, str]:
     """Map each path of a record to the record's primary path."""
-    return {path: lead for _, lead, _, origin in index.origins() for path in origin.files}
+    return {path: lead for _, lead, _, origin in collection.origins() for path in origin.files}
 
 
 @pytest.mark.parametrize("prune", [False, True])
 def test_a_moved_folder_keeps_its_records_under_the_new_paths(
-    moved: Path, prune: bool, index: Collection, embedder: Any
+    moved: Path, prune: bool, collection: Collection, embedder: Any
 ) -> None:
-    before = contents(index)
+    before = contents(collection)
     embedder.embedded.clear()
-    report = ingest([FileSource([moved])], embedder, index, prune=prune)
+    report = ingest([FileSource([moved])], embedder, collection, prune=prune)
     assert report == IngestReport(updated=3)
     assert not embedder.embedded
-    assert contents(index) == before
-    assert paths(index) == {str(moved / name): str(moved / name) for name in before}
-    assert {record.album for part in index.read_through() for record in part} == {str(moved)}
-    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+    assert contents(collection) == before
+    assert paths(collection) == {str(moved / name): str(moved / name) for name in before}
+    assert {record.album for part in collection.read_through() for record in part} == {str(moved)}
+    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
 
 
 def test_changes_that_people_made_in_a_record_move_with_its_file(
-    moved: Path, index: Collection, embedder: Any
+    moved: Path, collection: Collection, embedder: Any
 ) -> None:
     """The service changes records, and not the sidecar files."""
-    (before,) = index.get([content_id(b"a")]).values()
+    (before,) = collection.get([content_id(b"a")]).values()
     vector = embedder.direction(b"a fruit")
     fields = {"caption": "a fruit", "tags": ("new",), "album": "Fruit"}
-    index.upsert([replace(before, text_vector=vector, **fields)])  # type: ignore[arg-type]
-    ingest([FileSource([moved])], embedder, index)
-    (after,) = index.get([content_id(b"a")]).values()
+    collection.upsert([replace(before, text_vector=vector, **fields)])  # type: ignore[arg-type]
+    ingest([FileSource([moved])], embedder, collection)
+    (after,) = collection.get([content_id(b"a")]).values()
     assert (after.path, after.caption, after.tags, after.album) == (
         str(moved / "a.jpg"),
         "a fruit",
         ("new",),
         "Fruit",
     )
-    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
 
 
 def test_records_of_a_run_that_took_the_moved_files_for_copies_are_corrected(
-    moved: Path, index: Collection, embedder: Any
+    moved: Path, collection: Collection, embedder: Any
 ) -> None:
-    before = contents(index)
-    for (record,) in index.read_through(f'id == "{content_id(b"a")}"'):
+    before = contents(collection)
+    for (record,) in collection.read_through(f'id == "{content_id(b"a")}"'):
         files = {**record.origin.files, str(moved / "a.jpg"): file_etag(moved / "a.jpg")}
-        index.upsert([replace(record, origin=replace(record.origin, files=files))])
-    assert ingest([FileSource([moved])], embedder, index) == IngestReport(updated=3)
-    assert contents(index) == before
-    assert set(paths(index)) == {str(moved / name) for name in before}
+        collection.upsert([replace(record, origin=replace(record.origin, files=files))])
+    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(updated=3)
+    assert contents(collection) == before
+    assert set(paths(collection)) == {str(moved / name) for name in before}
 
 
 def test_files_on_a_drive_with_another_mount_point_are_found_at_the_new_paths(
-    moved: Path, folder: Path, index: Collection, embedder: Any
+    moved: Path, folder: Path, collection: Collection, embedder: Any
 ) -> None:
     # The old mount point is left, and empty: the drive may also be another one.
     folder.mkdir()
-    names = contents(index)
-    assert ingest([FileSource([moved])], embedder, index) == IngestReport(updated=3)
-    assert paths(index) == {
+    names = contents(collection)
+    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(updated=3)
+    assert paths(collection) == {
         str(place / name): str(moved / name) for place in (folder, moved) for name in names
     }
-    assert ingest([FileSource([moved])], embedder, index) == IngestReport(unchanged=3)
+    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
     folder.rmdir()
     moved.rename(folder)
-    assert ingest([FileSource([folder])], embedder, index) == IngestReport(updated=3)
-    assert set(paths(index)) == {str(folder / name) for name in names}
+    assert ingest([FileSource([folder])], embedder, collection) == IngestReport(updated=3)
+    assert set(paths(collection)) == {str(folder / name) for name in names}
 
 
 def test_a_file_with_other_metadata_is_a_copy_of_one_that_may_be_on_an_unmounted_drive(
-    run: Run, folder: Path, index: Collection, embedder: Any
+    run: Run, folder: Path, collection: Collection, embedder: Any
 ) -> None:
     run()
     copies = folder.with_name("copies")
@@ -378,35 +380,35 @@ def test_a_file_with_other_metadata_is_a_copy_of_one_that_may_be_on_an_unmounted
     (copies / "a.jpg").write_bytes(b"a")
     drive = folder.rename(folder.with_name("unplugged"))
     folder.mkdir()
-    assert ingest([FileSource([copies])], embedder, index) == IngestReport(duplicates=1)
-    assert contents(index)["a.jpg"] == "an apple"
+    assert ingest([FileSource([copies])], embedder, collection) == IngestReport(duplicates=1)
+    assert contents(collection)["a.jpg"] == "an apple"
     folder.rmdir()
     drive.rename(folder)
     assert run() == IngestReport(unchanged=3)
 
 
 def test_files_that_only_another_machine_can_have_keep_their_paths(
-    folder: Path, index: Collection, embedder: Any
+    folder: Path, collection: Collection, embedder: Any
 ) -> None:
     path = "/of another machine/c.jpg"
-    add([SourceImage(path=path, data=b"c", etag="1-1")], embedder, index)
-    report = ingest([FileSource([folder])], embedder, index)
-    assert paths(index)[path] == path
+    add([SourceImage(path=path, data=b"c", etag="1-1")], embedder, collection)
+    report = ingest([FileSource([folder])], embedder, collection)
+    assert paths(collection)[path] == path
     assert report.added == 2
 
 
 def test_copies_beyond_the_limit_of_a_record_are_counted_but_not_stored(
-    run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upsert, "_MAX_FILES_BYTES", 10)
     (folder / "z.jpg").write_bytes(b"a")
     for _ in range(2):
         assert run().duplicates == 1
-    assert len(index.get([content_id(b"a")])[content_id(b"a")].origin.files) == 1
+    assert len(collection.get([content_id(b"a")])[content_id(b"a")].origin.files) == 1
 
 
 def test_bad_images_are_reported_and_the_others_come_in(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     for name, image in {"bad1": b"bad1", "bad2": b"bad2", "copy": b"bad1", "e": b"e"}.items():
         (folder / f"{name}.png").write_bytes(image)
@@ -422,7 +424,7 @@ def test_bad_images_are_reported_and_the_others_come_in(
 
 
 def test_bad_sidecars_and_unreadable_files_are_reported(
-    run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.txt").unlink()
     (folder / "a.json").write_text("{")
@@ -440,7 +442,7 @@ def test_bad_sidecars_and_unreadable_files_are_reported(
 
 
 def test_what_json_holds_and_milvus_does_not_is_one_images_fault(
-    run: Run, index: Collection, folder: Path
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     deep = '{"x":' * 600 + "1" + "}" * 600
     run()
@@ -455,7 +457,7 @@ def test_what_json_holds_and_milvus_does_not_is_one_images_fault(
     assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
         (name, "bad_words") for name in ("a.jpg", "b.jpg", "d.jpg")
     ]
-    assert index.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
+    assert collection.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
 
 
 def test_a_file_name_that_is_no_text_is_reported_as_text(run: Run, folder: Path) -> None:
@@ -471,13 +473,13 @@ def test_a_file_name_that_is_no_text_is_reported_as_text(run: Run, folder: Path)
 
 
 def test_an_image_that_turned_bad_leaves_no_stale_record(
-    run: Run, index: Collection, folder: Path
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     run()
     (folder / "a.jpg").write_bytes(b"bad now")
     report = run()
     assert len(report.bad) == 1
-    assert contents(index).keys() == {"b.jpg", "c.jpg"}
+    assert contents(collection).keys() == {"b.jpg", "c.jpg"}
 
 
 class Captioner:
@@ -490,32 +492,32 @@ class Captioner:
 
 
 def test_images_without_a_caption_get_one_written(
-    run: Run, index: Collection, folder: Path, embedder: Any
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     # First without, then with: missing captions are generated.
     run()
     captioner = Captioner()
     assert run(captioner=captioner) == IngestReport(updated=1, unchanged=2)
     assert captioner.seen == [b"c"]
-    assert contents(index)["c.jpg"] == "written for c"
+    assert contents(collection)["c.jpg"] == "written for c"
     for settings in ({"captioner": captioner}, {}):
         assert run(**settings) == IngestReport(unchanged=3)
     # New metadata keeps it, a given caption replaces it, and without one it is generated again.
     (folder / "c.json").write_text('{"kind": "letter"}')
     assert run(captioner=captioner).updated == 1
-    assert contents(index)["c.jpg"] == "written for c"
+    assert contents(collection)["c.jpg"] == "written for c"
     (folder / "c.txt").write_text("given")
     assert run(captioner=captioner).updated == 1
-    assert contents(index)["c.jpg"] == "given"
+    assert contents(collection)["c.jpg"] == "given"
     (folder / "c.txt").unlink()
     assert run().updated == 1
-    assert contents(index)["c.jpg"] == ""
+    assert contents(collection)["c.jpg"] == ""
     assert captioner.seen == [b"c"]
     assert not embedder.embedded
 
 
 def test_an_image_with_an_empty_generated_caption_is_not_captioned_again(
-    run: Run, index: Collection, folder: Path
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     asked: list[bytes] = []
 
@@ -530,7 +532,7 @@ def test_an_image_with_an_empty_generated_caption_is_not_captioned_again(
     (folder / "c.json").write_text('{"kind": "letter"}')
     (folder / "d.jpg").write_bytes(b"d")
     assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
-    assert (asked, contents(index)["c.jpg"]) == ([b"c", b"d"], "")
+    assert (asked, contents(collection)["c.jpg"]) == ([b"c", b"d"], "")
 
 
 def test_progress_counts_every_image(run: Run, folder: Path) -> None:
@@ -562,10 +564,10 @@ def test_another_models_collection_is_not_filled(run: Run, embedder: Any) -> Non
 
 
 def test_a_folder_that_is_not_there_changes_nothing(
-    run: Run, index: Collection, embedder: Any, folder: Path
+    run: Run, collection: Collection, embedder: Any, folder: Path
 ) -> None:
     run()
     folder.rename(folder.with_name("unplugged"))
     with pytest.raises(DataError, match="no file or folder"):
         run(prune=True)
-    assert index.count() == 3
+    assert collection.count() == 3

@@ -15,7 +15,7 @@ from coca.search.milvus.rows import Rows
 
 
 def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
-    index: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -23,7 +23,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
         (folder / f"{name}.jpg").write_bytes(name.encode())
     path_cache, copy, odd = PathCache(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
     copy.write_bytes(b"a")
-    first = ingest([FileSource([folder])], embedder, index, path_cache=path_cache)
+    first = ingest([FileSource([folder])], embedder, collection, path_cache=path_cache)
     assert first == IngestReport(added=3, duplicates=1)
     reads = Rows.read_through
 
@@ -38,7 +38,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
             FileSource([path for path in paths if path.exists()]),
             Gone(paths),
         ]
-        return ingest(sources, embedder, index, path_cache=path_cache, prune=True)
+        return ingest(sources, embedder, collection, path_cache=path_cache, prune=True)
 
     # Existing images are found by path, by bytes, or as a copy.
     assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
@@ -56,112 +56,118 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     (folder / "n.jpg").unlink()
     assert touch(folder / "n.jpg").removed == 1
     monkeypatch.undo()
-    claimed = [Path(path).name for _, _, _, origin in index.origins() for path in origin.files]
+    claimed = [Path(path).name for _, _, _, origin in collection.origins() for path in origin.files]
     assert sorted(claimed) == ["b.jpg", "c.jpg", "z.jpg"]
-    assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=3)
+    assert ingest([FileSource([folder])], embedder, collection, prune=True) == IngestReport(
+        unchanged=3
+    )
 
 
 def test_the_captions_of_a_removed_image_are_removed(
-    index: Collection, tmp_path: Path, embedder: Any
+    collection: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, path_cache = tmp_path / "pictures", PathCache()
     folder.mkdir()
     for name in "ab":
         (folder / f"{name}.jpg").write_bytes(b"same")
         (folder / f"{name}.txt").write_text(f"words of {name}")
-    ingest([FileSource([folder])], embedder, index, path_cache=path_cache, prune=True)
-    (before,) = index.read_through()
+    ingest([FileSource([folder])], embedder, collection, path_cache=path_cache, prune=True)
+    (before,) = collection.read_through()
     assert [record.caption for record in before] == ["words of a"]
     (folder / "a.jpg").unlink()
     gone = Gone([folder / "a.jpg"])
-    assert ingest([gone], embedder, index, path_cache=path_cache, prune=True) == IngestReport(
+    assert ingest([gone], embedder, collection, path_cache=path_cache, prune=True) == IngestReport(
         updated=1
     )
-    (after,) = index.read_through()
+    (after,) = collection.read_through()
     assert [record.caption for record in after] == ["words of b"]
-    assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=1)
+    assert ingest([FileSource([folder])], embedder, collection, prune=True) == IngestReport(
+        unchanged=1
+    )
 
 
 def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_trusted(
-    index: Collection, tmp_path: Path, embedder: Any
+    collection: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, other = tmp_path / "drive", tmp_path / "other"
     for path in (folder, other):
         path.mkdir()
         (path / f"{path.name}.jpg").write_bytes(path.name.encode())
-    ingest([FileSource([folder, other])], embedder, index)
+    ingest([FileSource([folder, other])], embedder, collection)
     (folder / "drive.jpg").unlink()
     # A text file is not an image.
     (folder / "note.txt").write_text("a note")
     for folders in ([folder], [folder, other]):
-        kept = ingest([FileSource(folders)], embedder, index, prune=True)
+        kept = ingest([FileSource(folders)], embedder, collection, prune=True)
         assert kept == IngestReport(unchanged=len(folders) - 1)
     # A missing file in a non-empty folder is lost.
     (other / "more.jpg").write_bytes(b"more")
     (other / "other.jpg").unlink()
-    assert ingest([FileSource([other])], embedder, index, prune=True) == IngestReport(
+    assert ingest([FileSource([other])], embedder, collection, prune=True) == IngestReport(
         added=1, removed=1
     )
-    trusted = ingest([FileSource([folder, other])], embedder, index, prune=True, prune_empty=True)
+    trusted = ingest(
+        [FileSource([folder, other])], embedder, collection, prune=True, prune_empty=True
+    )
     assert trusted == IngestReport(unchanged=1, removed=1)
 
 
 def test_a_drive_below_the_folder_that_is_not_mounted_keeps_its_records(
-    index: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
+    collection: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, drive = tmp_path / "pictures", tmp_path / "pictures" / "drive"
     (drive / "album").mkdir(parents=True)
     for path in (folder / "a.jpg", folder / "gone.jpg", drive / "album" / "b.jpg"):
         path.write_bytes(path.name.encode())
-    ingest([FileSource([folder])], embedder, index)
+    ingest([FileSource([folder])], embedder, collection)
     (folder / "gone.jpg").unlink()
     drive.rename(tmp_path / "unplugged")
     drive.mkdir()
-    kept = ingest([FileSource([folder])], embedder, index, prune=True)
+    kept = ingest([FileSource([folder])], embedder, collection, prune=True)
     assert kept == IngestReport(unchanged=1, removed=1)
     assert f"1 paths in {drive} are missing" in caplog.text
     assert f"until `coca index {drive} --prune --yes`" in caplog.text
-    trusted = ingest([FileSource([drive])], embedder, index, prune=True, prune_empty=True)
+    trusted = ingest([FileSource([drive])], embedder, collection, prune=True, prune_empty=True)
     assert trusted == IngestReport(removed=1)
 
 
 def test_a_folder_that_cannot_be_read_keeps_its_records_also_when_it_is_trusted(
-    index: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name in "ab":
         (folder / f"{name}.jpg").write_bytes(name.encode())
-    ingest([FileSource([folder])], embedder, index)
+    ingest([FileSource([folder])], embedder, collection)
     (folder / "b.jpg").unlink()
     # For root, every folder is readable.
     monkeypatch.setattr(snapshot, "doubt", lambda _: "it cannot be read (Permission denied)")
     monkeypatch.setattr(os, "access", lambda *_: False)
     source = [FileSource([folder])]
-    kept = ingest(source, embedder, index, prune=True, prune_empty=True)
+    kept = ingest(source, embedder, collection, prune=True, prune_empty=True)
     assert kept == IngestReport(unchanged=1)
 
 
 def test_records_of_a_missing_folder_are_removed_where_that_is_stated(
-    index: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
+    collection: Collection, tmp_path: Path, embedder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, other = tmp_path / "pictures", tmp_path / "other"
     for path in (folder, other):
         path.mkdir()
         (path / f"{path.name}.jpg").write_bytes(path.name.encode())
-    ingest([FileSource([folder, other])], embedder, index)
+    ingest([FileSource([folder, other])], embedder, collection)
     folder.rename(tmp_path / "elsewhere")
     gone = FileSource([other], missing=[folder])
     settings: Any = {"prune": True, "prune_empty": True}
-    assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1, removed=1)
+    assert ingest([gone], embedder, collection, **settings) == IngestReport(unchanged=1, removed=1)
     # pymilvus warns of its own on old servers.
     assert not [record for record in caplog.records if record.name.startswith("coca")]
-    assert ingest([gone], embedder, index, **settings) == IngestReport(unchanged=1)
+    assert ingest([gone], embedder, collection, **settings) == IngestReport(unchanged=1)
     assert f"there is no file or folder {folder}, and no record of it" in caplog.text
 
 
 def test_a_copy_takes_no_caption_from_a_file_that_is_out_of_reach(
-    index: Collection, tmp_path: Path, embedder: Any
+    collection: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, drive = tmp_path / "pictures", tmp_path / "drive"
     for path in (folder, drive):
@@ -171,12 +177,14 @@ def test_a_copy_takes_no_caption_from_a_file_that_is_out_of_reach(
     (folder / "a.txt").write_text("words of a")
     (folder / "z.jpg").write_bytes(b"same")
     (folder / "z.txt").write_text("words of z")
-    assert ingest([FileSource([folder])], embedder, index) == IngestReport(added=1, duplicates=1)
-    (before,) = index.read_through()
+    assert ingest([FileSource([folder])], embedder, collection) == IngestReport(
+        added=1, duplicates=1
+    )
+    (before,) = collection.read_through()
     drive.rename(tmp_path / "unplugged")
-    report = ingest([FileSource([folder])], embedder, index, prune=True)
+    report = ingest([FileSource([folder])], embedder, collection, prune=True)
     assert (report.unchanged, report.removed, len(report.bad)) == (1, 0, 1)
-    (after,) = index.read_through()
+    (after,) = collection.read_through()
     assert after == before
     assert [record.caption for record in after] == ["words of a"]
 

@@ -19,10 +19,10 @@ CAPTIONS, ROWS = 20, 400
 
 
 @pytest.fixture
-def filled(index: Collection, embedder: Any, make_record: MakeRecord) -> Collection:
+def filled(collection: Collection, embedder: Any, make_record: MakeRecord) -> Collection:
     """Build records where each caption has 19 images, and one image in 20 has no caption."""
     captions = [f"image of {n % CAPTIONS}" if n % 19 else "" for n in range(ROWS)]
-    index.upsert(
+    collection.upsert(
         make_record(
             f"{n:03}",
             caption=caption,
@@ -31,8 +31,8 @@ def filled(index: Collection, embedder: Any, make_record: MakeRecord) -> Collect
         )
         for n, caption in enumerate(captions)
     )
-    index.flush()
-    return index
+    collection.flush()
+    return collection
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def filled(index: Collection, embedder: Any, make_record: MakeRecord) -> Collect
     ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", [lambda index: index, InMemoryIndex], ids=["index", "resident"])
+@pytest.mark.parametrize(
+    "kind", [lambda collection: collection, InMemoryIndex], ids=["index", "resident"]
+)
 def test_pages_join_to_one_long_search(
     filled: Collection, embedder: Any, asked: Any, kind: Callable[[Collection], Any]
 ) -> None:
@@ -102,13 +104,13 @@ def test_pages_behind_a_filter_join_where_the_index_rounds(
     vectors = rng.standard_normal((700, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     settings = CollectionSettings(index=parse_index("HNSW_SQ"), fallback=True)
-    index = make_index(collection=fresh, settings=settings)
-    index.upsert(
+    collection = make_index(collection=fresh, settings=settings)
+    collection.upsert(
         Record(id=f"{n:03}", path="x", width=n % 7, vector=vector)
         for n, vector in enumerate(vectors)
     )
-    index.flush()
+    collection.flush()
     for query in vectors[:3]:
-        whole = index.search(query[np.newaxis], 31, filter="width == 3")[0]
+        whole = collection.search(query[np.newaxis], 31, filter="width == 3")[0]
         for k in range(1, 31, 3):
-            assert index.search(query[np.newaxis], k, filter="width == 3")[0] == whole[:k]
+            assert collection.search(query[np.newaxis], k, filter="width == 3")[0] == whole[:k]

@@ -152,14 +152,14 @@ def test_a_killed_process_leaves_a_usable_collection(
             make_index(collection=fresh)
     assert not has_collection(connection, fresh)
     # The leftover collection is used, not created twice.
-    index = make_index(collection=fresh)
-    index.upsert([make_record("cat")])
-    assert names_made() == {index.own_name}
+    collection = make_index(collection=fresh)
+    collection.upsert([make_record("cat")])
+    assert names_made() == {collection.own_name}
     # Without the alias, a collection with records is never treated as a leftover.
     connection.client.drop_alias(fresh)
-    with pytest.raises(SearchError, match=f"alias {fresh} {index.own_name}` opens them"):
+    with pytest.raises(SearchError, match=f"alias {fresh} {collection.own_name}` opens them"):
         make_index(collection=fresh)
-    assert point_alias(connection, fresh, index.own_name) == ""
+    assert point_alias(connection, fresh, collection.own_name) == ""
     assert make_index(collection=fresh).ids() == ["cat"]
 
 
@@ -169,16 +169,16 @@ def test_a_collection_is_dropped_by_its_public_name_and_not_by_another(
     fresh: str,
     names_made: Callable[[], set[str]],
 ) -> None:
-    index = make_index(collection=fresh)
+    collection = make_index(collection=fresh)
     best = f"{fresh}_best"
     assert point_alias(connection, best, fresh) == ""
-    (listed,) = (one for one in list_all(connection) if one.own_name == index.own_name)
+    (listed,) = (one for one in list_all(connection) if one.own_name == collection.own_name)
     assert (listed.name, listed.count, listed.aliases) == (fresh, 0, (best,))
-    with pytest.raises(SearchError, match=f"is an alias of '{index.own_name}': drop that one"):
+    with pytest.raises(SearchError, match=f"is an alias of '{collection.own_name}': drop that one"):
         drop_collection(connection, best)
     with pytest.raises(SearchError, match=f"'{fresh}' is the name that can"):
-        point_alias(connection, index.own_name, "coca_tests")
-    assert drop_collection(connection, fresh) == index.own_name
+        point_alias(connection, collection.own_name, "coca_tests")
+    assert drop_collection(connection, fresh) == collection.own_name
     assert not {fresh, best} & set(catalog.aliases(connection))
     assert not names_made()
 

@@ -19,41 +19,43 @@ MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 
 
-def test_what_is_written_can_be_read_back(index: Collection, make_record: MakeRecord) -> None:
+def test_what_is_written_can_be_read_back(collection: Collection, make_record: MakeRecord) -> None:
     record = make_record(
         "cat",
         caption='a "cat"\n\\ ä',
         metadata={"n": 1, "deep": {"list": [1.5, None, "x"]}},
         origin=Origin(files={"/pictures/cat.jpg": "1-2"}, label="abc", captioned=True),
     )
-    assert index.upsert([record, make_record("dog")]) == 2
-    found = index.get(["cat", "absent"])
+    assert collection.upsert([record, make_record("dog")]) == 2
+    found = collection.get(["cat", "absent"])
     assert found == {"cat": record}
     assert np.array_equal(found["cat"].vector, record.vector)
 
 
-def test_a_record_of_the_same_id_is_replaced(index: Collection, make_record: MakeRecord) -> None:
-    index.upsert([make_record("cat", caption="old")])
+def test_a_record_of_the_same_id_is_replaced(
+    collection: Collection, make_record: MakeRecord
+) -> None:
+    collection.upsert([make_record("cat", caption="old")])
     # Twice in one batch: the last record wins.
-    index.upsert([make_record("cat", caption="newer"), make_record("cat", caption="newest")])
-    assert index.count() == 1
-    assert index.get(["cat"])["cat"].caption == "newest"
+    collection.upsert([make_record("cat", caption="newer"), make_record("cat", caption="newest")])
+    assert collection.count() == 1
+    assert collection.get(["cat"])["cat"].caption == "newest"
 
 
-def test_a_deleted_record_is_found_no_more(index: Collection, make_record: MakeRecord) -> None:
-    index.upsert([make_record("cat"), make_record("dog")])
-    index.delete(["cat", "absent"])
-    assert index.count() == 1
-    assert ids(index.search(make_record("cat").vector[np.newaxis])) == [["dog"]]
+def test_a_deleted_record_is_found_no_more(collection: Collection, make_record: MakeRecord) -> None:
+    collection.upsert([make_record("cat"), make_record("dog")])
+    collection.delete(["cat", "absent"])
+    assert collection.count() == 1
+    assert ids(collection.search(make_record("cat").vector[np.newaxis])) == [["dog"]]
 
 
-def test_a_search_returns_cosines_in_order(index: Collection, make_record: MakeRecord) -> None:
+def test_a_search_returns_cosines_in_order(collection: Collection, make_record: MakeRecord) -> None:
     records = [make_record(str(n), caption=f"c{n}", metadata={"n": n}) for n in range(50)]
-    index.upsert(records)
-    index.flush()
+    collection.upsert(records)
+    collection.flush()
     queries = np.stack([make_record(name).vector for name in ("7", "a", "b")])
     cosines = queries @ np.stack([record.vector for record in records]).T
-    answers = index.search(queries, 5)
+    answers = collection.search(queries, 5)
     for row, hits in zip(cosines, answers, strict=True):
         best = np.argsort(-row)[:5]
         assert [hit.id for hit in hits] == [records[n].id for n in best]
@@ -62,29 +64,31 @@ def test_a_search_returns_cosines_in_order(index: Collection, make_record: MakeR
     assert (first.path, first.caption, first.metadata) == ("/pictures/7.jpg", "c7", {"n": 7})
 
 
-def test_pages_follow_each_other(index: Collection, make_record: MakeRecord) -> None:
-    index.upsert(make_record(str(n), metadata={"even": n % 2 == 0}) for n in range(30))
+def test_pages_follow_each_other(collection: Collection, make_record: MakeRecord) -> None:
+    collection.upsert(make_record(str(n), metadata={"even": n % 2 == 0}) for n in range(30))
     query = make_record("query").vector[np.newaxis]
     for filter in ("", 'metadata["even"] == true'):
-        whole = index.search(query, 12, filter=filter)[0]
-        pages = [index.search(query, 4, filter=filter, offset=start)[0] for start in (0, 4, 8)]
+        whole = collection.search(query, 12, filter=filter)[0]
+        pages = [collection.search(query, 4, filter=filter, offset=start)[0] for start in (0, 4, 8)]
         assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
 
 
-def test_a_filter_leaves_only_what_fulfils_it(index: Collection, make_record: MakeRecord) -> None:
-    index.upsert(make_record(str(n), metadata={"n": n}) for n in range(20))
+def test_a_filter_leaves_only_what_fulfils_it(
+    collection: Collection, make_record: MakeRecord
+) -> None:
+    collection.upsert(make_record(str(n), metadata={"n": n}) for n in range(20))
     query = make_record("3").vector[np.newaxis]
-    hits = index.search(query, 10, filter='metadata["n"] > 15')[0]
+    hits = collection.search(query, 10, filter='metadata["n"] > 15')[0]
     assert {hit.id for hit in hits} == {"16", "17", "18", "19"}
-    assert index.count('metadata["n"] > 15') == 4
-    assert index.search(query, 10, filter='metadata["n"] > 99') == [[]]
+    assert collection.count('metadata["n"] > 15') == 4
+    assert collection.search(query, 10, filter='metadata["n"] > 99') == [[]]
 
 
-def test_an_empty_collection_answers_with_nothing(index: Collection) -> None:
-    assert index.search(np.eye(2, 16, dtype=np.float32), 3) == [[], []]
-    assert index.search(np.zeros((0, 16), dtype=np.float32), 3) == []
-    assert list(index.origins()) == []
-    assert index.get([]) == {}
+def test_an_empty_collection_answers_with_nothing(collection: Collection) -> None:
+    assert collection.search(np.eye(2, 16, dtype=np.float32), 3) == [[], []]
+    assert collection.search(np.zeros((0, 16), dtype=np.float32), 3) == []
+    assert list(collection.origins()) == []
+    assert collection.get([]) == {}
 
 
 def test_the_collection_names_the_model_that_filled_it(
@@ -180,32 +184,32 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
     ],
 )
 def test_a_record_that_cannot_be_stored_is_named(
-    index: Collection, make_record: MakeRecord, record: Any, fault: str
+    collection: Collection, make_record: MakeRecord, record: Any, fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
-        index.upsert([make_record("a"), replace(make_record("b"), **record)])
-    assert index.count() == 0
+        collection.upsert([make_record("a"), replace(make_record("b"), **record)])
+    assert collection.count() == 0
 
 
-def test_no_id_reaches_another_record(index: Collection, make_record: MakeRecord) -> None:
+def test_no_id_reaches_another_record(collection: Collection, make_record: MakeRecord) -> None:
     odd = ["it's.jpg", "Katze 🐈", "%_[]()", "'] or id != ''", "x' or 'x' == 'x"]
-    index.upsert(make_record(id) for id in [*odd, "plain"])
-    assert set(index.ids()) == {*odd, "plain"}
-    assert {id: record.id for id, record in index.get(odd).items()} == {id: id for id in odd}
-    assert sum(len(batch) for batch in index.read_through()) == len(odd) + 1
+    collection.upsert(make_record(id) for id in [*odd, "plain"])
+    assert set(collection.ids()) == {*odd, "plain"}
+    assert {id: record.id for id, record in collection.get(odd).items()} == {id: id for id in odd}
+    assert sum(len(batch) for batch in collection.read_through()) == len(odd) + 1
     others = ["x'] or id != '' or id in ['y", 'x"] or id != "" or id in ["y', "a\\", "a\nb"]
-    index.delete(others)
-    assert index.count() == len(odd) + 1
-    assert index.get(others) == {}
+    collection.delete(others)
+    assert collection.count() == len(odd) + 1
+    assert collection.get(others) == {}
     for id in odd:
-        index.delete([id])
-        assert index.get([id]) == {}
-    assert index.ids() == ["plain"]
+        collection.delete([id])
+        assert collection.get([id]) == {}
+    assert collection.ids() == ["plain"]
 
 
-def test_a_query_that_cannot_be_compared_is_refused(index: Collection) -> None:
+def test_a_query_that_cannot_be_compared_is_refused(collection: Collection) -> None:
     with pytest.raises(SearchError, match="query 1 has a vector of length 0"):
-        index.search(np.eye(1, 16, dtype=np.float32).repeat(2, 0) * [[1], [0]])
+        collection.search(np.eye(1, 16, dtype=np.float32).repeat(2, 0) * [[1], [0]])
 
 
 @pytest.mark.parametrize(
@@ -217,25 +221,28 @@ def test_a_query_that_cannot_be_compared_is_refused(index: Collection) -> None:
     ],
 )
 def test_a_page_out_of_range_is_refused(
-    index: Collection, k: int, offset: int, message: str
+    collection: Collection, k: int, offset: int, message: str
 ) -> None:
     with pytest.raises(SearchError, match=message):
-        index.search(np.eye(1, 16, dtype=np.float32), k, offset=offset)
+        collection.search(np.eye(1, 16, dtype=np.float32), k, offset=offset)
 
 
 @pytest.mark.parametrize("filter", ["bogus == 3", 'caption == "x', "((", "caption == 5"])
-def test_a_bad_filter_is_named_with_the_reason(index: Collection, filter: str) -> None:
-    for ask in (index.count, lambda f: index.search(np.eye(1, 16, dtype=np.float32), filter=f)):
+def test_a_bad_filter_is_named_with_the_reason(collection: Collection, filter: str) -> None:
+    for ask in (
+        collection.count,
+        lambda f: collection.search(np.eye(1, 16, dtype=np.float32), filter=f),
+    ):
         with pytest.raises(SearchError, match="does not understand the filter") as caught:
             ask(filter)
         assert repr(filter) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-def test_origins_go_through_everything(index: Collection, make_record: MakeRecord) -> None:
+def test_origins_go_through_everything(collection: Collection, make_record: MakeRecord) -> None:
     names = {str(n) for n in range(1_200)}
-    index.upsert(make_record(name, caption="c", origin=Origin(label=name)) for name in names)
-    seen = list(index.origins())
+    collection.upsert(make_record(name, caption="c", origin=Origin(label=name)) for name in names)
+    seen = list(collection.origins())
     assert len(seen) == len(names)
     assert {(id, path, caption, origin.label) for id, path, caption, origin in seen} == {
         (name, f"/pictures/{name}.jpg", "c", name) for name in names
@@ -259,11 +266,11 @@ def test_two_indexes_of_one_process_share_a_folder(
 def test_a_filtered_search_finds_what_brute_force_finds(
     clusters: tuple[Collection, np.ndarray], share: float
 ) -> None:
-    index, vectors = clusters
+    collection, vectors = clusters
     kept = int(len(vectors) * share)
     rng = np.random.default_rng(1)
     queries = unit(vectors[rng.integers(len(vectors), size=20)] + 0.05 * noise(rng, 20))
-    answers = index.search(queries, 10, filter=f'path < "/{kept:05}"')
+    answers = collection.search(queries, 10, filter=f'path < "/{kept:05}"')
     found = 0
     wanted = 0
     for query, hits in zip(queries, answers, strict=True):
@@ -280,13 +287,13 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     centres = noise(rng, 200)
     vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))
     uri = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
-    with Collection.open(uri, embed_dim=32, fingerprint="f", create=True) as index:
-        index.upsert(
+    with Collection.open(uri, embed_dim=32, fingerprint="f", create=True) as collection:
+        collection.upsert(
             Record(id=str(row), path=f"/{row:05}", vector=vector)
             for row, vector in enumerate(vectors)
         )
-        index.flush()
-        yield index, vectors
+        collection.flush()
+        yield collection, vectors
 
 
 def noise(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -302,50 +309,52 @@ def test_many_rows_are_flushed_on_the_way(
 ) -> None:
     monkeypatch.setattr(collection, "WRITE_ROWS", 10)
     monkeypatch.setattr(rows, "FLUSH_ROWS", 30)
-    index = make_index()
-    index.upsert(make_record(str(n)) for n in range(45))
-    assert index._images.unflushed == (15 if index._connection.is_lite else 45)
-    assert index.count() == 45
-    index.flush()
-    index.flush()
-    assert index._images.unflushed == 0
+    opened = make_index()
+    opened.upsert(make_record(str(n)) for n in range(45))
+    assert opened._images.unflushed == (15 if opened._connection.is_lite else 45)
+    assert opened.count() == 45
+    opened.flush()
+    opened.flush()
+    assert opened._images.unflushed == 0
 
 
 def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
     make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "_SEARCHED_ROWS", 10)
-    index = make_index()
-    images = index._images
-    lite = index._connection.is_lite
+    collection = make_index()
+    images = collection._images
+    lite = collection._connection.is_lite
     query = make_record("cat").vector[np.newaxis]
     for n in range(24):
-        index.upsert([make_record(str(n))])
+        collection.upsert([make_record(str(n))])
         if n == 11:
             assert images.unflushed == 12
-            index.search(query)
+            collection.search(query)
             # The search itself does not wait for a flush: the next write does.
             assert images.unflushed == 12
     assert images.unflushed == (11 if lite else 24)
-    index.search(query)
-    index.upsert(make_record(str(n)) for n in range(24, 27))
+    collection.search(query)
+    collection.upsert(make_record(str(n)) for n in range(24, 27))
     assert images.unflushed == (0 if lite else 27)
-    assert index.count() == 27
+    assert collection.count() == 27
 
 
-def test_threads_may_search_while_others_write(index: Collection, make_record: MakeRecord) -> None:
-    index.upsert([make_record("cat")])
+def test_threads_may_search_while_others_write(
+    collection: Collection, make_record: MakeRecord
+) -> None:
+    collection.upsert([make_record("cat")])
     query = make_record("cat").vector[np.newaxis]
     faults: list[BaseException] = []
 
     def write(thread: int) -> None:
         for n in range(20):
-            index.upsert([make_record(f"{thread}-{n}")])
+            collection.upsert([make_record(f"{thread}-{n}")])
 
     def read() -> None:
         try:
             for _ in range(20):
-                assert index.search(query, 1)[0][0].id == "cat"
+                assert collection.search(query, 1)[0][0].id == "cat"
         except BaseException as error:
             faults.append(error)
 
@@ -356,7 +365,7 @@ def test_threads_may_search_while_others_write(index: Collection, make_record: M
     for thread in threads:
         thread.join()
     assert not faults
-    assert index.count() == 61
+    assert collection.count() == 61
 
 
 def ids(answers: list[list[Any]]) -> list[list[str]]:

@@ -109,10 +109,10 @@ def test_updates_and_copies_keep_the_stored_vectors(
     )
     migrate(encoded, copy, tmp_path / "files")
     assert copy.info.encoding == encoded.info.encoding
-    for index in (encoded, copy):
+    for collection in (encoded, copy):
         # An update after both were made uses the same basis.
-        index.upsert(records[50:])
-        for id, record in index.get(["3", "4", "55"]).items():
+        collection.upsert(records[50:])
+        for id, record in collection.get(["3", "4", "55"]).items():
             expected = before[id] if id in before else encoded.get([id])[id]
             np.testing.assert_allclose(record.vector, expected.vector, atol=1e-5)
 

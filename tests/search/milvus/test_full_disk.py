@@ -38,14 +38,14 @@ def opened(folder: Path) -> Collection:
     )
 
 
-def write_until_full(index: Collection, start: int) -> set[str]:
+def write_until_full(collection: Collection, start: int) -> set[str]:
     """Write rows one by one until several are refused; the ids that were acknowledged."""
     written: set[str] = set()
     refused = 0
     for number in range(start, start + 100_000):
         one = record(number)
         try:
-            index.upsert([one])
+            collection.upsert([one])
         except StorageError:
             refused += 1
             if refused == 5:
@@ -56,21 +56,21 @@ def write_until_full(index: Collection, start: int) -> set[str]:
 
 
 def test_rows_are_refused_before_the_disk_is_full(disk: LimitedDisk) -> None:
-    with opened(disk.folder) as index:
-        index.upsert([record(0), record(1)])
+    with opened(disk.folder) as collection:
+        collection.upsert([record(0), record(1)])
         disk.fill(leave=lite.MIN_FREE_BYTES - (1 << 20))
         with pytest.raises(StorageError, match="free bytes, and at least 67,108,864"):
-            index.upsert([record(2)])
+            collection.upsert([record(2)])
         with pytest.raises(StorageError, match="free bytes"):
-            index.flush()
-        assert set(index.ids()) == {record(0).id, record(1).id}
+            collection.flush()
+        assert set(collection.ids()) == {record(0).id, record(1).id}
         # Deletions make space, and need little.
-        index.delete([record(1).id])
-        assert index.ids() == [record(0).id]
+        collection.delete([record(1).id])
+        assert collection.ids() == [record(0).id]
         disk.clear()
-        index.upsert([record(2)])
-        index.flush()
-        assert set(index.ids()) == {record(0).id, record(2).id}
+        collection.upsert([record(2)])
+        collection.flush()
+        assert set(collection.ids()) == {record(0).id, record(2).id}
 
 
 def test_a_write_into_a_full_disk_loses_no_acknowledged_row(
@@ -78,21 +78,21 @@ def test_a_write_into_a_full_disk_loses_no_acknowledged_row(
 ) -> None:
     # As if another process took the space between the check and the write.
     monkeypatch.setattr(lite, "MIN_FREE_BYTES", 0)
-    with opened(disk.folder) as index:
-        index.upsert([record(number) for number in range(20)])
+    with opened(disk.folder) as collection:
+        collection.upsert([record(number) for number in range(20)])
         disk.fill(leave=40_000)
-        written = set(index.ids()) | write_until_full(index, 100)
-        assert set(index.ids()) == written
+        written = set(collection.ids()) | write_until_full(collection, 100)
+        assert set(collection.ids()) == written
         disk.clear()
         for number in range(500, 503):
-            index.upsert([record(number)])
+            collection.upsert([record(number)])
             written.add(record(number).id)
-        assert set(index.ids()) == written
+        assert set(collection.ids()) == written
         # What a killed process leaves.
         shutil.copytree(disk.folder / "a.db", tmp_path / "killed" / "a.db")
     for folder in (tmp_path / "killed", disk.folder):
-        with opened(folder) as index:
-            assert set(index.ids()) == written
+        with opened(folder) as collection:
+            assert set(collection.ids()) == written
 
 
 # Lite leaves the log of the flush open.
@@ -102,30 +102,30 @@ def test_nothing_is_written_after_a_flush_that_failed(
     disk: LimitedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = {record(number).id for number in range(50)}
-    with opened(disk.folder) as index:
-        index.upsert([record(number) for number in range(50)])
+    with opened(disk.folder) as collection:
+        collection.upsert([record(number) for number in range(50)])
         disk.fill()
         with monkeypatch.context() as patched:
             patched.setattr(lite, "MIN_FREE_BYTES", 0)
             with pytest.raises(StorageError):
-                index.flush()
+                collection.flush()
         disk.clear()
         with pytest.raises(StorageError, match="open it again"):
-            index.upsert([record(100)])
+            collection.upsert([record(100)])
         with pytest.raises(StorageError, match="open it again"):
-            index.delete([record(1).id])
-    with opened(disk.folder) as index:
-        assert set(index.ids()) == written
-        index.upsert([record(100)])
-        assert set(index.ids()) == written | {record(100).id}
+            collection.delete([record(1).id])
+    with opened(disk.folder) as collection:
+        assert set(collection.ids()) == written
+        collection.upsert([record(100)])
+        assert set(collection.ids()) == written | {record(100).id}
 
 
 def test_deletions_go_on_without_the_space_of_a_flush(
     disk: LimitedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "FLUSH_ROWS", 5)
-    with opened(disk.folder) as index:
-        index.upsert([record(number) for number in range(20)])
+    with opened(disk.folder) as collection:
+        collection.upsert([record(number) for number in range(20)])
         disk.fill(leave=lite.MIN_FREE_TO_DELETE + (4 << 20))
-        index.delete([record(number).id for number in range(12)])
-        assert len(index.ids()) == 8
+        collection.delete([record(number).id for number in range(12)])
+        assert len(collection.ids()) == 8

@@ -32,24 +32,24 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture
 def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Collection:
-    index = make_index(collection=fresh, embed_dim=DIM)
-    index.upsert(
+    collection = make_index(collection=fresh, embed_dim=DIM)
+    collection.upsert(
         Record(id=str(row), path=f"/{row}", vector=vector, text_vector=-vector)
         for row, vector in enumerate(vectors)
     )
     # A server indexes flushed rows only.
-    index._connection.client.flush(index._layout.name, timeout=60)
-    index._connection.client.flush(index._layout.texts, timeout=60)
-    return index
+    collection._connection.client.flush(collection._layout.name, timeout=60)
+    collection._connection.client.flush(collection._layout.texts, timeout=60)
+    return collection
 
 
-def recall(index: Collection, vectors: np.ndarray, effort: float = 1.0) -> float:
+def recall(collection: Collection, vectors: np.ndarray, effort: float = 1.0) -> float:
     """Compute recall@10 of images and of captions."""
     queries = vectors[:50]
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
-    images = index.search(queries, 10, effort=effort)
-    captions = index.search(-queries, 10, on="text", effort=effort)
+    images = collection.search(queries, 10, effort=effort)
+    captions = collection.search(-queries, 10, on="text", effort=effort)
     for answers in (images, captions):
         found += sum(
             len({int(hit.id) for hit in hits} & set(row.tolist()))
@@ -124,31 +124,33 @@ def test_a_width_set_by_hand_may_be_as_small_as_the_page(
 def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     make_index: MakeIndex, fresh: str
 ) -> None:
-    index = make_index(collection=fresh)
+    collection = make_index(collection=fresh)
     one, other = np.eye(16, dtype=np.float32)[:2]
-    index.upsert([Record(id="1", path="x", vector=one)])
-    index.flush()
-    assert ("text" in index.index_states()) != index.capabilities.lite
-    assert index.search(one[np.newaxis], on="text") == [[]]
-    index.change_index(parse_index("FLAT"))
-    index.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
-    index.flush()
-    assert [hit.id for hit in index.search(other[np.newaxis], on="text")[0]] == ["2"]
-    states = index.index_states()
+    collection.upsert([Record(id="1", path="x", vector=one)])
+    collection.flush()
+    assert ("text" in collection.index_states()) != collection.capabilities.lite
+    assert collection.search(one[np.newaxis], on="text") == [[]]
+    collection.change_index(parse_index("FLAT"))
+    collection.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
+    collection.flush()
+    assert [hit.id for hit in collection.search(other[np.newaxis], on="text")[0]] == ["2"]
+    states = collection.index_states()
     assert {side: (str(one.index), one.state) for side, one in states.items()} == dict.fromkeys(
         ("image", "text"), ("FLAT", "Finished")
     )
 
 
-def test_full_text_search_works_after_a_change(index: Collection) -> None:
-    if not index.supports_full_text:
-        pytest.skip(f"{index.capabilities.name} cannot rank by words")
+def test_full_text_search_works_after_a_change(collection: Collection) -> None:
+    if not collection.supports_full_text:
+        pytest.skip(f"{collection.capabilities.name} cannot rank by words")
     one = np.eye(1, 16, dtype=np.float32)[0]
-    index.upsert([Record(id="1", path="x", caption="a red car", vector=one, text_vector=one)])
+    collection.upsert([Record(id="1", path="x", caption="a red car", vector=one, text_vector=one)])
     for text in ("FLAT", "HNSW_SQ:M=8"):
-        index.change_index(parse_index(text))
-        assert [hit.id for hit in index.full_text_search("car")] == ["1"]
-        assert index.search(one[np.newaxis], on="text")[0][0].score == pytest.approx(1, abs=0.02)
+        collection.change_index(parse_index(text))
+        assert [hit.id for hit in collection.full_text_search("car")] == ["1"]
+        assert collection.search(one[np.newaxis], on="text")[0][0].score == pytest.approx(
+            1, abs=0.02
+        )
 
 
 def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fresh: str) -> None:
@@ -159,18 +161,18 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
         consistency="Strong",
         fallback=True,
     )
-    index = make_index(collection=fresh, settings=settings)
-    assert index.index_type == settings.index
-    described = index._connection.client.describe_collection(fresh, timeout=10)
-    if index.capabilities.shards:
+    collection = make_index(collection=fresh, settings=settings)
+    assert collection.index_type == settings.index
+    described = collection._connection.client.describe_collection(fresh, timeout=10)
+    if collection.capabilities.shards:
         assert described["num_shards"] == 2
-    index.upsert(
+    collection.upsert(
         Record(id=str(n), path="x", album=f"a{n % 3}", vector=np.eye(16, dtype=np.float32)[n])
         for n in range(9)
     )
-    hits = index.search(np.eye(1, 16, dtype=np.float32), 9, filter='album == "a1"')[0]
+    hits = collection.search(np.eye(1, 16, dtype=np.float32), 9, filter='album == "a1"')[0]
     assert {hit.id for hit in hits} == {"1", "4", "7"}
-    assert index._images.freshness == "Strong"
+    assert collection._images.freshness == "Strong"
 
 
 def test_what_lite_cannot_keep_is_left_out_with_a_warning(

@@ -108,18 +108,18 @@ def test_a_bound_that_makes_no_sense_is_refused() -> None:
 
 
 def test_files_of_the_same_bytes_are_named_when_they_come_and_later(
-    embedder: Any, index: Collection, tmp_path: Path
+    embedder: Any, collection: Collection, tmp_path: Path
 ) -> None:
     first, *others = (str(tmp_path / f"{name}.jpg") for name in ("a", "z", "0"))
     (tmp_path / "b.jpg").write_bytes(b"b")
     Path(first).write_bytes(b"a")
-    assert ingest([FileSource([tmp_path])], embedder, index).copies == []
+    assert ingest([FileSource([tmp_path])], embedder, collection).copies == []
     for other in others:
         Path(other).write_bytes(b"a")
-    report = ingest([FileSource([tmp_path])], embedder, index)
+    report = ingest([FileSource([tmp_path])], embedder, collection)
     assert report == IngestReport(unchanged=2, duplicates=2)
     assert sorted(report.copies, key=lambda copy: copy.path) == [
         Copy(other, first) for other in sorted(others)
     ]
-    assert ingest([FileSource([tmp_path])], embedder, index).copies == []
-    assert exact_copies(index) == {first: sorted(others)}
+    assert ingest([FileSource([tmp_path])], embedder, collection).copies == []
+    assert exact_copies(collection) == {first: sorted(others)}

@@ -15,8 +15,10 @@ from coca.search.records import Record
 
 
 @pytest.fixture
-def engine(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> SearchEngine:
-    index.upsert(
+def engine(
+    embedder: Any, collection: Collection, make_record: Callable[..., Record]
+) -> SearchEngine:
+    collection.upsert(
         make_record(
             f"{n}",
             caption=f"c{n}",
@@ -25,7 +27,7 @@ def engine(embedder: Any, index: Collection, make_record: Callable[..., Record])
         )
         for n in range(40)
     )
-    return SearchEngine(embedder, index)
+    return SearchEngine(embedder, collection)
 
 
 def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
@@ -58,7 +60,7 @@ def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> 
 def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
     engine: SearchEngine,
     embedder: Any,
-    index: Collection,
+    collection: Collection,
     make_record: Callable[..., Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -66,7 +68,7 @@ def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
     path, of_bytes = tmp_path / "a.png", embedder.embed_images
     path.write_bytes(b"3")
     monkeypatch.setattr(embedder, "embed_images", lambda it: of_bytes([p.read_bytes() for p in it]))
-    index.upsert([replace(make_record("own"), path=str(path))])
+    collection.upsert([replace(make_record("own"), path=str(path))])
     found = recommend(engine, [Term(image=path)], k=40)
     assert len(found) == 40
     assert "own" not in {hit.id for hit in found}
@@ -98,17 +100,17 @@ def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
 
 
 def test_what_is_removed_in_the_middle_of_it_is_left_out(
-    engine: SearchEngine, index: Collection, monkeypatch: pytest.MonkeyPatch
+    engine: SearchEngine, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = recommend(engine, ["3"], k=3, diversity=0.5)
-    search = index.search
+    search = collection.search
 
     def and_remove(*args: Any, **settings: Any) -> Any:
         answers = search(*args, **settings)
-        index.delete(hit.id for hit in answers[0] if hit.id in gone)
+        collection.delete(hit.id for hit in answers[0] if hit.id in gone)
         return answers
 
-    monkeypatch.setattr(index, "search", and_remove)
+    monkeypatch.setattr(collection, "search", and_remove)
     gone = {wanted[0].id}
     left = recommend(engine, ["3"], k=3, diversity=0.5)
     assert len(left) == 3

@@ -14,10 +14,10 @@ from coca.search.records import Hit, Record
 
 @pytest.fixture
 def engine(
-    embedder: Embedder, index: Collection, make_record: Callable[..., Record]
+    embedder: Embedder, collection: Collection, make_record: Callable[..., Record]
 ) -> SearchEngine:
-    index.upsert(make_record(f"{n}", metadata={"n": n}) for n in range(40))
-    return SearchEngine(embedder, index)
+    collection.upsert(make_record(f"{n}", metadata={"n": n}) for n in range(40))
+    return SearchEngine(embedder, collection)
 
 
 def test_a_text_finds_its_nearest_image(engine: SearchEngine) -> None:
@@ -78,10 +78,12 @@ def test_similar_to_an_unknown_record_is_an_error(engine: SearchEngine) -> None:
         engine.similar("absent")
 
 
-def test_another_model_is_refused_before_the_first_search(embedder: Any, index: Collection) -> None:
+def test_another_model_is_refused_before_the_first_search(
+    embedder: Any, collection: Collection
+) -> None:
     embedder.fingerprint = "model-two"
     with pytest.raises(SearchError, match="and not by model-two"):
-        SearchEngine(embedder, index)
+        SearchEngine(embedder, collection)
 
 
 def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
@@ -190,13 +192,13 @@ def test_a_negative_term_leads_away(engine: SearchEngine) -> None:
 
 
 def test_captions_answer_where_they_are_asked(
-    embedder: Any, index: Collection, make_record: Callable[..., Record]
+    embedder: Any, collection: Collection, make_record: Callable[..., Record]
 ) -> None:
-    index.upsert(
+    collection.upsert(
         make_record(f"{n}", caption=f"c{n}", text_vector=embedder.direction(f"c{n}".encode()))
         for n in range(20)
     )
-    engine = SearchEngine(embedder, index)
+    engine = SearchEngine(embedder, collection)
     assert engine.search("c7", k=1, on="text")[0].caption == "c7"
     # The image of record 9, among the captions: images to texts.
     by_image = engine.search(image=b"c9", k=1, on="text")
@@ -207,10 +209,12 @@ def test_captions_answer_where_they_are_asked(
 
 
 def test_an_album_gives_its_best_image_only(
-    embedder: Any, index: Collection, make_record: Callable[..., Record]
+    embedder: Any, collection: Collection, make_record: Callable[..., Record]
 ) -> None:
-    index.upsert(make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20))
-    engine = SearchEngine(embedder, index)
+    collection.upsert(
+        make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20)
+    )
+    engine = SearchEngine(embedder, collection)
     everything = engine.search("17", k=20)
     best: dict[str, Hit] = {}
     for hit in everything:

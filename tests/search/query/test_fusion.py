@@ -190,12 +190,12 @@ CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]
 
 
 @pytest.fixture
-def captioned(index: Collection, make_record: Callable[..., Record]) -> Collection:
-    index.upsert(
+def captioned(collection: Collection, make_record: Callable[..., Record]) -> Collection:
+    collection.upsert(
         make_record(f"{n}", caption=caption, metadata={"n": n})
         for n, caption in enumerate(CAPTIONS)
     )
-    return index
+    return collection
 
 
 def test_captions_that_share_a_word_are_found_the_best_first(captioned: Collection) -> None:
@@ -294,17 +294,19 @@ def test_the_number_of_records_is_asked_once_a_search(
 
 
 @pytest.fixture
-def engine(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> SearchEngine:
-    index.upsert(
+def engine(
+    embedder: Any, collection: Collection, make_record: Callable[..., Record]
+) -> SearchEngine:
+    collection.upsert(
         make_record(f"{n}", caption=f"image {n % 7} of {n}", metadata={"n": n}) for n in range(40)
     )
-    return SearchEngine(embedder, index)
+    return SearchEngine(embedder, collection)
 
 
 def test_each_image_gets_the_reciprocals_of_both_its_ranks(
     engine: SearchEngine, embedder: Any
 ) -> None:
-    captions = word_search(engine.index)
+    captions = word_search(engine.collection)
     near_8 = [Term(vector=embedder.direction(b"8"))]
     by_hand: dict[str, float] = {}
     for ranking in (engine.search(terms=near_8, k=40), captions.full_text_search("3 17", 40)):
@@ -312,15 +314,17 @@ def test_each_image_gets_the_reciprocals_of_both_its_ranks(
             by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + rank)
     fusion = Fusion(method="rrf", text_weight=0.5)
     words = [("3",), ("17",)]
-    hits = search_hybrid(engine.index, captions, words, engine.query(near_8), fusion=fusion, k=40)
+    hits = search_hybrid(
+        engine.collection, captions, words, engine.query(near_8), fusion=fusion, k=40
+    )
     assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand)
     assert [hit.fused_score for hit in hits] == sorted(by_hand.values(), reverse=True)
 
 
 def test_captions_rank_by_vector_and_by_words(
-    index: Collection, embedder: Any, make_record: Callable[..., Record]
+    collection: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
-    index.upsert(
+    collection.upsert(
         make_record(
             f"{n}",
             caption=f"image {n}",
@@ -329,14 +333,14 @@ def test_captions_rank_by_vector_and_by_words(
         )
         for n in range(12)
     )
-    engine = SearchEngine(embedder, index)
+    engine = SearchEngine(embedder, collection)
     fusion = Fusion(captions="given", text_weight=0.6, vector_share=0.25, uncaptioned=0.5)
     query = engine.query([Term(vector=embedder.direction(b"4"))])
-    by_words = word_search(index, "given")
+    by_words = word_search(collection, "given")
     by_hand: dict[str, float] = {}
     rankings = (
-        (0.4, index.search(query, 12)[0]),
-        (0.15, index.search(query, 12, on="text")[0]),
+        (0.4, collection.search(query, 12)[0]),
+        (0.15, collection.search(query, 12, on="text")[0]),
         (0.45, by_words.full_text_search("2 5 five", 12)),
     )
     for weight, ranking in rankings:
@@ -350,7 +354,7 @@ def test_captions_rank_by_vector_and_by_words(
             factor *= 0.5 if weight == 0.45 else 1.0
             by_hand[hit.id] = by_hand.get(hit.id, 0.0) + factor * gain
     words = [("2",), ("five", "5")]
-    hits = search_hybrid(index, by_words, words, query, fusion=fusion, k=12)
+    hits = search_hybrid(collection, by_words, words, query, fusion=fusion, k=12)
     assert {hit.id: hit.fused_score for hit in hits} == pytest.approx(by_hand, abs=1e-6)
     assert {hit.id: hit.score for hit in hits} == pytest.approx(
         {hit.id: hit.score for hit in rankings[0][1]}, abs=1e-5
@@ -358,11 +362,11 @@ def test_captions_rank_by_vector_and_by_words(
 
 
 def test_a_caption_with_one_of_two_words_gets_half_of_the_part_of_the_words(
-    index: Collection, embedder: Any, make_record: Callable[..., Record]
+    collection: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     captions = ["police car", "cat", "dog"]
-    index.upsert(make_record(f"{n}", caption=caption) for n, caption in enumerate(captions))
-    engine = SearchEngine(embedder, index)
+    collection.upsert(make_record(f"{n}", caption=caption) for n, caption in enumerate(captions))
+    engine = SearchEngine(embedder, collection)
     words_alone = Fusion(text_weight=1.0, vector_share=0.0)
     for query, expected in (("car", 1.0), ("cars", 1.0), ("red cars", 0.5), ("red old car", 1 / 3)):
         (hit,) = engine.search(query, fusion=words_alone)
@@ -374,7 +378,9 @@ def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fusion_module, "DEPTHS", (4,))
-    words = {hit.id: hit.score for hit in word_search(engine.index).full_text_search("17 3", 4)}
+    words = {
+        hit.id: hit.score for hit in word_search(engine.collection).full_text_search("17 3", 4)
+    }
     cosines = {hit.id: hit.score for hit in engine.search("17 3", k=40)}
     hits = engine.search("17 3", hybrid=True, k=8)
     assert any(hit.bm25 is None for hit in hits)
@@ -384,7 +390,7 @@ def test_a_hit_has_the_cosine_and_bm25_whichever_ranking_found_it(
 
 
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
-    captions = word_search(engine.index)
+    captions = word_search(engine.collection)
     vectors = engine.search("image 3", hybrid=False, k=40)
     only = engine.search("image 3", fusion=Fusion(text_weight=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
@@ -402,12 +408,12 @@ def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -
 
 
 def test_only_given_captions_count_if_the_fusion_is_of_those(
-    index: Collection, embedder: Any, make_record: Callable[..., Record]
+    collection: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     written = Origin(captioned=True)
     records = [make_record(f"{n}", caption=f"image {n}", origin=written) for n in range(9)]
-    index.upsert([*records, make_record("9", caption="image given 9")])
-    engine = SearchEngine(embedder, index)
+    collection.upsert([*records, make_record("9", caption="image given 9")])
+    engine = SearchEngine(embedder, collection)
     fusion = Fusion(captions="given")
     # All have the word, but one was given.
     (first, *others) = engine.search("image", fusion=fusion, k=10)
@@ -423,46 +429,46 @@ def test_a_typed_query_reads_captions_of_small_collections_only(
     engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = [Term(text="a car"), Term(text="night", weight=-0.3)]
-    assert typed_fusion(engine.index, typed) == Fusion(captions="given")
-    assert typed_fusion(engine.index, typed, "text") is None
-    assert typed_fusion(engine.index, typed[1:]) is None
-    assert typed_fusion(engine.index, [*typed, Term(image=b"3")]) is None
-    assert typed_fusion(engine.index, [*typed, Term(vector=np.eye(16)[0])]) is None
+    assert typed_fusion(engine.collection, typed) == Fusion(captions="given")
+    assert typed_fusion(engine.collection, typed, "text") is None
+    assert typed_fusion(engine.collection, typed[1:]) is None
+    assert typed_fusion(engine.collection, [*typed, Term(image=b"3")]) is None
+    assert typed_fusion(engine.collection, [*typed, Term(vector=np.eye(16)[0])]) is None
     default = engine.search("image 3", k=40)
     assert default == engine.search("image 3", fusion=Fusion(captions="given"), k=40)
     assert default != engine.search("image 3", hybrid=False, k=40)
     monkeypatch.setattr(fusion_module, "MANY_CAPTIONS", 0)
-    assert typed_fusion(engine.index, typed) is None
+    assert typed_fusion(engine.collection, typed) is None
     assert engine.search("image 3", k=40) == engine.search("image 3", hybrid=False, k=40)
 
 
 def test_given_captions_rank_alike_in_memory_and_by_a_filter(
-    index: Collection, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+    collection: Collection, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = Origin(captioned=True)
-    index.upsert(
+    collection.upsert(
         make_record(f"{n}", caption=f"image {n} of {n % 3}", origin=written if n % 2 else Origin())
         for n in range(12)
     )
     wanted = {str(n) for n in range(0, 12, 2) if n % 3 == 2}
-    in_memory = word_search(index, "given")
+    in_memory = word_search(collection, "given")
     assert {hit.id for hit in in_memory.full_text_search("of 2", 12) if hit.id in wanted} == wanted
     assert all(int(hit.id) % 2 == 0 for hit in in_memory.full_text_search("of 2", 12))
-    monkeypatch.setattr(index, "info", replace(index.info, server_version="2.6.0"))
-    if index.supports_full_text:
-        filtered = word_search(index, "given").full_text_search("of 2", 12)
+    monkeypatch.setattr(collection, "info", replace(collection.info, server_version="2.6.0"))
+    if collection.supports_full_text:
+        filtered = word_search(collection, "given").full_text_search("of 2", 12)
         assert {hit.id for hit in filtered} == {str(n) for n in range(0, 12, 2)}
 
 
 def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
-    index: Collection,
+    collection: Collection,
     embedder: Any,
     make_record: Callable[..., Record],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fusion_module, "DEPTHS", (16, 64, 256))
-    index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
-    engine = SearchEngine(embedder, index)
+    collection.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
+    engine = SearchEngine(embedder, collection)
     for fusion in (
         Fusion(),
         Fusion(method="scores"),
@@ -500,7 +506,7 @@ def test_a_min_score_goes_by_the_cosine_also_of_full_text_hits(
     monkeypatch.setattr(fusion_module, "DEPTHS", (4, 16, 64))
     everything = engine.search("image 3", fusion=Fusion(), k=40)
     query = embedder.direction(b"image 3")
-    cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}
+    cosines = {id: float(query @ one.vector) for id, one in engine.collection.get(ids()).items()}
     for least in (-1.0, 0.0, 0.2):
         kept = engine.search("image 3", fusion=Fusion(), k=40, min_score=least)
         assert kept == [hit for hit in everything if cosines[hit.id] >= least]
@@ -512,13 +518,13 @@ def test_a_min_score_goes_by_the_cosine_also_of_full_text_hits(
 
 
 def test_one_image_of_each_album_is_the_first_of_it(
-    index: Collection, embedder: Any, make_record: Callable[..., Record]
+    collection: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
-    index.upsert(
+    collection.upsert(
         make_record(f"{n}", caption=f"image {n % 7}", album=f"a{n % 5}" if n < 30 else "")
         for n in range(40)
     )
-    engine = SearchEngine(embedder, index)
+    engine = SearchEngine(embedder, collection)
     best: dict[str, Hit] = {}
     for hit in engine.search("image 3", fusion=Fusion(), k=40):
         best.setdefault(hit.album or hit.id, hit)

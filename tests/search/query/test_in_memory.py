@@ -17,8 +17,8 @@ from coca.search.search_options import Fusion
 
 
 @pytest.fixture
-def filled(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> Collection:
-    index.upsert(
+def filled(embedder: Any, collection: Collection, make_record: Callable[..., Record]) -> Collection:
+    collection.upsert(
         make_record(
             f"{n:02}",
             caption=f"c{n}" if n % 3 else "",
@@ -28,7 +28,7 @@ def filled(embedder: Any, index: Collection, make_record: Callable[..., Record])
         )
         for n in range(40)
     )
-    return index
+    return collection
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_only_the_last_filters_are_remembered(
     assert len(resident._copy.kept) == 3
 
 
-def test_an_empty_collection_has_no_answers(index: Collection, embedder: Any) -> None:
-    resident = InMemoryIndex(index)
+def test_an_empty_collection_has_no_answers(collection: Collection, embedder: Any) -> None:
+    resident = InMemoryIndex(collection)
     assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]
     ids, vectors = resident.vectors()
     assert (ids, vectors.shape) == ([], (0, 16))
@@ -204,8 +204,8 @@ def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None
         resident.search(2 * query)
 
 
-def test_a_collection_that_lite_is_slow_with_is_reported(index: Collection) -> None:
-    info = replace(index.info, server_version="milvus_lite-3.2.2")
+def test_a_collection_that_lite_is_slow_with_is_reported(collection: Collection) -> None:
+    info = replace(collection.info, server_version="milvus_lite-3.2.2")
     assert advice_on_size(replace(info, count=99_999)) == ""
     assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))
     assert "300,000 records are far too many" in advice_on_size(replace(info, count=300_000))

@@ -178,19 +178,19 @@ def test_a_source_with_too_few_texts_is_ignored() -> None:
 def test_a_calibration_is_stored_with_its_collection(
     make_index: Callable[..., Collection], fresh: str
 ) -> None:
-    index = make_index(collection=fresh)
-    assert Calibration.of(index.info, fingerprint="model-one") is None
-    index.keep_calibration(MADE.to_json())
-    assert Calibration.of(index.describe(), fingerprint="model-one") == MADE
-    index.close()
+    collection = make_index(collection=fresh)
+    assert Calibration.of(collection.info, fingerprint="model-one") is None
+    collection.keep_calibration(MADE.to_json())
+    assert Calibration.of(collection.describe(), fingerprint="model-one") == MADE
+    collection.close()
     again = make_index(collection=fresh)
     assert Calibration.of(again.info, fingerprint="model-one") == MADE
     again.keep_calibration("")
     assert Calibration.of(again.info, fingerprint="model-one") is None
 
 
-def test_a_calibration_of_another_model_or_form_is_refused(index: Collection) -> None:
-    info = replace(index.info, calibration=MADE.to_json())
+def test_a_calibration_of_another_model_or_form_is_refused(collection: Collection) -> None:
+    info = replace(collection.info, calibration=MADE.to_json())
     with pytest.raises(SearchError, match="is of model model-one, and not of model-two: `coca"):
         Calibration.of(info, fingerprint="model-two")
     for text in ("{", "{}", MADE.to_json().replace("0.75", "7.5")):
@@ -240,9 +240,9 @@ def writer(embedder: Embedder) -> Writer:
 
 @pytest.fixture
 def engine(
-    index: Collection, writer: Writer, embedder: Any, files: dict[str, bytes]
+    collection: Collection, writer: Writer, embedder: Any, files: dict[str, bytes]
 ) -> Iterator[SearchEngine]:
-    index.upsert(
+    collection.upsert(
         Record(id=content_id(data), path=path, vector=embedder.direction(data), caption=path)
         for path, data in files.items()
     )
@@ -259,15 +259,15 @@ def engine(
         other={"others": 40},
         found=0.5,
     )
-    index.keep_calibration(made.to_json())
+    collection.keep_calibration(made.to_json())
 
     def read(path: str, etag: str) -> bytes:
         if path not in files:
             raise DataError(f"{path} is gone")
         return files[path]
 
-    yield SearchEngine(writer, index, image_reader=lambda: read)
-    index.keep_calibration("")
+    yield SearchEngine(writer, collection, image_reader=lambda: read)
+    collection.keep_calibration("")
 
 
 def test_the_first_hits_are_marked_in_one_pass(engine: SearchEngine, writer: Writer) -> None:
@@ -307,7 +307,7 @@ def test_a_hit_whose_given_caption_has_all_words_matches(
     weak = next(hit.path for hit in plain.values() if hit.is_match is False)
     data = files[weak]
     for source, (caption, origin) in changed.items():
-        engine.index.upsert(  # type: ignore[attr-defined]
+        engine.collection.upsert(  # type: ignore[attr-defined]
             [
                 Record(
                     id=content_id(data),
@@ -392,12 +392,14 @@ def test_lost_images_have_no_mark(
 def test_a_model_that_writes_no_captions_searches_as_before(
     engine: SearchEngine, embedder: Embedder
 ) -> None:
-    plain = SearchEngine(embedder, engine.index)
+    plain = SearchEngine(embedder, engine.collection)
     assert {hit.is_match for hit in plain.search("a text")} == {None}
 
 
-def test_a_calibration_of_another_model_is_refused(engine: SearchEngine, index: Collection) -> None:
-    index.keep_calibration(index.info.calibration.replace("model-one", "model-two"))
+def test_a_calibration_of_another_model_is_refused(
+    engine: SearchEngine, collection: Collection
+) -> None:
+    collection.keep_calibration(collection.info.calibration.replace("model-one", "model-two"))
     with pytest.raises(SearchError, match="is of model model-two, and not of model-one"):
         engine.search("a text")
     assert engine.search("a text", match=False)

@@ -14,9 +14,9 @@ from coca.server.settings import ServerSettings
 
 
 def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Service) -> None:
-    index = service.collections["pictures"].index
-    batched = BatchedSearch(index, ServerSettings())
-    vectors = np.random.default_rng(0).standard_normal((40, index.info.embed_dim), np.float32)
+    collection = service.collections["pictures"].collection
+    batched = BatchedSearch(collection, ServerSettings())
+    vectors = np.random.default_rng(0).standard_normal((40, collection.info.embed_dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     filters = ("", 'metadata["year"] > 2', "width >")
     found: dict[int, object] = {}
@@ -38,18 +38,20 @@ def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Servi
         if row % 3 == 2:
             assert "width >" in str(found[row])
         else:
-            (hits,) = index.search(vectors[row : row + 1], 1 + row % 4, filter=filters[row % 3])
+            (hits,) = collection.search(
+                vectors[row : row + 1], 1 + row % 4, filter=filters[row % 3]
+            )
             assert found[row] == [(hit.id, hit.score) for hit in hits]
 
 
 def test_captions_are_ranked_in_memory_where_milvus_has_no_full_text_search(
     service: Service,
 ) -> None:
-    index = service.collections["pictures"].index
-    batched = BatchedSearch(index, ServerSettings())
+    collection = service.collections["pictures"].collection
+    batched = BatchedSearch(collection, ServerSettings())
     assert isinstance(batched, Searchable)
     assert isinstance(batched, CaptionStore)
-    found, own = Captions(batched), Captions(index)
+    found, own = Captions(batched), Captions(collection)
     assert found.full_text_search("number 3") == own.full_text_search("number 3")
     filter = 'metadata["year"] > 2'
     assert found.full_text_search("car", filter=filter) == own.full_text_search(

@@ -16,7 +16,7 @@ SOME = 'array_contains(tags, "t1")'
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Collection]:
+def collection(tmp_path: Path) -> Iterator[Collection]:
     with Collection.open(
         str(tmp_path / "a.db"), embed_dim=4, fingerprint="0" * 24, create=True
     ) as opened:
@@ -36,22 +36,24 @@ def record(number: int, **changes: object) -> Record:
     return Record(id=f"{number:02}", path=f"{number}.png", vector=vector, **fields)
 
 
-def ordered(index: Collection, filter: str = "") -> list[str]:
-    found = index.get(index.ids(filter)).values()
+def ordered(collection: Collection, filter: str = "") -> list[str]:
+    found = collection.get(collection.ids(filter)).values()
     return [one.id for one in sorted(found, key=lambda one: (-one.time, one.id))]
 
 
-def test_entries_and_pages_are_the_records_in_order_after_each_write(index: Collection) -> None:
-    catalog = Catalog(index)
+def test_entries_and_pages_are_the_records_in_order_after_each_write(
+    collection: Collection,
+) -> None:
+    catalog = Catalog(collection)
     for write in (
         lambda: None,
-        lambda: index.delete(["03", "05"]),
-        lambda: index.upsert([record(40), record(41, time=2_000_000)]),
-        lambda: index.upsert([record(7, time=3_000_000, tags=("t1",)), record(8, time=0)]),
+        lambda: collection.delete(["03", "05"]),
+        lambda: collection.upsert([record(40), record(41, time=2_000_000)]),
+        lambda: collection.upsert([record(7, time=3_000_000, tags=("t1",)), record(8, time=0)]),
     ):
         write()
         for filter in ("", SOME):
-            expected = ordered(index, filter)
+            expected = ordered(collection, filter)
             assert [entry.id for entry in catalog.entries(filter)] == expected
             pages = [catalog.page(filter, offset=at, limit=4) for at in range(0, 30, 4)]
             assert {total for _, total in pages} == {len(expected)}
@@ -59,12 +61,12 @@ def test_entries_and_pages_are_the_records_in_order_after_each_write(index: Coll
 
 
 def test_items_that_others_deleted_are_reported_once(
-    index: Collection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[set[str]] = []
-    catalog = Catalog(index, lambda ids: reported.append(set(ids)))
+    catalog = Catalog(collection, lambda ids: reported.append(set(ids)))
     catalog.read()
-    index.delete(["03", "05"])
+    collection.delete(["03", "05"])
     # As if another process had deleted them, of whose writes a client of a server hears nothing.
     monkeypatch.setattr(Collection, "writes", 23)
     monkeypatch.setattr(Collection, "sees_all_writes", False)
@@ -74,8 +76,8 @@ def test_items_that_others_deleted_are_reported_once(
     assert reported == [{"03", "05"}]
 
 
-def test_an_entry_has_each_value_once_and_no_long_text(index: Collection) -> None:
-    found = {entry.id: entry for entry in Catalog(index).entries()}
+def test_an_entry_has_each_value_once_and_no_long_text(collection: Collection) -> None:
+    found = {entry.id: entry for entry in Catalog(collection).entries()}
     entry = found["06"]
     assert entry.time == 999_997
     assert sorted(entry.values) == [
@@ -88,12 +90,12 @@ def test_an_entry_has_each_value_once_and_no_long_text(index: Collection) -> Non
     ]
 
 
-def test_an_item_is_missing_when_the_last_reading_lacked_it(index: Collection) -> None:
-    catalog = Catalog(index)
+def test_an_item_is_missing_when_the_last_reading_lacked_it(collection: Collection) -> None:
+    catalog = Catalog(collection)
     assert not catalog.lacks("no-such-item")
     catalog.entries()
     assert catalog.lacks("no-such-item")
     assert not catalog.lacks("02")
-    index.delete(["02"])
+    collection.delete(["02"])
     catalog.entries()
     assert catalog.lacks("02")

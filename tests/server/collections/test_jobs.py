@@ -167,7 +167,7 @@ def test_a_key_sees_its_own_jobs_only(client: TestClient, service: Service, allo
 def test_without_an_allowed_folder_there_are_no_jobs(
     uri: str, predictor: Predictor, settings: ServerSettings, service: Service
 ) -> None:
-    other = Service([service.collections["pictures"].index], predictor, settings)
+    other = Service([service.collections["pictures"].collection], predictor, settings)
     with TestClient(create_app(other, settings), base_url="http://localhost") as client:
         assert client.get("/v1/jobs").status_code == 404
         assert "/v1/jobs" not in client.get("/openapi.json").json()["paths"]

@@ -107,7 +107,7 @@ def test_an_operator_may_show_paths(
 ) -> None:
     shown = replace(settings, show_paths=True)
     with (
-        closing(Service([service.collections["others"].index], predictor, shown)) as other,
+        closing(Service([service.collections["others"].collection], predictor, shown)) as other,
         TestClient(create_app(other, shown), base_url="http://localhost") as client,
     ):
         (hit,) = client.post("/v1/search", json={"filter": 'path like "/%"'}).json()["hits"]
@@ -182,8 +182,8 @@ def test_a_write_that_fails_leaves_no_record(
 
     monkeypatch.setattr(uploads, "write_atomic", full)
     assert client.post("/v1/items", json=new(207)).status_code == 507
-    index: Collection = service.collections["others"].index
-    assert index.get([content_id(image_bytes(207))]) == {}
+    collection: Collection = service.collections["others"].collection
+    assert collection.get([content_id(image_bytes(207))]) == {}
 
 
 def test_an_item_that_another_request_adds_and_changes_meanwhile_is_kept(

@@ -22,7 +22,7 @@ TEXT = "a red car"
 def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> dict[str, float]:
     """Match probabilities by id; the threshold is between the second and the third."""
     uri = write_collections(tmp_path, predictor, {"pictures": images})
-    with Collection.open(uri) as index:
+    with Collection.open(uri) as collection:
         calibration = Calibration(
             fingerprint=predictor.fingerprint,
             cosine_weight=1.0,
@@ -30,20 +30,20 @@ def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> dict[
             bias=0.0,
             threshold=0.0,
             false_alarms=0.05,
-            samples=tuple(sorted(index.ids())[:4]),
+            samples=tuple(sorted(collection.ids())[:4]),
             records=6,
             matching=6,
             other={"left out": 6},
             found=0.5,
         )
-        index.keep_calibration(calibration.to_json())
+        collection.keep_calibration(calibration.to_json())
         found = {}
-        for hit in SearchEngine(predictor, index).search(TEXT):
+        for hit in SearchEngine(predictor, collection).search(TEXT):
             assert hit.match_probability is not None
             found[hit.id] = hit.match_probability
         second, third = sorted(found.values(), reverse=True)[1:3]
         fields = vars(calibration) | {"threshold": (second + third) / 2}
-        index.keep_calibration(Calibration(**fields).to_json())
+        collection.keep_calibration(Calibration(**fields).to_json())
     return found
 
 

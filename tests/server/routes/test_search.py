@@ -101,7 +101,7 @@ def test_examples_are_the_terms_of_the_search_engine(
         "negative": [{"text": "two dogs play", "weight": 0.5}],
     }
     engine = service.collections["pictures"].engine
-    vector = engine.index.get([content_id(images[3])])[content_id(images[3])].vector
+    vector = engine.collection.get([content_id(images[3])])[content_id(images[3])].vector
     terms = [
         Term(text="a red car", weight=2.0),
         Term(vector=vector),

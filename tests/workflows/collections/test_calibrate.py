@@ -52,22 +52,22 @@ def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> str:
 
 
 @pytest.fixture
-def index(uri: str) -> Iterator[Collection]:
+def collection(uri: str) -> Iterator[Collection]:
     with Collection.open(uri) as opened:
         yield opened
         opened.keep_calibration("")
 
 
 def test_a_calibrated_collection_marks_the_hits_of_later_searches(
-    uri: str, predictor: Predictor, index: Collection, general: tuple[str, ...]
+    uri: str, predictor: Predictor, collection: Collection, general: tuple[str, ...]
 ) -> None:
     with Collection.open(uri, "others") as others:
-        report = calibrate(index, predictor, CONFIG, others=[others])
+        report = calibrate(collection, predictor, CONFIG, others=[others])
     made = report.calibration
     assert (report.captions, report.unreadable) == ("given", 0)
     assert (made.records, made.matching) == (COUNT, 20)
     assert made.other == {LEFT_OUT: 20, OTHERS: 20, GENERAL: len(general)}
-    assert Calibration.of(index.info, fingerprint=predictor.fingerprint) == made
+    assert Calibration.of(collection.info, fingerprint=predictor.fingerprint) == made
     with open_search(uri, model=predictor) as engine:
         hits = engine.search("a red small car", k=COUNT, hybrid=False)
         assert {type(hit.match_probability) for hit in hits} == {float}
@@ -81,12 +81,12 @@ def test_a_calibrated_collection_marks_the_hits_of_later_searches(
 
 
 def test_a_calibration_does_not_depend_on_the_batches(
-    predictor: Predictor, index: Collection
+    predictor: Predictor, collection: Collection
 ) -> None:
     other = Predictor(
         predictor.model, predictor.processor, fingerprint=predictor.fingerprint, batch_size=5
     )
-    one, two = (calibrate(index, model, CONFIG).calibration for model in (predictor, other))
+    one, two = (calibrate(collection, model, CONFIG).calibration for model in (predictor, other))
     assert one.samples == two.samples
     assert one.other == two.other
     for name in ("cosine_weight", "pmi_weight", "bias", "threshold", "found"):
@@ -103,8 +103,8 @@ def test_general_queries_with_a_word_of_the_captions_are_not_used(
         caption = f"{COLORS[n % 6]} {SIZES[n // 6]} elephants"
         (folder / f"{n}.txt").write_text(caption, encoding="utf-8")
     index_images([folder], predictor, uri=uri, collection="elephants")
-    with Collection.open(uri, "elephants") as index:
-        made = calibrate(index, predictor, CONFIG).calibration
+    with Collection.open(uri, "elephants") as collection:
+        made = calibrate(collection, predictor, CONFIG).calibration
     assert "elephant" in general
     assert made.other[GENERAL] < len(general)
 
@@ -118,19 +118,19 @@ def test_without_captions_the_model_writes_them(predictor: Predictor, tmp_path: 
     index_images([folder], predictor, uri=uri, captions=False)
     # A tiny model writes too few different captions for a calibration.
     with (
-        Collection.open(uri) as index,
+        Collection.open(uri) as collection,
         pytest.raises(SearchError, match="texts that match nothing and 4 that match"),
     ):
-        calibrate(index, predictor, CONFIG)
+        calibrate(collection, predictor, CONFIG)
 
 
 def test_another_model_and_a_wrong_rate_are_refused(
-    predictor: Predictor, index: Collection, tmp_path: Path
+    predictor: Predictor, collection: Collection, tmp_path: Path
 ) -> None:
     other = load(write_model(tmp_path / "other", seed=1), device="cpu")
     with pytest.raises(SearchError, match="was filled by model"):
-        calibrate(index, other, CONFIG)
+        calibrate(collection, other, CONFIG)
     with pytest.raises(ArgumentError, match=r"false_alarms must be .*\(0, 1\), got 1"):
         dataclasses.replace(CONFIG, false_alarms=1.0)
     with pytest.raises(SearchError, match=r"a false-alarm rate of 0\.001 needs at least 1998"):
-        calibrate(index, predictor, dataclasses.replace(CONFIG, false_alarms=0.001))
+        calibrate(collection, predictor, dataclasses.replace(CONFIG, false_alarms=0.001))

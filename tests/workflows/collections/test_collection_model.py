@@ -39,8 +39,8 @@ def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     with open_search(uri) as engine:
         assert len(engine.search("x")) == 1
-    with Collection.open(uri) as index:
-        assert index.info.model == str(tmp_path / "here" / "model")
+    with Collection.open(uri) as collection:
+        assert collection.info.model == str(tmp_path / "here" / "model")
 
 
 def test_a_shipped_model_is_called_by_its_name() -> None:
@@ -177,7 +177,7 @@ def test_re_ranking_reads_images_of_every_source(
             assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:
-            patch.setattr(engine.index, "search", _and_remove(gone, engine.index))
+            patch.setattr(engine.collection, "search", _and_remove(gone, engine.collection))
             left = engine.search("a red car", k=6, rerank=6)
         assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
         # One that is gone from the disk follows the others, and is named.
@@ -193,13 +193,13 @@ def test_re_ranking_reads_images_of_every_source(
     assert "0.png cannot be read" in message
 
 
-def _and_remove(id: str, index: Any) -> Any:
+def _and_remove(id: str, collection: Any) -> Any:
     """A search behind which, as by another thread, a record is removed."""
-    search = index.search
+    search = collection.search
 
     def search_and_remove(*args: Any, **settings: Any) -> Any:
         answers = search(*args, **settings)
-        index.delete([id])
+        collection.delete([id])
         return answers
 
     return search_and_remove

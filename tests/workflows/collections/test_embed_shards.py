@@ -121,8 +121,8 @@ def repack(shard: str, tmp_path: Path, numbers: range) -> None:
 
 
 def captions(uri: str) -> set[str]:
-    with Collection.open(uri) as index:
-        return {caption for _, _, caption, _ in index.origins()}
+    with Collection.open(uri) as collection:
+        return {caption for _, _, caption, _ in collection.origins()}
 
 
 def test_the_file_of_a_changed_tar_replaces_the_old_one(

@@ -412,13 +412,13 @@ def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
     table.write_text("image,year,time,code\n" + "\n".join(rows))
     with Collection.open(
         str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True
-    ) as index:
-        ingest(open_sources(resolve_uris([table])), StandIn(), index)
-        found = index.get(index.ids('metadata["year"] > 2017')).values()
+    ) as collection:
+        ingest(open_sources(resolve_uris([table])), StandIn(), collection)
+        found = collection.get(collection.ids('metadata["year"] > 2017')).values()
         assert {Path(one.path).name for one in found} == {"1.png", "2.png"}
         assert {one.time for one in found} == {1717180201, 1717180202}
-        assert index.count('metadata["code"] == "001"') == 1
-        assert index.count("time >= 1717180202") == 1
+        assert collection.count('metadata["code"] == "001"') == 1
+        assert collection.count("time >= 1717180202") == 1
 
 
 @pytest.mark.parametrize("name", ["a\\u0000.png", "\\ud800.png"])

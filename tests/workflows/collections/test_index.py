@@ -73,13 +73,13 @@ def test_a_collection_of_smaller_vectors_grows_with_its_first_basis(
         index_images([photos], model, uri=uri, encoding=replace(form, dimensions=8))
     first = index_images([photos], model, uri=uri, captions=False, encoding=form)
     assert (first.collection.encoding, first.collection.count) == (form, 6)
-    with Collection.open(uri) as index:
-        basis = index.codec.to_json()
+    with Collection.open(uri) as collection:
+        basis = collection.codec.to_json()
     (photos / "6.png").write_bytes(image_bytes(6))
     index_images([photos], model, uri=uri, captions=False)
     with open_search(uri, model=model) as engine:
-        assert isinstance(engine.index, Collection)
-        assert engine.index.codec.to_json() == basis
+        assert isinstance(engine.collection, Collection)
+        assert engine.collection.codec.to_json() == basis
         hits = engine.search(image=image_bytes(6), k=7)
         assert len(hits) == 7
         assert hits[0].path == str(photos / "6.png")
@@ -109,8 +109,8 @@ def album(tmp_path: Path) -> Path:
 
 
 def captions(uri: str) -> dict[str, str]:
-    with Collection.open(uri) as index:
-        return {Path(path).stem: caption for _, path, caption, _ in index.origins()}
+    with Collection.open(uri) as collection:
+        return {Path(path).stem: caption for _, path, caption, _ in collection.origins()}
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -123,8 +123,8 @@ def test_a_table_and_the_folder_of_its_images_leave_each_others_captions(
         index_images(sources, model, uri=uri, captions=False)
     spoken = {"a": "table a", "b": "table b", "c": ""}
     assert captions(uri) == spoken
-    with Collection.open(uri) as index:
-        for (record,) in index.read_through('path like "%a.png"'):
+    with Collection.open(uri) as collection:
+        for (record,) in collection.read_through('path like "%a.png"'):
             assert (record.album, record.metadata) == (str(album), {"year": 1})
             assert record.time == int((album / "a.png").stat().st_mtime)
     # The folder learns that the table came; then nothing is read by any of them.
@@ -183,8 +183,8 @@ def test_an_image_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     for source in [album, table] if folder_first else [table, album]:
         index_images([source], model, uri=uri, captions=False)
-    with Collection.open(uri) as index:
-        albums = {record.album for batch in index.read_through() for record in batch}
+    with Collection.open(uri) as collection:
+        albums = {record.album for batch in collection.read_through() for record in batch}
     assert albums == {str(album)}
     assert captions(uri)["a"] == "table a"
 
@@ -223,8 +223,8 @@ def test_captions_of_a_table_stay_with_images_that_moved(
     moved = album.rename(tmp_path / "moved")
     assert index_images([moved], model, uri=uri, captions=False).report.updated == 3
     assert captions(uri) == before
-    with Collection.open(uri) as index:
-        (record,) = index.get([content_id((moved / "a.png").read_bytes())]).values()
+    with Collection.open(uri) as collection:
+        (record,) = collection.get([content_id((moved / "a.png").read_bytes())]).values()
     assert (record.path, record.album) == (str(moved / "a.png"), str(moved))
     assert index_images([moved], model, uri=uri, captions=False).report.unchanged == 3
     # The table is read at its new place as well; it is another source there.
@@ -323,8 +323,8 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_image(
     ]
     table.write_text("\n".join(map(json.dumps, rows)))
     index_images([table], model, uri=uri, captions=False)
-    with Collection.open(uri) as index:
-        ((record,),) = index.read_through()
+    with Collection.open(uri) as collection:
+        ((record,),) = collection.read_through()
     assert record.metadata == {
         "year": 1,
         "questions": [

@@ -37,7 +37,7 @@ class StandIn:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Collection]:
+def collection(tmp_path: Path) -> Iterator[Collection]:
     with Collection.open(
         str(tmp_path / "a.db"), embed_dim=4, fingerprint="one", create=True
     ) as opened:
@@ -82,11 +82,11 @@ def samples(kind: str, path: Path) -> list[Sample]:
 
 
 def test_files_are_named_by_a_manifest_with_all_their_captions(
-    index: Collection, photos: Path, tmp_path: Path
+    collection: Collection, photos: Path, tmp_path: Path
 ) -> None:
-    ingest([FileSource([photos])], StandIn(), index)
-    scores = dict.fromkeys(index.ids(), 0.5)
-    subset = write_subset(tmp_path / "below" / "some.jsonl", index, scores)
+    ingest([FileSource([photos])], StandIn(), collection)
+    scores = dict.fromkeys(collection.ids(), 0.5)
+    subset = write_subset(tmp_path / "below" / "some.jsonl", collection, scores)
     assert (subset.written, subset.lost) == (2, [])
     read = {one.image: one for one in samples("manifest", tmp_path / "below" / "some.jsonl")}
     car, dog = read[image_bytes(0)], read[image_bytes(1)]
@@ -105,15 +105,15 @@ def test_files_are_named_by_a_manifest_with_all_their_captions(
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
 def test_fields_of_the_record_are_never_replaced(
-    index: Collection, tmp_path: Path, name: str
+    collection: Collection, tmp_path: Path, name: str
 ) -> None:
     own = {"score": 9, "id": "mine", "key": "k", "image": "x.png", "time": "noon", "album": 7}
     own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
     (tmp_path / "a.png").write_bytes(image_bytes(0))
     (tmp_path / "a.json").write_text(json.dumps(own | {"caption": "a car"}))
-    ingest([FileSource([tmp_path / "a.png"])], StandIn(), index)
-    (id,) = index.ids()
-    write_subset(tmp_path / name, index, {id: 0.25})
+    ingest([FileSource([tmp_path / "a.png"])], StandIn(), collection)
+    (id,) = collection.ids()
+    write_subset(tmp_path / name, collection, {id: 0.25})
     if name == "some":
         (sample,) = samples("shards", tmp_path / name)
         fields, image = dict(sample.metadata), own["image"]
@@ -131,21 +131,24 @@ def test_fields_of_the_record_are_never_replaced(
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
 def test_captions_of_the_model_are_left_out_unless_asked_for(
-    index: Collection, photos: Path, tmp_path: Path, name: str
+    collection: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
     (photos / "2.png").write_bytes(image_bytes(2))
     ingest(
-        [FileSource([photos])], StandIn(), index, captioner=lambda images: ["guessed"] * len(images)
+        [FileSource([photos])],
+        StandIn(),
+        collection,
+        captioner=lambda images: ["guessed"] * len(images),
     )
-    (guessed,) = index.ids('caption_source == "model"')
-    scores = dict.fromkeys(index.ids(), 0.5)
+    (guessed,) = collection.ids('caption_source == "model"')
+    scores = dict.fromkeys(collection.ids(), 0.5)
     kind = "manifest" if name.endswith(".jsonl") else "shards"
-    subset = write_subset(tmp_path / name, index, scores)
+    subset = write_subset(tmp_path / name, collection, scores)
     assert (subset.written, subset.model_captions) == (3, 1)
     captions = {one.key: one.captions for one in samples(kind, tmp_path / name)}
     assert sorted(captions.values()) == [(), ("a car", "auto"), ("a dog",)]
     assert captions[guessed] == ()
-    subset = write_subset(tmp_path / f"all-{name}", index, scores, model_captions=True)
+    subset = write_subset(tmp_path / f"all-{name}", collection, scores, model_captions=True)
     assert (subset.written, subset.model_captions) == (3, 0)
     captions = {one.key: one.captions for one in samples(kind, tmp_path / f"all-{name}")}
     assert captions[guessed] == ("guessed",)
@@ -153,11 +156,13 @@ def test_captions_of_the_model_are_left_out_unless_asked_for(
 
 @pytest.mark.parametrize("many", [True, False])
 def test_parts_of_files_are_copied_into_shards(
-    index: Collection, photos: Path, parts: list[Path], tmp_path: Path, many: bool
+    collection: Collection, photos: Path, parts: list[Path], tmp_path: Path, many: bool
 ) -> None:
-    ingest(open_sources(resolve_uris([photos, *parts] if many else [parts[0]])), StandIn(), index)
-    scores = dict.fromkeys(index.ids(), 0.5)
-    subset = write_subset(tmp_path / "some", index, scores)
+    ingest(
+        open_sources(resolve_uris([photos, *parts] if many else [parts[0]])), StandIn(), collection
+    )
+    scores = dict.fromkeys(collection.ids(), 0.5)
+    subset = write_subset(tmp_path / "some", collection, scores)
     numbers = range(5) if many else range(2, 4)
     assert (subset.written, subset.lost) == (len(numbers), [])
     read = {one.image: one for one in samples("shards", tmp_path / "some")}
@@ -176,70 +181,72 @@ def test_parts_of_files_are_copied_into_shards(
         str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True
     ) as other:
         ingest(open_sources(resolve_uris([tmp_path / "some"])), StandIn(), other)
-        before, after = index.get(index.ids()), other.get(other.ids())
+        before, after = collection.get(collection.ids()), other.get(other.ids())
     assert before.keys() == after.keys()
     for id, record in after.items():
         assert (record.caption, record.album) == (before[id].caption, before[id].album)
         assert set(record.tags) >= set(before[id].tags)
 
 
-def test_frames_of_videos_are_copied_too(index: Collection, tmp_path: Path) -> None:
+def test_frames_of_videos_are_copied_too(collection: Collection, tmp_path: Path) -> None:
     pytest.importorskip("av")
     from tiny_video import video
 
     (tmp_path / "film.mp4").write_bytes(video())
     ingest(
-        open_sources(resolve_uris([tmp_path / "film.mp4"]), frame_interval_s=0.5), StandIn(), index
+        open_sources(resolve_uris([tmp_path / "film.mp4"]), frame_interval_s=0.5),
+        StandIn(),
+        collection,
     )
-    subset = write_subset(tmp_path / "some", index, dict.fromkeys(index.ids(), 0.0))
-    assert subset.written == index.count() > 1
+    subset = write_subset(tmp_path / "some", collection, dict.fromkeys(collection.ids(), 0.0))
+    assert subset.written == collection.count() > 1
     assert {one.metadata["album"] for one in samples("shards", tmp_path / "some")} == {
         str(tmp_path / "film.mp4")
     }
 
 
 def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
-    index: Collection, photos: Path, parts: list[Path], tmp_path: Path
+    collection: Collection, photos: Path, parts: list[Path], tmp_path: Path
 ) -> None:
-    ingest(open_sources(resolve_uris([photos, *parts])), StandIn(), index)
+    ingest(open_sources(resolve_uris([photos, *parts])), StandIn(), collection)
     with pytest.raises(SearchError, match="is part of a file"):
-        write_subset(tmp_path / "some.jsonl", index, dict.fromkeys(index.ids(), 0.0))
+        write_subset(tmp_path / "some.jsonl", collection, dict.fromkeys(collection.ids(), 0.0))
     assert not (tmp_path / "some.jsonl").exists()
     # A copy that is a file of its own can be named.
     (photos / "copy.png").write_bytes(image_bytes(2))
-    ingest([FileSource([photos])], StandIn(), index)
-    paths = {record.id: record.path for record in index.get(index.ids()).values()}
+    ingest([FileSource([photos])], StandIn(), collection)
+    paths = {record.id: record.path for record in collection.get(collection.ids()).values()}
     (id,) = (id for id, path in paths.items() if path.endswith("/k2"))
-    write_subset(tmp_path / "some.jsonl", index, {id: 0.0})
+    write_subset(tmp_path / "some.jsonl", collection, {id: 0.0})
     assert samples("manifest", tmp_path / "some.jsonl")[0].image == image_bytes(2)
 
 
-def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
+def test_an_address_stays_an_address(collection: Collection, tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text('{"image": "none.png"}\n')
     (tmp_path / "none.png").write_bytes(image_bytes(0))
-    ingest(open_sources(resolve_uris([tmp_path / "set.jsonl"])), StandIn(), index)
-    (record,) = index.get(index.ids()).values()
+    ingest(open_sources(resolve_uris([tmp_path / "set.jsonl"])), StandIn(), collection)
+    (record,) = collection.get(collection.ids()).values()
     address = "https://example.org/none.png"
-    index.upsert(
+    collection.upsert(
         [replace(record, path=address, origin=replace(record.origin, files={address: ""}))]
     )
-    write_subset(tmp_path / "some.jsonl", index, {record.id: 0.0})
+    write_subset(tmp_path / "some.jsonl", collection, {record.id: 0.0})
     assert json.loads((tmp_path / "some.jsonl").read_text())["image"] == address
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
 def test_missing_files_are_reported_and_the_rest_is_written(
-    index: Collection, photos: Path, tmp_path: Path, name: str
+    collection: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
-    ingest([FileSource([photos])], StandIn(), index)
-    scores = dict.fromkeys(index.ids(), 0.0)
+    ingest([FileSource([photos])], StandIn(), collection)
+    scores = dict.fromkeys(collection.ids(), 0.0)
     (photos / "0.png").unlink()
-    subset = write_subset(tmp_path / name, index, scores)
+    subset = write_subset(tmp_path / name, collection, scores)
     assert subset.written == 1
     assert [path for path, _ in subset.lost] == [str(photos / "0.png")]
     (photos / "1.png").unlink()
     with pytest.raises(SearchError, match="none of 2 selected images is readable; the first error"):
-        write_subset(tmp_path / f"more-{name}", index, scores)
+        write_subset(tmp_path / f"more-{name}", collection, scores)
     assert not (tmp_path / f"more-{name}").exists()
 
 

@@ -73,10 +73,10 @@ class Watched:
         self._rounds.close()  # type: ignore[attr-defined]
 
     def paths(self) -> set[str]:
-        with Collection.open(self.uri) as index:
+        with Collection.open(self.uri) as collection:
             return {
                 os.path.relpath(path, self.folder)
-                for _, _, _, origin in index.origins()
+                for _, _, _, origin in collection.origins()
                 for path in origin.files
             }
 
@@ -134,9 +134,9 @@ def test_a_change_reads_its_own_records_and_what_is_no_image_none(
 def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, which must be asked for given records only."""
 
-    def errors(index: Collection, what: Any = None) -> Any:
+    def errors(collection: Collection, what: Any = None) -> Any:
         assert what is not None
-        return method(index, what)
+        return method(collection, what)
 
     return errors
 
@@ -194,8 +194,8 @@ def test_changed_captions_are_followed(watched: Watched) -> None:
     watched.next()
     path.with_suffix(".json").write_text(json.dumps({"caption": "new", "n": 1}))
     assert watched.next().report.updated == 1
-    with Collection.open(watched.uri) as index:
-        assert [caption for _, _, caption, _ in index.origins()] == ["new"]
+    with Collection.open(watched.uri) as collection:
+        assert [caption for _, _, caption, _ in collection.origins()] == ["new"]
 
 
 def test_tars_that_come_change_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:
@@ -286,5 +286,5 @@ def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
-    with Collection.open(str(tmp_path / "coca.db")) as index:
-        assert index.count() == 2
+    with Collection.open(str(tmp_path / "coca.db")) as collection:
+        assert collection.count() == 2

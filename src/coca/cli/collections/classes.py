@@ -55,9 +55,9 @@ def add(
     templates = prompts_named(prompts)
     info = (check_fillable if model else info_at)(uri, collection, token=token)
     predictor = defaults.load_model(defaults.model_to_fill(model, info), device, info=info)
-    with open_classes(predictor, uri, collection, token=token, create=True) as index:
-        add_classes(index, predictor, names, templates=templates)
-        there = class_names(index)
+    with open_classes(predictor, uri, collection, token=token, create=True) as opened:
+        add_classes(opened, predictor, names, templates=templates)
+        there = class_names(opened)
     console.say(f"{len(there)} classes are in collection {collection!r} of {uri}")
     console.say(f"use them: {to_try('classify', 'FILE', '--classes', collection)}")
     console.emit({"uri": uri, "collection": collection, "classes": there})
@@ -79,9 +79,9 @@ def remove(
     from coca.workflows.collections.class_prompts import find_classes
 
     find_classes(uri, collection, token=token)
-    with Collection.open(uri, collection, token=token) as index:
-        remove_classes(index, names)
-        there = class_names(index)
+    with Collection.open(uri, collection, token=token) as opened:
+        remove_classes(opened, names)
+        there = class_names(opened)
     console.say(f"{len(there)} classes are left in collection {collection!r} of {uri}")
     console.emit({"uri": uri, "collection": collection, "classes": there})
 
@@ -101,8 +101,8 @@ def list_(
 
     uri = defaults.index_uri(uri)
     find_classes(uri, collection, token=token)
-    with Collection.open(uri, collection, token=token) as index:
-        there = class_names(index)
+    with Collection.open(uri, collection, token=token) as opened:
+        there = class_names(opened)
     for name in there:
         console.say(name)
     console.emit(there)

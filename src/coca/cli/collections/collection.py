@@ -59,13 +59,13 @@ def calibrate(
     from coca.workflows.collections.image_resolver import ImageResolver
 
     with ExitStack() as stack:
-        index = stack.enter_context(Collection.open(uri, name, token=token))
+        collection = stack.enter_context(Collection.open(uri, name, token=token))
         apart = [
             stack.enter_context(Collection.open(uri, other, token=token)) for other in others or []
         ]
         report = run(
-            index,
-            defaults.load_model(model or model_of(index.info), device, info=index.info),
+            collection,
+            defaults.load_model(model or model_of(collection.info), device, info=collection.info),
             config,
             others=apart,
             open_image=ImageResolver(),
@@ -139,8 +139,8 @@ def info(
     from coca.search.milvus.collection import Collection
     from coca.search.query.match import Calibration
 
-    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
-        found = index.info
+    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
+        found = collection.info
         try:
             calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
         except SearchError as error:
@@ -150,16 +150,18 @@ def info(
                 f"{100 * calibration.false_alarms:.0f} % false alarms, finds "
                 f"{100 * calibration.found:.0f} %; made for {calibration.records:,} records"
             )
-        captioned, states = index.count("has_text == true"), index.index_states()
+        captioned, states = collection.count("has_text == true"), collection.index_states()
         rows = [
-            ["own name", index.own_name],
+            ["own name", collection.own_name],
             ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
             ["vectors", f"{found.embed_dim} numbers; stored: {found.encoding}"],
             ["model", f"{found.model} ({found.fingerprint})"],
-            ["Milvus", f"{index.capabilities.name} at {found.uri}"],
+            ["Milvus", f"{collection.capabilities.name} at {found.uri}"],
             [
                 "full text",
-                "ranked by Milvus" if index.supports_full_text else "ranked here, from captions",
+                "ranked by Milvus"
+                if collection.supports_full_text
+                else "ranked here, from captions",
             ],
             ["calibration", state],
             *(
@@ -171,7 +173,7 @@ def info(
         console.emit(
             {
                 "collection": found.collection,
-                "own_name": index.own_name,
+                "own_name": collection.own_name,
                 "uri": found.uri,
                 "server": found.server_version,
                 "count": found.count,
@@ -180,7 +182,7 @@ def info(
                 "encoding": asdict(found.encoding),
                 "model": found.model,
                 "fingerprint": found.fingerprint,
-                "full_text": index.supports_full_text,
+                "full_text": collection.supports_full_text,
                 "calibration": calibration and asdict(calibration),
                 "indexes": {
                     side: {
@@ -220,8 +222,8 @@ def index_(
     from coca.search.milvus.collection import Collection
 
     wanted = parse_index(index_type)
-    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
-        built = index.change_index(wanted, fallback=fallback, progress=console.progress)
+    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
+        built = collection.change_index(wanted, fallback=fallback, progress=console.progress)
         console.say(f"collection {name!r} has the index {built}")
         console.emit({"collection": name, "index": str(built)})
 

@@ -121,16 +121,16 @@ def duplicates(
     from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.collections.mining import find_duplicates
 
-    with target.open_index() as index:
+    with target.open_index() as collection:
         found, paths = find_duplicates(
-            index,
+            collection,
             min_similarity=min_similarity,
             others=files,
-            predictor=target.load_model(index) if files else None,
+            predictor=target.load_model(collection) if files else None,
             keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
-        copies = exact_copies(index)
+        copies = exact_copies(collection)
     dropped = {paths[row] for row in found.drop}
     drop = dropped.union(*(copies.get(path, ()) for path in dropped))
     listed = {} if files else copies
@@ -155,7 +155,7 @@ def duplicates(
     console.say(
         _sentence_on(
             found,
-            count=index.info.count,
+            count=collection.info.count,
             others=len(files),
             min_similarity=min_similarity,
             drop=len(drop),
@@ -163,7 +163,7 @@ def duplicates(
     )
     console.emit(
         {
-            "count": index.info.count,
+            "count": collection.info.count,
             "pair_count": found.count,
             "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
             "groups": [[paths[row] for row in group] for group in found.groups],
@@ -273,9 +273,9 @@ def mine(
 
     check_out(out)  # an invalid name fails here, before a model is loaded
     with ExitStack() as opened:
-        index = opened.enter_context(target.open_index())
+        collection = opened.enter_context(target.open_index())
         if uncertain:
-            find_classes(index.info.uri, uncertain, token=target.token)
+            find_classes(collection.info.uri, uncertain, token=target.token)
         classes = opened.enter_context(target.open_index(uncertain)) if uncertain else None
         wanted = workflow.Mining(
             terms=terms,
@@ -285,14 +285,14 @@ def mine(
             away_from=apart,
         )
         choice = Choice(
-            count=count or max(1, round((fraction or 0) * index.count(wanted.filter))),
+            count=count or max(1, round((fraction or 0) * collection.count(wanted.filter))),
             min_score=min_score,
             diverse=diverse,
             max_similarity=max_similarity,
         )
-        predictor = target.load_model(index)
+        predictor = target.load_model(collection)
         subset = workflow.mine(
-            index,
+            collection,
             predictor,
             wanted,
             choice,
@@ -303,7 +303,7 @@ def mine(
     for _, sentence in subset.lost:
         console.complain(sentence)
     console.say(
-        f"{subset.written:,} of {index.info.count:,} images are in {out}"
+        f"{subset.written:,} of {collection.info.count:,} images are in {out}"
         + (f", {len(subset.lost):,} selected images are unreadable" if subset.lost else "")
     )
     if subset.model_captions:
@@ -316,7 +316,7 @@ def mine(
         {
             "out": str(out),
             "chosen": subset.written,
-            "of": index.info.count,
+            "of": collection.info.count,
             "model_captions_left_out": subset.model_captions,
             "lost": [{"path": path, "error": error} for path, error in subset.lost],
         }

@@ -109,7 +109,7 @@ def search(
     with target.open(
         in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
-        if not in_memory and (advice := advice_on_size(engine.index.info)):
+        if not in_memory and (advice := advice_on_size(engine.collection.info)):
             console.note(advice)
         hits = engine.search(terms=terms, **vars(options))
     print_hits(console, hits, first=options.offset + 1)

@@ -159,9 +159,9 @@ def _by_collection(
     from coca.search.mining.zero_shot import read_classes
     from coca.workflows.collections.class_prompts import classify_by, open_classes
 
-    with open_classes(predictor, uri, collection, token=token) as index:
+    with open_classes(predictor, uri, collection, token=token) as opened:
         # In memory, so that no class is missed, however many there are.
-        labels, vectors = read_classes(index)
+        labels, vectors = read_classes(opened)
     yield lambda batch: classify_by(predictor, labels, vectors, batch)
 
 

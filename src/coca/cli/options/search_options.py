@@ -124,12 +124,12 @@ class CollectionOptions:
 
         return Collection.open(uri, collection or self.collection, token=self.token)
 
-    def load_model(self, index: "Collection") -> "Predictor":
+    def load_model(self, collection: "Collection") -> "Predictor":
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 
-        named = self.model or model_of(index.info)
-        return defaults.load_model(named, self.device, info=index.info)
+        named = self.model or model_of(collection.info)
+        return defaults.load_model(named, self.device, info=collection.info)
 
 
 def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:

@@ -42,18 +42,18 @@ from coca.workflows.collections.image_resolver import ImageResolver
 # Settings of hybrid search for the page: fusion, BM25 and case folding as Python has them.
 
 
-def hybrid_settings(index: Collection, records: Sequence[Record]) -> dict[str, Any] | None:
+def hybrid_settings(collection: Collection, records: Sequence[Record]) -> dict[str, Any] | None:
     """Describe the search of typed queries by images and by given captions.
 
     Args:
-        index: The collection.
+        collection: The collection.
         records: Its records.
 
     Returns:
         Settings for `hybrid.js` and `bm25.js`. None if typed queries are searched by images alone:
         no caption is given, or `coca search` does so as well; see `typed_fusion`.
     """
-    fusion = typed_fusion(index, [Term(text="any")])
+    fusion = typed_fusion(collection, [Term(text="any")])
     given = any(record.caption_source == "given" for record in records)
     if fusion is None or not given:
         return None
@@ -84,13 +84,15 @@ THUMBNAIL_SIDE = 320
 """Length of the longer side of a thumbnail, in pixels."""
 
 
-def sorted_records(index: Collection) -> list[Record]:
+def sorted_records(collection: Collection) -> list[Record]:
     """Read all records of a collection, sorted by id."""
     records = sorted(
-        (record for batch in index.read_through() for record in batch), key=lambda one: one.id
+        (record for batch in collection.read_through() for record in batch), key=lambda one: one.id
     )
     if not records:
-        raise SearchError(f"collection {index.info.collection!r} in {index.info.uri} is empty")
+        raise SearchError(
+            f"collection {collection.info.collection!r} in {collection.info.uri} is empty"
+        )
     return records
 
 
@@ -220,14 +222,14 @@ def export_browser(
                 f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION} there"
             )
     with (
-        Collection.open(uri, collection, token=token) as index,
+        Collection.open(uri, collection, token=token) as opened,
         _exported(model, int8=int8, progress=progress) as graphs,
         atomic_folder(out) as unfinished,
     ):
         manifest = read_manifest(graphs)
         # Vectors may be shorter than those of the model.
-        size = min(index.info.embed_dim, manifest.embed_dim)
-        check_same_model(index.info, fingerprint=manifest.fingerprint, embed_dim=size)
+        size = min(opened.info.embed_dim, manifest.embed_dim)
+        check_same_model(opened.info, fingerprint=manifest.fingerprint, embed_dim=size)
         shutil.copytree(PAGE, unfinished, dirs_exist_ok=True)
         (unfinished / "model").mkdir()
         for name in ("text.onnx", TOKENIZER_FILE, PREPROCESS_FILE):
@@ -240,8 +242,8 @@ def export_browser(
             shutil.copyfile(runtime / "dist" / name, unfinished / "ort" / name)
         rules = json.dumps(RULES, ensure_ascii=False)
         (unfinished / "queries.json").write_text(rules, encoding="utf-8")
-        records = sorted_records(index)
-        hybrid = hybrid_settings(index, records)
+        records = sorted_records(opened)
+        hybrid = hybrid_settings(opened, records)
         write_vectors(unfinished, records, captions=hybrid is not None)
         items, missing = write_items(unfinished, records, progress=progress)
         about = {

@@ -190,8 +190,8 @@ def migrate(
 def _claim(folder: Path, source: Collection, target: Collection) -> None:
     """Check that the folder is not of another migration, and mark it."""
     ours = {
-        end: {"uri": index.info.uri, "collection": index.own_name}
-        for end, index in (("source", source), ("target", target))
+        end: {"uri": collection.info.uri, "collection": collection.own_name}
+        for end, collection in (("source", source), ("target", target))
     }
     ours["source"]["fingerprint"] = source.info.fingerprint
     note = folder / "migration.json"

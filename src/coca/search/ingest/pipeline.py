@@ -46,8 +46,8 @@ class WriteBehind:
     queued after it are dropped. Leaving the `with` block waits for all writes.
     """
 
-    def __init__(self, index: Collection) -> None:
-        self._index = index
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write_behind")
         self._jobs: deque[Future[None]] = deque()
         # Id -> pending record, None for a pending deletion; modified by both threads.
@@ -73,23 +73,25 @@ class WriteBehind:
         wanted = list(ids)
         with self._lock:
             coming = {id: self._coming[id] for id in wanted if id in self._coming}
-        stored = self._index.get([id for id in wanted if id not in coming])
+        stored = self._collection.get([id for id in wanted if id not in coming])
         return stored | {id: record for id, record in coming.items() if record is not None}
 
     def upsert(self, records: Iterable[Record]) -> None:
         """Queue an upsert."""
         batch = list(records)
-        self._submit({record.id: record for record in batch}, lambda: self._index.upsert(batch))
+        self._submit(
+            {record.id: record for record in batch}, lambda: self._collection.upsert(batch)
+        )
 
     def delete(self, ids: Iterable[str]) -> None:
         """Queue a deletion."""
         batch = list(ids)
-        self._submit(dict.fromkeys(batch), lambda: self._index.delete(batch))
+        self._submit(dict.fromkeys(batch), lambda: self._collection.delete(batch))
 
     def flush(self) -> None:
         """Wait for all queued writes and flush them to disk."""
         self._wait(0)
-        self._index.flush()
+        self._collection.flush()
 
     def _submit(self, coming: dict[str, Record | None], write: Callable[[], object]) -> None:
         if not coming:
@@ -132,7 +134,7 @@ _TITLE = "index images"
 def ingest(
     sources: Sequence[AnySource],
     embedder: Embedder,
-    index: Collection,
+    collection: Collection,
     *,
     captioner: Captioner | None = None,
     prune: bool = False,
@@ -150,7 +152,7 @@ def ingest(
     Args:
         sources: Sources of images; `FileSource` reads folders and files.
         embedder: Model of the collection.
-        index: The collection.
+        collection: The collection.
         captioner: Generates captions for images without one.
         prune: Delete records of files missing from these sources. Folders that are missing, empty
             or unreadable, and folders with mount points, are spared: a drive may not be mounted.
@@ -167,7 +169,7 @@ def ingest(
     """
     names = _names(sources) if path_cache is not None and path_cache.complete else None
     known = path_cache.ids_of(names) if path_cache is not None and names is not None else set()
-    snapshot = _take_snapshot(embedder, index, names, known)
+    snapshot = _take_snapshot(embedder, collection, names, known)
     total = snapshot.look_at(sources, trust_empty=prune_empty)
     for top in (top for one in sources if isinstance(one, FileSource) for top in one.missing):
         if not snapshot.has_below(top):
@@ -179,7 +181,7 @@ def ingest(
         with (
             progress(_TITLE, total) as bar,
             _open_planner(
-                index, snapshot, embedder, captioner, batch_size, bar, bad_log
+                collection, snapshot, embedder, captioner, batch_size, bar, bad_log
             ) as planner,
         ):
             for source in sources:
@@ -202,7 +204,7 @@ def ingest(
 def add(
     images: Iterable[SourceImage],
     embedder: Embedder,
-    index: Collection,
+    collection: Collection,
     *,
     captioner: Captioner | None = None,
     bad_log: BadLog | None = None,
@@ -217,10 +219,12 @@ def add(
         DataError: Too many images are bad.
         SearchError: The collection was embedded by another model, or is not writable.
     """
-    snapshot = _take_snapshot(embedder, index)
+    snapshot = _take_snapshot(embedder, collection)
     with (
         progress(_TITLE, None) as bar,
-        _open_planner(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as planner,
+        _open_planner(
+            collection, snapshot, embedder, captioner, batch_size, bar, bad_log
+        ) as planner,
     ):
         for item in _reader(embedder, snapshot, captioner, batch_size).take(images):
             planner.offer(item)
@@ -229,7 +233,7 @@ def add(
 
 def ingest_vectors(
     files: Sequence[str | Path],
-    index: Collection,
+    collection: Collection,
     *,
     progress: ProgressMaker = silent,
     batch_size: int = WRITE_ROWS,
@@ -240,7 +244,7 @@ def ingest_vectors(
 
     Args:
         files: Parquet files of `coca embed-shards`.
-        index: The collection, of the same model.
+        collection: The collection, of the same model.
         progress: Optional progress callback.
         batch_size: Records in a write batch.
 
@@ -250,12 +254,12 @@ def ingest_vectors(
     """
     infos = [read_info(file) for file in files]
     for info in infos:
-        check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
-    snapshot = CollectionSnapshot(_image_origins(index), half=index.repair())
+        check_same_model(collection.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
+    snapshot = CollectionSnapshot(_image_origins(collection), half=collection.repair())
     total = sum(info.images for info in infos)
     with (
         progress("index vectors", total) as bar,
-        _open_planner(index, snapshot, None, None, batch_size, bar, None) as planner,
+        _open_planner(collection, snapshot, None, None, batch_size, bar, None) as planner,
     ):
         for file in files:
             for record in read_vectors(file):
@@ -365,12 +369,12 @@ def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
             yield path
 
 
-def _image_origins(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
+def _image_origins(collection: Collection) -> Iterator[tuple[str, str, str, Origin]]:
     """Iterate over the records of an image collection."""
-    for id, path, caption, origin in index.origins():
+    for id, path, caption, origin in collection.origins():
         if not path:
             raise SearchError(
-                f"collection {index.info.collection!r} contains classes, such as {caption!r}; "
+                f"collection {collection.info.collection!r} contains classes, such as {caption!r}; "
                 "images need one of their own: name another"
             )
         yield id, path, caption, origin
@@ -391,7 +395,7 @@ def reading_threads() -> int:
 
 @contextmanager
 def _open_planner(
-    index: Collection,
+    collection: Collection,
     snapshot: CollectionSnapshot,
     embedder: Embedder | None,
     captioner: Captioner | None,
@@ -400,7 +404,7 @@ def _open_planner(
     bad_log: BadLog | None,
 ) -> Iterator[UpsertPlanner]:
     """Create a planner with write-behind; on exit all writes are on disk."""
-    with WriteBehind(index) as writer:
+    with WriteBehind(collection) as writer:
         planner = UpsertPlanner(
             embedder,
             writer,
@@ -428,19 +432,25 @@ def _names(sources: Sequence[AnySource]) -> list[str] | None:
 
 def _take_snapshot(
     embedder: Embedder,
-    index: Collection,
+    collection: Collection,
     names: Sequence[str] | None = None,
     known: Iterable[str] = (),
 ) -> CollectionSnapshot:
     """Take a snapshot of all records, or of those with these paths and ids."""
-    check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+    check_same_model(
+        collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
+    )
     if names is None:
-        half = index.repair()
-        return CollectionSnapshot(_image_origins(index), half=half, is_local=index.sees_all_writes)
+        half = collection.repair()
+        return CollectionSnapshot(
+            _image_origins(collection), half=half, is_local=collection.sees_all_writes
+        )
     # A path that is not valid Unicode is in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
-    ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
-    return CollectionSnapshot(index.origins(ids), complete=False, is_local=index.sees_all_writes)
+    ids = {*collection.ids(where(PATH, "in", texts)), *known} if texts else set(known)
+    return CollectionSnapshot(
+        collection.origins(ids), complete=False, is_local=collection.sees_all_writes
+    )
 
 
 def _reader(

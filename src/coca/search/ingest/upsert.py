@@ -185,7 +185,7 @@ class UpsertPlanner:
     def __init__(
         self,
         embedder: Embedder | None,
-        index: Store,
+        store: Store,
         snapshot: CollectionSnapshot,
         *,
         captioner: Captioner | None,
@@ -196,7 +196,7 @@ class UpsertPlanner:
         self.report = IngestReport()
         self.fallback_paths: list[str] = []
         self._embedder = embedder
-        self._index = index
+        self._store = store
         self._snapshot = snapshot
         self._captioner = captioner
         self._batch_size = batch_size
@@ -251,7 +251,7 @@ class UpsertPlanner:
         for item in batch:
             copies.setdefault(item.id, []).append(item)
             kept[item.entry.path] = item.id
-        stored = self._index.get([id for id in copies if self._snapshot.may_hold(id)])
+        stored = self._store.get([id for id in copies if self._snapshot.may_hold(id)])
         vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
         records: dict[str, Record] = {}
         for id, same in copies.items():
@@ -267,7 +267,7 @@ class UpsertPlanner:
             for id, record in records.items()
             if record != stored.get(id) or has_text_vector(record) != has_text_vector(stored[id])
         }
-        self._index.upsert(changed.values())
+        self._store.upsert(changed.values())
         for record in changed.values():
             self._remember(record)
         ended = [item.series for item in batch if item.series is not None]
@@ -295,7 +295,7 @@ class UpsertPlanner:
             for other in self._snapshot.ids_of(path):
                 if other != id:
                     freed.setdefault(other, set()).add(path)
-        records = self._index.get(freed)
+        records = self._store.get(freed)
         return self._keep_files(
             (
                 record,
@@ -311,7 +311,7 @@ class UpsertPlanner:
             The number of deleted records, which had no other path.
         """
         ids = {id for path in paths for id in self._snapshot.ids_of(path)}
-        records = self._index.get(ids)
+        records = self._store.get(ids)
         return self._keep_files(
             (record, self._current_files(record.origin)) for record in records.values()
         )
@@ -330,8 +330,8 @@ class UpsertPlanner:
             else:
                 self._snapshot.forget(record.id)
                 removed.append(record.id)
-        self._index.upsert(changed)
-        self._index.delete(removed)
+        self._store.upsert(changed)
+        self._store.delete(removed)
         return len(removed)
 
     def _is_unchanged(self, item: LoadedItem) -> bool:

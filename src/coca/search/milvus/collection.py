@@ -165,12 +165,12 @@ class Collection:
                 if state := index_state(connection, layout.name, records.VECTOR):
                     layout = replace(layout, index=state.index)
                 by_alias = not staged and collection != own
-                index = cls(connection, info, layout, opened_as=collection if by_alias else "")
-                index.info = index.describe()
+                opened = cls(connection, info, layout, opened_as=collection if by_alias else "")
+                opened.info = opened.describe()
         except BaseException:
             connection.close()
             raise
-        return index
+        return opened
 
     def __enter__(self) -> "Collection":
         return self

@@ -86,9 +86,9 @@ class Watch:
     known. On a server the number of records is compared, and the copy is read again periodically.
     """
 
-    def __init__(self, index: Counted, check_s: float) -> None:
+    def __init__(self, collection: Counted, check_s: float) -> None:
         """Watch a collection; `check_s` is the minimum interval of checks, in seconds."""
-        self._index = index
+        self._collection = collection
         self._check_s = check_s
         self._looked_s = self._read_s = time.monotonic()
         self._took_s = 0.0
@@ -98,7 +98,7 @@ class Watch:
         """Time a full read; yield the number of writes that the copy includes."""
         began_s = time.monotonic()
         try:
-            yield self._index.writes
+            yield self._collection.writes
         finally:
             # Also after a failure, so that the next try waits.
             self._looked_s = self._read_s = time.monotonic()
@@ -111,12 +111,14 @@ class Watch:
     def has_changed(self, count: int) -> bool:
         """Check whether the number of records differs from `count`, the copy's."""
         self._looked_s = time.monotonic()
-        return self._index.count() != count
+        return self._collection.count() != count
 
     def is_old(self) -> bool:
         """Return whether a full re-read is due, for replacements by other clients."""
         age_s = time.monotonic() - self._read_s
-        return not self._index.sees_all_writes and age_s > max(self._check_s, _SHARE * self._took_s)
+        return not self._collection.sees_all_writes and age_s > max(
+            self._check_s, _SHARE * self._took_s
+        )
 
 
 def read_in_background(what: str, read: Callable[[], None], lock: threading.Lock) -> None:

@@ -98,7 +98,7 @@ def near_duplicates(
     )
 
 
-def exact_copies(index: Collection) -> dict[str, list[str]]:
+def exact_copies(collection: Collection) -> dict[str, list[str]]:
     """List the files with identical bytes, which share one record.
 
     Returns:
@@ -106,7 +106,7 @@ def exact_copies(index: Collection) -> dict[str, list[str]]:
     """
     found = {
         path: sorted(set(origin.files) - {path})
-        for _, path, _, origin in index.origins()
+        for _, path, _, origin in collection.origins()
         if len(origin.files) > 1
     }
     return {path: found[path] for path in sorted(found)}

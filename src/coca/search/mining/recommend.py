@@ -85,7 +85,7 @@ def recommend(
     hits = [hit for hit in hits if hit.id not in hidden and hit.path not in paths][:pool]
     if not diversity:
         return hits
-    records = engine.index.get(hit.id for hit in hits)
+    records = engine.collection.get(hit.id for hit in hits)
     # Excludes records that were deleted since the search.
     hits = [hit for hit in hits if hit.id in records]
     if not hits:
@@ -126,9 +126,11 @@ def _weigh(
 ) -> list[Term]:
     """Convert examples to terms whose weights sum to `weight`; ids become vectors."""
     ids = [one for one in given if isinstance(one, str)]
-    records = engine.index.get(ids) if ids else {}
+    records = engine.collection.get(ids) if ids else {}
     if missing := [id for id in ids if id not in records]:
-        raise SearchError(f"there is no record {missing[0]!r} in {engine.index.info.collection!r}")
+        raise SearchError(
+            f"there is no record {missing[0]!r} in {engine.collection.info.collection!r}"
+        )
     terms = [
         Term(vector=_vector(records[one], on)) if isinstance(one, str) else one for one in given
     ]

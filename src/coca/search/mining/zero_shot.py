@@ -31,12 +31,12 @@ class Class:
 
 
 def add_classes(
-    index: Collection, embedder: Embedder, labels: Sequence[str], *, templates: Sequence[str]
+    collection: Collection, embedder: Embedder, labels: Sequence[str], *, templates: Sequence[str]
 ) -> None:
     """Add classes to a collection; existing classes are embedded again.
 
     Args:
-        index: A collection of classes only.
+        collection: A collection of classes only.
         embedder: Model of the collection.
         labels: Class names.
         templates: Prompt templates with `{}` for the label.
@@ -45,13 +45,15 @@ def add_classes(
         SearchError: The collection is of another model, or contains images.
         ConfigError: A template lacks `{}`, or a label is repeated.
     """
-    check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
-    _check_holds_classes(index)
+    check_same_model(
+        collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
+    )
+    _check_holds_classes(collection)
     groups = sentences_of(labels, templates)
     vectors = class_means(
         embedder.embed_texts([text for group in groups for text in group]), groups
     )
-    index.upsert(
+    collection.upsert(
         Record(
             id=_id_of(label),
             path="",
@@ -61,30 +63,30 @@ def add_classes(
         )
         for label, vector in zip(labels, vectors, strict=True)
     )
-    index.flush()
+    collection.flush()
 
 
-def remove_classes(index: Collection, labels: Sequence[str]) -> None:
+def remove_classes(collection: Collection, labels: Sequence[str]) -> None:
     """Remove classes from a collection.
 
     Raises:
         SearchError: A class does not exist; then none is removed.
     """
-    there = {record.caption for record in index.get(map(_id_of, labels)).values()}
+    there = {record.caption for record in collection.get(map(_id_of, labels)).values()}
     if missing := [label for label in labels if label not in there]:
-        raise SearchError(f"there is no class {missing[0]!r} in {index.info.collection!r}")
-    index.delete(map(_id_of, labels))
-    index.flush()
+        raise SearchError(f"there is no class {missing[0]!r} in {collection.info.collection!r}")
+    collection.delete(map(_id_of, labels))
+    collection.flush()
 
 
-def class_names(index: Collection) -> list[str]:
+def class_names(collection: Collection) -> list[str]:
     """List the names of all classes, sorted.
 
     Raises:
         SearchError: The collection contains images.
     """
-    _check_holds_classes(index)
-    return sorted(caption for _, _, caption, _ in index.origins())
+    _check_holds_classes(collection)
+    return sorted(caption for _, _, caption, _ in collection.origins())
 
 
 def nearest_classes(
@@ -112,16 +114,16 @@ def nearest_classes(
     return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
 
 
-def read_classes(index: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
+def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
     """Read the names of all classes, sorted, and their vectors.
 
     Raises:
         SearchError: The collection contains no class, or contains images.
     """
-    _check_holds_classes(index)
-    vectors = {one.caption: one.vector for batch in index.read_through() for one in batch}
+    _check_holds_classes(collection)
+    vectors = {one.caption: one.vector for batch in collection.read_through() for one in batch}
     if not vectors:
-        raise SearchError(_nothing(index.info))
+        raise SearchError(_nothing(collection.info))
     names = sorted(vectors)
     return names, np.stack([vectors[name] for name in names])
 
@@ -134,10 +136,10 @@ def _id_of(label: str) -> str:
     return content_id(f"class {label}".encode())
 
 
-def _check_holds_classes(index: Collection) -> None:
-    others = index.count('path != ""')
+def _check_holds_classes(collection: Collection) -> None:
+    others = collection.count('path != ""')
     if others:
         raise SearchError(
-            f"collection {index.info.collection!r} contains {others:,} images; "
+            f"collection {collection.info.collection!r} contains {others:,} images; "
             "classes need one of their own: name another"
         )

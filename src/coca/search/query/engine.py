@@ -46,7 +46,7 @@ class SearchEngine:
     def __init__(
         self,
         embedder: Embedder,
-        index: Searchable,
+        collection: Searchable,
         *,
         image_reader: Callable[[], ImageOpener] = lambda: read_file,
     ) -> None:
@@ -54,7 +54,7 @@ class SearchEngine:
 
         Args:
             embedder: Model that embedded the collection.
-            index: The collection.
+            collection: The collection.
             image_reader: Factory of the function that reads images by path for reranking; reads
                 files by default. `coca.workflows.collections.collection_model.open_search` also
                 reads tars, tables and videos.
@@ -62,9 +62,11 @@ class SearchEngine:
         Raises:
             SearchError: The collection was embedded by another model.
         """
-        check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+        check_same_model(
+            collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
+        )
         self.embedder = embedder
-        self.index = index
+        self.collection = collection
         self._image_reader = image_reader
         self._by_words: dict[CaptionChoice, FullTextSearch] = {}
         self._lock = Lock()
@@ -74,7 +76,7 @@ class SearchEngine:
 
         The first typed query does so otherwise.
         """
-        fusion = typed_fusion(self.index, [Term(text="any")])
+        fusion = typed_fusion(self.collection, [Term(text="any")])
         if fusion is not None:
             self._word_search(fusion.captions)
 
@@ -82,7 +84,7 @@ class SearchEngine:
         """Return the full-text search; cached, as it may contain all captions in memory."""
         with self._lock:
             if captions not in self._by_words:
-                self._by_words[captions] = word_search(self.index, captions)
+                self._by_words[captions] = word_search(self.collection, captions)
             return self._by_words[captions]
 
     def search(
@@ -142,10 +144,10 @@ class SearchEngine:
         dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
         fusion = self._fusion(page, whole)
         if fusion is None:
-            (hits,) = self.index.search(query, **dense)
+            (hits,) = self.collection.search(query, **dense)
         else:
             hits = search_hybrid(
-                self.index,
+                self.collection,
                 self._word_search(fusion.captions),
                 word_forms([text for text, weight in texts.items() if weight > 0]),
                 query,
@@ -170,7 +172,7 @@ class SearchEngine:
         if not terms:
             raise ArgumentError("nothing to search for: give a text, an image or a vector")
         given = [term.vector for term in terms if term.vector is not None]
-        of_vectors = iter(query_vectors(given, self.index.info.embed_dim) if given else ())
+        of_vectors = iter(query_vectors(given, self.collection.info.embed_dim) if given else ())
         texts = [term.text for term in terms if term.text is not None]
         images = [term.image for term in terms if term.image is not None]
         of_texts = iter(embed_queries(self.embedder.embed_texts, texts) if texts else ())
@@ -228,9 +230,9 @@ class SearchEngine:
         if images is not None:
             parts.append(self.embedder.embed_images(images))
         if vectors is not None:
-            parts.append(query_vectors(vectors, self.index.info.embed_dim))
+            parts.append(query_vectors(vectors, self.collection.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
-        return self.index.search(queries, **options)
+        return self.collection.search(queries, **options)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """Find the images nearest to one of the collection, excluding itself.
@@ -239,19 +241,19 @@ class SearchEngine:
             SearchError: There is no such record, or `k` or `offset` is out of range.
         """
         SearchOptions(k=k, offset=offset).check_page(MAX_RESULTS)
-        record = self.index.get([id]).get(id)
+        record = self.collection.get([id]).get(id)
         if record is None:
-            raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
+            raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
         # One more, as the image finds itself; that hit may be on an earlier page.
         wanted = min(offset + k + 1, MAX_RESULTS)
-        hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
+        hits = self.collection.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
     def _fusion(self, options: QueryOptions, terms: Sequence[Term]) -> Fusion | None:
         """Choose the fusion with rankings of captions; None for a search by vector alone."""
         if options.hybrid is not None or options.fusion is not None:
             return None if options.hybrid is False else options.fusion or Fusion()
-        return typed_fusion(self.index, terms, options.on)
+        return typed_fusion(self.collection, terms, options.on)
 
     def _check_rerank(self, texts: Mapping[str, float]) -> None:
         """Validate a reranking before the search starts."""
@@ -265,7 +267,7 @@ class SearchEngine:
             return None
         if not isinstance(self.embedder, CaptionScorer):
             return None
-        return Calibration.of(self.index.info, fingerprint=self.embedder.fingerprint)
+        return Calibration.of(self.collection.info, fingerprint=self.embedder.fingerprint)
 
     def _marked(
         self,
@@ -275,7 +277,7 @@ class SearchEngine:
         calibration: Calibration,
     ) -> list[Hit]:
         assert isinstance(self.embedder, CaptionScorer)
-        records = self.index.get({*(hit.id for hit in hits), *calibration.samples})
+        records = self.collection.get({*(hit.id for hit in hits), *calibration.samples})
         return mark_matches(
             hits,
             records,
@@ -295,7 +297,7 @@ class SearchEngine:
     ) -> list[Hit]:
         assert isinstance(self.embedder, CaptionScorer)
         # Excludes records that were deleted since the search.
-        records = self.index.get(hit.id for hit in hits)
+        records = self.collection.get(hit.id for hit in hits)
         return rerank(
             hits,
             records,

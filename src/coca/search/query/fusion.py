@@ -176,18 +176,18 @@ class Captions:
     the read time.
     """
 
-    def __init__(self, index: CaptionStore, captions: CaptionChoice = "all") -> None:
+    def __init__(self, collection: CaptionStore, captions: CaptionChoice = "all") -> None:
         """Read the captions.
 
         Args:
-            index: The collection.
+            collection: The collection.
             captions: Captions to rank.
 
         Raises:
             MissingExtraError: The package `bm25s` is not installed.
         """
-        self._index, self._captions = index, captions
-        self._watch = Watch(index, check_s=0.0)
+        self._index, self._captions = collection, captions
+        self._watch = Watch(collection, check_s=0.0)
         self._lock = threading.Lock()
         self._held = self._read_all()
 
@@ -289,11 +289,13 @@ _DEFAULT = Fusion()
 _GIVEN = 'caption_source == "given"'
 
 
-def typed_fusion(index: Searchable, terms: Sequence[Term], on: Side = "image") -> Fusion | None:
+def typed_fusion(
+    collection: Searchable, terms: Sequence[Term], on: Side = "image"
+) -> Fusion | None:
     """Choose the fusion of a query that a person typed.
 
     Args:
-        index: Collection that is searched.
+        collection: Collection that is searched.
         terms: Terms of the query.
         on: Vector field that is searched.
 
@@ -305,28 +307,28 @@ def typed_fusion(index: Searchable, terms: Sequence[Term], on: Side = "image") -
     texts = all(term.text is not None for term in terms)
     if on != "image" or not texts or all(term.weight <= 0 for term in terms):
         return None
-    by_words = index.supports_full_text or isinstance(index, CaptionStore)
-    few = index.info.count < MANY_CAPTIONS
+    by_words = collection.supports_full_text or isinstance(collection, CaptionStore)
+    few = collection.info.count < MANY_CAPTIONS
     return Fusion(captions="given") if by_words and few else None
 
 
-def word_search(index: Searchable, captions: CaptionChoice = "all") -> FullTextSearch:
+def word_search(collection: Searchable, captions: CaptionChoice = "all") -> FullTextSearch:
     """Return the full-text search of a collection: its own, or BM25 in memory.
 
     Args:
-        index: The collection.
+        collection: The collection.
         captions: Captions to rank. On Milvus Lite, given captions are ranked in memory: its filter
             on the source takes 0.1 ms a record for each search.
 
     Raises:
         SearchError: The collection supports neither.
     """
-    in_memory = captions == "given" and index.info.server_version.startswith("milvus_lite")
-    if isinstance(index, CaptionStore) and (in_memory or not index.supports_full_text):
-        return Captions(index, captions)
-    if index.supports_full_text:
-        return index if captions == "all" else _GivenOnly(index)
-    raise SearchError(f"collection {index.info.collection!r} cannot be searched by words")
+    in_memory = captions == "given" and collection.info.server_version.startswith("milvus_lite")
+    if isinstance(collection, CaptionStore) and (in_memory or not collection.supports_full_text):
+        return Captions(collection, captions)
+    if collection.supports_full_text:
+        return collection if captions == "all" else _GivenOnly(collection)
+    raise SearchError(f"collection {collection.info.collection!r} cannot be searched by words")
 
 
 @dataclass(frozen=True)
@@ -344,7 +346,7 @@ class _GivenOnly:
 
 
 def search_hybrid(
-    index: Searchable,
+    collection: Searchable,
     by_words: FullTextSearch,
     words: Sequence[Sequence[str]],
     query: Float[np.ndarray, "1 E"],
@@ -356,7 +358,7 @@ def search_hybrid(
     """Search by images, by vectors of captions and by words of captions, and fuse the rankings.
 
     Args:
-        index: Collection for dense search.
+        collection: Collection for dense search.
         by_words: Full-text search over those captions of the same collection that `fusion` names;
             see `word_search`.
         words: Words of the query for BM25, each in one or more forms; see `word_forms`.
@@ -383,10 +385,10 @@ def search_hybrid(
     joined: dict[str, Hit] = {}
     for depth in DEPTHS:
         text_hits = by_words.full_text_search(text, depth, filter=page.filter)
-        caption_hits = _by_caption_vector(index, query, depth, fusion, page.on, dense)
+        caption_hits = _by_caption_vector(collection, query, depth, fusion, page.on, dense)
         if fusion.captions == "given" and not any(map(fusion.counts, (*text_hits, *caption_hits))):
-            return index.search(query, k, **options)[0]
-        dense_hits = index.search(query, depth, **dense)[0]
+            return collection.search(query, k, **options)[0]
+        dense_hits = collection.search(query, depth, **dense)[0]
         by_vector = fusion.text_weight * fusion.vector_share if caption_hits else 0.0
         fused = fuse(
             [dense_hits, caption_hits, text_hits],
@@ -397,7 +399,7 @@ def search_hybrid(
         )
         fused = _with_known_scores(fused, dense_hits, text_hits)
         if page.min_score is not None:
-            fused = _with_cosines(fused, index, query[0], page.on)
+            fused = _with_cosines(fused, collection, query[0], page.on)
             fused = [hit for hit in fused if hit.score >= page.min_score]
         # Earlier hits keep their rank: pages of every depth are slices of one list.
         for hit in fused:
@@ -406,7 +408,7 @@ def search_hybrid(
         if len(joined) >= page.offset + k or longest < depth:
             break
     hits = list(joined.values())[page.offset : page.offset + k]
-    return _with_cosines(hits, index, query[0], page.on)
+    return _with_cosines(hits, collection, query[0], page.on)
 
 
 def _by_caption_vector(

@@ -78,20 +78,20 @@ class InMemoryIndex:
     """
 
     def __init__(
-        self, index: Collection, *, check_s: float = 5.0, progress: ProgressMaker = silent
+        self, collection: Collection, *, check_s: float = 5.0, progress: ProgressMaker = silent
     ) -> None:
         """Read all vectors; 100,000 of 512 numbers take 0.2 GB, twice that with caption vectors.
 
         During an update, two copies are in memory.
 
         Args:
-            index: The collection; must stay open.
+            collection: The collection; must stay open.
             check_s: Interval of the check for other clients' writes, in seconds.
             progress: Optional progress callback.
         """
-        self.info = index.info
-        self._index = index
-        self._watch = Watch(index, check_s)
+        self.info = collection.info
+        self._index = collection
+        self._watch = Watch(collection, check_s)
         self._lock, self._reading, self._keeping = Lock(), Lock(), Lock()
         self._captions: Captions | None = None
         self._copy = self._read(progress)

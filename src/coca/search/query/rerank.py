@@ -137,11 +137,11 @@ class RescoredIndex:
             engine = SearchEngine(coca.load(), RescoredIndex(small, whole))
     """
 
-    def __init__(self, index: Searchable, whole: Searchable, *, depth: int = DEPTH) -> None:
+    def __init__(self, collection: Searchable, whole: Searchable, *, depth: int = DEPTH) -> None:
         """Combine both; neither is closed.
 
         Args:
-            index: Collection that is searched, and that evaluates filters.
+            collection: Collection that is searched, and that evaluates filters.
             whole: Collection of the same records with whole vectors.
             depth: Number of first hits that are rescored; more if a page ends after it.
 
@@ -149,10 +149,10 @@ class RescoredIndex:
             SearchError: They are of different models.
         """
         check_same_model(
-            whole.info, fingerprint=index.info.fingerprint, embed_dim=index.info.embed_dim
+            whole.info, fingerprint=collection.info.fingerprint, embed_dim=collection.info.embed_dim
         )
-        self.info = index.info
-        self._index, self._whole, self._depth = index, whole, depth
+        self.info = collection.info
+        self._index, self._whole, self._depth = collection, whole, depth
 
     def search(
         self,

@@ -32,9 +32,9 @@ class BatchedSearch(Collection):
     never waits for others: while a call runs, further queries queue up.
     """
 
-    def __init__(self, index: Collection, settings: ServerSettings) -> None:
-        """Start the thread that searches; all else is that of `index`, which stays usable."""
-        vars(self).update(vars(index))
+    def __init__(self, collection: Collection, settings: ServerSettings) -> None:
+        """Start the thread that searches; all else is that of `collection`, which stays usable."""
+        vars(self).update(vars(collection))
         self._batcher: Batcher[_Query, list[Hit] | Exception] = Batcher(
             self._run, max_batch=settings.max_batch, wait_s=0.0, queue_size=settings.queue_size
         )

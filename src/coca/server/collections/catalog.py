@@ -43,16 +43,16 @@ class Catalog:
     """Items of a collection in order, updated by what was written since."""
 
     def __init__(
-        self, index: Collection, on_deleted: Callable[[AnyOf[str]], None] = lambda ids: None
+        self, collection: Collection, on_deleted: Callable[[AnyOf[str]], None] = lambda ids: None
     ) -> None:
         """Read nothing before the first list.
 
         Args:
-            index: The collection.
+            collection: The collection.
             on_deleted: Called with the ids of items that are gone since the last read, whoever
                 deleted them.
         """
-        self._index, self._on_deleted = index, on_deleted
+        self._collection, self._on_deleted = collection, on_deleted
         self._entries: list[Entry] = []
         self._ids: frozenset[str] | None = None
         self._writes: int | None = None
@@ -66,7 +66,7 @@ class Catalog:
             entries = self._entries
         if not filter:
             return entries
-        kept = set(self._index.ids(filter))
+        kept = set(self._collection.ids(filter))
         return [entry for entry in entries if entry.id in kept]
 
     def page(self, filter: str, *, offset: int, limit: int) -> tuple[list[Hit], int]:
@@ -77,7 +77,7 @@ class Catalog:
         """
         entries = self.entries(filter)
         ids = [entry.id for entry in entries[offset : offset + limit]]
-        return self._index.hits(dict.fromkeys(ids, 0.0)), len(entries)
+        return self._collection.hits(dict.fromkeys(ids, 0.0)), len(entries)
 
     def read(self) -> int:
         """Read the items, if that is due, and return their number."""
@@ -89,20 +89,20 @@ class Catalog:
         return ids is not None and id not in ids
 
     def _refresh(self) -> None:
-        index, writes = self._index, self._index.writes
-        changed = None if self._writes is None else index.changed_since(self._writes)
+        collection, writes = self._collection, self._collection.writes
+        changed = None if self._writes is None else collection.changed_since(self._writes)
         age_s = time.monotonic() - self._read_at
-        stale = not index.sees_all_writes and age_s > max(_STALE_S, _SHARE * self._took_s)
+        stale = not collection.sees_all_writes and age_s > max(_STALE_S, _SHARE * self._took_s)
         if changed is None or stale:
             began_s = time.monotonic()
-            self._entries = sorted(_entries(index.read_hits()), key=_age)
+            self._entries = sorted(_entries(collection.read_hits()), key=_age)
             self._read_at = time.monotonic()
             self._took_s = self._read_at - began_s
         elif changed:
             # A new list, since readers iterate over the old one.
             again = set(changed)
             kept = [entry for entry in self._entries if entry.id not in again]
-            parts = (index.hits(dict.fromkeys(ids, 0.0)) for ids in batches(again, _READ_ROWS))
+            parts = (collection.hits(dict.fromkeys(ids, 0.0)) for ids in batches(again, _READ_ROWS))
             for entry in _entries(parts):
                 insort(kept, entry, key=_age)
             self._entries = kept

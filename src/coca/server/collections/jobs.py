@@ -38,7 +38,7 @@ class IndexJob:
 
     owner: str
     """Name of the key that started it."""
-    collection: ServedCollection
+    served: ServedCollection
     folders: tuple[Path, ...]
     captions: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -138,7 +138,7 @@ class Jobs:
 
     def _run(self, job: IndexJob) -> None:
         try:
-            with job.collection.indexing():
+            with job.served.indexing():
                 with self._lock:
                     if job.ended:
                         return
@@ -170,7 +170,7 @@ class Jobs:
         return ingest(
             sources,
             embedder,
-            job.collection.index,
+            job.served.collection,
             captioner=embedder.caption if job.captions else None,
             bad_log=BadImageLog(None, MAX_BAD_FRACTION),
             progress=_Progress(job),

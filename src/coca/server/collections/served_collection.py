@@ -18,7 +18,7 @@ class ServedCollection:
     """An open collection with its search engine."""
 
     name: str
-    index: Collection
+    collection: Collection
     engine: SearchEngine
     catalog: Catalog
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -54,15 +54,15 @@ class ServedCollection:
     @property
     def calibration(self) -> Calibration | None:
         """Calibration of match probabilities, if there is one."""
-        return Calibration.of(self.index.info, fingerprint=self.engine.embedder.fingerprint)
+        return Calibration.of(self.collection.info, fingerprint=self.engine.embedder.fingerprint)
 
     def thumbnail_key(self, id: str) -> str:
         """Return the key of an item's thumbnails, different in all collections."""
-        return thumbnail_key(self.index, id)
+        return thumbnail_key(self.collection, id)
 
     def record(self, id: str) -> Record:
         """Read an item."""
-        record = self.index.get([id]).get(id)
+        record = self.collection.get([id]).get(id)
         if record is None:
             raise ServiceError(
                 f"there is no item {id!r} in collection {self.name!r}",
@@ -72,6 +72,6 @@ class ServedCollection:
         return record
 
 
-def thumbnail_key(index: Collection, id: str) -> str:
+def thumbnail_key(collection: Collection, id: str) -> str:
     """Return the key of an item's thumbnails, different in all collections."""
-    return f"{index.info.uri}/{index.own_name}/{id}"
+    return f"{collection.info.uri}/{collection.own_name}/{id}"

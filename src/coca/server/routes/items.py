@@ -116,17 +116,17 @@ class Affected(Body):
 # Response bodies from records and hits.
 
 
-def item_of(tenant: Tenant, collection: ServedCollection, record: Record | FoundHit) -> Item:
+def item_of(tenant: Tenant, served: ServedCollection, record: Record | FoundHit) -> Item:
     """Build the body of an item."""
-    return Item(**fields_of(tenant, collection, record))
+    return Item(**fields_of(tenant, served, record))
 
 
 def fields_of(
-    tenant: Tenant, collection: ServedCollection, record: Record | FoundHit
+    tenant: Tenant, served: ServedCollection, record: Record | FoundHit
 ) -> dict[str, Any]:
     """List what items and hits have in common, by the fields of their bodies."""
     url = f"/v1/items/{quote(record.id, safe='')}"
-    query = f"?collection={quote(collection.name)}"
+    query = f"?collection={quote(served.name)}"
     return {
         "id": record.id,
         "name": record.path.rstrip("/").rpartition("/")[2],
@@ -177,15 +177,15 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     Returns:
         The record, and whether it is new.
     """
-    service, collection = tenant.service, tenant.collection(new.collection)
+    service, served = tenant.service, tenant.collection(new.collection)
     data = read_data_uri(new.image)
     own = content_id(data)
     if id is not None and id != own:
         raise ConfigError(f"id must be the hash of the image's bytes, {own!r}, got {id!r}")
-    if (there := collection.index.get([own]).get(own)) is not None:
+    if (there := served.collection.get([own]).get(own)) is not None:
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
-    collection.check_writable()
+    served.check_writable()
     service.uploads.check_space()
     image = service.decoder.decode(data)
     caption, generated = new.caption, False
@@ -204,23 +204,23 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
-    with collection.writing():
+    with served.writing():
         # Another request may have added the image, and changed it, while this one embedded it.
-        if (there := collection.index.get([own]).get(own)) is not None:
+        if (there := served.collection.get([own]).get(own)) is not None:
             return there, False
         tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, record.metadata))
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
-        path = service.uploads.write(collection.name, own, data)
+        path = service.uploads.write(served.name, own, data)
         origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
         record = replace(record, path=str(path), origin=origin)
-        collection.index.upsert([record])
-    tenant.record("add", collection.name, ids=[own], bytes=len(data))
+        served.collection.upsert([record])
+    tenant.record("add", served.name, ids=[own], bytes=len(data))
     return record, True
 
 
 def change_items(
-    tenant: Tenant, collection: ServedCollection, ids: Iterable[str], change: ItemChange
+    tenant: Tenant, served: ServedCollection, ids: Iterable[str], change: ItemChange
 ) -> tuple[list[Record], list[str]]:
     """Apply the same changes to several items.
 
@@ -230,20 +230,20 @@ def change_items(
     wanted = list(dict.fromkeys(ids))
     text_vector = _text_vector(tenant, change.caption or "")
     tenant.service.uploads.check_space()
-    with collection.writing():
-        found = collection.index.get(wanted)
+    with served.writing():
+        found = served.collection.get(wanted)
         size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
         tenant.count_bytes(size * len(found))
         changed = [
             _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
         ]
-        collection.index.upsert(changed)
-    tenant.record("change", collection.name, ids=[record.id for record in changed])
+        served.collection.upsert(changed)
+    tenant.record("change", served.name, ids=[record.id for record in changed])
     return changed, [id for id in wanted if id not in found]
 
 
 def delete_items(
-    tenant: Tenant, collection: ServedCollection, ids: Iterable[str]
+    tenant: Tenant, served: ServedCollection, ids: Iterable[str]
 ) -> tuple[list[str], list[str]]:
     """Delete items; images that were uploaded are deleted as well, files of folders are not.
 
@@ -251,14 +251,14 @@ def delete_items(
         The deleted ids, and the ids that do not exist.
     """
     wanted = list(dict.fromkeys(ids))
-    with collection.writing():
-        found = collection.index.get(wanted)
-        collection.index.delete(found)
+    with served.writing():
+        found = served.collection.get(wanted)
+        served.collection.delete(found)
         for id, record in found.items():
-            tenant.service.thumbnails.remove(collection.thumbnail_key(id))
+            tenant.service.thumbnails.remove(served.thumbnail_key(id))
             for path in record.origin.files:
                 tenant.service.uploads.remove(path)
-    tenant.record("delete", collection.name, ids=list(found))
+    tenant.record("delete", served.name, ids=list(found))
     return [id for id in wanted if id in found], [id for id in wanted if id not in found]
 
 

@@ -128,7 +128,7 @@ def cancel(id: str, tenant: Writer) -> Job:
     """Cancel a job; what it wrote is kept."""
     job = tenant.service.jobs.get(id, tenant.name)
     tenant.service.jobs.cancel(job)
-    tenant.record("cancel", job.collection.name, job=job.id)
+    tenant.record("cancel", job.served.name, job=job.id)
     return _body(job)
 
 
@@ -136,7 +136,7 @@ def _body(job: IndexJob) -> Job:
     return Job(
         id=job.id,
         kind="index",
-        collection=job.collection.name,
+        collection=job.served.name,
         state=job.state,
         done=job.done,
         total=job.total,

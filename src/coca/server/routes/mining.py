@@ -261,14 +261,14 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
 @router.post("/duplicates")
 def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResponse:
     """Find groups of near-duplicates, by exact comparison of all pairs."""
-    collection = tenant.collection(body.collection)
-    ids, vectors = InMemoryIndex(collection.index).vectors()
+    served = tenant.collection(body.collection)
+    ids, vectors = InMemoryIndex(served.collection).vectors()
     found = near_duplicates(vectors, min_similarity=body.min_similarity)
     groups = []
     for rows in found.groups[: body.limit]:
-        hits = collection.index.hits(dict.fromkeys((ids[row] for row in rows), 1.0))
-        groups.append(DuplicateGroup(items=[item_of(tenant, collection, hit) for hit in hits]))
-    return DuplicatesResponse(collection=collection.name, groups=groups, total=len(found.groups))
+        hits = served.collection.hits(dict.fromkeys((ids[row] for row in rows), 1.0))
+        groups.append(DuplicateGroup(items=[item_of(tenant, served, hit) for hit in hits]))
+    return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
 
 
 @router.post("/facets")

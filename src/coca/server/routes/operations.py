@@ -25,7 +25,7 @@ def readyz(request: Request) -> dict[str, str | int]:
     """
     service: Service = request.app.state.service
     for served in service.collections.values():
-        served.index.count()
+        served.collection.count()
     return {"status": "ready", "reading": service.reading}
 
 
@@ -52,7 +52,7 @@ def metrics(request: Request, tenant: CurrentTenant) -> Response:
     registry = CollectorRegistry()
     items = Gauge("coca_items", "Items of a collection", ["collection"], registry=registry)
     for name in tenant.names:
-        items.labels(name).set(tenant.collection(name).index.count())
+        items.labels(name).set(tenant.collection(name).collection.count())
     if tenant.is_admin:
         waiting = Gauge(
             "coca_waiting", "Inputs that wait for the model", ["kind"], registry=registry

@@ -252,13 +252,13 @@ def collections(tenant: CurrentTenant) -> CollectionList:
         collections=[
             CollectionDescription(
                 name=name,
-                count=served.index.count(),
-                embed_dim=served.index.info.embed_dim,
-                model=served.index.info.model,
-                fingerprint=served.index.info.fingerprint,
-                index_type=served.index.index_type.type,
-                full_text=served.index.supports_full_text,
-                encoding=_encoding(served.index.info),
+                count=served.collection.count(),
+                embed_dim=served.collection.info.embed_dim,
+                model=served.collection.info.model,
+                fingerprint=served.collection.info.fingerprint,
+                index_type=served.collection.index_type.type,
+                full_text=served.collection.supports_full_text,
+                encoding=_encoding(served.collection.info),
                 calibration=_calibration(served),
             )
             for name in tenant.names

@@ -59,7 +59,7 @@ class CalibrationReport:
 
 
 def calibrate(
-    index: Collection,
+    collection: Collection,
     predictor: Predictor,
     config: CalibrationConfig | None = None,
     *,
@@ -72,7 +72,7 @@ def calibrate(
     The cost is that of scoring `config.texts` queries, the images of their hits included.
 
     Args:
-        index: The collection.
+        collection: The collection.
         predictor: The model that filled the collection.
         config: Settings; default: those of `CalibrationConfig`.
         others: Collections whose captions match nothing in this one.
@@ -84,33 +84,35 @@ def calibrate(
             can be read.
     """
     config = config or CalibrationConfig()
-    check_same_model(index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
+    check_same_model(
+        collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+    )
     random = np.random.default_rng(config.seed)
-    ids = sorted(index.ids())
-    samples = _readable(index, _shuffled(ids, random), open_image)
-    own, source = _captions(index, predictor, config.texts, random, open_image, progress)
-    found = dict(zip(own, _search(index, predictor, own, progress), strict=True))
+    ids = sorted(collection.ids())
+    samples = _readable(collection, _shuffled(ids, random), open_image)
+    own, source = _captions(collection, predictor, config.texts, random, open_image, progress)
+    found = dict(zip(own, _search(collection, predictor, own, progress), strict=True))
     own_hits = {text: {hit.id for hit in hits[:SCORED_HITS]} for text, hits in found.items()}
     elsewhere = _elsewhere(others, own, config.texts, random)
-    unrelated = _unrelated(index, general_queries())
+    unrelated = _unrelated(collection, general_queries())
     other = {
-        LEFT_OUT: _without_own(index, own, found),
-        OTHERS: _first_hits(index, predictor, elsewhere, progress),
-        GENERAL: _first_hits(index, predictor, _shuffled(unrelated, random), progress),
+        LEFT_OUT: _without_own(collection, own, found),
+        OTHERS: _first_hits(collection, predictor, elsewhere, progress),
+        GENERAL: _first_hits(collection, predictor, _shuffled(unrelated, random), progress),
     }
     scores = _Scores([{text: [id] for text, id in own.items()}, *other.values()], samples)
-    scores.read(index, predictor, open_image, progress)
+    scores.read(collection, predictor, open_image, progress)
     readable = {text: [id] for text, id in own.items() if scores.is_read(id)}
     calibration = fit(
         scores.measures(readable),
         {name: scores.measures(some) for name, some in other.items()},
         shown=np.array([own[text] in own_hits[text] for text in readable], bool),
         false_alarms=config.false_alarms,
-        fingerprint=index.info.fingerprint,
+        fingerprint=collection.info.fingerprint,
         samples=samples,
         records=len(ids),
     )
-    index.keep_calibration(calibration.to_json())
+    collection.keep_calibration(calibration.to_json())
     return CalibrationReport(calibration=calibration, captions=source, unreadable=scores.unread)
 
 
@@ -144,7 +146,7 @@ class _Scores:
 
     def read(
         self,
-        index: Collection,
+        collection: Collection,
         predictor: Predictor,
         open_image: ImageOpener,
         progress: ProgressMaker,
@@ -154,10 +156,12 @@ class _Scores:
         vectors = embed_queries(predictor.embed_texts, texts)
         bare = [bare_query(text) for text in texts]
         # Sorted by path, so that each tar or video is read once.
-        ids = [id for _, id in sorted((path, id) for id, path, _, _ in index.origins(self._rows))]
+        ids = [
+            id for _, id in sorted((path, id) for id, path, _, _ in collection.origins(self._rows))
+        ]
         with progress("scoring images", len(ids)) as bar:
             for part in batches(ids, predictor.batch_size):
-                found = index.get(part)
+                found = collection.get(part)
                 images, _ = read_originals(found.values(), open_image)
                 rows = np.array([self._rows[id] for id in images], int)
                 wanted = self._wanted[rows]
@@ -205,24 +209,24 @@ def _shuffled(items: Sequence[str], random: np.random.Generator) -> list[str]:
     return [items[row] for row in random.permutation(len(items))]
 
 
-def _readable(index: Collection, ids: Sequence[str], open_image: ImageOpener) -> list[str]:
+def _readable(collection: Collection, ids: Sequence[str], open_image: ImageOpener) -> list[str]:
     """Return the first `SAMPLES` ids whose image can be read."""
     kept: list[str] = []
     for part in batches(ids, SAMPLES):
-        images, _ = read_originals(index.get(part).values(), open_image)
+        images, _ = read_originals(collection.get(part).values(), open_image)
         kept += [id for id in part if id in images]
         if len(kept) >= SAMPLES:
             break
     if len(kept) < MIN_SAMPLES:
         raise SearchError(
-            f"collection {index.info.collection!r} has {len(kept)} readable images; a calibration "
-            f"needs at least {MIN_SAMPLES}"
+            f"collection {collection.info.collection!r} has {len(kept)} readable images; "
+            f"a calibration needs at least {MIN_SAMPLES}"
         )
     return kept[:SAMPLES]
 
 
 def _captions(
-    index: Collection,
+    collection: Collection,
     predictor: Predictor,
     count: int,
     random: np.random.Generator,
@@ -236,13 +240,13 @@ def _captions(
     """
     sources: tuple[CaptionSource, ...] = ("given", "model")
     for source in sources:
-        ids = sorted(index.ids(f'{CAPTION_SOURCE} == "{source}"'))
+        ids = sorted(collection.ids(f'{CAPTION_SOURCE} == "{source}"'))
         if ids:
             drawn = _shuffled(ids, random)[:count]
-            found = index.get(drawn)
+            found = collection.get(drawn)
             return _distinct((found[id].caption, id) for id in drawn if id in found), source
-    drawn = _shuffled(sorted(index.ids()), random)[:count]
-    images, _ = read_originals(index.get(drawn).values(), open_image)
+    drawn = _shuffled(sorted(collection.ids()), random)[:count]
+    images, _ = read_originals(collection.get(drawn).values(), open_image)
     written = predictor.caption(list(images.values()), num_beams=1, progress=progress)
     captions = dict(zip(images, (one.text for one in written), strict=True))
     return _distinct((captions[id], id) for id in drawn if captions.get(id)), "model"
@@ -257,22 +261,22 @@ def _distinct(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _search(
-    index: Collection, predictor: Predictor, texts: Iterable[str], progress: ProgressMaker
+    collection: Collection, predictor: Predictor, texts: Iterable[str], progress: ProgressMaker
 ) -> list[list[Hit]]:
     """Find the first hits of each text, and one more, as one of them may be left out."""
     listed, found = list(texts), []
     with progress("searching", len(listed)) as bar:
         for part in batches(listed, _QUERIES):
-            found += index.search(embed_queries(predictor.embed_texts, part), SCORED_HITS + 1)
+            found += collection.search(embed_queries(predictor.embed_texts, part), SCORED_HITS + 1)
             bar.advance(len(part))
     return found
 
 
 def _first_hits(
-    index: Collection, predictor: Predictor, texts: Sequence[str], progress: ProgressMaker
+    collection: Collection, predictor: Predictor, texts: Sequence[str], progress: ProgressMaker
 ) -> dict[str, list[str]]:
     """Return the ids of the first hits of each text."""
-    found = _search(index, predictor, texts, progress)
+    found = _search(collection, predictor, texts, progress)
     return {
         text: [hit.id for hit in hits[:SCORED_HITS]]
         for text, hits in zip(texts, found, strict=True)
@@ -280,7 +284,7 @@ def _first_hits(
 
 
 def _without_own(
-    index: Collection, own: Mapping[str, str], found: Mapping[str, Sequence[Hit]]
+    collection: Collection, own: Mapping[str, str], found: Mapping[str, Sequence[Hit]]
 ) -> dict[str, list[str]]:
     """Return the first hits of each caption without its own image.
 
@@ -289,7 +293,7 @@ def _without_own(
     """
     left: dict[str, list[str]] = {}
     for text, id in own.items():
-        records = index.get({id, *(hit.id for hit in found[text])})
+        records = collection.get({id, *(hit.id for hit in found[text])})
         if id not in records:
             continue
         apart = [
@@ -317,14 +321,14 @@ def _elsewhere(
     return _shuffled(sorted(drawn.values()), random)
 
 
-def _unrelated(index: Collection, queries: Sequence[str]) -> list[str]:
+def _unrelated(collection: Collection, queries: Sequence[str]) -> list[str]:
     """Return the queries of which no caption of the collection has a word.
 
     Returns none where many records lack a caption, as the captions then do not cover the images.
     """
-    if index.count(f'{CAPTION} == ""') > MAX_UNCAPTIONED * index.count():
+    if collection.count(f'{CAPTION} == ""') > MAX_UNCAPTIONED * collection.count():
         return []
-    captions = word_search(index)
+    captions = word_search(collection)
     return [query for query in queries if not captions.full_text_search(_forms(query), 1)]
 
 

@@ -94,8 +94,8 @@ def open_classes(
     there = check_fillable if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
         check_classes_model(found, predictor)
-    with open_collection(predictor, uri, collection, token=token, create=create) as index:
-        yield index
+    with open_collection(predictor, uri, collection, token=token, create=create) as opened:
+        yield opened
 
 
 def classify_by(

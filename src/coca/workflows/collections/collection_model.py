@@ -233,11 +233,11 @@ def open_search(
     """
     # The collection is opened first: that is fast, and its errors are raised at once.
     with ExitStack() as stack:
-        index = stack.enter_context(Collection.open(uri, collection, token=token))
+        opened = stack.enter_context(Collection.open(uri, collection, token=token))
         if not isinstance(model, Embedder):
-            name = choose_model(model, index.info, fallback=fallback, runtime=runtime)
-            model = fitted(load_model(name, runtime=runtime, device=device), index.info)
-        searched: Searchable = InMemoryIndex(index, progress=progress) if in_memory else index
+            name = choose_model(model, opened.info, fallback=fallback, runtime=runtime)
+            model = fitted(load_model(name, runtime=runtime, device=device), opened.info)
+        searched: Searchable = InMemoryIndex(opened, progress=progress) if in_memory else opened
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             searched = RescoredIndex(searched, whole)

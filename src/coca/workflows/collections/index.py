@@ -189,12 +189,12 @@ def index_sources(
         basis=lambda count: sample_sources(
             sources, predictor, count, batch_size=predictor.batch_size, progress=progress
         ),
-    ) as index:
-        with counted_on_ctrl_c(index):
+    ) as collection:
+        with counted_on_ctrl_c(collection):
             report = ingest(
                 sources,
                 predictor,
-                index,
+                collection,
                 captioner=captioner(predictor) if settings.get("captions", True) else None,
                 prune=settings.get("prune", False),
                 prune_empty=settings.get("prune_empty", False),
@@ -206,7 +206,7 @@ def index_sources(
                 batch_size=predictor.batch_size,
             )
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
-        return IndexResult(index.describe(), report, unreadable=tuple(unreadable))
+        return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
 
 def _index_vectors(
@@ -229,14 +229,14 @@ def _index_vectors(
         create=True,
         settings=CollectionSettings(encoding=settings.get("encoding", WHOLE)),
         basis=lambda count: sample_files(files, count),
-    ) as index:
-        with counted_on_ctrl_c(index):
-            report = ingest_vectors(files, index, progress=progress)
-        return IndexResult(index.describe(), report)
+    ) as collection:
+        with counted_on_ctrl_c(collection):
+            report = ingest_vectors(files, collection, progress=progress)
+        return IndexResult(collection.describe(), report)
 
 
 @contextmanager
-def counted_on_ctrl_c(index: Collection) -> Iterator[None]:
+def counted_on_ctrl_c(collection: Collection) -> Iterator[None]:
     """Report the number of images in the collection when Ctrl-C stops its indexing.
 
     Raises:
@@ -245,7 +245,7 @@ def counted_on_ctrl_c(index: Collection) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        info = index.describe()
+        info = collection.describe()
         raise KeyboardInterrupt(
             f"stopped by Ctrl-C: {info.count:,} images are in collection {info.collection!r} of "
             f"{info.uri}; the same command goes on from there"

@@ -52,7 +52,7 @@ class Mining:
 
 
 def mine(
-    index: Collection,
+    collection: Collection,
     predictor: Predictor,
     mining: Mining,
     choice: Choice,
@@ -64,7 +64,7 @@ def mine(
     """Select images of a collection, and write them as a data source for training.
 
     Args:
-        index: The collection.
+        collection: The collection.
         predictor: The model that filled the collection.
         mining: Selection criteria.
         choice: Number of images and exclusions.
@@ -88,13 +88,13 @@ def mine(
             f"a minimum score of {choice.min_score:g} needs scores, which a query, examples or "
             "uncertainty give: name one of them, or leave the minimum score out"
         )
-    _check_model(index, predictor)
+    _check_model(collection, predictor)
     if mining.uncertain_among is not None:
         check_classes_model(mining.uncertain_among.info, predictor)
-    resident = InMemoryIndex(index, progress=progress)
+    resident = InMemoryIndex(collection, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
-        kept = set(index.ids(mining.filter))
+        kept = set(collection.ids(mining.filter))
         rows = [row for row, id in enumerate(ids) if id in kept]
         ids, vectors = [ids[row] for row in rows], vectors[rows]
     scores = _scores(resident, predictor, mining, vectors)
@@ -102,12 +102,12 @@ def mine(
     chosen = choose(vectors, choice, scores=scores, away_from=away, progress=progress)
     given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
     if not given:
-        raise SearchError(_nothing_left(len(index.ids()), len(vectors), scores, choice))
-    return write_subset(out, index, given, model_captions=model_captions, progress=progress)
+        raise SearchError(_nothing_left(len(collection.ids()), len(vectors), scores, choice))
+    return write_subset(out, collection, given, model_captions=model_captions, progress=progress)
 
 
 def find_duplicates(
-    index: Collection,
+    collection: Collection,
     *,
     min_similarity: float,
     others: Sequence[str | Path] = (),
@@ -118,7 +118,7 @@ def find_duplicates(
     """Find the near-duplicates of a collection, and the paths of their rows.
 
     Args:
-        index: The collection.
+        collection: The collection.
         min_similarity: Cosine similarity from which two images are near-duplicates, in (0, 1].
         others: Images to compare with; default: the collection itself.
         predictor: The model that filled the collection; needed with `others` only.
@@ -132,9 +132,9 @@ def find_duplicates(
     apart = None
     if others:
         assert predictor is not None, "other images need the model"
-        _check_model(index, predictor)
+        _check_model(collection, predictor)
         apart = predictor.embed_images(list(others), progress=progress)
-    resident = InMemoryIndex(index, progress=progress)
+    resident = InMemoryIndex(collection, progress=progress)
     ids, vectors = resident.vectors()
     found = near_duplicates(
         vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
@@ -143,7 +143,7 @@ def find_duplicates(
     # Only the paths are kept in memory. Records deleted meanwhile are reported by id.
     paths = {row: ids[row] for row in rows}
     for part in batches(rows, _READ_ROWS):
-        there = {hit.id: hit.path for hit in index.hits({ids[row]: 1.0 for row in part})}
+        there = {hit.id: hit.path for hit in collection.hits({ids[row]: 1.0 for row in part})}
         paths |= {row: there[ids[row]] for row in part if ids[row] in there}
     return found, paths
 
@@ -165,8 +165,10 @@ def _scores(
     return None
 
 
-def _check_model(index: Collection, predictor: Predictor) -> None:
-    check_same_model(index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
+def _check_model(collection: Collection, predictor: Predictor) -> None:
+    check_same_model(
+        collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+    )
 
 
 def _nothing_left(

@@ -79,7 +79,7 @@ def check_out(out: str | Path) -> None:
 
 def write_subset(
     out: str | Path,
-    index: Collection,
+    collection: Collection,
     scores: Mapping[str, float],
     *,
     model_captions: bool = False,
@@ -93,7 +93,7 @@ def write_subset(
 
     Args:
         out: A manifest if it ends in `.jsonl`, else a folder for shards.
-        index: The collection.
+        collection: The collection.
         scores: Record ids to scores. A manifest keeps this order; shards are sorted by path.
         model_captions: Write model-generated captions as well. Default: False, since a model learns
             nothing from its own captions.
@@ -106,9 +106,9 @@ def write_subset(
     """
     check_out(out)
     if Path(out).suffix == ".jsonl":
-        subset = _write_manifest(Path(out), index, scores, model_captions)
+        subset = _write_manifest(Path(out), collection, scores, model_captions)
     else:
-        subset = _write_shards(Path(out), index, scores, model_captions, progress)
+        subset = _write_shards(Path(out), collection, scores, model_captions, progress)
     if subset.lost and not subset.written:
         raise SearchError(
             f"none of {len(subset.lost):,} selected images is readable; "
@@ -118,10 +118,10 @@ def write_subset(
 
 
 def _write_manifest(
-    out: Path, index: Collection, scores: Mapping[str, float], model_captions: bool
+    out: Path, collection: Collection, scores: Mapping[str, float], model_captions: bool
 ) -> Subset:
     subset, lines = Subset(), []
-    for record in _records(index, list(scores), subset):
+    for record in _records(collection, list(scores), subset):
         paths = list(dict.fromkeys((record.path, *record.origin.files)))
         files = record.origin.files
         whole = [path for path in paths if not is_within(path, files.get(path, ""))]
@@ -155,16 +155,16 @@ def _write_manifest(
 
 def _write_shards(
     out: Path,
-    index: Collection,
+    collection: Collection,
     scores: Mapping[str, float],
     model_captions: bool,
     progress: ProgressMaker,
 ) -> Subset:
     subset, read = Subset(), ImageResolver()
     # Sorted by path, so that each tar or video is read once.
-    ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
+    ids = [hit.id for hit in sorted(collection.hits(scores), key=lambda hit: hit.path)]
     with progress("copy images", len(ids)) as bar, ShardWriter(out) as writer:
-        for record in _records(index, ids, subset):
+        for record in _records(collection, ids, subset):
             try:
                 captions, labels, rest = _words(record, scores[record.id], model_captions)
                 image = read_original(record, read)
@@ -177,10 +177,10 @@ def _write_shards(
     return subset
 
 
-def _records(index: Collection, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
+def _records(collection: Collection, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
     """Yield the records in this order; records deleted meanwhile count as lost."""
     for part in batches(ids, _READ_ROWS):
-        found = index.get(part)
+        found = collection.get(part)
         for id in part:
             if id in found:
                 yield found[id]
