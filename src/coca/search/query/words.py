@@ -1,0 +1,377 @@
+"""Word index: BM25 of captions, in memory or memory-mapped, updated row by row.
+
+    score(query, row) = sum over terms of idf * tf / (tf + k1 * (1 - b + b * length / mean length))
+    idf = log(1 + (N - df + 0.5) / (df + 0.5))
+
+This is the formula of Lucene. Milvus multiplies it by k1 + 1. `N`, `df` and the mean length count
+rows with a caption only, and are exact after each change.
+
+Terms are words by the Unicode standard (UAX #29) in form NFKC and case-folded, stemmed with the
+Snowball stemmer for English. Chinese and hiragana characters and emoji are terms of their own.
+Stop words are indexed too, and a query drops them unless it has no other words ("to be").
+
+Postings are NumPy arrays in segments, as in Lucene: a change appends a segment, which is merged
+with the segments before it that are not at least twice as large. A million captions take 60 MB, are
+opened in 9 ms, searched for three words in 13 ms, and a changed caption is found after 21 ms.
+Milvus Lite takes 0.5 s for three words at 50,000 captions and has no stemmer, SQLite FTS5 and
+tantivy return each score as a Python object, and bm25s is rebuilt after each change: see
+docs/results.md.
+
+Dimensions: N rows, P postings, T terms, K matching rows.
+"""
+
+import hashlib
+import json
+import threading
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt, UInt32, UInt64
+from safetensors.numpy import save
+
+from coca.core.errors import ArgumentError, SearchError
+from coca.core.extras import require
+from coca.core.files.atomic import write_atomic
+
+K1, B = 1.2, 0.75
+"""Defaults of Lucene and Milvus."""
+FILE = "words.safetensors"
+
+_WORD = r"\b[\w\p{Emoji_Presentation}\p{Extended_Pictographic}].*?\b"
+"""A segment between word boundaries that begins with a letter, digit or emoji."""
+_STOP_WORDS = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
+)
+"""Those of the English analyzers of Lucene and Milvus."""
+_MAX_WORD = 256
+"""A longer run without a space is cut, as in Lucene: boundaries and NFKC take quadratic time."""
+_NOWHERE = -1
+"""Segment number of rows without a caption."""
+
+_thread = threading.local()
+"""Has a stemmer for each thread, as a stemmer is not thread-safe."""
+
+
+def analyze(text: str) -> list[str]:
+    """Split a text into terms, in order; the same for captions and queries.
+
+    Raises:
+        MissingExtraError: The package `regex` or `PyStemmer` is not installed.
+    """
+    parts = [text]
+    if len(text) > _MAX_WORD:
+        runs = text.split()
+        parts = [run[at : at + _MAX_WORD] for run in runs for at in range(0, len(run), _MAX_WORD)]
+    find = _word_finder()
+    words: list[str] = []
+    for part in parts:
+        folded = unicodedata.normalize("NFKC", part).casefold()
+        # The stemmer removes the possessive 's after a plain apostrophe only.
+        words += find(folded.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    if not hasattr(_thread, "stem"):
+        _thread.stem = require("Stemmer", extra="search").Stemmer("english").stemWords
+    stems: list[str] = _thread.stem(words)
+    return stems
+
+
+@cache
+def _word_finder() -> Callable[[str], list[str]]:
+    regex = require("regex", extra="search")
+    find: Callable[[str], list[str]] = regex.compile(_WORD, regex.WORD | regex.DOTALL).findall
+    return find
+
+
+@cache
+def _stop_terms() -> frozenset[str]:
+    return frozenset(analyze(_STOP_WORDS))
+
+
+def _analyzer() -> str:
+    """Return the versions that the terms of a text depend on."""
+    regex, stemmer = require("regex", extra="search"), require("Stemmer", extra="search")
+    unicode = unicodedata.unidata_version
+    return f"Unicode {unicode}, regex {regex.__version__}, Snowball {stemmer.version()}"
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Postings of some rows, grouped by term."""
+
+    number: int
+    terms: UInt64[np.ndarray, " T"]
+    """Hashes of its terms, sorted."""
+    starts: Int64[np.ndarray, " T+1"]
+    """Position of the first posting of each term, and the number of postings."""
+    rows: Int32[np.ndarray, " P"]
+    counts: UInt[np.ndarray, " P"]
+    """Occurrences of the term in the row."""
+    outdated: bool = False
+    """Whether some of its rows have changed since."""
+
+    def postings(self, term: int) -> slice:
+        """Return the range of the postings of a term; empty if it has none."""
+        at = int(np.searchsorted(self.terms, np.uint64(term)))
+        if at == len(self.terms) or self.terms[at] != term:
+            return slice(0, 0)
+        return slice(int(self.starts[at]), int(self.starts[at + 1]))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Immutable state of an index, so that searches need no lock."""
+
+    lengths: UInt32[np.ndarray, " N"]
+    """Number of words of each row."""
+    segment_of: Int32[np.ndarray, " N"]
+    """Number of the segment with the postings of each row."""
+    segments: tuple[_Segment, ...]
+
+    @cached_property
+    def captions(self) -> int:
+        """Number of rows with a caption."""
+        return int(np.count_nonzero(self.lengths))
+
+    @cached_property
+    def norms(self) -> Float32[np.ndarray, " N"]:
+        """The part of the denominator that depends on the length of a row."""
+        mean = int(self.lengths.sum(dtype=np.int64)) / max(self.captions, 1)
+        scale = np.float32(K1 * B / max(mean, 1))
+        return np.float32(K1 * (1 - B)) + scale * self.lengths.astype(np.float32)
+
+
+class WordIndex:
+    """BM25 index of texts by row; thread-safe: a search sees a change as a whole or not at all.
+
+    Example:
+        >>> index = WordIndex.build(["a red car", "", "two cars and a dog"])
+        >>> rows, scores = index.scores("dogs")
+        >>> rows.tolist()
+        [2]
+    """
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+        self._changing = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return the number of rows, with or without a caption."""
+        return len(self._state.lengths)
+
+    @classmethod
+    def build(cls, texts: Iterable[str]) -> "WordIndex":
+        """Index texts: row n is text n; an empty text is a row without a caption."""
+        _, lengths, segment = _indexed(enumerate(texts), 0)
+        return cls(_whole(lengths, segment))
+
+    def scores(self, query: str) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+        """Compute the BM25 scores of all rows that share a term with a query.
+
+        Returns:
+            Rows, ascending, and their scores, above 0.
+        """
+        terms = Counter(analyze(query))
+        stop = _stop_terms()
+        chosen = {term: count for term, count in terms.items() if term not in stop} or terms
+        state = self._state
+        total = np.zeros(len(state.lengths), np.float32)
+        for term, count in chosen.items():
+            hashed = _hash(term)
+            found = [_live(state, one, one.postings(hashed)) for one in state.segments]
+            frequency = sum(len(rows) for rows, _ in found)
+            idf = np.log1p((state.captions - frequency + 0.5) / (frequency + 0.5))
+            for rows, counts in found:
+                occurrences = counts.astype(np.float32)
+                gain = occurrences / (occurrences + state.norms[rows])
+                total[rows] += np.float32(count * idf) * gain
+        rows = np.flatnonzero(total)
+        return rows, total[rows]
+
+    def replace(self, changed: Mapping[int, str]) -> None:
+        """Replace the texts of rows; an empty text deletes the row's caption.
+
+        Rows from `len(self)` on are appended, and rows in between have no caption.
+
+        Raises:
+            ArgumentError: A row is below 0.
+        """
+        if not changed:
+            return
+        if min(changed) < 0:
+            raise ArgumentError(f"a row must be 0 or more, got {min(changed)}")
+        with self._changing:
+            state = self._state
+            number = 1 + max(segment.number for segment in state.segments)
+            rows, row_lengths, new = _indexed(changed.items(), number)
+            added = max(0, int(rows.max()) + 1 - len(state.lengths))
+            lengths = np.pad(state.lengths, (0, added))
+            segment_of = np.pad(state.segment_of, (0, added), constant_values=_NOWHERE)
+            changed_segments = set(segment_of[rows].tolist())
+            lengths[rows] = row_lengths
+            segment_of[rows] = np.where(row_lengths > 0, number, _NOWHERE)
+            old = [
+                replace(segment, outdated=segment.outdated or segment.number in changed_segments)
+                for segment in state.segments
+            ]
+            self._state = _merged(_State(lengths, segment_of, (*old, new)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index as one segment to a folder, atomically.
+
+        Processes that have opened an older one keep it.
+
+        Raises:
+            StorageError: The disk is full, or the folder is not writable.
+        """
+        state = self._state
+        segment = _joined(state, state.segments)
+        arrays = {
+            "lengths": state.lengths,
+            "terms": segment.terms,
+            "starts": segment.starts,
+            "rows": segment.rows,
+            "counts": segment.counts,
+        }
+        write_atomic(Path(folder) / FILE, save(arrays, metadata={"analyzer": _analyzer()}))
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "WordIndex":
+        """Open a saved index, memory-mapped.
+
+        Raises:
+            SearchError: It is missing or damaged, or was written with another version of the
+                analyzer; it must be built again.
+        """
+        path = Path(folder) / FILE
+        try:
+            analyzer, arrays = _mapped(path)
+            lengths, terms, starts = arrays["lengths"], arrays["terms"], arrays["starts"]
+            segment = _Segment(0, terms, starts, arrays["rows"], arrays["counts"])
+        except (OSError, KeyError, ValueError) as error:
+            raise SearchError(
+                f"{path} is missing or damaged; build the word index again: {error}"
+            ) from None
+        if analyzer != _analyzer():
+            raise SearchError(
+                f"{path} was written with the analyzer {analyzer!r} instead of {_analyzer()!r}; "
+                "build the word index again"
+            )
+        return cls(_whole(lengths, segment))
+
+
+def _hash(term: str) -> int:
+    """Hash a term to 64 bits, so that a saved index needs no vocabulary.
+
+    Two of a million terms have the same hash with a probability of 3e-8.
+    """
+    # Half of a surrogate pair, as in a damaged file name, cannot be encoded otherwise.
+    data = term.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _indexed(
+    texts: Iterable[tuple[int, str]], number: int
+) -> tuple[Int64[np.ndarray, " K"], UInt32[np.ndarray, " K"], _Segment]:
+    """Return rows, their number of words, and a segment of their postings."""
+    rows, lengths, occurrences = array("q"), array("I"), array("Q")
+    hashes: dict[str, int] = {}
+    for row, text in texts:
+        words = analyze(text)
+        rows.append(row)
+        lengths.append(len(words))
+        for term in words:
+            if (known := hashes.get(term)) is None:
+                known = hashes[term] = _hash(term)
+            occurrences.append(known)
+    row_array, length_array = np.array(rows, np.int64), np.array(lengths, np.uint32)
+    terms, at = np.unique(np.array(occurrences, np.uint64), return_inverse=True)
+    # Positions of a term and a row in one number, which sorts by term first.
+    keys = at.astype(np.int64) << 32 | np.repeat(row_array, length_array)
+    keys, counts = np.unique(keys, return_counts=True)
+    smallest = np.min_scalar_type(int(counts.max(initial=0)))
+    segment_rows = (keys & 0xFFFFFFFF).astype(np.int32)
+    starts = np.searchsorted(keys >> 32, np.arange(len(terms) + 1))
+    segment = _Segment(number, terms, starts, segment_rows, counts.astype(smallest))
+    return row_array, length_array, segment
+
+
+def _live(
+    state: _State, segment: _Segment, postings: slice
+) -> tuple[Int32[np.ndarray, " K"], UInt[np.ndarray, " K"]]:
+    """Return the rows and counts of postings, without those of rows that changed since."""
+    rows, counts = segment.rows[postings], segment.counts[postings]
+    if segment.outdated:
+        kept = state.segment_of[rows] == segment.number
+        rows, counts = rows[kept], counts[kept]
+    return rows, counts
+
+
+def _merged(state: _State) -> _State:
+    """Merge the last segments until each is at least twice as large as the one after it."""
+    first = len(state.segments) - 1
+    size = len(state.segments[first].rows)
+    while first and len(state.segments[first - 1].rows) < 2 * size:
+        first -= 1
+        size += len(state.segments[first].rows)
+    if first == len(state.segments) - 1:
+        return state
+    number = state.segments[-1].number
+    joined = _joined(state, state.segments[first:])
+    numbers = [segment.number for segment in state.segments[first:]]
+    segment_of = np.where(np.isin(state.segment_of, numbers), np.int32(number), state.segment_of)
+    return _State(state.lengths, segment_of, (*state.segments[:first], joined))
+
+
+def _joined(state: _State, segments: Sequence[_Segment]) -> _Segment:
+    """Join the postings of segments, without those of rows that changed since."""
+    number = segments[-1].number
+    if len(segments) == 1 and not segments[0].outdated:
+        return segments[0]
+    parts = []
+    for segment in segments:
+        terms = np.repeat(segment.terms, np.diff(segment.starts))
+        live = slice(None)
+        if segment.outdated:
+            live = state.segment_of[segment.rows] == segment.number
+        parts.append((terms[live], segment.rows[live], segment.counts[live]))
+    terms, rows, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Stable: linear in time, as each segment is sorted.
+    order = np.argsort(terms, kind="stable")
+    unique, starts = np.unique(terms[order], return_index=True)
+    starts = np.append(starts, len(terms))
+    return _Segment(number, unique, starts, rows[order], counts[order])
+
+
+def _whole(lengths: UInt32[np.ndarray, " N"], segment: _Segment) -> _State:
+    """Return the state of an index with one segment, number 0."""
+    segment_of = np.where(lengths > 0, np.int32(0), np.int32(_NOWHERE))
+    return _State(lengths, segment_of, (segment,))
+
+
+def _mapped(path: Path) -> tuple[str | None, dict[str, np.ndarray]]:
+    """Map the arrays of a safetensors file into memory, with the name of its analyzer.
+
+    The library reads them into memory instead.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(size))
+        data = np.asarray(np.memmap(file, np.uint8, "r", offset=8 + size))
+    analyzer = header.pop("__metadata__", {}).get("analyzer")
+    arrays = {}
+    for name, entry in header.items():
+        kind, bits = entry["dtype"][0].lower(), int(entry["dtype"][1:])
+        part = data[slice(*entry["data_offsets"])].view(f"<{kind}{bits // 8}")
+        arrays[name] = part.reshape(entry["shape"])
+    return analyzer, arrays
