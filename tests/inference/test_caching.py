@@ -6,6 +6,7 @@ import pytest
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.runtime.short_vectors import shorten
 from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_run import Bars, recording
@@ -32,6 +33,13 @@ def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     plain = load(write_model(tmp_path), device="cpu", prepack=False)
     CachingPredictor(plain)
     assert not any("prepack" in vars(weight) for weight in plain.model.parameters())
+
+
+def test_short_vectors_stay_short(plain: Predictor) -> None:
+    short = shorten(plain, 8)
+    model = CachingPredictor(short)
+    assert model.embed_dim == 8
+    np.testing.assert_array_equal(model.embed_texts(["a dog"]), short.embed_texts(["a dog"]))
 
 
 def test_nothing_is_embedded_twice(plain: Predictor) -> None:

@@ -21,13 +21,7 @@ class CachingPredictor(Predictor):
 
     def __init__(self, predictor: Predictor) -> None:
         """Wrap a loaded model; `predictor` itself is not changed."""
-        super().__init__(
-            predictor.model,
-            predictor.processor,
-            fingerprint=predictor.fingerprint,
-            source=predictor.source,
-            batch_size=predictor.batch_size,
-        )
+        vars(self).update(vars(predictor))
         self._vectors: dict[Hashable, ndarray] = {}
 
     def add(

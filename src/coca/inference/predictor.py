@@ -79,12 +79,10 @@ class Predictor(BasePredictor):
 
     @property
     def embed_dim(self) -> int:
-        """Dimension of the embeddings."""
         return self.dimensions or self.model.config.embed_dim
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosine similarity to logit: one over the learned temperature."""
         return float(self.model.logit_scale.detach())
 
     @property
@@ -109,17 +107,14 @@ class Predictor(BasePredictor):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names of the model's head; empty without a head."""
         return () if self.model.head is None else self.model.head.config.classes
 
     @property
     def answers_questions(self) -> bool:
-        """Whether the model has a head that reads a text."""
         return self.model.head is not None and self.model.head.config.reads == "text"
 
     @property
     def images_per_sample(self) -> int:
-        """Images per sample of the model's head; 1 without a head."""
         return 1 if self.model.head is None else self.model.head.config.images_per_sample
 
     def leading_ids(self, text: str, count: int) -> list[int]:
@@ -127,11 +122,6 @@ class Predictor(BasePredictor):
         return self.processor.tokenizer.leading_ids(text, count)
 
     def prepare_image(self, image: ImageInput) -> UInt8[ndarray, "3 S S"]:
-        """Decode and resize one image for `embed_prepared`; thread-safe.
-
-        Raises:
-            DataError: The image cannot be read.
-        """
         transform = self.processor.image
         return transform.square(transform.read(image)).numpy()
 
@@ -224,18 +214,6 @@ class Predictor(BasePredictor):
         on_error: OnError = "raise",
         progress: ProgressOption = False,
     ) -> Float[ndarray, "N K"]:
-        """Compute the logits of the head's classes; repeated samples are encoded once.
-
-        Args:
-            samples: The image of each sample, or its images in order for a head that reads several.
-            texts: The question or statement of each sample, for a head that reads text.
-            on_error: `raise` at an unreadable image, or `skip` its sample: its row is NaN.
-            progress: Optional progress callback, or True for a line on stderr.
-
-        Raises:
-            ConfigError: The model has no head, or `texts` do not fit the head.
-            DataError: An image cannot be read, or a sample has the wrong number of images.
-        """
         head = head_of(self.model)
         asked = check_texts(head, texts, len(samples))
         size = max(1, self.batch_size // head.images_per_sample)

@@ -111,12 +111,10 @@ class Predictor(BasePredictor):
 
     @property
     def embed_dim(self) -> int:
-        """Dimension of the embeddings."""
         return self.dimensions or self.manifest.embed_dim
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosine similarity to logit: one over the learned temperature."""
         return self.manifest.logit_scale
 
     @property
@@ -139,11 +137,6 @@ class Predictor(BasePredictor):
         return self._text_tokens.leading_ids(text, count)
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
-        """Decode and resize one image for `embed_prepared`; thread-safe.
-
-        Raises:
-            DataError: The image cannot be read.
-        """
         return square(image, self.image_settings)
 
     def embed_clips(

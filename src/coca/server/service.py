@@ -6,10 +6,8 @@ import time
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.search.milvus.collection import Collection
@@ -19,17 +17,15 @@ from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.server.audit import AuditLog
-from coca.server.bodies import ImageReference
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
 from coca.server.collections.served_collection import ServedCollection, thumbnail_key
 from coca.server.errors import ServiceError
-from coca.server.images.data_uris import read_data_uri
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads
-from coca.server.keys import KeyConfig, KeyFile, KeyRing, requests_of
-from coca.server.model.served_model import ImageRegion, ServedModel
+from coca.server.keys import KeyConfig, KeyFile, KeyRing
+from coca.server.model.served_model import ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
     Runtime,
@@ -186,89 +182,6 @@ def _check_key(served: AnyOf[str], key: KeyConfig) -> None:
                 f"the key {key.name!r} names collection {name!r}, which is not served: "
                 f"add --collection {name}"
             )
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """What a request may use: some collections, in the order of the key."""
-
-    service: Service
-    names: tuple[str, ...]
-    key: KeyConfig | None = None
-    """Key of the request; None without keys."""
-    address: str = ""
-    """Address of the client."""
-
-    @property
-    def name(self) -> str:
-        """Name of the key in logs and metrics; empty without keys."""
-        return "" if self.key is None else self.key.name
-
-    @property
-    def writable(self) -> bool:
-        """Whether it may add, change and delete items."""
-        return self.key is None or self.key.writable
-
-    @property
-    def is_admin(self) -> bool:
-        """Whether it reads the metrics of all keys."""
-        return self.key is None or self.key.admin
-
-    def count_bytes(self, size: int) -> None:
-        """Count bytes that the request is about to write.
-
-        Raises:
-            ServiceError: They exceed the write quota of the key (status 429).
-        """
-        if self.key is not None:
-            self.service.keys.count_bytes(self.key, size)
-
-    def record(self, action: str, collection: str, **details: Any) -> None:
-        """Write a line of the audit log about a change that was made."""
-        self.service.audit.write(
-            action, key=self.name, address=self.address, collection=collection, **details
-        )
-
-    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
-        """Count the work of a request for the model, before it is done; see `requests_of`.
-
-        Raises:
-            ServiceError: The quota of the key has too few requests left (status 429).
-        """
-        further = requests_of(texts=texts, images=images, captions=captions) - 1
-        if self.key is not None and further:
-            self.service.keys.charge(self.key, further)
-
-    def collection(self, name: str | None) -> ServedCollection:
-        """Return a collection of the key; by default its first one.
-
-        Raises:
-            ServiceError: The key has no such collection (status 404).
-        """
-        name = self.names[0] if name is None and self.names else name
-        if name not in self.names:
-            # Also for collections of others, whose existence stays unknown.
-            raise ServiceError(
-                f"there is no collection {name!r}", status=404, code="no_such_collection"
-            )
-        return self.service.collections[name]
-
-    def image(self, reference: ImageReference, collection: str | None) -> bytes | ImageRegion:
-        """Read the image that a request refers to.
-
-        Raises:
-            ServiceError: There is no such item, or its image cannot be read (status 404).
-            ConfigError: There is no image, or it is not a data URI.
-        """
-        if reference.image is not None:
-            data = read_data_uri(reference.image)
-        elif reference.id is not None:
-            record = self.collection(collection).record(reference.id)
-            data = self.service.original(record)
-        else:
-            raise ConfigError("an image is missing: give image as a data URI, or the id of an item")
-        box = reference.region
-        return data if box is None else ImageRegion(data, (box[0], box[1], box[2], box[3]))
 
 
 @contextmanager

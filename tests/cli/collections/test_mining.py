@@ -254,7 +254,9 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         (["mine", "x.jsonl", "--fraction", "2"], 2, "must be in (0, 1]"),
         (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
         (["mine", "x.jsonl", "--count", "1", "--min-score", "0.5"], 2, "0.5 needs scores"),
-        (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 1, "none of 6"),
+        (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "1"], 1, "none of 6"),
+        (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 2, "a cosine in [-1"),
+        (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "nan"], 2, "at least -1"),
         (["mine", "x.jsonl", "--count", "1", "-f", "width > 9999"], 1, "fulfils the filter"),
         (
             ["mine", "x.jsonl", "--count", "1", "-q", "a", "--positive", "photos/0.png"],

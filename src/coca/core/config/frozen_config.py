@@ -72,13 +72,13 @@ class Config:
     def __post_init__(self) -> None:
         kind: type = type(self)
         faults = []
-        for name in _checked_fields(kind, self.checks_types):
-            given, hint = getattr(self, name), field_types(kind)[name]
+        for name, hint, check in _checked_fields(kind, self.checks_types):
+            given = getattr(self, name)
             value = _plain_number(given)
             if value is not given:
                 object.__setattr__(self, name, value)
             try:
-                validator(without_items(hint)).validate_python(value, strict=True)
+                check.validate_python(value, strict=True)
             except ValueError:  # the error class of pydantic is one
                 wanted = words(without_none(hint)) if self.checks_types else words(hint)
                 faults.append(f"{name} must be {wanted}, got {show(value)}")
@@ -87,8 +87,13 @@ class Config:
 
 
 @cache
-def _checked_fields(kind: type, every: bool) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if every or is_restricted(hint))
+def _checked_fields(kind: type, every: bool) -> tuple[tuple[str, Any, Any], ...]:
+    """List the checked fields of a class: name, type and validator."""
+    return tuple(
+        (name, hint, validator(without_items(hint)))
+        for name, hint in field_types(kind).items()
+        if every or is_restricted(hint)
+    )
 
 
 def without_items(hint: Any) -> Any:

@@ -134,8 +134,8 @@ class Choice(Config):
 
     count: Annotated[int, Ge(1)]
     """Maximum number of images."""
-    min_score: float | None = None
-    """Minimum score of a selected image."""
+    min_score: Annotated[float, Ge(-1)] | None = None
+    """Minimum score of a selected image: a cosine, or an entropy in nats."""
     diverse: bool = False
     """Select by greedy k-center among the best `pool * count`."""
     pool: Annotated[int, Ge(1)] = 4

@@ -28,8 +28,7 @@ from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import media_type_of, read_data_uri
 from coca.server.images.uploads import SIDES
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
-from coca.server.service import Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, Writer
 
 # Bodies of `/v1/items`: read, add, change and delete items.
 

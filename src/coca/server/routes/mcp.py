@@ -43,8 +43,7 @@ from coca.server.routes import search as searching
 from coca.server.routes.items import Item, item_of
 from coca.server.routes.mining import FacetsRequest, FacetsResponse
 from coca.server.routes.search import SearchRequest, SearchResponse, options_of, run_search
-from coca.server.routes.tenants import tenant_of
-from coca.server.service import Tenant
+from coca.server.routes.tenants import Tenant, tenant_of
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -32,8 +32,7 @@ from coca.server.bodies import (
 from coca.server.collections.catalog import Entry
 from coca.server.routes.items import Item, item_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.service import Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 

@@ -26,8 +26,7 @@ from coca.server.bodies import MAX_TEXT, DataUri
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.model.served_model import ServedModel
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.service import Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/v1/embeddings`, `/v1/rerank` and `/v1/models`, as OpenAI, Jina and Cohere have them.
 

@@ -36,8 +36,7 @@ from coca.server.routes.jobs import (
     CollectionList,
     Encoding,
 )
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.service import Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/v1/search`.
 

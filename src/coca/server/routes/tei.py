@@ -26,8 +26,7 @@ from coca.server.routes.openai import (
     rank_documents,
     split_inputs,
 )
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute
-from coca.server.service import Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/embed`, `/rerank`, `/similarity` and `/info`, as text-embeddings-inference has them.
 

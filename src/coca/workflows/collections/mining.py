@@ -77,7 +77,7 @@ def mine(
 
     Raises:
         ConfigError: `out` is an invalid name, or `min_score` is set without a criterion that
-            gives scores.
+            gives scores, or is above 1 for a criterion that gives cosines.
         SearchError: The collection or the classes were filled by another model, there is no class,
             no image is left to select, or none can be written.
         DataError: An example image cannot be read.
@@ -88,6 +88,8 @@ def mine(
             f"a minimum score of {choice.min_score:g} needs scores, which a query, examples or "
             "uncertainty give: name one of them, or leave the minimum score out"
         )
+    if choice.min_score is not None and mining.uncertain_among is None and choice.min_score > 1:
+        raise ConfigError(f"min_score must be a cosine in [-1, 1] here, got {choice.min_score:g}")
     _check_model(collection, predictor)
     if mining.uncertain_among is not None:
         check_classes_model(mining.uncertain_among.info, predictor)
