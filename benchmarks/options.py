@@ -21,7 +21,7 @@ from typing import Any
 from side_by_side import Rounds, Spread, Unavailable, machine, print_unavailable
 
 PEERS = {
-    *("faiss", "lancedb", "open_clip", "open_clip_train", "webdataset"),
+    *("faiss", "lancedb", "open_clip", "open_clip_train", "tantivy", "webdataset"),
     *("bm25s", "matplotlib", "milvus_lite", "playwright", "pyarrow", "pymilvus", "torchao"),
 }
 """Modules of optional packages; a benchmark that lacks one is unavailable, not broken."""

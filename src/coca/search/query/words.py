@@ -12,8 +12,8 @@ Stop words are indexed too, and a query drops them unless it has no other words 
 
 Postings are NumPy arrays in segments, as in Lucene: a change appends a segment, which is merged
 with the segments before it that are not at least twice as large. A million captions take 60 MB, are
-opened in 9 ms, searched for three words in 13 ms, and a changed caption is found after 21 ms.
-Milvus Lite takes 0.5 s for three words at 50,000 captions and has no stemmer, SQLite FTS5 and
+opened in 8 ms, searched for three words in 10 ms, and a changed caption is found after 15 ms.
+Milvus Lite takes 2.5 s for three words at 50,000 captions and has no stemmer, SQLite FTS5 and
 tantivy return each score as a Python object, and bm25s is rebuilt after each change: see
 docs/results.md.
 
