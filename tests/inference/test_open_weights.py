@@ -78,7 +78,6 @@ def test_the_folder_records_where_its_weights_come_from(theirs: Path) -> None:
     }
     assert caveat_of(folder) == "beware"
     assert caveat_of(imported(theirs)) == ""
-    assert caveat_of(theirs) == ""
 
 
 def test_a_damaged_note_on_the_source_is_reported(theirs: Path) -> None:

@@ -32,11 +32,12 @@ from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, ModelError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.malloc import keep_freed_memory
-from coca.inference.open_weights import OpenWeights, caveat_of, is_model, weights_in
+from coca.inference.open_weights import SOURCE_FILE, OpenWeights, caveat_of, is_model, weights_in
 from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.precision import Precision, resolve_precision
 from coca.model.pretrained import (
+    CONFIG_FILE,
     DETECTOR_FILES,
     WEIGHTS_FILE,
     ModelConfig,
@@ -134,7 +135,7 @@ def load(
         raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(known)}")
     target = _device_named(device)
     path = model_folder(name)
-    if caveat := caveat_of(path):
+    if (path / SOURCE_FILE).is_file() and (caveat := caveat_of(path)):
         logger.warning("%s: %s", name, caveat)
     if target.type == "cpu":
         keep_freed_memory()
@@ -209,7 +210,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         return (open_weights or OpenWeights()).local(path)
     if path.is_dir():
         inner = path / "model"
-        return inner if not (path / "config.json").exists() and inner.is_dir() else path
+        return inner if not (path / CONFIG_FILE).exists() and inner.is_dir() else path
     if str(name) in known:
         return known[str(name)]
     raise ModelError(
@@ -221,7 +222,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
 def shipped() -> dict[str, Path]:
     """Return the models shipped with this package: names to folders."""
     home = Path(str(resources.files("coca") / "weights"))
-    return {folder.name: folder for folder in sorted(home.glob("*")) if is_model(folder)}
+    return {file.parent.name: file.parent for file in sorted(home.glob(f"*/{CONFIG_FILE}"))}
 
 
 def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:

@@ -133,14 +133,12 @@ def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None
 
 
 def caveat_of(folder: Path) -> str:
-    """Read the caveat of a folder's model; usually empty.
+    """Read the caveat of imported weights from the `source.json` of their folder; often empty.
 
     Raises:
-        ModelError: The folder's `source.json` is damaged.
+        ModelError: The file is damaged.
     """
     path = folder / SOURCE_FILE
-    if not path.is_file():
-        return ""
     try:
         return str(read_json(path).get("caveat", ""))
     except (OSError, ValueError, AttributeError) as error:

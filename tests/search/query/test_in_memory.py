@@ -1,7 +1,6 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Captions
-from coca.search.query.in_memory import InMemoryIndex, advice_on_size
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Record
 from coca.search.search_options import Fusion
 
@@ -202,11 +201,3 @@ def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None
             resident.search(query, k, offset=offset)
     with pytest.raises(SearchError, match="length must be 1"):
         resident.search(2 * query)
-
-
-def test_a_collection_that_lite_is_slow_with_is_reported(collection: Collection) -> None:
-    info = replace(collection.info, server_version="milvus_lite-3.2.2")
-    assert advice_on_size(replace(info, count=99_999)) == ""
-    assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))
-    assert "300,000 records are far too many" in advice_on_size(replace(info, count=300_000))
-    assert advice_on_size(replace(info, count=300_000, server_version="v2.6.4")) == ""

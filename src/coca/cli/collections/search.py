@@ -103,7 +103,7 @@ def search(
     terms = parse_arguments(query or [], text or [], image or [])
     if note := _reading(query or [], terms):
         console.note(note)
-    from coca.search.query.in_memory import advice_on_size
+    from coca.search.milvus.lite import advice_on_size
 
     options = replace(options, filter=among.expression, fusion=fusion)
     with target.open(

@@ -164,7 +164,15 @@ def load_config(
     if layer_missing:
         # Other errors may be due to the missing layer.
         raise ConfigError("\n".join(faults))
-    return _build(kind, read, faults)
+    tree: Any = {}
+    for _, layer in read:
+        tree = merge(tree, layer)
+    given = any(DATA_ROOT in layer for name, layer in read if name.startswith("override "))
+    try:
+        tree = fill_in(tree, given=given)
+    except ConfigError as error:
+        raise ConfigError("\n".join([*faults, str(error)])) from None
+    return _build(kind, tree, read, faults)
 
 
 def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
@@ -173,7 +181,8 @@ def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
     Raises:
         ConfigError: The mapping is invalid; the message has one line for each error.
     """
-    return _build(kind, [(f"in {source}", to_plain(mapping))], [])
+    tree = to_plain(mapping)
+    return _build(kind, tree, [(f"in {source}", tree)], [])
 
 
 def to_dict(config: Any) -> Tree:
@@ -203,15 +212,7 @@ def non_default(config: Any) -> Tree:
     return tree
 
 
-def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> T:
-    tree: Any = {}
-    for _, layer in layers:
-        tree = merge(tree, layer)
-    given = any(DATA_ROOT in layer for name, layer in layers if name.startswith("override "))
-    try:
-        tree = fill_in(tree, given=given)
-    except ConfigError as error:
-        raise ConfigError("\n".join([*faults, str(error)])) from None
+def _build(kind: type[T], tree: Tree, layers: list[tuple[str, Tree]], faults: list[str]) -> T:
     check = _Check(kind, layers, faults)
     config: T = check.section(kind, tree, (), base=None)
     if check.faults:

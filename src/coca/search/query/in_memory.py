@@ -21,7 +21,7 @@ from coca.search.milvus.ann import COSINE_DIGITS, group_of
 from coca.search.milvus.collection import MAX_RESULTS, Collection
 from coca.search.milvus.lite import Watch, read_in_background
 from coca.search.query.fusion import Captions
-from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.records import Hit, Record
 from coca.search.search_options import SearchOptions, Side
 
 _READ_ROWS = 1_000
@@ -29,21 +29,6 @@ _QUERY_ROWS = 64
 """Queries in a batch: the scores for all records are in memory."""
 _FILTERS = 64
 """Number of cached filter results; each takes one byte a record."""
-
-HINT_ROWS, WARN_ROWS = 100_000, 300_000
-"""On Lite each search scans all ids, with every index type: about 0.5 ms for 1,000 records."""
-
-
-def advice_on_size(info: CollectionInfo) -> str:
-    """Return advice for a collection that is slow on Milvus Lite; empty if it is small enough."""
-    if not info.server_version.startswith("milvus_lite") or info.count < HINT_ROWS:
-        return ""
-    many = "far too many" if info.count >= WARN_ROWS else "many"
-    return (
-        f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
-        f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
-        "`coca.search.query.in_memory.InMemoryIndex` takes a sixth of the time or less"
-    )
 
 
 @dataclass(frozen=True)
