@@ -3,7 +3,7 @@
 The model has the architecture of `coca_ViT-B-32` and random weights, which cost as much as trained
 weights. For each query, in turn: pymilvus's `search` with the settings and columns of
 `Collection.search`; `Collection.search` by the same vector; `SearchEngine.search` by text, over the
-collection and over an `InMemoryIndex` of it.
+collection and over an `CollectionCopy` of it.
 """
 
 import random
@@ -24,8 +24,8 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import HIT_COLUMNS
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import InMemoryIndex
 
 QUERIES = 100
 WORDS = ("a", "the", "red", "old", "dog", "cat", "car", "man", "tree", "on", "beach", "snow", "two")
@@ -34,7 +34,7 @@ WAYS = {
     "index": "`Collection.search`, by vector",
     "embed": "the model alone, one text",
     "engine": "`SearchEngine.search`, by text",
-    "resident": "the same over `InMemoryIndex`",
+    "resident": "the same over `CollectionCopy`",
 }
 
 
@@ -51,7 +51,7 @@ def model() -> Predictor:
 
 
 def ways_of(
-    collection: Collection, resident: InMemoryIndex, predictor: Predictor
+    collection: Collection, resident: CollectionCopy, predictor: Predictor
 ) -> dict[str, Callable[[str, np.ndarray], object]]:
     """Return each kind of query, by text or by its vector."""
     client, timeout_s = collection._connection.client, collection._connection.timeout_s
@@ -80,7 +80,7 @@ def ways_of(
     }
 
 
-def timed(collection: Collection, resident: InMemoryIndex) -> Figures:
+def timed(collection: Collection, resident: CollectionCopy) -> Figures:
     """Measure each latency in ms, and the ratio of `Collection.search` to pymilvus's search."""
     torch.set_num_threads(1)
     words, predictor = random.Random(0), model()

@@ -46,7 +46,7 @@ from side_by_side import (
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.records import Record
 
 QUERIES, BATCH = 60, 64
@@ -68,7 +68,7 @@ NAMES = {
     "faiss-hnsw": "faiss HNSW 16/200, ef 64",
     "lancedb": "LanceDB IVF_HNSW_SQ, ef 64",
     "lite": "`Collection`, Milvus Lite 3.2.2",
-    "resident": "`InMemoryIndex` over Lite",
+    "resident": "`CollectionCopy` over Lite",
     "server": "`Collection`, Milvus server 2.3.5",
 }
 
@@ -129,8 +129,8 @@ class Ours:
 
     def keep_in_memory(self) -> None:
         """Search from memory from now on."""
-        if not isinstance(self._search, InMemoryIndex):
-            self._search = self.resident = InMemoryIndex(self.index)
+        if not isinstance(self._search, CollectionCopy):
+            self._search = self.resident = CollectionCopy(self.index)
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"

@@ -26,9 +26,9 @@ def pages() -> list[Path]:
 
 
 def written(page: str) -> str:
-    """Return a page with its introduction and modules, and their sections from the source."""
+    """Return a page with its introduction and modules, each once, with sections from the source."""
     introduction = re.split(r"^(?:## `coca|::: coca)", page, maxsplit=1, flags=re.MULTILINE)[0]
-    sections = [section(name) for name in DIRECTIVE.findall(page)]
+    sections = [section(name) for name in dict.fromkeys(DIRECTIVE.findall(page))]
     return "\n\n".join([introduction.rstrip(), *sections]) + "\n"
 
 

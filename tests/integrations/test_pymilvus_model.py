@@ -56,7 +56,7 @@ def test_images_are_reranked_by_cosine_and_caption_likelihood(
     predictor: Predictor, images: list[Path]
 ) -> None:
     results = CoCaRerankFunction(predictor)(LONG, images, top_k=3)
-    cosines = predictor.embed_images(images) @ predictor.embed_texts(LONG)[0]
+    cosines = predictor.embed_images(images) @ embed_queries(predictor.embed_texts, [LONG])[0]
     wanted = predictor.logit_scale * cosines + predictor.score(images, LONG)[:, 0]
     assert [one.index for one in results] == list(np.argsort(-wanted)[:3])
     np.testing.assert_allclose([one.score for one in results], np.sort(-wanted)[:3] * -1, rtol=1e-5)

@@ -173,14 +173,13 @@ def assert_equal_ranks(tab: Any, hits: list[Any], key: Callable[[Any], float]) -
 def test_typed_texts_find_what_coca_search_finds(
     visit: Callable[..., Any], folders: tuple[Path, str, Path]
 ) -> None:
-    from coca.search.search_options import Fusion
     from coca.workflows.collections.collection_model import open_search
 
     model, uri, _ = folders
     tab = visit()
     with open_search(uri, model=model) as engine:
         for text in TEXTS:
-            expected = engine.search(text, k=30, fusion=Fusion(captions="given"))
+            expected = engine.search(text, k=30)
             assert {hit.bm25 is None for hit in expected[:10]} == {True, False}
             # The key of the page, not a click; within the field it is a character.
             tab.locator("#text").blur()

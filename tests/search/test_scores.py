@@ -9,8 +9,8 @@ from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import is_lite
 from coca.search.mining.recommend import recommend
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Record, content_id
 
@@ -101,7 +101,7 @@ def test_positive_examples_are_never_recommended(
 def test_vectors_in_memory_come_in_the_order_of_their_ids(
     compressed: Collection, vectors: np.ndarray
 ) -> None:
-    resident = InMemoryIndex(compressed)
+    resident = CollectionCopy(compressed)
     ids, held = resident.vectors()
     assert ids == sorted(content_id(b"%d" % row) for row in range(ROWS))
     # Also after rows were rewritten, and so are last, or deleted.

@@ -4,10 +4,9 @@ import pytest
 
 from coca.core.config.docs import docstrings, field_types
 from coca.core.errors import ArgumentError, ConfigError
-from coca.search.query.fusion import MANY_CAPTIONS
 from coca.search.query.match import SCORED_HITS
 from coca.search.records import Hit
-from coca.search.search_options import Fusion, QueryOptions, SearchOptions
+from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 
 
 def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
@@ -26,7 +25,6 @@ def test_a_search_by_vectors_has_no_options_of_queries() -> None:
 
 def test_figures_of_the_docstrings_are_those_of_the_code() -> None:
     texts = docstrings(QueryOptions)
-    assert f"less than {MANY_CAPTIONS:,} records" in texts["hybrid"]
     assert f"first {SCORED_HITS} hits" in texts["match"]
 
 
@@ -34,10 +32,10 @@ def test_each_option_has_a_docstring() -> None:
     assert docstrings(QueryOptions).keys() == field_types(QueryOptions).keys()
 
 
-def test_a_fusion_is_of_hybrid_searches() -> None:
-    message = r"fusion \(scores, text_weight 0.5\) is of hybrid searches, got hybrid false"
+def test_a_ranking_is_of_hybrid_searches() -> None:
+    message = r"a ranking \(captions all\) is of hybrid searches, got hybrid false"
     with pytest.raises(ArgumentError, match=message):
-        QueryOptions(hybrid=False, fusion=Fusion(text_weight=0.5))
+        QueryOptions(hybrid=False, ranking=Ranking(captions="all"))
 
 
 @pytest.mark.parametrize(

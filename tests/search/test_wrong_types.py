@@ -66,7 +66,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.filters import where
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term, check_terms, query_vectors
 class Embedder:
     fingerprint, embed_dim = "one", 4
@@ -79,7 +79,7 @@ class Embedder:
 eye = np.eye(4, dtype=np.float32)
 index = Collection.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
 index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
-resident, engine = InMemoryIndex(index), SearchEngine(Embedder(), index)
+resident, engine = CollectionCopy(index), SearchEngine(Embedder(), index)
 errors = {}
 for call in json.loads(sys.argv[1]):
     try:

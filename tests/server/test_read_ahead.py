@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.fusion import Captions
+from coca.search.query.collection_copy import CollectionCopy
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
@@ -29,7 +29,7 @@ def test_the_first_list_and_typed_query_find_all_items_read(
             raise AssertionError("it is read already")
 
         monkeypatch.setattr(Collection, "read_hits", again)
-        monkeypatch.setattr(Captions, "_read_all", again)
+        monkeypatch.setattr(CollectionCopy, "_read", again)
         assert len(ids(client, {})) == 6
         assert len(ids(client, {"text": "a red car"})) == 6
 

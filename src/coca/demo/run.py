@@ -38,11 +38,11 @@ from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.mining.zero_shot import add_classes, nearest_classes
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id
-from coca.search.search_options import Fusion
+from coca.search.search_options import Ranking
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.retrieval.keyword_search import match, read_answers
 from coca.tasks.task import check_task
@@ -198,7 +198,7 @@ def _named(predictor: Predictor, uri: str, images: Images) -> QueryResult:
     with open_classes(predictor, uri, "names", create=True) as classes:
         add_classes(classes, predictor, names, templates=prompts_named("drawing"))
         vectors = predictor.embed_images([sample.image for _, sample in shown])
-        nearest = nearest_classes(InMemoryIndex(classes), vectors, k=1)
+        nearest = nearest_classes(CollectionCopy(classes), vectors, k=1)
     hits = [
         Hit(
             id=content_id(sample.image),
@@ -501,7 +501,7 @@ def _evaluate(
             configs[f"{config.task} {label}"] = config
     configs["everyday queries"] = TaskConfig(task="keyword_search", data=shards(folder, UNSEEN))
     keys = [result_key(predictor, it, data=check_task(predictor, it)) for it in configs.values()]
-    keys.append(repr(Fusion(captions="given")))
+    keys.append(repr(Ranking()))
     path = folder / "evaluation.json"
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))

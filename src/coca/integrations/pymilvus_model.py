@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
-from coca.search.query.query_terms import bare_query, embed_queries
+from coca.search.query.query_terms import embed_queries, name_emoji
 
 
 class CoCaEmbeddingFunction:
@@ -121,7 +121,7 @@ class CoCaRerankFunction:
             raise ConfigError(f"top_k must be at least 1, got {top_k}")
         vector = embed_queries(self.model.embed_texts, [query])[0]
         cosines = self.model.embed_images(documents) @ vector
-        likelihoods = self.model.score(documents, bare_query(query))[:, 0]
+        likelihoods = self.model.score(documents, name_emoji(query))[:, 0]
         scores = self.model.logit_scale * cosines + likelihoods
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [RerankResult(documents[row], float(scores[row]), int(row)) for row in best]

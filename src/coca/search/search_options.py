@@ -1,6 +1,6 @@
 """Search options, declared once: keywords in Python, options of commands, fields of requests.
 
-`SearchOptions` are those of a search by vectors, of a `Collection` or an `InMemoryIndex`;
+`SearchOptions` are those of a search by vectors, of a `Collection` or an `CollectionCopy`;
 `QueryOptions` add those of a query that a `SearchEngine` embeds, fuses, reranks and marks. This
 module imports no NumPy, since its options are those of commands.
 """
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from annotated_types import Ge, Gt, Interval
 
-from coca.core.config.frozen_config import Config, Fraction
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, check_options
 from coca.search.index_params.index_types import MAX_RESULTS
 
 if TYPE_CHECKING:
-    from coca.search.records import Hit
+    from coca.search.records import Hit, Record
 
 Side: TypeAlias = Literal["image", "text"]
 """Vector field of a record: the image vector, or the caption vector (`text`)."""
@@ -27,6 +27,9 @@ GroupBy: TypeAlias = Literal["album"]
 CaptionChoice: TypeAlias = Literal["all", "given"]
 """Captions that count: all, or only those that people gave."""
 
+RankWeight: TypeAlias = Annotated[float, Interval(ge=0, le=10)]
+"""Weight of a part of the ranking."""
+
 S = TypeVar("S", bound="SearchOptions")
 
 INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
@@ -35,7 +38,7 @@ INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(Config):
-    """Options of every search, of a `Collection` and of an `InMemoryIndex`.
+    """Options of every search, of a `Collection` and of an `CollectionCopy`.
 
     Searches take the fields as keywords.
 
@@ -101,29 +104,34 @@ class SearchOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fusion(Config):
-    """Configuration of the fusion of rankings by images, by vectors of captions, and by BM25."""
+class Ranking(Config):
+    """Weights of the ranking of typed queries: a sum of absolute similarities.
 
-    method: Literal["rrf", "scores"] = "scores"
-    """`scores` adds scores that are min-max-normalized to 0 to 1 in each ranking. `rrf` adds
-    1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009): it knows no distances, so a
-    caption that equals the query can rank below images that are mediocre in all rankings."""
-    text_weight: Fraction = 0.75
-    """Weight of the captions in a hybrid search, which it implies; the images have the rest."""
-    vector_share: Fraction = 0.5
-    """Fraction of `text_weight` that the ranking by vectors of captions has, which finds synonyms;
-    BM25, which finds names and rare words, has the rest. 0: BM25 alone."""
-    uncaptioned: Fraction = 0.6
-    """Factor of the score by image that replaces the scores by caption where no caption counts. At
-    0 an image without a caption is below all that have one; at 1 it is above most of them."""
-    captions: CaptionChoice = "all"
+    The score of a record is `image_weight` x the cosine of query and image, plus `caption_weight` x
+    the cosine of query and caption, plus `words_weight` x b / (b + `words_half`), where b is the
+    BM25 of the query's words in the caption.
+    """
+
+    range_error: ClassVar = ArgumentError
+
+    image_weight: RankWeight = 0.35
+    """Weight of the cosine of query and image."""
+    caption_weight: RankWeight = 0.65
+    """Weight of the cosine of query and caption, which finds synonyms."""
+    words_weight: RankWeight = 0.4
+    """Weight of the words of the caption, which find names and rare words: what a caption of
+    infinite BM25 gets."""
+    words_half: Annotated[float, Gt(0)] = 3.0
+    """BM25 for which a caption gets half of `words_weight`."""
+    uncaptioned: RankWeight = 1.2
+    """Factor of the cosine of the image that replaces the cosine of the caption where no caption
+    counts. At 0 an image without a caption is below most that have one."""
+    captions: CaptionChoice = "given"
     """Captions that count: all, or only those that people gave. A caption that the model wrote has
     little that the image's vector lacks."""
-    constant: Annotated[int, Ge(1)] = 60
-    """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
 
-    def counts(self, hit: "Hit") -> bool:
-        """Return whether a hit has a caption that counts."""
+    def counts(self, hit: "Hit | Record") -> bool:
+        """Return whether a hit or record has a caption that counts."""
         return bool(hit.caption) and (self.captions == "all" or hit.caption_source == "given")
 
 
@@ -133,15 +141,14 @@ class QueryOptions(SearchOptions):
 
     Raises:
         ArgumentError: A value has the wrong type or is out of range, or `hybrid` is false with a
-            `fusion`.
+            `ranking`.
     """
 
     hybrid: bool | None = None
-    """Whether to fuse the ranking by image with those by vectors and words (BM25) of all captions.
-    Default: a query of texts is fused with the captions that people gave, not those of the model,
-    in a collection of less than 50,000 records."""
-    fusion: Fusion | None = None
-    """Fusion of the rankings, which implies `hybrid`. Default: `Fusion()`."""
+    """Whether captions and their words count for the ranking: all captions if true, none if false.
+    Default: the captions that people gave, if the query consists of texts."""
+    ranking: Ranking | None = None
+    """Weights of the ranking, which imply `hybrid`. Default: `Ranking()`."""
     rerank: Annotated[int, Interval(ge=0, le=MAX_RESULTS)] = 0
     """Number of first hits to rerank by the rank score: logit scale x cosine + log likelihood of
     the text, given the image. 0: no reranking."""
@@ -151,10 +158,10 @@ class QueryOptions(SearchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fusion is not None and self.hybrid is False:
+        if self.ranking is not None and self.hybrid is False:
             raise ArgumentError(
-                f"fusion ({self.fusion.method}, text_weight {self.fusion.text_weight:g}) is of "
-                "hybrid searches, got hybrid false"
+                f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "
+                "false"
             )
 
 

@@ -34,8 +34,8 @@ from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encod
 from coca.model.layers.prepacked import prepack_weights
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
-from coca.search.query.fusion import BM25Index
-from coca.search.query.query_terms import embed_queries, join_forms, word_forms
+from coca.search.query.query_terms import embed_queries, name_emoji
+from coca.search.query.words import WordIndex
 
 BASELINES: Mapping[str, str] = {
     "chance": "chance",
@@ -98,13 +98,12 @@ def caption_baselines(
         Empty if no image has a caption.
 
     Raises:
-        MissingExtraError: The package `bm25s` is not installed.
+        MissingExtraError: A package of the extra `search` is not installed.
     """
     captions = [sample.captions[0] if sample.captions else "" for sample in samples]
     if not any(captions):
         return {}
-    index = BM25Index(captions)
-    by_words = np.stack([index.scores(join_forms(word_forms([query]))) for query in queries])
+    by_words = bm25_matrix(captions, [name_emoji(query) for query in queries])
     vectors = predictor.embed_texts(captions)
     by_vector = embed_queries(predictor.embed_texts, queries) @ vectors.T
     by_vector[:, [not caption for caption in captions]] = -np.inf
@@ -112,6 +111,15 @@ def caption_baselines(
         "words": recalls(np.where(by_words > 0, by_words, -np.inf), relevant),
         "captions": recalls(by_vector, relevant),
     }
+
+
+def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, "M N"]:
+    """Compute the BM25 of the words of each query in each text; 0 where they share none."""
+    index, scores = WordIndex.build(texts), np.zeros((len(queries), len(texts)), np.float32)
+    for row, query in enumerate(queries):
+        found, bm25 = index.scores(query)
+        scores[row, found] = bm25
+    return scores
 
 
 def recalls(similarity: Float[ndarray, "M N"], relevant: Bool[ndarray, "M N"]) -> dict[str, float]:
@@ -218,7 +226,6 @@ class EncoderClassifier:
 
         Minus infinity where a text shares no word with the name of a class.
         """
-        index = BM25Index([" ".join(names) for names in self.names])
-        scores = np.stack([index.scores(text) for text in texts])
+        scores = bm25_matrix([" ".join(names) for names in self.names], texts)
         shared = np.asarray(scores.any(axis=1))
         return np.where(shared[:, None], scores @ probabilities.T, -np.inf)

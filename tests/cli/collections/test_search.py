@@ -100,15 +100,17 @@ def test_an_image_file_as_query_is_searched_by_its_content(
 
 
 def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None:
-    joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9")
+    joined = run_json("search", "red car", "--hybrid", "--words-weight", "0.9")
     # The order also depends on cosines of random weights; BM25 finds the words of one caption.
     (found,) = [hit for hit in joined if hit["bm25"]]
     assert found["caption"] == "a red [car]"
-    assert 0 < found["fused_score"] <= joined[0]["fused_score"] <= 1
+    assert found["fused_score"] <= joined[0]["fused_score"] <= 2
     cosines = {one["id"]: one["score"] for one in run_json("search", "red car", "--no-hybrid")}
     assert {one["id"]: one["score"] for one in joined} == pytest.approx(cosines, abs=1e-5)
-    by_rank = run_json("search", "red", "--hybrid", "--fusion", "rrf", "--text-weight", "1")
-    assert all(0 < one["fused_score"] <= 1 / 61 for one in by_rank)
+    by_words = ["--image-weight", "0", "--caption-weight", "0", "--words-weight", "1"]
+    first, *others = run_json("search", "red", *by_words)
+    assert first["fused_score"] == pytest.approx(first["bm25"] / (first["bm25"] + 3), abs=1e-6)
+    assert {one["fused_score"] for one in others} == {0.0}
 
 
 def test_a_typed_query_is_compared_with_given_captions(
@@ -144,6 +146,7 @@ def test_reranking_shows_the_likelihood_of_the_text(
         "score",
         "log",
         "likelihood",
+        "sum",
         "words",
         "score",
         "caption",
@@ -174,7 +177,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
     shown = run("search", "a red car").stdout.splitlines()
-    assert shown[0].split() == ["rank", "words", "score", "caption", "path"]
+    assert shown[0].split() == ["rank", "sum", "words", "score", "caption", "path"]
     assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
     assert sum("a red [car]" in line for line in shown) == 1
     assert "nothing was found" in run("search", "x", "--min-score", "1").stdout
@@ -212,7 +215,7 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
 def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: Any) -> None:
     plain, exact = (run_json("search", "a red car", *one) for one in ([], ["--in-memory"]))
     assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
-    command = ("search", "red car", "--hybrid", "--text-weight", "0.9")
+    command = ("search", "red car", "--hybrid", "--words-weight", "0.9")
     plain, exact = (run_json(*command, *one) for one in ([], ["--in-memory"]))
     assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
 

@@ -11,7 +11,7 @@ from coca.search.milvus.ann import depth_of, pages
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import Row
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.records import Hit, Record
 
 MakeRecord = Callable[..., Record]
@@ -46,7 +46,7 @@ def filled(collection: Collection, embedder: Any, make_record: MakeRecord) -> Co
     ids=str,
 )
 @pytest.mark.parametrize(
-    "kind", [lambda collection: collection, InMemoryIndex], ids=["index", "resident"]
+    "kind", [lambda collection: collection, CollectionCopy], ids=["index", "resident"]
 )
 def test_pages_join_to_one_long_search(
     filled: Collection, embedder: Any, asked: Any, kind: Callable[[Collection], Any]

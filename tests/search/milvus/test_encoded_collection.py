@@ -14,7 +14,7 @@ from coca.search.ingest.migrate import migrate
 from coca.search.ingest.vector_sample import sample_collection
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.records import Record
 from coca.search.vector_codec import VECTOR_TYPES
 from coca.search.vector_encoding import Precision, VectorEncoding
@@ -122,7 +122,7 @@ def test_an_in_memory_index_ranks_as_the_collection(
 ) -> None:
     encoded.upsert(drawn(make_record))
     found = encoded.search(queries(make_record), 5)
-    held = InMemoryIndex(encoded).search(queries(make_record), 5)
+    held = CollectionCopy(encoded).search(queries(make_record), 5)
     for hits, exact in zip(found, held, strict=True):
         assert [hit.score for hit in hits] == pytest.approx([h.score for h in exact], abs=1e-5)
 

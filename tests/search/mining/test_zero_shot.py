@@ -15,7 +15,7 @@ from coca.search.mining.zero_shot import (
     read_classes,
     remove_classes,
 )
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 
 LABELS = [f"class {n}" for n in range(30)]
 PROMPTS = ["a photo of {}", "a drawing of {}"]
@@ -41,7 +41,7 @@ def test_the_collection_answers_as_all_products_in_memory(
     images = np.stack([embedder.direction(f"p{n}".encode()) for n in range(50)])
     scores = images @ class_vectors(embedder, LABELS, PROMPTS).T
     in_memory = [LABELS[row] for row in scores.argmax(axis=1)]
-    for classes in (collection, InMemoryIndex(collection)):
+    for classes in (collection, CollectionCopy(collection)):
         found = nearest_classes(classes, images, k=30)
         assert [row[0].label for row in found] == in_memory
         assert [row[0].score for row in found] == pytest.approx(scores.max(axis=1), abs=1e-5)
@@ -59,7 +59,7 @@ def test_all_classes_are_read_in_the_order_of_their_names(
 
 def test_classes_come_change_and_go_while_in_use(collection: Collection, embedder: Any) -> None:
     add_classes(collection, embedder, ["cat", "dog"], templates=["{}"])
-    classes = InMemoryIndex(collection)
+    classes = CollectionCopy(collection)
     image = embedder.direction(b"zebra")[np.newaxis]
     assert nearest_classes(classes, image)[0][0].label in ("cat", "dog")
     add_classes(collection, embedder, ["zebra"], templates=["{}"])

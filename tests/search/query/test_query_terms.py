@@ -1,4 +1,4 @@
-"""Short queries: what is removed, and the mean of plural and singular."""
+"""Query texts: their forms, and terms with weights."""
 
 import math
 import re
@@ -14,21 +14,13 @@ from coca.core.errors import ConfigError, SearchError
 from coca.search.query.query_terms import (
     MAX_WEIGHT,
     Term,
-    bare_query,
     direction,
     embed_queries,
     name_emoji,
     parse_arguments,
     parse_terms,
-    singular,
+    query_forms,
 )
-
-SINGULARS = (
-    "dogs:dog horses:horse houses:house buses:bus boxes:box beaches:beach dishes:dish cars:car "
-    "puppies:puppy flies:fly ties:tie cookies:cookie potatoes:potato shoes:shoe toes:toe "
-    "kisses:kiss viruses:virus knives:knife gloves:glove women:woman pizzas:pizza trees:tree"
-)
-UNCHANGED = "glasses grass tennis bus scissors gas yes red octopus s es news Texas"
 
 
 def embedded(texts: Sequence[str]) -> np.ndarray:
@@ -38,45 +30,34 @@ def embedded(texts: Sequence[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "typed", ["dog", "a dog", "The dog", "dog.", "a  dog!", "show me a dog", "looking for the dog"]
+    ("typed", "content"),
+    [
+        ("a dog", "dog"),
+        ("The dog.", "dog"),
+        ("dog!", "dog"),
+        ("a dog runs on the beach", "dog runs beach"),
+        ("t-shirt, and a hat", "t-shirt hat"),
+        ("Café de Paris", "Café de Paris"),
+    ],
 )
-def test_ways_to_ask_for_one_thing_are_one_query(typed: str) -> None:
-    assert bare_query(typed).lower() == "dog"
-    np.testing.assert_array_equal(
-        embed_queries(embedded, [typed.replace("The", "the")]), embedded(["dog"])
-    )
-
-
-@pytest.mark.parametrize(
-    "typed", ["a dog runs on the beach", "", "a", "?", "the", "12:30", "Café de Paris"]
-)
-def test_captions_names_and_lone_words_stay_as_typed(typed: str) -> None:
-    assert bare_query(typed) == typed
-
-
-@pytest.mark.parametrize("pair", SINGULARS.split())
-def test_the_singular_of_a_plural_at_the_end(pair: str) -> None:
-    plural, one = pair.split(":")
-    assert singular(plural) == one
-    assert singular(f"red {plural}") == f"red {one}"
-
-
-@pytest.mark.parametrize("word", UNCHANGED.split())
-def test_words_that_only_look_like_plurals_are_unchanged(word: str) -> None:
-    assert singular(word) == word
-
-
-def test_a_plural_is_the_normalized_mean_of_plural_and_singular() -> None:
-    (found,) = embed_queries(embedded, ["some dogs"])
-    mean = embedded(["dogs", "dog"]).mean(axis=0)
+def test_a_text_is_embedded_as_typed_and_without_stop_words(typed: str, content: str) -> None:
+    assert query_forms(typed) == list(dict.fromkeys([typed, content]))
+    (found,) = embed_queries(embedded, [typed])
+    mean = embedded(query_forms(typed)).mean(axis=0)
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize("typed", ["dog", "", "a", "?", "the", "to be or not to be", "12:30"])
+def test_a_text_without_stop_words_or_of_nothing_else_stays_as_typed(typed: str) -> None:
+    assert query_forms(typed) == [typed]
+    np.testing.assert_array_equal(embed_queries(embedded, [typed]), embedded([typed]))
 
 
 @pytest.mark.parametrize(
     ("typed", "searched"),
     [
         ("\N{DOG FACE}", "dog face"),
-        ("a \N{SOCCER BALL}\N{VARIATION SELECTOR-16}", "soccer ball"),
+        ("a \N{SOCCER BALL}\N{VARIATION SELECTOR-16}", "a soccer ball"),
         ("\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}", "red heart"),
         ("\N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}", "thumbs up sign"),
         ("\N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}", "woman rocket"),
@@ -84,7 +65,7 @@ def test_a_plural_is_the_normalized_mean_of_plural_and_singular() -> None:
     ],
 )
 def test_emoji_are_searched_by_name(typed: str, searched: str) -> None:
-    assert bare_query(typed) == searched
+    assert name_emoji(typed) == searched
 
 
 @given(st.text())
@@ -101,7 +82,6 @@ def test_vectors_have_length_1_and_do_not_depend_on_the_other_queries(queries: l
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     alone = np.concatenate([embed_queries(embedded, [query]) for query in queries])
     np.testing.assert_array_equal(found, alone)
-    assert all(bare_query(bare_query(query)) == bare_query(query) for query in queries)
 
 
 WEIGHTS = st.floats(0.01, MAX_WEIGHT).map(lambda weight: round(weight, 3))

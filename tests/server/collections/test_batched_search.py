@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from coca.core.errors import SearchError
-from coca.search.query.fusion import Captions, CaptionStore
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.searchable import Searchable
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.service import Service
@@ -44,15 +44,14 @@ def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Servi
             assert found[row] == [(hit.id, hit.score) for hit in hits]
 
 
-def test_captions_are_ranked_in_memory_where_milvus_has_no_full_text_search(
+def test_words_of_captions_are_read_through_it(
     service: Service,
 ) -> None:
     collection = service.collections["pictures"].collection
     batched = BatchedSearch(collection, ServerSettings())
     assert isinstance(batched, Searchable)
-    assert isinstance(batched, CaptionStore)
-    found, own = Captions(batched), Captions(collection)
-    assert found.full_text_search("number 3") == own.full_text_search("number 3")
+    found, own = (CollectionCopy(one, vectors=False) for one in (batched, collection))
+    assert found.words("number 3").best(9) == own.words("number 3").best(9) != {}
     filter = 'metadata["year"] > 2'
     assert found.full_text_search("car", filter=filter) == own.full_text_search(
         "car", filter=filter

@@ -11,7 +11,7 @@ from coca.inference.predictor import Predictor
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
-from coca.search.search_options import INTERFACE_NAMES, Fusion
+from coca.search.search_options import INTERFACE_NAMES, Ranking
 from coca.server.bodies import ServedOptions
 from coca.server.routes.search import SearchRequest, options_of
 from coca.server.service import Service
@@ -21,7 +21,7 @@ from server_process import data_uri, ids
 def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:
     body = client.post("/v1/search", json={"text": "a red car", "limit": 4}).json()
     engine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, fusion=Fusion(captions="given"))
+    expected = engine.search("a red car", k=4, ranking=Ranking())
     assert [(hit["id"], hit["score"]) for hit in body["hits"]] == [
         (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in expected
     ]
@@ -32,7 +32,7 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     # The order also depends on cosines of random weights; the score of the words does not.
     assert max(hits, key=lambda hit: hit["bm25"])["caption"] == "a red car 1"
     engine = service.collections["pictures"].engine
-    expected = engine.search("red cars 1", fusion=Fusion(captions="given"), k=50)
+    expected = engine.search("red cars 1", ranking=Ranking(), k=50)
     assert [(hit["id"], hit["bm25"], hit["fused_score"]) for hit in hits] == [
         (hit.id, hit.bm25, hit.fused_score) for hit in expected
     ]
@@ -53,15 +53,14 @@ def test_a_query_is_compared_by_vectors_alone_where_that_is_wanted(
     assert cosines == sorted(cosines, reverse=True)
 
 
-def test_a_text_weight_means_a_hybrid_search_of_all_captions(
-    client: TestClient, service: Service
-) -> None:
+def test_a_weight_of_the_ranking_replaces_its_default(client: TestClient, service: Service) -> None:
     engine = service.collections["pictures"].engine
-    for body, fusion in (
-        ({"hybrid": True}, Fusion()),
-        ({"text_weight": 0.9}, Fusion(text_weight=0.9)),
+    for body, ranking in (
+        ({"hybrid": True}, Ranking(captions="all")),
+        ({"words_weight": 0.9, "captions": "all"}, Ranking(words_weight=0.9, captions="all")),
+        ({"image_weight": 2}, Ranking(image_weight=2)),
     ):
-        expected = engine.search("a red car", fusion=fusion, k=50)
+        expected = engine.search("a red car", ranking=ranking, k=50)
         assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]
 
 
@@ -111,7 +110,7 @@ def test_examples_are_the_terms_of_the_search_engine(
 
 
 def test_pages_are_parts_of_one_list(client: TestClient) -> None:
-    for query in ({}, {"text": "a cat"}, {"text": "a cat", "text_weight": 0.5}):
+    for query in ({}, {"text": "a cat"}, {"text": "a cat", "words_weight": 0.5}):
         whole = ids(client, query)
         assert len(whole) == 6
         for start in (0, 2, 4):
@@ -152,7 +151,7 @@ def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -
     known = [hit["log_likelihood"] is not None for hit in hits]
     assert known == [True] * 3 + [False]
     engine: SearchEngine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, rerank=3, fusion=Fusion(captions="given"))
+    expected = engine.search("a red car", k=4, rerank=3, ranking=Ranking())
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
 
@@ -186,9 +185,9 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
         ({"text": "cat", "where": [{"field": "origin", "value": 1}]}, 400, "origin"),
         ({"text": "cat", "collection": "secret"}, 404, "secret"),
         (
-            {"text": "cat", "hybrid": False, "text_weight": 0.5},
+            {"text": "cat", "hybrid": False, "words_weight": 0.5},
             400,
-            "0.5) is of hybrid searches",
+            "(captions given) is of hybrid searches",
         ),
         ({"id": "nosuch", "hybrid": True}, 404, "nosuch"),
     ],
@@ -239,7 +238,7 @@ def test_a_field_of_a_request_has_type_range_and_text_of_its_option(option: str)
     assert schema.items() >= declared.items()
 
 
-def test_null_is_the_default_of_a_field_of_a_fusion() -> None:
-    schema = SearchRequest.model_json_schema()["properties"]["text_weight"]
-    assert schema["description"].endswith(f"null: {Fusion.text_weight}.")
-    assert options_of(SearchRequest(text="x")).fusion is None
+def test_null_is_the_default_of_a_field_of_a_ranking() -> None:
+    schema = SearchRequest.model_json_schema()["properties"]["words_weight"]
+    assert schema["description"].endswith(f"null: {Ranking.words_weight}.")
+    assert options_of(SearchRequest(text="x")).ranking is None

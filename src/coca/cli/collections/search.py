@@ -12,7 +12,7 @@ from coca.cli.console import Console, Json
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group, grouped
 from coca.cli.options.search_options import CollectionOptions, FilterOptions, print_hits
-from coca.search.search_options import INTERFACE_NAMES, Fusion, QueryOptions
+from coca.search.search_options import INTERFACE_NAMES, QueryOptions, Ranking
 
 if TYPE_CHECKING:
     from coca.search.query.query_terms import Term
@@ -64,10 +64,7 @@ def search(
             only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
         ),
     ],
-    fusion: Annotated[
-        Fusion | None,
-        Group(panel=PANEL, names={"method": "fusion"}, only=("method", "text_weight")),
-    ],
+    ranking: Annotated[Ranking | None, Group(panel="Ranking by image, caption and words")],
     in_memory: Annotated[
         bool,
         typer.Option(
@@ -85,15 +82,20 @@ def search(
             show_default=False,
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show what image, caption and words give to the sum."),
+    ] = False,
     target: CollectionOptions,
     runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Search images by text, by image, or by a weighted sum of both.
 
-    Without --model, the model that filled the collection embeds the query. Results are sorted by
-    score, the cosine similarity. In hybrid search, "words" is the BM25 score of captions that share
-    a word with the query, and results are sorted by image, caption and words together. With
+    Without --model, the model that filled the collection embeds the query. A text is compared with
+    images, with their captions and with the words of captions: results are sorted by the sum of all
+    three, and other queries by score, the cosine of query and image. "caption" is the cosine of
+    query and caption, and "words" the BM25 score of the words that they share. With
     --rerank the top K are sorted by their rank score. On a calibrated collection, results of a text
     query have a match probability, and "no" where it is below the threshold.
     """
@@ -105,14 +107,14 @@ def search(
         console.note(note)
     from coca.search.milvus.lite import advice_on_size
 
-    options = replace(options, filter=among.expression, fusion=fusion)
+    options = replace(options, filter=among.expression, ranking=ranking)
     with target.open(
         in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
         if not in_memory and (advice := advice_on_size(engine.collection.info)):
             console.note(advice)
         hits = engine.search(terms=terms, **vars(options))
-    print_hits(console, hits, first=options.offset + 1)
+    print_hits(console, hits, first=options.offset + 1, explain=explain)
 
 
 def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:

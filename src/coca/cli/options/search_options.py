@@ -132,17 +132,22 @@ class CollectionOptions:
         return defaults.load_model(named, self.device, info=collection.info)
 
 
-def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
+def print_hits(
+    console: Console, hits: Sequence["Hit"], *, first: int = 1, explain: bool = False
+) -> None:
     """Print results as a table with ranks from `first` on, or as JSON records.
 
-    The sort key is always among the columns: the cosine, the rank score, or in a hybrid search
-    cosine and BM25, of which the fused score combines the ranks. That score itself, such as 0.016,
-    is in the JSON only.
+    With `explain`, the table has what image, caption and words give to the sum.
+
+    The sort key is always among the columns: the cosine, the rank score, or the sum of image,
+    caption and words.
     """
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
         "match": [_match(hit) for hit in hits],
+        "sum": [_number(hit.fused_score, digits=3) for hit in hits],
+        **(_parts(hits) if explain else {}),
         "words": [_number(hit.bm25, digits=1) for hit in hits],
     }
     shown = {name: column for name, column in reasons.items() if any(column)}
@@ -158,6 +163,14 @@ def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> No
     else:
         console.say("nothing was found")
     console.emit([asdict(hit) for hit in hits])
+
+
+def _parts(hits: Sequence["Hit"]) -> dict[str, list[str]]:
+    """Format what each part of the ranking gives."""
+    return {
+        f"from {name}": [_number((hit.parts or {}).get(name), digits=3) for hit in hits]
+        for name in ("image", "caption", "words")
+    }
 
 
 def from_here(path: str) -> str:

@@ -4,7 +4,7 @@ index.html, *.js, *.css       the page
 ort/                          ONNX Runtime Web, from npm
 model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
 queries.json                  rules of short queries, see `coca.search.query.query_terms`
-collection.json               the items, and the settings of hybrid search
+collection.json               the items, and the ranking of typed queries
 vectors.bin                   vectors of the images as 16-bit floats, in the order of the items
 caption_vectors.bin           those of the captions, if people gave some of them
 thumbnails/                   one JPEG file an item
@@ -16,9 +16,10 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,39 +34,79 @@ from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, rea
 from coca.runtime.image_file import read_image
 from coca.runtime.tokenizer_file import build_tokenizer, read_content
 from coca.search.milvus.collection import Collection
-from coca.search.query.fusion import DEPTHS, K1, B, typed_fusion
 from coca.search.query.originals import read_original
-from coca.search.query.query_terms import RULES, Term
+from coca.search.query.query_terms import RULES
+from coca.search.query.words import K1, STOP_WORDS, B, split_words, stems, stop_terms
 from coca.search.records import Record, check_same_model
+from coca.search.search_options import Ranking
 from coca.workflows.collections.image_resolver import ImageResolver
 
-# Settings of hybrid search for the page: fusion, BM25 and case folding as Python has them.
+# Ranking of typed queries for the page, as Python has it.
 
 
-def hybrid_settings(collection: Collection, records: Sequence[Record]) -> dict[str, Any] | None:
-    """Describe the search of typed queries by images and by given captions.
+def ranking_settings(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Describe the ranking of typed queries by image, caption and words.
 
     Args:
-        collection: The collection.
-        records: Its records.
+        records: Records of the collection.
 
     Returns:
-        Settings for `hybrid.js` and `bm25.js`. None if typed queries are searched by images alone:
-        no caption is given, or `coca search` does so as well; see `typed_fusion`.
+        Settings for `ranking.js` and `bm25.js`. None if no caption counts, so that typed queries
+        are ranked by image alone.
     """
-    fusion = typed_fusion(collection, [Term(text="any")])
-    given = any(record.caption_source == "given" for record in records)
-    if fusion is None or not given:
+    ranking = Ranking()
+    captions = [record.caption if ranking.counts(record) else "" for record in records]
+    if not any(captions):
         return None
-    # The page has no other method and no other choice of captions.
-    assert (fusion.method, fusion.captions) == ("scores", "given")
+    return asdict(ranking) | {"bm25": word_table(captions)}
+
+
+def word_table(captions: Sequence[str]) -> dict[str, Any]:
+    """Build the words of captions for `bm25.js`, which has no stemmer.
+
+    Words of a query are looked up among those of the captions, those of the stop words, and their
+    inflected forms in English.
+
+    Returns:
+        Rows and counts of each term (`terms`), the term of each known word (`forms`), terms of stop
+        words (`stop`), number of words of each caption (`lengths`), and constants of BM25.
+    """
+    words = [split_words(caption) for caption in captions]
+    terms: dict[str, list[tuple[int, int]]] = {}
+    for row, some in enumerate(words):
+        for term, count in Counter(stems(some)).items():
+            terms.setdefault(term, []).append((row, count))
+    known = sorted({word for some in words for word in some} | set(split_words(STOP_WORDS)))
+    inflected = [form for word in known for form in _inflections(word)]
+    forms = dict(zip(inflected, stems(inflected), strict=True))
+    wanted = terms.keys() | stop_terms()
     return {
-        "text_weight": fusion.text_weight,
-        "vector_share": fusion.vector_share,
-        "uncaptioned": fusion.uncaptioned,
-        "depths": DEPTHS,
-        "bm25": {"k1": K1, "b": B, "casefold": casefold_exceptions()},
+        "terms": terms,
+        "forms": {word: term for word, term in forms.items() if term in wanted and word != term},
+        "stop": sorted(stop_terms()),
+        "lengths": [len(some) for some in words],
+        "k1": K1,
+        "b": B,
+        "casefold": casefold_exceptions(),
     }
+
+
+def _inflections(word: str) -> list[str]:
+    """Return a word, its likely base forms, and the regular forms of all of them in English."""
+    if not word.isalpha():
+        return [word]
+    bases = {word, *(word.removesuffix(ending) for ending in ("s", "es", "ed", "ing"))}
+    bases |= {word[: -len(ending)] + "y" for ending in ("ies", "ied") if word.endswith(ending)}
+    bases |= {base + "e" for base in bases - {word}}
+    bases |= {base[:-1] for base in bases if base[-2:-1] == base[-1:]}
+    forms = set(bases)
+    for base in bases:
+        stem = base.removesuffix("e")
+        forms |= {base + "s", base + "es", stem + "ed", stem + "ing", base + "'s"}
+        forms |= {base + base[-1:] + ending for ending in ("ed", "ing")}
+        if base.endswith("y"):
+            forms |= {base[:-1] + "ies", base[:-1] + "ied"}
+    return sorted(form for form in forms if len(form) > 1)
 
 
 def casefold_exceptions() -> dict[str, str]:
@@ -243,15 +284,15 @@ def export_browser(
         rules = json.dumps(RULES, ensure_ascii=False)
         (unfinished / "queries.json").write_text(rules, encoding="utf-8")
         records = sorted_records(opened)
-        hybrid = hybrid_settings(opened, records)
-        write_vectors(unfinished, records, captions=hybrid is not None)
+        ranking = ranking_settings(records)
+        write_vectors(unfinished, records, captions=ranking is not None)
         items, missing = write_items(unfinished, records, progress=progress)
         about = {
             "title": collection,
             "fingerprint": manifest.fingerprint,
             "embed_dim": size,
             "image_search": image_search,
-            "hybrid": hybrid,
+            "ranking": ranking,
             "items": items,
         }
         (unfinished / "collection.json").write_text(

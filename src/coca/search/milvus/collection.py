@@ -179,6 +179,11 @@ class Collection:
         self.close()
 
     @property
+    def source(self) -> "Collection":
+        """The collection in Milvus itself; see `Searchable`."""
+        return self
+
+    @property
     def own_name(self) -> str:
         """Name of the collection itself; aliases may be switched."""
         return self._layout.name

@@ -362,5 +362,5 @@ def advice_on_size(info: CollectionInfo) -> str:
     return (
         f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
         f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
-        "`coca.search.query.in_memory.InMemoryIndex` takes a sixth of the time or less"
+        "`coca.search.query.collection_copy.CollectionCopy` takes a sixth of the time or less"
     )

@@ -95,7 +95,7 @@ def nearest_classes(
     """Find the nearest classes to each image, nearest first.
 
     Args:
-        classes: The collection of classes; an `InMemoryIndex` of it is exact.
+        classes: The collection of classes; an `CollectionCopy` of it is exact.
         vectors: Vectors of the images, each of length 1.
         k: Maximum number of classes an image.
 

@@ -10,28 +10,22 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
-from coca.search.query.fusion import search_hybrid, typed_fusion, word_search
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.match import Calibration, mark_matches, mark_named
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import (
     Term,
-    bare_query,
     check_terms,
     direction,
     embed_queries,
+    name_emoji,
     query_vectors,
-    word_forms,
 )
+from coca.search.query.ranking import search_ranked
 from coca.search.query.rerank import check_texts, rerank
-from coca.search.query.searchable import FullTextSearch, Searchable
+from coca.search.query.searchable import Searchable
 from coca.search.records import Hit, check_same_model
-from coca.search.search_options import (
-    CaptionChoice,
-    Fusion,
-    QueryOptions,
-    SearchOptions,
-    Side,
-)
+from coca.search.search_options import QueryOptions, Ranking, SearchOptions, Side
 
 
 class SearchEngine:
@@ -50,7 +44,7 @@ class SearchEngine:
         *,
         image_reader: Callable[[], ImageOpener] = lambda: read_file,
     ) -> None:
-        """Combine both; the engine does not close the index.
+        """Combine both; the engine does not close the collection.
 
         Args:
             embedder: Model that embedded the collection.
@@ -68,24 +62,22 @@ class SearchEngine:
         self.embedder = embedder
         self.collection = collection
         self._image_reader = image_reader
-        self._by_words: dict[CaptionChoice, FullTextSearch] = {}
+        self._captions = collection if isinstance(collection, CollectionCopy) else None
         self._lock = Lock()
 
     def read_captions(self) -> None:
-        """Read given captions into memory, where typed queries will be compared with them there.
+        """Read the words of captions into memory, with which typed queries are compared.
 
         The first typed query does so otherwise.
         """
-        fusion = typed_fusion(self.collection, [Term(text="any")])
-        if fusion is not None:
-            self._word_search(fusion.captions)
+        self._words()
 
-    def _word_search(self, captions: CaptionChoice) -> FullTextSearch:
-        """Return the full-text search; cached, as it may contain all captions in memory."""
+    def _words(self) -> CollectionCopy:
+        """Return the copy with the words of captions."""
         with self._lock:
-            if captions not in self._by_words:
-                self._by_words[captions] = word_search(self.collection, captions)
-            return self._by_words[captions]
+            if self._captions is None:
+                self._captions = CollectionCopy(self.collection.source, vectors=False)
+            return self._captions
 
     def search(
         self,
@@ -99,8 +91,8 @@ class SearchEngine:
         """Search by text, image, vector, or a combination of them.
 
         Text, image and vector have equal weight; `terms` sets weights, negative ones included.
-        Short queries are searched without article and final punctuation, and a plural together with
-        its singular; see `coca.search.query.query_terms`.
+        A text is embedded as typed and without stop words; see `coca.search.query.query_terms`. A
+        query of texts is ranked by images, captions and words; see `coca.search.query.ranking`.
 
         Args:
             text: Query text.
@@ -134,26 +126,20 @@ class SearchEngine:
         texts: dict[str, float] = {}
         for term in whole:
             if term.text is not None:
-                bare = bare_query(term.text)
-                texts[bare] = texts.get(bare, 0.0) + term.weight
+                named = name_emoji(term.text)
+                texts[named] = texts.get(named, 0.0) + term.weight
         if page.rerank:
             self._check_rerank(texts)
         calibration = self._calibration(whole) if page.match else None
         query = self.query(whole)
         offset, last = 0 if page.rerank else page.offset, page.offset + page.k
         dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
-        fusion = self._fusion(page, whole)
-        if fusion is None:
+        ranking = self._ranking(page, whole)
+        if ranking is None:
             (hits,) = self.collection.search(query, **dense)
         else:
-            hits = search_hybrid(
-                self.collection,
-                self._word_search(fusion.captions),
-                word_forms([text for text, weight in texts.items() if weight > 0]),
-                query,
-                fusion=fusion,
-                **dense,
-            )
+            text = " ".join(text for text, weight in texts.items() if weight > 0)
+            hits = self._ranked(query, text, ranking, SearchOptions(**dense))
         if page.rerank:
             first, others = hits[: page.rerank], hits[page.rerank :]
             hits = [*self._reranked(first, query[0], texts, page.on), *others][page.offset : last]
@@ -249,11 +235,36 @@ class SearchEngine:
         hits = self.collection.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
-    def _fusion(self, options: QueryOptions, terms: Sequence[Term]) -> Fusion | None:
-        """Choose the fusion with rankings of captions; None for a search by vector alone."""
-        if options.hybrid is not None or options.fusion is not None:
-            return None if options.hybrid is False else options.fusion or Fusion()
-        return typed_fusion(self.collection, terms, options.on)
+    def _ranking(self, options: QueryOptions, terms: Sequence[Term]) -> Ranking | None:
+        """Choose the ranking with captions; None for a search by vector alone."""
+        if options.hybrid is not None or options.ranking is not None:
+            if options.hybrid is False:
+                return None
+            if options.on != "image":
+                raise ArgumentError(
+                    f"a hybrid search ranks by image and caption, so on must be 'image', got "
+                    f"{options.on!r}"
+                )
+            return options.ranking or Ranking(captions="all")
+        texts = all(term.text is not None for term in terms)
+        typed = texts and any(term.weight > 0 for term in terms) and options.on == "image"
+        return Ranking() if typed else None
+
+    def _ranked(
+        self, query: Float32[np.ndarray, "1 E"], text: str, ranking: Ranking, page: SearchOptions
+    ) -> list[Hit]:
+        """Rank by image, caption and words; by image alone where no caption counts."""
+        if not text.strip():
+            raise ArgumentError(
+                "a hybrid search compares words, and the query has none: add a text"
+            )
+        copy = self._words()
+        if not copy.has_captions(ranking.captions):
+            return self.collection.search(query, **vars(page))[0]
+        if copy is self.collection:
+            return copy.search_ranked(query, text, ranking, page)
+        words = copy.words(text, ranking.captions)
+        return search_ranked(self.collection, words, query, ranking, page)
 
     def _check_rerank(self, texts: Mapping[str, float]) -> None:
         """Validate a reranking before the search starts."""

@@ -23,9 +23,8 @@ from jaxtyping import Bool, Float
 from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ArgumentError, ConfigError, SearchError
 from coca.search.predictor import CaptionScorer
-from coca.search.query.fusion import split_words
 from coca.search.query.originals import ImageOpener, read_originals
-from coca.search.query.query_terms import singular
+from coca.search.query.words import analyze, stop_terms
 from coca.search.records import CollectionInfo, Hit, Record
 
 SCORED_HITS = 32
@@ -296,13 +295,6 @@ def _sigmoid(logits: Float[np.ndarray, "*N"]) -> Float[np.ndarray, "*N"]:
 
 logger = logging.getLogger(__name__)
 
-_WORDS = (
-    "a an and are as at be by for from in into is it its of on or that the their there they this "
-    "to was were with"
-)
-FUNCTION_WORDS = frozenset(_WORDS.split())
-"""English words without content; a caption need not have them."""
-
 MIN_SAMPLES = 2
 """Minimum number of readable sample images."""
 
@@ -381,24 +373,26 @@ def mark_matches(
 def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
     """Set `is_match` of hits of a hybrid search whose given caption has all words of the query.
 
-    Function words do not count, except at the end ("vitamin a"), nor does the number of a noun. A
-    person named what the image shows, which is more than a probability. Unmarked hits stay so.
+    Stop words do not count, except negations and at the end ("vitamin a"), nor does the number of a
+    noun. A person named what the image shows, which is more than a probability. Unmarked hits stay
+    so.
 
     Args:
         hits: Hits of a search, marked by `mark_matches`.
         texts: Query texts.
     """
-    wanted = {singular(word) for text in texts for word in _content_words(split_words(text))}
+    wanted = {term for text in texts for term in _needed_terms(analyze(text))}
     return [
         replace(hit, is_match=True)
         if hit.is_match is False
         and hit.bm25 is not None
         and hit.caption_source == "given"
-        and wanted <= {singular(word) for word in split_words(hit.caption)}
+        and wanted <= set(analyze(hit.caption))
         else hit
         for hit in hits
     ]
 
 
-def _content_words(words: Sequence[str]) -> list[str]:
-    return [word for word in words[:-1] if word not in FUNCTION_WORDS] + list(words[-1:])
+def _needed_terms(terms: Sequence[str]) -> list[str]:
+    unneeded = stop_terms() - {"no", "not"}
+    return [term for term in terms[:-1] if term not in unneeded] + list(terms[-1:])

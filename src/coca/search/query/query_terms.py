@@ -1,10 +1,8 @@
-"""Query terms: weighted texts, images and vectors, and the treatment of short queries.
+"""Query terms: weighted texts, images and vectors.
 
 Captions of drawings and keywords are bare words, so a model of images and short labels places "a
-dog" far from "dog". A query of up to three words is searched without its request, article and final
-punctuation, and a plural by the mean of plural and singular. The rules are those of English; other
-languages pass unchanged but for punctuation. Longer queries are captions, and stay as typed. Emoji
-are replaced by their Unicode names, since captions have words.
+dog" far from "dog". The vector of a query text is the mean of those of the text as typed and of its
+words without stop words. Emoji are replaced by their Unicode names, since captions have words.
 
 The query vector is the normalized weighted sum of the terms' vectors. A negative weight moves it
 away from its term. On a command line the weight follows the last colon, `night:-0.3`, and
@@ -31,35 +29,14 @@ from jaxtyping import Float, Float32, Float64
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, ConfigError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.search.query.words import STOP_WORDS
 from coca.search.search_options import check_text
 
-# Short queries: the texts by which queries such as "a dog" and "show me dogs." are searched.
+# Query texts: the forms in which a text is embedded.
 
 
-MAX_WORDS = 3
-"""Words of a short query, without request and article."""
-
-_REQUEST = r"((please )?(show|find|get|give)( me)? |(i am |i'm )?(looking|searching|search) for )+"
-_ARTICLE = r"((an?|the|some|any) )+"
-_END = " .,;!?"
-_PAIRS = (
-    "calves:calf canoes:canoe children:child cookies:cookie feet:foot geese:goose halves:half "
-    "knives:knife leaves:leaf loaves:loaf men:man mice:mouse movies:movie people:person "
-    "scarves:scarf shelves:shelf teeth:tooth thieves:thief wolves:wolf women:woman zombies:zombie"
-)
-_IRREGULAR = dict(pair.split(":") for pair in _PAIRS.split())
-_KEPT = (
-    "atlas binoculars canvas christmas clothes glasses goggles headphones jeans news pajamas pants "
-    "pyjamas scissors series shorts sunglasses texas trousers"
-)
-_NO_PLURAL = frozenset(_KEPT.split())
-_ENDINGS = (
-    (r"(?<=[a-z][^aeiou])ies$", "y"),
-    (r"(?<=ss|ch|sh)es$|(?<=x)es$|(?<=[^o]us)es$|(?<=[a-z][a-z][^h]o)es$", ""),
-    # "bus", "grass" and "tennis" are not plurals.
-    (r"(?<=[a-z][a-z][a-hj-rtv-z])s$", ""),
-)
-"""The first that fits is replaced."""
+_EDGE = re.compile(r"^\W+|\W+$")
+"""Punctuation around a word."""
 
 _EMOJI_BLOCKS = (
     *((0x231A, 0x231B), (0x23E9, 0x23F3), (0x2600, 0x27BF), (0x2B50, 0x2B55)),
@@ -75,33 +52,15 @@ _EMOJI = {
     if unicodedata.category(chr(code)) == "So" and code not in _UNSPOKEN
 }
 _EMOJI[0x2764] = " red heart "  # its name in Unicode is "heavy black heart"
+_STOP = frozenset(STOP_WORDS.split())
 _NAMES: dict[int, str] = {**_EMOJI, **dict.fromkeys(_UNSPOKEN, "")}
 
 RULES = {
-    "max_words": MAX_WORDS,
-    "request": _REQUEST,
-    "article": _ARTICLE,
-    "end": _END,
-    "irregular": _IRREGULAR,
-    "no_plural": sorted(_NO_PLURAL),
-    "endings": _ENDINGS,
+    "stop": STOP_WORDS.split(),
     "emoji": {chr(code): name for code, name in _EMOJI.items()},
     "unspoken": "".join(map(chr, _UNSPOKEN)),
 }
-"""All rules, for a search page in another language; the expressions are the same in JavaScript."""
-
-
-def bare_query(text: str) -> str:
-    """Remove the request, the article and the final punctuation of a short query.
-
-    Returns:
-        The text as typed, with names for emoji, if more than three words or none remain.
-    """
-    text = name_emoji(text)
-    bare = " ".join(text.split()).rstrip(_END)
-    for removed in (_REQUEST, _ARTICLE):
-        bare = re.sub(f"^{removed}", "", bare, flags=re.IGNORECASE)
-    return bare if 0 < len(bare.split()) <= MAX_WORDS else text
+"""All rules, for a search page in another language."""
 
 
 def name_emoji(text: str) -> str:
@@ -111,40 +70,16 @@ def name_emoji(text: str) -> str:
     return " ".join(text.translate(_NAMES).split())
 
 
-def singular(text: str) -> str:
-    """Replace an English plural at the end of a text; a text without one is unchanged."""
-    start, space, word = text.rpartition(" ")
-    lower = word.lower()
-    if lower in _NO_PLURAL:
-        return text
-    if lower in _IRREGULAR:
-        return start + space + _IRREGULAR[lower]
-    for ending, replaced in _ENDINGS:
-        if re.search(ending, lower):
-            return start + space + re.sub(ending, replaced, word, flags=re.IGNORECASE)
-    return text
-
-
 def query_forms(query: str) -> list[str]:
-    """Return the texts whose mean embedding is that of a query: one, or plural and singular."""
-    bare = bare_query(query)
-    short = len(bare.split()) <= MAX_WORDS
-    return list(dict.fromkeys([bare, singular(bare)] if short else [bare]))
+    """Return the texts whose mean embedding is that of a query.
 
-
-def word_forms(queries: Sequence[str]) -> list[tuple[str, ...]]:
-    """Split queries into words for full-text search, each with its singular if it is a plural."""
-    words = [
-        tuple(dict.fromkeys(forms))
-        for query in queries
-        for forms in zip(*(text.split(" ") for text in query_forms(query)), strict=True)
-    ]
-    return list(dict.fromkeys(words))
-
-
-def join_forms(words: Sequence[Sequence[str]]) -> str:
-    """Join all forms of the words of a query to a text for full-text search, each form once."""
-    return " ".join(dict.fromkeys(form for word in words for form in word))
+    They are the text as typed, with names for emoji, and its words without stop words; one text if
+    both are equal, or if it has stop words only.
+    """
+    text = name_emoji(query)
+    words = [_EDGE.sub("", word) for word in text.split()]
+    content = " ".join(word for word in words if word and word.casefold() not in _STOP)
+    return list(dict.fromkeys([text, content or text]))
 
 
 def embed_queries(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import sort_key
+from coca.search.milvus.collection import Collection
 from coca.search.predictor import CaptionScorer
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.searchable import Searchable
@@ -188,16 +189,14 @@ class RescoredIndex:
             for id, record in found.items()
         }
 
-    @property
-    def supports_full_text(self) -> bool:
-        """Whether `full_text_search` is available."""
-        return self._index.supports_full_text
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of all records that match a filter, in no order."""
+        return self._index.ids(filter)
 
-    def full_text_search(
-        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
-    ) -> list[Hit]:
-        """Rank records by BM25 of their captions, best first."""
-        return self._index.full_text_search(text, k, filter=filter, offset=offset)
+    @property
+    def source(self) -> Collection:
+        """The collection in Milvus that is searched."""
+        return self._index.source
 
     def _rescored(
         self,

@@ -6,25 +6,20 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, Hit, Record
 
 
 @runtime_checkable
-class FullTextSearch(Protocol):
-    """Full-text search over captions."""
-
-    def full_text_search(
-        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
-    ) -> list[Hit]:
-        """Rank records by BM25 of their captions, best first."""
-        ...
-
-
-@runtime_checkable
-class Searchable(FullTextSearch, Protocol):
-    """Searchable collection: a `Collection`, or an `InMemoryIndex` of its vectors."""
+class Searchable(Protocol):
+    """Searchable collection: a `Collection`, or a `CollectionCopy` of it in memory."""
 
     info: CollectionInfo
+
+    @property
+    def source(self) -> Collection:
+        """The collection in Milvus, from which captions are read."""
+        ...
 
     def search(
         self,
@@ -39,7 +34,6 @@ class Searchable(FullTextSearch, Protocol):
         """Read the records with these ids; missing ids are skipped."""
         ...
 
-    @property
-    def supports_full_text(self) -> bool:
-        """Whether `full_text_search` is available."""
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of all records that match a filter, in no order."""
         ...

@@ -121,6 +121,19 @@ class VectorScan:
         """Number of rows written since the set was built or opened."""
         return len(self._written)
 
+    @property
+    def rows(self) -> Float32[np.ndarray, "N E"]:
+        """All vectors, read-only; they are copied only if some were written."""
+        return self.vectors(np.arange(len(self))) if len(self._written) else self._rows
+
+    def vectors(self, rows: Int64[np.ndarray, " C"]) -> Float32[np.ndarray, "C E"]:
+        """Return the vectors of some rows."""
+        vectors = np.empty((len(rows), self._rows.shape[1]), np.float32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            vectors[part] = self._vectors(rows[part])
+        return vectors
+
     def replaced(
         self, rows: Int64[np.ndarray, " W"], vectors: Float32[np.ndarray, "W E"]
     ) -> "VectorScan":

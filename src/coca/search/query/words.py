@@ -45,7 +45,7 @@ FILE = "words.safetensors"
 
 _WORD = r"\b[\w\p{Emoji_Presentation}\p{Extended_Pictographic}].*?\b"
 """A segment between word boundaries that begins with a letter, digit or emoji."""
-_STOP_WORDS = (
+STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then "
     "there these they this to was will with"
 )
@@ -65,6 +65,17 @@ def analyze(text: str) -> list[str]:
     Raises:
         MissingExtraError: The package `regex` or `PyStemmer` is not installed.
     """
+    return stems(split_words(text))
+
+
+def content_terms(text: str) -> list[str]:
+    """Return the terms of a text without its stop words; all terms if it has no others."""
+    terms = analyze(text)
+    return [term for term in terms if term not in stop_terms()] or terms
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into words, in form NFKC and case-folded."""
     parts = [text]
     if len(text) > _MAX_WORD:
         runs = text.split()
@@ -75,10 +86,21 @@ def analyze(text: str) -> list[str]:
         folded = unicodedata.normalize("NFKC", part).casefold()
         # The stemmer removes the possessive 's after a plain apostrophe only.
         words += find(folded.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return words
+
+
+def stems(words: Sequence[str]) -> list[str]:
+    """Return the term of each word: its stem."""
     if not hasattr(_thread, "stem"):
         _thread.stem = require("Stemmer", extra="search").Stemmer("english").stemWords
-    stems: list[str] = _thread.stem(words)
-    return stems
+    terms: list[str] = _thread.stem(words)
+    return terms
+
+
+@cache
+def stop_terms() -> frozenset[str]:
+    """Return the terms of stop words."""
+    return frozenset(analyze(STOP_WORDS))
 
 
 @cache
@@ -86,11 +108,6 @@ def _word_finder() -> Callable[[str], list[str]]:
     regex = require("regex", extra="search")
     find: Callable[[str], list[str]] = regex.compile(_WORD, regex.WORD | regex.DOTALL).findall
     return find
-
-
-@cache
-def _stop_terms() -> frozenset[str]:
-    return frozenset(analyze(_STOP_WORDS))
 
 
 def _analyzer() -> str:
@@ -176,12 +193,9 @@ class WordIndex:
         Returns:
             Rows, ascending, and their scores, above 0.
         """
-        terms = Counter(analyze(query))
-        stop = _stop_terms()
-        chosen = {term: count for term, count in terms.items() if term not in stop} or terms
         state = self._state
         total = np.zeros(len(state.lengths), np.float32)
-        for term, count in chosen.items():
+        for term, count in Counter(content_terms(query)).items():
             hashed = _hash(term)
             found = [_live(state, one, one.postings(hashed)) for one in state.segments]
             frequency = sum(len(rows) for rows, _ in found)

@@ -13,7 +13,7 @@ from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
-from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA
 from coca.server.bodies import (
@@ -261,7 +261,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
 def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResponse:
     """Find groups of near-duplicates, by exact comparison of all pairs."""
     served = tenant.collection(body.collection)
-    ids, vectors = InMemoryIndex(served.collection).vectors()
+    ids, vectors = CollectionCopy(served.collection).vectors()
     found = near_duplicates(vectors, min_similarity=body.min_similarity)
     groups = []
     for rows in found.groups[: body.limit]:

@@ -14,7 +14,7 @@ from coca.search.query.match import SCORED_HITS
 from coca.search.query.query_terms import Term
 from coca.search.records import ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
-from coca.search.search_options import Fusion
+from coca.search.search_options import Ranking
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_RANKED,
@@ -41,7 +41,11 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 # Bodies of `/v1/search`.
 
 
-@with_options(Fusion, "text_weight", optional=True)
+@with_options(
+    Ranking,
+    *("image_weight", "caption_weight", "words_weight", "words_half", "uncaptioned", "captions"),
+    optional=True,
+)
 @with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first."""
@@ -57,10 +61,14 @@ class Hit(Item):
 
     score: float | None
     """Cosine of query and image, or of query and caption; null where nothing was compared."""
+    caption_score: float | None = None
+    """Cosine of query and caption, where captions count for the ranking; null where none does."""
     bm25: float | None = None
-    """BM25 of the query's words in the caption, in a hybrid search; null where it has none."""
+    """BM25 of the query's words in the caption, where captions count; null where it has none."""
     fused_score: float | None = None
-    """Sort key of a hybrid search: both rankings fused."""
+    """Sort key where captions count for the ranking: the sum of `parts`."""
+    parts: dict[str, float] | None = None
+    """What `image`, `caption` and `words` give to `fused_score`."""
     rank_score: float | None = None
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
@@ -115,10 +123,10 @@ def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
 
 def options_of(request: SearchRequest) -> ServedOptions:
     """Build the options of a request."""
-    fusion = given_options(request, Fusion)
+    ranking = given_options(request, Ranking)
     return ServedOptions(
         **given_options(request, ServedOptions),
-        fusion=Fusion(**fusion) if fusion else None,
+        ranking=Ranking(**ranking) if ranking else None,
     )
 
 
@@ -306,8 +314,10 @@ def hit_of(
     return Hit(
         **fields_of(tenant, collection, hit),
         score=hit.score if scored else None,
+        caption_score=hit.caption_score,
         bm25=hit.bm25,
         fused_score=hit.fused_score,
+        parts=None if hit.parts is None else dict(hit.parts),
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
         match_probability=hit.match_probability,

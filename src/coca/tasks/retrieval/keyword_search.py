@@ -21,7 +21,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.search.query.query_terms import bare_query, embed_queries, join_forms, word_forms
+from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.tasks.baselines import EncoderClassifier, caption_baselines, recalls
 from coca.tasks.reranking import rerank
 from coca.tasks.task import (
@@ -77,9 +77,9 @@ def keyword_search(
     embed = partial(predictor.embed_texts, progress=progress)
     similarity = embed_queries(embed, queries) @ image_vectors.T
     if config.rerank:
-        bare = [bare_query(query) for query in queries]
+        named = [name_emoji(query) for query in queries]
         similarity = rerank(
-            similarity, predictor, images, bare, k=config.rerank, both=False, progress=progress
+            similarity, predictor, images, named, k=config.rerank, both=False, progress=progress
         )
     scores = retrieval_scores(similarity, relevant)
     metrics = {name.replace("recall", "success"): value for name, value in scores.items()}
@@ -89,8 +89,8 @@ def keyword_search(
     if config.classifier is not None:
         encoder = EncoderClassifier(config.classifier, predictor)
         classes = encoder.probabilities(images, progress=progress)
-        bare = [join_forms(word_forms([query])) for query in queries]
-        baselines["encoder"] = recalls(encoder.match_texts(bare, classes), relevant)
+        named = [name_emoji(query) for query in queries]
+        baselines["encoder"] = recalls(encoder.match_texts(named, classes), relevant)
     for prefix, found in baselines.items():
         metrics |= {
             f"{prefix}_{name}".replace("recall", "success"): value for name, value in found.items()

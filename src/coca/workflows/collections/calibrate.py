@@ -19,7 +19,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import batches
 from coca.search.predictor import Predictor
-from coca.search.query.fusion import word_search
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.match import (
     MIN_SAMPLES,
     SCORED_HITS,
@@ -30,7 +30,7 @@ from coca.search.query.match import (
 )
 from coca.search.query.match_config import CalibrationConfig
 from coca.search.query.originals import ImageOpener, read_file, read_originals
-from coca.search.query.query_terms import bare_query, embed_queries
+from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.search.records import CAPTION, CAPTION_SOURCE, CaptionSource, Hit, check_same_model
 
 SAMPLES = 16
@@ -154,7 +154,7 @@ class _Scores:
         """Score all pairs, one batch of images at a time."""
         texts = list(self._texts)
         vectors = embed_queries(predictor.embed_texts, texts)
-        bare = [bare_query(text) for text in texts]
+        bare = [name_emoji(text) for text in texts]
         # Sorted by path, so that each tar or video is read once.
         ids = [
             id for _, id in sorted((path, id) for id, path, _, _ in collection.origins(self._rows))
@@ -328,12 +328,11 @@ def _unrelated(collection: Collection, queries: Sequence[str]) -> list[str]:
     """
     if collection.count(f'{CAPTION} == ""') > MAX_UNCAPTIONED * collection.count():
         return []
-    captions = word_search(collection)
-    return [query for query in queries if not captions.full_text_search(_forms(query), 1)]
+    copy = CollectionCopy(collection, vectors=False)
+    return [query for query in queries if not copy.words(_long_words(query), "all").best(1)]
 
 
-def _forms(query: str) -> str:
-    """Return the words of a query that are longer than three letters, in singular and plural."""
+def _long_words(query: str) -> str:
+    """Return the words of a query that are longer than three letters; all if there are none."""
     words = [word for word in re.findall(r"[\w-]+", query) if len(word) > _SHORT]
-    singular = [word.removesuffix("s") for word in words or [query]]
-    return " ".join([*words, *singular, *(f"{word}s" for word in singular)])
+    return " ".join(words) or query

@@ -17,8 +17,8 @@ from coca.runtime.short_vectors import shorten
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.predictor import Embedder, Predictor
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.rerank import RescoredIndex
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo
@@ -237,7 +237,7 @@ def open_search(
         if not isinstance(model, Embedder):
             name = choose_model(model, opened.info, fallback=fallback, runtime=runtime)
             model = fitted(load_model(name, runtime=runtime, device=device), opened.info)
-        searched: Searchable = InMemoryIndex(opened, progress=progress) if in_memory else opened
+        searched: Searchable = CollectionCopy(opened, progress=progress) if in_memory else opened
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             searched = RescoredIndex(searched, whole)

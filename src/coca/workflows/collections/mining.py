@@ -15,8 +15,8 @@ from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicate
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
 from coca.search.predictor import Predictor
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import check_same_model
 from coca.workflows.collections.class_prompts import check_classes_model
@@ -93,7 +93,7 @@ def mine(
     _check_model(collection, predictor)
     if mining.uncertain_among is not None:
         check_classes_model(mining.uncertain_among.info, predictor)
-    resident = InMemoryIndex(collection, progress=progress)
+    resident = CollectionCopy(collection, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
         kept = set(collection.ids(mining.filter))
@@ -136,7 +136,7 @@ def find_duplicates(
         assert predictor is not None, "other images need the model"
         _check_model(collection, predictor)
         apart = predictor.embed_images(list(others), progress=progress)
-    resident = InMemoryIndex(collection, progress=progress)
+    resident = CollectionCopy(collection, progress=progress)
     ids, vectors = resident.vectors()
     found = near_duplicates(
         vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
@@ -151,7 +151,7 @@ def find_duplicates(
 
 
 def _scores(
-    resident: InMemoryIndex,
+    resident: CollectionCopy,
     predictor: Predictor,
     mining: Mining,
     vectors: Float32[np.ndarray, "N E"],

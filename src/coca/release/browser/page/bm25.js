@@ -1,55 +1,42 @@
-// BM25 of captions with the words and the formula of Python.
+// BM25 of captions, with the words that Python found in them and their stems.
 
-import { ranked } from "./vectors.js";
-
-// What \w matches in Python: letters and numbers of every script, and "_".
-const WORD = /[\p{L}\p{N}_]+/gu;
+const WORDS = new Intl.Segmenter("en", { granularity: "word" });
+// What a word begins with in Python: a letter, a digit, "_" or an emoji.
+const STARTS = /^[\p{Alphabetic}\p{M}\p{N}\p{Pc}\p{Emoji_Presentation}\p{Extended_Pictographic}]/u;
+// Characters that are words of their own in Python.
+const SINGLE = /[\p{Script=Han}\p{Script=Hiragana}]|[^\p{Script=Han}\p{Script=Hiragana}]+/gu;
 
 // `casefold` maps characters to their case folding where that is not their lower case.
 export function splitWords(text, casefold) {
   const fold = (letter) => casefold[letter] ?? letter.toLowerCase();
-  return Array.from(text.normalize("NFKC"), fold).join("").match(WORD) ?? [];
-}
-
-// The fraction of the words of a query that a text has in one of their forms; 1 without words.
-export function coverage(words, text, casefold) {
-  const held = new Set(splitWords(text, casefold));
-  const split = words.map((word) => word.map((form) => splitWords(form, casefold)));
-  const known = split.filter((word) => word.every((form) => form.length));
-  const has = (form) => form.every((part) => held.has(part));
-  return known.length ? known.filter((word) => word.some(has)).length / known.length : 1;
+  const folded = Array.from(text.normalize("NFKC"), fold).join("").replaceAll("\u2019", "'");
+  const found = [...WORDS.segment(folded)].filter((it) => STARTS.test(it.segment));
+  return found.flatMap(({ segment }) => segment.match(SINGLE) ?? []);
 }
 
 export class BM25 {
-  constructor(texts, { k1, b, casefold }) {
-    this.casefold = casefold;
-    this.count = texts.length;
-    const split = texts.map((text) => splitWords(text, casefold));
-    const mean = split.reduce((sum, words) => sum + words.length, 0) / this.count;
-    this.offsets = split.map((words) => k1 * (1 - b + (b * words.length) / mean));
-    // Word -> row -> count.
-    this.counts = new Map();
-    split.forEach((words, row) => {
-      for (const word of words) {
-        if (!this.counts.has(word)) this.counts.set(word, new Map());
-        const rows = this.counts.get(word);
-        rows.set(row, (rows.get(row) ?? 0) + 1);
-      }
-    });
+  // `terms` has the rows and counts of each term, `forms` the term of each word.
+  constructor({ terms, forms, stop, lengths, k1, b, casefold }) {
+    Object.assign(this, { terms, forms, casefold, stop: new Set(stop) });
+    this.count = lengths.filter(Boolean).length;
+    const mean = lengths.reduce((sum, length) => sum + length, 0) / this.count;
+    this.offsets = lengths.map((length) => k1 * (1 - b + (b * length) / mean));
   }
 
-  // The rows that share a word with the query, best first.
-  nearest(query) {
-    const scores = new Float32Array(this.count);
-    const found = new Set();
-    for (const word of splitWords(query, this.casefold)) {
-      const rows = this.counts.get(word) ?? new Map();
-      const rarity = Math.log(1 + (this.count - rows.size + 0.5) / (rows.size + 0.5));
+  // Row -> BM25, of the rows that share a word with the query.
+  scores(query) {
+    const scores = new Map();
+    const words = splitWords(query, this.casefold);
+    const found = words.map((word) => (Object.hasOwn(this.forms, word) ? this.forms[word] : word));
+    const chosen = found.filter((term) => !this.stop.has(term));
+    for (const term of chosen.length ? chosen : found) {
+      const rows = Object.hasOwn(this.terms, term) ? this.terms[term] : [];
+      const rarity = Math.log(1 + (this.count - rows.length + 0.5) / (rows.length + 0.5));
       for (const [row, count] of rows) {
-        scores[row] += (rarity * count) / (count + this.offsets[row]);
-        found.add(row);
+        const gain = (rarity * count) / (count + this.offsets[row]);
+        scores.set(row, (scores.get(row) ?? 0) + gain);
       }
     }
-    return ranked(scores, found);
+    return scores;
   }
 }

@@ -7,15 +7,25 @@ export class Vectors {
     this.size = size;
     this.count = halves.length / size;
     this.numbers = Float32Array.from(halves, fromHalf);
-    this.rows = [...Array(this.count).keys()].filter((row) => this.row(row).some(Boolean));
+    this.rows = [...Array(this.count).keys()].filter((row) => this.has(row));
   }
 
   row(number) {
     return this.numbers.subarray(number * this.size, (number + 1) * this.size);
   }
 
-  // All rows with their cosines, nearest first, without rows of zeros. A longer query is shortened.
+  // Whether a row has a vector; without one it has zeros.
+  has(number) {
+    return this.row(number).some(Boolean);
+  }
+
+  // All rows with their cosines, nearest first, without rows of zeros.
   nearest(query) {
+    return ranked(this.scores(query), this.rows);
+  }
+
+  // The cosine of each row with a query. A longer query is shortened.
+  scores(query) {
     const unit = normalized(query.subarray(0, this.size));
     const scores = new Float32Array(this.count);
     for (let row = 0, at = 0; row < this.count; row++) {
@@ -23,7 +33,7 @@ export class Vectors {
       for (let n = 0; n < this.size; n++, at++) sum += unit[n] * this.numbers[at];
       scores[row] = sum;
     }
-    return ranked(scores, this.rows);
+    return scores;
   }
 }
 

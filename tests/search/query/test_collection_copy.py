@@ -8,11 +8,9 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import Captions
-from coca.search.query.in_memory import InMemoryIndex
-from coca.search.records import Record
-from coca.search.search_options import Fusion
+from coca.search.records import Origin, Record
 
 
 @pytest.fixture
@@ -45,7 +43,9 @@ def filled(embedder: Any, collection: Collection, make_record: Callable[..., Rec
 def test_memory_answers_as_milvus_does(filled: Collection, embedder: Any, asked: Any) -> None:
     queries = np.stack([embedder.direction(name) for name in (b"05", b"c7", b"x")])
     for here, there in zip(
-        InMemoryIndex(filled).search(queries, **asked), filled.search(queries, **asked), strict=True
+        CollectionCopy(filled).search(queries, **asked),
+        filled.search(queries, **asked),
+        strict=True,
     ):
         assert [hit.id for hit in here] == [hit.id for hit in there]
         scores = [hit.score for hit in there]
@@ -54,15 +54,13 @@ def test_memory_answers_as_milvus_does(filled: Collection, embedder: Any, asked:
 
 
 def test_an_engine_searches_it_like_an_index(filled: Collection, embedder: Any) -> None:
-    resident = SearchEngine(embedder, InMemoryIndex(filled))
+    resident = SearchEngine(embedder, CollectionCopy(filled))
     plain = SearchEngine(embedder, filled)
     assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
-    hybrid = [one.search("c7", fusion=Fusion(), k=5) for one in (resident, plain)]
-    assert [hit.id for hit in hybrid[0]] == [hit.id for hit in hybrid[1]]
 
 
 def test_leaving_its_block_closes_the_collection(filled: Collection, embedder: Any) -> None:
-    with InMemoryIndex(filled) as resident:
+    with CollectionCopy(filled) as resident:
         assert len(resident) == 40
     with pytest.raises(SearchError, match="closed"):
         resident.search(embedder.direction(b"05")[np.newaxis], 1)
@@ -72,7 +70,7 @@ def test_leaving_its_block_closes_the_collection(filled: Collection, embedder: A
 def test_own_writes_are_seen_by_the_next_search(
     filled: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
-    resident = InMemoryIndex(filled)
+    resident = CollectionCopy(filled)
 
     def nearest(name: str, **asked: Any) -> str:
         return resident.search(embedder.direction(name.encode())[np.newaxis], 1, **asked)[0][0].id
@@ -91,6 +89,16 @@ def test_own_writes_are_seen_by_the_next_search(
     assert len(resident) == 40
 
 
+def noting(function: Callable[[str], list[str]], noted: list[str]) -> Callable[[str], list[str]]:
+    """Wrap a function, so that its arguments are noted."""
+
+    def noting(argument: str = "") -> list[str]:
+        noted.append(argument)
+        return function(argument)
+
+    return noting
+
+
 def eventually(seen: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not seen():
@@ -101,7 +109,7 @@ def eventually(seen: Callable[[], bool]) -> None:
 def test_a_number_that_others_changed_is_seen_after_a_look(
     filled: Collection, make_index: Callable[..., Collection], make_record: Callable[..., Record]
 ) -> None:
-    patient, eager = InMemoryIndex(filled, check_s=1e9), InMemoryIndex(filled, check_s=0.0)
+    patient, eager = CollectionCopy(filled, check_s=1e9), CollectionCopy(filled, check_s=0.0)
     other = make_index()
     other.upsert([make_record("new")])
     query = make_record("new").vector[np.newaxis]
@@ -121,8 +129,8 @@ def test_what_others_replaced_is_seen_though_the_number_stays(
     make_index: Callable[..., Collection],
     make_record: Callable[..., Record],
 ) -> None:
-    resident = InMemoryIndex(filled, check_s=0.0)
-    captions = Captions(filled)
+    resident = CollectionCopy(filled, check_s=0.0)
+    captions = CollectionCopy(filled, vectors=False, check_s=0.0)
     other = make_index()
     other.delete(["00"])
     other.upsert([make_record("new")])
@@ -142,7 +150,7 @@ def test_threads_never_see_a_copy_that_is_half_replaced(
     filled: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     """Rows move when earlier rows are deleted; with the previous ids, hits would be wrong."""
-    resident = InMemoryIndex(filled)
+    resident = CollectionCopy(filled)
     stays = [f"{n:02}" for n in range(30, 40)]
     queries = np.stack([embedder.direction(name.encode()) for name in stays])
     wrong: list[Any] = []
@@ -176,28 +184,90 @@ def test_threads_never_see_a_copy_that_is_half_replaced(
 def test_only_the_last_filters_are_remembered(
     filled: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coca.search.query.in_memory._FILTERS", 3)
+    monkeypatch.setattr("coca.search.query.collection_copy._FILTERS", 3)
     # A slow server would get the copy read again meanwhile, and a new copy remembers no filter.
-    resident, query = InMemoryIndex(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
+    resident, query = CollectionCopy(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
+    asked: list[str] = []
+    ids = filled.ids
+    monkeypatch.setattr(filled, "ids", noting(ids, asked))
     for _ in range(2):
-        for n in range(1, 8):
+        for n in (1, 2, 3, 4, 4, 3, 2):
             hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
             assert {hit.metadata["n"] for hit in hits} == set(range(n))
-    assert len(resident._copy.kept) == 3
+    # Each of four filters ousts the first one that three others have followed.
+    assert [int(filter[-1]) for filter in asked] == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 def test_an_empty_collection_has_no_answers(collection: Collection, embedder: Any) -> None:
-    resident = InMemoryIndex(collection)
+    resident = CollectionCopy(collection)
     assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]
     ids, vectors = resident.vectors()
     assert (ids, vectors.shape) == ([], (0, 16))
 
 
 def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None:
-    resident = InMemoryIndex(filled)
+    resident = CollectionCopy(filled)
     query = embedder.direction(b"x")[np.newaxis]
     for k, offset in ((0, 0), (1, -1), (16_385, 0)):
         with pytest.raises(SearchError, match=r"at least|at most"):
             resident.search(query, k, offset=offset)
     with pytest.raises(SearchError, match="length must be 1"):
         resident.search(2 * query)
+
+
+def test_words_are_those_of_the_captions_that_count(
+    collection: Collection, make_record: Callable[..., Record]
+) -> None:
+    collection.upsert(
+        make_record(f"{n}", caption=f"image {n}", origin=Origin(captioned=n % 2 == 1))
+        for n in range(6)
+    )
+    for vectors in (True, False):
+        copy = CollectionCopy(collection, vectors=vectors)
+        assert copy.words("images").best(9).keys() == {"0", "2", "4"}
+        assert copy.words("images", "all").best(9).keys() == {f"{n}" for n in range(6)}
+        assert [hit.id for hit in copy.full_text_search("3")] == ["3"]
+        filter = 'id in ["1", "2", "5"]'
+        everything = copy.full_text_search("image", filter=filter)
+        assert {hit.id for hit in everything} == {"1", "2", "5"}
+        assert copy.full_text_search("image", 1, filter=filter, offset=1) == everything[1:2]
+        assert copy.words("zebra").best(9) == {}
+
+
+def test_words_follow_the_writes(
+    collection: Collection, make_record: Callable[..., Record]
+) -> None:
+    collection.upsert([make_record("1", caption="a red car"), make_record("2", caption="two dogs")])
+    copy = CollectionCopy(collection, vectors=False)
+    whole = copy.words("a red car and dogs").best(9)
+    assert copy.words("zebra").best(9) == {}
+    collection.upsert([make_record("2", caption="a zebra"), make_record("3", caption="more dogs")])
+    assert copy.words("zebra").best(9).keys() == {"2"}
+    assert copy.words("dogs").best(9).keys() == {"3"}
+    collection.delete(["3"])
+    collection.upsert([make_record("2", caption="two dogs")])
+    assert copy.words("a red car and dogs").best(9) == whole
+    assert len(copy) == 2
+
+
+def test_a_filter_is_evaluated_again_for_written_records_only(
+    filled: Collection,
+    embedder: Any,
+    make_record: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy, query = CollectionCopy(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
+    asked: list[str] = []
+    ids = filled.ids
+    monkeypatch.setattr(filled, "ids", noting(ids, asked))
+
+    def kept() -> set[int]:
+        hits = copy.search(query, 60, filter='metadata["n"] < 3')[0]
+        return {hit.metadata["n"] for hit in hits}
+
+    assert kept() == kept() == {0, 1, 2}
+    assert len(asked) == 1
+    filled.upsert([make_record("01", metadata={"n": 7}), make_record("new", metadata={"n": -1})])
+    assert kept() == {-1, 0, 2}
+    assert "new" in asked[-1]
+    assert "39" not in asked[-1]

@@ -1,7 +1,6 @@
 """Hybrid search of the static page against the Python code whose results it must equal."""
 
 import random
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,18 @@ from jaxtyping import Float32
 
 from coca.release.browser.static_page import (
     casefold_exceptions,
-    hybrid_settings,
+    ranking_settings,
     sorted_records,
+    word_table,
     write_items,
     write_vectors,
 )
 from coca.search.milvus.collection import Collection
-from coca.search.query import fusion
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.fusion import BM25Index, split_words
 from coca.search.query.query_terms import RULES, embed_queries
+from coca.search.query.words import WordIndex, split_words
 from coca.search.records import Origin, Record
-from coca.search.search_options import Fusion
 from page_scripts import NODE, node
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
@@ -40,22 +39,20 @@ RANGES = (
 WORDS = "red car blue dog dogs Straße STRASSE cafe\u0301 caf\xe9 cars Ab_1 x² snow"
 EMBED_DIM = 16
 PAGE_SEARCH = """
-import { BM25, coverage } from "PAGE/bm25.js";
-import { fused } from "PAGE/hybrid.js";
-import { wordForms } from "PAGE/queries.js";
+import { BM25 } from "PAGE/bm25.js";
+import { nameEmoji } from "PAGE/queries.js";
+import { rankedRows } from "PAGE/ranking.js";
 import { Vectors } from "PAGE/vectors.js";
-const { items, hybrid } = given;
+const { items, ranking } = given;
 const vectors = (halves) => new Vectors(Uint16Array.from(halves).buffer, given.size);
 const [images, captions] = [given.images, given.captions].map(vectors);
-const isGiven = (row) => items[row].caption_source === "given";
-const words = new BM25(items.map((item, row) => (isGiven(row) ? item.caption : "")), hybrid.bm25);
+const counts = (row) => items[row].caption_source === "given" && captions.has(row);
+const words = new BM25(ranking.bm25);
 const search = ({ text, vector }) => {
   const query = Float32Array.from(vector);
-  const rankings = [images.nearest(query), captions.nearest(query)];
-  const forms = wordForms(text, given.rules);
-  const byWords = words.nearest([...new Set(forms.flat())].join(" "));
-  const covered = (row) => coverage(forms, items[row].caption, hybrid.bm25.casefold);
-  return fused(...rankings, byWords, hybrid, isGiven, covered).map((row) => items[row].id);
+  const scores = words.scores(nameEmoji(text, given.rules));
+  const both = [images.scores(query), captions.scores(query)];
+  return rankedRows(...both, scores, ranking, counts).map((row) => items[row].id);
 };
 console.log(JSON.stringify(given.queries.map(search)));
 """
@@ -78,9 +75,8 @@ def test_the_page_splits_words_as_python_does() -> None:
 import { splitWords } from "PAGE/bm25.js";
 console.log(JSON.stringify(given.texts.map((text) => splitWords(text, given.casefold))));
 """
-    # Characters by themselves, since neighbors compose. Node.js may know more than Python.
-    every = " ".join(one for one in map(chr, range(0xD800)) if unicodedata.category(one) != "Cn")
-    given = [every, *random_texts(300), "ΟΔΟΣ", "İıß ẞ", "a_b-c'd", "12:30 ½", "\N{DOG FACE}"]
+    given = ["ΟΔΟΣ", "İıß ẞ", "a_b-c'd", "12:30 ½ 3.5", "the dog\u2019s", "狗和红car"]
+    given += random_texts(300)
     found = node(script, {"texts": given, "casefold": casefold_exceptions()})
     for text, words in zip(given, found, strict=True):
         assert words == split_words(text), text
@@ -89,20 +85,19 @@ console.log(JSON.stringify(given.texts.map((text) => splitWords(text, given.case
 def test_the_page_scores_captions_as_python_does() -> None:
     script = """
 import { BM25 } from "PAGE/bm25.js";
-const index = new BM25(given.texts, given.settings);
-console.log(JSON.stringify(given.queries.map((query) => index.nearest(query))));
+const index = new BM25(given.table);
+console.log(JSON.stringify(given.queries.map((query) => [...index.scores(query)])));
 """
-    captions = [*random_texts(120), "", "!"]
-    queries = ["red dog", "strasse", "Cafe\u0301 CAFÉ", "x2 snow snow", "zebra", "", "!"]
-    collection = BM25Index(captions)
-    settings = {"k1": 1.2, "b": 0.75, "casefold": casefold_exceptions()}
-    given = {"texts": captions, "queries": queries, "settings": settings}
+    captions = [*random_texts(120), "", "!", "she runs and carries two boxes", "a running bus"]
+    queries = ["red dog", "strasse", "Cafe\u0301 CAFÉ", "x2 snow snow", "zebra", "", "!", "the"]
+    queries += ["run", "running", "runs", "carry", "carried", "carrying", "a box", "buses", "to be"]
+    index = WordIndex.build(captions)
+    given = {"table": word_table(captions), "queries": queries}
     for query, hits in zip(queries, node(script, given), strict=True):
-        scores = collection.scores(query)
-        assert {hit["row"] for hit in hits} == set(np.flatnonzero(scores))
-        found = [hit["score"] for hit in hits]
-        np.testing.assert_allclose(found, [scores[hit["row"]] for hit in hits], rtol=1e-5)
-        assert found == sorted(found, reverse=True)
+        rows, scores = index.scores(query)
+        assert dict(map(tuple, hits)) == pytest.approx(
+            dict(zip(rows.tolist(), scores.tolist(), strict=True)), rel=1e-5
+        ), query
 
 
 class _Texts:
@@ -146,11 +141,7 @@ def _records(captioned: float, count: int = 150) -> list[Record]:
 
 
 @pytest.mark.parametrize("captioned", [0.1, 0.6, 1.0])
-@pytest.mark.parametrize("depths", [fusion.DEPTHS, (4, 16, 64)])
-def test_the_page_fuses_rankings_as_python_does(
-    captioned: float, depths: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fusion, "DEPTHS", depths)
+def test_the_page_ranks_as_python_does(captioned: float, tmp_path: Path) -> None:
     texts = _Texts()
     queries = ["red", "blue dogs", "a strasse", "caf\xe9s", "zebra", "snow " * 4, "? snow x²", "?"]
     with Collection.open(
@@ -161,15 +152,15 @@ def test_the_page_fuses_rankings_as_python_does(
     ) as collection:
         collection.upsert(_records(captioned))
         records = sorted_records(collection)
-        settings = hybrid_settings(collection, records)
+        settings = ranking_settings(records)
         assert settings is not None
         write_vectors(tmp_path, records, captions=True)
         items, _ = write_items(tmp_path, records)
-        engine = SearchEngine(texts, collection)
-        expected = [engine.search(text, k=20, fusion=Fusion(captions="given")) for text in queries]
+        engines = [SearchEngine(texts, one) for one in (collection, CollectionCopy(collection))]
+        expected = [[engine.search(text, k=150) for text in queries] for engine in engines]
     given = {
         "items": items,
-        "hybrid": {**settings, "depths": depths},
+        "ranking": settings,
         "rules": RULES,
         "size": EMBED_DIM,
         "images": _halves(tmp_path / "vectors.bin"),
@@ -179,18 +170,15 @@ def test_the_page_fuses_rankings_as_python_does(
             for text in queries
         ],
     }
-    for text, hits, found in zip(queries, expected, node(PAGE_SEARCH, given), strict=True):
-        assert found[:20] == [hit.id for hit in hits], text
-        assert sorted(found) == [item["id"] for item in items]
+    pages = node(PAGE_SEARCH, given)
+    for hits_of in expected:
+        for text, hits, found in zip(queries, hits_of, pages, strict=True):
+            assert found == [hit.id for hit in hits], text
 
 
 def _halves(path: Path) -> list[int]:
     return np.fromfile(path, "<u2").tolist()
 
 
-def test_a_page_without_given_captions_searches_images_alone(tmp_path: Path) -> None:
-    with Collection.open(
-        str(tmp_path / "images.db"), embed_dim=EMBED_DIM, fingerprint="f" * 24, create=True
-    ) as collection:
-        collection.upsert(_records(captioned=0.0))
-        assert hybrid_settings(collection, sorted_records(collection)) is None
+def test_a_page_without_given_captions_searches_images_alone() -> None:
+    assert ranking_settings(_records(captioned=0.0)) is None

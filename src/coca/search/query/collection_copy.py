@@ -1,0 +1,453 @@
+"""Copy of a collection in memory: exact search in milliseconds, and the words of its captions.
+
+Milvus remains the source of truth: it evaluates filters and supplies the fields of hits. The copy
+has the ids, the vectors and the words of captions, and follows the writes one by one.
+
+Dimensions: N records, Q queries, E embedding.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from coca.core.progress import ProgressMaker, silent
+from coca.search import records
+from coca.search.filters import all_of, with_ids
+from coca.search.index_params.index_types import MAX_RESULTS
+from coca.search.milvus.ann import group_of, sort_key
+from coca.search.milvus.collection import Collection
+from coca.search.milvus.lite import Watch, read_in_background
+from coca.search.milvus.rows import batches
+from coca.search.query.copy_rows import (
+    CopyRows,
+    CountedCaptions,
+    RankedParts,
+    WordHits,
+    counted_captions,
+    nearest_rows,
+    ranked_rows,
+    similar_rows,
+    weighted_vectors,
+    word_hits,
+)
+from coca.search.query.ranking import ranked_hit
+from coca.search.query.vectors import VectorScan
+from coca.search.records import Hit, Origin, Record
+from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
+
+_READ_ROWS = 1_000
+_QUERY_ROWS = 64
+"""Queries in a batch."""
+_FILTERS = 64
+"""Number of cached filter results; each takes one byte a record."""
+_WRITTEN_ROWS = 10_000
+"""Number of written rows that are merged with the others."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What is read of a record."""
+
+    caption: str
+    is_given: bool
+    vector: Float32[np.ndarray, " E"] | None = None
+    text_vector: Float32[np.ndarray, " E"] | None = None
+
+    def counted(self, choice: CaptionChoice) -> str:
+        """Return the caption if it counts, else an empty one."""
+        return self.caption if choice == "all" or self.is_given else ""
+
+
+class CollectionCopy:
+    """Copy of one collection in memory with the interface of `Collection` for searches.
+
+    Thread-safe. The next search sees writes through the same collection, and on Milvus Lite all
+    writes. For writes of other clients of a server, the number of records is compared every
+    `check_s` seconds. Records that other clients replaced appear after a full re-read. It runs in
+    the background when the copy is twenty times as old as the read took: some seconds for a few
+    thousand records, minutes for 100,000. `refresh` reads at once.
+
+    Example:
+        with CollectionCopy(Collection.open("pictures.db")) as copy:
+            engine = SearchEngine(coca.load(), copy)
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        *,
+        vectors: bool = True,
+        check_s: float = 5.0,
+        progress: ProgressMaker = silent,
+    ) -> None:
+        """Read the collection.
+
+        Args:
+            collection: The collection; must stay open.
+            vectors: Read vectors as well; else only the words of captions.
+            check_s: Interval of the check for other clients' writes, in seconds.
+            progress: Optional progress callback.
+        """
+        self.info = collection.info
+        self.source = collection
+        self._has_vectors = vectors
+        self._watch = Watch(collection, check_s)
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+        self._rows = self._read(progress)
+
+    def __len__(self) -> int:
+        return len(self._rows.rows)
+
+    def __enter__(self) -> "CollectionCopy":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the collection; closing twice does nothing."""
+        self.source.close()
+
+    def refresh(self, progress: ProgressMaker = silent) -> None:
+        """Read all records again."""
+        with self._reading:
+            self._read_again(progress)
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """Read the records with these ids; missing ids are skipped."""
+        return self.source.get(ids)
+
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of all records that match a filter, in no order."""
+        return self.source.ids(filter)
+
+    def search(
+        self,
+        vectors: Float[np.ndarray, "Q E"],
+        k: int = 10,
+        **options: Any,
+    ) -> list[list[Hit]]:
+        """Find the exact nearest records to each vector; see `Collection.search`.
+
+        Raises:
+            SearchError: As `Collection.search`.
+        """
+        page = SearchOptions.of(k=k, **options)
+        page.check_page(MAX_RESULTS)
+        names = [f"query {row}" for row in range(len(vectors))]
+        queries = records.unit_rows(vectors, self.info.embed_dim, names)
+
+        def first(some: Sequence[int], count: int) -> list[list[tuple[str, float]]]:
+            with self._kept(page.filter) as (rows, kept):
+                scan = rows.images if page.on == "image" else rows.texts
+                if page.on == "text":
+                    kept = kept & rows.has_text
+                return nearest_rows(rows.ids, scan, queries[list(some)], count, kept)
+
+        answers = self._collect(first, len(queries), page)
+        return page.keep_similar(
+            [[replace(hit, score=score) for hit, score in answer] for answer in answers]
+        )
+
+    def search_ranked(
+        self, query: Float32[np.ndarray, "1 E"], text: str, ranking: Ranking, page: SearchOptions
+    ) -> list[Hit]:
+        """Search by image, caption and words, exactly; see `coca.search.query.ranking`.
+
+        Args:
+            query: Query vector, of length 1.
+            text: Words of the query.
+            ranking: Weights.
+            page: Page of hits; `min_score` is the minimum cosine of query and image.
+
+        Returns:
+            Hits, best first by `fused_score`; `score` is the cosine of query and image.
+        """
+        page.check_page(MAX_RESULTS)
+
+        def first(some: Sequence[int], count: int) -> list[list[tuple[str, RankedParts]]]:
+            with self._kept(page.filter) as (rows, kept):
+                if page.min_score is not None:
+                    kept = kept & similar_rows(rows, query[0], page.min_score)
+                captions = self._captions(rows, ranking.captions)
+                return [ranked_rows(rows, captions, query[0], text, ranking, count, kept)]
+
+        return [
+            ranked_hit(hit, ranking, image=parts.image, caption=parts.caption, bm25=parts.bm25)
+            for hit, parts in self._collect(first, 1, page)[0]
+        ]
+
+    def words(self, text: str, captions: CaptionChoice = "given") -> "WordHits":
+        """Find the records whose caption shares a word with a text.
+
+        Args:
+            text: The text.
+            captions: Captions that count.
+        """
+        check_text(text)
+        with self._lock:
+            rows = self._up_to_date()
+            return word_hits(rows, self._captions(rows, captions), text)
+
+    def full_text_search(
+        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
+    ) -> list[Hit]:
+        """Rank records by BM25 of their captions, best first; see `Collection.full_text_search`."""
+        check_text(text)
+        page = SearchOptions(k=k, filter=filter, offset=offset)
+        page.check_page(MAX_RESULTS)
+
+        def first(some: Sequence[int], count: int) -> list[list[tuple[str, float]]]:
+            with self._kept(page.filter) as (rows, kept):
+                found = word_hits(rows, self._captions(rows, "all"), text)
+                there, _ = found.best_rows(len(rows.ids), kept)
+                scores = zip(there, found.of_rows(there), strict=True)
+                named = [(rows.ids[row], float(score)) for row, score in scores]
+                return [sorted(named, key=lambda pair: sort_key(pair[1], pair[0]))[:count]]
+
+        return [replace(hit, score=score) for hit, score in self._collect(first, 1, page)[0]]
+
+    def has_captions(self, choice: CaptionChoice) -> bool:
+        """Return whether any record has a caption that counts."""
+        with self._lock:
+            rows = self._up_to_date()
+            return bool(self._captions(rows, choice).counts.any())
+
+    def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
+        """Return all ids, sorted, and their vectors in that order; both are read-only.
+
+        Milvus returns rows in an order that changes with writes and differs between servers.
+        Choices by position, such as the first of equal vectors, must not depend on it.
+        """
+        with self._lock:
+            rows = self._up_to_date()
+            ids = sorted(rows.rows)
+            order = np.array([rows.rows[id] for id in ids], np.int64)
+            scan = rows.images if on == "image" else rows.texts
+            in_order = len(order) == len(rows.ids) and bool(np.all(order[1:] > order[:-1]))
+            return ids, scan.rows if in_order else scan.vectors(order)
+
+    def _collect(
+        self,
+        first: Callable[[Sequence[int], int], list[list[tuple[str, T]]]],
+        queries: int,
+        page: SearchOptions,
+    ) -> list[list[tuple[Hit, T]]]:
+        """Collect the hits of each query, in growing batches until every query has enough.
+
+        Args:
+            first: Returns the ids of the first records of some queries, each with what is known of
+                it. Fewer than asked for are all.
+            queries: Number of queries.
+            page: Page of hits.
+        """
+        wanted = page.k + page.offset
+        found: list[dict[str, tuple[Hit, T]]] = [{} for _ in range(queries)]
+        done, count = 0, 2 * wanted if page.group_by else wanted
+        short = list(range(queries))
+        while short:
+            answers = [
+                answer for some in batches(short, _QUERY_ROWS) for answer in first(some, count)
+            ]
+            # One request to Milvus for all queries. What was deleted meanwhile is skipped.
+            new = dict.fromkeys(id for answer in answers for id, _ in answer[done:])
+            hits = {hit.id: hit for hit in self.source.hits(dict.fromkeys(new, 0.0))} if new else {}
+            for query, answer in zip(short, answers, strict=True):
+                for id, known in answer[done:]:
+                    if (hit := hits.get(id)) is not None:
+                        key = group_of(hit) if page.group_by else id
+                        found[query].setdefault(key, (hit, known))
+            short = [
+                query
+                for query, answer in zip(short, answers, strict=True)
+                if len(answer) == count and len(found[query]) < wanted
+            ]
+            done, count = count, 4 * count
+        return [list(one.values())[page.offset : wanted] for one in found]
+
+    @contextmanager
+    def _kept(self, filter: str) -> Iterator[tuple[CopyRows, Bool[np.ndarray, " N"]]]:
+        """Lock the rows; yield them, up to date, with the mask of those that a filter keeps."""
+        if filter:
+            self._evaluate(filter)
+        with self._lock:
+            if not filter:
+                rows = self._up_to_date()
+                yield rows, rows.exists
+                return
+            rows = self._rows
+            kept = rows.exists.copy()
+            mask = rows.kept[filter][1] if filter in rows.kept else np.zeros(0, bool)
+            kept[: len(mask)] &= mask
+            kept[len(mask) :] = False
+            yield rows, kept
+
+    def _evaluate(self, filter: str) -> None:
+        """Evaluate a filter by Milvus: once, and again for records that were written since.
+
+        Other searches do not wait for it.
+        """
+        with self._lock:
+            rows = self._up_to_date()
+            writes, (since, mask) = rows.writes, rows.kept.get(filter, (-1, np.zeros(0, bool)))
+            if since == writes:
+                return
+            changed = self.source.changed_since(since) if since >= 0 else None
+        if changed is None or len(changed) > _READ_ROWS:
+            changed, mask = None, np.zeros(0, bool)
+            found = self.source.ids(filter)
+        else:
+            found = self.source.ids(all_of(filter, with_ids(set(changed))))
+        with self._lock:
+            rows = self._rows
+            kept = np.zeros(len(rows.ids), bool)
+            kept[: len(mask)] = mask
+            for ids, keeps in ((changed or (), False), (found, True)):
+                kept[[rows.rows[id] for id in ids if id in rows.rows]] = keeps
+            rows.kept[filter] = (writes, kept)
+            while len(rows.kept) > _FILTERS:
+                del rows.kept[next(iter(rows.kept))]
+
+    def _captions(self, rows: CopyRows, choice: CaptionChoice) -> CountedCaptions:
+        """Return the captions that count; read them again for another choice than before."""
+        if choice not in rows.captions:
+            texts = [""] * len(rows.ids)
+            for id, _, caption, origin in self.source.origins():
+                if id in rows.rows:
+                    item = _Item(caption, origin.caption_source(caption) == "given")
+                    texts[rows.rows[id]] = item.counted(choice)
+            rows.captions[choice] = counted_captions(texts)
+        return rows.captions[choice]
+
+    def _up_to_date(self) -> CopyRows:
+        """Return the rows, with what was written since the last search; the lock is held."""
+        rows = self._rows
+        if self.source.writes != rows.writes:
+            # Taken before the read, so that writes during the read are read again.
+            writes = self.source.writes
+            changed = self.source.changed_since(rows.writes)
+            if changed is None:
+                self._rows = self._read(silent)
+            else:
+                self._update(rows, changed)
+                rows.writes = writes
+        elif not self.source.sees_all_writes and self._watch.is_due():
+            if self._watch.has_changed(len(rows.rows)):
+                there = set(self.source.ids())
+                self._update(rows, there ^ rows.rows.keys())
+            # Results may have changed with fields that are not in memory.
+            rows.kept.clear()
+        if self._watch.is_old():
+            read_in_background("a copy", partial(self._read_again, silent), self._reading)
+        return self._rows
+
+    def _read_again(self, progress: ProgressMaker) -> None:
+        """Read everything again; the caller holds `_reading`, so that newer rows stay."""
+        rows = self._read(progress)
+        with self._lock:
+            # The next search adds what was written meanwhile.
+            self._rows = rows
+
+    def _read(self, progress: ProgressMaker) -> CopyRows:
+        """Read the whole collection."""
+        with self._watch.reading() as writes:
+            rows = CopyRows(writes)
+            if self._has_vectors:
+                # Sorted, so that `vectors` need not copy the matrix.
+                ids = sorted(self.source.ids())
+                with progress("reading vectors", len(ids)) as bar:
+                    items: dict[str, _Item] = {}
+                    for batch in batches(ids, _READ_ROWS):
+                        items |= self._items(batch)
+                        bar.advance(len(batch))
+            else:
+                items = dict(_captioned(self.source.origins()))
+        rows.ids = list(items)
+        rows.rows = {id: row for row, id in enumerate(rows.ids)}
+        rows.exists = np.ones(len(rows.ids), bool)
+        rows.has_text = np.array([item.text_vector is not None for item in items.values()], bool)
+        if self._has_vectors:
+            rows.images = VectorScan(self._stacked([item.vector for item in items.values()]))
+            rows.texts = VectorScan(self._stacked([item.text_vector for item in items.values()]))
+        rows.captions["given"] = counted_captions(
+            [item.counted("given") for item in items.values()]
+        )
+        return rows
+
+    def _update(self, rows: CopyRows, changed: Iterable[str]) -> None:
+        """Read records again that were written or deleted, and update their rows."""
+        changed = list(dict.fromkeys(changed))
+        items = self._items(changed)
+        new = [id for id in items if id not in rows.rows]
+        for id in new:
+            rows.rows[id] = len(rows.ids)
+            rows.ids.append(id)
+        rows.exists = np.append(rows.exists, np.ones(len(new), bool))
+        rows.has_text = np.append(rows.has_text, np.zeros(len(new), bool))
+        gone = [rows.rows.pop(id) for id in changed if id not in items and id in rows.rows]
+        rows.exists[gone] = False
+        there = [rows.rows[id] for id in items]
+        rows.has_text[there] = [item.text_vector is not None for item in items.values()]
+        for choice, captions in rows.captions.items():
+            texts = dict.fromkeys(gone, "")
+            texts |= {rows.rows[id]: item.counted(choice) for id, item in items.items()}
+            captions.words.replace(texts)
+            captions.counts = np.append(captions.counts, np.zeros(len(new), bool))
+            captions.counts[list(texts)] = [bool(text) for text in texts.values()]
+        if self._has_vectors and there:
+            at = np.array(there, np.int64)
+            rows.images = rows.images.replaced(
+                at, self._stacked([item.vector for item in items.values()])
+            )
+            rows.texts = rows.texts.replaced(
+                at, self._stacked([item.text_vector for item in items.values()])
+            )
+            if rows.images.written > _WRITTEN_ROWS:
+                # Merged, since all written rows are scored.
+                rows.images, rows.texts = (
+                    VectorScan(one.rows) for one in (rows.images, rows.texts)
+                )
+                rows.fused = None
+            elif rows.fused is not None:
+                ranking, fused = rows.fused
+                rows.fused = (ranking, fused.replaced(at, weighted_vectors(rows, ranking, at)))
+
+    def _items(self, ids: Sequence[str]) -> dict[str, _Item]:
+        """Read what the copy has of these records, in their order; missing ids are skipped."""
+        if not self._has_vectors:
+            found = dict(_captioned(self.source.origins(ids)))
+        else:
+            found = {
+                id: _Item(
+                    record.caption,
+                    record.caption_source == "given",
+                    record.vector,
+                    record.text_vector,
+                )
+                for id, record in self.source.get(ids).items()
+            }
+        return {id: found[id] for id in ids if id in found}
+
+    def _stacked(
+        self, vectors: Sequence[Float32[np.ndarray, " E"] | None]
+    ) -> Float32[np.ndarray, "N E"]:
+        stacked = np.zeros((len(vectors), self.info.embed_dim), np.float32)
+        for row, vector in enumerate(vectors):
+            if vector is not None:
+                stacked[row] = vector
+        return stacked
+
+
+def _captioned(
+    origins: Iterable[tuple[str, str, str, Origin]],
+) -> Iterator[tuple[str, _Item]]:
+    for id, _, caption, origin in origins:
+        yield id, _Item(caption, origin.caption_source(caption) == "given")
