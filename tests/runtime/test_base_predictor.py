@@ -15,8 +15,7 @@ import coca.runtime.predictor
 from coca.core.errors import ConfigError, DataError, UnsupportedError
 from coca.inference.loading import load
 from coca.inference.video import classify_files, embed_files
-from coca.runtime.base_predictor import METHODS
-from coca.search.predictor import Predictor
+from coca.runtime.base_predictor import METHODS, BasePredictor
 from tiny_data import image_bytes
 from tiny_model import write_model
 from torch_graphs import exported
@@ -33,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Path) -> Predictor:
+def reference(folder: Path) -> BasePredictor:
     return load(folder, device="cpu", prepack=False, batch_size=3)
 
 
@@ -43,7 +42,7 @@ def reference(folder: Path) -> Predictor:
 )
 def predictor(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Predictor:
+) -> BasePredictor:
     if request.param == "torch":
         return load(folder, device="cpu", batch_size=3)
     out = tmp_path_factory.mktemp(request.param)
@@ -57,8 +56,8 @@ def predictor(
     return coca.runtime.load(out / "exported", batch_size=3)
 
 
-def test_it_is_a_predictor(predictor: Predictor, reference: Predictor) -> None:
-    assert isinstance(predictor, Predictor)
+def test_it_is_a_predictor(predictor: BasePredictor, reference: BasePredictor) -> None:
+    assert isinstance(predictor, BasePredictor)
     for name in ("fingerprint", "embed_dim", "dtype", "context_length", "max_text_tokens"):
         assert getattr(predictor, name) == getattr(reference, name)
     assert (predictor.classes, predictor.answers_questions, predictor.images_per_sample) == (
@@ -73,7 +72,11 @@ def test_it_is_a_predictor(predictor: Predictor, reference: Predictor) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, one in vars(Predictor).items() if inspect.isfunction(one) and name[0] != "_"],
+    [
+        name
+        for name, one in vars(BasePredictor).items()
+        if inspect.isfunction(one) and name[0] != "_"
+    ],
 )
 def test_signatures_are_those_of_the_protocol(name: str) -> None:
     def shape(kind: type) -> list[tuple[str, Any, Any]]:
@@ -81,10 +84,12 @@ def test_signatures_are_those_of_the_protocol(name: str) -> None:
         return [(one.name, one.kind, one.default) for one in found]
 
     for kind in (coca.inference.predictor.Predictor, coca.runtime.predictor.Predictor):
-        assert shape(kind) == shape(Predictor)
+        assert shape(kind) == shape(BasePredictor)
 
 
-def test_embeddings_equal_those_of_torch(predictor: Predictor, reference: Predictor) -> None:
+def test_embeddings_equal_those_of_torch(
+    predictor: BasePredictor, reference: BasePredictor
+) -> None:
     for found, expected in (
         (predictor.embed_images(IMAGES), reference.embed_images(IMAGES)),
         (predictor.embed_texts(TEXTS), reference.embed_texts(TEXTS)),
@@ -106,7 +111,7 @@ def test_embeddings_equal_those_of_torch(predictor: Predictor, reference: Predic
     "options", [{}, {"num_beams": 1}, {"num_return_sequences": 3, "length_penalty": 0.5}], ids=str
 )
 def test_captions_equal_those_of_torch(
-    predictor: Predictor, reference: Predictor, options: Any
+    predictor: BasePredictor, reference: BasePredictor, options: Any
 ) -> None:
     images, prompts = [*IMAGES[:3], IMAGES[0]], ["", "a", "the small", "two"]
     for found, expected in zip(
@@ -122,7 +127,7 @@ def test_captions_equal_those_of_torch(
             assert one.rank_score == pytest.approx(other.rank_score, abs=1e-3)
 
 
-def test_scores_equal_those_of_torch(predictor: Predictor, reference: Predictor) -> None:
+def test_scores_equal_those_of_torch(predictor: BasePredictor, reference: BasePredictor) -> None:
     only = np.arange(28).reshape(7, 4) % 3 > 0
     for options in ({}, {"by_length": True}, {"only": only}):
         found, expected = (one.score(IMAGES, TEXTS, **options) for one in (predictor, reference))
@@ -137,7 +142,9 @@ def test_scores_equal_those_of_torch(predictor: Predictor, reference: Predictor)
 
 
 @pytest.mark.parametrize("by", ["similarity", "likelihood"])
-def test_labels_are_ranked_as_by_torch(predictor: Predictor, reference: Predictor, by: Any) -> None:
+def test_labels_are_ranked_as_by_torch(
+    predictor: BasePredictor, reference: BasePredictor, by: Any
+) -> None:
     found, expected = (one.classify(IMAGES, LABELS, by=by) for one in (predictor, reference))
     for row, other in zip(found, expected, strict=True):
         chances = {one.label: one.probability for one in other}
@@ -147,7 +154,7 @@ def test_labels_are_ranked_as_by_torch(predictor: Predictor, reference: Predicto
 
 
 def test_unreadable_images_are_skipped(
-    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    predictor: BasePredictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images: list[bytes | str] = [IMAGES[0], str(tmp_path / "nowhere.png"), IMAGES[1]]
     with pytest.raises(DataError, match=r"nowhere\.png"):
@@ -180,19 +187,21 @@ def test_unreadable_images_are_skipped(
         (lambda one: one.classify(IMAGES, ["a"], templates=["cat"]), "has no {}"),
     ],
 )
-def test_wrong_calls_have_the_same_errors(predictor: Predictor, call: Any, message: str) -> None:
+def test_wrong_calls_have_the_same_errors(
+    predictor: BasePredictor, call: Any, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         call(predictor)
 
 
-def test_names_of_other_libraries_are_answered_with_the_method(predictor: Predictor) -> None:
+def test_names_of_other_libraries_are_answered_with_the_method(predictor: BasePredictor) -> None:
     for name, others in METHODS.items():
         for other in others:
             with pytest.raises(AttributeError, match=f"use '{name}'"):
                 getattr(predictor, other)
 
 
-def test_files_are_embedded_and_classified(predictor: Predictor, tmp_path: Path) -> None:
+def test_files_are_embedded_and_classified(predictor: BasePredictor, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(IMAGES[0])
     files = [str(tmp_path / "a.png")]
     np.testing.assert_allclose(embed_files(predictor, files), predictor.embed_images(files))
@@ -200,7 +209,7 @@ def test_files_are_embedded_and_classified(predictor: Predictor, tmp_path: Path)
 
 
 def test_an_exported_model_names_the_operations_that_need_torch(
-    predictor: Predictor,
+    predictor: BasePredictor,
 ) -> None:
     if isinstance(predictor, coca.inference.predictor.Predictor):
         assert len(predictor.embed_clips([IMAGES[:2]])) == 1

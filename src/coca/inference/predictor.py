@@ -43,7 +43,6 @@ from coca.runtime.inputs import (
     expand_positions,
     unique_samples,
 )
-from coca.runtime.preprocess import ImageSettings
 from coca.runtime.unreadable import OnError, with_skips
 
 
@@ -74,6 +73,7 @@ class Predictor(BasePredictor):
         self.model = model.eval()
         self.processor = processor
         self.fingerprint = fingerprint
+        self.image_settings = processor.image_config.settings(resampler="torch")
         if prepack:
             prepack_weights(self.model)
 
@@ -87,22 +87,14 @@ class Predictor(BasePredictor):
 
     @property
     def dtype(self) -> str:
-        """Precision of the weights, such as `float32`."""
         return str(self.model.log_scale.dtype).removeprefix("torch.")
 
     @property
-    def image_settings(self) -> ImageSettings:
-        """Preprocessing of images."""
-        return self.processor.image_config.settings(resampler="torch")
-
-    @property
     def context_length(self) -> int:
-        """Maximum number of tokens in a text, special tokens included."""
         return self.processor.context_length
 
     @property
     def max_text_tokens(self) -> int:
-        """Maximum number of tokens in a text, without special tokens."""
         return self.processor.context_length - self.processor.tokenizer.reserved
 
     @property
@@ -118,7 +110,6 @@ class Predictor(BasePredictor):
         return 1 if self.model.head is None else self.model.head.config.images_per_sample
 
     def leading_ids(self, text: str, count: int) -> list[int]:
-        """Encode the first `count` tokens of a text of any length, without special tokens."""
         return self.processor.tokenizer.leading_ids(text, count)
 
     def prepare_image(self, image: ImageInput) -> UInt8[ndarray, "3 S S"]:
@@ -129,17 +120,6 @@ class Predictor(BasePredictor):
     def embed_clips(
         self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
     ) -> Float32[ndarray, "N E"]:
-        """Compute one unit-norm embedding per clip, from the tokens of all its images at once.
-
-        The mean over the embeddings of the images is `coca.inference.video.embed_clips`.
-
-        Args:
-            clips: The images of each clip, in order.
-            progress: Optional progress callback, or True for a line on stderr.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
         return self._stacked(
             [
                 self._encode_images(self._placed(self.processor.images(clip))[None])[0]
@@ -157,19 +137,6 @@ class Predictor(BasePredictor):
         progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
-        """Generate a caption for each clip: the decoder reads the pooled tokens of all its images.
-
-        Args:
-            clips: The images of each clip, in order.
-            prompt: Text that each caption begins with; default: none.
-            decoding: As for `caption`.
-            progress: Optional progress callback, or True for a line on stderr.
-            **options: As for `caption`.
-
-        Raises:
-            DataError: An image cannot be read.
-            ConfigError: As `caption`.
-        """
         decoding, begun = GenerationConfig.of(decoding, **options), self._encode_prompt(prompt)
         captions = []
         for (clip,) in self._batches(clips, "captioning clips", as_maker(progress), size=1):
@@ -180,17 +147,6 @@ class Predictor(BasePredictor):
     def explain_caption(
         self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
     ) -> WordMaps:
-        """Compute the cross-attention maps of a generated or given caption.
-
-        Args:
-            image: The image.
-            caption: A text, or a generated caption of the image; default: a caption generated now.
-            prompt: Prompt of the generated caption; a given text includes its prompt.
-
-        Raises:
-            DataError: The image cannot be read.
-            ConfigError: The caption is empty or too long for the model.
-        """
         if isinstance(caption, str):
             ids = self._encode_prompt(caption)
         else:

@@ -21,10 +21,10 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.processing.video import VideoSource, clip_frames
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.generation_config import GenerationConfig, GenerationOptions
 from coca.runtime.inputs import Caption, ImageInput, Prediction, predictions
 from coca.runtime.prompts import PROMPTS, Templates
-from coca.search.predictor import Predictor
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 
@@ -33,7 +33,7 @@ FRAMES = 16
 
 
 def embed_clips(
-    predictor: Predictor,
+    predictor: BasePredictor,
     clips: Sequence[Sequence[ImageInput]],
     *,
     mode: Mode = "mean",
@@ -63,7 +63,7 @@ def embed_clips(
 
 
 def embed_videos(
-    predictor: Predictor,
+    predictor: BasePredictor,
     videos: VideoSource | Sequence[VideoSource],
     *,
     frames: int = FRAMES,
@@ -94,7 +94,7 @@ def embed_videos(
 
 
 def caption_videos(
-    predictor: Predictor,
+    predictor: BasePredictor,
     videos: VideoSource | Sequence[VideoSource],
     *,
     frames: int = FRAMES,
@@ -136,7 +136,7 @@ def is_video(path: str | Path) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def embed_files(predictor: Predictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
+def embed_files(predictor: BasePredictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per file, image or video, in order.
 
     Raises:
@@ -151,7 +151,7 @@ def embed_files(predictor: Predictor, files: Sequence[str]) -> Float[ndarray, "N
 
 
 def classify_files(
-    predictor: Predictor,
+    predictor: BasePredictor,
     files: Sequence[str],
     labels: Sequence[str],
     *,
@@ -188,7 +188,7 @@ def classify_files(
 
 
 def caption_files(
-    predictor: Predictor,
+    predictor: BasePredictor,
     files: Sequence[str],
     *,
     prompt: str = "",

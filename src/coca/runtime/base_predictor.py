@@ -1,7 +1,7 @@
 """Base class of the predictors of torch and of ONNX Runtime: batches, skipped images, labels.
 
-A runtime adds the computation of one batch. The interface of both, for callers, is
-`coca.search.predictor.Predictor`.
+A runtime adds the computation of one batch. An operation that it does not have raises an
+`UnsupportedError`.
 
 Dimensions: N images or texts, M texts scored against N images, B batch, E shared embedding,
 K labels, S side of an image (pixels).
@@ -29,6 +29,7 @@ from coca.runtime.inputs import (
     ImageInput,
     Prediction,
     SampleImages,
+    WordMaps,
     as_images,
     as_texts,
     expand_positions,
@@ -37,6 +38,7 @@ from coca.runtime.inputs import (
     skipped_caption,
     unique_samples,
 )
+from coca.runtime.preprocess import ImageSettings
 from coca.runtime.prompts import PROMPTS, Templates, class_means, sentences_of
 from coca.runtime.short_vectors import shortened
 from coca.runtime.unreadable import OnError, with_skips
@@ -67,6 +69,8 @@ class BasePredictor(ABC):
     """Images or texts per batch."""
     source: str
     """Name or folder that the model was loaded from."""
+    image_settings: ImageSettings
+    """Preprocessing of images."""
 
     def __init__(self, *, source: str, batch_size: int) -> None:
         """Set the attributes that do not depend on the runtime.
@@ -102,6 +106,21 @@ class BasePredictor(ABC):
         """Factor from cosine similarity to logit: one over the learned temperature."""
 
     @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Precision of the weights, such as `float32`."""
+
+    @property
+    @abstractmethod
+    def context_length(self) -> int:
+        """Maximum number of tokens in a text, special tokens included."""
+
+    @property
+    @abstractmethod
+    def max_text_tokens(self) -> int:
+        """Maximum number of tokens in a text, without special tokens."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names of the model's head; empty without a head."""
         return ()
@@ -122,6 +141,50 @@ class BasePredictor(ABC):
 
         Raises:
             DataError: The image cannot be read.
+        """
+
+    @abstractmethod
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+
+    @abstractmethod
+    def embed_clips(
+        self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
+    ) -> Float32[ndarray, "N E"]:
+        """Compute one unit-norm embedding per clip, from the tokens of all its images at once.
+
+        The mean over the embeddings of the images is `coca.inference.video.embed_clips`.
+        """
+
+    @abstractmethod
+    def caption_clips(
+        self,
+        clips: Sequence[Sequence[ImageInput]],
+        *,
+        prompt: str = "",
+        decoding: GenerationConfig | None = None,
+        progress: ProgressOption = False,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Caption]:
+        """Generate a caption for each clip: the decoder reads the pooled tokens of all its images.
+
+        A clip is its images in order. The other arguments and the errors are those of `caption`.
+        """
+
+    @abstractmethod
+    def explain_caption(
+        self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
+    ) -> WordMaps:
+        """Compute the cross-attention maps of a generated or given caption.
+
+        Args:
+            image: The image.
+            caption: A text, or a generated caption of the image; default: a caption generated now.
+            prompt: Prompt of the generated caption; a given text includes its prompt.
+
+        Raises:
+            DataError: The image cannot be read.
+            ConfigError: The caption is empty or too long for the model.
         """
 
     @abstractmethod
@@ -342,19 +405,8 @@ class BasePredictor(ABC):
     ) -> Float32[ndarray, "N K"]:
         """Compute the log-likelihood of each label's prompts, in nats.
 
-        Probabilities, not their logarithms, are averaged over the templates.
-
-        Args:
-            images: One or many.
-            labels: Names of the classes.
-            templates: Prompts with `{}` for the label, or separate prompts for each label.
-            only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
-            on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
-            progress: Optional progress callback, or True for a line on stderr.
-
-        Raises:
-            DataError: An image cannot be read.
-            ConfigError: As `class_embeddings`.
+        Probabilities, not their logarithms, are averaged over the templates. Arguments and errors
+        are those of `score`, and those of `class_embeddings` for labels and templates.
         """
         groups = sentences_of(as_texts(labels), templates)
         counts = [len(group) for group in groups]
@@ -429,17 +481,8 @@ class BasePredictor(ABC):
     ) -> list[list[Prediction]]:
         """Rank the head's classes by probability for each sample.
 
-        For free-form answers use `caption` with the question as its `prompt`.
-
-        Args:
-            samples: As for `head_logits`.
-            texts: As for `head_logits`.
-            on_error: `raise` at an unreadable image, or `skip` its sample: it has no predictions.
-            progress: Optional progress callback, or True for a line on stderr.
-
-        Raises:
-            ConfigError: As `head_logits`.
-            DataError: As `head_logits`.
+        For free-form answers use `caption` with the question as its `prompt`. Arguments and errors
+        are those of `head_logits`; a skipped sample has no predictions.
         """
         logits = self.head_logits(samples, texts, on_error=on_error, progress=progress)
         return predictions(logits, self.classes)

@@ -124,16 +124,13 @@ class Predictor(BasePredictor):
 
     @property
     def context_length(self) -> int:
-        """Maximum number of tokens in a text, special tokens included."""
         return self._text.context_length
 
     @property
     def max_text_tokens(self) -> int:
-        """Maximum number of tokens in a text, without special tokens."""
         return self._text.context_length - 1 - len(self._text.suffix)
 
     def leading_ids(self, text: str, count: int) -> list[int]:
-        """Encode the first `count` tokens of a text of any length, without special tokens."""
         return self._text_tokens.leading_ids(text, count)
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from coca.core.errors import CocaError, ConfigError, DataError
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
-from coca.search.predictor import Predictor
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
@@ -45,7 +45,7 @@ class Service:
     def __init__(
         self,
         collections: Sequence[Collection],
-        predictor: Predictor,
+        predictor: BasePredictor,
         settings: ServerSettings,
         *,
         decoder: Decoder | None = None,
@@ -150,7 +150,7 @@ class Service:
         for batched in self._batched:
             batched.stop()
 
-    def _check(self, collections: Sequence[Collection], predictor: Predictor) -> None:
+    def _check(self, collections: Sequence[Collection], predictor: BasePredictor) -> None:
         """Check that the model filled the collections."""
         for collection in collections:
             check_same_model(
@@ -191,7 +191,7 @@ def open_service(
     settings: ServerSettings,
     *,
     token: str = "",
-    model: Predictor | str | Path | None = None,
+    model: BasePredictor | str | Path | None = None,
     device: str | None = None,
     runtime: Runtime | None = None,
     create: bool = False,
@@ -246,8 +246,8 @@ def open_service(
 
 
 def _loaded(
-    model: Predictor | str | Path, runtime: Runtime | None, device: str | None
-) -> Predictor:
+    model: BasePredictor | str | Path, runtime: Runtime | None, device: str | None
+) -> BasePredictor:
     if not isinstance(model, str | Path):
         return model
     return load_model(model, runtime=runtime, device=device)

@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
-    from coca.search.predictor import Predictor
+    from coca.runtime.base_predictor import BasePredictor
     from coca.search.records import CollectionInfo
     from coca.workflows.collections.index import IndexResult
 
@@ -110,7 +110,7 @@ def index(
     where = _where(uri, collection)
     from coca.workflows.collections.index import index_images
 
-    def load(info: "CollectionInfo | None") -> "Predictor":
+    def load(info: "CollectionInfo | None") -> "BasePredictor":
         named = defaults.model_to_fill(model, info, runtime)
         return defaults.load_model(named, device, runtime)
 

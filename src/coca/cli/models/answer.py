@@ -11,8 +11,8 @@ from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from coca.runtime.base_predictor import BasePredictor
     from coca.runtime.inputs import Caption, Prediction
-    from coca.search.predictor import Predictor
 
 
 def answer(
@@ -90,7 +90,7 @@ def answer(
 
 
 def _choose(
-    console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
+    console: Console, predictor: "BasePredictor", paths: list[str], question: str, *, together: int
 ) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
     """Run the head on each image, or on each group of `together` images."""
     if together == 1:
@@ -115,7 +115,7 @@ def _choose(
 
 def _write(
     console: Console,
-    predictor: "Predictor",
+    predictor: "BasePredictor",
     paths: list[str],
     question: str,
     *,

@@ -14,8 +14,8 @@ from coca.cli.options.class_names import lines_of, read_names
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from coca.runtime.base_predictor import BasePredictor
     from coca.runtime.inputs import Prediction
-    from coca.search.predictor import Predictor
 
 SHOWN_LABELS = 3
 
@@ -154,7 +154,7 @@ def classify(
 
 @contextmanager
 def _by_collection(
-    predictor: "Predictor", uri: str, collection: str, token: str
+    predictor: "BasePredictor", uri: str, collection: str, token: str
 ) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
     from coca.search.mining.zero_shot import read_classes
     from coca.workflows.collections.class_prompts import classify_by, open_classes

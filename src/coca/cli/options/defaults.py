@@ -16,7 +16,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from coca.search.predictor import Predictor
+    from coca.runtime.base_predictor import BasePredictor
     from coca.search.records import CollectionInfo
 
 DEMO_PICTURES = Path("runs/demo/pictures.db")
@@ -116,7 +116,7 @@ def load_model(
     runtime: Runtimes | None = None,
     *,
     info: "CollectionInfo | None" = None,
-) -> "Predictor":
+) -> "BasePredictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console.current(json=False))
     from coca.workflows.collections.collection_model import fitted, load_model

@@ -14,8 +14,8 @@ from coca.cli.options import defaults
 from coca.core.progress import ProgressMaker, silent
 
 if TYPE_CHECKING:
+    from coca.runtime.base_predictor import BasePredictor
     from coca.search.milvus.collection import Collection
-    from coca.search.predictor import Predictor
     from coca.search.query.engine import SearchEngine
     from coca.search.records import Hit
 
@@ -124,7 +124,7 @@ class CollectionOptions:
 
         return Collection.open(uri, collection or self.collection, token=self.token)
 
-    def load_model(self, collection: "Collection") -> "Predictor":
+    def load_model(self, collection: "Collection") -> "BasePredictor":
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 

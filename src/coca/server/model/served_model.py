@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import Caption, Prediction, WordMaps, predictions
 from coca.runtime.prompts import class_means, sentences_of
-from coca.search.predictor import Predictor
 from coca.server.images.data_uris import Box, DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.model.batching import Batcher, Turns
@@ -34,7 +34,9 @@ class ServedModel:
     all cores. A call has at most one batch, and calls take turns: no request holds the model.
     """
 
-    def __init__(self, predictor: Predictor, decoder: Decoder, settings: ServerSettings) -> None:
+    def __init__(
+        self, predictor: BasePredictor, decoder: Decoder, settings: ServerSettings
+    ) -> None:
         """Wrap a loaded model and start the threads that call it."""
         self.predictor = predictor
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
@@ -141,7 +143,7 @@ class ServedModel:
         )
 
     @contextmanager
-    def exclusive(self) -> Iterator[Predictor]:
+    def exclusive(self) -> Iterator[BasePredictor]:
         """Hold the model; calls of other threads wait."""
         with self._lock:
             yield self.predictor

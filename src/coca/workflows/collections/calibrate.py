@@ -16,9 +16,9 @@ import yaml
 
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import batches
-from coca.search.predictor import Predictor
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.match import (
     MIN_SAMPLES,
@@ -60,7 +60,7 @@ class CalibrationReport:
 
 def calibrate(
     collection: Collection,
-    predictor: Predictor,
+    predictor: BasePredictor,
     config: CalibrationConfig | None = None,
     *,
     others: Sequence[Collection] = (),
@@ -147,7 +147,7 @@ class _Scores:
     def read(
         self,
         collection: Collection,
-        predictor: Predictor,
+        predictor: BasePredictor,
         open_image: ImageOpener,
         progress: ProgressMaker,
     ) -> None:
@@ -227,7 +227,7 @@ def _readable(collection: Collection, ids: Sequence[str], open_image: ImageOpene
 
 def _captions(
     collection: Collection,
-    predictor: Predictor,
+    predictor: BasePredictor,
     count: int,
     random: np.random.Generator,
     open_image: ImageOpener,
@@ -261,7 +261,7 @@ def _distinct(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _search(
-    collection: Collection, predictor: Predictor, texts: Iterable[str], progress: ProgressMaker
+    collection: Collection, predictor: BasePredictor, texts: Iterable[str], progress: ProgressMaker
 ) -> list[list[Hit]]:
     """Find the first hits of each text, and one more, as one of them may be left out."""
     listed, found = list(texts), []
@@ -273,7 +273,7 @@ def _search(
 
 
 def _first_hits(
-    collection: Collection, predictor: Predictor, texts: Sequence[str], progress: ProgressMaker
+    collection: Collection, predictor: BasePredictor, texts: Sequence[str], progress: ProgressMaker
 ) -> dict[str, list[str]]:
     """Return the ids of the first hits of each text."""
     found = _search(collection, predictor, texts, progress)

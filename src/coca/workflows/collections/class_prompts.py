@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, Prediction, predictions
 from coca.search.milvus.catalog import check_fillable, neighbours
 from coca.search.milvus.collection import Collection
-from coca.search.predictor import Predictor
 from coca.search.records import CollectionInfo, check_same_model
 from coca.workflows.collections.collection_model import open_collection
 
@@ -61,7 +61,7 @@ def info_at(
     return others[0] if others else None
 
 
-def check_classes_model(info: CollectionInfo, predictor: Predictor) -> None:
+def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
     """Check that a model's vectors are comparable with a collection of classes.
 
     Raises:
@@ -77,7 +77,7 @@ def check_classes_model(info: CollectionInfo, predictor: Predictor) -> None:
 
 @contextmanager
 def open_classes(
-    predictor: Predictor,
+    predictor: BasePredictor,
     uri: str,
     collection: str = "classes",
     *,
@@ -99,7 +99,7 @@ def open_classes(
 
 
 def classify_by(
-    predictor: Predictor,
+    predictor: BasePredictor,
     labels: Sequence[str],
     vectors: Float32[np.ndarray, "K E"],
     images: Sequence[ImageInput],

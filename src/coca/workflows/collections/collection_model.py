@@ -11,12 +11,13 @@ from typing import Literal, TypeAlias, TypeVar
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.predictor import Embedder, Predictor
+from coca.search.predictor import Embedder
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.rerank import RescoredIndex
@@ -35,7 +36,7 @@ E = TypeVar("E", bound=Embedder)
 
 def load_model(
     name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
-) -> Predictor:
+) -> BasePredictor:
     """Load a model by torch or by ONNX Runtime.
 
     Args:
@@ -95,7 +96,7 @@ def choose_model(
 
 
 def open_collection(
-    model: Predictor,
+    model: BasePredictor,
     uri: str,
     collection: str = "pictures",
     *,
@@ -135,7 +136,7 @@ def open_collection(
     )
 
 
-def lasting_name(model: Predictor) -> str:
+def lasting_name(model: BasePredictor) -> str:
     """Return the name of a shipped model, else the absolute path of the model folder.
 
     A path of a shipped model would be valid for this installation only.

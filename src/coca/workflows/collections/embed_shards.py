@@ -19,10 +19,10 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source
-from coca.search.predictor import Predictor
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner
@@ -56,7 +56,7 @@ def find_shards(uris: Sequence[str | Path]) -> list[str]:
 
 def embed_shards(
     shards: Sequence[str],
-    predictor: Predictor,
+    predictor: BasePredictor,
     out: str | Path,
     *,
     captions: bool = False,
@@ -83,7 +83,7 @@ def embed_shards(
 
 def embed_shard(
     shard: str,
-    predictor: Predictor,
+    predictor: BasePredictor,
     out: str | Path,
     *,
     captions: bool = False,
@@ -121,7 +121,7 @@ def embed_shard(
 def _embed(
     shard: str,
     source: SampleSource,
-    predictor: Predictor,
+    predictor: BasePredictor,
     path: Path,
     captions: bool,
     progress: ProgressMaker,
@@ -145,7 +145,7 @@ def _embed(
     return EmbeddedShard(shard, path, made=True, images=report.good, bad=tuple(report.bad))
 
 
-def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
+def _remove_older(shard: str, predictor: BasePredictor, out: str | Path, *, now: set[str]) -> None:
     """Delete the files of earlier versions of a tar; `now` contains the current file stems."""
     for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
         if file.stem in now or not find_vectors(file):
@@ -155,7 +155,7 @@ def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set
             file.unlink(missing_ok=True)
 
 
-def _address(source: SampleSource, predictor: Predictor, captions: bool) -> str:
+def _address(source: SampleSource, predictor: BasePredictor, captions: bool) -> str:
     """Hash everything that the result depends on: model, tar content and captioning."""
     parts = (predictor.fingerprint, source.fingerprint, str(captions))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

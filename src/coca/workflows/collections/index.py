@@ -11,6 +11,7 @@ from coca.core.errors import ConfigError, SearchError, check_options
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
@@ -21,7 +22,6 @@ from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.predictor import Predictor
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import fitted, open_collection
@@ -39,7 +39,7 @@ from coca.workflows.collections.watch import watch_folders, watched_folders
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
-ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Predictor]
+ModelLoader: TypeAlias = Callable[[CollectionInfo | None], BasePredictor]
 """Loads the model to fill a collection with; None: the collection does not exist yet."""
 
 
@@ -81,7 +81,7 @@ class IndexResult:
 
 def index_images(
     uris: Sequence[str | Path],
-    model: Predictor | ModelLoader,
+    model: BasePredictor | ModelLoader,
     *,
     uri: str,
     frame_interval_s: float = FRAME_INTERVAL_S,
@@ -146,7 +146,7 @@ def index_images(
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
     skipped = warn_of_skipped(resolved)
-    if not isinstance(model, Predictor):
+    if not isinstance(model, BasePredictor):
         collection, token = settings.get("collection", "pictures"), settings.get("token", "")
         info = check_fillable(uri, collection, token=token)
         model = fitted(model(info), info)
@@ -167,7 +167,7 @@ def index_images(
 
 def index_sources(
     sources: Sequence[AnySource],
-    predictor: Predictor,
+    predictor: BasePredictor,
     *,
     uri: str,
     path_cache: PathCache | None = None,
@@ -252,7 +252,7 @@ def counted_on_ctrl_c(collection: Collection) -> Iterator[None]:
         ) from None
 
 
-def captioner(predictor: Predictor) -> Captioner:
+def captioner(predictor: BasePredictor) -> Captioner:
     """Wrap a predictor as the captioner of `ingest`."""
     return lambda images: [caption.text for caption in predictor.caption(images)]
 

@@ -9,12 +9,12 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import batches
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
-from coca.search.predictor import Predictor
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
@@ -53,7 +53,7 @@ class Mining:
 
 def mine(
     collection: Collection,
-    predictor: Predictor,
+    predictor: BasePredictor,
     mining: Mining,
     choice: Choice,
     out: str | Path,
@@ -113,7 +113,7 @@ def find_duplicates(
     *,
     min_similarity: float,
     others: Sequence[str | Path] = (),
-    predictor: Predictor | None = None,
+    predictor: BasePredictor | None = None,
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> tuple[Duplicates, dict[int, str]]:
@@ -152,7 +152,7 @@ def find_duplicates(
 
 def _scores(
     resident: CollectionCopy,
-    predictor: Predictor,
+    predictor: BasePredictor,
     mining: Mining,
     vectors: Float32[np.ndarray, "N E"],
 ) -> Float32[np.ndarray, " N"] | None:
@@ -167,7 +167,7 @@ def _scores(
     return None
 
 
-def _check_model(collection: Collection, predictor: Predictor) -> None:
+def _check_model(collection: Collection, predictor: BasePredictor) -> None:
     check_same_model(
         collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
     )
