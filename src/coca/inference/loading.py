@@ -119,7 +119,8 @@ def load(
         device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Precision of weights and arithmetic; embeddings are always fp32. `auto` is bf16
             where the device multiplies it faster than fp32, else fp32.
-        batch_size: Images or texts per batch, at least 1.
+        batch_size: Images or texts per batch, at least 1. On a CPU, 64 images of `everyday` at once
+            take 0.8 GB more memory than 16.
         prepack: On a CPU, keep a second copy of the weights in prepacked order. Images take a
             tenth less time, captions up to half. Do not train such a model.
         dimensions: Keep the first numbers of each embedding, and normalize them again; see

@@ -68,7 +68,8 @@ def load(
 
     Args:
         path: A folder that `coca export --format onnx` wrote.
-        batch_size: Images or texts per batch, at least 1; larger batches take more memory.
+        batch_size: Images or texts per batch, at least 1. It is 16, and not 64 as in `coca.load`,
+            since exported models run on CPUs, where larger batches mainly take more memory.
         threads: Threads of ONNX Runtime; default: one per core.
         dimensions: Keep the first numbers of each embedding, and normalize them again. Default:
             all.
