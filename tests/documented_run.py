@@ -42,9 +42,10 @@ INSTEAD = {
     "make demo": "coca demo",
     # The page before has filled the default collection with another model.
     "coca index photos --model everyday": "coca index photos --model everyday --uri everyday.db",
-    "coca collection calibrate photos --false-alarms 0.01 --other drawings": "coca index photos -c "
-    "photos && coca index test-photos -c drawings && coca collection calibrate photos "
-    "--false-alarms 0.01 --other drawings",
+    "coca collection calibrate photos --false-alarms 0.01": "coca index photos -c photos && "
+    "coca collection calibrate photos --false-alarms 0.01",
+    "coca collection calibrate photos --queries queries.json": "coca collection calibrate photos "
+    "--false-alarms 0.4 --queries queries.json",
     "make demo FROM_SCRATCH=1": "coca data emoji runs/from-scratch/shards/twemoji --vendor twemoji"
     " && coca pretrain recipes/pretrain/emoji.yaml",
 }

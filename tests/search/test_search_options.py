@@ -4,7 +4,7 @@ import pytest
 
 from coca.core.config.docs import docstrings, field_types
 from coca.core.errors import ArgumentError, ConfigError
-from coca.search.query.match import SCORED_HITS
+from coca.search.query.match import MARKED_HITS
 from coca.search.records import Hit
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 
@@ -25,7 +25,7 @@ def test_a_search_by_vectors_has_no_options_of_queries() -> None:
 
 def test_figures_of_the_docstrings_are_those_of_the_code() -> None:
     texts = docstrings(QueryOptions)
-    assert f"first {SCORED_HITS} hits" in texts["match"]
+    assert f"first {MARKED_HITS} hits" in texts["match"]
 
 
 def test_each_option_has_a_docstring() -> None:

@@ -1,7 +1,6 @@
-"""Collections that a tiny model fills, and how they are calibrated, embedded and served."""
+"""Collections that a tiny model fills, and how they are embedded and served."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 import coca
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.workflows.collections import calibrate
 from coca.workflows.collections.embed_shards import embed_shards
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -50,15 +48,6 @@ def write_collections(
             )
         index_images([folder], predictor, uri=uri, collection=name)
     return uri
-
-
-@contextmanager
-def fewer_general_queries() -> Iterator[tuple[str, ...]]:
-    """Calibrate with every eighth general query and "elephant"."""
-    some = tuple(dict.fromkeys(["elephant", *calibrate.general_queries()[::8]]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "general_queries", lambda: some)
-        yield some
 
 
 def embed(

@@ -171,10 +171,12 @@ class Hit:
     """Sort key of reranking, logit scale times cosine plus `log_likelihood`, and of diverse
     recommendations, marginal relevance (MMR)."""
     match_probability: float | None = None
-    """Calibrated probability that the image matches the query text, 0 to 1; None where the
-    collection is not calibrated, or the hit was not scored."""
+    """Probability that the image matches the query text, 0 to 1, and 0.5 at the limit of a match;
+    None where the collection is not calibrated."""
     is_match: bool | None = None
-    """Whether `match_probability` is above the threshold of the collection's calibration."""
+    """Whether the match score is above the limit of the collection's calibration."""
+    query_matches: bool | None = None
+    """Whether the first hit of the query is a match; the same for all hits of all its pages."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,8 +153,8 @@ class QueryOptions(SearchOptions):
     """Number of first hits to rerank by the rank score: logit scale x cosine + log likelihood of
     the text, given the image. 0: no reranking."""
     match: bool = True
-    """Mark the first 32 hits of a query of one text by their match probability, where the
-    collection is calibrated (`coca collection calibrate`). This reads their images."""
+    """Mark the first 100 hits of a page of a query of one text by their match probability, where
+    the collection is calibrated (`coca index`, `coca collection calibrate`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,11 +1,11 @@
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
-from tiny_collection import fewer_general_queries
 from tiny_data import image_bytes
 
 Run = Callable[..., Result]
@@ -64,13 +64,6 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
 
 
-@pytest.fixture
-def _fewer_queries() -> Iterator[None]:
-    with fewer_general_queries():
-        yield
-
-
-@pytest.mark.usefixtures("_fewer_queries")
 def test_a_calibrated_collection_is_searched_with_match_probabilities(
     run: Run, run_json: RunJson, model: str, cwd: Path
 ) -> None:
@@ -79,25 +72,36 @@ def test_a_calibrated_collection_is_searched_with_match_probabilities(
         Path(f"photos/{n}.png").write_bytes(image_bytes(n))
         Path(f"photos/{n}.txt").write_text(f"car {'abcdefghijklmnopqrst'[n]}", encoding="utf-8")
     run_json("index", "photos", "-m", model)
-    plain = run_json("search", "car a")
+    plain = run_json("search", "car d")
     assert {hit["match_probability"] for hit in plain} == {None}
     assert run_json("collection", "info")["calibration"] is None
     made = run_json("collection", "calibrate", "--false-alarms", "0.25")
-    assert run_json("collection", "info")["calibration"]["false_alarms"] == 0.25
+    assert made["calibration"] == run_json("collection", "info")["calibration"]
+    assert made["calibration"]["false_alarms"] == 0.25
     assert "25 % false alarms" in run("collection", "info").output
-    assert (made["captions"], made["calibration"]["false_alarms"]) == ("given", 0.25)
-    hits = run_json("search", "car a")
-    threshold = made["calibration"]["threshold"]
+    hits = run_json("search", "car d")
     assert [hit["id"] for hit in hits] == [hit["id"] for hit in plain]
-    # A person named one of them by all words of the query.
-    assert [hit["is_match"] for hit in hits] == [
-        hit["match_probability"] > threshold or hit["caption"] == "car a" for hit in hits
-    ]
-    assert run_json("search", "car a", "--no-match") == plain
-    few = [hit["is_match"] for hit in hits if not hit["is_match"]]
-    shown = run("search", "car a").output
-    assert shown.count("% no") == len(few)
-    assert ("nothing matches" in shown) == (len(few) == len(hits))
-    again = run("collection", "calibrate", "--false-alarms", "0.3", "--texts", "10").output
-    assert "match probability" in again
+    assert [hit["is_match"] for hit in hits] == [hit["match_probability"] > 0.5 for hit in hits]
+    assert {hit["query_matches"] for hit in hits} == {hits[0]["is_match"]}
+    assert run_json("search", "car d", "--no-match") == plain
+    shown = run("search", "car d").output
+    assert shown.count("% no") == sum(not hit["is_match"] for hit in hits)
+
+
+def test_a_collection_is_calibrated_by_a_list_of_queries(
+    run: Run, run_json: RunJson, model: str, cwd: Path
+) -> None:
+    Path("photos").mkdir()
+    for n in range(4):
+        Path(f"photos/{n}.png").write_bytes(image_bytes(n))
+    run_json("index", "photos", "-m", model)
+    hits = run_json("search", "car", "-k", "4")
+    queries = {f"text {n}": [] for n in range(3)} | {"car": [hits[0]["path"]]}
+    Path("queries.json").write_text(json.dumps(queries), encoding="utf-8")
+    options = ("--queries", "queries.json", "--false-alarms", "0.25")
+    made = run_json("collection", "calibrate", *options)["calibration"]
+    assert (made["other"], made["matching"]) == ({"queries of the list": 3}, 1)
+    assert "1 texts with a known image" in run("collection", "calibrate", *options).output
+    weak = not run_json("search", "text 0")[0]["query_matches"]
+    assert ("weak matches" in run("search", "text 0").output) is weak
     assert run("collection", "calibrate", "--false-alarms", "2", code=2)

@@ -10,6 +10,7 @@ from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.match import Calibration
+from coca.search.records import Hit
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
@@ -19,38 +20,33 @@ TEXT = "a red car"
 
 
 @pytest.fixture
-def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> dict[str, float]:
-    """Match probabilities by id; the threshold is between the second and the third."""
+def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> list[Hit]:
+    """Hits of the library; the limit is between the scores of the second and the third."""
     uri = write_collections(tmp_path, predictor, {"pictures": images})
     with Collection.open(uri) as collection:
+        size = collection.info.embed_dim
         calibration = Calibration(
+            texts_mean=(0.0,) * size,
+            records_mean=(0.0,) * size,
             fingerprint=predictor.fingerprint,
-            cosine_weight=1.0,
-            pmi_weight=1.0,
-            bias=0.0,
-            threshold=0.0,
+            median=-1.0,
+            limit=0.0,
             false_alarms=0.05,
-            samples=tuple(sorted(collection.ids())[:4]),
             records=6,
-            matching=6,
-            other={"left out": 6},
-            found=0.5,
+            other={"random letters": 40},
+            matching=0,
+            found=None,
         )
-        collection.keep_calibration(calibration.to_json())
-        found = {}
-        for hit in SearchEngine(predictor, collection).search(TEXT):
-            assert hit.match_probability is not None
-            found[hit.id] = hit.match_probability
-        second, third = sorted(found.values(), reverse=True)[1:3]
-        fields = vars(calibration) | {"threshold": (second + third) / 2}
+        (query,) = predictor.embed_texts([TEXT, "red car"]).mean(axis=0, keepdims=True)
+        records = collection.get(collection.ids())
+        scores = sorted(calibration.score(query, TEXT, record) for record in records.values())
+        fields = vars(calibration) | {"limit": (scores[-2] + scores[-3]) / 2}
         collection.keep_calibration(Calibration(**fields).to_json())
-    return found
+        return SearchEngine(predictor, collection).search(TEXT)
 
 
 @pytest.fixture
-def client(
-    expected: dict[str, float], tmp_path: Path, predictor: Predictor
-) -> Iterator[TestClient]:
+def client(expected: list[Hit], tmp_path: Path, predictor: Predictor) -> Iterator[TestClient]:
     settings = ServerSettings(thumbnails=tmp_path / "t", uploads=tmp_path / "u")
     uri = str(tmp_path / "pictures.db")
     with (
@@ -60,38 +56,31 @@ def client(
         yield opened
 
 
-def test_hits_are_marked_as_by_the_library(client: TestClient, expected: dict[str, float]) -> None:
-    body = client.post("/v1/search", json={"text": TEXT, "hybrid": False}).json()
-    found = {hit["id"]: hit["match_probability"] for hit in body["hits"]}
-    assert found == pytest.approx(expected, abs=1e-4)
-    marks = {hit["id"]: hit["is_match"] for hit in body["hits"]}
-    assert marks == {id: one > body["threshold"] for id, one in found.items()}
-    assert sum(marks.values()) == 2
-    assert body["nothing_matches"] is False
-    (listed,) = client.get("/v1/collections").json()["collections"]
-    assert listed["calibration"]["threshold"] == body["threshold"]
-
-
-def test_an_item_that_a_person_named_so_matches_at_any_probability(
-    client: TestClient,
-) -> None:
+def test_hits_are_marked_as_by_the_library(client: TestClient, expected: list[Hit]) -> None:
     body = client.post("/v1/search", json={"text": TEXT}).json()
-    assert {hit["is_match"] for hit in body["hits"] if TEXT in hit["caption"]} == {True}
-    assert any(hit["match_probability"] < body["threshold"] for hit in body["hits"])
+    probabilities = {hit["id"]: hit["match_probability"] for hit in body["hits"]}
+    wanted = {hit.id: hit.match_probability for hit in expected}
+    assert probabilities == pytest.approx(wanted, abs=1e-4)
+    marks = {hit["id"]: hit["is_match"] for hit in body["hits"]}
+    assert marks == {hit.id: hit.is_match for hit in expected}
+    assert set(marks.values()) == {True, False}
+    (listed,) = client.get("/v1/collections").json()["collections"]
+    assert listed["calibration"] == {"false_alarms": 0.05, "found": None, "records": 6}
 
 
-def test_nothing_matches_where_no_hit_does(client: TestClient) -> None:
-    hits = client.post("/v1/search", json={"text": TEXT, "hybrid": False}).json()["hits"]
-    matching = [hit["id"] for hit in hits if hit["is_match"]]
+def test_matches_are_weak_where_the_first_hit_is_no_match(
+    client: TestClient, expected: list[Hit]
+) -> None:
+    for offset in (0, 2):
+        page = {"text": TEXT, "offset": offset, "limit": 2}
+        weak = client.post("/v1/search", json=page).json()["weak_matches"]
+        assert weak is not expected[0].query_matches
+    matching = [hit.id for hit in expected if hit.is_match]
     conditions = [{"field": "id", "operator": "!=", "value": id} for id in matching]
-    body = client.post(
-        "/v1/search", json={"text": TEXT, "hybrid": False, "where": conditions}
-    ).json()
-    assert len(body["hits"]) == len(hits) - 2
-    assert body["nothing_matches"] is True
-    # Another page does not decide, and a query of an image has no threshold.
-    later = client.post("/v1/search", json={"text": TEXT, "offset": 2, "limit": 2}).json()
-    assert later["nothing_matches"] is None
-    other = client.post("/v1/search", json={"id": hits[0]["id"]}).json()
-    assert (other["nothing_matches"], other["threshold"]) == (None, None)
+    body = client.post("/v1/search", json={"text": TEXT, "where": conditions}).json()
+    assert len(body["hits"]) == len(expected) - len(matching)
+    assert body["weak_matches"] is True
+    # A query of an image has no verdict.
+    other = client.post("/v1/search", json={"id": expected[0].id}).json()
+    assert other["weak_matches"] is None
     assert {hit["is_match"] for hit in other["hits"]} == {None}

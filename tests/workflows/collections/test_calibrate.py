@@ -1,34 +1,35 @@
 """Calibration of a collection, with real images, a tiny model and Milvus Lite."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import ArgumentError, ConfigError, SearchError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.match import Calibration
 from coca.search.query.match_config import CalibrationConfig
-from coca.workflows.collections.calibrate import GENERAL, LEFT_OUT, OTHERS, calibrate
+from coca.workflows.collections.calibrate import (
+    ABSENT,
+    LISTED,
+    MIN_RECORDS,
+    RANDOM,
+    absent_texts,
+    calibrate,
+    calibrate_changed,
+    read_answers,
+)
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
-from tiny_collection import fewer_general_queries
 from tiny_data import image_bytes
 from tiny_model import write_model
 
-COUNT = 24
-COLORS = ("red", "blue", "green", "black", "white", "brown")
-SIZES = ("small", "large", "round", "square")
-CONFIG = CalibrationConfig(false_alarms=0.25, texts=20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def general() -> Iterator[tuple[str, ...]]:
-    with fewer_general_queries() as some:
-        yield some
+COUNT = MIN_RECORDS
+CONFIG = CalibrationConfig(false_alarms=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +37,18 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
+def write(folder: Path, count: int, caption: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for n in range(count):
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
+        (folder / f"{n}.txt").write_text(f"{caption} {n}", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> str:
-    """A collection with captions, and one of other images with other captions."""
     root = tmp_path_factory.mktemp("calibrate")
-    for name, first, noun in (("pictures", 0, "car"), ("others", 100, "dog")):
-        folder = root / name
-        folder.mkdir()
-        for n in range(COUNT):
-            (folder / f"{n}.png").write_bytes(image_bytes(first + n))
-            caption = f"a {COLORS[n % 6]} {SIZES[n // 6]} {noun}"
-            (folder / f"{n}.txt").write_text(caption, encoding="utf-8")
-        index_images([folder], predictor, uri=str(root / "all.db"), collection=name)
+    write(root / "photos", COUNT, "my car")
+    index_images([root / "photos"], predictor, uri=str(root / "all.db"))
     return str(root / "all.db")
 
 
@@ -55,73 +56,82 @@ def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> str:
 def collection(uri: str) -> Iterator[Collection]:
     with Collection.open(uri) as opened:
         yield opened
-        opened.keep_calibration("")
 
 
-def test_a_calibrated_collection_marks_the_hits_of_later_searches(
-    uri: str, predictor: Predictor, collection: Collection, general: tuple[str, ...]
+def test_an_indexed_collection_is_calibrated_and_marks_hits(
+    uri: str, predictor: Predictor, collection: Collection
 ) -> None:
-    with Collection.open(uri, "others") as others:
-        report = calibrate(collection, predictor, CONFIG, others=[others])
-    made = report.calibration
-    assert (report.captions, report.unreadable) == ("given", 0)
-    assert (made.records, made.matching) == (COUNT, 20)
-    assert made.other == {LEFT_OUT: 20, OTHERS: 20, GENERAL: len(general)}
-    assert Calibration.of(collection.info, fingerprint=predictor.fingerprint) == made
-    with open_search(uri, model=predictor) as engine:
-        hits = engine.search("a red small car", k=COUNT, hybrid=False)
-        assert {type(hit.match_probability) for hit in hits} == {float}
-        assert [hit.is_match for hit in hits] == [
-            (hit.match_probability or 0) > made.threshold for hit in hits
-        ]
-        assert {hit.is_match for hit in engine.search("a red small car", match=False)} == {None}
-    with open_search(uri, model=predictor, in_memory=True) as engine:
-        again = engine.search("a red small car", k=COUNT, hybrid=False)
-        assert again[0].match_probability == pytest.approx(hits[0].match_probability, abs=1e-5)
+    made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
+    assert made is not None
+    assert (made.records, made.matching, made.found) == (COUNT, 0, None)
+    assert made.other == {ABSENT: len(absent_texts()), RANDOM: 100}
+    assert made.false_alarms == 0.05
+    for in_memory in (False, True):
+        with open_search(uri, model=predictor, in_memory=in_memory) as engine:
+            (hit,) = engine.search("my car 7", k=1)
+            assert (hit.caption, hit.is_match, hit.query_matches) == ("my car 7", True, True)
 
 
-def test_a_calibration_does_not_depend_on_the_batches(
+def test_a_calibration_does_not_change_when_it_is_repeated(
     predictor: Predictor, collection: Collection
 ) -> None:
-    other = Predictor(
-        predictor.model, predictor.processor, fingerprint=predictor.fingerprint, batch_size=5
-    )
-    one, two = (calibrate(collection, model, CONFIG).calibration for model in (predictor, other))
-    assert one.samples == two.samples
-    assert one.other == two.other
-    for name in ("cosine_weight", "pmi_weight", "bias", "threshold", "found"):
-        assert getattr(one, name) == pytest.approx(getattr(two, name), rel=1e-3, abs=1e-4)
+    one, two = (calibrate(collection, predictor, CONFIG) for _ in range(2))
+    assert one == two == Calibration.of(collection.info, fingerprint=predictor.fingerprint)
 
 
-def test_general_queries_with_a_word_of_the_captions_are_not_used(
-    uri: str, predictor: Predictor, tmp_path: Path, general: tuple[str, ...]
+def test_texts_with_a_word_of_the_captions_are_not_used(
+    predictor: Predictor, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for n in range(COUNT):
-        (folder / f"{n}.png").write_bytes(image_bytes(n))
-        caption = f"{COLORS[n % 6]} {SIZES[n // 6]} elephants"
-        (folder / f"{n}.txt").write_text(caption, encoding="utf-8")
-    index_images([folder], predictor, uri=uri, collection="elephants")
-    with Collection.open(uri, "elephants") as collection:
-        made = calibrate(collection, predictor, CONFIG).calibration
-    assert "elephant" in general
-    assert made.other[GENERAL] < len(general)
+    write(tmp_path / "photos", COUNT, "aurochs and tardigrades")
+    uri = str(tmp_path / "a.db")
+    index_images([tmp_path / "photos"], predictor, uri=uri)
+    with Collection.open(uri) as collection:
+        made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
+    assert made is not None
+    assert {"aurochs", "tardigrade"} <= set(absent_texts())
+    assert made.other[ABSENT] == len(absent_texts()) - 2
 
 
-def test_without_captions_the_model_writes_them(predictor: Predictor, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for n in range(3):
-        (folder / f"{n}.png").write_bytes(image_bytes(n))
-    uri = str(tmp_path / "bare.db")
-    index_images([folder], predictor, uri=uri, captions=False)
-    # A tiny model writes too few different captions for a calibration.
-    with (
-        Collection.open(uri) as collection,
-        pytest.raises(SearchError, match="texts that match nothing and 4 that match"),
-    ):
-        calibrate(collection, predictor, CONFIG)
+def test_only_much_changed_collections_are_calibrated_again(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "a.db")
+    write(tmp_path / "photos", MIN_RECORDS - 1, "a dog")
+    index_images([tmp_path / "photos"], predictor, uri=uri)
+    records = []
+    for count in (MIN_RECORDS - 1, MIN_RECORDS, MIN_RECORDS + 2, MIN_RECORDS + 8):
+        write(tmp_path / "photos", count, "a dog")
+        index_images([tmp_path / "photos"], predictor, uri=uri)
+        with Collection.open(uri) as collection:
+            made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
+            records.append(made and made.records)
+            assert calibrate_changed(collection, predictor) is None
+    assert records == [None, MIN_RECORDS, MIN_RECORDS, MIN_RECORDS + 8]
+
+
+def test_a_list_of_queries_replaces_the_texts_and_is_kept(
+    predictor: Predictor, collection: Collection, tmp_path: Path
+) -> None:
+    id = min(collection.ids())
+    path = collection.get([id])[id].path
+    absent: dict[str, list[str]] = {f"nothing {n}": [] for n in range(8)}
+    file = tmp_path / "queries.json"
+    file.write_text(json.dumps(absent | {"my car": [id], "a car": [path]}), encoding="utf-8")
+    made = calibrate(collection, predictor, CONFIG, answers=read_answers(file))
+    assert (made.other, made.matching) == ({LISTED: 8}, 2)
+    assert made.found in (0, 0.5, 1)
+    collection.keep_calibration(dataclasses.replace(made, records=1).to_json())
+    assert calibrate_changed(collection, predictor) is None
+    with pytest.raises(ConfigError, match=r"gone\.png is neither the id nor the path of a record"):
+        calibrate(collection, predictor, CONFIG, answers=absent | {"a car": ["gone.png"]})
+
+
+@pytest.mark.parametrize("text", ["- a", "a: b", "a: [1]", "{"])
+def test_a_file_without_queries_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "queries.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="must map each query to a list of ids or paths"):
+        read_answers(file)
 
 
 def test_another_model_and_a_wrong_rate_are_refused(
@@ -130,7 +140,7 @@ def test_another_model_and_a_wrong_rate_are_refused(
     other = load(write_model(tmp_path / "other", seed=1), device="cpu")
     with pytest.raises(SearchError, match="was filled by model"):
         calibrate(collection, other, CONFIG)
-    with pytest.raises(ArgumentError, match=r"false_alarms must be .*\(0, 1\), got 1"):
+    with pytest.raises(ArgumentError, match=r"false_alarms must be .*0\.5\), got 1"):
         dataclasses.replace(CONFIG, false_alarms=1.0)
-    with pytest.raises(SearchError, match=r"a false-alarm rate of 0\.001 needs at least 1998"):
+    with pytest.raises(SearchError, match=r"a false-alarm rate of 0\.001 needs at least 999"):
         calibrate(collection, predictor, dataclasses.replace(CONFIG, false_alarms=0.001))

@@ -155,8 +155,8 @@ def print_hits(
         [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
         for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
     ]
-    if hits and all(hit.is_match is False for hit in hits):
-        console.say("nothing matches; the nearest images are:")
+    if hits and hits[0].query_matches is False:
+        console.say("weak matches:")
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
         console.table(columns, rows, right=["rank", *shown, "score"])

@@ -98,7 +98,7 @@ class CollectionCopy:
         """
         self.info = collection.info
         self.source = collection
-        self._has_vectors = vectors
+        self.has_vectors = vectors
         self._watch = Watch(collection, check_s)
         self._lock, self._reading = threading.RLock(), threading.Lock()
         self._rows = self._read(progress)
@@ -360,7 +360,7 @@ class CollectionCopy:
         """Read the whole collection."""
         with self._watch.reading() as writes:
             rows = CopyRows(writes)
-            if self._has_vectors:
+            if self.has_vectors:
                 # Sorted, so that `vectors` need not copy the matrix.
                 ids = sorted(self.source.ids())
                 with progress("reading vectors", len(ids)) as bar:
@@ -374,7 +374,7 @@ class CollectionCopy:
         rows.rows = {id: row for row, id in enumerate(rows.ids)}
         rows.exists = np.ones(len(rows.ids), bool)
         rows.has_text = np.array([item.text_vector is not None for item in items.values()], bool)
-        if self._has_vectors:
+        if self.has_vectors:
             rows.images = VectorScan(self._stacked([item.vector for item in items.values()]))
             rows.texts = VectorScan(self._stacked([item.text_vector for item in items.values()]))
         rows.captions["given"] = counted_captions(
@@ -402,7 +402,7 @@ class CollectionCopy:
             captions.words.replace(texts)
             captions.counts = np.append(captions.counts, np.zeros(len(new), bool))
             captions.counts[list(texts)] = [bool(text) for text in texts.values()]
-        if self._has_vectors and there:
+        if self.has_vectors and there:
             at = np.array(there, np.int64)
             rows.images = rows.images.replaced(
                 at, self._stacked([item.vector for item in items.values()])
@@ -422,7 +422,7 @@ class CollectionCopy:
 
     def _items(self, ids: Sequence[str]) -> dict[str, _Item]:
         """Read what the copy has of these records, in their order; missing ids are skipped."""
-        if not self._has_vectors:
+        if not self.has_vectors:
             found = dict(_captioned(self.source.origins(ids)))
         else:
             found = {

@@ -79,6 +79,9 @@ class WordHits:
         self._ids, self._rows_of = ids, rows_of
         self._rows, self._scores = rows[order], scores[order]
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def best(self, count: int) -> dict[str, float]:
         """Return the ids of the best records with their BM25, best first."""
         order = np.argsort(-self._scores, kind="stable")[:count]

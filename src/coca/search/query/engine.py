@@ -11,7 +11,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.match import Calibration, mark_matches, mark_named
+from coca.search.query.match import MARKED_HITS, Calibration, mark_matches
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import (
     Term,
@@ -100,9 +100,8 @@ class SearchEngine:
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
             **options: Fields of `QueryOptions`: number of hits and page, filter, vector field,
-                grouping, width, fusion with rankings of captions, reranking and match probability.
-                A hit of a hybrid search whose given caption has all words of the query matches in
-                any case; see `coca.search.query.match`.
+                grouping, width, weights of the ranking, reranking and match probability; see
+                `coca.search.query.match`.
 
         Returns:
             Hits, best first: by `fused_score` if rankings were fused, else by cosine, and the first
@@ -135,16 +134,30 @@ class SearchEngine:
         offset, last = 0 if page.rerank else page.offset, page.offset + page.k
         dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
         ranking = self._ranking(page, whole)
-        if ranking is None:
-            (hits,) = self.collection.search(query, **dense)
-        else:
-            text = " ".join(text for text, weight in texts.items() if weight > 0)
-            hits = self._ranked(query, text, ranking, SearchOptions(**dense))
+
+        def found(options: SearchOptions) -> list[Hit]:
+            if ranking is None:
+                return self.collection.search(query, **vars(options))[0]
+            positive = " ".join(text for text, weight in texts.items() if weight > 0)
+            return self._ranked(query, positive, ranking, options)
+
+        hits = found(SearchOptions(**dense))
+        best = hits[:1]
+        if calibration is not None and offset and hits:
+            best = found(SearchOptions(**dense | {"k": 1, "offset": 0}))
         if page.rerank:
             first, others = hits[: page.rerank], hits[page.rerank :]
             hits = [*self._reranked(first, query[0], texts, page.on), *others][page.offset : last]
-        if calibration is not None:
-            hits = mark_named(self._marked(hits, query[0], next(iter(texts)), calibration), texts)
+        if calibration is not None and best:
+            marked = [hit.id for hit in (*best, *hits[:MARKED_HITS])]
+            hits = mark_matches(
+                hits,
+                self.collection.get(marked),
+                query[0],
+                next(iter(texts)),
+                calibration,
+                first=best[0].id,
+            )
         return hits
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
@@ -276,28 +289,7 @@ class SearchEngine:
         """Return the calibration of the collection for this query; None if it has none."""
         if len(terms) != 1 or terms[0].text is None or terms[0].weight != 1:
             return None
-        if not isinstance(self.embedder, CaptionScorer):
-            return None
         return Calibration.of(self.collection.info, fingerprint=self.embedder.fingerprint)
-
-    def _marked(
-        self,
-        hits: Sequence[Hit],
-        query: Float32[np.ndarray, " E"],
-        text: str,
-        calibration: Calibration,
-    ) -> list[Hit]:
-        assert isinstance(self.embedder, CaptionScorer)
-        records = self.collection.get({*(hit.id for hit in hits), *calibration.samples})
-        return mark_matches(
-            hits,
-            records,
-            text,
-            self.embedder,
-            calibration,
-            cosines={id: record.cosine(query, "image") for id, record in records.items()},
-            open_image=self._image_reader(),
-        )
 
     def _reranked(
         self,

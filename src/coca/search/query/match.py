@@ -1,79 +1,133 @@
-"""Calibrated match score: the probability that an image matches a text, and its threshold.
+"""Match score: whether a collection has what a typed query asks for.
 
-The score is linear in two measures of a text and an image: the cosine of their embeddings, and the
-pointwise mutual information log p(text | image) - log p(text), in nats. The second term is the mean
-of p(text | image) over sample images of the collection. A logistic regression maps the score to a
-probability. The threshold is a quantile over texts that match nothing in the collection, so that
-the rate of false alarms is a stated one.
+    score(q, r) = (q - t / 2) . (x - m / 2) + COVERED_WEIGHT covered^2
 
-Dimensions: P matching texts, M other texts, K hits of a text, F measures, S sample images.
+q is the vector of the query, and x the weighted sum of the vectors of the record's image and
+caption; a record without a caption that counts has x of its image alone. t is the mean vector of
+texts that match nothing, and m the mean of all x: both remove what makes a query or a record near
+to everything. `covered` is the fraction of the query's words that the caption has.
+
+The limit of a match is a quantile of the score of the first hits of texts that match nothing in the
+collection, so that the rate of false alarms is a stated one.
+
+Dimensions: K records, P matching texts, M other texts, E embedding.
 """
 
 import json
-import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ArgumentError, ConfigError, SearchError
-from coca.search.predictor import CaptionScorer
-from coca.search.query.originals import ImageOpener, read_originals
-from coca.search.query.words import analyze, stop_terms
+from coca.search.query.words import analyze, content_terms
 from coca.search.records import CollectionInfo, Hit, Record
 
-SCORED_HITS = 32
-"""Maximum number of hits of a query that are scored: one pass of the decoder."""
+IMAGE_WEIGHT, CAPTION_WEIGHT, COVERED_WEIGHT = 0.25, 0.75, 0.3
+"""Weights of the match score. They do not follow the weights of a search, as the threshold is
+fitted once."""
+MARKED_HITS = 100
+"""Maximum number of hits of a page that are marked: their records are read."""
+_DIGITS = 5
+"""Decimals of stored vectors."""
+_LEAST_SPREAD = 1e-3
 
-_RIDGE = 1e-3
-"""Penalty of the regression, which keeps the weights finite where both classes are separable."""
-_STEPS = 100
-_TOLERANCE = 1e-10
+
+def mixed_vector(record: Record) -> Float[np.ndarray, " E"]:
+    """Return the weighted sum of the vectors of image and caption.
+
+    A caption that the model wrote does not count: it has little that the image's vector lacks.
+    """
+    if record.caption_source != "given" or record.text_vector is None:
+        return record.vector
+    return IMAGE_WEIGHT * record.vector + CAPTION_WEIGHT * record.text_vector
+
+
+def covered(text: str, record: Record) -> float:
+    """Compute the fraction of the words of a query that the given caption of a record has, 0 to 1.
+
+    Stop words count only in a query without other words.
+    """
+    wanted = set(content_terms(text))
+    if record.caption_source != "given" or not wanted:
+        return 0.0
+    return len(wanted.intersection(analyze(record.caption))) / len(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration(Config):
-    """Match score of a collection, fitted for one model; stored with the collection."""
+class MatchScore(Config):
+    """Match score of a collection, of which no limit is known yet."""
+
+    texts_mean: tuple[float, ...]
+    """Mean vector of texts that match nothing."""
+    records_mean: tuple[float, ...]
+    """Mean of `mixed_vector` over the records."""
+
+    @classmethod
+    def of_means(
+        cls, texts: Float[np.ndarray, "M E"], records: Float[np.ndarray, "K E"]
+    ) -> "MatchScore":
+        """Compute both means."""
+        means = (some.mean(axis=0, dtype=np.float64).round(_DIGITS) for some in (texts, records))
+        texts_mean, records_mean = (tuple(mean.tolist()) for mean in means)
+        return cls(texts_mean=texts_mean, records_mean=records_mean)
+
+    def score(self, query: Float[np.ndarray, " E"], text: str, record: Record) -> float:
+        """Compute the match score of a query and a record.
+
+        Args:
+            query: Vector of the query, of length 1.
+            text: The query.
+            record: The record.
+        """
+        mixed = mixed_vector(record) - np.array(self.records_mean) / 2
+        return float(
+            (query - np.array(self.texts_mean) / 2) @ mixed
+            + COVERED_WEIGHT * covered(text, record) ** 2
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(MatchScore):
+    """Match score and threshold of a collection for one model; stored with the collection."""
 
     fingerprint: str
     """Fingerprint of the model."""
-    cosine_weight: Annotated[float, Ge(0)]
-    """Weight of the cosine in the log-odds of a match."""
-    pmi_weight: Annotated[float, Ge(0)]
-    """Weight of the pointwise mutual information, per nat."""
-    bias: float
-    """Log-odds of a match where both measures are 0."""
-    threshold: Fraction
-    """A hit matches if its probability is above this one."""
+    median: float
+    """Median score of the first hits of texts that match nothing."""
+    limit: float
+    """Score above which a hit matches: a higher quantile of the same scores."""
     false_alarms: Fraction
-    """Maximum rate of texts that match nothing and have a hit above the threshold, 0 to 1."""
-    samples: tuple[str, ...]
-    """Ids of the images over which p(text) is averaged."""
+    """Maximum rate of texts that match nothing and have a first hit above the limit, 0 to 1."""
     records: Annotated[int, Ge(0)]
     """Number of records when the collection was calibrated."""
-    matching: Annotated[int, Ge(0)]
-    """Number of texts with a known image."""
     other: Mapping[str, int]
     """Number of texts that match nothing, by their source."""
-    found: Fraction
-    """Rate of held-out texts whose own image is among the first hits and above the threshold."""
+    matching: Annotated[int, Ge(0)]
+    """Number of texts with a known image."""
+    found: Fraction | None
+    """Rate of these texts whose image has a score above the limit; None without such a text."""
 
-    def probability(
-        self, cosine: Float[np.ndarray, "*K"], pmi: Float[np.ndarray, "*K"]
-    ) -> Float[np.ndarray, "*K"]:
-        """Compute the probability that a hit matches, if half of the texts have one match.
+    def probability(self, score: float) -> float:
+        """Compute the probability of a match, if half of the queries have one.
 
-        Args:
-            cosine: Cosine of text and image, -1 to 1.
-            pmi: log p(text | image) - log p(text), in nats; see `mutual_information`.
+        It is 0.5 at the limit. Scores of texts that match nothing are taken as normal, and those of
+        other queries as equally frequent around the limit.
         """
-        logits = self.cosine_weight * cosine + self.pmi_weight * pmi + self.bias
-        return _sigmoid(np.asarray(logits, np.float64))
+        z = NormalDist().inv_cdf(1 - self.false_alarms)
+        logit = z * z * (score - self.limit) / max(self.limit - self.median, _LEAST_SPREAD)
+        return 0.5 * (1 + math.tanh(0.5 * logit))
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the vectors, as commands print it."""
+        vectors = {"texts_mean", "records_mean"}
+        return {name: value for name, value in asdict(self).items() if name not in vectors}
 
     def to_json(self) -> str:
         """Format as JSON, as it is stored with the collection."""
@@ -85,7 +139,7 @@ class Calibration(Config):
 
         Args:
             info: Description of the collection.
-            fingerprint: Fingerprint of the model that scores.
+            fingerprint: Fingerprint of the model that searches.
 
         Raises:
             SearchError: The calibration is of another model, or cannot be read.
@@ -95,115 +149,70 @@ class Calibration(Config):
         again = f"`coca collection calibrate {info.collection}` replaces it"
         try:
             fields: dict[str, Any] = json.loads(info.calibration)
-            found = cls(**{**fields, "samples": tuple(fields["samples"])})
+            means = {name: tuple(fields[name]) for name in ("texts_mean", "records_mean")}
+            calibration = cls(**fields | means)
         except (ValueError, TypeError, KeyError, ConfigError) as error:
             raise SearchError(
                 f"the calibration of collection {info.collection!r} in {info.uri} cannot be read "
                 f"({error}): {again}"
             ) from error
-        if found.fingerprint != fingerprint:
+        if calibration.fingerprint != fingerprint:
             raise SearchError(
                 f"the calibration of collection {info.collection!r} in {info.uri} is of model "
-                f"{found.fingerprint}, and not of {fingerprint}: {again}"
+                f"{calibration.fingerprint}, and not of {fingerprint}: {again}"
             )
-        return found
-
-
-@dataclass(frozen=True)
-class Measures:
-    """Cosine and mutual information of texts and their hits; NaN where there is no hit."""
-
-    cosine: Float[np.ndarray, "M K"]
-    pmi: Float[np.ndarray, "M K"]
-
-    def __len__(self) -> int:
-        return len(self.cosine)
-
-    def __getitem__(self, rows: slice) -> "Measures":
-        return Measures(self.cosine[rows], self.pmi[rows])
-
-
-def mutual_information(
-    log_p: Float[np.ndarray, " K"],
-    samples_log_p: Float[np.ndarray, " S"],
-    is_sample: Bool[np.ndarray, "K S"],
-) -> Float[np.ndarray, " K"]:
-    """Compute log p(text | image) - log p(text) of one text and its hits, in nats.
-
-    p(text) is the mean over the sample images. A hit that is a sample itself is left out of its own
-    mean, which would otherwise limit its score to log S.
-
-    Args:
-        log_p: Log-likelihood of the text for each hit, in nats.
-        samples_log_p: Log-likelihood of the text for each sample image, in nats; at least two.
-        is_sample: Which sample each hit is, if any.
-    """
-    others = np.where(is_sample, -np.inf, samples_log_p)
-    counts = (~is_sample).sum(axis=1)
-    return log_p - (np.logaddexp.reduce(others, axis=1) - np.log(counts))
+        return calibration
 
 
 def fit(
-    matching: Measures,
-    other: Mapping[str, Measures],
+    score: MatchScore,
+    other: Mapping[str, Float[np.ndarray, "..."]],
+    matching: Float[np.ndarray, " P"],
     *,
-    shown: Bool[np.ndarray, " P"],
     false_alarms: float,
     fingerprint: str,
-    samples: Sequence[str],
     records: int,
 ) -> Calibration:
-    """Fit the match score on half of the texts, and choose its threshold on the other half.
+    """Choose the limit from scores of texts that match nothing.
 
-    Rows with an even number are for the fit, the others are held out; rows must be in random order.
-    The threshold is the highest of those that the sources of `other` require.
+    It is the highest of those that the sources of `other` require. A source with too few texts for
+    the rate is left out.
 
     Args:
-        matching: Texts with their own image, one column.
-        other: By source, texts that match nothing, with their first hits.
-        shown: Whether the own image of each text is among its first hits.
-        false_alarms: Maximum rate of texts that match nothing and have a hit above the threshold,
-            in (0, 1).
+        score: The match score.
+        other: By source, the score of the first hit of each text that matches nothing.
+        matching: Score of each text with a known image and this image.
+        false_alarms: Maximum rate of texts that match nothing and have a first hit above the limit,
+            in (0, 0.5).
         fingerprint: Fingerprint of the model.
-        samples: Ids of the sample images.
         records: Number of records of the collection.
 
     Raises:
         SearchError: There are too few texts for this rate.
     """
-    if not 0 < false_alarms < 1:
-        raise ArgumentError(f"false_alarms must be in (0, 1), got {false_alarms}")
+    if not 0 < false_alarms < 0.5:
+        raise ArgumentError(f"false_alarms must be in (0, 0.5), got {false_alarms}")
     least = math.ceil(1 / false_alarms) - 1
-    held_out = {name: some[1::2] for name, some in other.items() if len(some) // 2 >= least}
-    if not held_out or len(matching) < 4:
-        total = max((len(some) for some in other.values()), default=0)
+    enough = {source: scores for source, scores in other.items() if len(scores) >= least}
+    if not enough:
+        total = max(map(len, other.values()), default=0)
         raise SearchError(
-            f"a false-alarm rate of {false_alarms:g} needs at least {2 * least} texts that match "
-            f"nothing and 4 that match, got {total} and {len(matching)}: index more images with "
-            "captions, or allow a higher rate"
+            f"a false-alarm rate of {false_alarms:g} needs at least {least} texts that match "
+            f"nothing, got {total}: allow a higher rate"
         )
-    seen = [other[name][::2] for name in held_out]
-    cosine_weight, pmi_weight, bias = _fit_logits(matching[::2], seen)
-    made = Calibration(
+    limits = {source: quantile_above(scores, false_alarms) for source, scores in enough.items()}
+    highest = max(limits, key=limits.__getitem__)
+    return Calibration(
+        **vars(score),
         fingerprint=fingerprint,
-        cosine_weight=cosine_weight,
-        pmi_weight=pmi_weight,
-        bias=bias,
-        threshold=0.0,
+        median=float(np.median(enough[highest])),
+        limit=limits[highest],
         false_alarms=false_alarms,
-        samples=tuple(samples),
         records=records,
+        other={source: len(scores) for source, scores in enough.items()},
         matching=len(matching),
-        other={name: len(other[name]) for name in held_out},
-        found=0.0,
+        found=float(np.mean(matching > limits[highest])) if len(matching) else None,
     )
-    threshold = max(
-        quantile_above(_best(made.probability(some.cosine, some.pmi)), false_alarms)
-        for some in held_out.values()
-    )
-    own = made.probability(matching.cosine, matching.pmi)[1::2, 0]
-    found = float(np.mean(shown[1::2] & (own > threshold)))
-    return Calibration(**{**vars(made), "threshold": threshold, "found": found})
 
 
 def quantile_above(scores: Float[np.ndarray, " M"], rate: float) -> float:
@@ -221,178 +230,36 @@ def quantile_above(scores: Float[np.ndarray, " M"], rate: float) -> float:
     return float(np.sort(scores)[rank - 1])
 
 
-def _fit_logits(matching: Measures, other: Sequence[Measures]) -> tuple[float, float, float]:
-    """Fit weights of cosine and mutual information, and the bias, of the log-odds.
-
-    All pairs of a text and a hit are used; each text has the same weight. A measure whose weight
-    would be negative gets none. The bias is that of a hit, where half of the texts have one
-    matching image among their hits.
-    """
-    pairs = np.concatenate([_columns(some).reshape(-1, 2) for some in other])
-    sizes = np.concatenate([_text_weights(some) for some in other])
-    there = np.isfinite(pairs).all(axis=1)
-    pairs, sizes = pairs[there], sizes[there]
-    own = _columns(matching)[:, 0]
-    weights, bias = _logistic(own, pairs, sizes)
-    if weights.min() < 0:
-        kept = int(weights.argmax())
-        alone, bias = _logistic(own[:, [kept]], pairs[:, [kept]], sizes)
-        weights = np.zeros(2)
-        weights[kept] = max(float(alone[0]), 0.0)
-    hits = len(pairs) / sum(map(len, other))
-    return float(weights[0]), float(weights[1]), bias - math.log(2 * hits - 1)
-
-
-def _columns(some: Measures) -> Float[np.ndarray, "M K 2"]:
-    return np.stack([some.cosine, some.pmi], axis=-1).astype(np.float64)
-
-
-def _text_weights(some: Measures) -> Float[np.ndarray, " pairs"]:
-    """Weight pairs by one over the number of hits of their text."""
-    there = np.isfinite(some.cosine) & np.isfinite(some.pmi)
-    return np.where(there, 1 / np.maximum(there.sum(axis=1, keepdims=True), 1), 0.0).ravel()
-
-
-def _best(scores: Float[np.ndarray, "M K"]) -> Float[np.ndarray, " M"]:
-    """Return the highest score of each text; texts without any hit are below all others."""
-    lowest = np.nanmin(scores) if np.isfinite(scores).any() else 0.0
-    return np.where(np.isfinite(scores), scores, lowest).max(axis=1)
-
-
-def _logistic(
-    positives: Float[np.ndarray, "P F"],
-    negatives: Float[np.ndarray, "N F"],
-    weights: Float[np.ndarray, " N"],
-) -> tuple[Float[np.ndarray, " F"], float]:
-    """Fit a logistic regression by Newton's method; both classes have the same total weight."""
-    rows = np.concatenate([positives, negatives])
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale[scale == 0] = 1.0
-    inputs = np.column_stack([(rows - mean) / scale, np.ones(len(rows))])
-    targets = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
-    shares = np.concatenate([np.full(len(positives), 1 / len(positives)), weights / weights.sum()])
-    penalty = np.diag([_RIDGE] * rows.shape[1] + [0.0])
-    solution = np.zeros(inputs.shape[1])
-    for _ in range(_STEPS):
-        guessed = _sigmoid(inputs @ solution)
-        slope = inputs.T @ (shares * (guessed - targets)) + penalty @ solution
-        curved = shares * guessed * (1 - guessed)
-        step = np.linalg.solve((inputs * curved[:, None]).T @ inputs + penalty, slope)
-        # A full step may diverge where the classes are nearly separable.
-        solution -= step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < _TOLERANCE:
-            break
-    fitted = solution[:-1] / scale
-    return fitted, float(solution[-1] - fitted @ mean)
-
-
-def _sigmoid(logits: Float[np.ndarray, "*N"]) -> Float[np.ndarray, "*N"]:
-    return 0.5 * (1 + np.tanh(0.5 * logits))
-
-
-# Mark the hits of a text query by their match probability, on a calibrated collection.
-
-
-logger = logging.getLogger(__name__)
-
-MIN_SAMPLES = 2
-"""Minimum number of readable sample images."""
-
-
 def mark_matches(
     hits: Sequence[Hit],
     records: Mapping[str, Record],
+    query: Float[np.ndarray, " E"],
     text: str,
-    scorer: CaptionScorer,
     calibration: Calibration,
     *,
-    cosines: Mapping[str, float],
-    open_image: ImageOpener,
+    first: str,
 ) -> list[Hit]:
-    """Set `match_probability` and `is_match` of the first 32 hits, in one pass of the decoder.
-
-    The order is unchanged. Hits whose image cannot be read have no probability; a warning names the
-    first of them.
+    """Set the match probability of hits, and the verdict on the query; the order is unchanged.
 
     Args:
-        hits: Hits of a search.
-        records: Records of the hits and of the sample images, by id.
-        text: Query text.
-        scorer: Model that scores captions.
+        hits: Hits of one page.
+        records: Records of the hits and of the first hit of the query, by id. Hits that were
+            deleted meanwhile are not marked.
+        query: Vector of the query, of length 1.
+        text: The query.
         calibration: Calibration of the collection for this model.
-        cosines: Cosine of the query and the image of each hit, by id.
-        open_image: Reads an image by its path.
+        first: Id of the first hit of the query, which may be on an earlier page.
     """
-    first = [hit.id for hit in hits[:SCORED_HITS] if hit.id in records]
-    # The rank score of reranked hits has the likelihood already.
-    log_p = {hit.id: hit.log_likelihood for hit in hits if hit.log_likelihood is not None}
-    there = [*first, *(id for id in calibration.samples if id in records)]
-    wanted = [id for id in dict.fromkeys(there) if id not in log_p]
-    images, lost = read_originals([records[id] for id in wanted], open_image)
-    if lost:
-        logger.warning(
-            "%s of %s images cannot be compared with the query, the first since %s",
-            f"{len(lost):,}",
-            f"{len(wanted):,}",
-            lost[0],
-        )
-    if images:
-        likely = scorer.score(list(images.values()), [text])[:, 0]
-        log_p |= zip(images, likely.tolist(), strict=True)
-    scored = [id for id in first if id in log_p]
-    samples = [id for id in calibration.samples if id in log_p]
-    if len(samples) < MIN_SAMPLES:
-        logger.warning(
-            "%s of %s sample images of the calibration can be read, so no hit is marked: calibrate "
-            "the collection again",
-            len(samples),
-            len(calibration.samples),
-        )
-        return list(hits)
-    if not scored:
-        return list(hits)
-    pmi = mutual_information(
-        np.array([log_p[id] for id in scored]),
-        np.array([log_p[id] for id in samples]),
-        np.array([[id == sample for sample in samples] for id in scored]),
-    )
-    found = calibration.probability(np.array([cosines[id] for id in scored]), pmi)
-    probabilities = dict(zip(scored, found.tolist(), strict=True))
+    scores = {id: calibration.score(query, text, record) for id, record in records.items()}
+    query_matches = scores[first] > calibration.limit if first in scores else None
     return [
         replace(
             hit,
-            match_probability=probabilities[hit.id],
-            is_match=probabilities[hit.id] > calibration.threshold,
+            match_probability=calibration.probability(scores[hit.id]),
+            is_match=scores[hit.id] > calibration.limit,
+            query_matches=query_matches,
         )
-        if hit.id in probabilities
-        else hit
+        if hit.id in scores
+        else replace(hit, query_matches=query_matches)
         for hit in hits
     ]
-
-
-def mark_named(hits: Sequence[Hit], texts: Iterable[str]) -> list[Hit]:
-    """Set `is_match` of hits of a hybrid search whose given caption has all words of the query.
-
-    Stop words do not count, except negations and at the end ("vitamin a"), nor does the number of a
-    noun. A person named what the image shows, which is more than a probability. Unmarked hits stay
-    so.
-
-    Args:
-        hits: Hits of a search, marked by `mark_matches`.
-        texts: Query texts.
-    """
-    wanted = {term for text in texts for term in _needed_terms(analyze(text))}
-    return [
-        replace(hit, is_match=True)
-        if hit.is_match is False
-        and hit.bm25 is not None
-        and hit.caption_source == "given"
-        and wanted <= set(analyze(hit.caption))
-        else hit
-        for hit in hits
-    ]
-
-
-def _needed_terms(terms: Sequence[str]) -> list[str]:
-    unneeded = stop_terms() - {"no", "not"}
-    return [term for term in terms[:-1] if term not in unneeded] + list(terms[-1:])

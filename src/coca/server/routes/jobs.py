@@ -64,12 +64,10 @@ class Encoding(Body):
 class CalibrationSummary(Body):
     """Calibration of match probabilities."""
 
-    threshold: float
-    """A hit matches if its probability is above this one."""
     false_alarms: float
-    """Maximum rate of texts that match nothing and have a hit above the threshold."""
-    found: float
-    """Rate of held-out captions that found their own image above the threshold."""
+    """Maximum rate of texts that match nothing and have a first hit above the limit."""
+    found: float | None
+    """Rate of texts with a known image that has a score above the limit; null without one."""
     records: int
     """Number of items when the collection was calibrated."""
 

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, where
-from coca.search.query.match import SCORED_HITS
 from coca.search.query.query_terms import Term
 from coca.search.records import ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
@@ -74,9 +73,9 @@ class Hit(Item):
     log_likelihood: float | None = None
     """log p(text | image) in nats, of reranked hits."""
     match_probability: float | None = None
-    """Calibrated probability that the hit matches; null without a calibration."""
+    """Probability that the hit matches, 0.5 at the limit; null without a calibration."""
     is_match: bool | None = None
-    """Whether the hit is above the threshold of the collection; null without a calibration."""
+    """Whether the hit is above the limit of the collection; null without a calibration."""
 
 
 class SearchResponse(Body):
@@ -88,10 +87,9 @@ class SearchResponse(Body):
     offset: int
     total: int | None
     """Number of items that the filters keep; null if it was not counted."""
-    nothing_matches: bool | None = None
-    """Whether no item matches the query; null without a calibration."""
-    threshold: float | None = None
-    """Threshold of `match_probability`; null without a calibration."""
+    weak_matches: bool | None = None
+    """Whether the first hit of the query does not match, on whichever page; null without a
+    calibration."""
     took_ms: float = 0.0
     """Time of the service for this request, in milliseconds."""
 
@@ -163,8 +161,6 @@ def run_search(
     query = replace(
         options,
         filter=filter_of(tenant, request, *itself),
-        # Further pages have no hit among the first ones, which alone are marked.
-        match=options.offset < SCORED_HITS,
     )
     return collection.engine.search(terms=terms, **vars(query)), None, True
 
@@ -238,16 +234,14 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     collection = tenant.collection(body.collection)
     options = options_of(body)
     hits, total, scored = run_search(tenant, body, options)
-    marks = [hit.is_match for hit in hits if hit.is_match is not None]
+    verdicts = [hit.query_matches for hit in hits if hit.query_matches is not None]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in hits],
         limit=options.k,
         offset=options.offset,
         total=total,
-        # The first hits decide: a later page may have none that matches.
-        nothing_matches=not any(marks) if marks and options.offset == 0 else None,
-        threshold=found.threshold if marks and (found := collection.calibration) else None,
+        weak_matches=not verdicts[0] if verdicts else None,
         took_ms=(time.perf_counter() - started) * 1_000,
     )
 
@@ -293,7 +287,6 @@ def _calibration(served: ServedCollection) -> CalibrationSummary | None:
     if found is None:
         return None
     return CalibrationSummary(
-        threshold=found.threshold,
         false_alarms=found.false_alarms,
         found=found.found,
         records=found.records,

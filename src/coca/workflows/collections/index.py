@@ -24,6 +24,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
+from coca.workflows.collections.calibrate import calibrate_changed
 from coca.workflows.collections.collection_model import fitted, open_collection
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
@@ -205,6 +206,7 @@ def index_sources(
                 progress=progress,
                 batch_size=predictor.batch_size,
             )
+            calibrate_changed(collection, predictor, progress=progress)
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
         return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 

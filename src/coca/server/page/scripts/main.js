@@ -9,7 +9,7 @@ import { Filters } from "./filters.js";
 import { addImage, imageOf } from "./images.js";
 import { ItemView } from "./item.js";
 import { listenToKeys, showKeys } from "./keyboard.js";
-import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNoMatch, showNote } from "./messages.js";
+import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { themeButton, tileSize, viewControls } from "./preferences.js";
 import { Selection } from "./selection.js";
@@ -92,9 +92,8 @@ function loadWall() {
     const response = await api.search({ ...body, offset, limit: size }, signal);
     if (offset > 0) return response;
     document.body.classList.remove("loading");
-    const hidden = response.nothing_matches === true && !state.weak;
-    describeResult(response, hidden);
-    return hidden ? { hits: [], total: 0 } : response;
+    describeResult(response);
+    return response;
   }, expected);
 }
 
@@ -104,33 +103,19 @@ function expectedCount(state) {
   return filtered ? 0 : ((named ?? service.collections[0])?.count ?? 0);
 }
 
-function describeResult(response, hidden) {
+function describeResult(response) {
   const { state } = store;
-  const { hits, total, threshold, nothing_matches: none } = response;
+  const { hits, total, weak_matches: weak } = response;
   const parts = [];
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
   else parts.push("Best first");
   if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push("by image and caption");
-  if (threshold !== null && threshold !== undefined) {
-    parts.push(`threshold ${Math.round(threshold * 100)} %`);
-  }
-  summary.textContent = hidden ? "" : parts.join(" · ");
+  summary.textContent = parts.join(" · ");
   summary.title = `${number(Math.round(response.took_ms))} ms`;
-  if (hidden) {
-    showNoMatch(message, store);
-    announce(`Nothing matches ${queryName(state)}`);
-    return;
-  }
   if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
-  else if (none === true) {
-    showNote(
-      message, `Nothing matches ${queryName(state)}. These are the nearest images.`,
-      button("Hide them", null, () => store.set({ weak: false }), { text: true, class: "button-quiet" }),
-    );
-  }
-  wall.divider.textContent = "Below the threshold: these probably do not match";
-  wall.list.classList.toggle("none-match", none === true);
+  else if (weak === true) showNote(message, `Weak matches for ${queryName(state)}`);
+  wall.divider.textContent = "Weak matches";
   const found = hasQuery(state) ? `Results for ${queryName(state)}: ` : "";
   announce(`${found}${parts.join(", ")}`);
 }
@@ -213,7 +198,7 @@ function submit(event) {
   if (typed.term) {
     search.value = store.state.text;
     terms.add(typed.term);
-  } else store.set({ text: typed.text, weight: 1, view: "wall", item: "", weak: false });
+  } else store.set({ text: typed.text, weight: 1, view: "wall", item: "" });
   if (matchMedia("(pointer: coarse)").matches) search.blur();
 }
 
@@ -221,7 +206,7 @@ function listen() {
   $("#search-form").addEventListener("submit", submit);
   search.addEventListener("search", () => {
     // The cross of the field, and Escape, empty it.
-    if (!search.value && store.state.text) store.set({ text: "", weight: 1, weak: false });
+    if (!search.value && store.state.text) store.set({ text: "", weight: 1 });
   });
   $("#search-image").addEventListener("click", () => pickImage.click());
   pickImage.addEventListener("change", () => {

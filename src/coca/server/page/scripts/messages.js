@@ -1,4 +1,4 @@
-// States of the wall without images: nothing matches, nothing indexed, an invalid query.
+// States of the wall without images: weak matches, nothing indexed, an invalid query.
 
 import { button, h } from "./dom.js";
 import { hasFilters, hasQuery } from "./state.js";
@@ -22,7 +22,6 @@ export function hideMessage(root) {
   root.replaceChildren();
 }
 
-const emptyQuery = { text: "", weight: 1, terms: [], weak: false };
 const emptyFilters = { tags: [], values: {}, from: "", to: "", filter: "" };
 
 /** Name a query for messages. */
@@ -32,19 +31,6 @@ export function queryName({ text, terms }) {
   if (!first) return "this query";
   if (first.kind === "text") return `“${first.value}”`;
   return first.region ? "this region" : "this image";
-}
-
-/** Show that no item of the collection matches the query. */
-export function showNoMatch(root, store) {
-  const { state } = store;
-  showMessage(
-    root,
-    "Nothing matches",
-    `No image of this collection is above the threshold for ${queryName(state)}${hasFilters(state) ? " with these filters" : ""}.`,
-    button("Show the nearest images anyway", null, () => store.set({ weak: true }), { text: true, class: "button-primary" }),
-    button("Clear the query", null, () => store.set(emptyQuery), { text: true }),
-    hasFilters(state) && button("Clear the filters", null, () => store.set(emptyFilters), { text: true }),
-  );
 }
 
 /** Show why a result has no items. */

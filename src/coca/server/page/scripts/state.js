@@ -16,7 +16,6 @@ export function emptyState() {
     to: "",
     filter: "",
     album: false,
-    weak: false,
     /** Whether a query of texts is also compared with the words of given captions. */
     words: true,
     item: "",
@@ -70,7 +69,6 @@ export function toQuery(state) {
   put("to", state.to);
   put("filter", state.filter);
   put("group", state.album ? "album" : "");
-  put("weak", state.weak ? "1" : "");
   put("words", state.words ? "" : "0");
   put("item", state.item);
   const text = query.toString();
@@ -100,7 +98,6 @@ export function fromQuery(text) {
   state.to = day(query.get("to"));
   state.filter = query.get("filter") ?? "";
   state.album = query.get("group") === "album";
-  state.weak = query.get("weak") === "1";
   state.words = query.get("words") !== "0";
   state.item = query.get("item") ?? "";
   return state;

@@ -1,0 +1,134 @@
+"""Rate of queries that match, of those with and without an answer, on calibrated collections.
+
+    python benchmarks/matching.py --drawings 'runs/demo/shards/openmoji/*.tar'
+
+Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. Queries are
+those of the set, 60 absent concepts, and 100 texts of random letters. A query matches if its first
+hit does. The weights of the match score were chosen on the everyday queries.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from options import run
+from ranking import ANSWERS, DRAWINGS, SETS, UNCAPTIONED, embedded, loaded
+from sample_data import located
+from side_by_side import Figures, Rounds, table, write_report
+
+from coca.search.milvus.collection import Collection
+from coca.search.query.collection_copy import CollectionCopy
+from coca.search.query.engine import SearchEngine
+from coca.search.records import Record
+from coca.workflows.collections.calibrate import calibrate
+
+MAX_QUERIES = 400
+QUICK = {"rounds": 1}
+UNITS = {"* seconds": "s", "*": "fraction"}
+
+
+def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figures:
+    """Count the matching queries of a set, of which a fraction of the records has a caption."""
+    data, predictor = embedded(name, arguments), loaded(arguments.model)
+    given = np.random.default_rng(0).random(len(data["images"])) < captioned
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Collection.open(
+            str(Path(folder) / "set.db"),
+            embed_dim=predictor.embed_dim,
+            fingerprint=predictor.fingerprint,
+            create=True,
+        ) as collection,
+    ):
+        collection.upsert(
+            Record(
+                id=f"{row:05}",
+                path=f"{row}.png",
+                caption=str(data["captions"][row]) if given[row] else "",
+                vector=data["images"][row],
+                text_vector=data["caption vectors"][row] if given[row] else None,
+            )
+            for row in range(len(given))
+        )
+        collection.flush()
+        start = time.process_time()
+        calibrate(collection, predictor)
+        seconds = time.process_time() - start
+        engine = SearchEngine(predictor, CollectionCopy(collection))
+
+        def matches(text: str) -> bool:
+            return bool(engine.search(text, k=1)[0].query_matches)
+
+        queries = data["queries"].tolist()
+        rows = range(0, len(queries), max(1, len(queries) // MAX_QUERIES))
+        answered = [
+            matches(queries[row])
+            for row in rows
+            if any(data["relevant"][row, int(hit.id)] for hit in engine.search(queries[row], k=5))
+        ]
+        absent = [matches(text) for text in ANSWERS["absent"]]
+        letters = [matches(text) for text in random_texts()]
+    return {
+        "queries": len(rows),
+        "answered": len(answered),
+        "found": sum(answered),
+        "absent": sum(absent),
+        "letters": sum(letters),
+        "calibration seconds": seconds,
+    }
+
+
+def random_texts(count: int = 100) -> list[str]:
+    """Draw texts of random letters, others than those of the calibration."""
+    random = np.random.default_rng(7)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    return [
+        " ".join("".join(random.choice(letters, random.integers(3, 9))) for _ in range(words))
+        for words in random.integers(1, 4, count)
+    ]
+
+
+def referee(arguments: argparse.Namespace) -> Rounds:
+    located(arguments.drawings)
+    located(f"{arguments.shared}/daquar_train.zip")
+    sets = {(name, part) for name in SETS for part in (1.0, 0.5, 0.0)}
+    sets |= {(name, 0.0) for name in UNCAPTIONED}
+    rounds = Rounds()
+    rows = []
+    for name, part in sorted(sets, key=lambda one: (one[0], -one[1])):
+        title = f"{name}, {part:.0%} with a caption"
+        own = measured(name, part, arguments)
+        rounds[title] = [own]
+        right = f"{own['found']:.0f} of {own['answered']:.0f}"
+        share = own["found"] / max(own["answered"], 1)
+        rows.append(
+            [
+                title,
+                f"{own['answered']:.0f} of {own['queries']:.0f}",
+                f"{right} ({share:.0%})",
+                f"{own['absent']:.0f} of {len(ANSWERS['absent'])}",
+                f"{own['letters']:.0f} of 100",
+                f"{own['calibration seconds']:.1f}",
+            ]
+        )
+    columns = ["set", "answered in the top 5", "of these, match", "absent concepts that match"]
+    write_report(
+        arguments,
+        rounds,
+        "matching",
+        "Queries that match, with and without an answer",
+        table([*columns, "random letters that match", "calibration, processor s"], rows),
+        packages=["torch", "pymilvus", "milvus-lite"],
+    )
+    return rounds
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--model", default="everyday", help="model (default everyday)")
+    options.add_argument("--drawings", default=DRAWINGS, help="shards of OpenMoji, of `coca demo`")
+    options.add_argument("--shared", default="runs/bench/data", help="folder of the other data")
+    options.add_argument("--cache", default="runs/bench/ranking", help="folder of the vectors")
+    run(options, referee=referee, quick=QUICK, units=UNITS, rounds=1)
