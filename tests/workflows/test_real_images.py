@@ -118,8 +118,8 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
 ) -> None:
     collection, records, captions = photos
     engine = SearchEngine(predictor, collection)
-    image = Ranking(caption_weight=0, words_weight=0)
-    captions_too = Ranking(words_weight=0)
+    image = Ranking(caption_weight=0.0, words_weight=0.0)
+    captions_too = Ranking(words_weight=0.0)
     found = {image: 0, captions_too: 0, Ranking(): 0}
     for record, own in list(zip(records, captions, strict=True))[::2]:
         for ranking in found:

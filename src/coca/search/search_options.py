@@ -114,16 +114,16 @@ class Ranking(Config):
 
     range_error: ClassVar = ArgumentError
 
-    image_weight: RankWeight = 0.35
+    image_weight: RankWeight = 0.4
     """Weight of the cosine of query and image."""
-    caption_weight: RankWeight = 0.65
+    caption_weight: RankWeight = 0.6
     """Weight of the cosine of query and caption, which finds synonyms."""
     words_weight: RankWeight = 0.4
     """Weight of the words of the caption, which find names and rare words: what a caption of
     infinite BM25 gets."""
-    words_half: Annotated[float, Gt(0)] = 3.0
+    words_half: Annotated[float, Gt(0)] = 4.0
     """BM25 for which a caption gets half of `words_weight`."""
-    uncaptioned: RankWeight = 1.2
+    uncaptioned: RankWeight = 1.4
     """Factor of the cosine of the image that replaces the cosine of the caption where no caption
     counts. At 0 an image without a caption is below most that have one."""
     captions: CaptionChoice = "given"

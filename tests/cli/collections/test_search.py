@@ -109,7 +109,7 @@ def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None
     assert {one["id"]: one["score"] for one in joined} == pytest.approx(cosines, abs=1e-5)
     by_words = ["--image-weight", "0", "--caption-weight", "0", "--words-weight", "1"]
     first, *others = run_json("search", "red", *by_words)
-    assert first["fused_score"] == pytest.approx(first["bm25"] / (first["bm25"] + 3), abs=1e-6)
+    assert first["fused_score"] == pytest.approx(first["bm25"] / (first["bm25"] + 4), abs=1e-6)
     assert {one["fused_score"] for one in others} == {0.0}
 
 

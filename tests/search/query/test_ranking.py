@@ -41,7 +41,9 @@ def test_the_score_is_a_sum_of_absolute_similarities(
 ) -> None:
     for ranking in (
         Ranking(),
-        Ranking(image_weight=1, caption_weight=2, words_weight=3, words_half=0.5, uncaptioned=0),
+        Ranking(
+            image_weight=1.0, caption_weight=2.0, words_weight=3.0, words_half=0.5, uncaptioned=0.0
+        ),
     ):
         expected = [score_by_hand(*record, ranking) for record in records]
         assert fused(records, ranking) == pytest.approx(expected, abs=1e-9)
@@ -56,9 +58,9 @@ def test_the_score_of_a_record_does_not_depend_on_the_others(
 
 def test_weights_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"image_weight must be a number in \[0, 10\], got -1"):
-        Ranking(image_weight=-1)
+        Ranking(image_weight=-1.0)
     with pytest.raises(ConfigError, match="words_half must be a number above 0, got 0"):
-        Ranking(words_half=0)
+        Ranking(words_half=0.0)
 
 
 @pytest.fixture
@@ -91,9 +93,11 @@ def engines(captioned: Collection, embedder: Any) -> list[SearchEngine]:
 RANKINGS = (
     Ranking(),
     Ranking(captions="all"),
-    Ranking(image_weight=1, caption_weight=0, words_weight=0),
-    Ranking(image_weight=0, caption_weight=0, words_weight=1),
-    Ranking(image_weight=0.1, caption_weight=1, words_weight=2, words_half=0.1, uncaptioned=0.2),
+    Ranking(image_weight=1.0, caption_weight=0.0, words_weight=0.0),
+    Ranking(image_weight=0.0, caption_weight=0.0, words_weight=1.0),
+    Ranking(
+        image_weight=0.1, caption_weight=1.0, words_weight=2.0, words_half=0.1, uncaptioned=0.2
+    ),
 )
 
 
@@ -101,7 +105,7 @@ def expected_hits(engine: SearchEngine, text: str, ranking: Ranking) -> list[tup
     """Rank all records by hand, with BM25 of the words of captions that count."""
     query = engine.query([Term(text=text)])[0]
     records = engine.collection.get(engine.collection.ids())
-    copy = CollectionCopy(engine.collection.source, vectors=False)
+    copy = CollectionCopy(engine.collection.in_milvus(), vectors=False)
     bm25 = copy.words(text, ranking.captions).best(40)
     scores = {}
     for id, record in records.items():

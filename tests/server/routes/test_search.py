@@ -58,7 +58,7 @@ def test_a_weight_of_the_ranking_replaces_its_default(client: TestClient, servic
     for body, ranking in (
         ({"hybrid": True}, Ranking(captions="all")),
         ({"words_weight": 0.9, "captions": "all"}, Ranking(words_weight=0.9, captions="all")),
-        ({"image_weight": 2}, Ranking(image_weight=2)),
+        ({"image_weight": 2}, Ranking(image_weight=2.0)),
     ):
         expected = engine.search("a red car", ranking=ranking, k=50)
         assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]

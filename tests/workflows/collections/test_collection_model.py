@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import fingerprint, load, shipped
 from coca.search.milvus.collection import Collection
-from coca.search.records import CollectionInfo
+from coca.search.query.searchable import Searchable
+from coca.search.records import CollectionInfo, Record
 from coca.workflows.collections.collection_model import lasting_name, model_of, open_search
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.index import captioner, index_images, index_sources
@@ -173,11 +175,11 @@ def test_re_ranking_reads_images_of_every_source(
         assert {hit.id for hit in hits} == {hit.id for hit in plain}
         for hit in hits:
             number = int(Path(hit.path).stem.removeprefix("k"))
-            likely = predictor.score(image_bytes(number), "red car")[0, 0]
+            likely = predictor.score(image_bytes(number), "a red car")[0, 0]
             assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:
-            patch.setattr(engine.collection, "search", _and_remove(gone, engine.collection))
+            patch.setattr(engine.collection, "get", _removed(gone, engine.collection))
             left = engine.search("a red car", k=6, rerank=6)
         assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
         # One that is gone from the disk follows the others, and is named.
@@ -193,16 +195,15 @@ def test_re_ranking_reads_images_of_every_source(
     assert "0.png cannot be read" in message
 
 
-def _and_remove(id: str, collection: Any) -> Any:
-    """A search behind which, as by another thread, a record is removed."""
-    search = collection.search
+def _removed(id: str, collection: Searchable) -> Any:
+    """A read before which, as by another thread, a record is removed."""
+    get = collection.get
 
-    def search_and_remove(*args: Any, **settings: Any) -> Any:
-        answers = search(*args, **settings)
-        collection.delete([id])
-        return answers
+    def remove_and_get(ids: Iterable[str]) -> dict[str, Record]:
+        collection.in_milvus().delete([id])
+        return get(ids)
 
-    return search_and_remove
+    return remove_and_get
 
 
 def test_a_missing_model_is_replaced_by_the_fallback_or_reported(

@@ -78,8 +78,7 @@ def test_a_collection_of_smaller_vectors_grows_with_its_first_basis(
     (photos / "6.png").write_bytes(image_bytes(6))
     index_images([photos], model, uri=uri, captions=False)
     with open_search(uri, model=model) as engine:
-        assert isinstance(engine.collection, Collection)
-        assert engine.collection.codec.to_json() == basis
+        assert engine.collection.in_milvus().codec.to_json() == basis
         hits = engine.search(image=image_bytes(6), k=7)
         assert len(hits) == 7
         assert hits[0].path == str(photos / "6.png")

@@ -106,12 +106,14 @@ def search(
     if note := _reading(query or [], terms):
         console.note(note)
     from coca.search.milvus.lite import advice_on_size
+    from coca.search.query.collection_copy import CollectionCopy
 
     options = replace(options, filter=among.expression, ranking=ranking)
     with target.open(
         in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
-        if not in_memory and (advice := advice_on_size(engine.collection.info)):
+        is_slow = not isinstance(engine.collection, CollectionCopy)
+        if is_slow and (advice := advice_on_size(engine.collection.info)):
             console.note(advice)
         hits = engine.search(terms=terms, **vars(options))
     print_hits(console, hits, first=options.offset + 1, explain=explain)

@@ -7,6 +7,7 @@ version supports. The score is therefore the cosine. A `VectorEncoding` stores s
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,10 +179,15 @@ class Collection:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    @property
-    def source(self) -> "Collection":
-        """The collection in Milvus itself; see `Searchable`."""
+    def in_milvus(self) -> "Collection":
+        """Return the collection itself; see `Searchable`."""
         return self
+
+    @property
+    def lite_folder(self) -> Path | None:
+        """Folder of Milvus Lite; None on a server."""
+        lease = self._connection.lease
+        return lease.path if lease else None
 
     @property
     def own_name(self) -> str:

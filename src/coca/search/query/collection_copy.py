@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import all_of, with_ids
@@ -37,6 +38,7 @@ from coca.search.query.copy_rows import (
     word_hits,
 )
 from coca.search.query.ranking import ranked_hit
+from coca.search.query.saved_copy import SavedCopy, write_copy
 from coca.search.query.vectors import VectorScan
 from coca.search.records import Hit, Origin, Record
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
@@ -82,26 +84,54 @@ class CollectionCopy:
 
     def __init__(
         self,
-        collection: Collection,
+        collection: Collection | Callable[[], Collection],
         *,
         vectors: bool = True,
+        saved: SavedCopy | None = None,
         check_s: float = 5.0,
         progress: ProgressMaker = silent,
     ) -> None:
-        """Read the collection.
+        """Read the collection, or take what was saved of it.
 
         Args:
-            collection: The collection; must stay open.
+            collection: The collection; must stay open. With `saved` also a function that opens it,
+                which is called when Milvus is first needed: for a filter, or for whole records.
             vectors: Read vectors as well; else only the words of captions.
+            saved: The copy on disk; see `find_copy`.
             check_s: Interval of the check for other clients' writes, in seconds.
             progress: Optional progress callback.
         """
-        self.info = collection.info
-        self.source = collection
-        self.has_vectors = vectors
-        self._watch = Watch(collection, check_s)
+        self.has_vectors, self._check_s = vectors, check_s
         self._lock, self._reading = threading.RLock(), threading.Lock()
-        self._rows = self._read(progress)
+        self._saved, self._open = saved, collection
+        self._source: Collection | None = None
+        self._watch: Watch | None = None
+        if saved is None:
+            self.info = self.in_milvus().info
+            self._rows = self._read(progress)
+        else:
+            self.info, self._rows = saved.info, saved.rows
+            if isinstance(collection, Collection):
+                self._connect()
+
+    def in_milvus(self) -> Collection:
+        """Return the collection in Milvus; it is opened when it is first needed."""
+        return self._connect()[0]
+
+    def _connect(self) -> tuple[Collection, Watch]:
+        with self._lock:
+            if self._source is None or self._watch is None:
+                source = self._open if isinstance(self._open, Collection) else self._open()
+                self._source, self._watch = source, Watch(source, self._check_s)
+                if self._saved is not None:
+                    # Taken before the check, so that writes during it are read.
+                    writes = source.writes
+                    if self._saved.is_current:
+                        self._rows.writes = writes
+                    else:
+                        self._saved = None
+                        self._rows = self._read(silent)
+            return self._source, self._watch
 
     def __len__(self) -> int:
         return len(self._rows.rows)
@@ -114,7 +144,32 @@ class CollectionCopy:
 
     def close(self) -> None:
         """Close the collection; closing twice does nothing."""
-        self.source.close()
+        if self._source is not None or isinstance(self._open, Collection):
+            self.in_milvus().close()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the copy on disk is that of the collection."""
+        with self._lock:
+            self._up_to_date()
+            return self._saved is not None
+
+    def save(self) -> None:
+        """Write the copy to disk, in the folder of Milvus Lite; see `find_copy`.
+
+        Raises:
+            SearchError: The collection is on a server.
+            StorageError: The disk is full.
+        """
+        source = self.in_milvus()
+        if source.lite_folder is None:
+            raise SearchError(f"{source.info.uri} is a server; a copy on disk is of Milvus Lite")
+        # What is in the log only would change the files at the next opening.
+        source.flush()
+        with self._lock:
+            rows = self._up_to_date()
+            hits = (hit for batch in source.read_hits() for hit in batch)
+            write_copy(source.lite_folder, source.own_name, source.info, rows, hits)
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
         """Read all records again."""
@@ -123,11 +178,11 @@ class CollectionCopy:
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
-        return self.source.get(ids)
+        return self.in_milvus().get(ids)
 
     def ids(self, filter: str = "") -> list[str]:
         """List the ids of all records that match a filter, in no order."""
-        return self.source.ids(filter)
+        return self.in_milvus().ids(filter)
 
     def search(
         self,
@@ -259,7 +314,7 @@ class CollectionCopy:
             ]
             # One request to Milvus for all queries. What was deleted meanwhile is skipped.
             new = dict.fromkeys(id for answer in answers for id, _ in answer[done:])
-            hits = {hit.id: hit for hit in self.source.hits(dict.fromkeys(new, 0.0))} if new else {}
+            hits = self._read_hits(list(new)) if new else {}
             for query, answer in zip(short, answers, strict=True):
                 for id, known in answer[done:]:
                     if (hit := hits.get(id)) is not None:
@@ -272,6 +327,13 @@ class CollectionCopy:
             ]
             done, count = count, 4 * count
         return [list(one.values())[page.offset : wanted] for one in found]
+
+    def _read_hits(self, ids: Sequence[str]) -> dict[str, Hit]:
+        """Read the fields of hits; those of deleted records are missing."""
+        with self._lock:
+            if self._saved is not None:
+                return {id: self._saved.hits.read(self._rows.rows[id]) for id in ids}
+        return {hit.id: hit for hit in self.in_milvus().hits(dict.fromkeys(ids, 0.0))}
 
     @contextmanager
     def _kept(self, filter: str) -> Iterator[tuple[CopyRows, Bool[np.ndarray, " N"]]]:
@@ -300,12 +362,12 @@ class CollectionCopy:
             writes, (since, mask) = rows.writes, rows.kept.get(filter, (-1, np.zeros(0, bool)))
             if since == writes:
                 return
-            changed = self.source.changed_since(since) if since >= 0 else None
+            changed = self.in_milvus().changed_since(since) if since >= 0 else None
         if changed is None or len(changed) > _READ_ROWS:
             changed, mask = None, np.zeros(0, bool)
-            found = self.source.ids(filter)
+            found = self.in_milvus().ids(filter)
         else:
-            found = self.source.ids(all_of(filter, with_ids(set(changed))))
+            found = self.in_milvus().ids(all_of(filter, with_ids(set(changed))))
         with self._lock:
             rows = self._rows
             kept = np.zeros(len(rows.ids), bool)
@@ -320,7 +382,7 @@ class CollectionCopy:
         """Return the captions that count; read them again for another choice than before."""
         if choice not in rows.captions:
             texts = [""] * len(rows.ids)
-            for id, _, caption, origin in self.source.origins():
+            for id, _, caption, origin in self.in_milvus().origins():
                 if id in rows.rows:
                     item = _Item(caption, origin.caption_source(caption) == "given")
                     texts[rows.rows[id]] = item.counted(choice)
@@ -330,18 +392,21 @@ class CollectionCopy:
     def _up_to_date(self) -> CopyRows:
         """Return the rows, with what was written since the last search; the lock is held."""
         rows = self._rows
-        if self.source.writes != rows.writes:
+        if self._source is None or self._watch is None:
+            return rows
+        if self._source.writes != rows.writes:
             # Taken before the read, so that writes during the read are read again.
-            writes = self.source.writes
-            changed = self.source.changed_since(rows.writes)
+            writes = self._source.writes
+            changed = self._source.changed_since(rows.writes)
+            self._saved = None
             if changed is None:
                 self._rows = self._read(silent)
             else:
                 self._update(rows, changed)
                 rows.writes = writes
-        elif not self.source.sees_all_writes and self._watch.is_due():
+        elif not self._source.sees_all_writes and self._watch.is_due():
             if self._watch.has_changed(len(rows.rows)):
-                there = set(self.source.ids())
+                there = set(self._source.ids())
                 self._update(rows, there ^ rows.rows.keys())
             # Results may have changed with fields that are not in memory.
             rows.kept.clear()
@@ -353,23 +418,25 @@ class CollectionCopy:
         """Read everything again; the caller holds `_reading`, so that newer rows stay."""
         rows = self._read(progress)
         with self._lock:
+            self._saved = None
             # The next search adds what was written meanwhile.
             self._rows = rows
 
     def _read(self, progress: ProgressMaker) -> CopyRows:
         """Read the whole collection."""
-        with self._watch.reading() as writes:
+        source, watch = self._connect()
+        with watch.reading() as writes:
             rows = CopyRows(writes)
             if self.has_vectors:
                 # Sorted, so that `vectors` need not copy the matrix.
-                ids = sorted(self.source.ids())
+                ids = sorted(source.ids())
                 with progress("reading vectors", len(ids)) as bar:
                     items: dict[str, _Item] = {}
                     for batch in batches(ids, _READ_ROWS):
                         items |= self._items(batch)
                         bar.advance(len(batch))
             else:
-                items = dict(_captioned(self.source.origins()))
+                items = dict(_captioned(source.origins()))
         rows.ids = list(items)
         rows.rows = {id: row for row, id in enumerate(rows.ids)}
         rows.exists = np.ones(len(rows.ids), bool)
@@ -423,7 +490,7 @@ class CollectionCopy:
     def _items(self, ids: Sequence[str]) -> dict[str, _Item]:
         """Read what the copy has of these records, in their order; missing ids are skipped."""
         if not self.has_vectors:
-            found = dict(_captioned(self.source.origins(ids)))
+            found = dict(_captioned(self.in_milvus().origins(ids)))
         else:
             found = {
                 id: _Item(
@@ -432,7 +499,7 @@ class CollectionCopy:
                     record.vector,
                     record.text_vector,
                 )
-                for id, record in self.source.get(ids).items()
+                for id, record in self.in_milvus().get(ids).items()
             }
         return {id: found[id] for id in ids if id in found}
 

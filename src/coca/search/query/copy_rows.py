@@ -133,7 +133,7 @@ def nearest_rows(
     ):
         limit = count + 1
         # Ties with the last one may follow, and precede it by id.
-        while len(found[0]) == limit and _tie(found[1][count - 1], found[1][-1]):
+        while len(found[0]) == limit and _tie(float(found[1][count - 1]), float(found[1][-1])):
             limit *= 4
             found = _top(scan, query, limit, kept)
         named = [(ids[row], float(score)) for row, score in zip(*found, strict=True)]
@@ -149,7 +149,7 @@ def _top(
 
 
 def _tie(one: float, other: float) -> bool:
-    return round(float(one), COSINE_DIGITS) == round(float(other), COSINE_DIGITS)
+    return round(one, COSINE_DIGITS) == round(other, COSINE_DIGITS)
 
 
 def weighted_vectors(

@@ -76,7 +76,7 @@ class SearchEngine:
         """Return the copy with the words of captions."""
         with self._lock:
             if self._captions is None:
-                self._captions = CollectionCopy(self.collection.source, vectors=False)
+                self._captions = CollectionCopy(self.collection.in_milvus(), vectors=False)
             return self._captions
 
     def search(

@@ -18,7 +18,7 @@ Dimensions: N records, E embedding.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -81,6 +81,7 @@ def ranked_hit(hit: Hit, ranking: Ranking, *, image: float, caption: float, bm25
     )
 
 
+@runtime_checkable
 class WordMatches(Protocol):
     """Records that share a word with a query."""
 

@@ -193,10 +193,9 @@ class RescoredIndex:
         """List the ids of all records that match a filter, in no order."""
         return self._index.ids(filter)
 
-    @property
-    def source(self) -> Collection:
-        """The collection in Milvus that is searched."""
-        return self._index.source
+    def in_milvus(self) -> Collection:
+        """Return the collection in Milvus that is searched."""
+        return self._index.in_milvus()
 
     def _rescored(
         self,

@@ -16,9 +16,8 @@ class Searchable(Protocol):
 
     info: CollectionInfo
 
-    @property
-    def source(self) -> Collection:
-        """The collection in Milvus, from which captions are read."""
+    def in_milvus(self) -> Collection:
+        """Return the collection in Milvus, which a saved copy opens when it is first needed."""
         ...
 
     def search(

@@ -235,6 +235,20 @@ class WordIndex:
             ]
             self._state = _merged(_State(lengths, segment_of, (*old, new)))
 
+    def taken(self, rows: Int64[np.ndarray, " M"]) -> "WordIndex":
+        """Return an index of these rows alone, in this order."""
+        state = self._state
+        segment = _joined(state, state.segments)
+        position = np.full(len(state.lengths), -1, np.int32)
+        position[rows] = np.arange(len(rows), dtype=np.int32)
+        terms = np.repeat(segment.terms, np.diff(segment.starts))
+        new_rows = position[segment.rows]
+        kept = new_rows >= 0
+        unique, starts = np.unique(terms[kept], return_index=True)
+        starts = np.append(starts, np.count_nonzero(kept))
+        taken = _Segment(0, unique, starts, new_rows[kept], segment.counts[kept])
+        return WordIndex(_whole(state.lengths[rows], taken))
+
     def save(self, folder: str | Path) -> None:
         """Write the index as one segment to a folder, atomically.
 

@@ -204,7 +204,7 @@ def _first_scores(
             if copy.has_vectors:
                 hits = copy.search_ranked(query, text, ranking, page)
             else:
-                hits = search_ranked(copy.source, copy.words(text), query, ranking, page)
+                hits = search_ranked(copy.in_milvus(), copy.words(text), query, ranking, page)
             records = copy.get(hit.id for hit in hits)
             scores += [score.score(vector, text, record) for record in records.values()]
             bar.advance(1)

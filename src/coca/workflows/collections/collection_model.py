@@ -6,6 +6,7 @@ Modules that import torch are imported by functions: an exported model does not 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from coca.search.predictor import Embedder
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.rerank import RescoredIndex
+from coca.search.query.saved_copy import find_copy
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
@@ -234,11 +236,17 @@ def open_search(
     """
     # The collection is opened first: that is fast, and its errors are raised at once.
     with ExitStack() as stack:
-        opened = stack.enter_context(Collection.open(uri, collection, token=token))
+        connect = partial(Collection.open, uri, collection, token=token)
+        searched: Searchable
+        if rescore_by is None and (saved := find_copy(uri, collection)):
+            searched = stack.enter_context(CollectionCopy(connect, saved=saved))
+        else:
+            searched = stack.enter_context(connect())
         if not isinstance(model, Embedder):
-            name = choose_model(model, opened.info, fallback=fallback, runtime=runtime)
-            model = fitted(load_model(name, runtime=runtime, device=device), opened.info)
-        searched: Searchable = CollectionCopy(opened, progress=progress) if in_memory else opened
+            name = choose_model(model, searched.info, fallback=fallback, runtime=runtime)
+            model = fitted(load_model(name, runtime=runtime, device=device), searched.info)
+        if in_memory and isinstance(searched, Collection):
+            searched = CollectionCopy(searched, progress=progress)
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             searched = RescoredIndex(searched, whole)

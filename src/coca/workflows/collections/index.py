@@ -1,5 +1,6 @@
 """Indexing workflow: embed images, or read their vectors, and upsert them into a collection."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
-from coca.core.errors import ConfigError, SearchError, check_options
+from coca.core.errors import ConfigError, SearchError, StorageError, check_options
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
@@ -22,6 +23,8 @@ from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
+from coca.search.query.collection_copy import CollectionCopy
+from coca.search.query.saved_copy import find_copy
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.calibrate import calibrate_changed
@@ -36,6 +39,8 @@ from coca.workflows.collections.image_sources import (
 )
 from coca.workflows.collections.skipped_files import warn_of_skipped
 from coca.workflows.collections.watch import watch_folders, watched_folders
+
+logger = logging.getLogger(__name__)
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
@@ -180,6 +185,7 @@ def index_sources(
     `path_cache` is shared by repeated runs, so that later runs read only changes.
     """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
+    saved = find_copy(uri, settings.get("collection", "pictures"))
     with open_collection(
         predictor,
         uri,
@@ -191,6 +197,8 @@ def index_sources(
             sources, predictor, count, batch_size=predictor.batch_size, progress=progress
         ),
     ) as collection:
+        # Opened before the run, since it then reads only what the run writes.
+        copy = None if saved is None else CollectionCopy(collection, saved=saved)
         with counted_on_ctrl_c(collection):
             report = ingest(
                 sources,
@@ -207,8 +215,27 @@ def index_sources(
                 batch_size=predictor.batch_size,
             )
             calibrate_changed(collection, predictor, progress=progress)
+        _save_copy(collection, copy, progress)
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
         return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
+
+
+def _save_copy(
+    collection: Collection, copy: CollectionCopy | None, progress: ProgressMaker
+) -> None:
+    """Write the copy on disk of a collection of Milvus Lite, unless it is current.
+
+    Args:
+        collection: The collection.
+        copy: The copy that was saved by an earlier run, if any.
+        progress: Progress callback.
+    """
+    if collection.lite_folder is None or (copy is not None and copy.is_saved):
+        return
+    try:
+        (copy or CollectionCopy(collection, progress=progress)).save()
+    except StorageError as error:
+        logger.warning("searches read the collection itself, since its copy on disk: %s", error)
 
 
 def _index_vectors(
@@ -234,6 +261,7 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
+        _save_copy(collection, None, progress)
         return IndexResult(collection.describe(), report)
 
 
