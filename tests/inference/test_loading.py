@@ -17,12 +17,12 @@ import coca
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import user_cache
 from coca.inference import loading
-from coca.inference.loading import cached_digest, fingerprint, model_folder, shipped
+from coca.inference.loading import cached_digest, fingerprint, model_folder
 from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
 from coca.model.precision import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer
-from coca.weights import DEFAULT_MODEL, FINGERPRINTS
+from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
 from tiny_openclip import WEIGHTS, write_open_clip
@@ -151,7 +151,7 @@ def test_images_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> Non
 def test_shipped_models_load_by_their_name_and_errors_list_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coca.inference.loading.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
     for name in ("tiny", "larger"):
         write_model(tmp_path / "weights" / name)
     (tmp_path / "weights" / "no model").mkdir()
@@ -177,7 +177,7 @@ def test_a_shipped_model_with_a_flipped_bit_is_refused(
 ) -> None:
     path = tmp_path / "weights" / "nano" / file
     shutil.copytree(shipped()["nano"], path.parent)
-    monkeypatch.setattr("coca.inference.loading.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
     coca.load("nano")
     content = bytearray(path.read_bytes())
     assert before in content

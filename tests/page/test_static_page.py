@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: make test-page")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed: make test-page")
 
 from page_service import AXE, CHROMIUM, Watch, write_images
 

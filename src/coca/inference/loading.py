@@ -22,7 +22,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import get_args
 
@@ -47,7 +46,7 @@ from coca.model.pretrained import (
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.runtime.short_vectors import shorten
-from coca.weights import DEFAULT_MODEL, FINGERPRINTS
+from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
 # Digests of large weight files, cached in the user's cache until the file changes.
 
@@ -218,12 +217,6 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         f"{name} is not a model folder, and no model of that name is shipped; shipped: "
         f"{', '.join(known) or 'none'}"
     )
-
-
-def shipped() -> dict[str, Path]:
-    """Return the models shipped with this package: names to folders."""
-    home = Path(str(resources.files("coca") / "weights"))
-    return {file.parent.name: file.parent for file in sorted(home.glob(f"*/{CONFIG_FILE}"))}
 
 
 def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:

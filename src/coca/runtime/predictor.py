@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
-from coca.core.errors import ConfigError, ModelError, UnsupportedError
+from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
 from coca.core.progress import ProgressMaker, ProgressOption
@@ -31,6 +31,7 @@ from coca.runtime.files import (
     PREPROCESS_FILE,
     TOKENIZER_FILE,
     Manifest,
+    open_graph,
     read_manifest,
 )
 from coca.runtime.generation_config import (
@@ -207,20 +208,8 @@ class Predictor(BasePredictor):
         return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
 
     def _session(self, name: str) -> Any:
-        options = self._runtime.SessionOptions()
-        # The arena of a session keeps its largest activations: 84 MB of `everyday` with captions.
-        # Without it the times are the same.
-        options.enable_cpu_mem_arena = False
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
         path = self._folder / f"{name}.onnx"
-        try:
-            return self._runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            # ONNX Runtime has no common base class of its errors.
-            raise ModelError(f"{path} cannot be loaded: {error}") from error
+        return open_graph(self._runtime, path, threads=self._threads)
 
     def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
         return self._short(_in_parts(self._vision_graph, "image_embeds", pixels))

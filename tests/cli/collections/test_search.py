@@ -56,6 +56,34 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     assert not {name for name in modules if name.startswith(("coca.train", "coca.tasks"))}
 
 
+def test_a_text_search_by_a_shipped_model_imports_no_torch(
+    run_json: RunJson, images: list[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra search")
+    run_json("index", "photos", "-m", "nano")
+    program = (
+        "import sys\n"
+        "sys.argv = ['coca', 'search', *sys.argv[1:]]\n"
+        "import coca.cli.app\n"
+        "try:\n"
+        "    coca.cli.app.main()\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+    )
+    needless = {"torch", "torchvision", "einops", "timm", "fastapi", "coca.data", "coca.inference"}
+
+    def imported(*words: str) -> set[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
+        )
+        assert ".png" in done.stdout
+        return needless & set(done.stderr.split())
+
+    assert imported("a red car") == imported("a red car", "--text", "night:-0.5") == set()
+    assert "torch" in imported("a red car", "--device", "cpu")
+    assert "torch" in imported("--image", images[1])
+
+
 def test_texts_filters_and_the_min_score_narrow_a_search(
     run_json: RunJson, filled: Any, images: list[str]
 ) -> None:

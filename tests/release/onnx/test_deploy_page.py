@@ -18,7 +18,7 @@ from coca.runtime import load
 from coca.runtime.predictor import Predictor
 from coca.runtime.preprocess import ImageSettings, TextTokens, settings_from, square
 
-pytest.importorskip("onnxruntime", reason="needs the extra onnx; run `make test-export`")
+pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
 pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,8 @@ from coca.release.onnx.immich import export_immich
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
 
-runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx; run `make test-export`")
+pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
+runtime = pytest.importorskip("onnxruntime")
 tokenizers = pytest.importorskip("tokenizers")
 pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
 

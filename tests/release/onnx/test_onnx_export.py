@@ -38,7 +38,7 @@ result = {
 print(json.dumps(result))
 """
 
-pytest.importorskip("onnxruntime", reason="needs the extra onnx; run `make test-export`")
+pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
 pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
 
 

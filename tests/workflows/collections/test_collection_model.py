@@ -8,10 +8,11 @@ import pytest
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import fingerprint, load, shipped
+from coca.inference.loading import fingerprint, load
 from coca.search.milvus.collection import Collection
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo, Record
+from coca.weights import shipped
 from coca.workflows.collections.collection_model import lasting_name, model_of, open_search
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.index import captioner, index_images, index_sources

@@ -8,6 +8,7 @@ import typer
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
+from coca.weights import shipped
 
 
 def info(
@@ -26,7 +27,7 @@ def info(
     console = Console.current(json=as_json)
     if name is None:
         name = defaults.model_name(None)
-    from coca.inference.loading import model_folder, shipped
+    from coca.inference.loading import model_folder
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description

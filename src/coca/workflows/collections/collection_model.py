@@ -16,6 +16,7 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
+from coca.runtime.text_embedder import TextEmbedder, has_text_graph
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.predictor import Embedder
@@ -26,7 +27,7 @@ from coca.search.query.saved_copy import find_copy
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
-from coca.workflows.collections.image_resolver import ImageResolver
+from coca.weights import FINGERPRINTS, shipped
 
 # Model of a collection: load it on a runtime, and open a collection with its model.
 
@@ -146,8 +147,6 @@ def lasting_name(model: BasePredictor) -> str:
     folder = os.path.abspath(model.source)
     if is_exported(folder):
         return folder
-    from coca.inference.loading import shipped
-
     for name, home in shipped().items():
         if folder == os.path.abspath(home):
             return name
@@ -175,10 +174,8 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
             f"filled by {info.model or 'a model without a name'}: name the folder of "
             "`coca export --format onnx` with --model"
         )
-    from coca.inference.loading import fingerprint, shipped
-
-    for name, home in shipped().items():
-        if info.fingerprint == fingerprint(home):
+    for name in shipped():
+        if info.fingerprint == FINGERPRINTS.get(name):
             return name
     if info.model and Path(info.model).exists():
         return info.model
@@ -244,10 +241,24 @@ def open_search(
             searched = stack.enter_context(connect())
         if not isinstance(model, Embedder):
             name = choose_model(model, searched.info, fallback=fallback, runtime=runtime)
-            model = fitted(load_model(name, runtime=runtime, device=device), searched.info)
+            model = fitted(_load_embedder(name, runtime, device), searched.info)
         if in_memory and isinstance(searched, Collection):
             searched = CollectionCopy(searched, progress=progress)
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             searched = RescoredIndex(searched, whole)
-        yield SearchEngine(model, searched, image_reader=ImageResolver)
+        yield SearchEngine(model, searched, image_reader=_image_reader)
+
+
+def _load_embedder(name: str | Path, runtime: Runtime | None, device: str | None) -> Embedder:
+    """Load a model that embeds queries; a shipped model embeds texts without torch."""
+    if runtime is None and device is None and has_text_graph(name):
+        return TextEmbedder(str(name), lambda: load_model(name))
+    return load_model(name, runtime=runtime, device=device)
+
+
+def _image_reader() -> Callable[[str, str], bytes]:
+    """Return the reader of images of all sources; its import takes long."""
+    from coca.workflows.collections.image_resolver import ImageResolver
+
+    return ImageResolver()
