@@ -168,6 +168,7 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), root / "rows.parquet")
     answers = ({"question": "what is it?", "answer": f"car {at % 2}"} for at in range(len(rows)))
     asked = [row | answer for row, answer in zip(rows, answers, strict=True)]
+    (root / "queries.json").write_text('{"a lighthouse": [], "a car": [], "a giraffe": []}')
     (root / "keys.json").write_text('{"a-long-random-key": {"name": "anna"}}')
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked * 20))
     write_open_clip(root / "theirs")

@@ -146,7 +146,7 @@ def test_the_probability_is_monotone(score: float, more: float) -> None:
 
 def test_texts_of_one_score_give_a_probability() -> None:
     made = fitted(np.ones(40))
-    assert (made.probability(0), made.probability(1), made.probability(2)) == (0, 0.5, 1)
+    assert (made.probability(0.0), made.probability(1.0), made.probability(2.0)) == (0, 0.5, 1)
 
 
 def test_the_quantile_is_the_one_of_split_conformal_prediction() -> None:
