@@ -12,8 +12,10 @@ from pathlib import Path
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
+from coca.search.query.saved_copy import find_copy
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.server.audit import AuditLog
@@ -162,6 +164,8 @@ class Service:
             self.thumbnails.remove(thumbnail_key(collection, id))
 
     def _searchable(self, collection: Collection) -> Searchable:
+        if saved := find_copy(collection.info.uri, collection.info.collection):
+            return CollectionCopy(collection, saved=saved)
         if self.settings.max_batch == 1:
             return collection
         self._batched.append(BatchedSearch(collection, self.settings))

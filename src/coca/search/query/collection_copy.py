@@ -40,7 +40,7 @@ from coca.search.query.copy_rows import (
 from coca.search.query.ranking import ranked_hit
 from coca.search.query.saved_copy import SavedCopy, write_copy
 from coca.search.query.vectors import VectorScan
-from coca.search.records import Hit, Origin, Record
+from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
 
 _READ_ROWS = 1_000
@@ -106,13 +106,17 @@ class CollectionCopy:
         self._saved, self._open = saved, collection
         self._source: Collection | None = None
         self._watch: Watch | None = None
+        if saved is not None:
+            self._info, self._rows = saved.info, saved.rows
+        if saved is None or isinstance(collection, Collection):
+            self._info = self.in_milvus().info
         if saved is None:
-            self.info = self.in_milvus().info
             self._rows = self._read(progress)
-        else:
-            self.info, self._rows = saved.info, saved.rows
-            if isinstance(collection, Collection):
-                self._connect()
+
+    @property
+    def info(self) -> CollectionInfo:
+        """Description of the collection."""
+        return self._info if self._source is None else self._source.info
 
     def in_milvus(self) -> Collection:
         """Return the collection in Milvus; it is opened when it is first needed."""

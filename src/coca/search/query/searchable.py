@@ -14,7 +14,10 @@ from coca.search.records import CollectionInfo, Hit, Record
 class Searchable(Protocol):
     """Searchable collection: a `Collection`, or a `CollectionCopy` of it in memory."""
 
-    info: CollectionInfo
+    @property
+    def info(self) -> CollectionInfo:
+        """Description of the collection."""
+        ...
 
     def in_milvus(self) -> Collection:
         """Return the collection in Milvus, which a saved copy opens when it is first needed."""
