@@ -47,7 +47,7 @@ def test_the_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    heavy = {"torch", "numpy", "pydantic", "PIL", "pymilvus", "rich.progress", "tokenizers"}
+    heavy = {"torch", "numpy", "pydantic", "PIL", "pymilvus", "rich.progress", "tokenizers", "yaml"}
     assert heavy & set(done.stderr.split()) == set()
     assert "pretrain" in done.stdout
 

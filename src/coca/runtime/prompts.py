@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -94,6 +93,8 @@ def templates_named(name: str) -> Templates:
     path = Path(name)
     if path.suffix not in (".json", ".yaml", ".yml"):
         return prompts_named(name)
+    import yaml
+
     try:
         # JSON is YAML, too.
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

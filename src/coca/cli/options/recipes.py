@@ -132,7 +132,8 @@ def data_root_required(recipes: Sequence[str], changes: Sequence[str]) -> Iterat
 
 def _missing_data_root(recipes: Sequence[str], changes: Sequence[str]) -> str:
     """Return the error of a `data_root` that does not exist; else ""."""
-    from coca.core.config.recipe import Tree, data_root_of, merge, parse_override, read_recipe
+    from coca.core.config.docs import Tree
+    from coca.core.config.recipe import data_root_of, merge, parse_override, read_recipe
 
     tree: Tree = {}
     try:

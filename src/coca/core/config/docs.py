@@ -13,6 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
+Tree = dict[str, Any]
+"""Section of a configuration as plain types."""
+
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",

@@ -28,6 +28,7 @@ from annotated_types import Interval
 
 from coca.core.config.docs import (
     KIND,
+    Tree,
     default_of,
     field_types,
     is_restricted,
@@ -43,7 +44,6 @@ from coca.core.config.docs import (
     without_range,
     words,
 )
-from coca.core.config.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
 from coca.core.errors import ConfigError, did_you_mean
 
 # Base class of configurations: the type of a field declares its range.
@@ -145,6 +145,9 @@ def load_config(
     Raises:
         ConfigError: The configuration is invalid; the message has one line for each error.
     """
+    # Imports YAML, which classes of configurations do not need.
+    from coca.core.config.recipe import DATA_ROOT, fill_in, merge, parse_override, read_recipe
+
     read: list[tuple[str, Tree]] = []
     faults: list[str] = []
     for layer in layers:

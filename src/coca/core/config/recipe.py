@@ -11,10 +11,8 @@ from typing import Any
 
 import yaml
 
-from coca.core.config.docs import to_plain
+from coca.core.config.docs import Tree, to_plain
 from coca.core.errors import ConfigError
-
-Tree = dict[str, Any]
 
 DATA_ROOT = "data_root"
 
