@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from coca.inference.predictor import Predictor
+from coca.search.query.query_terms import embed_queries
 from tiny_data import CAPTIONS
 
 pytestmark = [pytest.mark.integrations, pytest.mark.timeout(1_200)]
@@ -76,7 +77,7 @@ def test_images_get_embeddings_and_labels(
     expected = [labels[0] for labels in predictor.classify(arrays, ["cat", "dog"])]
     with np.load(out) as found:
         np.testing.assert_allclose(found["vectors"], predictor.embed_images(arrays), atol=1e-5)
-        prompt = predictor.embed_texts(CAPTIONS[0])[0]
+        prompt = embed_queries(predictor.embed_texts, [CAPTIONS[0]])[0]
         np.testing.assert_allclose(found["prompt"], prompt, atol=1e-5)
         assert list(found["labels"]) == [one.label for one in expected]
         confidences = [one.probability for one in expected]

@@ -80,7 +80,8 @@ def test_an_index_of_llama_index_retrieves_by_it(predictor: Predictor) -> None:
     index = VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=embed)
     (found,) = index.as_retriever(similarity_top_k=1).retrieve(TEXTS[1])
     assert found.text == TEXTS[1]
-    assert found.score == pytest.approx(1, abs=1e-5)
+    query = embed_queries(predictor.embed_texts, [TEXTS[1]])[0]
+    assert found.score == pytest.approx(query @ predictor.embed_texts(TEXTS[1])[0], abs=1e-5)
 
 
 def test_settings_name_the_class_and_not_the_weights(predictor: Predictor) -> None:

@@ -444,7 +444,7 @@ def _search_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "filter": _expression(given) if isinstance(given, Mapping) else given}
 
 
-def _expression(filter: Mapping[str, Any]) -> str:
+def _expression(filter: Mapping[Any, Any]) -> str:
     """Convert a dictionary of conditions, all of which apply, to an expression of Milvus."""
     parts: list[str] = []
     for key, value in filter.items():

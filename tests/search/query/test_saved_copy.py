@@ -117,6 +117,11 @@ def test_a_copy_is_that_of_the_collection_or_it_is_not_found(
         CollectionCopy(collection).save()
     assert len(found(filled).rows.ids) == 39
     with opened(filled) as collection:
+        collection.keep_calibration('{"limit": 1}')
+        assert find_copy(filled, "pictures") is None
+        CollectionCopy(collection).save()
+    assert found(filled).info.calibration == '{"limit": 1}'
+    with opened(filled) as collection:
         collection.upsert([make_record("new")])
     assert find_copy(filled, "pictures") is None
 

@@ -156,7 +156,7 @@ class CollectionCopy:
         """Whether the copy on disk is that of the collection."""
         with self._lock:
             self._up_to_date()
-            return self._saved is not None
+            return self._saved is not None and self._saved.is_current
 
     def save(self) -> None:
         """Write the copy to disk, in the folder of Milvus Lite; see `find_copy`.
@@ -183,6 +183,32 @@ class CollectionCopy:
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
         return self.in_milvus().get(ids)
+
+    def records_of(self, hits: Iterable[Hit]) -> dict[str, Record]:
+        """Return the records of hits, as far as the copy and the hits have their fields.
+
+        These are caption, its source, and both vectors. Records that were deleted meanwhile are
+        missing.
+        """
+        by_id = {hit.id: hit for hit in hits}
+        if not self.has_vectors:
+            return self.get(by_id)
+        with self._lock:
+            rows = self._up_to_date()
+            there = [hit for hit in by_id.values() if hit.id in rows.rows]
+            at = np.array([rows.rows[hit.id] for hit in there], np.int64)
+            images, texts = rows.images.vectors(at), rows.texts.vectors(at)
+            return {
+                hit.id: Record(
+                    id=hit.id,
+                    path=hit.path,
+                    caption=hit.caption,
+                    vector=images[number],
+                    text_vector=texts[number] if rows.has_text[at[number]] else None,
+                    origin=Origin(captioned=hit.caption_source == "model"),
+                )
+                for number, hit in enumerate(there)
+            }
 
     def ids(self, filter: str = "") -> list[str]:
         """List the ids of all records that match a filter, in no order."""

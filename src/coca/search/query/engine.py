@@ -11,7 +11,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.match import MARKED_HITS, Calibration, mark_matches
+from coca.search.query.match import MARKED_HITS, VERDICT_HITS, Calibration, mark_matches
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import (
     Term,
@@ -24,7 +24,7 @@ from coca.search.query.query_terms import (
 from coca.search.query.ranking import search_ranked
 from coca.search.query.rerank import check_texts, rerank
 from coca.search.query.searchable import Searchable
-from coca.search.records import Hit, check_same_model
+from coca.search.records import Hit, Record, check_same_model
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions, Side
 
 
@@ -132,6 +132,8 @@ class SearchEngine:
         calibration = self._calibration(whole) if page.match else None
         query = self.query(whole)
         offset, last = 0 if page.rerank else page.offset, page.offset + page.k
+        # The verdict on a query is that of its first hits, on every page of every size.
+        verdict = VERDICT_HITS if calibration is not None else 0
         dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
         ranking = self._ranking(page, whole)
 
@@ -141,24 +143,31 @@ class SearchEngine:
             positive = " ".join(text for text, weight in texts.items() if weight > 0)
             return self._ranked(query, positive, ranking, options)
 
-        hits = found(SearchOptions(**dense))
-        best = hits[:1]
-        if calibration is not None and offset and hits:
-            best = found(SearchOptions(**dense | {"k": 1, "offset": 0}))
+        if offset and verdict:
+            best = found(SearchOptions(**dense | {"k": verdict, "offset": 0}))
+            hits = found(SearchOptions(**dense))
+        else:
+            best = found(SearchOptions(**dense | {"k": max(dense["k"], verdict)}))
+            hits, best = best[: dense["k"]], best[:verdict]
         if page.rerank:
             first, others = hits[: page.rerank], hits[page.rerank :]
             hits = [*self._reranked(first, query[0], texts, page.on), *others][page.offset : last]
         if calibration is not None and best:
-            marked = [hit.id for hit in (*best, *hits[:MARKED_HITS])]
             hits = mark_matches(
                 hits,
-                self.collection.get(marked),
+                self._compared([*best, *hits[:MARKED_HITS]]),
                 query[0],
                 next(iter(texts)),
                 calibration,
-                first=best[0].id,
+                best=[hit.id for hit in best],
             )
         return hits
+
+    def _compared(self, hits: Sequence[Hit]) -> dict[str, Record]:
+        """Return the records of hits, with vectors and captions."""
+        if isinstance(self.collection, CollectionCopy):
+            return self.collection.records_of(hits)
+        return self.collection.get({hit.id for hit in hits})
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """Compute the query vector of these terms, of length 1.

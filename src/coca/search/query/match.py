@@ -7,8 +7,8 @@ caption; a record without a caption that counts has x of its image alone. t is t
 texts that match nothing, and m the mean of all x: both remove what makes a query or a record near
 to everything. `covered` is the fraction of the query's words that the caption has.
 
-The limit of a match is a quantile of the score of the first hits of texts that match nothing in the
-collection, so that the rate of false alarms is a stated one.
+The limit of a match is a quantile of the highest score among the first hits of texts that match
+nothing in the collection, so that the rate of false alarms is a stated one.
 
 Dimensions: K records, P matching texts, M other texts, E embedding.
 """
@@ -32,6 +32,8 @@ from coca.search.records import CollectionInfo, Hit, Record
 IMAGE_WEIGHT, CAPTION_WEIGHT, COVERED_WEIGHT = 0.25, 0.75, 0.3
 """Weights of the match score. They do not follow the weights of a search, as the threshold is
 fitted once."""
+VERDICT_HITS = 10
+"""A query has a match if one of its first hits is above the limit."""
 MARKED_HITS = 100
 """Maximum number of hits of a page that are marked: their records are read."""
 _DIGITS = 5
@@ -100,11 +102,11 @@ class Calibration(MatchScore):
     fingerprint: str
     """Fingerprint of the model."""
     median: float
-    """Median score of the first hits of texts that match nothing."""
+    """Median of the highest score among the first hits of each text that matches nothing."""
     limit: float
     """Score above which a hit matches: a higher quantile of the same scores."""
     false_alarms: Fraction
-    """Maximum rate of texts that match nothing and have a first hit above the limit, 0 to 1."""
+    """Maximum rate of texts that match nothing and have a hit above the limit, 0 to 1."""
     records: Annotated[int, Ge(0)]
     """Number of records when the collection was calibrated."""
     other: Mapping[str, int]
@@ -180,10 +182,10 @@ def fit(
 
     Args:
         score: The match score.
-        other: By source, the score of the first hit of each text that matches nothing.
+        other: By source, the highest score among the first hits of each text that matches nothing.
         matching: Score of each text with a known image and this image.
-        false_alarms: Maximum rate of texts that match nothing and have a first hit above the limit,
-            in (0, 0.5).
+        false_alarms: Maximum rate of texts that match nothing and have a hit above the limit, in
+            (0, 0.5).
         fingerprint: Fingerprint of the model.
         records: Number of records of the collection.
 
@@ -237,7 +239,7 @@ def mark_matches(
     text: str,
     calibration: Calibration,
     *,
-    first: str,
+    best: Sequence[str],
 ) -> list[Hit]:
     """Set the match probability of hits, and the verdict on the query; the order is unchanged.
 
@@ -248,10 +250,11 @@ def mark_matches(
         query: Vector of the query, of length 1.
         text: The query.
         calibration: Calibration of the collection for this model.
-        first: Id of the first hit of the query, which may be on an earlier page.
+        best: Ids of the first hits of the query, which may be on an earlier page.
     """
     scores = {id: calibration.score(query, text, record) for id, record in records.items()}
-    query_matches = scores[first] > calibration.limit if first in scores else None
+    first = [scores[id] for id in best if id in scores]
+    query_matches = max(first) > calibration.limit if first else None
     return [
         replace(
             hit,

@@ -43,8 +43,8 @@ _NAME = re.compile(r"\w+")
 def stamp_of(database: Path, own_name: str) -> str:
     """Compute a digest of the files that change with each write to a collection of Milvus Lite.
 
-    They are the manifest, which lists all other files, the log of what is not in them yet, and the
-    names of collections.
+    They are the manifest, which lists all other files, the log of what is not in them yet, the
+    schema, which has the calibration, and the names of collections.
 
     Args:
         database: Folder of Milvus Lite.
@@ -54,7 +54,14 @@ def stamp_of(database: Path, own_name: str) -> str:
     log = sorted((folder / "wal").glob("*"))
     state = [
         *((path.name, path.stat().st_size) for path in log),
-        *(path.read_text() for path in (folder / "manifest.json", database / "aliases.json")),
+        *(
+            path.read_text()
+            for path in (
+                folder / "manifest.json",
+                folder / "schema.json",
+                database / "aliases.json",
+            )
+        ),
     ]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 

@@ -22,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.match import Calibration, MatchScore, fit, mixed_vector
+from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
 from coca.search.query.match_config import CalibrationConfig
 from coca.search.query.query_terms import embed_queries
 from coca.search.query.ranking import search_ranked
@@ -50,6 +50,7 @@ def calibrate(
     config: CalibrationConfig | None = None,
     *,
     answers: Mapping[str, Sequence[str]] | None = None,
+    copy: CollectionCopy | None = None,
     progress: ProgressMaker = silent,
 ) -> Calibration:
     """Calibrate the match score of a collection, and store it with the collection.
@@ -60,6 +61,7 @@ def calibrate(
         config: Settings; default: those of `CalibrationConfig`.
         answers: Ids or paths of the correct images of queries, none for a query that matches
             nothing. Default: texts of the package and random letters, which match nothing.
+        copy: Copy of the collection in memory, which is read otherwise.
         progress: Optional progress callback.
 
     Raises:
@@ -74,7 +76,10 @@ def calibrate(
     ids = sorted(collection.ids())
     if not ids:
         raise SearchError(f"collection {info.collection!r} has no records to calibrate with")
-    copy = CollectionCopy(collection, vectors=len(ids) <= _MAX_COPIED, progress=progress)
+    if copy is None:
+        # A server searches as fast as it reads.
+        is_small = collection.lite_folder is not None and len(ids) <= _MAX_COPIED
+        copy = CollectionCopy(collection, vectors=is_small, progress=progress)
     sample = collection.get(_drawn(ids, _RECORDS, random)).values()
     absent = absent_texts()
     score = MatchScore.of_means(
@@ -109,7 +114,11 @@ def calibrate(
 
 
 def calibrate_changed(
-    collection: Collection, embedder: Embedder, *, progress: ProgressMaker = silent
+    collection: Collection,
+    embedder: Embedder,
+    *,
+    copy: CollectionCopy | None = None,
+    progress: ProgressMaker = silent,
 ) -> Calibration | None:
     """Calibrate a collection if its number of records has changed by more than a tenth.
 
@@ -128,7 +137,7 @@ def calibrate_changed(
         old = None
     if old and (LISTED in old.other or abs(count - old.records) <= MAX_CHANGE * old.records):
         return None
-    return calibrate(collection, embedder, progress=progress)
+    return calibrate(collection, embedder, copy=copy, progress=progress)
 
 
 @cache
@@ -191,9 +200,9 @@ def _first_scores(
     max_seconds: float,
     progress: ProgressMaker,
 ) -> Float[np.ndarray, " M"]:
-    """Compute the match score of the first hit of each text, of as many as the time allows."""
+    """Compute the highest match score of the first hits of each text that the time allows."""
     vectors = embed_queries(embedder.embed_texts, texts) if texts else ()
-    page, ranking = SearchOptions(k=1), Ranking()
+    page, ranking = SearchOptions(k=VERDICT_HITS), Ranking()
     scores: list[float] = []
     end = time.monotonic() + max_seconds
     with progress("calibrating", len(texts)) as bar:
@@ -205,8 +214,8 @@ def _first_scores(
                 hits = copy.search_ranked(query, text, ranking, page)
             else:
                 hits = search_ranked(copy.in_milvus(), copy.words(text), query, ranking, page)
-            records = copy.get(hit.id for hit in hits)
-            scores += [score.score(vector, text, record) for record in records.values()]
+            records = copy.records_of(hits).values()
+            scores.append(max(score.score(vector, text, record) for record in records))
             bar.advance(1)
     return np.array(scores)
 

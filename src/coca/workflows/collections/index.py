@@ -214,26 +214,21 @@ def index_sources(
                 progress=progress,
                 batch_size=predictor.batch_size,
             )
-            calibrate_changed(collection, predictor, progress=progress)
-        _save_copy(collection, copy, progress)
+            if copy is None and collection.lite_folder is not None:
+                copy = CollectionCopy(collection, progress=progress)
+            calibrate_changed(collection, predictor, copy=copy, progress=progress)
+        if copy is not None:
+            _save(copy)
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
         return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
 
-def _save_copy(
-    collection: Collection, copy: CollectionCopy | None, progress: ProgressMaker
-) -> None:
-    """Write the copy on disk of a collection of Milvus Lite, unless it is current.
-
-    Args:
-        collection: The collection.
-        copy: The copy that was saved by an earlier run, if any.
-        progress: Progress callback.
-    """
-    if collection.lite_folder is None or (copy is not None and copy.is_saved):
+def _save(copy: CollectionCopy) -> None:
+    """Write a copy of a collection of Milvus Lite to disk, unless that on disk is current."""
+    if copy.is_saved:
         return
     try:
-        (copy or CollectionCopy(collection, progress=progress)).save()
+        copy.save()
     except StorageError as error:
         logger.warning("searches read the collection itself, since its copy on disk: %s", error)
 
@@ -261,7 +256,8 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
-        _save_copy(collection, None, progress)
+        if collection.lite_folder is not None:
+            _save(CollectionCopy(collection, progress=progress))
         return IndexResult(collection.describe(), report)
 
 
