@@ -3,8 +3,8 @@
     python benchmarks/matching.py --drawings 'runs/demo/shards/openmoji/*.tar'
 
 Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. Queries are
-those of the set, 60 absent concepts, and 100 texts of random letters. A query matches if its first
-hit does. The weights of the match score were chosen on the everyday queries.
+those of the set, 60 absent concepts, and 100 texts of random letters. A query matches if one of its
+first ten hits does. The weights of the match score were chosen on the everyday queries.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import requires
 
 DISTRIBUTION = "coca-captioners"
-NEEDS_TORCH = frozenset({"einops", "safetensors", "torch", "torchvision"})
+NEEDS_TORCH = frozenset({"einops", "torch", "torchvision"})
 """Dependencies of the distribution that an exported model does not use."""
 ALWAYS = "runtime"
 EXTRAS = ("heif", "hub", "mcp", "search", "serve", "test", "video")

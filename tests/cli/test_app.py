@@ -117,7 +117,7 @@ def test_a_wrong_call_is_reported_in_one_sentence(
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             1,
-            "error: torch is needed for this: pip install torch torchvision einops safetensors "
+            "error: torch is needed for this: pip install torch torchvision einops "
             "installs it; `coca index`, `coca search` and `coca serve` run without it on a folder "
             "of `coca export --format onnx`, given with --model\n",
         ),

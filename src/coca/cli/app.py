@@ -236,7 +236,7 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
             return typer.Exit(FAILED)
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in NEEDS_TORCH:
             print_error(
-                "torch is needed for this: pip install torch torchvision einops safetensors "
+                "torch is needed for this: pip install torch torchvision einops "
                 "installs it; `coca index`, `coca search` and `coca serve` run without it on a "
                 "folder of `coca export --format onnx`, given with --model"
             )
