@@ -176,7 +176,7 @@ class Hit:
     is_match: bool | None = None
     """Whether the match score is above the limit of the collection's calibration."""
     query_matches: bool | None = None
-    """Whether the first hit of the query is a match; the same for all hits of all its pages."""
+    """Whether one of the first ten hits of the query is a match; the same on all its pages."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ class CalibrationConfig(Config):
     range_error: ClassVar = ArgumentError
 
     false_alarms: Annotated[float, Interval(gt=0, lt=0.5)] = 0.05
-    """Maximum rate of texts that match nothing and have a first hit above the limit."""
+    """Maximum rate of texts that match nothing and have a hit above the limit."""
     max_seconds: Annotated[float, Gt(0)] = 10.0
     """Time for the searches, after which no further text is searched, unless a source has less
     than 40."""

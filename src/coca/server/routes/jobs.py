@@ -65,7 +65,7 @@ class CalibrationSummary(Body):
     """Calibration of match probabilities."""
 
     false_alarms: float
-    """Maximum rate of texts that match nothing and have a first hit above the limit."""
+    """Maximum rate of texts that match nothing and have a hit above the limit."""
     found: float | None
     """Rate of texts with a known image that has a score above the limit; null without one."""
     records: int

@@ -88,7 +88,7 @@ class SearchResponse(Body):
     total: int | None
     """Number of items that the filters keep; null if it was not counted."""
     weak_matches: bool | None = None
-    """Whether the first hit of the query does not match, on whichever page; null without a
+    """Whether none of the first ten hits of the query matches, on whichever page; null without a
     calibration."""
     took_ms: float = 0.0
     """Time of the service for this request, in milliseconds."""
