@@ -106,11 +106,13 @@ def test_full_text_search_finds_the_same_photographs_as_all_products(
     by_hand = nearest([record.vector for record in records], queries, records, 10)
     answers = SearchEngine(predictor, collection).search_batch(texts=texts, k=10)
     assert [[hit.id for hit in hits] for hits in answers] == by_hand
-    spoken = [record.text_vector for record in records]
     answers = SearchEngine(predictor, collection).search_batch(texts=texts, k=10, on="text")
-    assert [{hit.id for hit in hits} for hits in answers] == [
-        set(ids) for ids in nearest(spoken, queries, records, 10)
-    ]
+    # Equal captions tie, also with the tenth.
+    spoken = [record.text_vector for record in records if record.text_vector is not None]
+    assert len(spoken) == len(records)
+    cosines = np.sort(queries @ np.stack(spoken).T)[:, :-11:-1]
+    scores = [[hit.score for hit in hits] for hits in answers]
+    np.testing.assert_allclose(scores, cosines, atol=1e-5)
 
 
 def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(

@@ -104,7 +104,7 @@ def embed_queries(
 # Query terms: weighted texts, images and vectors, and their command-line syntax.
 
 
-MAX_WEIGHT = 10.0
+MAX_WEIGHT = 10
 """Maximum weight; only ratios matter, and the limit keeps times such as `12:30` from being
 weights."""
 
