@@ -80,7 +80,7 @@ def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
 
 def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path) -> None:
     image = base64.b64encode((photos / "red.png").read_bytes()).decode()
-    words = ("--uri", uri, "--model", str(EXPORTED), "--runtime", "onnx")
+    words = ("--uri", uri, "--model", str(EXPORTED), "--runtime", "onnx", "--show-paths")
     with serving(*words, cache=tmp_path) as server:
         found = server.post("/v1/search", {"text": "blue circle", "limit": 2}).json()["hits"]
         assert Path(found[0]["path"]).stem == "blue"

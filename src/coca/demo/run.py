@@ -33,7 +33,6 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import CONFIG_FILE
 from coca.runtime.prompts import prompts_named
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
@@ -50,6 +49,7 @@ from coca.train.tracker import read_metrics
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_collection
+from coca.workflows.collections.index import index_sources
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
@@ -332,9 +332,10 @@ def _show(
     photos = write_photos(result.folder / "pictures" / "photos")
     log(f"indexing {UNSEEN} in {result.index}")
     forget_other_model(result.index, predictor)
-    with open_collection(predictor, str(result.index), create=True) as collection:
-        source = FileSource([result.folder / "pictures"])
-        done = ingest([source], predictor, collection, progress=progress)
+    source = FileSource([result.folder / "pictures"])
+    uri = str(result.index)
+    done = index_sources([source], predictor, uri=uri, captions=False, progress=progress).report
+    with open_collection(predictor, uri) as collection:
         scores = _evaluate(result.folder, predictor, collection, images, progress, log)
         key = _report_key(predictor, lead, scores)
         is_changed = done.added or done.updated or not result.report.exists()

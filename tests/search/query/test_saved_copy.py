@@ -105,6 +105,11 @@ def test_a_search_needs_no_lock_of_the_folder(filled: str, embedder: Any) -> Non
         other.communicate("\n")
 
 
+def test_another_collection_in_the_folder_leaves_the_copy_current(filled: str) -> None:
+    with Collection.open(filled, "others", embed_dim=DIM, fingerprint=FINGERPRINT, create=True):
+        assert find_copy(filled, "pictures") is not None
+
+
 def test_a_copy_is_that_of_the_collection_or_it_is_not_found(
     filled: str, make_record: Callable[..., Record]
 ) -> None:

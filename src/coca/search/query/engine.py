@@ -91,7 +91,7 @@ class SearchEngine:
         """Search by text, image, vector, or a combination of them.
 
         Text, image and vector have equal weight; `terms` sets weights, negative ones included.
-        A text is embedded as typed and without stop words; see `coca.search.query.query_terms`. A
+        A text is embedded in several forms; see `coca.search.query.query_terms`. A
         query of texts is ranked by images, captions and words; see `coca.search.query.ranking`.
 
         Args:

@@ -1,8 +1,9 @@
 """Query terms: weighted texts, images and vectors.
 
 Captions of drawings and keywords are bare words, so a model of images and short labels places "a
-dog" far from "dog". The vector of a query text is the mean of those of the text as typed and of its
-words without stop words. Emoji are replaced by their Unicode names, since captions have words.
+dog" far from "dog". The vector of a query text is the mean of those of the text as typed, of its
+words without stop words, and of these with the last one in the singular, where that differs. Emoji
+are replaced by their Unicode names, since captions have words.
 
 The query vector is the normalized weighted sum of the terms' vectors. A negative weight moves it
 away from its term. On a command line the weight follows the last colon, `night:-0.3`, and
@@ -38,6 +39,29 @@ from coca.search.search_options import check_text
 _EDGE = re.compile(r"^\W+|\W+$")
 """Punctuation around a word."""
 
+MAX_WORDS = 3
+"""Number of content words up to which the last one is also searched in the singular."""
+
+_PAIRS = (
+    "calves:calf canoes:canoe children:child cookies:cookie feet:foot geese:goose halves:half "
+    "knives:knife leaves:leaf loaves:loaf men:man mice:mouse movies:movie people:person "
+    "scarves:scarf shelves:shelf teeth:tooth thieves:thief wolves:wolf women:woman zombies:zombie"
+)
+_IRREGULAR = dict(pair.split(":") for pair in _PAIRS.split())
+_KEPT = (
+    "athens atlas binoculars canvas chaos christmas clothes cosmos glasses goggles headphones "
+    "jeans lens mars mercedes news pajamas pants pyjamas scissors series shorts species sunglasses "
+    "texas trousers"
+)
+_NO_PLURAL = frozenset(_KEPT.split())
+_ENDINGS = (
+    (r"(?<=[a-z][^aeiou])ies$", "y"),
+    (r"(?<=ss|ch|sh)es$|(?<=x)es$|(?<=[^o]us)es$|(?<=[a-z][a-z][^h]o)es$", ""),
+    # "bus", "grass" and "tennis" are not plurals.
+    (r"(?<=[a-z][a-z][a-hj-rtv-z])s$", ""),
+)
+"""The first that fits is replaced."""
+
 _EMOJI_BLOCKS = (
     *((0x231A, 0x231B), (0x23E9, 0x23F3), (0x2600, 0x27BF), (0x2B50, 0x2B55)),
     *((0x1F300, 0x1F6FF), (0x1F7E0, 0x1F7EB), (0x1F900, 0x1F9FF), (0x1FA70, 0x1FAFF)),
@@ -57,10 +81,14 @@ _NAMES: dict[int, str] = {**_EMOJI, **dict.fromkeys(_UNSPOKEN, "")}
 
 RULES = {
     "stop": STOP_WORDS.split(),
+    "max_words": MAX_WORDS,
+    "irregular": _IRREGULAR,
+    "no_plural": sorted(_NO_PLURAL),
+    "endings": _ENDINGS,
     "emoji": {chr(code): name for code, name in _EMOJI.items()},
     "unspoken": "".join(map(chr, _UNSPOKEN)),
 }
-"""All rules, for a search page in another language."""
+"""All rules, for a search page in another language; expressions are the same in JavaScript."""
 
 
 def name_emoji(text: str) -> str:
@@ -73,13 +101,28 @@ def name_emoji(text: str) -> str:
 def query_forms(query: str) -> list[str]:
     """Return the texts whose mean embedding is that of a query.
 
-    They are the text as typed, with names for emoji, and its words without stop words; one text if
-    both are equal, or if it has stop words only.
+    They are the text as typed, with names for emoji; its words without stop words, if there are
+    others; and of at most three of these words, the last one in the singular.
     """
     text = name_emoji(query)
     words = [_EDGE.sub("", word) for word in text.split()]
-    content = " ".join(word for word in words if word and word.casefold() not in _STOP)
-    return list(dict.fromkeys([text, content or text]))
+    content = [word for word in words if word and word.casefold() not in _STOP]
+    bare = " ".join(content) or text
+    return list(dict.fromkeys([text, bare, singular(bare) if len(content) <= MAX_WORDS else bare]))
+
+
+def singular(text: str) -> str:
+    """Replace an English plural at the end of a text; a text without one is unchanged."""
+    start, space, word = text.rpartition(" ")
+    lower = word.lower()
+    if lower in _NO_PLURAL:
+        return text
+    if lower in _IRREGULAR:
+        return start + space + _IRREGULAR[lower]
+    for ending, replaced in _ENDINGS:
+        if re.search(ending, lower):
+            return start + space + re.sub(ending, replaced, word, flags=re.IGNORECASE)
+    return text
 
 
 def embed_queries(

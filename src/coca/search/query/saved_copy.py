@@ -44,7 +44,7 @@ def stamp_of(database: Path, own_name: str) -> str:
     """Compute a digest of the files that change with each write to a collection of Milvus Lite.
 
     They are the manifest, which lists all other files, the log of what is not in them yet, the
-    schema, which has the calibration, and the names of collections.
+    schema, which has the calibration, and its names.
 
     Args:
         database: Folder of Milvus Lite.
@@ -52,16 +52,11 @@ def stamp_of(database: Path, own_name: str) -> str:
     """
     folder = database / "collections" / own_name
     log = sorted((folder / "wal").glob("*"))
+    aliases = json.loads((database / "aliases.json").read_text())
     state = [
         *((path.name, path.stat().st_size) for path in log),
-        *(
-            path.read_text()
-            for path in (
-                folder / "manifest.json",
-                folder / "schema.json",
-                database / "aliases.json",
-            )
-        ),
+        *((folder / name).read_text() for name in ("manifest.json", "schema.json")),
+        *sorted(alias for alias, name in aliases.items() if name == own_name),
     ]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 

@@ -16,10 +16,28 @@ export function nameEmoji(text, rules) {
   return words(named.map((it) => rules.emoji[it] ?? it).join("")).join(" ");
 }
 
-// The texts whose mean embedding is that of a query: as typed, and without stop words.
+// A text with the plural at its end in the singular.
+function singular(text, rules) {
+  const start = text.lastIndexOf(" ") + 1;
+  const word = text.slice(start);
+  const lower = word.toLowerCase();
+  if (rules.no_plural.includes(lower)) return text;
+  if (Object.hasOwn(rules.irregular, lower)) return text.slice(0, start) + rules.irregular[lower];
+  for (const [ending, replaced] of rules.endings) {
+    if (new RegExp(ending).test(lower)) {
+      return text.slice(0, start) + word.replace(new RegExp(ending, "i"), replaced);
+    }
+  }
+  return text;
+}
+
+// The texts whose mean embedding is that of a query: as typed, without stop words, and in the
+// singular.
 export function forms(query, rules) {
   const text = nameEmoji(query, rules);
   const bare = words(text).map((word) => word.replace(EDGE, ""));
   const content = bare.filter((word) => word && !rules.stop.includes(word.toLowerCase()));
-  return [...new Set([text, content.join(" ") || text])];
+  const joined = content.join(" ") || text;
+  const short = content.length <= rules.max_words;
+  return [...new Set([text, joined, short ? singular(joined, rules) : joined])];
 }
