@@ -198,6 +198,35 @@ def test_only_the_last_filters_are_remembered(
     assert [int(filter[-1]) for filter in asked] == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
+def test_a_filter_holds_though_all_rows_are_read_again_meanwhile(
+    filled: Collection,
+    embedder: Any,
+    make_record: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy, query = CollectionCopy(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
+    filter = 'metadata["n"] < 9'
+
+    def kept() -> set[int]:
+        return {hit.metadata["n"] for hit in copy.search(query, 60, filter=filter)[0]}
+
+    assert kept() == set(range(9))
+    filled.upsert([make_record("new", metadata={"n": 50})])
+    ids, rounds = filled.ids, [1]
+
+    def read_again(argument: str = "") -> list[str]:
+        found = ids(argument)
+        if argument and rounds:
+            rounds.clear()
+            # Rows have other numbers without the first records.
+            filled.delete(["00", "01", "02"])
+            copy.refresh()
+        return found
+
+    monkeypatch.setattr(filled, "ids", read_again)
+    assert kept() == set(range(3, 9))
+
+
 def test_an_empty_collection_has_no_answers(collection: Collection, embedder: Any) -> None:
     resident = CollectionCopy(collection)
     assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]

@@ -236,7 +236,7 @@ def test_the_default_ranks_texts_by_the_captions_that_people_gave(
         everything = engine.search("image 3", ranking=Ranking(captions="all"), k=40)
         assert engine.search("image 3", hybrid=True, k=40) == everything
         assert all(hit.fused_score is None for hit in dense)
-        # An image, a vector, or another field is no typed query.
+        # A query with an image or a vector, or of another field, is not a typed one.
         for other in (Term(image=b"3"), Term(vector=np.eye(16)[0])):
             hits = engine.search(terms=[Term(text="a car"), other])
             assert all(hit.fused_score is None for hit in hits)

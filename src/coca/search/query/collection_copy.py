@@ -368,19 +368,23 @@ class CollectionCopy:
     @contextmanager
     def _kept(self, filter: str) -> Iterator[tuple[CopyRows, Bool[np.ndarray, " N"]]]:
         """Lock the rows; yield them, up to date, with the mask of those that a filter keeps."""
-        if filter:
-            self._evaluate(filter)
-        with self._lock:
-            if not filter:
+        if not filter:
+            with self._lock:
                 rows = self._up_to_date()
                 yield rows, rows.exists
-                return
-            rows = self._rows
-            kept = rows.exists.copy()
-            mask = rows.kept[filter][1] if filter in rows.kept else np.zeros(0, bool)
-            kept[: len(mask)] &= mask
-            kept[len(mask) :] = False
-            yield rows, kept
+            return
+        while True:
+            self._evaluate(filter)
+            with self._lock:
+                rows = self._rows
+                # Other threads may have read all rows again, or ousted the result, meanwhile.
+                if filter in rows.kept:
+                    mask = rows.kept[filter][1]
+                    kept = rows.exists.copy()
+                    kept[: len(mask)] &= mask
+                    kept[len(mask) :] = False
+                    yield rows, kept
+                    return
 
     def _evaluate(self, filter: str) -> None:
         """Evaluate a filter by Milvus: once, and again for records that were written since.
@@ -399,7 +403,9 @@ class CollectionCopy:
         else:
             found = self.in_milvus().ids(all_of(filter, with_ids(set(changed))))
         with self._lock:
-            rows = self._rows
+            if self._rows is not rows:
+                # Read again meanwhile: the mask is of other rows.
+                return
             kept = np.zeros(len(rows.ids), bool)
             kept[: len(mask)] = mask
             for ids, keeps in ((changed or (), False), (found, True)):
