@@ -75,9 +75,8 @@ class WordHits:
         rows: Int[np.ndarray, " M"],
         scores: Float32[np.ndarray, " M"],
     ) -> None:
-        order = np.argsort(rows)
-        self._ids, self._rows_of = ids, rows_of
-        self._rows, self._scores = rows[order], scores[order]
+        """Take the rows, ascending as `WordIndex.scores` returns them, with their BM25."""
+        self._ids, self._rows_of, self._rows, self._scores = ids, rows_of, rows, scores
 
     def __len__(self) -> int:
         return len(self._rows)
