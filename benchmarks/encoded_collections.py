@@ -30,14 +30,17 @@ from sample_data import HELP, VAL, caption_of, located
 from side_by_side import (
     Figures,
     Rounds,
+    disk_mb,
     emit,
     figure,
     in_turn,
     own_seconds,
+    resident_mb,
     table,
     write_report,
 )
 from small_vectors import K, best, filled
+from vector_stores import milvus_server
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
@@ -45,7 +48,6 @@ from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.rerank import RescoredIndex
 from coca.search.records import WHOLE, Record
 from coca.search.vector_encoding import VectorEncoding
-from search import disk_mb, milvus_server
 
 PCA_128 = VectorEncoding(dimensions=128, projection="pca")
 BINARY = VectorEncoding(precision="binary")
@@ -106,12 +108,6 @@ def filled_elsewhere(uri: str, vectors: np.ndarray, encoding: VectorEncoding) ->
         raise SystemExit(f"filling {uri} ended with {process.exitcode}")
 
 
-def resident_mb(process: int | str) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def searched(
     collection: Any, queries: Sequence[np.ndarray], vectors: np.ndarray
 ) -> Iterator[tuple[float, float, float]]:
@@ -151,10 +147,10 @@ def filled_store(
         (folder / "empty").mkdir()
         with opened(str(folder / "empty" / "bench.db"), size, create=True) as empty:
             empty.search(vectors[:1], K)
-        before = resident_mb("self")
+        before = resident_mb()
         with opened(uri, size) as collection:
             collection.search(vectors[:K], K)
-            costs[f"{name}: memory_mb"] = resident_mb("self") - before
+            costs[f"{name}: memory_mb"] = resident_mb() - before
             costs[f"{name}: disk_mb"] = disk_mb(folder / "full")
             yield collection
         return

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from options import run
-from search_peers import DIM
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
+from vector_stores import milvus_server
 
 from coca.search.milvus.collection import Collection
-from search import milvus_server
+
+DIM = 512
 
 NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
 

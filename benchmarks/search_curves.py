@@ -3,23 +3,24 @@
     python benchmarks/search_curves.py --rows 100000
     python benchmarks/search_curves.py --rows 10000 --of lite
 
-The vectors and queries are those of `search.py`, one query at a time. Each store is filled once;
+The vectors are drawn as those of `search_peers.py`, one query at a time. Each store is filled once;
 `Collection.change_index` then builds one index after the other. A plot is written as SVG.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from options import run
-from search_peers import DIM, K
 from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, write_report
+from vector_stores import K, OnServer, Ours, Rows, cloud
 
 from coca.search.index_params.vector_index import parse_index
-from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
 
+DIM, QUERIES = 512, 60
 EFS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]
 NPROBES = [{"nprobe": nprobe} for nprobe in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
 # Above K: a search requests a few more hits than it returns, and raises lower values.
@@ -98,20 +99,22 @@ def points(search: Search, kind: str, queries: np.ndarray, exact: list[set[int]]
 
 
 def of_milvus(
-    store: Ours, name: str, vectors: np.ndarray, asked: Sequence[Any], folder: Path
+    store: Ours, name: str, rows: Rows, queries: np.ndarray, exact: list[set[int]]
 ) -> Figures:
-    filled(store, vectors, np.random.default_rng(3).permutation(len(vectors)), folder)
+    """Measure all index types of a collection."""
+    store.fill(rows)
     figures: Figures = {}
-
-    def search(query: np.ndarray, params: dict[str, int]) -> list[int]:
-        return [int(hit.id) for hit in store.index.search(query[np.newaxis], K, params=params)[0]]
-
     for kind in KINDS[name]:
         start = own_seconds()
-        store.index.change_index(parse_index(described(kind, len(vectors))))
-        store.build()
+        store.collection.change_index(parse_index(described(kind, len(rows))))
+        store.settle(rows)
         figures[f"{kind} build_s"] = own_seconds() - start
-        figures |= points(search, kind, *asked)
+
+        def search(query: np.ndarray, params: dict[str, int]) -> list[int]:
+            return store.search(query[np.newaxis], None, params)[0]
+
+        figures |= points(search, kind, queries, exact)
+    store.close()
     return figures
 
 
@@ -120,11 +123,11 @@ UNITS = {"* build_s": "processor s", "* ms": "processor ms", "* recall": "recall
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    name, rows = arguments.contestant, arguments.rows
-    vectors, queries = cloud(rows, 1), cloud(QUERIES, 2)
+    name = arguments.contestant
+    vectors, queries = cloud(arguments.rows, 1, DIM), cloud(QUERIES, 2, DIM)
     exact = [set(row.tolist()) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :K]]
     figures: Figures = {}
-    with kept_folder(arguments.store, f"curves-{name}", rows) as folder:
+    with tempfile.TemporaryDirectory(prefix="coca-curves-") as folder:
         if name == "faiss":
             plain = Plain(vectors)
             for kind in KINDS[name]:
@@ -132,20 +135,19 @@ def contestant(arguments: argparse.Namespace) -> None:
                 plain.build(kind)
                 figures[f"{kind} build_s"] = own_seconds() - start
                 figures |= points(plain.search, kind, queries, exact)
-        elif name == "lite":
-            store = Ours(str(folder / "bench.db"), index="FLAT")
-            figures = of_milvus(store, name, vectors, (queries, exact), folder)
         else:
-            with milvus_server(folder) as server:
-                store = Ours(server.uri, index="FLAT", server=server)
-                figures = of_milvus(store, name, vectors, (queries, exact), folder)
+            rows = Rows(Path(folder, "vectors.npy"))
+            np.save(rows.path, vectors)
+            store = (Ours if name == "lite" else OnServer)(Path(folder), index="FLAT")
+            figures = of_milvus(store, name, rows, queries, exact)
     emit(figures)
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     names = arguments.of.split(",")
-    shared = [f"--rows={arguments.rows}", f"--store={arguments.store}"]
-    rounds = in_turn({name: [*shared, f"--contestant={name}"] for name in names}, rounds=1)
+    rounds = in_turn(
+        {name: [f"--rows={arguments.rows}", f"--contestant={name}"] for name in names}, rounds=1
+    )
     figures = {name: runs[0] for name, runs in rounds.items()}
     sections = [
         f"Each setting with {QUERIES} queries of {DIM} numbers, one at a time, one turn. Processor "
@@ -215,5 +217,4 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
     options.add_argument("--of", default=",".join(KINDS), help="stores")
-    options.add_argument("--store", default="", help="folder that keeps the filled stores")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

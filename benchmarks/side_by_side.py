@@ -141,6 +141,20 @@ def peak_bytes() -> float:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def resident_mb(process: int | str = "self", *, peak: bool = False) -> float:
+    """Return the resident memory of a process, MB; that of memory-mapped files is included."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    field = "VmHWM:" if peak else "VmRSS:"
+    line = next(line for line in status.splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def disk_mb(folder: Path) -> float:
+    """Return the size of all files of a folder, MB."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
 def own_seconds() -> float:
     """Return the processor time of this process and all its descendants, seconds."""
     # By process id: the parent, and the ticks of the process and its ended children.

@@ -2,12 +2,16 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from coca.core.files.table_file import TABLE_SUFFIXES, write_table
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PROGRAMS = sorted(
@@ -173,3 +177,51 @@ def test_a_pattern_without_files_is_unavailable_with_the_remedy(tmp_path: Path) 
     done = locate(str(tmp_path / "*.tar"), tmp_path)
     assert "Unavailable: no file matches" in done.stderr
     assert "leave the option out" in done.stderr
+
+
+PEERS = """
+import pathlib, runpy, sys, side_by_side
+_, folder, *sys.argv = sys.argv
+side_by_side.QUICK_RESULTS = pathlib.Path(folder)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
+        check=True,
+    )
+
+
+def test_stores_are_compared_on_vectors_of_the_users_own_file(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    np.save(tmp_path / "own.npy", vectors)
+    options = [f"--vectors={tmp_path / 'own.npy'}", "--only=scan,numpy", "--quick", "--json"]
+    done = run_python(PEERS, tmp_path, FOLDER / "search_peers.py", *options)
+    figures = record(done)["figures"]
+    recalls = {value["median"] for name, value in figures.items() if ": recall" in name}
+    assert recalls == {1.0}
+    (report,) = tmp_path.glob("search-peers_*.md")
+    text = report.read_text(encoding="utf-8")
+    assert "450 vectors of 16 numbers, of `own.npy`; 50 queries" in text
+    assert "| `VectorScan`, exact |" in text
+
+
+READ = """
+import pathlib, sys, numpy, search_peers
+first, *others = (search_peers.read_vectors(pathlib.Path(path)) for path in sys.argv[1:])
+assert first.shape == (3, 4) and numpy.allclose(numpy.linalg.norm(first, axis=1), 1)
+assert all(numpy.array_equal(first, other) for other in others)
+"""
+
+
+def test_the_vectors_of_every_form_of_coca_embed_are_read(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    np.save(tmp_path / "own.npy", vectors)
+    for suffix in TABLE_SUFFIXES:
+        write_table(tmp_path / f"own{suffix}", {"path": ["a", "b", "c"], "vector": vectors})
+    run_python(READ, *sorted(tmp_path.iterdir()))
