@@ -97,7 +97,7 @@ def nearest(vectors: Any, queries: Any, records: list[Record], k: int) -> list[l
     return [[records[row].id for row in one] for one in order]
 
 
-def test_full_text_search_finds_the_same_photographs_as_all_products(
+def test_text_search_finds_the_same_photographs_as_all_products(
     photos: tuple[Collection, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
     collection, records, captions = photos

@@ -143,7 +143,7 @@ class Hit:
 
     id: str
     score: float
-    """Cosine of query and image, or of query and caption, -1 to 1; BM25 in a full-text search."""
+    """Cosine of query and image, or of query and caption, -1 to 1."""
     path: str
     caption: str
     metadata: Mapping[str, Any]

@@ -127,7 +127,7 @@ def test_an_image_file_as_query_is_searched_by_its_content(
     assert shown == f"searching for the image {images[1]!r} and 'night' with weight -0.3\n"
 
 
-def test_full_text_hits_join_the_ranking(run_json: RunJson, filled: Any) -> None:
+def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> None:
     joined = run_json("search", "red car", "--hybrid", "--words-weight", "0.9")
     # The order also depends on cosines of random weights; BM25 finds the words of one caption.
     (found,) = [hit for hit in joined if hit["bm25"]]

@@ -14,7 +14,7 @@ def test_a_newer_server_loses_nothing() -> None:
         assert older.indexes <= newer.indexes
         assert older.vector_types <= newer.vector_types
         assert older.vector_columns <= newer.vector_columns
-        for ability in ("bm25", "group_by", "templates"):
+        for ability in ("group_by", "templates"):
             assert getattr(older, ability) <= getattr(newer, ability)
 
 
@@ -31,7 +31,6 @@ def test_what_came_with_which_version() -> None:
 def test_lite_is_distinguished_from_the_server_of_a_pip_package() -> None:
     lite = capabilities_of("milvus_lite-3.2.2", "pictures.db")
     assert lite.lite
-    assert lite.bm25
     assert not lite.shards
     packaged = capabilities_of("v2.3.5-lite")
     assert not packaged.lite
@@ -46,7 +45,6 @@ def test_zilliz_cloud_is_known_by_its_address() -> None:
     cloud = capabilities_of("v2.6.4", "https://in01-x.aws-us-west-2.vectordb.zillizcloud.com:443")
     assert cloud.cloud
     assert cloud.indexes == {"AUTOINDEX", "FLAT"}
-    assert cloud.bm25
 
 
 @pytest.mark.parametrize(

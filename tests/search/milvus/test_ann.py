@@ -12,7 +12,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import Row
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.records import Hit, Record
+from coca.search.records import Record
 
 MakeRecord = Callable[..., Record]
 CAPTIONS, ROWS = 20, 400
@@ -61,18 +61,6 @@ def test_pages_join_to_one_long_search(
         whole = ids(ROWS, 0)
         assert len(whole) == len(set(whole)) >= 80
         assert [id for offset in range(0, 84, 12) for id in ids(12, offset)] == whole[:84]
-
-
-def test_pages_of_full_text_hits_join_to_one_long_search(filled: Collection) -> None:
-    if not filled.supports_full_text:
-        pytest.skip("this Milvus ranks no words")
-
-    def found(k: int, offset: int) -> list[Hit]:
-        return filled.full_text_search("image 7", k, offset=offset)
-
-    whole = found(ROWS, 0)
-    assert len(whole) == len({hit.id for hit in whole}) > 300
-    assert [hit for offset in range(0, 90, 9) for hit in found(9, offset)] == whole[:90]
 
 
 def test_rows_of_one_score_are_ordered_by_id_for_any_k() -> None:

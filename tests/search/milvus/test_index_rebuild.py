@@ -140,19 +140,6 @@ def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     )
 
 
-def test_full_text_search_works_after_a_change(collection: Collection) -> None:
-    if not collection.supports_full_text:
-        pytest.skip(f"{collection.capabilities.name} cannot rank by words")
-    one = np.eye(1, 16, dtype=np.float32)[0]
-    collection.upsert([Record(id="1", path="x", caption="a red car", vector=one, text_vector=one)])
-    for text in ("FLAT", "HNSW_SQ:M=8"):
-        collection.change_index(parse_index(text))
-        assert [hit.id for hit in collection.full_text_search("car")] == ["1"]
-        assert collection.search(one[np.newaxis], on="text")[0][0].score == pytest.approx(
-            1, abs=0.02
-        )
-
-
 def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fresh: str) -> None:
     settings = CollectionSettings(
         index=parse_index("IVF_FLAT:nlist=16"),

@@ -90,11 +90,12 @@ def engines(captioned: Collection, embedder: Any) -> list[SearchEngine]:
     return [SearchEngine(embedder, captioned), SearchEngine(embedder, copy)]
 
 
+BY_WORDS = Ranking(image_weight=0.0, caption_weight=0.0, words_weight=1.0)
 RANKINGS = (
     Ranking(),
     Ranking(captions="all"),
     Ranking(image_weight=1.0, caption_weight=0.0, words_weight=0.0),
-    Ranking(image_weight=0.0, caption_weight=0.0, words_weight=1.0),
+    BY_WORDS,
     Ranking(
         image_weight=0.1, caption_weight=1.0, words_weight=2.0, words_half=0.1, uncaptioned=0.2
     ),
@@ -167,6 +168,7 @@ def test_a_hit_has_what_each_part_is(engines: list[SearchEngine], embedder: Any)
         {"k": 4, "group_by": "album"},
         {"k": 4, "group_by": "album", "filter": "album != 'album 1'", "min_score": -0.2},
         {"k": 7, "hybrid": True},
+        {"k": 7, "ranking": BY_WORDS},
         {"k": 7, "filter": 'id == ""'},
     ],
     ids=str,

@@ -142,12 +142,6 @@ def info(
             ["vectors", f"{found.embed_dim} numbers; stored: {found.encoding}"],
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{collection.capabilities.name} at {found.uri}"],
-            [
-                "full text",
-                "ranked by Milvus"
-                if collection.supports_full_text
-                else "ranked here, from captions",
-            ],
             ["calibration", state],
             *(
                 [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
@@ -167,7 +161,6 @@ def info(
                 "encoding": asdict(found.encoding),
                 "model": found.model,
                 "fingerprint": found.fingerprint,
-                "full_text": collection.supports_full_text,
                 "calibration": calibration and calibration.summary(),
                 "indexes": {
                     side: {

@@ -37,8 +37,6 @@ class Capabilities:
     """Metrics for float vectors."""
     vector_columns: int
     """Maximum number of vector columns in a collection."""
-    bm25: bool
-    """Full-text search (BM25)."""
     group_by: bool
     """One result for each value of a column. Milvus 2.3 accepts the parameter and ignores it."""
     templates: bool
@@ -67,7 +65,6 @@ _LITE = Capabilities(
     vector_types=frozenset({"FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"}),
     metrics=frozenset({"COSINE", "IP", "L2"}),
     vector_columns=4,
-    bm25=True,
     group_by=True,
     templates=False,
     shards=False,
@@ -82,7 +79,6 @@ _SERVER_2_3 = Capabilities(
     vector_types=frozenset({"FLOAT_VECTOR", "BINARY_VECTOR"}),
     metrics=frozenset({"COSINE", "IP", "L2"}),
     vector_columns=1,
-    bm25=False,
     group_by=False,
     templates=False,
     shards=True,
@@ -101,7 +97,6 @@ _SERVER_2_4 = replace(
 
 _SERVER_2_5 = replace(
     _SERVER_2_4,
-    bm25=True,
     templates=True,
 )
 
@@ -130,7 +125,7 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
         SearchError: It is older than 2.3, or the version cannot be parsed.
 
     Example:
-        >>> capabilities_of("v2.3.5").bm25, capabilities_of("v2.6.4").bm25
+        >>> capabilities_of("v2.3.5").group_by, capabilities_of("v2.6.4").group_by
         (False, True)
     """
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", server_version)

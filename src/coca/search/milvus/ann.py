@@ -16,11 +16,10 @@ from jaxtyping import Float
 
 from coca.search import records
 from coca.search.filters import quoted, with_ids
-from coca.search.index_params.index_types import MAX_RESULTS, MAX_WIDTH
+from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, batches, belongs, to_hit
-from coca.search.milvus.schema import WORDS
 from coca.search.records import ID, Hit
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec
@@ -28,8 +27,9 @@ from coca.search.vector_codec import VectorCodec
 # Pagination: a stable order of results by score, with ties broken by id.
 
 
-COSINE_DIGITS, BM25_DIGITS = 6, 4
-"""Decimals of scores that are compared: equal vectors get cosines that differ by 1e-7."""
+SCORE_DIGITS = 6
+"""Decimals of scores that are compared: equal vectors get cosines that differ by 1e-7. Ties are
+broken by id, so that pages never overlap."""
 
 _FIRST_DEPTH = 32
 _DEEPER = 4
@@ -54,9 +54,9 @@ def group_of(hit: Hit) -> str:
     return f"album {hit.album}" if hit.album else f"id {hit.id}"
 
 
-def sort_key(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:
+def sort_key(score: float, id: str) -> tuple[float, str]:
     """Return the sort key of a result, best first."""
-    return -round(score, digits), id
+    return -round(score, SCORE_DIGITS), id
 
 
 def pages(
@@ -66,7 +66,6 @@ def pages(
     offset: int,
     k: int,
     max_limit: int,
-    digits: int = COSINE_DIGITS,
 ) -> list[list[Row]]:
     """Collect the page of each query from rank `offset` on.
 
@@ -77,7 +76,6 @@ def pages(
         offset: Number of best results to skip.
         k: Maximum number of results a query.
         max_limit: Maximum limit of `search`; ties beyond it are ordered by id as far as found.
-        digits: Decimals of scores that are compared.
     """
     answers: list[list[Row]] = [[] for _ in queries]
     open_ones, last = list(range(len(queries))), offset + k
@@ -86,11 +84,11 @@ def pages(
         found = search([queries[number] for number in open_ones], limit)
         torn = []
         for number, rows in zip(open_ones, found, strict=True):
-            rows = sorted(rows, key=lambda row: sort_key(row["distance"], row[ID], digits))
+            rows = sorted(rows, key=lambda row: sort_key(row["distance"], row[ID]))
             answers[number] = rows[offset:last]
             # More ties with the last result may follow, and may precede it by id.
             if last < limit == len(rows):
-                ends = [round(rows[row]["distance"], digits) for row in (last - 1, -1)]
+                ends = [round(rows[row]["distance"], SCORE_DIGITS) for row in (last - 1, -1)]
                 if ends[0] == ends[1]:
                     torn.append(number)
         if limit == max_limit:
@@ -289,7 +287,7 @@ def _exact(
     return answers
 
 
-# ANN search for records: plain, grouped by album, or full-text (BM25).
+# ANN search for records: plain, or grouped by album.
 
 
 _MOST_OF_ALBUMS = 2_048
@@ -353,28 +351,6 @@ def grouped_ann_search(
         if limit == most:
             hidden = sorted({hit.album for hit in found.values() if hit.album})
         limit *= 4
-
-
-def bm25_search(collection: Rows, text: str, page: SearchOptions) -> list[Hit]:
-    """Rank records by BM25 of their captions, best first."""
-
-    def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
-        answers = collection.search(
-            texts,
-            column=WORDS,
-            columns=HIT_COLUMNS,
-            k=limit,
-            params={},
-            metric="BM25",
-            filter=page.filter,
-        )
-        # Lite returns the negated score.
-        return [[row | {"distance": abs(row["distance"])} for row in rows] for rows in answers]
-
-    rows = pages(
-        search, [text], offset=page.offset, k=page.k, max_limit=MAX_RESULTS, digits=BM25_DIGITS
-    )[0]
-    return [to_hit(row, row["distance"]) for row in rows]
 
 
 def _search_captions(

@@ -23,7 +23,6 @@ from coca.search.milvus import catalog, schema
 from coca.search.milvus.ann import (
     Vectors,
     ann_search,
-    bm25_search,
     grouped_ann_search,
 )
 from coca.search.milvus.catalog import make_named, missing
@@ -46,7 +45,7 @@ from coca.search.milvus.rows import (
 )
 from coca.search.milvus.schema import CollectionSettings, Layout, index_captions
 from coca.search.records import CollectionInfo, Hit, Origin, Record
-from coca.search.search_options import SearchOptions, Side, check_text
+from coca.search.search_options import SearchOptions, Side
 from coca.search.vector_codec import Basis, VectorCodec
 
 __all__ = ["MAX_RESULTS", "Collection"]
@@ -528,39 +527,6 @@ class Collection:
         if side == "image":
             return Vectors(images, images, records.VECTOR, layout.index, layout.codec)
         return Vectors(images, self._texts, layout.text_column, layout.index, layout.codec)
-
-    def full_text_search(
-        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
-    ) -> list[Hit]:
-        """Rank records by BM25 of their captions, best first.
-
-        Args:
-            text: Query words; a caption need not contain all of them.
-            k: Maximum number of hits.
-            filter: Milvus filter expression; `where` builds one safely.
-            offset: Number of best hits to skip, for paging.
-
-        Returns:
-            Hits whose score is BM25, above 0 and unbounded.
-
-        Raises:
-            SearchError: Milvus lacks full-text search (see `supports_full_text`), the text is
-                empty, `k` or `offset` is out of range, or Milvus rejects the filter.
-        """
-        if not self.supports_full_text:
-            raise SearchError(
-                f"{self.capabilities.name} cannot rank captions by their words: "
-                "Milvus Lite 3.2 and servers from 2.5 can"
-            )
-        check_text(text)
-        page = SearchOptions(k=k, offset=offset, filter=filter)
-        page.check_page(self.index_type.spec.max_results)
-        return bm25_search(self._images, text, page)
-
-    @property
-    def supports_full_text(self) -> bool:
-        """Whether `full_text_search` is available."""
-        return self._layout.full_text
 
 
 def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:

@@ -127,15 +127,6 @@ class Connection:
         """The column types of Milvus."""
         return self._milvus.DataType
 
-    def bm25(self, text_column: str, words_column: str) -> Any:
-        """Build the BM25 function of Milvus from a text column to a sparse vector column."""
-        return self._milvus.Function(
-            name=f"{words_column}_of_{text_column}",
-            function_type=self._milvus.FunctionType.BM25,
-            input_field_names=[text_column],
-            output_field_names=[words_column],
-        )
-
     def _flush_log(self) -> None:
         """Flush what a killed process left in the log of Lite, unless the disk is full."""
         lease = self._lease

@@ -277,7 +277,7 @@ class Rows:
 
     def search(
         self,
-        queries: Sequence[np.ndarray] | Sequence[bytes] | Sequence[str],
+        queries: Sequence[np.ndarray] | Sequence[bytes],
         *,
         column: str,
         columns: Sequence[str],

@@ -90,9 +90,6 @@ class CollectionSettings(Config):
         return replace(fitted, index=index)
 
 
-WORDS = "words"
-"""Sparse vector column of the caption, for BM25, where Milvus supports it."""
-
 # Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR = "coca.fingerprint", "coca.made_for"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
@@ -116,8 +113,6 @@ class Layout:
     """Collection of the caption vectors: itself, or the second collection."""
     text_column: str
     """Column of the caption vectors."""
-    full_text: bool
-    """Whether it has the BM25 column."""
     codec: VectorCodec
     """Encodes the vectors."""
     index: VectorIndex
@@ -296,7 +291,6 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         name=name,
         texts=name if shared else texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
-        full_text=WORDS in columns,
         codec=codec,
         index=parse_index(properties[_INDEX]),
         replicas=int(properties[_REPLICAS]),
@@ -332,12 +326,7 @@ def load_collection(connection: Connection, layout: Layout) -> None:
         waits = connection.is_lite and column == records.TEXT_VECTOR
         if not waits and index_state(connection, name, column) is None:
             build_index(connection, name, column, layout.index, codec=layout.codec)
-    client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"load collection {layout.name!r}"):
-        if layout.full_text and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
-            words = client.prepare_index_params()
-            words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
-            client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)
         for name in {layout.texts, layout.name}:
             _load(connection, name, layout.replicas)
 
@@ -404,7 +393,8 @@ def _make(
     schema.add_field(records.VECTOR, vector_type, dim=codec.dimensions)
     if connection.capabilities.several_vectors:
         schema.add_field(records.TEXT_VECTOR, vector_type, dim=codec.dimensions)
-    schema.add_field(records.PATH, types.VARCHAR, max_length=MAX_BYTES[records.PATH])
+    for column in (records.PATH, records.CAPTION):
+        schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
     key = {"is_partition_key": True} if settings.partition_by_album else {}
     schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)
     for column in (records.WIDTH, records.HEIGHT, records.TIME):
@@ -419,13 +409,6 @@ def _make(
     schema.add_field(records.HAS_TEXT, types.BOOL)
     schema.add_field(records.METADATA, types.JSON)
     schema.add_field(records.ORIGIN, types.JSON)
-    longest = {"max_length": MAX_BYTES[records.CAPTION]}
-    if connection.capabilities.bm25:
-        schema.add_field(records.CAPTION, types.VARCHAR, **longest, enable_analyzer=True)
-        schema.add_field(WORDS, types.SPARSE_FLOAT_VECTOR)
-        schema.add_function(connection.bm25(records.CAPTION, WORDS))
-    else:
-        schema.add_field(records.CAPTION, types.VARCHAR, **longest)
     with connection.faults(f"make collection {name!r}"):
         client.create_collection(
             name,

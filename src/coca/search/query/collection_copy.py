@@ -21,7 +21,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.milvus.ann import group_of, sort_key
+from coca.search.milvus.ann import group_of
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch, read_in_background
 from coca.search.milvus.rows import batches
@@ -281,24 +281,6 @@ class CollectionCopy:
         with self._lock:
             rows = self._up_to_date()
             return word_hits(rows, self._captions(rows, captions), text)
-
-    def full_text_search(
-        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
-    ) -> list[Hit]:
-        """Rank records by BM25 of their captions, best first; see `Collection.full_text_search`."""
-        check_text(text)
-        page = SearchOptions(k=k, filter=filter, offset=offset)
-        page.check_page(MAX_RESULTS)
-
-        def first(some: Sequence[int], count: int) -> list[list[tuple[str, float]]]:
-            with self._kept(page.filter) as (rows, kept):
-                found = word_hits(rows, self._captions(rows, "all"), text)
-                there, _ = found.best_rows(len(rows.ids), kept)
-                scores = zip(there, found.of_rows(there), strict=True)
-                named = [(rows.ids[row], float(score)) for row, score in scores]
-                return [sorted(named, key=lambda pair: sort_key(pair[1], pair[0]))[:count]]
-
-        return [replace(hit, score=score) for hit, score in self._collect(first, 1, page)[0]]
 
     def has_captions(self, choice: CaptionChoice) -> bool:
         """Return whether any record has a caption that counts."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from coca.search.milvus.ann import COSINE_DIGITS, sort_key
-from coca.search.query.ranking import RANK_DIGITS, fused_scores, parts_of
+from coca.search.milvus.ann import SCORE_DIGITS, sort_key
+from coca.search.query.ranking import fused_scores, parts_of
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
 from coca.search.search_options import CaptionChoice, Ranking
@@ -148,7 +148,7 @@ def _top(
 
 
 def _tie(one: float, other: float) -> bool:
-    return round(one, COSINE_DIGITS) == round(other, COSINE_DIGITS)
+    return round(one, SCORE_DIGITS) == round(other, SCORE_DIGITS)
 
 
 def weighted_vectors(
@@ -206,7 +206,7 @@ def ranked_rows(
         (rows.ids[row], RankedParts(*map(float, parts)))
         for row, *parts in zip(some, fused, image, caption, bm25, strict=True)
     ]
-    return sorted(named, key=lambda pair: sort_key(pair[1].fused, pair[0], RANK_DIGITS))[:count]
+    return sorted(named, key=lambda pair: sort_key(pair[1].fused, pair[0]))[:count]
 
 
 def similar_rows(

@@ -25,13 +25,10 @@ from jaxtyping import Float, Float32
 
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.milvus.ann import group_of, sort_key
+from coca.search.milvus.ann import SCORE_DIGITS, group_of, sort_key
 from coca.search.query.searchable import Searchable
 from coca.search.records import Hit
 from coca.search.search_options import Ranking, SearchOptions
-
-RANK_DIGITS = 6
-"""Decimals of scores that are compared; ties are broken by id, so that pages never overlap."""
 
 
 def fused_scores(
@@ -199,7 +196,7 @@ class _Candidates:
         if not self._page.group_by and known.sum() >= wanted:
             least = max(least, float(np.sort(most[known])[-wanted]))
         # The vectors of the others need not be read: their scores are too low in any case.
-        least -= 10.0**-RANK_DIGITS
+        least -= 10.0**-SCORE_DIGITS
         self._read([ids[row] for row in np.flatnonzero(~known & (most >= least))])
         ids = self._similar(id for id in ids if id in self._hits and self._is_known(id))
         bm25 = dict(zip(ids, self._words.of(ids).tolist(), strict=True))
@@ -213,7 +210,7 @@ class _Candidates:
                 caption=self._caption.get(id, math.nan),
                 bm25=bm25[id],
             )
-            for id in sorted(ids, key=lambda id: sort_key(scores[id], id, RANK_DIGITS))
+            for id in sorted(ids, key=lambda id: sort_key(scores[id], id))
         ]
 
     def _most_of_others(self) -> float:

@@ -81,8 +81,6 @@ class CollectionDescription(Body):
     model: str
     fingerprint: str
     index_type: str
-    full_text: bool
-    """Whether captions are ranked by BM25 in Milvus."""
     encoding: Encoding
     calibration: CalibrationSummary | None
     """Null if hits have no match probability."""

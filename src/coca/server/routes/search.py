@@ -258,7 +258,6 @@ def collections(tenant: CurrentTenant) -> CollectionList:
                 model=served.collection.info.model,
                 fingerprint=served.collection.info.fingerprint,
                 index_type=served.collection.index_type.type,
-                full_text=served.collection.supports_full_text,
                 encoding=_encoding(served.collection.info),
                 calibration=_calibration(served),
             )
