@@ -195,3 +195,23 @@ def test_threads_share_a_set() -> None:
     for thread in threads:
         thread.join()
     assert [found[number][0] for number in range(8)] == [best(ROWS, q, 10)[0] for q in queries]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([None, -2.0, 0.0, 0.1, 0.7, 2.0]),
+    st.lists(st.integers(0, 12_000), unique=True, max_size=8),
+)
+def test_rows_of_at_least_a_score_are_those_that_float64_finds(
+    seed: int, least: float | None, written: list[int]
+) -> None:
+    query, *new = rows_like_photos(1 + len(written), seed)
+    rows, scan = np.concatenate([ROWS, ROWS[:1]]), SCAN.appended(ROWS[:1])
+    if new:
+        rows[written] = new
+        scan = scan.replaced(np.array(written, np.int64), np.array(new))
+    scores = (rows.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    if least is None:
+        least = float(scores[seed % len(scores)])
+    assert scan.at_least(query, least).tolist() == (scores >= least).tolist()

@@ -33,7 +33,6 @@ from coca.search.query.copy_rows import (
     counted_captions,
     nearest_rows,
     ranked_rows,
-    similar_rows,
     weighted_vectors,
     word_hits,
 )
@@ -261,7 +260,7 @@ class CollectionCopy:
         def first(some: Sequence[int], count: int) -> list[list[tuple[str, RankedParts]]]:
             with self._kept(page.filter) as (rows, kept):
                 if page.min_score is not None:
-                    kept = kept & similar_rows(rows, query[0], page.min_score)
+                    kept = kept & rows.images.at_least(query[0], page.min_score)
                 captions = self._captions(rows, ranking.captions)
                 return [ranked_rows(rows, captions, query[0], text, ranking, count, kept)]
 

@@ -209,13 +209,6 @@ def ranked_rows(
     return sorted(named, key=lambda pair: sort_key(pair[1].fused, pair[0]))[:count]
 
 
-def similar_rows(
-    rows: CopyRows, query: Float32[np.ndarray, " E"], least: float
-) -> Bool[np.ndarray, " N"]:
-    """Return the mask of the records whose image has at least this cosine."""
-    return rows.images.scores_of(query, np.arange(len(rows.ids))) >= least
-
-
 def _by_words(bm25: Float[np.ndarray, " N"], ranking: Ranking) -> Float[np.ndarray, " N"]:
     nothing = np.zeros(len(bm25))
     return parts_of(nothing, nothing, bm25, ranking)["words"]

@@ -202,6 +202,18 @@ class VectorScan:
             rows[row], scores[row] = every[best], exact[best]
         return rows, scores
 
+    def at_least(self, query: Float32[np.ndarray, " E"], least: float) -> Bool[np.ndarray, " N"]:
+        """Return the mask of the rows whose dot product with a query is at least `least`."""
+        (step,), (scores,) = _first_pass(self._codes, query[np.newaxis], None)
+        scores = scores[: len(self._rows)] * step
+        margin = self._margin(query, step)
+        is_near = np.zeros(len(self), bool)
+        is_near[: len(scores)] = scores > least + margin
+        close = np.flatnonzero(np.abs(scores - least) <= margin)
+        exact = np.union1d(close, self._written)
+        is_near[exact] = self.scores_of(query, exact) >= least
+        return is_near
+
     def _candidates(
         self, queries: Float32[np.ndarray, "Q E"], k: int, base: Bool[np.ndarray, " N"]
     ) -> Iterator[Int64[np.ndarray, " C"]]:
