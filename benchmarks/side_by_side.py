@@ -223,9 +223,11 @@ def write_report(
     A quick run writes to `runs/bench` instead.
     """
     now = datetime.now(UTC)
+    # Absolute paths are those of one machine.
+    options = [re.sub(r"(^|=)/.*/", r"\1", option) for option in sys.argv[1:]]
     lead = (
         f"Machine: {machine()}. {versions(*packages)}. {now:%Y-%m-%d}.\n"
-        f"Command: `python {' '.join([_relative(sys.argv[0]), *sys.argv[1:]])}`."
+        f"Command: `python {' '.join([_relative(sys.argv[0]), *options])}`."
     )
     notes = [f"Skipped {name}: {reason}." for name, reason in rounds.skipped.items()]
     if arguments.quick:

@@ -225,3 +225,13 @@ def test_the_vectors_of_every_form_of_coca_embed_are_read(tmp_path: Path) -> Non
     for suffix in TABLE_SUFFIXES:
         write_table(tmp_path / f"own{suffix}", {"path": ["a", "b", "c"], "vector": vectors})
     run_python(READ, *sorted(tmp_path.iterdir()))
+
+
+def test_typed_queries_are_measured_on_a_collection_that_is_written_for_it(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red car\na dog in the snow\n", encoding="utf-8")
+    options = ["--records=64", f"--captions={tmp_path / 'captions.txt'}", "--only=copy", "--json"]
+    done = run_python(PEERS, tmp_path, FOLDER / "typed_queries.py", "--quick", *options)
+    figures = record(done)["figures"]
+    assert {"copy: typed cpu", "copy: filter cpu", "build: save cpu"} <= set(figures)
+    (report,) = tmp_path.glob("typed-queries_*.md")
+    assert "lines of `captions.txt`" in report.read_text(encoding="utf-8")
