@@ -52,7 +52,9 @@ def test_flattening_lets_the_poolers_read_all_frames_at_once(predictor: Predicto
                 parts.reshape(1, -1, parts.shape[2]), embedding=True, reading=True
             )
             assert pooled is not None
-            np.testing.assert_allclose(vector, model._embed_image(pooled)[0].numpy(), atol=1e-5)
+            np.testing.assert_allclose(
+                vector, model._embed_image(pooled, None)[0].numpy(), atol=1e-5
+            )
     assert not np.allclose(flat[0], embed_clips(predictor, CLIPS)[0], atol=1e-3)
 
 

@@ -151,6 +151,20 @@ def test_the_classifier_of_the_encoder_is_left_out(tmp_path: Path) -> None:
         assert torch.equal(smaller.encode_image(images), whole.encode_image(images))
 
 
+def test_the_classifier_of_a_class_branch_is_kept(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    config = load_model(folder).config
+    assert isinstance(config, CoCaConfig)
+    width = config.image.width
+    image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_branch=True)
+    torch.manual_seed(0)
+    save_model(folder, CoCa(replace(config, image=image)))
+    whole, shared = load_model(folder), load_model(export(folder, tmp_path / "shared"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(shared.encode_image(images), whole.encode_image(images))
+
+
 def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(
     run: Path, tmp_path: Path
 ) -> None:

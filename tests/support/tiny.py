@@ -84,15 +84,16 @@ def sharpened(model: Model) -> Model:
 ENCODERS: dict[str, ImageEncoderConfig] = {
     "vit": tiny_image(),
     "lite": EfficientNetLiteConfig(image_size=32, width=32, classes=7),
+    "branch": EfficientNetLiteConfig(image_size=32, width=32, classes=7, class_branch=True),
     "convnet": TimmConfig(name="test_resnet", image_size=64, width=32, classes=7),
     "efficientnet": TimmConfig(name="test_efficientnet", image_size=64, width=256),
     "hybrid": TimmConfig(name="mobilevitv2_050", image_size=64, width=32),
     "transformer": TimmConfig(name="test_vit", image_size=32, patch_size=16, width=64),
     "channels_last": TimmConfig(name="test_mambaout", image_size=64, width=32, classes=5),
 }
-"""The kinds `vit` and `efficientnet_lite`; then of timm: ConvNets with and without projection, a
-hybrid of convolution and attention, a transformer with a class token, and a model whose map has its
-channels last."""
+"""The kinds `vit` and `efficientnet_lite`, without and with a class branch; then of timm: ConvNets
+with and without projection, a hybrid of convolution and attention, a transformer with a class
+token, and a model whose map has its channels last."""
 
 
 def captioner(name: str) -> CoCa:

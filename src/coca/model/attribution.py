@@ -39,7 +39,7 @@ def cross_attention_maps(
     Returns:
         Fractions of the patches in row-major order; they sum to 1.
     """
-    encoded = model.image_encoder(images)
+    encoded = model.encode(images).tokens
     image_tokens, rollout = _attention_rollout(model.poolings.captioning, encoded)
     maps: list[Tensor] = []
 
@@ -80,23 +80,28 @@ def patch_attributions(
         directions: One direction per image, such as a text embedding.
 
     Returns:
-        The contribution of each patch in row-major order, and the remainder: biases and, in
-        OpenCLIP's architecture, the class token. Together they sum to the dot product.
+        The contribution of each patch in row-major order, and the remainder: biases, the class
+        branch and, in OpenCLIP's architecture, the class token. Together they sum to the dot
+        product.
     """
     poolings = model.poolings
-    read = [model.image_encoder(images)]
+    encoded = model.encode(images)
+    read = [encoded.tokens]
     for step in poolings.contrastive:
         read.append(step.pool(read[-1]))
     projected = poolings.projection(read.pop())[:, 0]
-    length = projected.norm(dim=1, keepdim=True)
-    gradient = (directions / length)[:, None]
+    embedding = F.normalize(projected, dim=1)
+    if model.class_branch is not None and encoded.probabilities is not None:
+        embedding = embedding + model.class_branch(encoded.probabilities)
+    length = embedding.norm(dim=1)
+    gradient = (directions / (projected.norm(dim=1) * length)[:, None])[:, None]
     if isinstance(poolings.projection, nn.Linear):
         gradient = gradient @ poolings.projection.weight
     for step in reversed(poolings.contrastive):
         gradient = step.vjp(read[-1], gradient)
         inputs = step.normalized(read.pop())
     each = (gradient * inputs).sum(dim=2)[:, model.image_encoder.extra_tokens :]
-    whole = (F.normalize(projected, dim=1) * directions).sum(dim=1)
+    whole = (embedding * directions).sum(dim=1) / length
     return each, whole - each.sum(dim=1)
 
 

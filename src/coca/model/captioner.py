@@ -1,14 +1,15 @@
 """The common interface of all Contrastive Captioners: the paper's architecture and OpenCLIP's.
 
 Dimensions: B batch, T text tokens, Q image tokens that the decoder reads, D width, C their width,
-E shared embedding, M real positions of a batch that predict a token, V vocabulary.
+E shared embedding, M real positions of a batch that predict a token, V vocabulary, N images of all
+series, S tokens of the image encoder and W their width, K classes.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.coca_config import HeadConfig
 from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
-from coca.model.heads import AttentivePoolingHead
+from coca.model.heads import AttentivePoolingHead, ClassBranch, unit
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import KeysAndValues
@@ -133,6 +134,14 @@ class Poolings:
     """Projection to the embedding, before normalization."""
 
 
+class Encoded(NamedTuple):
+    """Images after the image encoder."""
+
+    tokens: Float[Tensor, "N S W"]
+    probabilities: Float[Tensor, "N K"] | None
+    """Of the classes of the encoder's own classifier; None without a class branch."""
+
+
 class Captioner(nn.Module, ABC):
     """Abstract base class of models that embed images and captions, and generate captions.
 
@@ -148,6 +157,8 @@ class Captioner(nn.Module, ABC):
     text_projection: nn.Module
     head: AttentivePoolingHead | None
     """Classification head for classes, answers or verdicts; None after pretraining."""
+    class_branch: ClassBranch | None
+    """Part of the image embedding by the image encoder's own classifier; None without one."""
     log_scale: nn.Parameter
     """Log of the logit scale, which is one over the temperature."""
     logit_bias: nn.Parameter | None
@@ -185,20 +196,20 @@ class Captioner(nn.Module, ABC):
         reads_text = head is not None and head.config.reads == "text"
         encoded = self._tokens_of(images)
         pooled, image_tokens = self._pool(
-            encoded, embedding=contrastive, reading=captioning or reads_text
+            encoded.tokens, embedding=contrastive, reading=captioning or reads_text
         )
         image_embedding = text_embedding = states = targets = logits = None
         if head is not None and not reads_text:
-            logits = head(encoded)
+            logits = head(encoded.tokens)
         if contrastive or captioning or reads_text:
             assert tokens is not None, "these outputs need tokens"
-            each = len(encoded) // len(tokens)
+            each = len(encoded.tokens) // len(tokens)
             tokens = tokens.repeat_interleave(each, dim=0) if each > 1 else tokens
             packing = self._packing(tokens)
             unimodal = self.unimodal_decoder(tokens, packing=packing)
             if contrastive:
                 assert pooled is not None
-                image_embedding = self._embed_image(pooled)
+                image_embedding = self._embed_image(pooled, encoded.probabilities)
                 text_embedding = self._embed_text(unimodal, tokens, packing)
             if captioning or reads_text:
                 assert image_tokens is not None
@@ -222,14 +233,24 @@ class Captioner(nn.Module, ABC):
             class_logits=logits,
         )
 
+    def encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Encoded:
+        """Encode images; of a series, tokens are concatenated and probabilities averaged."""
+        tokens, probabilities = self._tokens_of(images)
+        # `len(images)` would fix the batch size of an exported model.
+        batch = images.shape[0]
+        if probabilities is not None:
+            probabilities = probabilities.reshape(batch, -1, probabilities.shape[1]).mean(dim=1)
+        return Encoded(tokens.reshape(batch, -1, tokens.shape[2]), probabilities)
+
     def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
         """Compute the unit-length embedding of each image, or of each series of F images.
 
         The poolers attend to the concatenated tokens of a series, as in VideoCoCa.
         """
-        pooled, _ = self._pool(self._encode(images), embedding=True, reading=False)
+        encoded = self.encode(images)
+        pooled, _ = self._pool(encoded.tokens, embedding=True, reading=False)
         assert pooled is not None
-        return self._embed_image(pooled)
+        return self._embed_image(pooled, encoded.probabilities)
 
     def encode_text(
         self, tokens: Int[Tensor, "B T"], *, padded: bool = False
@@ -242,7 +263,7 @@ class Captioner(nn.Module, ABC):
         self, images: Float[Tensor, "B *F RGB height width"]
     ) -> Float[Tensor, "B Q C"]:
         """Compute the decoder's image tokens of each image, or of each series of F images."""
-        _, tokens = self._pool(self._encode(images), embedding=False, reading=True)
+        _, tokens = self._pool(self.encode(images).tokens, embedding=False, reading=True)
         assert tokens is not None
         return tokens
 
@@ -250,10 +271,11 @@ class Captioner(nn.Module, ABC):
         self, images: Float[Tensor, "B *F RGB height width"]
     ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
         """Compute `encode_image` and `image_tokens` in one pass."""
-        pooled, tokens = self._pool(self._encode(images), embedding=True, reading=True)
+        encoded = self.encode(images)
+        pooled, tokens = self._pool(encoded.tokens, embedding=True, reading=True)
         assert pooled is not None
         assert tokens is not None
-        return self._embed_image(pooled), tokens
+        return self._embed_image(pooled, encoded.probabilities), tokens
 
     def class_logits(
         self,
@@ -267,7 +289,7 @@ class Captioner(nn.Module, ABC):
     def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
         """Compute the image tokens that the head, or the decoder before it, attends to."""
         assert self.head is not None
-        encoded = self._encode(images)
+        encoded = self.encode(images).tokens
         if self.head.config.reads == "image":
             return encoded
         _, tokens = self._pool(encoded, embedding=False, reading=True)
@@ -344,19 +366,23 @@ class Captioner(nn.Module, ABC):
         """Clamp the learned temperature to 0.01 to 1; call it after each optimizer step."""
         self.log_scale.clamp_(-math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE))
 
-    def _encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
-        """Encode images; the tokens of a series are concatenated."""
-        encoded = self._tokens_of(images)
-        # `len(images)` would fix the batch size of an exported model.
-        return encoded.reshape(images.shape[0], -1, encoded.shape[2])
-
     def _tokens_of(
         self, images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P F"]
-    ) -> Float[Tensor, "N S W"]:
+    ) -> Encoded:
         """Encode images, or project the features of images."""
+        encoder = self.image_encoder
+        if images.ndim > 3 and self.class_branch is None:
+            # By its `forward`, which FSDP and hooks need.
+            return Encoded(encoder(images.flatten(0, -4)), None)
         if images.ndim == 3:
-            return self.image_encoder.project(images.to(self.log_scale.dtype))
-        return self.image_encoder(images.flatten(0, -4))
+            features = images.to(self.log_scale.dtype)
+        else:
+            features = encoder.features(images.flatten(0, -4))
+        final = encoder.finish(features)
+        probabilities = None
+        if self.class_branch is not None:
+            probabilities = encoder.classify(final).float().softmax(dim=1)
+        return Encoded(encoder.project(final), probabilities)
 
     def _decode(
         self,
@@ -370,14 +396,20 @@ class Captioner(nn.Module, ABC):
         states = self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
         return states, inner
 
-    def _embed_image(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
-        return _unit(self.image_projection(pooled))
+    def _embed_image(
+        self, pooled: Float[Tensor, "B D"], probabilities: Float[Tensor, "B K"] | None
+    ) -> Float[Tensor, "B E"]:
+        embedding = unit(self.image_projection(pooled))
+        if self.class_branch is None:
+            return embedding
+        assert probabilities is not None
+        return unit(embedding + self.class_branch(probabilities))
 
     def _embed_text(
         self, unimodal: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
     ) -> Float[Tensor, "B E"]:
         pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
-        return _unit(self.text_projection(pooled))
+        return unit(self.text_projection(pooled))
 
     def _head(self, images: Tensor, with_captions: bool) -> AttentivePoolingHead:
         """Return the classification head, after checks of the number of images per sample."""
@@ -393,8 +425,3 @@ class Captioner(nn.Module, ABC):
                 "contrastive_weight and captioning_weight to 0"
             )
         return self.head
-
-
-def _unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
-    # Normalized in fp32: in half precision the length would be off by a percent.
-    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coca.model.captioner import Captioner, Poolings
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
-from coca.model.heads import AttentivePoolingHead
+from coca.model.heads import AttentivePoolingHead, ClassBranch
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked import Linear
 from coca.model.layers.transformer import init_linears_, scale_residuals_
@@ -53,6 +53,8 @@ class CoCa(Captioner):
         )
         self.image_projection = _projection(image.width, config.embed_dim)
         self.text_projection = _projection(text.width, config.embed_dim)
+        classes = self.image_encoder.branch_classes
+        self.class_branch = ClassBranch(classes, config.embed_dim) if classes else None
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.init_weights()
@@ -105,6 +107,8 @@ class CoCa(Captioner):
             if pooler is not None:
                 # Large enough that queries attend to different tokens from the start.
                 nn.init.normal_(pooler.queries)
+        if self.class_branch is not None:
+            self.class_branch.init_weights()
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
         if self.logit_bias is not None and self.config.initial_bias is not None:
             self.logit_bias.fill_(self.config.initial_bias)

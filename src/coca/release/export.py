@@ -102,7 +102,8 @@ def export(
     """Write a folder with a model and its model card, without paths of this machine.
 
     The card contains the recorded data, settings and machine of the model's run. The image
-    encoder's own classifier is left out: only the distillation loss reads it.
+    encoder's own classifier is left out, unless the model has a class branch: else only the
+    distillation loss reads it.
 
     Args:
         model: Any name that `coca.load` accepts.
@@ -148,8 +149,8 @@ def export(
 
 
 def without_classifier(model: Captioner) -> Captioner:
-    """Return the model without its image encoder's own classifier; itself if it has none."""
-    if not model.image_encoder.has_classifier:
+    """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
+    if not model.image_encoder.has_classifier or model.class_branch is not None:
         return model
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"

@@ -51,7 +51,12 @@ class DistillationConfig(Config):
 
 
 class ClassPrompts:
-    """Tokenized prompts of all classes; several for each class."""
+    """Tokenized prompts of all classes; several for each class.
+
+    Attributes:
+        tokens: All prompts, those of a class in a row.
+        counts: Number of prompts of each class.
+    """
 
     def __init__(
         self,
@@ -70,19 +75,19 @@ class ClassPrompts:
         texts = [
             template.replace("{}", name) for own in names for name in own for template in templates
         ]
-        self._tokens = encode(texts)
-        self._counts = torch.tensor([len(own) * len(templates) for own in names])
-        self._first = self._counts.cumsum(0) - self._counts
+        self.tokens = encode(texts)
+        self.counts = torch.tensor([len(own) * len(templates) for own in names])
+        self._first = self.counts.cumsum(0) - self.counts
 
     def __len__(self) -> int:
         """Return the number of classes."""
-        return len(self._counts)
+        return len(self.counts)
 
     def draw(self, classes: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
         """Draw one prompt of each class, on the classes' device; all ranks draw the same."""
-        counts, first = self._counts[classes.cpu()], self._first[classes.cpu()]
+        counts, first = self.counts[classes.cpu()], self._first[classes.cpu()]
         drawn = (_uniform(len(counts), classes.device).cpu() * counts).long()
-        return self._tokens[first + drawn.minimum(counts - 1)].to(classes.device)
+        return self.tokens[first + drawn.minimum(counts - 1)].to(classes.device)
 
 
 class DrawnClasses(NamedTuple):

@@ -327,7 +327,8 @@ class CoCaObjective:
         if images.ndim > 3:
             images = model.image_encoder.features(images)
         with torch.no_grad():
-            teacher = model.image_encoder.classify(images.to(model.log_scale.dtype))
+            final = model.image_encoder.finish(images.to(model.log_scale.dtype))
+            teacher = model.image_encoder.classify(final)
         return replace(batch, images=images, teacher_logits=teacher)
 
     def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:

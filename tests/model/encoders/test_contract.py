@@ -56,7 +56,7 @@ def test_tokens_are_projected_features_in_the_configured_number_and_width(name: 
     encoder = captioner(name).image_encoder
     with torch.no_grad():
         found = encoder(images(name))
-        assert torch.equal(found, encoder.project(encoder.features(images(name))))
+        assert torch.equal(found, encoder.project(encoder.finish(encoder.features(images(name)))))
     expected = encoder.config.tokens + encoder.extra_tokens
     assert found.shape == (2, expected, encoder.config.width)
 
@@ -266,9 +266,8 @@ def test_a_recipe_chooses_the_kind_and_settings_of_others_are_refused() -> None:
     assert load_config(CoCaConfig, layer).image == TimmConfig(
         name="test_resnet", image_size=64, width=96
     )
-    with pytest.raises(
-        ConfigError, match=r"image\.heads = 2 is a setting of kind vit; kind timm has classes, name"
-    ):
+    wrong = r"image\.heads = 2 is a setting of kind vit; kind timm has classes, class_branch, name"
+    with pytest.raises(ConfigError, match=wrong):
         load_config(CoCaConfig, {**layer, "image": {**given, "heads": 2}})
     with pytest.raises(ConfigError, match=r"image\.kind = 'tim' is unknown; did you mean 'timm'"):
         load_config(CoCaConfig, {"image": {"kind": "tim"}})

@@ -63,8 +63,10 @@ def test_a_split_encoder_computes_the_same_tokens_and_logits(
     images = torch.randn(2, 3, 64, 64)
     features = split.features(images)
     assert features.shape[2] == STAGES[stages - 1].channels
-    torch.testing.assert_close(split.project(features), encoder(images))
-    torch.testing.assert_close(split.classify(features), encoder.classify(encoder.features(images)))
+    torch.testing.assert_close(split.project(split.finish(features)), encoder(images))
+    torch.testing.assert_close(
+        split.classify(split.finish(features)), encoder.classify(encoder.features(images))
+    )
 
 
 @pytest.mark.parametrize("stages", [1, 5, 7])

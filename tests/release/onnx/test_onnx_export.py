@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,19 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ModelError
+from coca.model.coca import CoCa
+from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.efficientnet import EfficientNetLiteConfig
+from coca.model.pretrained import load_model, save_model
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
 from coca.runtime import load
 from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
+from tiny import seed_weights
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
 
@@ -51,16 +59,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["coca", "openclip"])
+@pytest.fixture(scope="module", params=["coca", "branch", "openclip"])
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path
 ) -> tuple[str, Path]:
     """A model and its export; in another process, where no shapes are checked."""
     folder = tmp_path_factory.mktemp("exported")
-    write = write_model if request.param == "coca" else write_open_clip
+    write = write_open_clip if request.param == "openclip" else write_model
     model = str(write(folder / "model"))
+    if request.param == "branch":
+        add_class_branch(Path(model))
     command("export", model, str(folder / "onnx"), "--format", "onnx", "--images", str(images))
     return model, folder / "onnx"
+
+
+def add_class_branch(folder: Path) -> None:
+    """Give the model an encoder with a classifier of its own, and an embedding that reads it."""
+    config = load_model(folder).config
+    assert isinstance(config, CoCaConfig)
+    width = config.image.width
+    image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_branch=True)
+    seed_weights()
+    save_model(folder, CoCa(replace(config, image=image)))
+    processor = Processor.load(folder)
+    transform = ImageTransform(ImageConfig(image_size=32))
+    Processor(transform, processor.tokenizer, processor.context_length).save(folder)
 
 
 def command(*words: str) -> str:

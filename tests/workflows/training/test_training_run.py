@@ -1,11 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
 from coca.core.errors import ConfigError
+from coca.inference.loading import load
+from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
@@ -32,6 +36,69 @@ def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:
         model=replace(config.model, image=image),
         loss=replace(config.loss, distillation_weight=0.5),
     )
+
+
+def branched(image_folder: Path, run: Path, template: str) -> PretrainConfig:
+    """A run whose weights hardly move."""
+    still = ("train.steps=3", "train.optimizer.lr=1e-12", "train.optimizer.weight_decay=0")
+    config = distilled(image_folder, run, *still, f"loss.distillation.templates=['{template}']")
+    image = replace(config.model.image, class_branch=True)  # type: ignore[call-arg]
+    return replace(config, model=replace(config.model, image=image))
+
+
+def test_a_new_class_branch_starts_at_the_names_of_the_classes(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    predictor = load(pretrain(branched(image_folder, tmp_path / "run", "a {}")).model)
+    branch, names = predictor.model.class_branch, predictor.model.image_encoder.class_names
+    assert branch is not None
+    assert names is not None
+    rows = [[f"a {one}" for one in name.split(", ")] for name in names]
+    texts = predictor.embed_texts([text for row in rows for text in row])
+    ends = np.cumsum([len(row) for row in rows])
+    means = np.stack([part.mean(axis=0) for part in np.split(texts, ends[:-1])])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    wanted = means - means.mean(axis=0)
+    np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_class_branch_is_taken_from_a_model_that_has_one(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    first = pretrain(branched(image_folder, tmp_path / "first", "a {}"))
+    config = branched(image_folder, tmp_path / "second", "an {}")
+    second = pretrain(replace(config, init_from=str(first.model)))
+    one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
+    torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
+
+
+def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    config = branched(image_folder, tmp_path / "run", "a {}")
+    assert isinstance(config.model.image, TimmConfig)
+    image = replace(config.model.image, classes=0, class_branch=False)
+    loss = replace(config.loss, distillation_weight=0.0)
+    model = replace(config.model, image=image)
+    pretrain(replace(config, run=tmp_path / "first", model=model, loss=loss))
+    torch.manual_seed(7)
+    published = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    torch.save(published, tmp_path / "weights.pth")
+    weights = EncoderWeightsConfig(file=tmp_path / "weights.pth")
+    second = replace(config, init_from=str(tmp_path / "first"), encoder_weights=weights)
+    one, other = (
+        load_file(run / "model" / "model.safetensors")
+        for run in (tmp_path / "first", pretrain(second).run)
+    )
+    place = "image_encoder.backbone."
+    for name, tensor in other.items():
+        if name in (place + "fc.weight", place + "fc.bias"):
+            assert torch.equal(tensor, published[name.removeprefix(place)])
+        elif name.startswith(place):
+            assert torch.equal(tensor, one[name])
+    refused = replace(second, run=tmp_path / "third", init_from=str(second.run))
+    with pytest.raises(ConfigError, match="set one of the two"):
+        pretrain(refused)
 
 
 def test_a_resumed_run_draws_the_same_classes(image_folder: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 A backbone has the interface of timm's models: `forward_features`, `forward_head`, `num_features`
 and `get_classifier`.
 
-Dimensions: B batch, P tokens of an image, F features of the backbone, D width of a token, K
-classes.
+Dimensions: B batch, P and L tokens of an image, F features of the backbone, D width of a token,
+K classes.
 """
 
 import math
@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require as require_extra
-from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
+from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig, require
 from coca.model.layers.prepacked import Linear
 
 IMAGENET_CLASSES = 1000
@@ -40,7 +40,18 @@ class BackboneConfig(ImageEncoderConfig):
     with a layer norm maps them to this width."""
     classes: NonNegativeInt = 0
     """Outputs of the backbone's own classifier, as its weights have them; 0 leaves it out. It is
-    for distillation; captions and embeddings do not use it."""
+    for distillation and for `class_branch`."""
+    class_branch: bool = False
+    """Add a vector for each class, weighted by the probabilities of the backbone's own classifier,
+    to the image embedding. So the model keeps the classes that the backbone knows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.classes > 0 or not self.class_branch,
+            "image.class_branch is true, but image.classes is 0; set it to the classes of the "
+            f"backbone's classifier, {IMAGENET_CLASSES} for ImageNet",
+        )
 
     @property
     def title(self) -> str:
@@ -90,11 +101,11 @@ class BackboneEncoder(ImageEncoder):
             )
         return tokens
 
-    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
+    def project(self, features: Float[Tensor, "B L F"]) -> Float[Tensor, "B L D"]:
         """Map features to the width of the tokens."""
         return features if self.projection is None else self.projection(features)
 
-    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
+    def classify(self, features: Float[Tensor, "B L F"]) -> Float[Tensor, "B K"]:
         """Compute the logits of the backbone's own classifier."""
         if not self.config.classes:
             raise ConfigError(
@@ -107,6 +118,11 @@ class BackboneEncoder(ImageEncoder):
     def has_classifier(self) -> bool:
         """Whether the backbone has its classifier."""
         return self.config.classes > 0
+
+    @property
+    def branch_classes(self) -> int:
+        """The classes of the backbone's classifier, with `class_branch`."""
+        return self.config.classes if self.config.class_branch else 0
 
     @property
     def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]

@@ -5,7 +5,7 @@ the depth of the first and last stage and the width of stem and head are not sca
 tensors have the names of timm's `tf_efficientnet_lite0` to `tf_efficientnet_lite4`.
 
 Dimensions: B batch, C channels, F features, G final features, P and L positions of their maps,
-D width of a token, K classes.
+K classes.
 """
 
 import math
@@ -88,7 +88,7 @@ class EfficientNetLiteEncoder(BackboneEncoder):
         self._split: int | None = None
 
     def split_after(self, stages: int) -> None:
-        """Let `features` return the output of the first stages, and `project` run the others."""
+        """Let `features` return the output of the first stages, and `finish` run the others."""
         if not 1 <= stages <= len(STAGES):
             raise ConfigError(
                 f"stages of {self.config.title} must be in 1 to {len(STAGES)}, got {stages}"
@@ -102,24 +102,16 @@ class EfficientNetLiteEncoder(BackboneEncoder):
         pixels = images.contiguous(memory_format=torch.channels_last)
         return self._tokens(self.backbone.forward_stages(pixels, self._split))
 
-    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
-        """Run the stages after the split, and map features to the width of the tokens."""
-        return super().project(self._finished(features))
-
-    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
-        """Compute the logits of the classifier from the output of `features`."""
-        return super().classify(self._finished(features))
-
-    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters that the output of `features` depends on."""
-        return ((name, it) for name, it in super().feature_parameters() if self._is_first(name))
-
-    def _finished(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
+    def finish(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
         """Run the stages after the split, if there is one."""
         if self._split is None:
             return features
         inner = self._as_feature_map(features).contiguous(memory_format=torch.channels_last)
         return self._tokens(self.backbone.forward_rest(inner, self._split))
+
+    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that the output of `features` depends on."""
+        return ((name, it) for name, it in super().feature_parameters() if self._is_first(name))
 
     def _is_first(self, name: str) -> bool:
         """Return whether a tensor belongs to the stages before the split."""

@@ -1,10 +1,11 @@
 """Interface of image encoders, their configuration, and the registry of their kinds.
 
-An encoder computes features, and projects them to the tokens that the poolers attend to. Features
-of a frozen encoder can be cached, since they depend on the image only.
+An encoder computes features, finishes them if they are of an inner layer, and projects them to the
+tokens that the poolers attend to. Features of a frozen encoder can be cached, since they depend on
+the image only.
 
-Dimensions: B batch, P positions of features, F features, L tokens of an image (P of final
-features), D width of a token, K classes of the encoder's own classifier.
+Dimensions: B batch, P positions of features, F features, L tokens of an image, G final features,
+D width of a token, K classes of the encoder's own classifier.
 """
 
 from abc import ABC, abstractmethod
@@ -103,8 +104,13 @@ class ImageEncoder(nn.Module, ABC):
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the encoder brings a classifier of its own, which `classify` runs."""
+        """Whether the encoder has a classifier of its own, which `classify` runs."""
         return False
+
+    @property
+    def branch_classes(self) -> int:
+        """Classes whose probabilities are a part of the image embedding; 0: it has no such part."""
+        return 0
 
     @property
     def feature_family(self) -> str:
@@ -115,12 +121,16 @@ class ImageEncoder(nn.Module, ABC):
     def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
         """Compute the features of normalized images; a feature cache stores them."""
 
-    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
-        """Map features to tokens; the identity unless the widths differ."""
+    def finish(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
+        """Run the layers after `features`; the identity unless the encoder is split."""
+        return features
+
+    def project(self, features: Float[Tensor, "B L G"]) -> Float[Tensor, "B L D"]:
+        """Map final features to tokens; the identity unless the widths differ."""
         return features
 
     def split_after(self, stages: int) -> None:
-        """Let `features` return the output of the first stages, and `project` run the others.
+        """Let `features` return the output of the first stages, and `finish` run the others.
 
         So the first stages can be frozen and their output cached, while the others are trained.
         """
@@ -130,10 +140,13 @@ class ImageEncoder(nn.Module, ABC):
         )
 
     def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B L D"]:
-        return self.project(self.features(images))
+        return self.project(self.finish(self.features(images)))
 
-    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
-        """Compute the logits of the encoder's own classifier, such as ImageNet's 1,000 classes."""
+    def classify(self, features: Float[Tensor, "B L G"]) -> Float[Tensor, "B K"]:
+        """Compute the logits of the encoder's own classifier from final features.
+
+        Such as those of ImageNet's 1,000 classes.
+        """
         raise ConfigError(f"an image encoder of kind {self.config.kind} has no classifier")
 
     def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

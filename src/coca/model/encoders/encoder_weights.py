@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -61,17 +61,24 @@ class EncoderWeightsConfig(Config):
             raise ConfigError("sha256 is for a file or a package, not for the hub; leave it out")
 
 
-def load_encoder_weights(encoder: ImageEncoder, config: EncoderWeightsConfig) -> dict[str, Any]:
+def load_encoder_weights(
+    encoder: ImageEncoder, config: EncoderWeightsConfig, *, only: Collection[str] | None = None
+) -> dict[str, Any]:
     """Load pretrained weights into an image encoder.
 
     Tensors are matched by name. If no name is equal, they are matched in order, provided that all
     shapes are equal: weights of one architecture in another library differ in names only.
 
+    Args:
+        encoder: Changed in place.
+        config: Source of the weights.
+        only: Names of the backbone's tensors that are loaded, such as its classifier; None: all.
+
     Returns:
         Source, SHA-256 and number of loaded tensors, for the record of a run.
     """
     if config.hub:
-        return _load_from_hub(encoder)
+        return _load_from_hub(encoder, only)
     path = config.file or _file_in(config.package)
     try:
         content = path.read_bytes()
@@ -82,7 +89,7 @@ def load_encoder_weights(encoder: ImageEncoder, config: EncoderWeightsConfig) ->
         expected = f"not {config.sha256}" if config.sha256 else "and sha256 is not set"
         raise ConfigError(f"{path.name} has the SHA-256 {digest}, {expected}; check its origin")
     state = read_state_dict(content, path)
-    count = _load(encoder, state, source=str(path))
+    count = _load(encoder, state, only, source=str(path))
     logger.info("%s tensors of the image encoder loaded from %s", count, path)
     return {"source": config.package or str(config.file), "sha256": digest, "tensors": count}
 
@@ -126,7 +133,7 @@ def _file_in(package: str) -> Path:
     return Path(str(found.locate_file(files[0])))
 
 
-def _load_from_hub(encoder: ImageEncoder) -> dict[str, Any]:
+def _load_from_hub(encoder: ImageEncoder, only: Collection[str] | None) -> dict[str, Any]:
     if not isinstance(encoder, TimmEncoder):
         raise ConfigError(
             f"timm's hub has no weights for an image encoder of kind {encoder.config.kind}; use "
@@ -137,11 +144,17 @@ def _load_from_hub(encoder: ImageEncoder) -> dict[str, Any]:
         published = import_timm().create_model(name, pretrained=True)
     except Exception as error:
         raise ModelError(f"the weights of {name} cannot be downloaded: {error}") from error
-    count = _load(encoder, published.state_dict(), source=f"timm's hub for {name}")
+    count = _load(encoder, published.state_dict(), only, source=f"timm's hub for {name}")
     return {"source": f"timm hub: {name}", "tensors": count}
 
 
-def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) -> int:
+def _load(
+    encoder: ImageEncoder,
+    state: Mapping[str, Tensor],
+    only: Collection[str] | None,
+    *,
+    source: str,
+) -> int:
     """Copy weights into the encoder; return the number of tensors."""
     expected: dict[str, Tensor]
     if isinstance(encoder, BackboneEncoder):
@@ -154,6 +167,8 @@ def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) ->
         expected = dict(encoder.build_reference(_classes(encoder, state)).state_dict())
     else:
         own = expected = dict(encoder.state_dict())
+    if only is not None:
+        own = {name: tensor for name, tensor in own.items() if name in only}
     named = _matched(state, expected, source)
     missing = sorted(own.keys() - named.keys())
     if missing:

@@ -269,7 +269,9 @@ def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Features:
     """Compute features in fp16, and the logits of the encoder's classifier if it has one."""
     features = encoder.features(images)
     logits = (
-        encoder.classify(features) if encoder.has_classifier else features.new_zeros(len(images), 0)
+        encoder.classify(encoder.finish(features))
+        if encoder.has_classifier
+        else features.new_zeros(len(images), 0)
     )
     halves = [part.to(torch.float16).cpu() for part in (features, logits)]
     if not all(bool(part.isfinite().all()) for part in halves):

@@ -11,6 +11,9 @@ from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
+from coca.model.heads import unit
+from coca.processing.processor import Processor
+from coca.train.distillation import ClassPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +22,7 @@ ENCODER = "image_encoder"
 FREE_SETTINGS = (
     "image.image_size",
     "image.classes",
+    "image.class_branch",
     "initial_temperature",
     "initial_bias",
     "head",
@@ -88,6 +92,28 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
     )
     _log(adopted)
     return adopted
+
+
+@torch.no_grad()
+def start_class_branch_(
+    model: Captioner, processor: Processor, templates: Sequence[str], *, batch_size: int = 512
+) -> None:
+    """Let the class branch start at the text embeddings of the class names, if it has names.
+
+    Args:
+        model: A model with a class branch, changed in place.
+        processor: Tokenizes the names.
+        templates: Prompts with `{}` for a name; the start is the mean over all of them.
+        batch_size: Prompts that are embedded at a time.
+    """
+    names = model.image_encoder.class_names
+    if model.class_branch is None or names is None:
+        return
+    prompts = ClassPrompts(names, templates, processor.texts)
+    embedded = torch.cat(
+        [model.encode_text(some) for some in prompts.tokens.split(batch_size)]
+    ).split(prompts.counts.tolist())
+    model.class_branch.start_at(torch.stack([unit(some.mean(dim=0)[None])[0] for some in embedded]))
 
 
 def _require_same_shape(model: Captioner, theirs: Captioner, source: str) -> None:

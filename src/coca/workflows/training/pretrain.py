@@ -33,7 +33,7 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.training.feature_cache import features_of_run
-from coca.workflows.training.init_weights import adopt_weights
+from coca.workflows.training.init_weights import adopt_weights, start_class_branch_
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     Sources,
@@ -111,8 +111,8 @@ class PretrainConfig(Config):
     folder, a run, a shipped model. Its architecture must equal `model`, except for image size,
     head and bias; its temperature is kept."""
     encoder_weights: EncoderWeightsConfig | None = None
-    """Pretrained weights of the image encoder; not with `init_from`, which has its own. null: the
-    encoder is trained from scratch."""
+    """Pretrained weights of the image encoder; with `init_from`, of the classifier that its encoder
+    lacks. null: the encoder is trained from scratch, or has the weights of `init_from`."""
     lora: LoraConfig | None = None
     """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
     they are merged into the finished model. null: train all weights."""
@@ -138,11 +138,6 @@ class PretrainConfig(Config):
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
                 "one of that model; set one of the two"
-            )
-        if self.init_from is not None and self.encoder_weights is not None:
-            raise ConfigError(
-                f"init_from is {self.init_from}, which has an image encoder of its own, but "
-                "encoder_weights is set as well; set one of the two"
             )
         if self.lora is not None and (self.init_from is None or self.train.parallel == "fsdp"):
             raise ConfigError(
@@ -289,14 +284,27 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     torch.manual_seed(config.seed)
     model = CoCa(_fitted(config.model, source, processor.tokenizer))
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
+    lacking: set[str] | None = None
     if source is not None:
-        facts["init_from"] = asdict(adopt_weights(model, source))
+        adopted = adopt_weights(model, source)
+        facts["init_from"] = asdict(adopted)
+        place = "image_encoder.backbone."
+        lacking = {name.removeprefix(place) for name in adopted.new if name.startswith(place)}
     if config.word_vectors is not None:
         map_word_vectors_(
             model, processor.tokenizer, config.word_vectors, initialized=source is not None
         )
     if config.encoder_weights is not None:
-        facts["encoder_weights"] = load_encoder_weights(model.image_encoder, config.encoder_weights)
+        if lacking == set():
+            raise ConfigError(
+                f"init_from is {config.init_from}, which has an image encoder of its own, but "
+                "encoder_weights is set as well; set one of the two"
+            )
+        facts["encoder_weights"] = load_encoder_weights(
+            model.image_encoder, config.encoder_weights, only=lacking
+        )
+    if source is None or source.model.class_branch is None:
+        start_class_branch_(model, processor, config.loss.distillation.templates)
     if config.lora is not None:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
