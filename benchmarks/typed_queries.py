@@ -51,7 +51,7 @@ from coca.search.query.query_terms import Term
 from coca.search.query.saved_copy import find_copy
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
-from coca.workflows.collections.calibrate import calibrate_changed
+from coca.workflows.collections.calibrate import calibrate
 from coca.workflows.collections.collection_model import load_model, open_search
 
 MODEL, NAME, K = "everyday", "pictures", 10
@@ -218,7 +218,7 @@ def build(arguments: argparse.Namespace, uri: str) -> Figures:
         with clock.timed("read"):
             copy = CollectionCopy(collection)
         with clock.timed("calibrate"):
-            calibrate_changed(collection, embedder, copy=copy)
+            calibrate(collection, embedder, copy=copy)
         with clock.timed("save"):
             copy.save()
     clock.figures["peak mb"] = peak_bytes() / 1e6

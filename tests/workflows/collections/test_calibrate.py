@@ -20,7 +20,7 @@ from coca.workflows.collections.calibrate import (
     RANDOM,
     absent_texts,
     calibrate,
-    calibrate_changed,
+    needs_calibration,
     read_answers,
 )
 from coca.workflows.collections.collection_model import open_search
@@ -104,7 +104,7 @@ def test_only_much_changed_collections_are_calibrated_again(
         with Collection.open(uri) as collection:
             made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
             records.append(made and made.records)
-            assert calibrate_changed(collection, predictor) is None
+            assert not needs_calibration(collection)
     assert records == [None, MIN_RECORDS, MIN_RECORDS, MIN_RECORDS + 8]
 
 
@@ -120,7 +120,7 @@ def test_a_list_of_queries_replaces_the_texts_and_is_kept(
     assert (made.other, made.matching) == ({LISTED: 8}, 2)
     assert made.found in (0, 0.5, 1)
     collection.keep_calibration(dataclasses.replace(made, records=1).to_json())
-    assert calibrate_changed(collection, predictor) is None
+    assert not needs_calibration(collection)
     with pytest.raises(ConfigError, match=r"gone\.png is neither the id nor the path of a record"):
         calibrate(collection, predictor, CONFIG, answers=absent | {"a car": ["gone.png"]})
 

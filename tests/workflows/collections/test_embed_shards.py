@@ -17,6 +17,8 @@ from coca.runtime.inputs import Caption
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
 from coca.search.milvus.collection import Collection
+from coca.search.query.match import Calibration
+from coca.workflows.collections.calibrate import MIN_RECORDS
 from coca.workflows.collections.embed_shards import (
     EmbeddedShard,
     embed_shards,
@@ -181,6 +183,30 @@ def test_captions_that_are_made_later_reach_the_collection(
     assert captions(uri) == {"written", "number 1", "number 3"}
     report = index_images([out], model, uri=uri).report
     assert report == IngestReport(unchanged=2 * PER_SHARD)
+
+
+def test_a_collection_of_vectors_is_calibrated_if_its_model_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_model(tmp_path / "model")
+    model, out = load(folder, device="cpu"), tmp_path / "vectors"
+    with ShardWriter(tmp_path / "shards", samples_per_shard=MIN_RECORDS) as writer:
+        for n in range(MIN_RECORDS):
+            writer.write(Sample(f"k{n}", image_bytes(n), (f"a car {n}",)))
+    list(embed_shards(find_shards([tmp_path / "shards"]), model, out))
+    index_images([out], model, uri=str(tmp_path / "a.db"))
+    assert not caplog.messages
+    with Collection.open(str(tmp_path / "a.db")) as collection:
+        made = Calibration.of(collection.info, fingerprint=model.fingerprint)
+        assert made is not None
+        assert made.records == MIN_RECORDS
+    folder.rename(tmp_path / "elsewhere")
+    index_images([out], model, uri=str(tmp_path / "b.db"))
+    (message,) = caplog.messages
+    assert message.startswith("searches mark no matches until `coca collection calibrate pictures`")
+    assert "which no longer exists" in message
+    with Collection.open(str(tmp_path / "b.db")) as collection:
+        assert (collection.count(), collection.info.calibration) == (MIN_RECORDS, "")
 
 
 def test_processes_that_work_at_once_share_the_tars(

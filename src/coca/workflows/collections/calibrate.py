@@ -113,31 +113,23 @@ def calibrate(
     return calibration
 
 
-def calibrate_changed(
-    collection: Collection,
-    embedder: Embedder,
-    *,
-    copy: CollectionCopy | None = None,
-    progress: ProgressMaker = silent,
-) -> Calibration | None:
-    """Calibrate a collection if its number of records has changed by more than a tenth.
+def needs_calibration(collection: Collection) -> bool:
+    """Return whether the number of records has changed by more than a tenth since a calibration.
 
-    A collection of less than 32 records is not calibrated, and one that was calibrated by a list of
-    queries keeps that.
-
-    Returns:
-        The new calibration; None if the collection keeps its own.
+    A collection of less than 32 records needs none, nor does one that was calibrated by a list of
+    queries.
     """
     count = collection.count()
     if count < MIN_RECORDS:
-        return None
+        return False
+    info = collection.info
     try:
-        old = Calibration.of(collection.info, fingerprint=embedder.fingerprint)
+        old = Calibration.of(info, fingerprint=info.fingerprint)
     except SearchError:
         old = None
-    if old and (LISTED in old.other or abs(count - old.records) <= MAX_CHANGE * old.records):
-        return None
-    return calibrate(collection, embedder, copy=copy, progress=progress)
+    return old is None or (
+        LISTED not in old.other and abs(count - old.records) > MAX_CHANGE * old.records
+    )
 
 
 @cache

@@ -241,7 +241,8 @@ def open_search(
             searched = stack.enter_context(connect())
         if not isinstance(model, Embedder):
             name = choose_model(model, searched.info, fallback=fallback, runtime=runtime)
-            model = fitted(_load_embedder(name, runtime, device), searched.info)
+            embedder = load_embedder(name, runtime=runtime, device=device)
+            model = fitted(embedder, searched.info)
         if in_memory and isinstance(searched, Collection):
             searched = CollectionCopy(searched, progress=progress)
         if rescore_by is not None:
@@ -250,7 +251,9 @@ def open_search(
         yield SearchEngine(model, searched, image_reader=_image_reader)
 
 
-def _load_embedder(name: str | Path, runtime: Runtime | None, device: str | None) -> Embedder:
+def load_embedder(
+    name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
+) -> Embedder:
     """Load a model that embeds queries; a shipped model embeds texts without torch."""
     if runtime is None and device is None and has_text_graph(name):
         return TextEmbedder(str(name), lambda: load_model(name))

@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
-from coca.core.errors import ConfigError, SearchError, StorageError, check_options
+from coca.core.errors import (
+    ConfigError,
+    MissingExtraError,
+    ModelError,
+    SearchError,
+    StorageError,
+    check_options,
+)
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
@@ -27,8 +34,13 @@ from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.saved_copy import find_copy
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
-from coca.workflows.collections.calibrate import calibrate_changed
-from coca.workflows.collections.collection_model import fitted, open_collection
+from coca.workflows.collections.calibrate import calibrate, needs_calibration
+from coca.workflows.collections.collection_model import (
+    fitted,
+    load_embedder,
+    model_of,
+    open_collection,
+)
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
     UnreadableFile,
@@ -216,7 +228,8 @@ def index_sources(
             )
             if copy is None and collection.lite_folder is not None:
                 copy = CollectionCopy(collection, progress=progress)
-            calibrate_changed(collection, predictor, copy=copy, progress=progress)
+            if needs_calibration(collection):
+                calibrate(collection, predictor, copy=copy, progress=progress)
         if copy is not None:
             _save(copy)
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
@@ -256,9 +269,30 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
-        if collection.lite_folder is not None:
-            _save(CollectionCopy(collection, progress=progress))
+            copy = None
+            if collection.lite_folder is not None:
+                copy = CollectionCopy(collection, progress=progress)
+            if needs_calibration(collection):
+                _calibrate_vectors(collection, copy, progress)
+        if copy is not None:
+            _save(copy)
         return IndexResult(collection.describe(), report)
+
+
+def _calibrate_vectors(
+    collection: Collection, copy: CollectionCopy | None, progress: ProgressMaker
+) -> None:
+    """Calibrate a collection with its model, if that is on this machine."""
+    info = collection.info
+    try:
+        embedder = fitted(load_embedder(model_of(info)), info)
+        calibrate(collection, embedder, copy=copy, progress=progress)
+    except (ModelError, SearchError, MissingExtraError) as error:
+        logger.warning(
+            "searches mark no matches until `coca collection calibrate %s`: %s",
+            info.collection,
+            error,
+        )
 
 
 @contextmanager
