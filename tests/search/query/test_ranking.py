@@ -143,7 +143,8 @@ def test_a_few_candidates_give_the_first_hits(
     # No other record can have more than what the last candidates of the lists allow.
     assert {hit.id for hit in hits[:1]} <= {hit.id for hit in whole[:3]}
     scores = {hit.id: hit.fused_score for hit in whole}
-    assert [hit.fused_score for hit in hits] == pytest.approx([scores[hit.id] for hit in hits])
+    wanted = [scores[hit.id] for hit in hits]
+    assert [hit.fused_score for hit in hits] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_hit_has_what_each_part_is(engines: list[SearchEngine], embedder: Any) -> None:
