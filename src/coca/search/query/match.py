@@ -31,7 +31,8 @@ from coca.search.records import CollectionInfo, Hit, Record
 
 IMAGE_WEIGHT, CAPTION_WEIGHT, COVERED_WEIGHT = 0.25, 0.75, 0.3
 """Weights of the match score. They do not follow the weights of a search, as the threshold is
-fitted once."""
+fitted once. With the default weights of a search, 7.0 % instead of 5.3 % of absent concepts match,
+and as many answered queries."""
 VERDICT_HITS = 10
 """A query has a match if one of its first hits is above the limit."""
 MARKED_HITS = 100
