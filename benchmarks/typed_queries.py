@@ -47,6 +47,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import HIT_COLUMNS
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
+from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.query_terms import Term
 from coca.search.query.saved_copy import find_copy
 from coca.search.records import Record
@@ -59,9 +60,8 @@ EMBEDDED, BLOCK_ROWS = 10_000, 10_000
 """Lines whose vectors the model computes, and records that are made at a time."""
 BUILD = {
     "write": "write all records to Milvus Lite, and flush",
-    "read": "read the copy from Milvus Lite",
+    "read": "read the copy from Milvus Lite, and write it to disk",
     "calibrate": "calibrate",
-    "save": "write the copy to disk",
 }
 COPY = {
     "model": "start of the model, without torch",
@@ -218,9 +218,7 @@ def build(arguments: argparse.Namespace, uri: str) -> Figures:
         with clock.timed("read"):
             copy = CollectionCopy(collection)
         with clock.timed("calibrate"):
-            calibrate(collection, embedder, copy=copy)
-        with clock.timed("save"):
-            copy.save()
+            calibrate(collection, embedder, searched=copy)
     clock.figures["peak mb"] = peak_bytes() / 1e6
     clock.figures["collection disk mb"] = disk_mb(Path(uri))
     clock.figures["copy disk mb"] = sum(disk_mb(path) for path in Path(uri).rglob("copy"))
@@ -263,9 +261,10 @@ def measure_copy(arguments: argparse.Namespace, uri: str, queries: list[str]) ->
 def measure_lite(arguments: argparse.Namespace, uri: str, queries: list[str]) -> Figures:
     clock, embedder = Clock(), model()
     with Collection.open(uri, NAME) as collection:
-        engine = SearchEngine(embedder, collection)
+        # As a server is searched: candidates by Milvus, and words in memory.
+        engine = SearchEngine(embedder, MilvusSearch(collection))
         with clock.timed("words"):
-            engine.read_captions()
+            engine.read_ahead()
         vectors = {query: engine.query([Term(text=query)]) for query in queries}
         few = queries[:10]
         clock.repeated("default", engine.search, few)

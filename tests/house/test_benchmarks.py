@@ -232,6 +232,6 @@ def test_typed_queries_are_measured_on_a_collection_that_is_written_for_it(tmp_p
     options = ["--records=64", f"--captions={tmp_path / 'captions.txt'}", "--only=copy", "--json"]
     done = run_python(PEERS, tmp_path, FOLDER / "typed_queries.py", "--quick", *options)
     figures = record(done)["figures"]
-    assert {"copy: typed cpu", "copy: filter cpu", "build: save cpu"} <= set(figures)
+    assert {"copy: typed cpu", "copy: filter cpu", "build: read cpu"} <= set(figures)
     (report,) = tmp_path.glob("typed-queries_*.md")
     assert "lines of `captions.txt`" in report.read_text(encoding="utf-8")

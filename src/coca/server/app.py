@@ -1,6 +1,8 @@
 """FastAPI application of the service, run in this process by uvicorn."""
 
+import signal
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable
@@ -139,6 +141,8 @@ def run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; requests in progress have some seconds to finish.
 
+    It is called in the main thread, which alone receives signals.
+
     Args:
         service: Open collections and model.
         settings: Settings of the service.
@@ -171,7 +175,13 @@ def run(
     if open_page:
         # The socket listens already, so the browser only waits.
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    uvicorn.Server(config).run(sockets=[listener])
+    # uvicorn raises SIGTERM again when it has ended, which would end the process before the
+    # collections are closed.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _listen(host: str, port: int) -> socket.socket:

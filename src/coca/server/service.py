@@ -12,11 +12,8 @@ from pathlib import Path
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.query.saved_copy import find_copy
-from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.server.audit import AuditLog
 from coca.server.collections.batched_search import BatchedSearch
@@ -118,7 +115,7 @@ class Service:
             began_s = time.monotonic()
             try:
                 count = served.catalog.read()
-                served.engine.read_captions()
+                served.engine.read_ahead()
             except CocaError as error:
                 logger.warning("collection %r could not be read ahead: %s", served.name, error)
             else:
@@ -163,10 +160,8 @@ class Service:
         for id in ids:
             self.thumbnails.remove(thumbnail_key(collection, id))
 
-    def _searchable(self, collection: Collection) -> Searchable:
-        if saved := find_copy(collection.info.uri, collection.info.collection):
-            return CollectionCopy(collection, saved=saved)
-        if self.settings.max_batch == 1:
+    def _searchable(self, collection: Collection) -> Collection:
+        if collection.lease is not None or self.settings.max_batch == 1:
             return collection
         self._batched.append(BatchedSearch(collection, self.settings))
         return self._batched[-1]

@@ -59,11 +59,11 @@ def test_an_engine_searches_it_like_an_index(filled: Collection, embedder: Any) 
     assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
 
 
-def test_leaving_its_block_closes_the_collection(filled: Collection, embedder: Any) -> None:
+def test_leaving_its_block_closes_the_collection(filled: Collection) -> None:
     with CollectionCopy(filled) as resident:
         assert len(resident) == 40
     with pytest.raises(SearchError, match="closed"):
-        resident.search(embedder.direction(b"05")[np.newaxis], 1)
+        resident.get(["05"])
     resident.close()
 
 

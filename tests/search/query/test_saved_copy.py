@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
+from coca.search.milvus.catalog import point_alias
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.connection import Connection
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.saved_copy import SavedCopy, find_copy
@@ -110,42 +112,161 @@ def test_another_collection_in_the_folder_leaves_the_copy_current(filled: str) -
         assert find_copy(filled, "pictures") is not None
 
 
-def test_a_copy_is_that_of_the_collection_or_it_is_not_found(
-    filled: str, make_record: Callable[..., Record]
+def run(program: str, uri: str) -> None:
+    """Run a program in a process of its own, which may kill itself."""
+    start = f"""
+import os, signal, numpy as np
+from pymilvus import MilvusClient
+from coca.search.milvus.catalog import point_alias
+from coca.search.milvus.collection import Collection
+from coca.search.milvus.connection import Connection
+from coca.search.records import Record
+uri = {uri!r}
+new = Record(id="new", path="new.jpg", vector=np.eye({DIM}, dtype=np.float32)[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", start + program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, -9), done.stderr
+
+
+def ids_without_milvus(uri: str, embedder: Any) -> set[str]:
+    """Search all records by the copy on disk alone."""
+    copy = CollectionCopy(not_opened, saved=found(uri))
+    return {hit.id for hit in SearchEngine(embedder, copy).search("image", k=100, match=False)}
+
+
+ALL = {f"{n:02}" for n in range(40)}
+
+
+@pytest.mark.parametrize(
+    ("program", "changed", "ids"),
+    [
+        ("with Collection.open(uri) as c: c.count()", set(), ALL),
+        ("with Collection.open(uri) as c: c.delete(['03', 'absent'])", {"03"}, ALL - {"03"}),
+        ("with Collection.open(uri) as c: c.upsert([new])", {"new"}, ALL | {"new"}),
+        ("c = Collection.open(uri); c.delete(['03']); c.upsert([new])", {"03"}, ALL - {"03"}),
+        (
+            """
+for id in ("03", "04"):
+    with Collection.open(uri) as c, Collection.open(uri) as d:
+        c.delete([id])
+        d.upsert([new])
+        c.keep_calibration("{}")
+""",
+            {"03", "04", "new"},
+            ALL - {"03", "04"} | {"new"},
+        ),
+    ],
+    ids=["nothing", "deleted", "written", "not closed", "several"],
+)
+def test_only_what_other_processes_wrote_is_read_again(
+    filled: str,
+    embedder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    changed: set[str],
+    ids: set[str],
 ) -> None:
-    with opened(filled):
-        assert find_copy(filled, "pictures") is not None
-    assert find_copy(filled, "others") is None
+    run(program, filled)
+    read: list[str] = []
+    get = Collection.get
+
+    def noted(self: Collection, ids: Iterable[str]) -> dict[str, Record]:
+        some = list(ids)
+        read.extend(some)
+        return get(self, some)
+
+    monkeypatch.setattr(Collection, "get", noted)
+    with CollectionCopy(lambda: opened(filled), saved=found(filled)) as copy:
+        hits = SearchEngine(embedder, copy).search("image", k=100, match=False)
+    assert {hit.id for hit in hits} >= ids - {"new"}
+    assert "03" in ids or "03" not in {hit.id for hit in hits}
+    assert changed <= set(read) <= changed | {"absent", "new"}
+    assert ids_without_milvus(filled, embedder) == {hit.id for hit in hits}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        """
+with Collection.open(uri) as collection:
+    collection.upsert([new])
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        """
+with Collection.open(uri) as collection:
+    collection.upsert([new])
+    collection.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        """
+collection = Collection.open(uri)
+client = MilvusClient(uri)
+row = client.get(collection.own_name, ids=["03"])[0]
+client.upsert(collection.own_name, [row | {"id": "new"}])
+collection.close()
+""",
+        """
+client = MilvusClient(uri)
+(name,) = client.list_collections()
+client.load_collection(name)
+row = client.get(name, ids=["03"])[0]
+client.upsert(name, [row | {"id": "new"}])
+client.close()
+""",
+    ],
+    ids=["killed", "killed after a flush", "another client here", "another client"],
+)
+def test_after_writes_that_nobody_noted_everything_is_read_again(
+    filled: str, embedder: Any, program: str
+) -> None:
+    run(program, filled)
+    assert find_copy(filled, "pictures") is None
     with opened(filled) as collection:
-        collection.delete(["03"])
-        assert find_copy(filled, "pictures") is None
-        CollectionCopy(collection).save()
-    assert len(found(filled).rows.ids) == 39
+        copy = SearchEngine(embedder, collection)
+        assert {hit.id for hit in copy.search("image", k=100, match=False)} == ALL | {"new"}
+    assert ids_without_milvus(filled, embedder) == ALL | {"new"}
+
+
+def test_a_copy_is_not_saved_while_another_client_writes(filled: str) -> None:
+    run(
+        """
+from coca.search.query.collection_copy import CollectionCopy
+collection = Collection.open(uri)
+copy = CollectionCopy(collection)
+MilvusClient(uri).delete(collection.own_name, ids=["03"])
+collection.upsert([new])
+copy.save()
+collection.close()
+""",
+        filled,
+    )
+    assert find_copy(filled, "pictures") is None
+
+
+def test_an_open_copy_follows_the_writes_of_other_processes(filled: str, embedder: Any) -> None:
+    with CollectionCopy(lambda: opened(filled), saved=found(filled)) as copy:
+        engine = SearchEngine(embedder, copy)
+        assert len(engine.search("image", k=100, match=False)) == 40
+        run("with Collection.open(uri) as c: c.delete(['03'])", filled)
+        assert {hit.id for hit in engine.search("image", k=100, match=False)} == ALL - {"03"}
+
+
+def test_the_calibration_is_that_of_the_collection(filled: str, embedder: Any) -> None:
     with opened(filled) as collection:
         collection.keep_calibration('{"limit": 1}')
-        assert find_copy(filled, "pictures") is None
-        CollectionCopy(collection).save()
     assert found(filled).info.calibration == '{"limit": 1}'
-    with opened(filled) as collection:
-        collection.upsert([make_record("new")])
-    assert find_copy(filled, "pictures") is None
+    assert ids_without_milvus(filled, embedder) == ALL
 
 
-def test_a_process_that_is_killed_after_a_write_leaves_no_current_copy(filled: str) -> None:
-    program = f"""
-import os, signal, numpy as np
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record
-with Collection.open({filled!r}) as collection:
-    vector = np.eye({DIM}, dtype=np.float32)[0]
-    collection.upsert([Record(id="new", path="new.jpg", vector=vector)])
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr
-    assert find_copy(filled, "pictures") is None
-    with opened(filled) as collection:
-        assert collection.count() == 41
+def test_a_name_that_was_switched_finds_the_copy_of_the_other_collection(filled: str) -> None:
+    with Collection.open(filled, "others", embed_dim=DIM, fingerprint="b", create=True) as others:
+        CollectionCopy(others)
+        connection = Connection(filled, create=False)
+        point_alias(connection, "pictures", others.own_name)
+        connection.close()
+    assert found(filled).info.fingerprint == "b"
 
 
 def test_a_moved_or_copied_folder_takes_its_copy_along(filled: str, tmp_path: Path) -> None:
@@ -195,7 +316,6 @@ def test_a_saved_copy_follows_the_writes(
         engine = SearchEngine(embedder, copy)
         assert [hit.id for hit in engine.search("zebra", k=50) if hit.bm25] == ["new"]
         assert len(engine.search("image", k=50)) == 40
-        assert not copy.is_saved
         copy.save()
         monkeypatch.undo()
         expected = SearchEngine(embedder, collection).search("image 3 zebra", k=50)

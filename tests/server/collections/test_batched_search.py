@@ -7,7 +7,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from coca.core.errors import SearchError
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -49,7 +49,7 @@ def test_words_of_captions_are_read_through_it(
 ) -> None:
     collection = service.collections["pictures"].collection
     batched = BatchedSearch(collection, ServerSettings())
-    assert isinstance(batched, Searchable)
+    assert isinstance(batched, VectorSearch)
     found, own = (CollectionCopy(one, vectors=False) for one in (batched, collection))
     assert found.words("number 3").best(9) == own.words("number 3").best(9) != {}
     batched.stop()

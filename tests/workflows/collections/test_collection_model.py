@@ -10,7 +10,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import fingerprint, load
 from coca.search.milvus.collection import Collection
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo, Record
 from coca.weights import shipped
 from coca.workflows.collections.collection_model import lasting_name, model_of, open_search
@@ -196,7 +196,7 @@ def test_re_ranking_reads_images_of_every_source(
     assert "0.png cannot be read" in message
 
 
-def _removed(id: str, collection: Searchable) -> Any:
+def _removed(id: str, collection: VectorSearch) -> Any:
     """A read before which, as by another thread, a record is removed."""
     get = collection.get
 

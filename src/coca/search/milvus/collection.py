@@ -7,7 +7,6 @@ version supports. The score is therefore the cosine. A `VectorEncoding` stores s
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
 from coca.search.milvus.index_rebuild import change_index
+from coca.search.milvus.lite import Lease
 from coca.search.milvus.rows import (
     HIT_COLUMNS,
     RECORD_COLUMNS,
@@ -179,14 +179,13 @@ class Collection:
         self.close()
 
     def in_milvus(self) -> "Collection":
-        """Return the collection itself; see `Searchable`."""
+        """Return the collection itself; see `VectorSearch`."""
         return self
 
     @property
-    def lite_folder(self) -> Path | None:
-        """Folder of Milvus Lite; None on a server."""
-        lease = self._connection.lease
-        return lease.path if lease else None
+    def lease(self) -> Lease | None:
+        """Lock on the folder of Milvus Lite; None on a server."""
+        return self._connection.lease
 
     @property
     def own_name(self) -> str:

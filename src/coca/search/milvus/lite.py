@@ -5,6 +5,7 @@ reason. It loses acknowledged rows when two threads write at once, and keeps its
 client is closed. After a kill it may have rows twice. This module works around all five.
 """
 
+import atexit
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Protocol, runtime_checkable
 
 from coca.core.errors import ArgumentError, CocaError, SearchError, StorageError
 from coca.core.extras import require
+from coca.search.milvus.copy_log import FileState, current_copies, folder_of, note_changes
 from coca.search.records import CollectionInfo
 
 # Change log of a collection: a journal of writes, and staleness checks for in-memory copies.
@@ -39,10 +41,12 @@ class Journal:
 
     Attributes:
         writes: Number of ids so far.
+        last_write: On Lite the sequence number of the last write, unless others write as well; see
+            `FileState`.
     """
 
-    def __init__(self) -> None:
-        self.writes = 0
+    def __init__(self, last_write: int = 0) -> None:
+        self.writes, self.last_write = 0, last_write
         self._changed: deque[str] = deque(maxlen=_REMEMBERED_IDS)
         self._lock = threading.Lock()
 
@@ -202,6 +206,9 @@ class Lease:
     users: int = 0
     journals: dict[str, Journal] = field(default_factory=dict)
     """Collection -> journal of its writes since the folder was locked."""
+    copies: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Collection with a copy on disk -> state of the files that the copy is of, see `FileState`,
+    and number of writes in the journal that it includes."""
     has_log: bool = False
     """Whether a killed process left a log. Lite 3.2 has rows twice if that happened behind a flush,
     before the log was deleted: until the next flush."""
@@ -223,7 +230,11 @@ class Lease:
             if path not in _leases:
                 _prepare(path, create)
                 check_free(path)
-                _leases[path] = cls(path, has_log=any(path.glob("collections/*/wal/*.arrow")))
+                lease = cls(path, has_log=any(path.glob("collections/*/wal/*.arrow")))
+                for name, state in current_copies(path).items():
+                    lease.copies[name] = (state.stamp, 0)
+                    lease.journals[name] = Journal(state.last_write)
+                _leases[path] = lease
             lease = _leases[path]
             lease.users += 1
         return lease
@@ -231,7 +242,10 @@ class Lease:
     def journal(self, collection: str) -> Journal:
         """Return the journal of all writes to a collection of the folder."""
         with _guard:
-            return self.journals.setdefault(collection, Journal())
+            if collection not in self.journals:
+                state = FileState.of(folder_of(self.path, collection))
+                self.journals[collection] = Journal(state.last_write if state else -1)
+            return self.journals[collection]
 
     def release(self) -> None:
         """Release the lock; the last client of the process stops Lite, which writes to disk."""
@@ -241,6 +255,23 @@ class Lease:
                 del _leases[self.path]
                 manager = require("milvus_lite.server_manager", extra="search")
                 manager.server_manager_instance.release_server(str(self.path))
+                self._note_changes()
+
+    def state_of(self, collection: str) -> FileState | None:
+        """Read the state of a collection that was flushed; None if others write as well."""
+        state = FileState.of(folder_of(self.path, collection))
+        known = self.journal(collection).last_write
+        return state if state is not None and state.last_write == known else None
+
+    def _note_changes(self) -> None:
+        """Note what was written since the copies on disk; the folder is closed."""
+        # Others that have opened the folder since then change its files.
+        with suppress(SearchError), _locked(self.path):
+            for collection, (stamp, writes) in self.copies.items():
+                journal = self.journals[collection]
+                if (ids := journal.since(writes)) is not None:
+                    folder = folder_of(self.path, collection)
+                    note_changes(folder, stamp, ids, journal.last_write)
 
     def check_space(self, collection: str, *, needed: int | None = None) -> None:
         """Check before a write that the disk has space and that no earlier flush failed.
@@ -283,6 +314,14 @@ _guard = threading.Lock()
 _leases: dict[Path, Lease] = {}
 
 
+@atexit.register
+def _release_all() -> None:
+    """Release the folders of collections that were not closed."""
+    for lease in list(_leases.values()):
+        lease.users = 1
+        lease.release()
+
+
 def _check_suffix(path: Path) -> None:
     if path.suffix != ".db":
         raise ArgumentError(f"{path} is not the address of a collection; {_ALLOWED}")
@@ -306,31 +345,44 @@ def _prepare(path: Path, create: bool) -> None:
 
 def check_free(path: Path) -> None:
     """Check that no other process, and no other client of this process, has a Lite folder open."""
+    with _locked(path):
+        pass
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock a Lite folder as Lite does."""
     if sys.platform == "win32":  # pragma: no cover - no flock; Lite's own message must do
+        yield
         return
     import fcntl
 
     lock = path / "LOCK"
-    try:
-        with lock.open("ab") as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(lock.open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = _holder(lock)
-        if holder == os.getpid():
+        except BlockingIOError as error:
+            raise SearchError(_in_use(path, _holder(lock))) from error
+        except OSError as error:
             raise SearchError(
-                f"{path} is open in this process, by a client that is not of coca, and rows are "
-                "lost if both write: close that client, and call "
-                f"milvus_lite.server_manager.server_manager_instance.release_server({str(path)!r})"
+                f"{path} cannot be written: {error.strerror}; "
+                "Milvus Lite writes there even for a search"
             ) from error
-        raise SearchError(
-            f"{path} is in use: another process{f' (pid {holder})' if holder else ''} has it open, "
-            "and Milvus Lite takes one at a time; end that process, or point --uri at a server"
-        ) from error
-    except OSError as error:
-        raise SearchError(
-            f"{path} cannot be written: {error.strerror}; "
-            "Milvus Lite writes there even for a search"
-        ) from error
+        yield
+
+
+def _in_use(path: Path, holder: int | None) -> str:
+    if holder == os.getpid():
+        return (
+            f"{path} is open in this process, by a client that is not of coca, and rows are "
+            "lost if both write: close that client, and call "
+            f"milvus_lite.server_manager.server_manager_instance.release_server({str(path)!r})"
+        )
+    return (
+        f"{path} is in use: another process{f' (pid {holder})' if holder else ''} has it open, "
+        "and Milvus Lite takes one at a time; end that process, or point --uri at a server"
+    )
 
 
 def _holder(lock: Path) -> int | None:

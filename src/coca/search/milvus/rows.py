@@ -168,19 +168,24 @@ class Rows:
         """Upsert rows with distinct ids; existing ids are replaced."""
         for start in range(0, len(rows), WRITE_ROWS):
             batch = list(rows[start : start + WRITE_ROWS])
-            with self._writing("write to it"):
+            with self._writing("write to it", [row[ID] for row in batch]):
                 self._client.upsert(self.name, batch, timeout=self._timeout_s)
+                # Lite takes a sequence number for each row.
+                self.journal.last_write += len(batch)
             self._upserted_s = time.monotonic()
-            self._count([row[ID] for row in batch])
+            self._flush_if_due()
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete rows; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
-            with self._writing("delete from it", MIN_FREE_TO_DELETE):
+            with self._writing("delete from it", batch, MIN_FREE_TO_DELETE):
                 # By a filter built here: the client does not quote ids.
-                self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
+                filter = with_ids(batch)
+                deleted = self._client.delete(self.name, filter=filter, timeout=self._timeout_s)
+                # Lite lists the deleted ids, and takes one sequence number for all of them.
+                self.journal.last_write += int(isinstance(deleted, list))
             self._deleted_s = time.monotonic()
-            self._count(batch)
+            self._flush_if_due()
 
     def flush(self) -> None:
         """Flush written rows into the index, where that is due.
@@ -310,22 +315,24 @@ class Rows:
         ]
 
     @contextmanager
-    def _writing(self, doing: str, needed: int | None = None) -> Iterator[None]:
-        """Check the disk of Lite, serialize the write, and note its failure."""
+    def _writing(self, doing: str, ids: Sequence[str], needed: int | None = None) -> Iterator[None]:
+        """Check the disk of Lite, serialize the write, and note its ids, or its failure."""
         with self.connection.write_lock:
             lease = self.connection.lease
-            if lease is None:
-                with self.connection.faults(doing):
-                    yield
-                return
-            lease.check_space(self.name, needed=needed)
+            if lease is not None:
+                lease.check_space(self.name, needed=needed)
             try:
                 with self.connection.faults(doing):
                     yield
             except (SearchError, StorageError):
-                lease.failed_writes.add(self.name)
+                if lease is not None:
+                    lease.failed_writes.add(self.name)
                 raise
-            if self.name in lease.failed_writes:
+            finally:
+                # Also after a failure, since a part of the rows may be written.
+                self.journal.note(ids)
+                self.unflushed += len(ids)
+            if lease is not None and self.name in lease.failed_writes:
                 # After a part of a row, the log cannot be read on. A flush begins another log.
                 self._flush()
                 lease.failed_writes.discard(self.name)
@@ -341,9 +348,7 @@ class Rows:
             raise
         self.unflushed, self._searched = 0, False
 
-    def _count(self, ids: Sequence[str]) -> None:
-        self.journal.note(ids)
-        self.unflushed += len(ids)
+    def _flush_if_due(self) -> None:
         # A server flushes by itself, and limits the rate of flush requests.
         most = _SEARCHED_ROWS if self._searched else FLUSH_ROWS
         if self.connection.is_lite and self.unflushed >= most:

@@ -18,6 +18,7 @@ from coca.search import records
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.vector_index import VectorIndex, choose_index, parse_index
 from coca.search.milvus.connection import Connection
+from coca.search.milvus.copy_log import CALIBRATION
 from coca.search.milvus.index_build import build_index, index_state
 from coca.search.records import MAX_BYTES, WHOLE, CollectionInfo
 from coca.search.vector_codec import VECTOR_TYPES, Basis, VectorCodec, fit_codec
@@ -93,7 +94,7 @@ class CollectionSettings(Config):
 # Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR = "coca.fingerprint", "coca.made_for"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
-_CALIBRATION, _ENCODING = "coca.calibration", "coca.encoding"
+_ENCODING = "coca.encoding"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
@@ -285,7 +286,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         fingerprint=properties[FINGERPRINT],
         model=properties.get(_MODEL, ""),
         server_version=connection.server_version,
-        calibration=properties.get(_CALIBRATION, ""),
+        calibration=properties.get(CALIBRATION, ""),
     )
     layout = Layout(
         name=name,
@@ -369,7 +370,7 @@ def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> La
 
 def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:
     """Store the calibration of match scores in the collection's properties; "" removes it."""
-    _keep_property(connection, layout, _CALIBRATION, text)
+    _keep_property(connection, layout, CALIBRATION, text)
 
 
 def _keep_property(connection: Connection, layout: Layout, name: str, value: str) -> None:

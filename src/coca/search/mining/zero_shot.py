@@ -14,7 +14,7 @@ from coca.core.errors import SearchError
 from coca.runtime.prompts import class_means, sentences_of
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
 TEMPLATES = "templates"
@@ -90,7 +90,7 @@ def class_names(collection: Collection) -> list[str]:
 
 
 def nearest_classes(
-    classes: Searchable, vectors: Float[np.ndarray, "N E"], *, k: int = 5
+    classes: VectorSearch, vectors: Float[np.ndarray, "N E"], *, k: int = 5
 ) -> list[list[Class]]:
     """Find the nearest classes to each image, nearest first.
 

@@ -1,13 +1,15 @@
 """Copy of a collection in memory: exact search in milliseconds, and the words of its captions.
 
-Milvus remains the source of truth: it evaluates filters and supplies the fields of hits. The copy
-has the ids, the vectors and the words of captions, and follows the writes one by one.
+Milvus remains the source of truth: it evaluates filters, and on a server supplies the fields of
+hits. The copy has the ids, the vectors and the words of captions, and follows the writes one by
+one. That of Milvus Lite is on disk as well, memory-mapped; see `coca.search.query.saved_copy`.
 
 Dimensions: N records, Q queries, E embedding.
 """
 
+import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from coca.core.errors import SearchError
+from coca.core.errors import StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import group_of
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.copy_log import folder_of
 from coca.search.milvus.lite import Watch, read_in_background
 from coca.search.milvus.rows import batches
 from coca.search.query.copy_rows import (
@@ -37,10 +40,12 @@ from coca.search.query.copy_rows import (
     word_hits,
 )
 from coca.search.query.ranking import ranked_hit
-from coca.search.query.saved_copy import SavedCopy, write_copy
+from coca.search.query.saved_copy import SavedCopy, read_copy, write_copy
 from coca.search.query.vectors import VectorScan
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
+
+logger = logging.getLogger(__name__)
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -61,6 +66,7 @@ class _Item:
     is_given: bool
     vector: Float32[np.ndarray, " E"] | None = None
     text_vector: Float32[np.ndarray, " E"] | None = None
+    hit: Hit | None = None
 
     def counted(self, choice: CaptionChoice) -> str:
         """Return the caption if it counts, else an empty one."""
@@ -90,11 +96,14 @@ class CollectionCopy:
         check_s: float = 5.0,
         progress: ProgressMaker = silent,
     ) -> None:
-        """Read the collection, or take what was saved of it.
+        """Read the collection, or of Milvus Lite what its copy on disk lacks.
+
+        A copy of Milvus Lite that lacks anything is then written to disk.
 
         Args:
             collection: The collection; must stay open. With `saved` also a function that opens it,
-                which is called when Milvus is first needed: for a filter, or for whole records.
+                which is called when Milvus is first needed: for records that were written since,
+                for a filter, or for whole records.
             vectors: Read vectors as well; else only the words of captions.
             saved: The copy on disk; see `find_copy`.
             check_s: Interval of the check for other clients' writes, in seconds.
@@ -105,12 +114,11 @@ class CollectionCopy:
         self._saved, self._open = saved, collection
         self._source: Collection | None = None
         self._watch: Watch | None = None
+        self._is_saved = False
         if saved is not None:
             self._info, self._rows = saved.info, saved.rows
-        if saved is None or isinstance(collection, Collection):
-            self._info = self.in_milvus().info
-        if saved is None:
-            self._rows = self._read(progress)
+        if saved is None or saved.changed or isinstance(collection, Collection):
+            self._connect(progress)
 
     @property
     def info(self) -> CollectionInfo:
@@ -121,20 +129,39 @@ class CollectionCopy:
         """Return the collection in Milvus; it is opened when it is first needed."""
         return self._connect()[0]
 
-    def _connect(self) -> tuple[Collection, Watch]:
+    def _connect(self, progress: ProgressMaker = silent) -> tuple[Collection, Watch]:
         with self._lock:
             if self._source is None or self._watch is None:
                 source = self._open if isinstance(self._open, Collection) else self._open()
                 self._source, self._watch = source, Watch(source, self._check_s)
-                if self._saved is not None:
-                    # Taken before the check, so that writes during it are read.
-                    writes = source.writes
-                    if self._saved.is_current:
-                        self._rows.writes = writes
-                    else:
-                        self._saved = None
-                        self._rows = self._read(silent)
+                try:
+                    if not self._take_saved(source):
+                        self._rows = self._read(progress)
+                    self._up_to_date()
+                    self.save()
+                except BaseException:
+                    # The next search tries again, and never answers from older rows.
+                    self._source = self._watch = None
+                    if source is not self._open:
+                        source.close()
+                    raise
             return self._source, self._watch
+
+    def _take_saved(self, source: Collection) -> bool:
+        """Take the copy on disk, with what was written since; return whether it is right."""
+        lease, saved = source.lease, self._saved
+        self._saved = None
+        if lease is None or not self.has_vectors or source.own_name not in lease.copies:
+            return False
+        stamp, writes = lease.copies[source.own_name]
+        if saved is None or saved.stamp != stamp:
+            saved = read_copy(folder_of(lease.path, source.own_name), stamp)
+        if saved is None:
+            return False
+        self._rows, self._is_saved = saved.rows, True
+        self._rows.writes = writes
+        self._update(self._rows, saved.changed)
+        return True
 
     def __len__(self) -> int:
         return len(self._rows.rows)
@@ -150,29 +177,34 @@ class CollectionCopy:
         if self._source is not None or isinstance(self._open, Collection):
             self.in_milvus().close()
 
-    @property
-    def is_saved(self) -> bool:
-        """Whether the copy on disk is that of the collection."""
-        with self._lock:
-            self._up_to_date()
-            return self._saved is not None and self._saved.is_current
-
     def save(self) -> None:
-        """Write the copy to disk, in the folder of Milvus Lite; see `find_copy`.
+        """Write the copy to disk, in the folder of Milvus Lite, unless it is there.
 
-        Raises:
-            SearchError: The collection is on a server.
-            StorageError: The disk is full.
+        A copy of a server, or of words alone, is in memory only. A full disk is logged.
         """
         source = self.in_milvus()
-        if source.lite_folder is None:
-            raise SearchError(f"{source.info.uri} is a server; a copy on disk is of Milvus Lite")
-        # What is in the log only would change the files at the next opening.
-        source.flush()
-        with self._lock:
+        lease = source.lease
+        if lease is None or not self.has_vectors:
+            return
+        with self._lock, lease.write_lock:
             rows = self._up_to_date()
-            hits = (hit for batch in source.read_hits() for hit in batch)
-            write_copy(source.lite_folder, source.own_name, source.info, rows, hits)
+            if self._is_saved:
+                return
+            # What is in the log only would change the files at the next opening.
+            source.flush()
+            if (state := lease.state_of(source.own_name)) is None:
+                return
+            folder = folder_of(lease.path, source.own_name)
+            try:
+                write_copy(folder, state, source.info, rows)
+            except StorageError as error:
+                logger.warning("each search reads the collection again: %s", error)
+                return
+            lease.copies[source.own_name] = (state.stamp, source.writes)
+            # Memory-mapped, so that it takes less memory.
+            if saved := read_copy(folder, state.stamp):
+                self._rows, self._is_saved = saved.rows, True
+                self._rows.writes = source.writes
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
         """Read all records again."""
@@ -253,9 +285,12 @@ class CollectionCopy:
             page: Page of hits; `min_score` is the minimum cosine of query and image.
 
         Returns:
-            Hits, best first by `fused_score`; `score` is the cosine of query and image.
+            Hits, best first by `fused_score`; `score` is the cosine of query and image. Where no
+            caption counts, they are those of `search`.
         """
         page.check_page(MAX_RESULTS)
+        if not self.has_captions(ranking.captions):
+            return self.search(query, **vars(page))[0]
 
         def first(some: Sequence[int], count: int) -> list[list[tuple[str, RankedParts]]]:
             with self._kept(page.filter) as (rows, kept):
@@ -341,9 +376,10 @@ class CollectionCopy:
 
     def _read_hits(self, ids: Sequence[str]) -> dict[str, Hit]:
         """Read the fields of hits; those of deleted records are missing."""
-        with self._lock:
-            if self._saved is not None:
-                return {id: self._saved.hits.read(self._rows.rows[id]) for id in ids}
+        if self.has_vectors and (self._source is None or self._source.lease):
+            with self._lock:
+                rows = self._rows
+                return {id: rows.lines.read(rows.rows[id]) for id in ids if id in rows.rows}
         return {hit.id: hit for hit in self.in_milvus().hits(dict.fromkeys(ids, 0.0))}
 
     @contextmanager
@@ -408,14 +444,18 @@ class CollectionCopy:
 
     def _up_to_date(self) -> CopyRows:
         """Return the rows, with what was written since the last search; the lock is held."""
-        rows = self._rows
         if self._source is None or self._watch is None:
-            return rows
+            # Others may have written it: Milvus Lite is not locked.
+            if self._saved is not None and self._saved.is_current:
+                return self._rows
+            self._connect()
+            assert self._source is not None
+            assert self._watch is not None
+        rows = self._rows
         if self._source.writes != rows.writes:
             # Taken before the read, so that writes during the read are read again.
             writes = self._source.writes
             changed = self._source.changed_since(rows.writes)
-            self._saved = None
             if changed is None:
                 self._rows = self._read(silent)
             else:
@@ -435,13 +475,13 @@ class CollectionCopy:
         """Read everything again; the caller holds `_reading`, so that newer rows stay."""
         rows = self._read(progress)
         with self._lock:
-            self._saved = None
             # The next search adds what was written meanwhile.
             self._rows = rows
 
     def _read(self, progress: ProgressMaker) -> CopyRows:
         """Read the whole collection."""
         source, watch = self._connect()
+        self._is_saved = False
         with watch.reading() as writes:
             rows = CopyRows(writes)
             if self.has_vectors:
@@ -464,12 +504,20 @@ class CollectionCopy:
         rows.captions["given"] = counted_captions(
             [item.counted("given") for item in items.values()]
         )
+        self._write_lines(rows, items)
         return rows
+
+    def _write_lines(self, rows: CopyRows, items: Mapping[str, _Item]) -> None:
+        """Set the fields of hits, of a copy of Milvus Lite."""
+        for id, item in items.items():
+            if item.hit is not None:
+                rows.lines.write(rows.rows[id], item.hit)
 
     def _update(self, rows: CopyRows, changed: Iterable[str]) -> None:
         """Read records again that were written or deleted, and update their rows."""
         changed = list(dict.fromkeys(changed))
         items = self._items(changed)
+        self._is_saved &= not changed
         new = [id for id in items if id not in rows.rows]
         for id in new:
             rows.rows[id] = len(rows.ids)
@@ -479,6 +527,7 @@ class CollectionCopy:
         gone = [rows.rows.pop(id) for id in changed if id not in items and id in rows.rows]
         rows.exists[gone] = False
         there = [rows.rows[id] for id in items]
+        self._write_lines(rows, items)
         rows.has_text[there] = [item.text_vector is not None for item in items.values()]
         for choice, captions in rows.captions.items():
             texts = dict.fromkeys(gone, "")
@@ -509,14 +558,16 @@ class CollectionCopy:
         if not self.has_vectors:
             found = dict(_captioned(self.in_milvus().origins(ids)))
         else:
+            source = self.in_milvus()
             found = {
                 id: _Item(
                     record.caption,
                     record.caption_source == "given",
                     record.vector,
                     record.text_vector,
+                    None if source.lease is None else record.as_hit(),
                 )
-                for id, record in self.in_milvus().get(ids).items()
+                for id, record in source.get(ids).items()
             }
         return {id: found[id] for id in ids if id in found}
 

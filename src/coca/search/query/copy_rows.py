@@ -1,19 +1,23 @@
 """Rows of a copy in memory: their exact ranking by vectors, and by image, caption and words.
 
-Dimensions: N rows, Q queries, E embedding, K results, M matching rows.
+Dimensions: N rows, Q queries, E embedding, K results, M matching rows, B boundaries of lines, one
+more than there are lines, U bytes.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 
 from coca.search.milvus.ann import SCORE_DIGITS, sort_key
 from coca.search.query.ranking import fused_scores, parts_of
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
+from coca.search.records import Hit
 from coca.search.search_options import CaptionChoice, Ranking
 
 _FIRST_WORDS = 4_096
@@ -43,6 +47,47 @@ class CountedCaptions:
     """Whether each row has a caption that counts."""
 
 
+class HitLines:
+    """Fields of the hits of rows, one JSON object a line: in a mapped file, and written ones."""
+
+    def __init__(
+        self,
+        lines: UInt8[np.ndarray, " U"] | None = None,
+        starts: Int64[np.ndarray, " B"] | None = None,
+    ) -> None:
+        """Take the lines of a file, and where each begins; the last number is their end."""
+        self._lines = np.zeros(0, np.uint8) if lines is None else lines
+        self._starts = np.zeros(1, np.int64) if starts is None else starts
+        self._written: dict[int, bytes] = {}
+
+    @classmethod
+    def open(cls, path: Path, starts: Int64[np.ndarray, " B"]) -> "HitLines":
+        """Map the file that `save` wrote."""
+        return cls(np.memmap(path, np.uint8, "r"), starts) if starts[-1] else cls(starts=starts)
+
+    def save(self, path: Path, rows: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " B"]:
+        """Write the lines of some rows, and return where each begins."""
+        lines = [self._line(int(row)) for row in rows]
+        path.write_bytes(b"".join(lines))
+        return np.cumsum([0, *map(len, lines)], dtype=np.int64)
+
+    def read(self, row: int) -> Hit:
+        """Read the hit of a row, with a score of 0."""
+        fields = json.loads(self._line(row))
+        return Hit(**fields | {"tags": tuple(fields["tags"])})
+
+    def write(self, row: int, hit: Hit) -> None:
+        """Set the fields of a row."""
+        given = {name: value for name, value in asdict(hit).items() if value is not None}
+        self._written[row] = json.dumps(given, ensure_ascii=False).encode() + b"\n"
+
+    def _line(self, row: int) -> bytes:
+        written = self._written.get(row)
+        if written is not None:
+            return written
+        return self._lines[self._starts[row] : self._starts[row + 1]].tobytes()
+
+
 @dataclass
 class CopyRows:
     """Rows of one read of the collection, updated in place. A row number is never used again."""
@@ -58,6 +103,8 @@ class CopyRows:
     images: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     texts: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     captions: dict[CaptionChoice, CountedCaptions] = field(default_factory=dict)
+    lines: HitLines = field(default_factory=HitLines)
+    """Fields of hits, of a copy of Milvus Lite with vectors; others read them from Milvus."""
     fused: tuple[Ranking, VectorScan] | None = None
     """Weighted sums of the vectors of image and caption, for the last weights."""
     kept: dict[str, tuple[int, Bool[np.ndarray, " N"]]] = field(default_factory=dict)

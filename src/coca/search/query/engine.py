@@ -10,8 +10,8 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.match import MARKED_HITS, VERDICT_HITS, Calibration, mark_matches
+from coca.search.query.milvus_search import searchable
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import (
     Term,
@@ -21,10 +21,9 @@ from coca.search.query.query_terms import (
     name_emoji,
     query_vectors,
 )
-from coca.search.query.ranking import search_ranked
 from coca.search.query.rerank import check_texts, rerank
-from coca.search.query.searchable import Searchable
-from coca.search.records import Hit, Record, check_same_model
+from coca.search.query.searchable import Searchable, VectorSearch
+from coca.search.records import Hit, check_same_model
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions, Side
 
 
@@ -40,7 +39,7 @@ class SearchEngine:
     def __init__(
         self,
         embedder: Embedder,
-        collection: Searchable,
+        collection: VectorSearch,
         *,
         image_reader: Callable[[], ImageOpener] = lambda: read_file,
     ) -> None:
@@ -48,7 +47,8 @@ class SearchEngine:
 
         Args:
             embedder: Model that embedded the collection.
-            collection: The collection.
+            collection: The collection. One of Milvus Lite is copied into memory by the first
+                search, unless its copy is on disk; see `CollectionCopy`.
             image_reader: Factory of the function that reads images by path for reranking; reads
                 files by default. `coca.workflows.collections.collection_model.open_search` also
                 reads tars, tables and videos.
@@ -62,22 +62,18 @@ class SearchEngine:
         self.embedder = embedder
         self.collection = collection
         self._image_reader = image_reader
-        self._captions = collection if isinstance(collection, CollectionCopy) else None
+        self._searched: Searchable | None = None
         self._lock = Lock()
 
-    def read_captions(self) -> None:
-        """Read the words of captions into memory, with which typed queries are compared.
+    def read_ahead(self) -> None:
+        """Read what searches need in memory; the first typed query does so otherwise."""
+        self._searchable().words("any")
 
-        The first typed query does so otherwise.
-        """
-        self._words()
-
-    def _words(self) -> CollectionCopy:
-        """Return the copy with the words of captions."""
+    def _searchable(self) -> Searchable:
         with self._lock:
-            if self._captions is None:
-                self._captions = CollectionCopy(self.collection.in_milvus(), vectors=False)
-            return self._captions
+            if self._searched is None:
+                self._searched = searchable(self.collection)
+            return self._searched
 
     def search(
         self,
@@ -137,11 +133,16 @@ class SearchEngine:
         dense = page.by_vector(k=max(page.rerank, last) - offset, offset=offset)
         ranking = self._ranking(page, whole)
 
+        positive = " ".join(text for text, weight in texts.items() if weight > 0)
+        if ranking is not None and not positive.strip():
+            raise ArgumentError(
+                "a hybrid search compares words, and the query has none: add a text"
+            )
+
         def found(options: SearchOptions) -> list[Hit]:
             if ranking is None:
-                return self.collection.search(query, **vars(options))[0]
-            positive = " ".join(text for text, weight in texts.items() if weight > 0)
-            return self._ranked(query, positive, ranking, options)
+                return self._searchable().search(query, **vars(options))[0]
+            return self._searchable().search_ranked(query, positive, ranking, options)
 
         if offset and verdict:
             best = found(SearchOptions(**dense | {"k": verdict, "offset": 0}))
@@ -155,19 +156,13 @@ class SearchEngine:
         if calibration is not None and best:
             hits = mark_matches(
                 hits,
-                self._compared([*best, *hits[:MARKED_HITS]]),
+                self._searchable().records_of([*best, *hits[:MARKED_HITS]]),
                 query[0],
                 next(iter(texts)),
                 calibration,
                 best=[hit.id for hit in best],
             )
         return hits
-
-    def _compared(self, hits: Sequence[Hit]) -> dict[str, Record]:
-        """Return the records of hits, with vectors and captions."""
-        if isinstance(self.collection, CollectionCopy):
-            return self.collection.records_of(hits)
-        return self.collection.get({hit.id for hit in hits})
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """Compute the query vector of these terms, of length 1.
@@ -240,7 +235,7 @@ class SearchEngine:
         if vectors is not None:
             parts.append(query_vectors(vectors, self.collection.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
-        return self.collection.search(queries, **options)
+        return self._searchable().search(queries, **options)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """Find the images nearest to one of the collection, excluding itself.
@@ -254,7 +249,7 @@ class SearchEngine:
             raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
         # One more, as the image finds itself; that hit may be on an earlier page.
         wanted = min(offset + k + 1, MAX_RESULTS)
-        hits = self.collection.search(record.vector[np.newaxis], wanted, filter=filter)[0]
+        hits = self._searchable().search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
     def _ranking(self, options: QueryOptions, terms: Sequence[Term]) -> Ranking | None:
@@ -271,22 +266,6 @@ class SearchEngine:
         texts = all(term.text is not None for term in terms)
         typed = texts and any(term.weight > 0 for term in terms) and options.on == "image"
         return Ranking() if typed else None
-
-    def _ranked(
-        self, query: Float32[np.ndarray, "1 E"], text: str, ranking: Ranking, page: SearchOptions
-    ) -> list[Hit]:
-        """Rank by image, caption and words; by image alone where no caption counts."""
-        if not text.strip():
-            raise ArgumentError(
-                "a hybrid search compares words, and the query has none: add a text"
-            )
-        copy = self._words()
-        if not copy.has_captions(ranking.captions):
-            return self.collection.search(query, **vars(page))[0]
-        if copy is self.collection:
-            return copy.search_ranked(query, text, ranking, page)
-        words = copy.words(text, ranking.captions)
-        return search_ranked(self.collection, words, query, ranking, page)
 
     def _check_rerank(self, texts: Mapping[str, float]) -> None:
         """Validate a reranking before the search starts."""

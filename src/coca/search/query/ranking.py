@@ -18,7 +18,6 @@ Dimensions: N records, E embedding.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -26,7 +25,7 @@ from jaxtyping import Float, Float32
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import SCORE_DIGITS, group_of, sort_key
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch, WordMatches
 from coca.search.records import Hit
 from coca.search.search_options import Ranking, SearchOptions
 
@@ -78,19 +77,6 @@ def ranked_hit(hit: Hit, ranking: Ranking, *, image: float, caption: float, bm25
     )
 
 
-@runtime_checkable
-class WordMatches(Protocol):
-    """Records that share a word with a query."""
-
-    def best(self, count: int) -> dict[str, float]:
-        """Return the ids of the best records with their BM25, best first."""
-        ...
-
-    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, " N"]:
-        """Return the BM25 of these records, 0 where they share no word."""
-        ...
-
-
 # Search of a collection in Milvus: candidates of three lists, ranked by their exact scores.
 
 
@@ -99,7 +85,7 @@ DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
 
 
 def search_ranked(
-    collection: Searchable,
+    collection: VectorSearch,
     words: WordMatches,
     query: Float32[np.ndarray, "1 E"],
     ranking: Ranking,
@@ -145,7 +131,7 @@ class _Candidates:
 
     def __init__(
         self,
-        collection: Searchable,
+        collection: VectorSearch,
         query: Float32[np.ndarray, " E"],
         words: WordMatches,
         ranking: Ranking,

@@ -18,10 +18,10 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.ann import sort_key
-from coca.search.milvus.collection import Collection
 from coca.search.predictor import CaptionScorer
+from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.originals import ImageOpener, read_originals
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch
 from coca.search.records import Hit, Record, check_same_model
 from coca.search.search_options import SearchOptions
 
@@ -128,7 +128,7 @@ DEPTH = 100
 """Default number of first hits that are rescored."""
 
 
-class RescoredIndex:
+class RescoredIndex(MilvusSearch):
     """Collection of smaller vectors whose first hits are ranked by another one's vectors.
 
     A hit that the other collection lacks keeps its score.
@@ -138,7 +138,9 @@ class RescoredIndex:
             engine = SearchEngine(coca.load(), RescoredIndex(small, whole))
     """
 
-    def __init__(self, collection: Searchable, whole: Searchable, *, depth: int = DEPTH) -> None:
+    def __init__(
+        self, collection: VectorSearch, whole: VectorSearch, *, depth: int = DEPTH
+    ) -> None:
         """Combine both; neither is closed.
 
         Args:
@@ -152,8 +154,8 @@ class RescoredIndex:
         check_same_model(
             whole.info, fingerprint=collection.info.fingerprint, embed_dim=collection.info.embed_dim
         )
-        self.info = collection.info
-        self._index, self._whole, self._depth = collection, whole, depth
+        super().__init__(collection)
+        self._whole, self._depth = whole, depth
 
     def search(
         self,
@@ -169,7 +171,7 @@ class RescoredIndex:
         page.check_page(MAX_RESULTS)
         options["offset"], options["min_score"] = 0, None
         wanted = page.offset + k
-        answers = self._index.search(vectors, max(self._depth, wanted), **options)
+        answers = self._collection.search(vectors, max(self._depth, wanted), **options)
         ids = dict.fromkeys(hit.id for hits in answers for hit in hits)
         known = self._whole.get(ids)
         rescored = [
@@ -180,7 +182,7 @@ class RescoredIndex:
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids, with whole vectors where they are known."""
-        found = self._index.get(ids)
+        found = self._collection.get(ids)
         whole = self._whole.get(found)
         return {
             id: replace(record, vector=whole[id].vector, text_vector=whole[id].text_vector)
@@ -188,14 +190,6 @@ class RescoredIndex:
             else record
             for id, record in found.items()
         }
-
-    def ids(self, filter: str = "") -> list[str]:
-        """List the ids of all records that match a filter, in no order."""
-        return self._index.ids(filter)
-
-    def in_milvus(self) -> Collection:
-        """Return the collection in Milvus that is searched."""
-        return self._index.in_milvus()
 
     def _rescored(
         self,

@@ -1,18 +1,36 @@
-"""Protocol of a searchable collection, on Milvus or in memory."""
+"""Protocols of a searchable collection, on Milvus or in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.search_options import CaptionChoice, Ranking, SearchOptions
 
 
 @runtime_checkable
-class Searchable(Protocol):
-    """Searchable collection: a `Collection`, or a `CollectionCopy` of it in memory."""
+class WordMatches(Protocol):
+    """Records that share a word with a query."""
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        ...
+
+    def best(self, count: int) -> dict[str, float]:
+        """Return the ids of the best records with their BM25, best first."""
+        ...
+
+    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, " N"]:
+        """Return the BM25 of these records, 0 where they share no word."""
+        ...
+
+
+@runtime_checkable
+class VectorSearch(Protocol):
+    """Collection that is searched by vectors, such as a `Collection`."""
 
     @property
     def info(self) -> CollectionInfo:
@@ -38,4 +56,23 @@ class Searchable(Protocol):
 
     def ids(self, filter: str = "") -> list[str]:
         """List the ids of all records that match a filter, in no order."""
+        ...
+
+
+@runtime_checkable
+class Searchable(VectorSearch, Protocol):
+    """Collection that is searched by image, caption and words as well, such as `CollectionCopy`."""
+
+    def search_ranked(
+        self, query: Float32[np.ndarray, "1 E"], text: str, ranking: Ranking, page: SearchOptions
+    ) -> list[Hit]:
+        """Search by image, caption and words; by image alone where no caption counts."""
+        ...
+
+    def words(self, text: str, captions: CaptionChoice = "given") -> WordMatches:
+        """Find the records whose caption shares a word with a text."""
+        ...
+
+    def records_of(self, hits: Iterable[Hit]) -> dict[str, Record]:
+        """Return the records of hits, with captions and vectors; deleted ones are missing."""
         ...

@@ -21,11 +21,11 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
 from coca.search.query.match_config import CalibrationConfig
+from coca.search.query.milvus_search import searchable
 from coca.search.query.query_terms import embed_queries
-from coca.search.query.ranking import search_ranked
+from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.search.search_options import Ranking, SearchOptions
 
@@ -38,8 +38,6 @@ MAX_CHANGE = 0.1
 _MIN_TEXTS = 40
 """Number of texts of the package that are used in any case."""
 _RANDOM_TEXTS = 100
-_MAX_COPIED = 100_000
-"""Maximum number of records that are read into memory to search them."""
 _RECORDS = 1_000
 """Number of records over which vectors are averaged."""
 
@@ -50,7 +48,7 @@ def calibrate(
     config: CalibrationConfig | None = None,
     *,
     answers: Mapping[str, Sequence[str]] | None = None,
-    copy: CollectionCopy | None = None,
+    searched: Searchable | None = None,
     progress: ProgressMaker = silent,
 ) -> Calibration:
     """Calibrate the match score of a collection, and store it with the collection.
@@ -61,7 +59,7 @@ def calibrate(
         config: Settings; default: those of `CalibrationConfig`.
         answers: Ids or paths of the correct images of queries, none for a query that matches
             nothing. Default: texts of the package and random letters, which match nothing.
-        copy: Copy of the collection in memory, which is read otherwise.
+        searched: The collection as it is searched; by default `searchable(collection)`.
         progress: Optional progress callback.
 
     Raises:
@@ -76,10 +74,7 @@ def calibrate(
     ids = sorted(collection.ids())
     if not ids:
         raise SearchError(f"collection {info.collection!r} has no records to calibrate with")
-    if copy is None:
-        # A server searches as fast as it reads.
-        is_small = collection.lite_folder is not None and len(ids) <= _MAX_COPIED
-        copy = CollectionCopy(collection, vectors=is_small, progress=progress)
+    searched = searched or searchable(collection, progress)
     sample = collection.get(_drawn(ids, _RECORDS, random)).values()
     absent = absent_texts()
     score = MatchScore.of_means(
@@ -87,14 +82,14 @@ def calibrate(
         np.stack([mixed_vector(record) for record in sample]),
     )
     if answers is None:
-        other = {ABSENT: _unrelated(copy, absent, random), RANDOM: _random_texts(random)}
+        other = {ABSENT: _unrelated(searched, absent, random), RANDOM: _random_texts(random)}
         matching: list[tuple[str, Record]] = []
     else:
         other = {LISTED: [text for text, images in answers.items() if not images]}
         matching = _listed(collection, answers)
     seconds = config.max_seconds / len(other)
     scores = {
-        source: _first_scores(copy, embedder, score, texts, seconds, progress)
+        source: _first_scores(searched, embedder, score, texts, seconds, progress)
         for source, texts in other.items()
     }
     own = [
@@ -160,10 +155,10 @@ def _drawn(items: Sequence[str], count: int, random: np.random.Generator) -> lis
 
 
 def _unrelated(
-    copy: CollectionCopy, texts: Sequence[str], random: np.random.Generator
+    searched: Searchable, texts: Sequence[str], random: np.random.Generator
 ) -> list[str]:
     """Return the texts of which no given caption has a word, or some with the fewest matches."""
-    matches = {text: len(copy.words(text)) for text in _drawn(texts, len(texts), random)}
+    matches = {text: len(searched.words(text)) for text in _drawn(texts, len(texts), random)}
     unrelated = [text for text, count in matches.items() if count == 0]
     return (
         unrelated
@@ -185,7 +180,7 @@ def _random_texts(random: np.random.Generator) -> list[str]:
 
 
 def _first_scores(
-    copy: CollectionCopy,
+    searched: Searchable,
     embedder: Embedder,
     score: MatchScore,
     texts: Sequence[str],
@@ -201,12 +196,8 @@ def _first_scores(
         for text, vector in zip(texts, vectors, strict=True):
             if len(scores) >= _MIN_TEXTS and time.monotonic() > end:
                 break
-            query = vector[np.newaxis]
-            if copy.has_vectors:
-                hits = copy.search_ranked(query, text, ranking, page)
-            else:
-                hits = search_ranked(copy.in_milvus(), copy.words(text), query, ranking, page)
-            records = copy.records_of(hits).values()
+            hits = searched.search_ranked(vector[np.newaxis], text, ranking, page)
+            records = searched.records_of(hits).values()
             scores.append(max(score.score(vector, text, record) for record in records))
             bar.advance(1)
     return np.array(scores)

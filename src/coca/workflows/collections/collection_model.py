@@ -22,9 +22,10 @@ from coca.search.milvus.schema import CollectionSettings
 from coca.search.predictor import Embedder
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
+from coca.search.query.milvus_search import searchable
 from coca.search.query.rerank import RescoredIndex
 from coca.search.query.saved_copy import find_copy
-from coca.search.query.searchable import Searchable
+from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
 from coca.weights import FINGERPRINTS, shipped
@@ -234,7 +235,7 @@ def open_search(
     # The collection is opened first: that is fast, and its errors are raised at once.
     with ExitStack() as stack:
         connect = partial(Collection.open, uri, collection, token=token)
-        searched: Searchable
+        searched: VectorSearch
         if rescore_by is None and (saved := find_copy(uri, collection)):
             searched = stack.enter_context(CollectionCopy(connect, saved=saved))
         else:
@@ -245,6 +246,8 @@ def open_search(
             model = fitted(embedder, searched.info)
         if in_memory and isinstance(searched, Collection):
             searched = CollectionCopy(searched, progress=progress)
+        elif rescore_by is None:
+            searched = searchable(searched, progress)
         if rescore_by is not None:
             whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
             searched = RescoredIndex(searched, whole)

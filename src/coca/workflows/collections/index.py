@@ -13,7 +13,6 @@ from coca.core.errors import (
     MissingExtraError,
     ModelError,
     SearchError,
-    StorageError,
     check_options,
 )
 from coca.core.progress import ProgressMaker, silent
@@ -30,8 +29,8 @@ from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.saved_copy import find_copy
+from coca.search.query.milvus_search import searchable
+from coca.search.query.searchable import Searchable
 from coca.search.records import WHOLE, CollectionInfo
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.calibrate import calibrate, needs_calibration
@@ -197,7 +196,6 @@ def index_sources(
     `path_cache` is shared by repeated runs, so that later runs read only changes.
     """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
-    saved = find_copy(uri, settings.get("collection", "pictures"))
     with open_collection(
         predictor,
         uri,
@@ -209,8 +207,6 @@ def index_sources(
             sources, predictor, count, batch_size=predictor.batch_size, progress=progress
         ),
     ) as collection:
-        # Opened before the run, since it then reads only what the run writes.
-        copy = None if saved is None else CollectionCopy(collection, saved=saved)
         with counted_on_ctrl_c(collection):
             report = ingest(
                 sources,
@@ -226,24 +222,12 @@ def index_sources(
                 progress=progress,
                 batch_size=predictor.batch_size,
             )
-            if copy is None and collection.lite_folder is not None:
-                copy = CollectionCopy(collection, progress=progress)
+            # Here, so that the first search need not write the copy on disk.
+            searched = searchable(collection, progress)
             if needs_calibration(collection):
-                calibrate(collection, predictor, copy=copy, progress=progress)
-        if copy is not None:
-            _save(copy)
+                calibrate(collection, predictor, searched=searched, progress=progress)
         unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
         return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
-
-
-def _save(copy: CollectionCopy) -> None:
-    """Write a copy of a collection of Milvus Lite to disk, unless that on disk is current."""
-    if copy.is_saved:
-        return
-    try:
-        copy.save()
-    except StorageError as error:
-        logger.warning("searches read the collection itself, since its copy on disk: %s", error)
 
 
 def _index_vectors(
@@ -269,24 +253,20 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
-            copy = None
-            if collection.lite_folder is not None:
-                copy = CollectionCopy(collection, progress=progress)
+            searched = searchable(collection, progress)
             if needs_calibration(collection):
-                _calibrate_vectors(collection, copy, progress)
-        if copy is not None:
-            _save(copy)
+                _calibrate_vectors(collection, searched, progress)
         return IndexResult(collection.describe(), report)
 
 
 def _calibrate_vectors(
-    collection: Collection, copy: CollectionCopy | None, progress: ProgressMaker
+    collection: Collection, searched: Searchable, progress: ProgressMaker
 ) -> None:
     """Calibrate a collection with its model, if that is on this machine."""
     info = collection.info
     try:
         embedder = fitted(load_embedder(model_of(info)), info)
-        calibrate(collection, embedder, copy=copy, progress=progress)
+        calibrate(collection, embedder, searched=searched, progress=progress)
     except (ModelError, SearchError, MissingExtraError) as error:
         logger.warning(
             "searches mark no matches until `coca collection calibrate %s`: %s",
