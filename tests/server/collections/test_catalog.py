@@ -64,14 +64,14 @@ def test_items_that_others_deleted_are_reported_once(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[set[str]] = []
+    monkeypatch.setattr(catalog_module, "_STALE_S", -1.0)
+    monkeypatch.setattr("coca.search.milvus.lite._SHARE", -1)
     catalog = Catalog(collection, lambda ids: reported.append(set(ids)))
     catalog.read()
     collection.delete(["03", "05"])
     # As if another process had deleted them, of whose writes a client of a server hears nothing.
     monkeypatch.setattr(Collection, "writes", 23)
     monkeypatch.setattr(Collection, "sees_all_writes", False)
-    monkeypatch.setattr(catalog_module, "_STALE_S", -1.0)
-    monkeypatch.setattr(catalog_module, "_SHARE", -1)
     assert catalog.read() == catalog.read() == 21
     assert reported == [{"03", "05"}]
 

@@ -5,7 +5,6 @@ where hits take 1.4 KB.
 """
 
 import threading
-import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Collection as AnyOf
@@ -13,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.lite import Watch
 from coca.search.milvus.rows import batches
 from coca.search.records import METADATA, Hit
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
-"""Age from which the catalog is read again where other clients write unseen, in seconds."""
-_SHARE = 20
-"""It is read again at so many times the age of its read time: 5 % of the time."""
+"""Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""
 
@@ -56,7 +54,7 @@ class Catalog:
         self._entries: list[Entry] = []
         self._ids: frozenset[str] | None = None
         self._writes: int | None = None
-        self._read_at = self._took_s = 0.0
+        self._watch = Watch(collection, _STALE_S)
         self._lock = threading.Lock()
 
     def entries(self, filter: str = "") -> Sequence[Entry]:
@@ -91,13 +89,9 @@ class Catalog:
     def _refresh(self) -> None:
         collection, writes = self._collection, self._collection.writes
         changed = None if self._writes is None else collection.changed_since(self._writes)
-        age_s = time.monotonic() - self._read_at
-        stale = not collection.sees_all_writes and age_s > max(_STALE_S, _SHARE * self._took_s)
-        if changed is None or stale:
-            began_s = time.monotonic()
-            self._entries = sorted(_entries(collection.read_hits()), key=_age)
-            self._read_at = time.monotonic()
-            self._took_s = self._read_at - began_s
+        if changed is None or self._watch.is_old():
+            with self._watch.reading():
+                self._entries = sorted(_entries(collection.read_hits()), key=_age)
         elif changed:
             # A new list, since readers iterate over the old one.
             again = set(changed)
