@@ -7,7 +7,7 @@ more than there are lines, U bytes.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class HitLines:
 
     def write(self, row: int, hit: Hit) -> None:
         """Set the fields of a row."""
-        given = {name: value for name, value in asdict(hit).items() if value is not None}
+        given = {name: value for name, value in vars(hit).items() if value is not None}
         self._written[row] = json.dumps(given, ensure_ascii=False).encode() + b"\n"
 
     def _line(self, row: int) -> bytes:
