@@ -10,6 +10,7 @@ from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
+from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.query_terms import Term
 from coca.search.records import Record
 
@@ -102,6 +103,7 @@ def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
 def test_what_is_removed_in_the_middle_of_it_is_left_out(
     engine: SearchEngine, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    engine = SearchEngine(engine.embedder, MilvusSearch(collection))
     wanted = recommend(engine, ["3"], k=3, diversity=0.5)
     search = collection.search
 
