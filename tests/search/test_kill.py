@@ -43,6 +43,43 @@ for thread in threads:
 """
 
 
+INDEXED = """
+import os, signal, sys, time, numpy as np
+from pathlib import Path
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record
+uri, collection = sys.argv[1:]
+vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+index = Collection.open(uri, collection)
+index.upsert(Record(id=f"{row:04}", path="p", vector=it) for row, it in enumerate(vectors))
+index.flush()
+for _ in range(600):
+    if found := list(Path(uri).glob("collections/*/partitions/*/indexes/*.idx")):
+        print(found[0], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+"""
+
+
+def test_an_index_file_that_a_killed_process_did_not_finish_is_built_again(
+    tmp_path: Path,
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    with Collection.open(uri, "pictures", embed_dim=16, fingerprint="f", model="m", create=True):
+        pass
+    command = [sys.executable, "-c", INDEXED, uri, "pictures"]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert killed.returncode == -signal.SIGKILL
+    file = Path(killed.stdout.strip())
+    # As after a kill in the middle of writing it.
+    os.truncate(file, file.stat().st_size // 2)
+    with Collection.open(uri, "pictures") as collection:
+        assert collection.count() == 3000
+        record = collection.get(["0007"])["0007"]
+        assert collection.search(record.vector[None], 1)[0][0].id == "0007"
+
+
 def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
     uri: str, make_index: Callable[..., Collection]
 ) -> None:

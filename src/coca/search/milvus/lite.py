@@ -2,7 +2,8 @@
 
 Milvus Lite runs inside this process. It allows one process a folder and does not report that
 reason. It loses acknowledged rows when two threads write at once, and keeps its lock after the
-client is closed. After a kill it may have rows twice. This module works around all five.
+client is closed. After a kill it may have rows twice, or a part of an index file, with which it
+does not load the collection. This module works around all six.
 """
 
 import atexit
@@ -230,6 +231,7 @@ class Lease:
             if path not in _leases:
                 _prepare(path, create)
                 check_free(path)
+                _remove_unfinished_indexes(path)
                 lease = cls(path, has_log=any(path.glob("collections/*/wal/*.arrow")))
                 for name, state in current_copies(path).items():
                     lease.copies[name] = (state.stamp, 0)
@@ -255,6 +257,7 @@ class Lease:
                 del _leases[self.path]
                 manager = require("milvus_lite.server_manager", extra="search")
                 manager.server_manager_instance.release_server(str(self.path))
+                (self.path / _OPENED).unlink(missing_ok=True)
                 self._note_changes()
 
     def state_of(self, collection: str) -> FileState | None:
@@ -310,6 +313,9 @@ def check_space(folder: Path, needed: int | None = None) -> None:
 
 _ALLOWED = "it must be a path that ends in .db, or a server such as http://localhost:19530"
 
+_OPENED = "opened"
+"""File of a folder that is open; its time is that of the opening."""
+
 _guard = threading.Lock()
 _leases: dict[Path, Lease] = {}
 
@@ -341,6 +347,23 @@ def _prepare(path: Path, create: bool) -> None:
             raise SearchError(f"{path} cannot be made: {error.strerror or error}") from error
     elif not path.is_dir():
         raise SearchError(f"there is no collection at {path}: `coca index FOLDER` makes one")
+
+
+def _remove_unfinished_indexes(path: Path) -> None:
+    """Remove the index files that a killed process wrote, and note that the folder is open.
+
+    Lite writes them in place, without a flush to disk, and builds those that are missing.
+    """
+    mark = path / _OPENED
+    with suppress(FileNotFoundError):
+        since_s = mark.stat().st_mtime
+        for index in path.glob("collections/*/partitions/*/indexes/*.*idx"):
+            if index.stat().st_mtime >= since_s:
+                index.unlink()
+    # A full disk does not prevent searches.
+    with suppress(OSError):
+        mark.unlink(missing_ok=True)
+        mark.write_bytes(b"")
 
 
 def check_free(path: Path) -> None:
