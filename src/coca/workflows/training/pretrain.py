@@ -139,6 +139,10 @@ class PretrainConfig(Config):
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
                 "one of that model; set one of the two"
             )
+        # A classifier is all that an encoder with weights can lack.
+        has_classifier = getattr(self.model.image, "classes", 0) > 0
+        if self.init_from is not None and self.encoder_weights is not None and not has_classifier:
+            raise ConfigError(self.two_encoders())
         if self.lora is not None and (self.init_from is None or self.train.parallel == "fsdp"):
             raise ConfigError(
                 f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
@@ -162,6 +166,13 @@ class PretrainConfig(Config):
             raise ConfigError(fault)
         self._check_sizes()
         self._check_losses()
+
+    def two_encoders(self) -> str:
+        """Describe the fault that the image encoder has two sources of all its weights."""
+        return (
+            f"init_from is {self.init_from}, which has an image encoder of its own, but "
+            "encoder_weights is set as well; set one of the two"
+        )
 
     def _check_sizes(self) -> None:
         patch = self.model.image.patch_size
@@ -296,10 +307,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         )
     if config.encoder_weights is not None:
         if lacking == set():
-            raise ConfigError(
-                f"init_from is {config.init_from}, which has an image encoder of its own, but "
-                "encoder_weights is set as well; set one of the two"
-            )
+            raise ConfigError(config.two_encoders())
         facts["encoder_weights"] = load_encoder_weights(
             model.image_encoder, config.encoder_weights, only=lacking
         )
