@@ -7,6 +7,7 @@ another processor, whose sums differ in the last bits.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.encoders.encoder import ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
+from coca.processing.tokenizer import padded
 
 SHIFT = int(os.environ.get("TINY_SEED", "0"))
 """Added to each seed; 0 by default."""
@@ -109,3 +111,12 @@ def captioner(name: str) -> CoCa:
 def images(name: str, count: int = 2) -> Tensor:
     side = ENCODERS[name].image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+LETTERS = " abcdefghijklmnopqrstuvwxyz"
+
+
+def encode_letters(texts: Sequence[str]) -> Tensor:
+    """Captions of one token a letter, ids 4 and above."""
+    rows = [[4 + LETTERS.index(letter) for letter in text[:13]] for text in texts]
+    return padded([[1, *row, 2, 3] for row in rows], 16)

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.processing.tokenizer import padded
 from coca.train.backward import backward
 from coca.train.distillation import (
     ClassPrompts,
@@ -23,21 +21,14 @@ from coca.train.distillation import (
 )
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from tiny import caption, captioner, images
+from tiny import caption, captioner, encode_letters, images
 from tiny_ranks import drawn_classes, on_ranks
 
 NAMES = ("cat, kitty", "dog", "red car, auto, motorcar", "tree", "house", "sea, ocean", "cup")
-LETTERS = " abcdefghijklmnopqrstuvwxyz"
-
-
-def encode(texts: Sequence[str]) -> Tensor:
-    """Ids 4 and above for letters."""
-    rows = [[4 + LETTERS.index(letter) for letter in text[:13]] for text in texts]
-    return padded([[1, *row, 2, 3] for row in rows], 16)
 
 
 def prompts_of(*templates: str) -> ClassPrompts:
-    return ClassPrompts(NAMES, templates or ("a {}", "the {}"), encode)
+    return ClassPrompts(NAMES, templates or ("a {}", "the {}"), encode_letters)
 
 
 @pytest.fixture
@@ -55,7 +46,7 @@ def by_hand(model: Captioner, batch: Batch, temperature: float = 1.0) -> Tensor:
     """The divergence of each image over all classes, with the first name in the one template."""
     features = model.image_encoder.features(batch.images)
     target = (model.image_encoder.classify(features) / temperature).softmax(dim=1)
-    texts = model.encode_text(encode([name.split(", ")[0] for name in NAMES]))
+    texts = model.encode_text(encode_letters([name.split(", ")[0] for name in NAMES]))
     cosines = model.encode_image(batch.images) @ texts.T
     student = (model.logit_scale * cosines).softmax(dim=1)
     return (target * (target / student).log()).sum(dim=1)
@@ -65,7 +56,7 @@ def objective(**settings: float) -> CoCaObjective:
     weights = {"contrastive_weight": 0.0, "captioning_weight": 0.0, **settings}
     distillation = DistillationConfig(classes=7)
     config = LossConfig(distillation=distillation, **weights)  # type: ignore[arg-type]
-    first = ClassPrompts([name.split(", ")[0] for name in NAMES], ("{}",), encode)
+    first = ClassPrompts([name.split(", ")[0] for name in NAMES], ("{}",), encode_letters)
     return CoCaObjective(config, first)
 
 
@@ -169,9 +160,9 @@ def test_the_classifier_is_no_part_of_the_student(model: CoCa, batch: Batch) -> 
 def test_a_higher_temperature_softens_the_targets(model: CoCa, batch: Batch) -> None:
     teacher = 10 * torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
     names = [name.split(", ")[0] for name in NAMES]
-    prompts, weight = ClassPrompts(names, ("{}",), encode), torch.tensor(1 / 6)
+    prompts, weight = ClassPrompts(names, ("{}",), encode_letters), torch.tensor(1 / 6)
     with torch.no_grad():
-        embedded, texts = model.encode_image(batch.images), model.encode_text(encode(names))
+        embedded, texts = model.encode_image(batch.images), model.encode_text(encode_letters(names))
         sharp, soft = (
             distillation_loss(
                 model,
@@ -210,7 +201,9 @@ def test_each_name_of_a_class_is_drawn_in_each_template() -> None:
     torch.manual_seed(0)
     drawn = [prompts.draw(torch.tensor([2, 0])).tolist() for _ in range(200)]
     expected = [
-        encode([f"{start} {name}" for start in ("a", "the") for name in names.split(", ")]).tolist()
+        encode_letters(
+            [f"{start} {name}" for start in ("a", "the") for name in names.split(", ")]
+        ).tolist()
         for names in (NAMES[2], NAMES[0])
     ]
     for position, rows in enumerate(expected):

@@ -46,6 +46,12 @@ from coca.train.distillation import (
     distillation_loss,
     draw_classes,
 )
+from coca.train.sentence_teacher import (
+    DrawnSentences,
+    SentenceConfig,
+    SentenceTeacher,
+    sentence_loss,
+)
 
 # Training objective: the weighted sum of CoCa's losses (section 3.2), in nats.
 
@@ -67,6 +73,11 @@ class LossConfig(Config):
     classifier and its class names, and no labels."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     """Classes and prompts of the distillation loss."""
+    sentence_weight: NonNegativeFloat = 0.0
+    """Weight of the sentence loss: a sentence encoder teaches which texts are close to each other,
+    by sentences without images. The paper does not use it."""
+    sentences: SentenceConfig = field(default_factory=SentenceConfig)
+    """Sentences of the sentence loss, and the vectors of its teacher."""
     contrastive: str = "softmax"
     """A registered contrastive loss. `softmax` classifies the partner within the batch, as in the
     paper. `sigmoid` classifies each pair independently, as in SigLIP, and needs a model with a bias
@@ -85,7 +96,7 @@ class LossConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = ("contrastive", "captioning", "classification", "distillation")
+        kinds = ("contrastive", "captioning", "classification", "distillation", "sentence")
         names = [f"{kind}_weight" for kind in kinds]
         if not any(getattr(self, name) for name in names):
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
@@ -163,6 +174,10 @@ class Totals(NamedTuple):
     """Weight of each image that is distilled: number of ranks / such images of all ranks."""
     drawn: DrawnClasses | None = None
     """Classes and prompts of the distillation loss; None without one."""
+    sentences: DrawnSentences | None = None
+    """Sentences of the sentence loss; None without one."""
+    pairs: int = 1
+    """Pairs of the whole batch; a micro-batch has its part of a loss that no pair has."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -222,21 +237,29 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
 class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
-    Parts: `contrastive`, `captioning`, `classification` and `distillation`, if their weight is
-    above 0. With the first also `temperature` and `image_to_text@1`, the fraction of images whose
-    own caption is the nearest of the batch (chance level: 1 / batch size).
+    Parts: `contrastive`, `captioning`, `classification`, `distillation` and `sentence`, if their
+    weight is above 0. With the first also `temperature` and `image_to_text@1`, the fraction of
+    images whose own caption is the nearest of the batch (chance level: 1 / batch size).
     """
 
-    def __init__(self, config: LossConfig, prompts: ClassPrompts | None = None) -> None:
+    def __init__(
+        self,
+        config: LossConfig,
+        prompts: ClassPrompts | None = None,
+        teacher: SentenceTeacher | None = None,
+    ) -> None:
         """Create the objective.
 
         Args:
             config: Weights and options.
             prompts: Prompts of the classes of the image encoder's classifier, for distillation.
+            teacher: Sentences and their vectors, for the sentence loss.
         """
         assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
+        assert teacher is not None or not config.sentence_weight, "sentences need a teacher"
         self.config = config
         self.prompts = prompts
+        self.teacher = teacher
 
     def __call__(self, model: Captioner, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts."""
@@ -282,7 +305,11 @@ class CoCaObjective:
                 teacher = teacher[batch.is_distilled.to(teacher.device)]
             teacher = teacher.to(model.log_scale.device)
             drawn = draw_classes(teacher, self.prompts, self.config.distillation)
-        return Totals(token, image, distilled, drawn)
+        sentences = None
+        if self.config.sentence_weight > 0:
+            assert self.teacher is not None, "checked when the objective was created"
+            sentences = self.teacher.draw(self.config.sentences.count, model.log_scale.device)
+        return Totals(token, image, distilled, drawn, sentences, len(batch.keys))
 
     def first_pass(self, model: Captioner, batch: Batch) -> FirstPass | None:
         """Run the image encoder and its classifier, the poolers and the unimodal decoder."""
@@ -380,6 +407,12 @@ class CoCaObjective:
             loss = self._distill(model, batch, output, totals.drawn, totals.distilled_weight)
             total = total + config.distillation_weight * loss
             parts["distillation"] = loss.detach()
+        if totals.sentences is not None:
+            temperature = config.sentences.temperature
+            loss = sentence_loss(model, totals.sentences, temperature=temperature)
+            loss = loss * (len(batch.keys) / totals.pairs)
+            total = total + config.sentence_weight * loss
+            parts["sentence"] = loss.detach()
         return Losses(total, parts)
 
     def _distill(

@@ -28,6 +28,7 @@ from coca.train.distillation import ClassPrompts
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
+from coca.train.sentence_teacher import SentenceTeacher
 from coca.train.tracker import make_trackers
 from coca.train.trainer import TrainConfig, Trainer
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
@@ -132,13 +133,18 @@ def write_json(path: Path, content: object) -> None:
 
 
 def make_objective(config: LossConfig, model: Captioner, processor: Processor) -> CoCaObjective:
-    """Create the objective of a run, with the prompts of the encoder's classes if it distills.
+    """Create the objective of a run, with the teachers of its losses.
 
     Raises:
-        ConfigError: Distillation is on, but the encoder has no classifier or no class names.
+        ConfigError: Distillation is on, but the encoder has no classifier or no class names; or
+            the sentence loss has no file, or one with too few sentences.
+        ModelError: The file of the sentences cannot be read.
     """
+    teacher = None
+    if config.sentence_weight:
+        teacher = SentenceTeacher.load(config.sentences, processor.texts)
     if not config.distillation_weight:
-        return CoCaObjective(config)
+        return CoCaObjective(config, teacher=teacher)
     names = model.image_encoder.class_names
     if names is None:
         raise ConfigError(
@@ -146,9 +152,8 @@ def make_objective(config: LossConfig, model: Captioner, processor: Processor) -
             "no classifier with class names; choose an encoder of kind timm with image.classes "
             "1000, or set the weight to 0"
         )
-    return CoCaObjective(
-        config, ClassPrompts(names, config.distillation.templates, processor.texts)
-    )
+    prompts = ClassPrompts(names, config.distillation.templates, processor.texts)
+    return CoCaObjective(config, prompts, teacher)
 
 
 # Start of every training run: build the trainer, resume it, and record the start.
