@@ -154,6 +154,26 @@ def test_one_process_shares_one_hold_under_any_spelling(tmp_path: Path) -> None:
     assert Lease.take(str(folder), create=False) is not first
 
 
+FORKED = """
+import os, sys
+import milvus_lite.server_manager
+from coca.search.milvus.lite import Lease
+lease = Lease.take(sys.argv[1], create=True)
+if os.fork() == 0:
+    sys.exit(0)
+os.wait()
+print(*sorted(path.name for path in lease.path.iterdir()))
+"""
+
+
+def test_a_forked_process_that_ends_leaves_the_folder_to_its_parent(tmp_path: Path) -> None:
+    uri = tmp_path / "pictures.db"
+    command = [sys.executable, "-c", FORKED, str(uri)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "opened" in done.stdout.split()
+    assert not (uri / "opened").exists()
+
+
 def test_a_collection_that_lite_is_slow_with_is_reported() -> None:
     info = CollectionInfo(
         uri="pictures.db",

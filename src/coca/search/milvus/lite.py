@@ -210,6 +210,8 @@ class Lease:
     copies: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Collection with a copy on disk -> state of the files that the copy is of, see `FileState`,
     and number of writes in the journal that it includes."""
+    owner: int = field(default_factory=os.getpid)
+    """Id of the process that took the lock."""
     has_log: bool = False
     """Whether a killed process left a log. Lite 3.2 has rows twice if that happened behind a flush,
     before the log was deleted: until the next flush."""
@@ -324,8 +326,10 @@ _leases: dict[Path, Lease] = {}
 def _release_all() -> None:
     """Release the folders of collections that were not closed."""
     for lease in list(_leases.values()):
-        lease.users = 1
-        lease.release()
+        # A forked process has the leases of its parent, which goes on.
+        if lease.owner == os.getpid():
+            lease.users = 1
+            lease.release()
 
 
 def _check_suffix(path: Path) -> None:
