@@ -78,6 +78,8 @@ def parse(line: str) -> None:
         ("classify x.jpg -model=m", "classify x.jpg --model=m"),
         ("embed photos --csv", "embed photos --out embeddings.csv"),
         ("embed photos --csv x.csv", "embed photos --out x.csv"),
+        ("caption a.jpg --csv out", "caption a.jpg --out out.csv"),
+        ("caption a.jpg --csv=out", "caption a.jpg --out out.csv"),
         ("index photos --recursive --batch-size 8", "index photos"),
         ("export everyday m --onnx", "export everyday m --format onnx"),
         ("export everyday m --quantize", "export everyday m --format onnx --int8"),

@@ -397,10 +397,11 @@ def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
                 _value(attached, words)
         elif name in _FILES and "--out" in call.options:
             right[name] = "--out FILE"
-            stem = _FILE_STEMS.get(call.path[-1], call.path[-1])
-            is_named = attached or (words and words[0].endswith(_FILES[name]))
-            file = _value(attached, words) if is_named else [stem + _FILES[name]]
-            line += ["--out", *file]
+            suffix = _FILES[name]
+            is_named = attached or (words and _names_output(call, words[0], suffix))
+            given = _value(attached, words) if is_named else []
+            file = given[0] if given else _FILE_STEMS.get(call.path[-1], call.path[-1])
+            line += ["--out", file.removesuffix(suffix) + suffix]
         elif (name in _FILES or name in _WRITERS) and not _writes_file(call):
             right[name] = "--json"
             _value(attached, words)
@@ -431,6 +432,12 @@ def _corrected(call: _Call) -> tuple[list[str], dict[str, str]]:
 def _writes_file(call: _Call) -> bool:
     """Check whether a command has an output, or no result as JSON that could replace one."""
     return "--out" in call.options or "out" in call.arguments or "--json" not in call.options
+
+
+def _names_output(call: _Call, word: str, suffix: str) -> bool:
+    """Check whether a word is the output file, without or with its suffix, and not an input."""
+    is_stem = call.path[-1] in _FILE_STEMS and not os.path.splitext(word)[1]
+    return word.endswith(suffix) or (is_stem and word[:1] != "-" and not os.path.exists(word))
 
 
 def _value(attached: str, following: list[str]) -> list[str]:
