@@ -86,7 +86,7 @@ class ClassPrompts:
     def draw(self, classes: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
         """Draw one prompt of each class, on the classes' device; all ranks draw the same."""
         counts, first = self.counts[classes.cpu()], self._first[classes.cpu()]
-        drawn = (_uniform(len(counts), classes.device).cpu() * counts).long()
+        drawn = (shared_uniform(len(counts), classes.device).cpu() * counts).long()
         return self.tokens[first + drawn.minimum(counts - 1)].to(classes.device)
 
 
@@ -119,11 +119,11 @@ def sample_classes(teacher: Float[Tensor, "B C"], count: int) -> Int[Tensor, " K
     """
     votes = torch.zeros(teacher.shape[1], device=teacher.device)
     votes[teacher.argmax(dim=1)] = 1
-    priority = _uniform(len(votes), teacher.device) + (all_reduce_sum(votes) > 0)
+    priority = shared_uniform(len(votes), teacher.device) + (all_reduce_sum(votes) > 0)
     return priority.topk(min(count, len(priority))).indices.sort().values
 
 
-def _uniform(count: int, device: torch.device) -> Float[Tensor, " count"]:
+def shared_uniform(count: int, device: torch.device) -> Float[Tensor, " count"]:
     """Draw numbers in [0, 1) with torch's global generators; equal on all ranks."""
     # A sum of uniform numbers, modulo 1, is uniform again.
     return all_reduce_sum(torch.rand(count).to(device)) % 1

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
-from coca.model.losses.collectives import all_reduce_sum
 from coca.processing.word_vectors import WordVectors
+from coca.train.distillation import shared_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class SentenceTeacher:
         """Load the file of a configuration.
 
         Raises:
-            ConfigError: There is no file, or it has fewer sentences than a step draws.
+            ConfigError: No file is set, or it has fewer sentences than a step draws.
             ModelError: The file cannot be read.
         """
         if config.path is None:
@@ -95,9 +95,7 @@ class SentenceTeacher:
 
     def draw(self, count: int, device: torch.device) -> DrawnSentences:
         """Draw different sentences with torch's global generators; all ranks draw the same."""
-        # A sum of uniform numbers, modulo 1, is uniform again.
-        drawn = all_reduce_sum(torch.rand(len(self)).to(device)) % 1
-        rows = drawn.topk(count).indices.cpu()
+        rows = shared_uniform(len(self), device).topk(count).indices.cpu()
         tokens, vectors = self._tokens[rows], self._vectors[rows].float()
         return DrawnSentences(tokens.to(device), vectors.to(device))
 

@@ -57,7 +57,7 @@ class SavedCopy:
 
 
 def find_copy(uri: str, collection: str) -> SavedCopy | None:
-    """Open the copy of a collection, which need not be open; None if there is no right one.
+    """Open the copy of a collection, which need not be open; None without a current copy.
 
     Args:
         uri: Address of the collection; only Milvus Lite has copies.
