@@ -125,6 +125,24 @@ def test_parts_give_the_figures_and_gradients_of_the_whole(name: str, micro_batc
         assert (gradient - expected[key]).norm() <= 1e-5 * expected[key].norm() + 1e-7, key
 
 
+def test_unmarked_captions_take_no_part_in_the_captioning_loss_of_any_part() -> None:
+    batch = ragged_batch(6)
+    marked = torch.tensor([True, False, True, False, False, True])
+    some = dataclasses.replace(batch, is_captioned=marked)
+    rows = [row for row in range(6) if marked[row]]
+    alone = Batch(batch.images[rows], batch.tokens[rows], ("a", "b", "c"), 0)
+    whole, _ = step("paper", batch, None)
+    expected, _ = step("paper", alone, None)
+    for micro_batch in (None, 1, 2):
+        losses, _ = step("paper", some, micro_batch)
+        torch.testing.assert_close(losses.parts["captioning"], expected.parts["captioning"])
+        torch.testing.assert_close(losses.parts["contrastive"], whole.parts["contrastive"])
+    none = dataclasses.replace(batch, is_captioned=torch.zeros(6, dtype=torch.bool))
+    losses, gradients = step("captioning only", none, 2)
+    assert losses.total == 0
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
 def test_the_figures_of_a_step_carry_no_graph() -> None:
     for micro_batch in (None, 2):
         losses, _ = step("all three", ragged_batch(4), micro_batch)

@@ -44,8 +44,12 @@ class Batch:
     transfers between processes and to a device. None: `images` are normalized already."""
 
     prompt_lengths: Int[Tensor, " B"] | None = None
-    """Number of prompt tokens in each row, including the first token; no loss is taken on them.
-    None: the batch has no prompts."""
+    """Number of prompt tokens in each row, including the first token. None: the batch has no
+    prompts."""
+
+    is_captioned: Bool[Tensor, " B"] | None = None
+    """Whether the text takes part in the captioning loss, by `SourceConfig.keyword_captioning`.
+    None: all texts."""
 
     is_distilled: Bool[Tensor, " B"] | None = None
     """Whether the image encoder's classifier teaches the image, by `SourceConfig.distill`. None:
@@ -96,6 +100,7 @@ class Batch:
         there = {
             "class_targets": self.class_targets,
             "prompt_lengths": self.prompt_lengths,
+            "is_captioned": self.is_captioned,
             "is_distilled": self.is_distilled,
             "teacher_logits": self.teacher_logits,
         }

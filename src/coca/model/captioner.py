@@ -173,6 +173,7 @@ class Captioner(nn.Module, ABC):
         captioning: bool = True,
         classification: bool = False,
         prompt_lengths: Int[Tensor, " B"] | None = None,
+        is_captioned: Bool[Tensor, " B"] | None = None,
     ) -> CoCaOutput:
         """Compute the requested outputs; each tower runs at most once, and only if needed.
 
@@ -187,6 +188,7 @@ class Captioner(nn.Module, ABC):
             classification: Return the class logits of the head.
             prompt_lengths: Prompt tokens of each caption, the first token included. A head with
                 `reads="text"` sees these alone. None: all tokens.
+            is_captioned: Captions with decoder states and targets in the result. None: all.
 
         Raises:
             ConfigError: Class logits are requested from a model without a head, or the number of
@@ -223,6 +225,8 @@ class Captioner(nn.Module, ABC):
                     asked, is_asked = inner.pad_first(decoded, lengths)
                     logits = head(asked, real=is_asked)
                 if captioning:
+                    if is_captioned is not None:
+                        real = real & is_captioned.repeat_interleave(each)[:, None]
                     states = decoded[inner.rows(real)]
                     targets = tokens[:, 1:][real[:, :-1]]
         return CoCaOutput(

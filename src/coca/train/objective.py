@@ -286,8 +286,10 @@ class CoCaObjective:
     def totals(self, model: Captioner, batch: Batch) -> Totals:
         """Count tokens and labelled images over all ranks, as weights, and draw classes."""
         counts = torch.zeros(3, device=batch.tokens.device)
+        captioned = batch.is_captioned
         if self.config.captioning_weight > 0:
-            counts[0] = model.label_mask(batch.tokens).sum()
+            labels = model.label_mask(batch.tokens)
+            counts[0] = (labels if captioned is None else labels & captioned[:, None]).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
         if self.config.distillation_weight > 0:
@@ -367,6 +369,7 @@ class CoCaObjective:
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
             prompt_lengths=batch.prompt_lengths,
+            is_captioned=batch.is_captioned,
         )
 
     def _sum_up(

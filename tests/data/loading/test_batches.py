@@ -178,6 +178,26 @@ def test_a_question_precedes_its_answer_and_is_counted() -> None:
         assert rest == ("a red car" if key == "q" else "two dogs play")
 
 
+def test_keywords_that_are_not_captioned_are_marked() -> None:
+    rows = [
+        Sample(f"{n}", image_bytes(n), ("a dog",), metadata={"german": ["ein Hund"]})
+        for n in range(4)
+    ]
+    both = {"keyword_field": "german", "keyword_fraction": 0.5}
+    for captioned in (True, False):
+        configs = [named("x", **both, keyword_captioning=captioned)]
+        loader = make_loader(MemorySource(rows), configs=configs, batch_size=16)
+        (batch,) = take(loader, 1)
+        if captioned:
+            assert batch.is_captioned is None
+            continue
+        tokenizer = tiny_processor().tokenizer
+        texts = [tokenizer.decode(row[1:].tolist()) for row in batch.tokens]
+        assert {*texts} == {"a dog", "ein hund"}
+        assert batch.is_captioned is not None
+        assert batch.is_captioned.tolist() == [text == "a dog" for text in texts]
+
+
 def test_answers_count_by_their_accuracy_and_only_if_listed() -> None:
     people = ("two cats", "2 cats", "The dog.", *["a cow"] * 7)
     source = MemorySource([asked("q", "what is it", *people)])

@@ -144,9 +144,16 @@ class BatchDataset(Dataset[Batch | Failure]):
             bad=tuple(bad),
             image_config=None if self._features else self._processor.image_config,
             prompt_lengths=prompt_lengths,
+            is_captioned=self._captioned(examples),
             is_distilled=self._distilled(sources),
             teacher_logits=_stacked([example.logits for example in examples]),
         )
+
+    def _captioned(self, examples: Sequence[_Example]) -> Bool[Tensor, " B"] | None:
+        """Mark the texts of the captioning loss; None if no source has others."""
+        if all(config.keyword_captioning for config in self._configs):
+            return None
+        return torch.tensor([example.text.is_captioned for example in examples])
 
     def _distilled(self, sources: Sequence[int]) -> Bool[Tensor, " B"] | None:
         """Mark the samples of sources with `distill`; None if all sources have it."""

@@ -34,6 +34,8 @@ class SampledText(NamedTuple):
     is_question: bool = False
     """Whether `text` is a question and `answer` its completion."""
     answer: str = ""
+    is_captioned: bool = True
+    """Whether the text takes part in the captioning loss."""
 
 
 def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]]:
@@ -61,6 +63,7 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
     question and draws one of the answers. The text is inserted into one of the templates.
     """
     texts, answers = texts_of(sample, config)
+    is_captioned = True
     answer = _draw(answers, generator) if answers else ""
     if config.text == "labels":
         order = torch.randperm(len(texts), generator=generator).tolist()
@@ -68,7 +71,7 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
     else:
         keywords = keywords_of(sample, config)
         if keywords and float(torch.rand((), generator=generator)) < config.keyword_fraction:
-            texts = keywords
+            texts, is_captioned = keywords, config.keyword_captioning
         text = _draw(texts, generator) if texts else ""
     if not text:
         raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")
@@ -81,7 +84,7 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
         ) from error
     templates = templates_of(config)
     prompt = _draw(templates, generator).replace("{}", text) if templates else text
-    return SampledText(prompt, config.text == "question", answer)
+    return SampledText(prompt, config.text == "question", answer, is_captioned)
 
 
 def humanize_label(label: str) -> str:

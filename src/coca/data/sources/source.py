@@ -75,12 +75,16 @@ class SourceConfig(Config):
     the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
     keyword_field: str = ""
-    """Metadata field with a list of keywords, such as `keywords` or `tags`; see
-    `keyword_fraction`."""
+    """Metadata field with a list of other texts that people search by, such as `keywords`, `tags`,
+    or captions in a second language; see `keyword_fraction`."""
 
     keyword_fraction: Fraction = 0.0
     """Fraction of visits, 0 to 1, whose text is one of the keywords in place of a caption. So a
     model learns queries of one word. A sample without keywords has its captions only."""
+
+    keyword_captioning: bool = True
+    """Whether keywords take part in the captioning loss. false: the model learns to understand
+    them but not to write them, such as captions in a second language."""
 
     distill: bool = True
     """Whether images take part in the distillation loss (`loss.distillation_weight`). A classifier

@@ -15,7 +15,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.loading.text import templates_of, texts_of
+from coca.data.loading.text import keywords_of, templates_of, texts_of
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig, read_metadata
 from coca.model.encoders.encoder import Normalization
@@ -162,7 +162,7 @@ def train_tokenizer(
     config: TokenizerConfig,
     progress: ProgressMaker = silent,
 ) -> Tokenizer:
-    """Train a tokenizer on all texts of the sources: captions, labels, questions, answers.
+    """Train a tokenizer on all texts of the sources: captions, keywords, labels and answers.
 
     Texts are inserted into their templates.
 
@@ -201,7 +201,8 @@ def _texts(sources: Sources) -> Iterator[str]:
             texts, answers = texts_of(sample, config)
             template = templates[row // step % len(templates)]
             read, found = read + 1, found + bool(texts)
-            yield "\n".join([*(template.replace("{}", text) for text in texts), *answers])
+            filled = (template.replace("{}", text) for text in texts)
+            yield "\n".join([*filled, *keywords_of(sample, config), *answers])
         if read and not found:
             raise _without_text(config, read)
 
