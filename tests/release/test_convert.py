@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.inference.loading import fingerprint
 from coca.inference.open_weights import MODEL_FILES
 from coca.model.pretrained import MODULES_FILE
-from coca.release.convert import convert
+from coca.release.convert import average, convert
 from tiny_model import write_model
 from tiny_openclip import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
@@ -104,3 +104,51 @@ def test_a_model_of_the_paper_cannot_become_one_of_open_clip(tmp_path: Path) -> 
 def test_a_folder_cannot_go_into_a_file(theirs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name a folder"):
         convert(theirs, tmp_path / "w.bin", to="coca")
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return coca.load(folder, device="cpu", prepack=False).model.state_dict()
+
+
+@pytest.mark.parametrize(("shares", "first"), [((), 0.5), ((3.0, 1.0), 0.75)])
+def test_an_average_lies_between_its_models(
+    tmp_path: Path, shares: tuple[float, ...], first: float
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for seed, folder in enumerate(folders):
+        write_model(folder, seed=seed)
+    made = average(folders, tmp_path / "mean", shares=shares)
+    one, two, mean = map(weights_of, (*folders, made))
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, first * one[name] + (1 - first) * two[name])
+    assert sorted(it.name for it in made.iterdir()) == sorted([*MODEL_FILES, MODULES_FILE])
+
+
+def test_an_average_of_equal_models_is_that_model(tmp_path: Path) -> None:
+    write_model(tmp_path / "one")
+    made = average([tmp_path / "one"] * 3, tmp_path / "mean", shares=(1.0, 2.0, 4.0))
+    assert fingerprint(made) == fingerprint(tmp_path / "one")
+
+
+def test_models_that_differ_in_more_than_weights_have_no_average(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        write_model(tmp_path / name)
+    settings = tmp_path / "two" / "config.json"
+    content = json.loads(settings.read_text())
+    content["model"]["embed_dim"] *= 2
+    settings.write_text(json.dumps(content))
+    vocabulary = tmp_path / "three" / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text() + " ")
+    for other, what in (("two", "configuration"), ("three", "tokenizer")):
+        with pytest.raises(ModelError, match=rf"{other} has another {what} than .*one"):
+            average([tmp_path / "one", tmp_path / other], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize(("count", "shares"), [(1, ()), (2, (1.0,)), (2, (1.0, 0.0))])
+def test_an_average_needs_two_models_with_a_share_each(
+    tmp_path: Path, count: int, shares: tuple[float, ...]
+) -> None:
+    write_model(tmp_path / "one")
+    with pytest.raises(ConfigError, match="at least 2 models, each with a share above 0"):
+        average([tmp_path / "one"] * count, tmp_path / "mean", shares=shares)

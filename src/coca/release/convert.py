@@ -1,8 +1,9 @@
-"""Conversion between OpenCLIP weights and model folders, in both directions."""
+"""Conversion between OpenCLIP weights and model folders, and averages of weights."""
 
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -25,8 +26,15 @@ from coca.inference.open_weights import (
 from coca.model.openclip.openclip_config import OpenCLIPConfig, differences, to_open_clip
 from coca.model.openclip.openclip_weights import config_of_weights, restore_state_dict
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
-from coca.model.pretrained import WEIGHTS_FILE, load_config_file, write_modules
-from coca.processing.processor import Processor
+from coca.model.pretrained import (
+    WEIGHTS_FILE,
+    ModelConfig,
+    load_config_file,
+    load_model,
+    save_model,
+    write_modules,
+)
+from coca.processing.processor import TOKENIZER_FILE, Processor
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +84,65 @@ def convert(
 
 def copy_model(folder: Path, out: Path) -> Path:
     """Copy the model files of a folder, and no others."""
-    names = [*MODEL_FILES, *(name for name in (SOURCE_FILE,) if (folder / name).is_file())]
     with atomic_folder(out) as unfinished:
-        for name in names:
-            shutil.copyfile(folder / name, unfinished / name)
-        write_modules(unfinished)
+        _copy_files(folder, unfinished)
     return out
+
+
+def _copy_files(folder: Path, out: Path) -> None:
+    names = [*MODEL_FILES, *(name for name in (SOURCE_FILE,) if (folder / name).is_file())]
+    for name in names:
+        shutil.copyfile(folder / name, out / name)
+    write_modules(out)
+
+
+def average(
+    sources: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] = ()
+) -> Path:
+    """Average the weights of models that share their start (model soup, arXiv 2203.05482).
+
+    All files except the weights are those of the first model.
+
+    Args:
+        sources: At least 2 models of one architecture and tokenizer, by any name that `coca.load`
+            accepts. Runs that start from the same weights have a useful average; others do not.
+        out: Folder to write.
+        shares: Share of each model, above 0; they are divided by their sum. Default: equal shares.
+
+    Raises:
+        ConfigError: There are fewer than 2 models, or the shares do not fit them.
+        ModelError: A model cannot be read, or has another configuration or tokenizer.
+    """
+    shares = shares or [1.0] * len(sources)
+    if len(sources) < 2 or len(shares) != len(sources) or min(shares) <= 0:
+        raise ConfigError(
+            f"an average needs at least 2 models, each with a share above 0; got {len(sources)} "
+            f"models and the shares {', '.join(map(str, shares))}"
+        )
+    folders = [model_folder(source) for source in sources]
+    config, vocabulary = _essentials(folders[0])
+    mean: dict[str, Tensor] = {}
+    for source, folder, share in zip(sources, folders, shares, strict=True):
+        if _essentials(folder) != (config, vocabulary):
+            what = "tokenizer" if _essentials(folder)[0] == config else "configuration"
+            raise ModelError(
+                f"{source} has another {what} than {sources[0]}; only weights of the same model "
+                "can be averaged"
+            )
+        for name, tensor in load_model(folder).state_dict().items():
+            part = tensor.double() * (share / sum(shares))
+            mean[name] = mean[name] + part if name in mean else part
+    first = load_model(folders[0])
+    first.load_state_dict({name: mean[name].to(it) for name, it in first.state_dict().items()})
+    with atomic_folder(Path(out)) as unfinished:
+        _copy_files(folders[0], unfinished)
+        save_model(unfinished, first)
+    return Path(out)
+
+
+def _essentials(folder: Path) -> tuple[ModelConfig, bytes]:
+    """Read what models must share so that their weights can be averaged."""
+    return load_config_file(folder), (folder / TOKENIZER_FILE).read_bytes()
 
 
 def _for_open_clip(folder: Path, out: Path) -> Path:

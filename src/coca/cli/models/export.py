@@ -1,4 +1,4 @@
-"""Commands `coca export` and `coca convert`: write a model to share, or for other runtimes."""
+"""Commands `coca convert`, `coca average` and `coca export`: write a model from others."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -72,6 +72,34 @@ def convert(
 
     made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)
     console.say(f"{source} is now in {made}")
+    console.emit({"out": str(made)})
+
+
+# Command `coca average`: average the weights of several models.
+
+
+def average(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Models of one architecture and tokenizer."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
+    shares: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--share",
+            help="Share of a model, above 0; once for each model in order; default: equal.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Average the weights of models that were trained from the same start."""
+    console = Console.current(json=as_json)
+    from coca.release import convert as workflow
+
+    made = workflow.average(sources, out, shares=shares or ())
+    console.say(f"the average of {len(sources)} models is now in {made}")
     console.emit({"out": str(made)})
 
 
