@@ -1,4 +1,4 @@
-"""Draw docs/search.png: the first hits of queries in the demo's collection, after `make demo`.
+"""Draw docs/search.jpg: the first photos of the demo that three queries find.
 
     python scripts/draw_searches.py
 
@@ -10,83 +10,73 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 import coca
-from coca.search.milvus.collection import Collection
+from coca.demo.photos import write_photos
+from coca.inference.predictor import Predictor
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
 from coca.search.records import Hit
+from coca.workflows.collections.collection_model import open_collection
 
-QUERIES = ("puppies", "red car", "something to drink")
+QUERIES = ("boat on the water", "food on a plate", "sunset at the sea")
 
-CONTENDERS = 64
-"""Nearest images of each query whose names are kept; a hybrid search ranks no others by image."""
+HITS, SIDE, GAP, LEFT, LINE = 6, 132, 6, 168, 20
+"""Hits of a query; side of a photo, distance of photos, width of the query, and height of the line
+of a score, in pixels."""
+ROW = SIDE + LINE + GAP
 
-HITS, CELL, IMAGE, LEFT, ROW, COLORS = 5, 138, 72, 172, 150, 128
-"""Hits of a query; width of a hit, side of its image, width of the query and height of a row in
-pixels; colours of the file."""
-
-GREY, BLACK, LINE = (110, 110, 110), (16, 16, 16), (222, 222, 222)
-
-
-KEY = "searches"
-"""Name of the metadata in the file: JSON of the model's fingerprint, of the file name, cosine and
-fused score of each hit of each query, and of the hits and nearest images of all."""
+GREY, BLACK = (110, 110, 110), (16, 16, 16)
 
 
-def write(
-    path: Path,
-    rows: Sequence[tuple[str, Sequence[Hit]]],
-    *,
-    fingerprint: str,
-    contenders: Sequence[str] = (),
-) -> None:
+def search(model: Predictor, folder: Path, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    """Index the photos of the demo in a folder, and search them."""
+    write_photos(folder / "photos")
+    with open_collection(model, str(folder / "photos.db"), create=True) as collection:
+        ingest([FileSource([folder / "photos"])], model, collection)
+        return coca.SearchEngine(model, collection).search_batch(list(queries), k=k)
+
+
+def write(path: Path, rows: Mapping[str, Sequence[Hit]], *, fingerprint: str) -> None:
     """Draw the hits of each query, with the hits as metadata."""
     searches = {
-        query: [
-            {
-                "file": Path(hit.path).name,
-                "score": round(hit.score, 3),
-                "fused_score": round(hit.fused_score or 0.0, 3),
-            }
-            for hit in hits
-        ]
-        for query, hits in rows
+        query: {Path(hit.path).name: round(hit.score, 3) for hit in hits}
+        for query, hits in rows.items()
     }
-    info = PngInfo()
-    content = {"fingerprint": fingerprint, "searches": searches, "contenders": contenders}
-    info.add_text(KEY, json.dumps(content), zip=True)
-    draw(rows).quantize(COLORS).save(path, optimize=True, pnginfo=info)
+    comment = json.dumps({"fingerprint": fingerprint, "searches": searches})
+    draw(rows).save(path, quality=85, optimize=True, comment=comment)
 
 
 def read(path: Path) -> Mapping[str, object]:
-    """Read the metadata that `write` added."""
+    """Read the metadata that `write` added: the model's fingerprint, and the cosines of the files.
+
+    The hits of a query are in their order.
+    """
     with Image.open(path) as image:
-        content: Mapping[str, object] = json.loads(image.info[KEY])
+        content: Mapping[str, object] = json.loads(image.info["comment"])
     return content
 
 
-def draw(rows: Sequence[tuple[str, Sequence[Hit]]]) -> Image.Image:
-    """Paste the images of all hits with their captions and scores, one query in a row."""
-    canvas = Image.new("RGB", (LEFT + HITS * CELL + 14, len(rows) * ROW), "white")
+def draw(rows: Mapping[str, Sequence[Hit]]) -> Image.Image:
+    """Paste the photos of all hits with their scores, one query in a row."""
+    width = LEFT + HITS * (SIDE + GAP)
+    canvas = Image.new("RGB", (width, len(rows) * ROW), "white")
     pen = ImageDraw.Draw(canvas)
     small, large = (ImageFont.load_default(size) for size in (13, 15))
-    for number, (query, hits) in enumerate(rows):
+    for number, (query, hits) in enumerate(rows.items()):
         top = number * ROW
-        if number:
-            pen.line((14, top, canvas.width - 14, top), fill=LINE)
-        pen.text((14, top + 48), "coca search", GREY, small)
-        pen.text((14, top + 66), f'"{query}"', BLACK, large, stroke_width=0.4)
+        pen.text((8, top + SIDE // 2 - 20), "coca search", GREY, small)
+        pen.text((8, top + SIDE // 2 - 2), f'"{query}"', BLACK, large, stroke_width=0.4)
         for place, hit in enumerate(hits):
-            middle = LEFT + place * CELL + CELL // 2
-            image = Image.open(hit.path).convert("RGBA")
-            image.thumbnail((IMAGE, IMAGE), Image.Resampling.LANCZOS)
-            canvas.paste(image, (middle - image.width // 2, top + 14), image)
-            name = hit.caption or Path(hit.path).stem
-            shown = name if len(name) < 19 else f"{name[:17]}..."
-            pen.text((middle, top + 104), shown, BLACK, small, anchor="mm")
-            pen.text((middle, top + 124), f"{hit.score:.3f}", GREY, small, anchor="mm")
+            left = LEFT + place * (SIDE + GAP)
+            with Image.open(hit.path) as image:
+                photo = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            canvas.paste(photo, (left, top))
+            score = (left + SIDE // 2, top + SIDE + LINE // 2)
+            pen.text(score, f"{hit.score:.3f}", GREY, small, anchor="mm")
     return canvas
 
 
@@ -94,16 +84,13 @@ def main() -> None:
     """Search, draw and write the file."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("queries", nargs="*", default=QUERIES)
-    options.add_argument("--uri", default="runs/demo/pictures.db")
-    options.add_argument("--out", type=Path, default=Path("docs/search.png"))
+    options.add_argument("--out", type=Path, default=Path("docs/search.jpg"))
     given = options.parse_args()
-    with Collection.open(given.uri) as collection:
-        engine = coca.SearchEngine(coca.load(), collection)
-        rows = [(query, engine.search(query, k=HITS)) for query in given.queries]
-        nearest = engine.search_batch(given.queries, k=CONTENDERS)
-    found = [*nearest, *(hits for _, hits in rows)]
-    contenders = sorted({Path(hit.path).name for hits in found for hit in hits})
-    write(given.out, rows, fingerprint=engine.embedder.fingerprint, contenders=contenders)
+    model = coca.load()
+    with TemporaryDirectory() as folder:
+        found = search(model, Path(folder), given.queries, HITS)
+        rows = dict(zip(given.queries, found, strict=True))
+        write(given.out, rows, fingerprint=model.fingerprint)
 
 
 if __name__ == "__main__":

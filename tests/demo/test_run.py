@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from coca.core.errors import CocaError, DataError, ModelError
-from coca.demo import emoji
+from coca.demo import emoji, photos
 from coca.demo import run as workflow
 from coca.demo.own_images import demo_on_images
 from coca.demo.run import (
+    DRAWINGS,
     IMAGE_QUERIES,
     NAMED,
-    PHOTOS,
+    PHOTO_QUERIES,
     TAKEN_OUT,
     DemoResult,
     demo,
@@ -42,7 +43,7 @@ QUICK = (
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_concepts() -> Iterator[None]:
     """Every thirtieth and those that are searched for; to draw all would take a minute."""
-    every = emoji._concepts
+    every, table = emoji._concepts, photos.read_table()[::10]
 
     def some() -> list[emoji._Concept]:
         wanted = IMAGE_QUERIES
@@ -50,6 +51,7 @@ def _fewer_concepts() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emoji, "_concepts", some)
+        patch.setattr(photos, "read_table", lambda: table)
         yield
 
 
@@ -98,7 +100,9 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
         "Food &amp; Drink",
         "word for word",
         "Captions of photos",
-        "a motorbike",
+        "Searching photos",
+        "boat on the water",
+        "photo: ",
         "attention maps",
         "Recommended: like",
         "classes in Milvus",
@@ -110,10 +114,29 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
 
 
 @pytest.mark.slow
+def test_photos_are_indexed_with_their_credits_and_captions_of_the_model(shown: DemoResult) -> None:
+    table = {photo.name: photo for photo in photos.read_table()}
+    with Collection.open(str(shown.index)) as collection:
+        assert collection.count() == len(table)
+        assert collection.info.calibration
+        for record in collection.get(collection.ids()).values():
+            assert record.caption_source != "given"
+            assert record.metadata["author"] == table[Path(record.path).name].author
+            assert record.metadata["page"] == table[Path(record.path).name].page
+
+
+@pytest.mark.slow
+def test_the_report_leads_with_searches_of_photos(shown: DemoResult) -> None:
+    page = shown.report.read_text()
+    assert page.index("<h2>Searching photos</h2>") == page.index("<h2>")
+    assert all(f"“{query}”" in page for query in PHOTO_QUERIES)
+
+
+@pytest.mark.slow
 def test_the_image_that_was_deleted_is_back_again(shown: DemoResult) -> None:
     code, _ = TAKEN_OUT
     id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
-    with Collection.open(str(shown.index)) as collection:
+    with Collection.open(str(shown.index), DRAWINGS) as collection:
         assert collection.get([id])[id].caption
     with Collection.open(str(shown.index), "names") as names:
         assert len(class_names(names)) == names.count() > 50
@@ -175,7 +198,7 @@ def test_each_drawing_is_embedded_once(
     demo(tmp_path, model=shown.model)
     drawings = len(list((tmp_path / "pictures" / "openmoji").glob("*.png")))
     # The photos, the images of queries, and those that are classified by class names.
-    others = len(PHOTOS) + len(IMAGE_QUERIES) + 2 * NAMED
+    others = len(photos.read_table()) + len(IMAGE_QUERIES) + 2 * NAMED
     assert drawings <= sum(rows) <= drawings + others
     rows.clear()
     demo(tmp_path, model=shown.model)
@@ -260,8 +283,8 @@ def test_the_recipe_learns_from_one_vendor_only() -> None:
 def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
     shown: DemoResult, tmp_path: Path
 ) -> None:
-    for number, path in enumerate(sorted((shown.folder / "pictures" / "photos").glob("*.png"))):
-        shutil.copyfile(path, tmp_path / f"{number}.png")
+    for path in sorted((shown.folder / "pictures" / "photos").glob("*.webp"))[:5]:
+        shutil.copyfile(path, tmp_path / path.name)
     made = demo_on_images(tmp_path, tmp_path / "out", model=shown.model)
     page = made.report.read_text()
     assert "“a red car”" in page

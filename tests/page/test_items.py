@@ -183,6 +183,9 @@ def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:
     expect(item.locator(".tag")).to_have_text(["circle", "red"])
     for text in ("200 pixels", "circles", "phone"):
         expect(item.locator(".details")).to_contain_text(text)
+    link = item.locator(".details a")
+    expect(link).to_have_text("https://example.org/photo")
+    expect(link).to_have_attribute("href", "https://example.org/photo")
 
 
 def test_exported_files_hold_the_selected_images(visit: Visit, tmp_path: Path) -> None:

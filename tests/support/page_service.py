@@ -54,6 +54,7 @@ def write_images(folder: Path) -> Path:
             "album": f"{shape}s",
             "time": f"20{10 + number}-06-15",
             "camera": "compact" if number % 2 else "phone",
+            "page": "https://example.org/photo",
         }
         (folder / f"{color}-{shape}.json").write_text(json.dumps(record))
     # The same pixels in other bytes.

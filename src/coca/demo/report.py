@@ -6,6 +6,7 @@ from typing import Any
 
 from coca.core.files.atomic import write_atomic
 from coca.demo.emoji import VENDORS
+from coca.demo.photos import CREDITS
 from coca.metrics.intervals import interval_shown, wilson_interval
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit
@@ -33,7 +34,7 @@ _CURVES = {
 def lead_of_shipped(model: str, parameters: int) -> str:
     """Write the introduction for a pretrained model."""
     size = parameters_shown(parameters)
-    return f"{model}, a CoCa of {size} parameters, shown on {UNSEEN}'s drawings."
+    return f"{model}, a CoCa of {size} parameters, shown on photos and on {UNSEEN}'s drawings."
 
 
 def lead_of_trained(config: PretrainConfig) -> str:
@@ -43,7 +44,7 @@ def lead_of_trained(config: PretrainConfig) -> str:
     return (
         f"A CoCa of {size} parameters, trained from scratch on {SEEN}'s drawings ({seen:,} pairs "
         f"seen, both losses), and shown here on {UNSEEN}'s, by a vendor whose images it has "
-        "never seen."
+        "never seen, and on photos."
     )
 
 
@@ -53,6 +54,7 @@ def write_report(
     lead: str,
     metrics: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Number]],
+    walls: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
     photos: Sequence[tuple[Path, Sequence[str], str]],
     captions: Sequence[tuple[Path, Sequence[str], str]],
@@ -65,12 +67,32 @@ def write_report(
         lead: Introduction, one sentence.
         metrics: Rows of training metrics; empty for a pretrained model.
         scores: Task and part of the data to metrics.
+        walls: Queries among photos and their hits, as in `found`.
         found: Queries and their hits, with `text`, `filter`, `image` and `hits`.
-        photos: Photo, what it shows, and the generated caption.
+        photos: Photo, its class and author, and the generated caption.
         captions: Drawing, its true names, and the generated caption.
         cross_attention_maps: True name of an image to the plot of its caption's attention maps.
     """
     sections = [
+        Section(
+            "Searching photos",
+            f"Typed queries among photos of Flickr (CC BY 2.0, cropped and resized; {CREDITS} next "
+            "to the photos links each to its page) without given captions: the model reads the "
+            "image alone. Below each photo are the caption that the model wrote, which the search "
+            "does not use, the cosine, and the author.",
+            [_wall(wall) for wall in walls],
+        ),
+        Section(
+            "Captions of photos",
+            "Above, the generated text; below, the class of the photo, which the model has not "
+            "read, and the author.",
+            [
+                ImageRow(
+                    "Spread over the file names",
+                    tuple(Example((written, *names), path) for path, names, written in photos),
+                )
+            ],
+        ),
         Section(
             "Everyday queries",
             f"Typed queries among {UNSEEN}'s drawings, each with all correct drawings. The names "
@@ -88,20 +110,10 @@ def write_report(
         *([Section("Training", blocks=[_curves(metrics)])] if metrics else []),
         Section(
             "Searching in Milvus",
-            f"{UNSEEN}'s drawings and a few photos in a Milvus Lite collection; the score is the "
+            f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the "
             "cosine with the image. Typed queries are also compared with the names below the "
             "drawings, as `coca search` does; queries by image read no name.",
             [_hits(one) for one in found],
-        ),
-        Section(
-            "Captions of photos",
-            "Above, the generated text; below, what the photo shows.",
-            [
-                ImageRow(
-                    "Photos of a Python package",
-                    tuple(Example((written, *names), path) for path, names, written in photos),
-                )
-            ],
         ),
         Section(
             "Captions of unseen drawings",
@@ -116,7 +128,7 @@ def write_report(
             [Drawing(png, name) for name, png in cross_attention_maps.items()],
         ),
     ]
-    write_atomic(path, render("CoCa on emoji", lead, sections).encode())
+    write_atomic(path, render("CoCa on photos and drawings", lead, sections).encode())
 
 
 def _queries_table(model: Mapping[str, Number], search: Mapping[str, Number]) -> Table:
@@ -173,6 +185,16 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
     shown = {title: curves for title, curves in panels.items() if all(curves.values())}
     speed = sorted(row["pairs_per_s"] for row in metrics)[len(metrics) // 2]
     return Plot(line_plot(shown, x_label="step"), f"Median speed {speed:,.0f} pairs a second.")
+
+
+def _wall(wall: Mapping[str, Any]) -> ImageRow:
+    hits: Sequence[Hit] = wall["hits"]
+    verdict = ": no match" if hits and hits[0].query_matches is False else ""
+    examples = tuple(
+        Example((hit.caption, f"{hit.score:.2f}", f"photo: {hit.metadata['author']}"), hit.path)
+        for hit in hits
+    )
+    return ImageRow(f"“{wall['text']}”{verdict}", examples)
 
 
 def _hits(found: Mapping[str, Any]) -> ImageRow:

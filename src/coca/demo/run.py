@@ -1,7 +1,9 @@
-"""Demo workflow: pack emoji as shards, evaluate on an unseen vendor, index, search, report.
+"""Demo workflow: index and search photos, then emoji of an unseen vendor; evaluate and report.
 
-It uses the shipped model or trains one first. Each stage writes files to the demo's folder and is
-skipped if they exist, so an interrupted demo resumes.
+Photos and drawings are two collections of one database: in one collection, a drawing whose name has
+a word of the query would rank above all photos, which have no names. The demo uses the shipped
+model or trains one first. Each stage writes files to the demo's folder and is skipped if they
+exist, so an interrupted demo resumes.
 """
 
 import base64
@@ -10,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import CocaError, SearchError
-from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
@@ -26,6 +26,7 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji import VENDORS, emoji_samples
+from coca.demo.photos import read_table, write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.inference.attention import draw_word_maps
 from coca.inference.caching import CachingPredictor
@@ -53,41 +54,6 @@ from coca.workflows.collections.index import index_sources
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
-# Photos of the demo: those in the package scikit-image, all in the public domain or under CC0.
-
-
-PHOTOS: Mapping[str, str] = {
-    "astronaut.png": "an astronaut in front of a flag",
-    "chelsea.png": "a cat",
-    "coffee.png": "a cup of coffee with a spoon",
-    "coins.png": "rows of old coins",
-    "motorcycle_left.png": "a motorcycle in a garage",
-    "rocket.jpg": "a rocket on its launch pad",
-}
-"""File names with what the photos show."""
-
-IS_PHOTO = 'metadata["kind"] == "photo"'
-"""Milvus filter expression of the photos among the demo's images."""
-
-
-def write_photos(folder: Path) -> list[tuple[Path, str]]:
-    """Write the photos to a folder, each with a sidecar of metadata and without a caption.
-
-    Returns:
-        Paths, and what the photos show.
-
-    Raises:
-        MissingExtraError: scikit-image is not installed.
-    """
-    home = Path(str(resources.files(require("skimage", extra="demo")))) / "data"
-    if not folder.exists():
-        with atomic_folder(folder) as unfinished:
-            for name in PHOTOS:
-                path = Path(shutil.copyfile(home / name, unfinished / name))
-                path.with_suffix(".json").write_text(json.dumps({"kind": "photo"}))
-    return [(folder / name, shown) for name, shown in PHOTOS.items()]
-
-
 # Searches of the demo: text, image and filtered search, recommendation, zero-shot, updates.
 
 
@@ -103,7 +69,21 @@ TEXT_QUERIES = (
     "hamburger",
     "green heart",
 )
-PHOTO_QUERIES = ("a cat", "something to drink", "a motorbike", "a rocket in the sky")
+PHOTO_QUERIES = (
+    "dog",
+    "boat on the water",
+    "flower",
+    "food on a plate",
+    "red car",
+    "bird",
+    "people on the street",
+    "mushroom",
+    # No photo shows these.
+    "submarine",
+    "xqzzy flurb",
+)
+DRAWINGS = "drawings"
+"""Name of the collection of drawings; the photos are in the default collection."""
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
 POSITIVE, NEGATIVE = ("1f438", "green heart"), "1f697"
@@ -132,11 +112,9 @@ class QueryResult:
 
 
 def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
-    """Search by text, among photos, with a filter, and by image."""
+    """Search drawings by text, with a filter, and by image."""
     for text in TEXT_QUERIES:
         yield QueryResult(text, "", None, engine.search(text, k=8))
-    for text in PHOTO_QUERIES:
-        yield QueryResult(text, IS_PHOTO, None, engine.search(text, k=3, filter=IS_PHOTO))
     text, filter = FILTERED_QUERY
     yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
     by_code = {path.stem: (path, sample) for path, sample in images}
@@ -233,7 +211,7 @@ class DemoResult:
     report: Path
     """HTML report."""
     example: Path
-    """An image of the unseen vendor, for example commands."""
+    """A photo, for example commands."""
     interrupted: bool = False
     """Whether training was interrupted; the same call resumes it."""
 
@@ -245,7 +223,7 @@ def demo(
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Demonstrate a model on the unseen vendor; finished stages are skipped.
+    """Demonstrate a model on photos and on the unseen vendor; finished stages are skipped.
 
     Args:
         folder: Output folder.
@@ -309,7 +287,7 @@ def _result(folder: Path, model: str) -> DemoResult:
         model=model,
         index=folder / "pictures.db",
         report=folder / "report.html",
-        example=folder / "pictures" / UNSEEN / f"{IMAGE_QUERIES[0]}.png",
+        example=folder / "pictures" / "photos" / read_table()[0].name,
     )
 
 
@@ -329,34 +307,48 @@ def _show(
 ) -> None:
     """Run all stages after training: scores, files, collection, searches, captions, report."""
     images = _write_images(result.folder, log)
-    photos = write_photos(result.folder / "pictures" / "photos")
-    log(f"indexing {UNSEEN} in {result.index}")
+    folder, uri = result.folder / "pictures" / "photos", str(result.index)
+    photos = write_photos(folder)
     forget_other_model(result.index, predictor)
-    source = FileSource([result.folder / "pictures"])
-    uri = str(result.index)
-    done = index_sources([source], predictor, uri=uri, captions=False, progress=progress).report
-    with open_collection(predictor, uri) as collection:
+    log(f"indexing and captioning {len(photos)} photos in {uri}")
+    of_photos = index_sources([FileSource([folder])], predictor, uri=uri, progress=progress)
+    log(f"indexing {UNSEEN} in collection {DRAWINGS!r} of {uri}")
+    of_drawings = index_sources(
+        [FileSource([folder.parent / UNSEEN])],
+        predictor,
+        uri=uri,
+        collection=DRAWINGS,
+        captions=False,
+        progress=progress,
+    )
+    with open_collection(predictor, uri, DRAWINGS) as collection:
         scores = _evaluate(result.folder, predictor, collection, images, progress, log)
         key = _report_key(predictor, lead, scores)
-        is_changed = done.added or done.updated or not result.report.exists()
+        reports = (of_photos.report, of_drawings.report)
+        is_changed = any(it.added or it.updated for it in reports) or not result.report.exists()
         if not is_changed and _kept_key(result.folder) == key:
             return
         found = [
             *run_searches(SearchEngine(predictor, collection), images),
-            *use_collection(predictor, collection, str(result.index), images),
+            *use_collection(predictor, collection, uri, images),
         ]
+    with open_collection(predictor, uri) as collection:
+        engine = SearchEngine(predictor, collection)
+        walls = [QueryResult(text, "", None, engine.search(text, k=6)) for text in PHOTO_QUERIES]
+        written = {Path(path).name: caption for _, path, caption, _ in collection.origins()}
     log("writing the report")
     shown = _spread(images, CAPTIONED)
-    captions = _caption(result.folder, predictor, shown, photos, progress, log)
+    captions = _caption(result.folder, predictor, shown, progress, log)
     write_report(
         result.report,
         lead=lead,
         metrics=read_metrics(result.folder),
         scores=scores,
+        walls=[vars(wall) for wall in walls],
         found=[vars(one) for one in found],
         photos=[
-            (path, (name,), caption)
-            for (path, name), caption in zip(photos, captions.of_photos, strict=True)
+            (path, (photo.shows, f"photo: {photo.author}"), written[photo.name])
+            for path, photo in photos[:: max(1, len(photos) // CAPTIONED)][:CAPTIONED]
         ],
         captions=[
             (path, sample.captions, caption.removeprefix(CAPTION_PROMPT).strip())
@@ -391,7 +383,6 @@ class _Captions:
     """Captions of the report, as kept in the demo's folder."""
 
     of_drawings: list[str]
-    of_photos: list[str]
     attention_maps: dict[str, str]
     """True name of a drawing to the plot of its caption's attention maps, PNG in base64."""
 
@@ -400,13 +391,12 @@ def _caption(
     folder: Path,
     predictor: Predictor,
     shown: list[tuple[Path, Sample]],
-    photos: list[tuple[Path, str]],
     progress: ProgressMaker,
     log: Callable[[str], None],
 ) -> _Captions:
-    """Caption drawings and photos; results are cached."""
-    drawings, files = [path for path, _ in shown], [path for path, _ in photos]
-    ids = [content_id(path.read_bytes()) for path in (*drawings, *files)]
+    """Caption drawings; results are cached."""
+    drawings = [path for path, _ in shown]
+    ids = [content_id(path.read_bytes()) for path in drawings]
     key = [predictor.fingerprint, CAPTION_PROMPT, EXPLAINED, *ids]
     path = folder / "captions.json"
     if path.exists():
@@ -417,7 +407,6 @@ def _caption(
     captions = predictor.caption(drawings, prompt=CAPTION_PROMPT, progress=progress)
     made = _Captions(
         of_drawings=[caption.text for caption in captions],
-        of_photos=[caption.text for caption in predictor.caption(files)],
         attention_maps={
             sample.captions[0]: base64.b64encode(
                 draw_word_maps(

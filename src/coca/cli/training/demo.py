@@ -1,4 +1,4 @@
-"""Command `coca demo`: index, search, caption and score emoji in one run."""
+"""Command `coca demo`: index, search, caption and score photos and emoji in one run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,8 +39,8 @@ def demo(
         typer.Option(
             "--images",
             metavar="FOLDER",
-            help="Folder of your own images to index, search and caption in place of emoji; output "
-            "in runs/my-images.",
+            help="Folder of your own images to index, search and caption in place of those of the "
+            "demo; output in runs/my-images.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,7 @@ def demo(
     ] = Path("recipes/pretrain/emoji.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Search, caption and score emoji of a vendor that is not in the training data, and photos.
+    """Search and caption photos; search, caption and score drawings that no training has read.
 
     Existing results are reused, so the same command resumes an interrupted demo.
     """
@@ -108,6 +108,6 @@ def demo(
         ["search", "--image", example, *uri],
         ["serve", "--open", *uri],
         ["caption", example, *shipped],
-        ["classify", example, "--labels", "car,frog,apple", *shipped],
+        ["classify", example, "--labels", "animal,building,food,vehicle", *shipped],
     ):
         console.say(f"  {to_try(*words)}")

@@ -11,6 +11,10 @@ import { drawRegion } from "./region.js";
 import { showImage, thumbnailPath } from "./thumbnails.js";
 import { labelOf, scoreOf, scoreTitle } from "./tile.js";
 
+/** Show an address as a link, and any other value as text. */
+const linked = (value) =>
+  /^https?:\/\//.test(value) ? h("a", { href: value, target: "_blank", rel: "noopener" }, value) : value;
+
 export class ItemView {
   #stopDrawing = null;
   #request = null;
@@ -317,7 +321,7 @@ export class ItemView {
       "section",
       { class: "item-section", "aria-labelledby": "item-details" },
       h("h3", { id: "item-details" }, "Details"),
-      h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, value)])),
+      h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, linked(value))])),
       h("p", {}, link),
     );
   }
