@@ -22,6 +22,7 @@ from coca.data.batch import Batch
 from coca.model.coca_config import CoCaConfig
 from coca.model.pretrained import build, load_config_file, save_model
 from coca.release.export import add_auto_map, export
+from coca.runtime.caption_words import CaptionWords, words_of
 from coca.train.objective import CoCaObjective, LossConfig
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -64,6 +65,21 @@ def test_auto_classes_give_the_results_of_the_predictor(folder: Path, tmp_path: 
     captions = processor.batch_decode(model.generate(inputs["pixel_values"], num_beams=2))
     assert captions == [one.text for one in predictor.caption(images, num_beams=2)]
     assert model.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_captions_have_listed_words_if_the_processor_is_given(tmp_path: Path) -> None:
+    words = CaptionWords.of(["red", "small", "dogs", "the"])
+    folder = write_model(tmp_path / "model", words=words)
+    add_auto_map(folder)
+    model, processor = load_both(folder)
+    images = [image_bytes(number, side=16) for number in range(4)]
+    pixels = processor(images=images)["pixel_values"]
+    listed = processor.batch_decode(model.generate(pixels, processor=processor))
+    assert listed == [best.text for best in coca.load(folder, device="cpu").caption(images)]
+    assert {word for text in listed for word in words_of(text)} <= words.words
+    free = model.generate(pixels, processor=processor, words="any")
+    assert torch.equal(free, model.generate(pixels))
 
 
 def load_both(folder: Path) -> tuple[Any, Any]:

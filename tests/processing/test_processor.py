@@ -1,8 +1,9 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
+from coca.runtime.caption_words import CaptionWords, WordChoice, words_of
 
 TOKENIZER = Tokenizer.train(["a red car", "a blue house by the river"], vocab_size=290)
 
@@ -49,6 +51,54 @@ def test_captions_are_cut_to_the_context(processor: Processor) -> None:
     assert torch.equal(
         ids, TOKENIZER.encode(["a red car", "a blue house " * 20], context_length=12)
     )
+
+
+def test_the_words_of_captions_are_saved_and_removed_with_the_processor(
+    processor: Processor, tmp_path: Path
+) -> None:
+    words = CaptionWords.of(["red", "car", "ugly"])
+    listed = Processor(processor.image, TOKENIZER, 12, caption_words=words)
+    listed.save(tmp_path)
+    assert Processor.load(tmp_path).caption_words == words
+    smaller = replace(listed.image_config, image_size=8)
+    assert listed.with_image(smaller).caption_words == words
+    processor.save(tmp_path)
+    assert Processor.load(tmp_path).caption_words is None
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_generated_ids_spell_listed_words_for_each_tokenizer(
+    processor: Processor, kind: Literal["bpe", "unigram"]
+) -> None:
+    tokenizer = Tokenizer.train(
+        ["a red car, blue", "a t-shirt by the river. \u00e9", "\u00fcber"],
+        vocab_size=290,
+        kind=kind,
+    )
+    words = CaptionWords.of(["red", "t-shirt", "\u00fcber", "car", "dead"])
+    made = Processor(processor.image, tokenizer, 12, caption_words=words)
+    assert made.word_constraint("any") is None
+    chance = np.random.default_rng(0)
+    seen = set[str]()
+    choices: dict[WordChoice, frozenset[str]] = {
+        "polite": words.words - {"dead"},
+        "listed": words.words,
+    }
+    for choice, allowed in choices.items():
+        constraint = made.word_constraint(choice)
+        assert constraint is not None
+        for _ in range(200):
+            ids: list[int] = []
+            for left in range(10, 0, -1):
+                states = constraint.states(np.array([ids], np.int64).reshape(1, -1))
+                mask = constraint.forbidden(states, np.array([left]), width=tokenizer.vocab_size)
+                ids.append(int(chance.choice(np.flatnonzero(~mask[0]))))
+                if ids[-1] == tokenizer.eos_id:
+                    break
+            found = set(words_of(tokenizer.decode(ids)))
+            assert found <= allowed
+            seen |= found
+    assert seen == words.words
 
 
 def test_saving_and_loading_keeps_everything(

@@ -16,6 +16,7 @@ from coca.core.errors import ConfigError, DataError, UnsupportedError
 from coca.inference.loading import load
 from coca.inference.video import classify_files, embed_files
 from coca.runtime.base_predictor import METHODS, BasePredictor
+from coca.runtime.caption_words import CaptionWords, words_of
 from tiny_data import image_bytes
 from tiny_model import write_model
 from torch_graphs import exported
@@ -28,7 +29,8 @@ LABELS = ["car", "small cat", "dogs"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model")
+    words = CaptionWords.of(["red", "small", "dogs", "cat", "the", "two", "naked"])
+    return write_model(tmp_path_factory.mktemp("model") / "model", words=words)
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +109,27 @@ def test_embeddings_equal_those_of_torch(
     )
 
 
+@pytest.mark.parametrize("prompt", ["", "a blue xyz", "red-"])
+def test_only_listed_words_are_added_to_a_prompt(predictor: BasePredictor, prompt: str) -> None:
+    listed = {"red", "small", "dogs", "cat", "the", "two"}
+    for best in predictor.caption(IMAGES, prompt=prompt, num_return_sequences=3):
+        for one in (best, *best.others):
+            assert one.text.startswith(prompt)
+            assert set(words_of(one.completion)) <= listed
+    for best in predictor.caption(IMAGES, words="listed", num_return_sequences=3):
+        assert set(words_of(best.text)) <= {*listed, "naked"}
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"num_beams": 1}, {"num_return_sequences": 3, "length_penalty": 0.5}], ids=str
+    "options",
+    [
+        {},
+        {"num_beams": 1},
+        {"num_return_sequences": 3, "length_penalty": 0.5},
+        {"words": "listed"},
+        {"words": "any", "num_beams": 2},
+    ],
+    ids=str,
 )
 def test_captions_equal_those_of_torch(
     predictor: BasePredictor, reference: BasePredictor, options: Any

@@ -15,6 +15,7 @@ from coca.runtime.decoder import DecoderState
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.preprocess import TextSettings
 from coca.runtime.scoring import score_captions, scored_lengths
+from coca.runtime.word_constraint import WordConstraint
 from tiny_model import write_model
 from torch_graphs import settings, torch_decoder
 
@@ -53,14 +54,23 @@ def image_tokens(model: Captioner) -> torch.Tensor:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_captions_equal_those_of_torch(case: Case, beams: int, penalty: float) -> None:
+@pytest.mark.parametrize("constrained", [False, True])
+def test_captions_equal_those_of_torch(
+    case: Case, beams: int, penalty: float, constrained: bool
+) -> None:
     model, text, heads, size = case
     seen = image_tokens(model)
     prompts = [[text.bos_id, *range(5, 5 + count)] for count in (0, 1, 2, 0, 1)]
     decoding = GenerationConfig(
         num_beams=beams, num_return_sequences=beams, length_penalty=penalty, max_new_tokens=7
     )
-    expected = generate(model, seen, prompts=prompts, decoding=decoding)
+    words = [[first, *range(20, 20 + length)] for first in range(8, 14) for length in range(3)]
+    constraint = None
+    if constrained:
+        # The vocabulary of the model is larger than that of the constraint.
+        known = max(23, text.eos_id + 1)
+        constraint = WordConstraint(words, [14, 15], eos_id=text.eos_id, vocab_size=known)
+    expected = generate(model, seen, prompts=prompts, decoding=decoding, constraint=constraint)
     state = DecoderState(
         torch_decoder(model, heads=heads, head_size=size),
         seen.numpy(),
@@ -74,6 +84,7 @@ def test_captions_equal_those_of_torch(case: Case, beams: int, penalty: float) -
         text,
         num_beams=beams,
         length_penalty=0.0 if beams == 1 else penalty,
+        constraint=constraint,
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert [list(one.token_ids) for one in ours] == [one.token_ids for one in theirs]

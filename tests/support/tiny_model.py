@@ -13,11 +13,19 @@ from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
+from coca.runtime.caption_words import CaptionWords
 from tiny import seed_weights, sharpened, tiny_config
 from tiny_data import CAPTIONS
 
 
-def write_model(folder: Path, *, seed: int = 0, image_size: int = 16, context: int = 16) -> Path:
+def write_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    image_size: int = 16,
+    context: int = 16,
+    words: CaptionWords | None = None,
+) -> Path:
     """The same folder for the same arguments, byte for byte."""
     tokenizer = Tokenizer.train([*CAPTIONS, "a photo of the"], vocab_size=290)
     text = dataclasses.replace(tiny_config().text, vocab_size=tokenizer.vocab_size)
@@ -25,7 +33,7 @@ def write_model(folder: Path, *, seed: int = 0, image_size: int = 16, context: i
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, sharpened(CoCa(tiny_config(text=text))))
     image = ImageTransform(ImageConfig(image_size=image_size))
-    Processor(image, tokenizer, context).save(folder)
+    Processor(image, tokenizer, context, caption_words=words).save(folder)
     return folder
 
 

@@ -17,6 +17,7 @@ from coca.model.captioner import Captioner
 from coca.processing.processor import Processor
 from coca.release.onnx.graphs import Cross, DecoderStep, Text, Vision, graphs_of
 from coca.release.onnx.onnx_export import text_settings
+from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.decoder import Decoder
 from coca.runtime.files import TOKENIZER_FILE, Manifest
 from coca.runtime.predictor import Predictor as ExportedPredictor
@@ -81,6 +82,8 @@ def exported(predictor: Predictor, folder: Path) -> ExportedPredictor:
     graphs = {graph.name: graph for graph in graphs_of(model, processor.image_config)}
     _, heads, _, size = graphs["decoder"].inputs["past"][0].shape
     processor.tokenizer.save(folder / TOKENIZER_FILE)
+    if processor.caption_words is not None:
+        processor.caption_words.save(folder / CAPTION_WORDS_FILE)
     manifest = replace(
         torch_decoder(model, heads=heads, head_size=size).manifest,
         fingerprint=predictor.fingerprint,

@@ -41,6 +41,7 @@ from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE, assemble, build_on_
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.runtime.caption_words import CAPTION_WORDS_FILE
 
 # Conversion of OpenCLIP weights to a model folder, with tokenizer and preprocessing.
 
@@ -167,6 +168,8 @@ def _image_config(about: About) -> ImageConfig:
 
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
 """Files of a model folder."""
+FURTHER_FILES = (CAPTION_WORDS_FILE, SOURCE_FILE)
+"""Files that a model folder may have."""
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (
@@ -292,7 +295,7 @@ class OpenWeights:
             return _Remote(repo, name, revision or None)
 
         if set(MODEL_FILES) <= set(names):
-            kept = [name for name in (*MODEL_FILES, SOURCE_FILE) if name in names]
+            kept = [name for name in (*MODEL_FILES, *FURTHER_FILES) if name in names]
             found = self._fetch(source, [remote(name) for name in kept])
             with atomic_folder(folder) as unfinished:
                 for path, name in zip(found, kept, strict=True):

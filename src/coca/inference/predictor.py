@@ -260,7 +260,13 @@ class Predictor(BasePredictor):
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
     ) -> list[list[GeneratedSequence]]:
-        return generate(self.model, image_tokens, prompts=prompts, decoding=decoding)
+        return generate(
+            self.model,
+            image_tokens,
+            prompts=prompts,
+            decoding=decoding,
+            constraint=self.processor.word_constraint(decoding.words),
+        )
 
     def _score_tokens(
         self,

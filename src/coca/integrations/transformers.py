@@ -42,6 +42,7 @@ from coca.model.pretrained import (
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
 from coca.release.export import map_model, map_processor
+from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.generation_config import GenerationConfig as CoCaGenerationConfig
 from coca.runtime.generation_config import GenerationOptions
 from coca.runtime.inputs import ImageInput, as_images, as_texts
@@ -194,20 +195,28 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def generate(
-        self, pixel_values: Float[Tensor, "N 3 S S"], **options: Unpack[GenerationOptions]
+        self,
+        pixel_values: Float[Tensor, "N 3 S S"],
+        processor: "CoCaProcessor | None" = None,
+        **options: Unpack[GenerationOptions],
     ) -> Int[Tensor, "N T"]:
         """Generate the token ids of a caption for each image, padded to the longest.
 
         Args:
             pixel_values: Images of the processor.
+            processor: Processor of the model, for captions with only the words of its list. None:
+                any tokens; `words` then has no effect.
             **options: Fields of `coca.runtime.generation_config.GenerationConfig`;
                 default: beam search.
         """
         text = self.coca.config.text
+        decoding = CoCaGenerationConfig.of(None, **options)
+        own = None if processor is None else processor.processor
         found = generate(
             self.coca,
             self.coca.image_tokens(pixel_values.to(self.dtype)),
-            decoding=CoCaGenerationConfig.of(None, **options),
+            decoding=decoding,
+            constraint=None if own is None else own.word_constraint(decoding.words),
         )
         rows = [[text.bos_id, *best[0].token_ids, text.eos_id] for best in found]
         longest = max(map(len, rows), default=0)
@@ -264,6 +273,9 @@ class CoCaProcessor:
         known = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         kept = {name: options[name] for name in known if name in options}
         files = [cached_file(str(name), file, **kept) for file in (PROCESSOR_FILE, TOKENIZER_FILE)]
+        cached_file(
+            str(name), CAPTION_WORDS_FILE, _raise_exceptions_for_missing_entries=False, **kept
+        )
         return cls(Processor.load(Path(str(files[0])).parent))
 
     @classmethod

@@ -22,8 +22,10 @@ from coca.core.files.atomic import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length
+from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
 from coca.runtime.image_file import ImageSource
 from coca.runtime.tokenizer_file import build_tokenizer, read_content, vocabulary_of
+from coca.runtime.word_constraint import WordConstraint
 
 FORMAT_VERSION = 1
 """Increased when older releases could misread the files of this release."""
@@ -47,7 +49,12 @@ class Processor:
     """Converter of images and captions to the inputs of one model."""
 
     def __init__(
-        self, image: ImageTransform, tokenizer: TextTokenizer, context_length: int
+        self,
+        image: ImageTransform,
+        tokenizer: TextTokenizer,
+        context_length: int,
+        *,
+        caption_words: CaptionWords | None = None,
     ) -> None:
         """Combine an image transform and a tokenizer.
 
@@ -55,6 +62,7 @@ class Processor:
             image: Image transform.
             tokenizer: Text tokenizer.
             context_length: Largest number of tokens in a caption, including special tokens.
+            caption_words: Words that generated captions have; None: no list.
 
         Raises:
             ConfigError: `context_length` leaves no room for a token of text.
@@ -63,11 +71,22 @@ class Processor:
         self.image = image
         self.tokenizer = tokenizer
         self.context_length = context_length
+        self.caption_words = caption_words
+        self._constraints: dict[WordChoice, WordConstraint] = {}
 
     @property
     def image_config(self) -> ImageConfig:
         """Configuration of the image transform."""
         return self.image.config
+
+    def with_image(self, image: ImageConfig) -> "Processor":
+        """Return this processor with another image transform."""
+        return Processor(
+            ImageTransform(image),
+            self.tokenizer,
+            self.context_length,
+            caption_words=self.caption_words,
+        )
 
     def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
         """Read, resize and normalize images to the model's input.
@@ -134,12 +153,31 @@ class Processor:
         lengths = [min(len(prompt), room) for prompt in prompts]
         return tokens, torch.tensor(lengths, dtype=torch.int64)
 
+    def word_constraint(self, choice: WordChoice) -> WordConstraint | None:
+        """Return the constraint of generation to words of the list; None: no constraint."""
+        if self.caption_words is None or choice == "any":
+            return None
+        if choice not in self._constraints:
+            tokenizer = self.tokenizer
+            self._constraints[choice] = WordConstraint.of_words(
+                self.caption_words.chosen(choice),
+                encode=tokenizer.leading_ids,
+                decode=lambda ids: tokenizer.decode(ids).strip(),
+                eos_id=tokenizer.eos_id,
+                vocab_size=tokenizer.vocab_size,
+            )
+        return self._constraints[choice]
+
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `processor.json` to a folder."""
+        """Write `tokenizer.json`, `processor.json` and, with a list, `caption_words.txt`."""
         saved = _Saved(
             version=FORMAT_VERSION, image=self.image_config, context_length=self.context_length
         )
         self.tokenizer.save(Path(folder) / TOKENIZER_FILE)
+        if self.caption_words is None:
+            (Path(folder) / CAPTION_WORDS_FILE).unlink(missing_ok=True)
+        else:
+            self.caption_words.save(Path(folder) / CAPTION_WORDS_FILE)
         text = json.dumps(to_dict(saved), indent=2) + "\n"
         write_atomic(Path(folder) / PROCESSOR_FILE, text.encode())
 
@@ -161,7 +199,12 @@ class Processor:
         try:
             saved = from_dict(_Saved, state, source=str(path))
             tokenizer = load_tokenizer(Path(folder) / TOKENIZER_FILE)
-            return cls(ImageTransform(saved.image), tokenizer, saved.context_length)
+            return cls(
+                ImageTransform(saved.image),
+                tokenizer,
+                saved.context_length,
+                caption_words=CaptionWords.load(Path(folder) / CAPTION_WORDS_FILE),
+            )
         except ConfigError as error:
             raise ModelError(f"{path} does not fit: {error}") from error
 

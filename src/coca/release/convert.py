@@ -15,10 +15,10 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder
 from coca.inference.loading import model_folder
 from coca.inference.open_weights import (
+    FURTHER_FILES,
     MODEL_FILES,
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
-    SOURCE_FILE,
     OpenWeights,
     is_model,
     weights_in,
@@ -90,7 +90,7 @@ def copy_model(folder: Path, out: Path) -> Path:
 
 
 def _copy_files(folder: Path, out: Path) -> None:
-    names = [*MODEL_FILES, *(name for name in (SOURCE_FILE,) if (folder / name).is_file())]
+    names = [*MODEL_FILES, *(name for name in FURTHER_FILES if (folder / name).is_file())]
     for name in names:
         shutil.copyfile(folder / name, out / name)
     write_modules(out)

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from coca.runtime.decoder import DecoderState
 from coca.runtime.generation_config import GeneratedSequence
 from coca.runtime.preprocess import TextSettings
+from coca.runtime.word_constraint import WordConstraint
 
 
 class _Beams:
@@ -46,6 +47,7 @@ def beam_search(
     *,
     num_beams: int,
     length_penalty: float,
+    constraint: WordConstraint | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Return the finished captions of each image, best first.
 
@@ -55,12 +57,24 @@ def beam_search(
         text: Token layout.
         num_beams: Beams per image; 1 is greedy decoding.
         length_penalty: Exponent of the length that divides a caption's score.
+        constraint: Words that are generated; None: any tokens.
     """
     images = [_Beams(num_beams) for _ in budgets]
     going = np.arange(len(images))
     for step in range(max(budgets, default=0)):
         log_ps = log_softmax(state.logits)
         log_ps[..., list(text.suppressed)] = -np.inf
+        if constraint is not None:
+            branches, width = log_ps.shape[1:]
+            token_ids = [images[image].token_ids for image in going.tolist()]
+            remaining = [budgets[image] - step for image in going.tolist()]
+            states = constraint.states(
+                np.array(token_ids, np.int64).reshape(len(going) * branches, step)
+            )
+            forbidden = constraint.forbidden(
+                states, np.array(remaining, np.int64).repeat(branches), width=width
+            )
+            log_ps[forbidden.reshape(log_ps.shape)] = -np.inf
         parents = np.zeros((len(going), num_beams), np.int64)
         tokens = np.full((len(going), num_beams), text.eos_id, np.int64)
         for row, image in enumerate(going.tolist()):

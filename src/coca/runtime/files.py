@@ -3,6 +3,7 @@
 manifest.json     version, model fingerprint, sizes, SHA-256 of each file, results of the gates
 preprocess.json   resizing and token layout
 tokenizer.json    vocabulary of the `tokenizers` library
+caption_words.txt words of captions; only if the model has a list
 vision.onnx       pixels -> image_embeds, image_tokens
 vision_fp32.onnx  the same with fp32 weights, for captions; only next to 8-bit convolutions
 text.onnx         input_ids -> text_embeds

@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Interval
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, check_options
+from coca.runtime.caption_words import WordChoice
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
@@ -68,7 +69,12 @@ class GenerationConfig(Config):
     divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam
     search, otherwise a logit. 1: no penalty."""
     no_repeat_ngram_size: Annotated[int, Ge(0)] = 0
-    """Length of token n-grams that may occur only once, prompt included; 0: no limit."""
+    """Length of token n-grams that may occur only once, prompt included; 0: no limit. An unfinished
+    word of the model's list may be finished."""
+    words: WordChoice = "polite"
+    """Words that are generated, if the model has a list of words: all of the list but the withheld
+    ones, which are impolite about people (polite), all of the list (listed), or any sequence of
+    tokens (any)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,6 +158,7 @@ class GenerationOptions(TypedDict, total=False):
     seed: int
     repetition_penalty: float
     no_repeat_ngram_size: int
+    words: WordChoice
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from coca.core.files.atomic import read_model_json
 from coca.core.progress import ProgressMaker, ProgressOption
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.beam_search import beam_search
+from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords
 from coca.runtime.decoder import Decoder, DecoderState
 from coca.runtime.files import (
     FLOAT_VISION,
@@ -51,7 +52,13 @@ from coca.runtime.scoring import score_captions, scored_lengths
 from coca.runtime.short_vectors import shorten
 from coca.runtime.unreadable import OnError
 
-GENERATION_OPTIONS = ("num_return_sequences", "num_beams", "max_new_tokens", "length_penalty")
+GENERATION_OPTIONS = (
+    "num_return_sequences",
+    "num_beams",
+    "max_new_tokens",
+    "length_penalty",
+    "words",
+)
 """Fields of `GenerationConfig` that an exported model has."""
 VISION_BATCH = 4
 """Images of one run of the image encoder. More take memory for their activations and no less time:
@@ -108,7 +115,8 @@ class Predictor(BasePredictor):
         self.manifest, self.image_settings = manifest, image
         self.fingerprint = manifest.fingerprint
         self._folder, self._text, self._threads = folder, text, threads
-        self._text_tokens = TextTokens(folder / TOKENIZER_FILE, text)
+        words = CaptionWords.load(folder / CAPTION_WORDS_FILE)
+        self._text_tokens = TextTokens(folder / TOKENIZER_FILE, text, words)
         self._runtime = require("onnxruntime", extra="runtime")
 
     @property
@@ -267,6 +275,7 @@ class Predictor(BasePredictor):
             num_beams=decoding.beams,
             # Captions of greedy decoding are not compared, and their rank is the score.
             length_penalty=0.0 if decoding.beams == 1 else decoding.length_penalty,
+            constraint=self._text_tokens.word_constraint(decoding.words),
         )
         return [best[: decoding.num_return_sequences] for best in found]
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
+from coca.runtime.caption_words import CaptionWords, WordChoice
 from coca.runtime.image_file import (
     Box,
     ImageSource,
@@ -28,6 +29,7 @@ from coca.runtime.image_file import (
 )
 from coca.runtime.inputs import whole
 from coca.runtime.tokenizer_file import decode_ids, encode_text, leading_ids, read_tokenizer
+from coca.runtime.word_constraint import WordConstraint
 
 MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
@@ -149,14 +151,22 @@ def _center(image: Image.Image, width: int, height: int) -> Image.Image:
 class TextTokens:
     """Texts to token ids and back, with the layout of one model."""
 
-    def __init__(self, path: Path, settings: TextSettings) -> None:
+    def __init__(
+        self, path: Path, settings: TextSettings, caption_words: CaptionWords | None = None
+    ) -> None:
         """Load `tokenizer.json`.
+
+        Args:
+            path: The file.
+            settings: Token layout.
+            caption_words: Words of captions; None: no list.
 
         Raises:
             ModelError: The file is missing or damaged, or has unsafe parts.
             MissingExtraError: The model needs ftfy, and it is not installed.
         """
-        self.settings = settings
+        self.settings, self._caption_words = settings, caption_words
+        self._constraints: dict[WordChoice, WordConstraint] = {}
         self._backend = read_tokenizer(path)
         # Without this, the name of a special token in a text would become that token.
         self._backend.encode_special_tokens = True
@@ -203,6 +213,20 @@ class TextTokens:
         """Decode the tokens of a caption, without special tokens and spaces at the ends."""
         kept = [id_ for id_ in ids if id_ not in self.settings.skipped]
         return decode_ids(self._backend, kept).strip()
+
+    def word_constraint(self, choice: WordChoice) -> WordConstraint | None:
+        """Return the constraint of generation to words of the list; None: no constraint."""
+        if self._caption_words is None or choice == "any":
+            return None
+        if choice not in self._constraints:
+            self._constraints[choice] = WordConstraint.of_words(
+                self._caption_words.chosen(choice),
+                encode=self.leading_ids,
+                decode=self.decode,
+                eos_id=self.settings.eos_id,
+                vocab_size=self.vocab_size,
+            )
+        return self._constraints[choice]
 
     def _text_ids(self, text: str) -> list[int]:
         return encode_text(self._backend, whole(self._clean(text)))

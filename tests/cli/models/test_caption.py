@@ -72,7 +72,16 @@ def test_several_captions_are_sorted_by_a_number_that_is_shown(
 
 def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str]) -> None:
     asked = ["--num-return-sequences", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
-    asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2", "--min-new-tokens", "2"]
+    asked += [
+        "--words",
+        "listed",
+        "--repetition-penalty",
+        "1.2",
+        "--no-repeat-ngram-size",
+        "2",
+        "--min-new-tokens",
+        "2",
+    ]
     output = run_json("caption", *images, "-m", model, *asked)
     wanted = load(model).caption(
         images,
@@ -83,6 +92,7 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
         repetition_penalty=1.2,
         no_repeat_ngram_size=2,
         min_new_tokens=2,
+        words="listed",
     )
     for entry, best in zip(output, wanted, strict=True):
         texts = [one.text for one in (best, *best.others)]

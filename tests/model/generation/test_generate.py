@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from coca.model.generation.generate import generate
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import contrastive_loss
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
+from coca.runtime.word_constraint import WordConstraint
 from tiny import caption, tiny_config
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
@@ -109,6 +111,42 @@ def test_a_batch_equals_its_rows_alone(model: Captioner, way: str) -> None:
         for one, other in zip(row, alone, strict=True):
             assert one.ended == other.ended
             assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+
+
+WORDS = ([5], [6, 11], [7, 11, 12], [8, 13], [8, 13, 11])
+MARKS = [9, 10]
+
+
+def is_listed(ids: list[int]) -> bool:
+    """Return whether token ids are whole words and marks."""
+    text = "".join(map(chr, ids))
+    pieces = ["".join(map(chr, word)) for word in (*WORDS, *([mark] for mark in MARKS))]
+    return re.fullmatch("|".join(map(re.escape, pieces)).join(("(?:", ")*")), text) is not None
+
+
+@pytest.mark.parametrize("budget", [1, 3, 6, None])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_generated_has_listed_words_only(
+    model: Captioner, way: str, budget: int | None
+) -> None:
+    text, prompts = model.config.text, prompts_of(model)
+    constraint = WordConstraint(WORDS, MARKS, eos_id=text.eos_id, vocab_size=20)
+    changes = {"max_new_tokens": budget, "min_new_tokens": min(budget or 3, 3)}
+    decoding = GenerationConfig(**{**vars(WAYS[way]), **changes})
+    rows = generate(
+        model, image_tokens(model, 6), prompts=prompts, decoding=decoding, constraint=constraint
+    )
+    assert all(is_listed(one.token_ids) for row in rows for one in row)
+    assert all(row for row in rows)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_list_of_all_tokens_changes_nothing(model: Captioner, way: str) -> None:
+    text, tokens = model.config.text, image_tokens(model, 6)
+    every = [[id_] for id_ in range(20) if id_ not in (*text.suppress_tokens, text.eos_id)]
+    constraint = WordConstraint(every, [], eos_id=text.eos_id, vocab_size=20)
+    free = generate(model, tokens, decoding=WAYS[way])
+    assert generate(model, tokens, decoding=WAYS[way], constraint=constraint) == free
 
 
 @pytest.mark.parametrize("way", WAYS)

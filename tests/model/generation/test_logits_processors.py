@@ -7,18 +7,26 @@ from torch import Tensor
 from coca.model.coca_config import TextDecoderConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 from coca.runtime.generation_config import GenerationConfig
+from coca.runtime.word_constraint import WordConstraint
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 
 TEXT: TextDecoderConfig = tiny_config().text
 
 
 def apply(
-    decoding: GenerationConfig, token_ids: list[int], *, step: int = 9, padded: int = 0
+    decoding: GenerationConfig,
+    token_ids: list[int],
+    *,
+    step: int = 9,
+    padded: int = 0,
+    constraint: WordConstraint | None = None,
 ) -> Tensor:
     """Apply the processors to logits 1, 2, 3 and so on."""
     logits = torch.arange(1.0, 51.0).view(1, 1, -1)
     row = torch.tensor([[[NO_TOKEN] * padded + token_ids]])
-    LogitsProcessors(decoding, TEXT).apply_(logits, step=step, token_ids=row)
+    LogitsProcessors(decoding, TEXT, constraint).apply_(
+        logits, step=step, token_ids=row, token_budget=torch.tensor([20])
+    )
     return logits[0, 0]
 
 
@@ -42,7 +50,12 @@ def test_eos_is_suppressed_before_the_minimum_length() -> None:
 def test_repeated_tokens_lose_score_for_either_sign() -> None:
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 3.0, -3.0, 3.0, -3.0]]])
     processors = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
-    processors.apply_(logits, step=1, token_ids=torch.tensor([[[BOS, 4, 5, 4]]]))
+    processors.apply_(
+        logits,
+        step=1,
+        token_ids=torch.tensor([[[BOS, 4, 5, 4]]]),
+        token_budget=torch.tensor([9]),
+    )
     assert logits[0, 0, 4:].tolist() == [2.0, -4.5, 3.0, -3.0]
 
 
@@ -52,7 +65,13 @@ def test_log_probabilities_are_penalised_below_their_normaliser() -> None:
     normaliser = logits.logsumexp(dim=2)
     wanted = logits - normaliser[:, :, None]
     processors = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
-    processors.apply_(logits, step=2, token_ids=token_ids, normaliser=normaliser)
+    processors.apply_(
+        logits,
+        step=2,
+        token_ids=token_ids,
+        token_budget=torch.tensor([9]),
+        normaliser=normaliser,
+    )
     found = logits - normaliser[:, :, None]
     for beam, repeated in enumerate([[9], [7, 4]]):
         other = [word for word in range(4, 50) if word not in repeated]
@@ -74,6 +93,37 @@ def test_an_ngram_is_blocked_exactly_if_it_occurred(
     for word in range(4, 9):
         again = tuple([*token_ids, word][-size:]) in runs and len(token_ids) >= size
         assert bool(logits[word] == -torch.inf) == again
+
+
+def constraint_of(*words: list[int]) -> WordConstraint:
+    return WordConstraint(words, [], eos_id=EOS, vocab_size=50)
+
+
+def test_only_tokens_of_listed_words_and_the_end_are_left() -> None:
+    constraint = constraint_of([7, 8], [9])
+    prompt = [BOS, 30, 31]
+    for generated, left in (([], [EOS, 7, 9]), ([7], [8]), ([7, 8], [EOS, 7, 9])):
+        logits = apply(
+            GenerationConfig(), prompt + generated, step=len(generated), constraint=constraint
+        )
+        assert logits.isfinite().nonzero()[:, 0].tolist() == left
+
+
+def test_an_unfinished_word_is_finished_even_if_an_ngram_repeats() -> None:
+    constraint = constraint_of([7, 8], [9])
+    ids = [7, 8, 9, 7]
+    decoding = GenerationConfig(no_repeat_ngram_size=2)
+    logits = apply(decoding, [BOS, *ids], step=4, constraint=constraint)
+    assert logits.isfinite().nonzero()[:, 0].tolist() == [8]
+    # After the word, the rule forbids its continuation as before.
+    logits = apply(decoding, [BOS, *ids, 8], step=5, constraint=constraint)
+    assert logits.isfinite().nonzero()[:, 0].tolist() == [EOS, 7]
+
+
+def test_the_end_is_left_if_it_is_the_only_token_before_the_minimum_length() -> None:
+    decoding = GenerationConfig(no_repeat_ngram_size=1, min_new_tokens=9)
+    logits = apply(decoding, [BOS, 7], step=1, constraint=constraint_of([7]))
+    assert logits.isfinite().nonzero()[:, 0].tolist() == [EOS]
 
 
 @pytest.mark.parametrize(

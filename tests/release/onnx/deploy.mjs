@@ -3,7 +3,7 @@
 // Writes vectors, captions and scores as JSON to stdout. A request with `settings`, the content of
 // a preprocess.json, needs no folder and gets pixels.
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const request = JSON.parse(readFileSync(0, "utf8"));
@@ -14,7 +14,7 @@ const { Tokenizer } = find("@huggingface/tokenizers");
 
 const json = (name) => JSON.parse(readFileSync(`${request.folder}/${name}`, "utf8"));
 const { image: imageSettings, text: layout } = request.settings ?? json("preprocess.json");
-let [manifest, tokenizer] = [];
+let [manifest, tokenizer, words] = [];
 const graphs = {};
 
 async function loadModel() {
@@ -25,6 +25,8 @@ async function loadModel() {
     graphs[name] = await ort.InferenceSession.create(`${request.folder}/${name}.onnx`);
   }
   graphs.vision_fp32 ??= graphs.vision;
+  const list = `${request.folder}/caption_words.txt`;
+  words = existsSync(list) ? trie(readFileSync(list, "utf8").split("\n")) : null;
 }
 
 // Pixels: { width, height, data }, data has three bytes a pixel.
@@ -254,6 +256,59 @@ function chosenRows(tensor, rows) {
   return new ort.Tensor("float32", data, [rows.length, ...tensor.dims.slice(1)]);
 }
 
+// Words of captions: nodes with their children by id, whether a word is whole there, and the
+// number of further ids to the end of the nearest word.
+
+function trie(lines) {
+  const node = () => ({ children: new Map(), whole: false, needed: Infinity });
+  const root = node();
+  for (const word of lines.filter((line) => line && !line.startsWith("!"))) {
+    const ids = textIds(word);
+    if (ids.length > 32) continue;
+    let at = root;
+    for (const id of ids) {
+      if (!at.children.has(id)) at.children.set(id, node());
+      at = at.children.get(id);
+    }
+    at.whole = true;
+  }
+  const before = textIds("a");
+  const start = textOf(before);
+  const marks = new Set();
+  for (const id of tokenizer.get_vocab().values()) {
+    const added = textOf([...before, id]).slice(start.length);
+    const isMark = /^[\p{P}\p{S}]+$/u.test(added.trim()) && !added.includes("\ufffd");
+    if (isMark && (added !== added.trimStart() || !/[-'\u2019/&@_\u2010-\u2015]/.test(added))) {
+      marks.add(id);
+    }
+  }
+  const finish = (at) => {
+    for (const [id, child] of at.children) {
+      if (at.whole && marks.has(id)) child.whole = true;
+      finish(child);
+      at.needed = Math.min(at.needed, child.needed + 1);
+    }
+    if (at.whole) at.needed = 0;
+  };
+  root.whole = true;
+  finish(root);
+  return { root, marks };
+}
+
+function allowedIds(generated, left) {
+  const { root, marks } = words;
+  let at = root;
+  for (const id of generated) at = at.children.get(id) ?? root.children.get(id) ?? root;
+  const allowed = new Set(at.whole ? [...marks, layout.eos_id] : []);
+  for (const children of at.whole ? [root.children, at.children] : [at.children]) {
+    for (const [id, child] of children) {
+      if (child.needed < left) allowed.add(id);
+      else if (children !== root.children) allowed.delete(id);
+    }
+  }
+  return allowed;
+}
+
 async function captioned(cross, prompt, size, penalty) {
   const prefix = [layout.bos_id, ...textIds(prompt)];
   const budget = layout.max_text_tokens + 1 - prefix.length;
@@ -266,6 +321,8 @@ async function captioned(cross, prompt, size, penalty) {
     beams.forEach((beam, parent) => {
       const logP = all[parent].at(-1);
       for (const id of layout.suppressed) logP[id] = -Infinity;
+      const allowed = words && allowedIds(beam.ids, budget + 1 - t);
+      if (allowed) logP.forEach((_, id) => allowed.has(id) || (logP[id] = -Infinity));
       logP.forEach((gain, id) => candidates.push({ total: beam.total + gain, parent, id }));
     });
     candidates.sort((a, b) => b.total - a.total || a.parent - b.parent || a.id - b.id);

@@ -1,7 +1,10 @@
+from typing import cast
+
 import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
+from coca.runtime.caption_words import CaptionWords, WordChoice, words_of
 from coca.search.mining.recommend import recommend
 from coca.search.records import content_id
 from coca.server.service import Service
@@ -51,6 +54,37 @@ def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
 def test_all_pairs_are_duplicates_at_a_low_threshold(client: TestClient) -> None:
     body = client.post("/v1/duplicates", json={"min_similarity": 1e-6, "limit": 1}).json()
     assert len(body["groups"][0]["items"]) > 1
+
+
+def test_the_words_of_a_caption_are_chosen_by_the_request(
+    client: TestClient,
+    predictor: Predictor,
+    images: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = CaptionWords.of(["red", "the", "ugly"])
+    monkeypatch.setattr(predictor.processor, "caption_words", words)
+    request = {"image": data_uri(images[0]), "num_return_sequences": 4, "num_beams": 4}
+    texts = {
+        choice: [
+            one["text"]
+            for one in client.post("/v1/caption", json=request | changed).json()["captions"]
+        ]
+        for choice, changed in {
+            "polite": {},
+            "listed": {"words": "listed"},
+            "any": {"words": "any"},
+        }.items()
+    }
+    for choice, found in texts.items():
+        (best,) = predictor.caption(
+            [images[0]], num_return_sequences=4, num_beams=4, words=cast(WordChoice, choice)
+        )
+        assert found == [one.text for one in (best, *best.others)]
+    assert {word for text in texts["polite"] for word in words_of(text)} <= {"red", "the"}
+    assert texts["polite"] != texts["any"]
+    answer = client.post("/v1/caption", json={"image": data_uri(images[0]), "words": "rude"})
+    assert answer.status_code == 422
 
 
 def test_captions_and_labels_are_those_of_the_model(

@@ -93,7 +93,13 @@ class BeamSearch:
         logits = self._state.logits
         normaliser = logits.logsumexp(dim=2)
         plain = logits.clone() if self._processors.rescales else logits
-        self._processors.apply_(logits, step=step, token_ids=self._token_ids, normaliser=normaliser)
+        self._processors.apply_(
+            logits,
+            step=step,
+            token_ids=self._token_ids,
+            token_budget=self._token_budget,
+            normaliser=normaliser,
+        )
         kept: list[_Candidates] = []
         for group in range(self._decoding.num_beam_groups):
             candidates = self._top_candidates(

@@ -13,6 +13,7 @@ from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 from coca.model.generation.sampling import sample
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
+from coca.runtime.word_constraint import WordConstraint
 
 
 @torch.inference_mode()
@@ -22,6 +23,7 @@ def generate(
     *,
     prompts: Sequence[Sequence[int]] | None = None,
     decoding: GenerationConfig | None = None,
+    constraint: WordConstraint | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Generate captions of a batch of images.
 
@@ -33,6 +35,7 @@ def generate(
         prompts: Token ids at the start of each image's captions, [BOS] first; of any lengths.
             None: [BOS] alone.
         decoding: Generation config; None: beam search with defaults.
+        constraint: Words that are generated; prompts may have others. None: any tokens.
 
     Returns:
         `num_return_sequences` captions of each image, best first; fewer if beam search finds
@@ -59,7 +62,7 @@ def generate(
     longest = max(map(len, prompts))
     read = [[NO_TOKEN] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     state, read_ids = DecoderState(model, image_tokens, prompts), torch.tensor(read, device=device)
-    processors = LogitsProcessors(decoding, text)
+    processors = LogitsProcessors(decoding, text, constraint)
     if decoding.beams == 1:
         return sample(
             state,

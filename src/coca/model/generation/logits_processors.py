@@ -1,14 +1,15 @@
-"""Logits processors: suppressed tokens, repetition penalty, n-gram blocking, minimum length.
+"""Logits processors: suppressed tokens, words, repetition penalty, n-gram blocking, minimum length.
 
 Dimensions: B images, K branches an image, V vocabulary, t tokens so far, prompt included.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from coca.model.captioner import TextConfig
 from coca.runtime.generation_config import GenerationConfig
+from coca.runtime.word_constraint import WordConstraint
 
 NO_TOKEN = -1
 """Padding of shorter rows of token ids; not a token."""
@@ -17,15 +18,22 @@ NO_TOKEN = -1
 class LogitsProcessors:
     """Applies all logits processors of a generation config to next-token logits."""
 
-    def __init__(self, decoding: GenerationConfig, text: TextConfig) -> None:
-        self._decoding = decoding
+    def __init__(
+        self, decoding: GenerationConfig, text: TextConfig, constraint: WordConstraint | None = None
+    ) -> None:
+        self._decoding, self._constraint = decoding, constraint
         self._eos = text.eos_id
         self._suppressed = list(text.suppress_tokens)
 
     @property
     def uses_history(self) -> bool:
         """Whether any processor depends on earlier tokens."""
-        return self._decoding.repetition_penalty != 1 or self._decoding.no_repeat_ngram_size > 0
+        decoding = self._decoding
+        return (
+            self._constraint is not None
+            or decoding.repetition_penalty != 1
+            or decoding.no_repeat_ngram_size > 0
+        )
 
     @property
     def rescales(self) -> bool:
@@ -38,6 +46,7 @@ class LogitsProcessors:
         *,
         step: int,
         token_ids: Int[Tensor, "B K t"],
+        token_budget: Int[Tensor, " B"],
         normaliser: Float[Tensor, "B K"] | None = None,
     ) -> None:
         """Modify next-token logits in place.
@@ -47,16 +56,45 @@ class LogitsProcessors:
             step: Number of tokens generated so far.
             token_ids: Prompt and generated tokens; read only if `uses_history`. Shorter prompts
                 are left-padded with `NO_TOKEN`.
+            token_budget: Maximum number of generated tokens of each image.
             normaliser: Log-sum-exp of the logits, for a repetition penalty on log-probabilities.
                 None: the penalty applies to the logits.
         """
         logits[..., self._suppressed] = -torch.inf
         if self.rescales:
             self._penalise_(logits, token_ids, normaliser)
+        unfinished = None
+        if self._constraint is not None:
+            generated = token_ids[:, :, token_ids.shape[2] - step :]
+            unfinished = self._constrain_words_(
+                logits, self._constraint, generated, token_budget - step
+            )
         if self._decoding.no_repeat_ngram_size:
-            self._forbid_repeats_(logits, token_ids)
+            self._forbid_repeats_(logits, token_ids, unfinished)
         if step < self._decoding.min_new_tokens:
-            logits[..., self._eos] = -torch.inf
+            self._forbid_end_(logits)
+
+    def _constrain_words_(
+        self,
+        logits: Float[Tensor, "B K V"],
+        constraint: WordConstraint,
+        generated: Int[Tensor, "B K step"],
+        remaining: Int[Tensor, " B"],
+    ) -> Bool[Tensor, "B K"]:
+        """Allow tokens of listed words only; return where a word is unfinished."""
+        images, branches, width = logits.shape
+        states = constraint.states(generated.flatten(0, 1).cpu().numpy())
+        left = remaining.cpu().numpy().repeat(branches)
+        forbidden = torch.from_numpy(constraint.forbidden(states, left, width=width))
+        logits.masked_fill_(forbidden.to(logits.device).view(logits.shape), -torch.inf)
+        unfinished = torch.from_numpy(~constraint.is_whole(states))
+        return unfinished.to(logits.device).view(images, branches)
+
+    def _forbid_end_(self, logits: Float[Tensor, "B K V"]) -> None:
+        """Forbid the end token, where another token is left."""
+        end = logits[..., self._eos].clone()
+        logits[..., self._eos] = -torch.inf
+        logits[..., self._eos] = end.where(logits.amax(dim=2) == -torch.inf, -torch.inf)
 
     def _penalise_(
         self,
@@ -75,14 +113,21 @@ class LogitsProcessors:
         logits.scatter_(2, tokens, scores)
 
     def _forbid_repeats_(
-        self, logits: Float[Tensor, "B K V"], token_ids: Int[Tensor, "B K t"]
+        self,
+        logits: Float[Tensor, "B K V"],
+        token_ids: Int[Tensor, "B K t"],
+        unfinished: Bool[Tensor, "B K"] | None,
     ) -> None:
+        """Forbid tokens that would repeat an n-gram, except where a word is unfinished."""
         size = self._decoding.no_repeat_ngram_size
         if token_ids.shape[2] < size:
             return
         runs = token_ids.unfold(2, size, 1)
         latest = token_ids[:, :, None, token_ids.shape[2] - size + 1 :]
         again = (runs[..., :-1] == latest).all(dim=3) & (runs >= 0).all(dim=3)
+        if unfinished is not None:
+            # A caption must not be left without a next token.
+            again &= ~unfinished[:, :, None]
         tokens = torch.where(again, runs[..., -1], self._suppressed[0])
         logits.scatter_(2, tokens, -torch.inf)
 

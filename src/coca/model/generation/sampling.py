@@ -100,7 +100,7 @@ def sample(
         token_ids = prompts[:, None].expand(-1, branches, -1)
         if processors.uses_history:
             token_ids = torch.cat([token_ids, tokens[rows[:, :branches], :step]], dim=2)
-        processors.apply_(logits, step=step, token_ids=token_ids)
+        processors.apply_(logits, step=step, token_ids=token_ids, token_budget=token_budget)
         shape = (-1, rows.shape[1], -1)
         chosen = choose(logits.expand(shape), samples=rows % count, step=step)
         tokens[rows, step] = chosen

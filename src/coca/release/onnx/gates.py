@@ -14,8 +14,6 @@ from numpy import ndarray
 from coca.core.errors import ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor as TorchPredictor
-from coca.processing.image import ImageTransform
-from coca.processing.processor import Processor
 from coca.runtime.image_file import ImageSource
 from coca.runtime.inputs import Caption
 from coca.runtime.predictor import load
@@ -85,9 +83,7 @@ def measure(
         DataError: An image cannot be read; the message names it.
     """
     config = replace(torch.processor.image_config, trim=False, reduced=False)
-    processor = Processor(
-        ImageTransform(config), torch.processor.tokenizer, torch.processor.context_length
-    )
+    processor = torch.processor.with_image(config)
     same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
     runtime = load(exported, batch_size=max(BATCHES))
     # Resizing to the same size changes nothing, so both read equal pixels.

@@ -21,6 +21,7 @@ from coca.processing.processor import Processor
 from coca.release.onnx.gates import GateResult, check, measure
 from coca.release.onnx.graphs import OPSET, Graph, graphs_of, translate
 from coca.release.onnx.quantize import QUANTIZED, quantize
+from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.files import (
     FLOAT_VISION,
     FORMAT_VERSION,
@@ -178,6 +179,8 @@ def write_files(
             progress=progress,
         )
     predictor.processor.tokenizer.save(folder / TOKENIZER_FILE)
+    if predictor.processor.caption_words is not None:
+        predictor.processor.caption_words.save(folder / CAPTION_WORDS_FILE)
     text = predictor.model.config.text
     sections = {
         "image": asdict(settings),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 
+from coca.runtime.caption_words import WordChoice
 from coca.server.bodies import (
     MAX_TEXT,
     Body,
@@ -30,6 +31,8 @@ class CaptionRequest(ImageReference):
     num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
     num_return_sequences: Annotated[int, Field(ge=1, le=16)] = 1
     max_new_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
+    words: WordChoice = "polite"
+    """Words of captions; see `GenerationConfig.words`."""
     attention: bool = False
     """Compute a cross-attention map for each word of the best caption."""
 
@@ -122,7 +125,10 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
     """Generate captions of an image, with a cross-attention map of each word if wanted."""
     model = tenant.service.model
     image = model.decoded(tenant.image(body, body.collection))
-    options: dict[str, Any] = {"num_return_sequences": body.num_return_sequences}
+    options: dict[str, Any] = {
+        "num_return_sequences": body.num_return_sequences,
+        "words": body.words,
+    }
     if body.num_beams is not None:
         options["num_beams"] = body.num_beams
     if body.max_new_tokens is not None:
