@@ -106,13 +106,22 @@ def training_steps(data: Path, out: Path, seed: int) -> Iterator[Step]:
     later = (root, seeded, f"run={unfrozen}", f"init_from={frozen}")
     yield Step(unfrozen / "model", _coca("pretrain", first, second, *later), resumes=True)
     yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
-    suites = [str(RECIPES / "evaluate" / f"everyday{it}.yaml") for it in ("", "_test")]
-    for model in (frozen, unfrozen, mean):
-        for suite in suites if model == mean else suites[:1]:
-            scores = out / "scores" / f"{model.name}-{Path(suite).stem}"
-            evaluate = _coca("evaluate", str(model), suite, root, "--out", str(scores))
-            yield Step(scores / "report.md", evaluate, resumes=True)
-    yield Step(out / "everyday", _coca("export", str(mean), str(out / "everyday")))
+    half, card = out / "half", str(RECIPES.parent / "scripts" / "cards" / "everyday.yaml")
+    yield Step(half, _coca("export", str(mean), str(half), "--half"))
+    development, test = (str(RECIPES / "evaluate" / f"everyday{it}.yaml") for it in ("", "_test"))
+    results = []
+    for model, suite in (
+        *((frozen, development), (unfrozen, development)),
+        *((half, development), (half, test)),
+    ):
+        scores = out / "scores" / f"{model.name}-{Path(suite).stem}"
+        evaluate = _coca("evaluate", str(model), suite, root, "--out", str(scores))
+        yield Step(scores / "report.md", evaluate, resumes=True)
+        results += ["--results", str(scores)] if model == half else []
+    finished = out / "everyday"
+    yield Step(finished, _coca("export", str(half), str(finished), "--card", card, *results))
+    graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
+    yield Step(finished / "text.onnx", graph)
 
 
 def take(steps: Iterable[Step], path: Path) -> None:
