@@ -49,7 +49,7 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
     predictor = load(result.model)
     assert predictor.embed_images(sorted(image_folder.glob("*.png"))[:2]).shape == (2, 32)
     assert load(result.run).fingerprint == predictor.fingerprint
-    assert {path.suffix for path in result.model.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in result.model.iterdir()} == {".json", ".safetensors", ".txt"}
 
 
 def test_a_longer_run_learns_to_distinguish_the_colours(image_folder: Path, tmp_path: Path) -> None:

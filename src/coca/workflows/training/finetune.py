@@ -60,6 +60,7 @@ from coca.workflows.training.training_run import (
     weights_described,
     write_json,
 )
+from coca.workflows.training.training_words import extend_caption_words
 
 # Data of a fine-tuning run: configuration of sources, and classes found in them.
 
@@ -339,7 +340,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     )
     source = load(config.model, device="cpu", prepack=False)
     head = _head(config, sources, progress)
-    processor = _processor(config, source)
+    processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     model = build(_shape(config, source, head))
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
@@ -435,12 +436,19 @@ def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -
         raise ConfigError(f"the head does not fit {config.model}: {error}") from None
 
 
-def _processor(config: FinetuneConfig, source: Predictor) -> Processor:
-    processor = source.processor
-    if config.image_size is None:
-        return processor
-    image = replace(processor.image_config, image_size=config.image_size)
-    return Processor(ImageTransform(image), processor.tokenizer, processor.context_length)
+def _processor(
+    config: FinetuneConfig, source: Predictor, sources: Sources, progress: ProgressMaker
+) -> Processor:
+    own = source.processor
+    size = config.image_size or own.image_config.image_size
+    return Processor(
+        ImageTransform(replace(own.image_config, image_size=size)),
+        own.tokenizer,
+        own.context_length,
+        caption_words=extend_caption_words(
+            config.run, sources, own, config.loss, progress=progress
+        ),
+    )
 
 
 def _finish(

@@ -26,7 +26,6 @@ from coca.model.captioner import Captioner
 from coca.model.detector import Detector, DetectorConfig, save_detector
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
-from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
 from coca.train.distributed.context import DistributedContext
@@ -186,7 +185,7 @@ def _squashed(source: Predictor, size: int) -> Processor:
     """Return the model's processor, with images of this size stretched to a square."""
     own = source.processor
     image = replace(own.image_config, image_size=size, resize="squash", trim=False)
-    return Processor(ImageTransform(image), own.tokenizer, own.context_length)
+    return own.with_image(image)
 
 
 def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Pretraining run: from a recipe to a trained model folder.
 
-run/  recipe.json  record.json  tokenizer.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
+run/  recipe.json  record.json  tokenizer.json  caption_words.txt  metrics.jsonl
+      bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
 """
 
@@ -52,6 +53,7 @@ from coca.workflows.training.training_run import (
     threads,
     weights_described,
 )
+from coca.workflows.training.training_words import extend_caption_words, obtain_caption_words
 
 # Token embeddings of a training run that are mapped from word vectors.
 
@@ -340,6 +342,9 @@ def _processor(
 ) -> Processor:
     if source is not None:
         tokenizer: TextTokenizer = source.processor.tokenizer
+        caption_words = extend_caption_words(
+            config.run, sources, source.processor, config.loss, progress=progress
+        )
     else:
         tokenizer = obtain_tokenizer(
             config.run,
@@ -348,12 +353,20 @@ def _processor(
             vocab_size=config.model.text.vocab_size,
             progress=progress,
         )
+        caption_words = obtain_caption_words(
+            config.run,
+            sources,
+            tokenizer,
+            common=config.tokenizer.common_words(),
+            progress=progress,
+        )
     return make_processor(
         config.data,
         tokenizer,
         image_size=config.model.image.image_size,
         context_length=config.model.text.context_length,
         normalization=config.model.image.normalization() if source is None else _own(source),
+        caption_words=caption_words,
     )
 
 

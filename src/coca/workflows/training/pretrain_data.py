@@ -24,6 +24,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
+from coca.runtime.caption_words import CaptionWords
 from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.schedule import ScheduleConfig
@@ -61,6 +62,10 @@ class TokenizerConfig(Config):
         super().__post_init__()
         if self.words is not None and self.kind != "bpe":
             raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
+
+    def common_words(self) -> Sequence[str]:
+        """Read the common words; none without `words`."""
+        return read_word_list(self.words, count=self.word_count) if self.words else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,7 @@ def train_tokenizer(
             vocab_size=vocab_size,
             kind=config.kind,
             lowercase=config.lowercase,
-            words=read_word_list(config.words, count=config.word_count) if config.words else (),
+            words=config.common_words(),
         )
 
 
@@ -254,6 +259,7 @@ def make_processor(
     image_size: int,
     context_length: int,
     normalization: Normalization | None = None,
+    caption_words: CaptionWords | None = None,
 ) -> Processor:
     """Create the processor of images and texts, which is saved with the finished model.
 
@@ -263,11 +269,12 @@ def make_processor(
         image_size: Side of the square images in pixels.
         context_length: Maximum number of tokens of a caption.
         normalization: That of the image encoder; None: the default.
+        caption_words: Words that generated captions have; None: no list.
     """
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     if normalization is not None:
         image = replace(image, **normalization._asdict())
-    return Processor(ImageTransform(image), tokenizer, context_length)
+    return Processor(ImageTransform(image), tokenizer, context_length, caption_words=caption_words)
 
 
 def _require_usable(config: SourceConfig, source: Source, images: int) -> None:
