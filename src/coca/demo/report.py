@@ -79,7 +79,7 @@ def write_report(
             f"Typed queries among photos of Flickr (CC BY 2.0, cropped and resized; {CREDITS} next "
             "to the photos links each to its page) without given captions: the model reads the "
             "image alone. Below each photo are the caption that the model wrote, which the search "
-            "does not use, the cosine, and the author.",
+            "does not use, the cosine, and the author. No photo shows the last two queries.",
             [_wall(wall) for wall in walls],
         ),
         Section(

@@ -50,6 +50,7 @@ def test_the_demo_shows_the_shipped_model_and_ends_with_commands_to_try(
     # Commands take the shipped model and this collection by default.
     assert "\n  coca search 'red car'\n" in output.stdout
     assert "\n  coca caption runs/demo/car.png\n" in output.stdout
+    assert "\n  coca serve --open -c pictures -c drawings\n" in output.stdout
 
 
 def test_another_model_and_folder_are_named_in_the_commands(

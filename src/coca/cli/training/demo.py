@@ -102,11 +102,12 @@ def demo(
     # The shipped model and the demo's collection are the defaults of the commands.
     shipped = [] if result.model == DEFAULT_MODEL else ["--model", result.model]
     uri = [] if result.folder == SHOWN else ["--uri", str(result.index)]
+    both = [] if images else ["-c", "pictures", "-c", workflow.DRAWINGS]
     example = str(result.example)
     for words in (
         ["search", "red car", *uri],
         ["search", "--image", example, *uri],
-        ["serve", "--open", *uri],
+        ["serve", "--open", *both, *uri],
         ["caption", example, *shipped],
         ["classify", example, "--labels", "animal,building,food,vehicle", *shipped],
     ):
