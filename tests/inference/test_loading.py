@@ -22,6 +22,7 @@ from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
 from coca.model.precision import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer
+from coca.runtime.caption_words import WITHHELD, words_of
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
@@ -141,6 +142,19 @@ def test_the_card_of_a_shipped_model_states_its_fingerprint(name: str) -> None:
     home = shipped()[name]
     assert f"| fingerprint | `{fingerprint(home)}` |" in (home / "README.md").read_text()
     assert FINGERPRINTS[name] == fingerprint(home)
+
+
+@pytest.mark.skipif("everyday" not in shipped(), reason="no weights are in this checkout")
+def test_the_default_model_captions_with_the_words_of_its_list() -> None:
+    predictor = coca.load("everyday", device="cpu")
+    words, tokenizer = predictor.processor.caption_words, predictor.processor.tokenizer
+    assert words is not None
+    assert [
+        word for word in words.words if tokenizer.decode(tokenizer.encode_prompt(word)) != word
+    ] == []
+    assert words.words & WITHHELD == words.withheld
+    for best in predictor.caption([image_bytes(number) for number in range(4)]):
+        assert set(words_of(best.text)) <= set(words.chosen("polite"))
 
 
 def test_images_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:

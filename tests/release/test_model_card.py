@@ -10,6 +10,7 @@ from coca.inference.loading import fingerprint
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
 from coca.release.model_card import DataLine, ResultTable, model_card, results_of
+from coca.runtime.caption_words import CaptionWords
 from tiny_data import image_bytes
 from tiny_model import answering, write_model
 from tiny_openclip import write_open_clip
@@ -110,6 +111,12 @@ def test_scores_of_a_report_come_with_interval_chance_and_strongest_baseline(
     (table,) = results_of(tmp_path, of="f")
     assert table.columns == ("score", "value", "95 %", "by chance", "strongest baseline")
     assert table.rows == [["top1", "0.5", "0.46 to 0.54", "0.003", "0.9 (encoder alone)"]]
+
+
+def test_the_card_counts_the_words_of_captions(tmp_path: Path) -> None:
+    words = CaptionWords.of(["cat", "dog", "ugly"])
+    card = model_card(write_model(tmp_path, words=words), title="Listed", intended_use="Tests.")
+    assert "| words of captions | 3, 1 of them withheld |" in card
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,7 @@ def _description(folder: Path, config: ModelConfig) -> str:
         ["images", f"{processor.image_config.image_size} px"],
         ["captions", f"up to {processor.context_length} tokens"],
         ["vocabulary", f"{processor.tokenizer.vocab_size:,} pieces"],
+        *_caption_words(processor),
         ["vectors", f"{config.embed_dim} numbers"],
         ["fingerprint", f"`{fingerprint(folder)}`"],
     ]
@@ -279,6 +280,13 @@ def _description(folder: Path, config: ModelConfig) -> str:
         known = read_json(origin)
         rows += [[name, f"`{known[name]}`"] for name in ("source", "sha256") if name in known]
     return table(["part", "value"], rows)
+
+
+def _caption_words(processor: Processor) -> list[list[str]]:
+    """Return the row of the list of words; none without a list."""
+    if (words := processor.caption_words) is None:
+        return []
+    return [["words of captions", f"{len(words.words):,}, {len(words.withheld)} of them withheld"]]
 
 
 def _result(result: ResultTable) -> str:
