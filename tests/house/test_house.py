@@ -83,6 +83,10 @@ def test_no_large_file_is_kept() -> None:
     assert large == []
 
 
+def test_the_photos_of_the_demo_stay_small() -> None:
+    assert PHOTOS.stat().st_size <= 7_000_000
+
+
 def test_the_weights_that_the_package_brings_stay_small() -> None:
     weights = [path for path in kept_files() if WEIGHTS in path.parents]
     assert sum(path.stat().st_size for path in weights) <= 35_000_000
