@@ -36,7 +36,9 @@ def model() -> CoCa:
 
 @pytest.fixture
 def batch() -> Batch:
-    rows = [caption(7, 8, 9, length=8), caption(11, length=8), caption(4, 5, length=8)] * 2
+    # Different captions: with equal ones, rounding decides which of two is the nearest.
+    words = [(7, 8, 9), (11,), (4, 5), (9, 7), (8,), (5, 11, 4)]
+    rows = [caption(*it, length=8) for it in words]
     return Batch(images("convnet", 6), torch.tensor(rows), tuple("abcdef"), 0)
 
 
