@@ -55,6 +55,14 @@ def test_common_words_labels_and_templates_are_listed_at_their_first_occurrence(
     )
 
 
+def test_keywords_that_are_not_captioned_do_not_count() -> None:
+    samples = [Sample(str(row), b"", ("a cat",), metadata={"de": ["Katze"]}) for row in range(3)]
+    german = {"keyword_field": "de", "keyword_fraction": 0.5, "keyword_captioning": False}
+    config = SourceConfig(kind="memory", path="m", **german)
+    found = find_caption_words([(config, MemorySource(samples))], TOKENIZER)
+    assert found == CaptionWords.of(["a", "cat"])
+
+
 def test_keywords_and_answers_count() -> None:
     samples = [
         Sample(

@@ -79,9 +79,9 @@ def find_caption_words(
     common: Iterable[str] = (),
     progress: ProgressMaker = silent,
 ) -> CaptionWords | None:
-    """Collect the words of all texts of the sources: captions, keywords, labels, answers.
+    """Collect the words of all texts that captions are learned from.
 
-    The list has the words that occur at least `MIN_COUNT` times, the words of labels and templates,
+    These are captions, keywords, labels and answers. The list has the words that occur at least `MIN_COUNT` times, the words of labels and templates,
     and common words that occur.
 
     Args:
@@ -108,7 +108,8 @@ def find_caption_words(
                 except DataError:
                     continue  # the loader reports it during the run
                 texts, answers = texts_of(sample, config)
-                words = [*words_of(" ".join([*texts, *answers, *keywords_of(sample, config)]))]
+                keywords = keywords_of(sample, config) if config.keyword_captioning else []
+                words = [*words_of(" ".join([*texts, *answers, *keywords]))]
                 counts.update(words)
                 if config.text == "labels":
                     correct.update(words)
