@@ -57,8 +57,13 @@ def test_common_words_labels_and_templates_are_listed_at_their_first_occurrence(
 
 def test_keywords_that_are_not_captioned_do_not_count() -> None:
     samples = [Sample(str(row), b"", ("a cat",), metadata={"de": ["Katze"]}) for row in range(3)]
-    german = {"keyword_field": "de", "keyword_fraction": 0.5, "keyword_captioning": False}
-    config = SourceConfig(kind="memory", path="m", **german)
+    config = SourceConfig(
+        kind="memory",
+        path="m",
+        keyword_field="de",
+        keyword_fraction=0.5,
+        keyword_captioning=False,
+    )
     found = find_caption_words([(config, MemorySource(samples))], TOKENIZER)
     assert found == CaptionWords.of(["a", "cat"])
 
@@ -130,10 +135,10 @@ def test_a_pretrained_model_keeps_its_words_and_learns_those_of_the_run(tmp_path
         loss = LossConfig(captioning_weight=weight)
         return extend_caption_words(tmp_path, sources, processor_with(words), loss)
 
-    assert extended(known, sources, 1) == CaptionWords.of(["bird", "a", "cat"])
-    assert extended(known, sources, 0) == known
-    assert extended(known, sources_of("a cat"), 1) is None
-    assert extended(None, sources, 1) is None
+    assert extended(known, sources, 1.0) == CaptionWords.of(["bird", "a", "cat"])
+    assert extended(known, sources, 0.0) == known
+    assert extended(known, sources_of("a cat"), 1.0) is None
+    assert extended(None, sources, 1.0) is None
 
 
 def test_captions_of_a_trained_model_have_words_of_its_texts(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def find_caption_words(
 ) -> CaptionWords | None:
     """Collect the words of all texts that captions are learned from.
 
-    These are captions, keywords, labels and answers. The list has the words that occur at least `MIN_COUNT` times, the words of labels and templates,
-    and common words that occur.
+    These are captions, keywords, labels and answers. The list has the words that occur at least
+    `MIN_COUNT` times, the words of labels and templates, and common words that occur.
 
     Args:
         sources: The sources; of long sources every n-th sample is read.
