@@ -139,7 +139,7 @@ def take(steps: Iterable[Step], path: Path) -> None:
         print(f"\n{shlex.join(step.command[1:])}", flush=True)
         started = time.monotonic()
         subprocess.run(step.command, check=True)
-        facts = record(config=None, seed=0, data_fingerprint="", extra={})
+        facts = record(config=step, seed=0, data_fingerprint="", extra={})
         notes[str(step.made)] = {
             "command": step.command[1:],
             "seconds": round(time.monotonic() - started),
