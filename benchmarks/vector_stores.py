@@ -562,8 +562,9 @@ class OnServer(Ours):
         self.server = server._process.pid
 
     def settle(self, rows: Rows) -> None:
-        self.collection.flush()
         client, deadline = self.collection._connection.client, time.monotonic() + 1_800
+        # `Collection.flush` leaves a few thousand rows to the server, which indexes them later.
+        client.flush("bench")
         while time.monotonic() < deadline:
             parts = client.list_loaded_segments("bench")
             # FLAT has none to be loaded. Until then the server searches a temporary index.
