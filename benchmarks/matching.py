@@ -1,10 +1,11 @@
 """Rate of queries that match, of those with and without an answer, on calibrated collections.
 
-    python benchmarks/matching.py --drawings 'runs/demo/shards/openmoji/*.tar'
+    python benchmarks/matching.py --photos FOLDER
 
 Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. Queries are
 those of the set, 60 absent concepts, and 100 texts of random letters. A query matches if one of its
-first ten hits does. The weights of the match score were chosen on the everyday queries.
+first ten hits does. Without `--photos` only the drawings are measured. The weights of the match
+score were chosen on the everyday queries.
 """
 
 import argparse
@@ -14,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from options import run
-from ranking import ANSWERS, DRAWINGS, SETS, UNCAPTIONED, embedded, loaded
-from sample_data import located
+from ranking import ANSWERS, UNCAPTIONED, add_data, embedded, loaded, sets_of
 from side_by_side import Figures, Rounds, table, write_report
 
 from coca.search.milvus.collection import Collection
@@ -91,10 +91,8 @@ def random_texts(count: int = 100) -> list[str]:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    located(arguments.drawings)
-    located(f"{arguments.shared}/daquar_train.zip")
-    sets = {(name, part) for name in SETS for part in (1.0, 0.5, 0.0)}
-    sets |= {(name, 0.0) for name in UNCAPTIONED}
+    sets = {(name, part) for name in sets_of(arguments) for part in (1.0, 0.5, 0.0)}
+    sets |= {(name, 0.0) for name in UNCAPTIONED if arguments.photos}
     rounds = Rounds()
     rows = []
     for name, part in sorted(sets, key=lambda one: (one[0], -one[1])):
@@ -128,7 +126,6 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
-    options.add_argument("--drawings", default=DRAWINGS, help="shards of OpenMoji, of `coca demo`")
-    options.add_argument("--shared", default="runs/bench/data", help="folder of the other data")
+    add_data(options)
     options.add_argument("--cache", default="runs/bench/ranking", help="folder of the vectors")
     run(options, referee=referee, quick=QUICK, units=UNITS, rounds=1)

@@ -1,13 +1,14 @@
 """Ranking rules for typed queries: cosines of images and captions, and words, in one score.
 
-    python benchmarks/ranking.py --drawings 'runs/demo/shards/openmoji/*.tar'
+    python benchmarks/ranking.py --photos FOLDER
 
 Images, captions and queries are embedded once, and kept as .npz files in `--cache`. A rule is a
 function of three matrices of queries and records: the cosine of the image, the cosine of the
 caption, and BM25 of the caption's words. Weights are chosen on the 100 everyday queries and on
 photos of Flickr8k's validation split, whose queries are other captions of the same photos. All
 other sets are reported: their queries are in ranking_queries.yaml, and were written before any
-result. A set with `half` has no caption for a random half of its records.
+result. A set with `half` has no caption for a random half of its records. Without `--photos` only
+the two sets of drawings are measured.
 
 Dimensions: Q queries, N records.
 """
@@ -26,7 +27,7 @@ import numpy as np
 import yaml
 from options import run
 from PIL import Image
-from sample_data import located
+from sample_data import SCORED, located
 from side_by_side import Figures, Rounds, table, write_report
 
 import coca
@@ -39,7 +40,6 @@ from coca.search.search_options import Ranking
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
 ANSWERS = yaml.safe_load(Path(__file__).with_name("ranking_queries.yaml").read_text("utf-8"))
-DRAWINGS = "runs/demo/shards/openmoji/*.tar"
 DEPTHS, DRAWS, SEEDS = (1, 5), 2_000, 3
 """Depths of success, draws of the paired bootstrap, and random halves of a set."""
 FORMS: dict[str, Callable[[str], Sequence[str]]] = {
@@ -67,7 +67,7 @@ class Texts:
 
 def drawings(arguments: argparse.Namespace, answers: Mapping[str, Sequence[str]]) -> Texts:
     """Drawings of OpenMoji with their names."""
-    samples = list(_samples(arguments.drawings))
+    samples = list(_samples(located(arguments.drawings)))
     queries, relevant, _ = match(answers, samples)
     images = [sample.image for sample in samples]
     return Texts(images, [sample.captions[0] for sample in samples], queries, relevant)
@@ -81,7 +81,7 @@ def fresh(arguments: argparse.Namespace) -> Texts:
 
 def flickr(arguments: argparse.Namespace) -> Texts:
     """Photos with their first caption; a query is the second or third one."""
-    samples = list(_samples(f"{arguments.shared}/flickr8k_224/val-*.tar"))
+    samples = list(_samples(f"{arguments.photos}/flickr8k_224/val-*.tar"))
     captions = [sample.captions for sample in samples]
     queries = [some[row] for row in (1, 2) for some in captions]
     own = np.tile(np.eye(len(samples), dtype=bool), (2, 1))
@@ -136,6 +136,19 @@ SETS: dict[str, Callable[[argparse.Namespace], Texts]] = {
 }
 UNCAPTIONED = {"classes": classes}
 TUNED = ("everyday", "flickr")
+DRAWN = ("everyday", "fresh")
+
+
+def sets_of(arguments: argparse.Namespace) -> list[str]:
+    """Return the captioned sets whose images are there."""
+    return [name for name in SETS if arguments.photos or name in DRAWN]
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the images."""
+    parser.add_argument("--drawings", default=SCORED, help="shards of OpenMoji; default: from pip")
+    described = "folder of flickr8k_224, daquar_train.zip, exercises_128.zip, photos_cc_by_600.zip"
+    parser.add_argument("--photos", default="", help=described)
 
 
 def _samples(pattern: str) -> Iterator[Any]:
@@ -144,12 +157,12 @@ def _samples(pattern: str) -> Iterator[Any]:
 
 
 def _rows(arguments: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
-    with zipfile.ZipFile(Path(arguments.shared) / name) as file:
+    with zipfile.ZipFile(Path(arguments.photos) / name) as file:
         return map(json.loads, file.read("meta.jsonl").splitlines())
 
 
 def _images(arguments: argparse.Namespace, name: str, members: Sequence[str]) -> list[Image.Image]:
-    with zipfile.ZipFile(Path(arguments.shared) / name) as file:
+    with zipfile.ZipFile(Path(arguments.photos) / name) as file:
         return [Image.open(io.BytesIO(file.read(one))).convert("RGB") for one in members]
 
 
@@ -273,11 +286,9 @@ RULES: dict[str, Callable[[Parts], np.ndarray]] = {
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    located(arguments.drawings)
-    located(f"{arguments.shared}/daquar_train.zip")
     figures: Figures = {}
     rows, forms = [], []
-    for name in SETS:
+    for name in sets_of(arguments):
         data = embedded(name, arguments)
         for captioned in (1.0, 0.5):
             seeds = range(SEEDS if captioned < 1 else 1)
@@ -338,7 +349,6 @@ def _shown(ranks: np.ndarray) -> str:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
-    options.add_argument("--drawings", default=DRAWINGS, help="shards of OpenMoji, of `coca demo`")
-    options.add_argument("--shared", default="runs/bench/data", help="folder of the other data")
+    add_data(options)
     options.add_argument("--cache", default="runs/bench/ranking", help="folder of the vectors")
     run(options, referee=referee, quick=QUICK, units=UNITS, rounds=1)

@@ -20,7 +20,7 @@ from PIL import Image
 from side_by_side import QUICK_RESULTS, Unavailable
 
 from coca.core.errors import MissingExtraError
-from coca.core.files.atomic import atomic_folder
+from coca.core.files.atomic import atomic_folder, write_atomic
 
 if TYPE_CHECKING:
     from coca.data.sample import Sample
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 TRAIN, VAL, LABELLED = "drawings:train", "drawings:val", "drawings:labelled"
 """Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each; and
 a zip of OpenMoji's with their group as label, four fifths of them to train on."""
+SCORED = "drawings:scored"
+"""Default of options: all drawings of OpenMoji."""
 FOLDER = QUICK_RESULTS / "data"
-VENDORS = {TRAIN: "twemoji", VAL: "openmoji", LABELLED: "openmoji"}
+VENDORS = {TRAIN: "twemoji", VAL: "openmoji", LABELLED: "openmoji", SCORED: "openmoji"}
 SIDE_PX = 144
 TILE, COLUMNS, ROWS = (128, 120), 5, 4
 HELP = "shards of captioned images (*.tar); default: drawings of the extra `demo`"
@@ -70,7 +72,7 @@ def _write(pattern: str, folder: Path) -> None:
             return
         with ShardWriter(unfinished) as writer:
             for sample in samples:
-                if pattern == TRAIN or len(sample.captions) > 1:
+                if pattern != VAL or len(sample.captions) > 1:
                     writer.write(sample)
 
 
@@ -85,6 +87,19 @@ def _write_zip(samples: "Iterator[Sample]", path: Path) -> None:
             label = str(sample.metadata["group"])
             rows.append({"image": name, "label": label, "split": "train" if is_train else "val"})
         archive.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def caption_file() -> str:
+    """Write the captions of Twemoji's drawings, one a line, and return the path."""
+    path = FOLDER / "captions.txt"
+    if not path.exists():
+        lines = []
+        for shard in sorted(glob.glob(located(TRAIN))):
+            with tarfile.open(shard) as tar:
+                rows = (tar.extractfile(one) for one in tar if one.name.endswith(".json"))
+                lines += [text for row in rows if row for text in json.load(row)["captions"]]
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
+    return str(path)
 
 
 def caption_of(sample: "Sample", number: int) -> str:

@@ -184,8 +184,8 @@ def build(name: str, rows: Rows, folder: Path) -> Figures:
     store.build(rows)
     spent = own_seconds() - start
     peak = peak_bytes() / 1e6 - before
-    if store.server is not None:
-        peak += resident_mb(store.server, peak=True)
+    if isinstance(store, OnServer):
+        peak += store.peak_mb
     return {"build_s": spent, "peak_mb": peak, "disk_mb": disk_mb(folder)}
 
 

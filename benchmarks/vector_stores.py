@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from side_by_side import Unavailable
+from side_by_side import Unavailable, resident_mb
 
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
@@ -560,6 +560,7 @@ class OnServer(Ours):
         server = self._stack.enter_context(milvus_server(folder))
         super().__init__(folder, uri=server.uri, index=index)
         self.server = server._process.pid
+        self.peak_mb = 0.0  # of the server, once it is closed
 
     def settle(self, rows: Rows) -> None:
         client, deadline = self.collection._connection.client, time.monotonic() + 1_800
@@ -577,6 +578,7 @@ class OnServer(Ours):
 
     def close(self) -> None:
         super().close()
+        self.peak_mb = resident_mb(self.server or "self", peak=True)
         self._stack.close()
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from options import run
-from side_by_side import Figures, Rounds, Unavailable, emit, figure, in_turn, table, write_report
+from sample_data import caption_file
+from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
 from coca.search.query.words import WordIndex
 
@@ -107,7 +108,8 @@ def bm25s(captions: list[str], folder: Path) -> tuple[Search, Write]:
         (terms,) = peer.tokenize(
             [query], stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False
         )
-        return ranker.get_scores([term for term in terms if term in ranker.vocab_dict])
+        known = [term for term in terms if term in ranker.vocab_dict]
+        return ranker.get_scores(known) if known else ()
 
     return search, lambda row, text: build([*captions[:row], text, *captions[row + 1 :]])
 
@@ -137,9 +139,8 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    if not arguments.captions:
-        raise Unavailable("pass a text file with one caption a line: --captions FILE")
-    shared = [f"--captions={arguments.captions}", f"--size={arguments.size}"]
+    captions = arguments.captions or caption_file()
+    shared = [f"--captions={captions}", f"--size={arguments.size}"]
     runs = {name: [f"--contestant={name}", *shared] for name in NAMES}
     rounds = in_turn(runs, rounds=arguments.rounds)
     rows = [
@@ -154,6 +155,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", default="", help="text file with one caption a line")
+    described = "text file with one caption a line; default: those of the drawings"
+    parser.add_argument("--captions", default="", help=described)
     parser.add_argument("--size", type=int, default=50_000, help="captions (default 50,000)")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)
