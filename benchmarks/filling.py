@@ -19,7 +19,7 @@ from options import run
 from sample_data import VAL, make_photos
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
 from coca.search.ingest.prefetch import Reader, embed_items
@@ -62,7 +62,7 @@ UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    model = coca.load(arguments.model, device="cpu")
+    model = loading.load(arguments.model, device="cpu")
     files = find_files([arguments.images])[: arguments.count]
     # The first batch warms up: imports and the choice of kernels.
     model.embed_images(files[: model.batch_size])

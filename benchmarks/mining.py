@@ -25,7 +25,7 @@ from options import run
 from sample_data import LABELLED, located
 from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.runtime.prompts import prompts_named
 from coca.search.milvus.collection import Collection
@@ -115,7 +115,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         folder = Path(name)
         (folder / "photos").mkdir()
         labels = unpacked(arguments.data, folder / "photos")
-        predictor = coca.load(arguments.model, device="cpu")
+        predictor = loading.load(arguments.model, device="cpu")
         figures: Figures = {}
         for seed in range(arguments.seeds):
             own = folder / str(seed)

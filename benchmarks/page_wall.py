@@ -31,7 +31,7 @@ from serve_load import processor_seconds as processor_seconds_of
 from serve_load import serving
 from side_by_side import Figures, Rounds, Unavailable, emit, figure, in_turn, table, write_report
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
@@ -261,7 +261,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
     if (chromium := shutil.which("chromium")) is None:
         raise Unavailable("there is no chromium: apt-get install chromium")
-    model = coca.load(arguments.model, device="cpu")
+    model = loading.load(arguments.model, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         uri, cache = str(Path(folder) / "wall.db"), Path(folder) / "thumbnails"
         fill(uri, model, arguments.rows, Path(folder) / "images")

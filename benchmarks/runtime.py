@@ -75,9 +75,10 @@ def loaded(arguments: argparse.Namespace) -> Any:
         import torch
 
         import coca
+        from coca.inference import loading
 
         torch.set_num_threads(1)
-        return coca.load(arguments.model, device="cpu", batch_size=16)
+        return loading.load(arguments.model, device="cpu", batch_size=16)
     import coca.runtime
 
     folder = arguments.fp32 if arguments.contestant == "fp32" else arguments.int8
@@ -111,12 +112,12 @@ def exported(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
     folders = {"fp32": arguments.fp32, "int8": arguments.int8}
     for precision, given in folders.items():
         if not given:
-            import coca
+            from coca.inference import loading
             from coca.release.onnx.onnx_export import write_files
 
             folders[precision] = str(folder / precision)
             (folder / precision).mkdir()
-            model = coca.load(arguments.model, device="cpu", prepack=False)
+            model = loading.load(arguments.model, device="cpu", prepack=False)
             write_files(
                 folder / precision,
                 model,

@@ -39,7 +39,7 @@ from PIL import Image
 from serve_load import fill, serving, texts
 from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 
-import coca
+from coca.inference import loading
 
 KEYS = {"key-of-anna": {"name": "anna"}, "key-of-bert": {"name": "bert"}}
 ANNA, BERT = ({"Authorization": f"Bearer {key}"} for key in KEYS)
@@ -272,7 +272,7 @@ def end_time(address: Address, pid: int) -> float:
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    model = coca.load(arguments.model, device="cpu")
+    model = loading.load(arguments.model, device="cpu")
     if arguments.contestant == "before":
         # The service runs the other source; this process measures by its own.
         os.environ["PYTHONPATH"] = str(Path(arguments.before).resolve())

@@ -29,7 +29,7 @@ import numpy as np
 from options import run
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
@@ -141,7 +141,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    model = coca.load(arguments.model, device="cpu")
+    model = loading.load(arguments.model, device="cpu")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         uri = str(Path(folder) / "load.db")

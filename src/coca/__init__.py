@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coca.inference.loading import load
+    from coca.inference.image_text import load
     from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.coca_config import CoCaConfig
@@ -25,7 +25,7 @@ _HOMES = {
     "Collection": "coca.search.milvus.collection",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.query.engine",
-    "load": "coca.inference.loading",
+    "load": "coca.inference.image_text",
 }
 _RENAMED = {
     **dict.fromkeys(

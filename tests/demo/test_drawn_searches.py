@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.search.records import Hit
 
@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def model() -> Predictor:
-    return coca.load(device="cpu")
+    return loading.load(device="cpu")
 
 
 def test_the_hits_that_are_drawn_are_in_the_file(script: ModuleType, tmp_path: Path) -> None:

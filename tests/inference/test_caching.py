@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.inference.caching import CachingPredictor
+from coca.inference.caching import caching
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.runtime.short_vectors import shorten
@@ -18,7 +18,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 
 def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Predictor) -> None:
-    model = CachingPredictor(plain)
+    model = caching(plain)
     images, texts = [image_bytes(n) for n in range(5)], ["a red car", "two dogs", "a red car"]
     for some in (images[:3], images, [images[4], images[0], images[4]]):
         # Batches of other sizes differ by rounding.
@@ -31,19 +31,19 @@ def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Pred
 
 def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     plain = load(write_model(tmp_path), device="cpu", prepack=False)
-    CachingPredictor(plain)
+    caching(plain)
     assert not any("prepack" in vars(weight) for weight in plain.model.parameters())
 
 
 def test_short_vectors_stay_short(plain: Predictor) -> None:
     short = shorten(plain, 8)
-    model = CachingPredictor(short)
+    model = caching(short)
     assert model.embed_dim == 8
     np.testing.assert_array_equal(model.embed_texts(["a dog"]), short.embed_texts(["a dog"]))
 
 
 def test_nothing_is_embedded_twice(plain: Predictor) -> None:
-    model = CachingPredictor(plain)
+    model = caching(plain)
     images = [image_bytes(n) for n in range(4)]
     model.embed_images(images[:3])
     model.embed_texts(["one", "two"])
@@ -54,7 +54,7 @@ def test_nothing_is_embedded_twice(plain: Predictor) -> None:
 
 
 def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
-    model, path = CachingPredictor(plain), tmp_path / "a.png"
+    model, path = caching(plain), tmp_path / "a.png"
     vectors = []
     for number in range(2):
         path.write_bytes(image_bytes(number))
@@ -64,11 +64,11 @@ def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
 
 
 def test_a_single_image_is_a_list_of_one(plain: Predictor) -> None:
-    assert CachingPredictor(plain).embed_images(image_bytes(0)).shape == (1, plain.embed_dim)
+    assert caching(plain).embed_images(image_bytes(0)).shape == (1, plain.embed_dim)
 
 
 def test_vectors_of_a_collection_are_not_computed_again(plain: Predictor) -> None:
-    model = CachingPredictor(plain)
+    model = caching(plain)
     bars: Bars = {}
     images, texts = [image_bytes(n) for n in range(3)], ["one", "two"]
     vectors = plain.embed_images(images), plain.embed_texts(texts)

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from coca.core.errors import ConfigError
-from coca.inference.caching import CachingPredictor
+from coca.inference.caching import caching
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import as_images, as_texts
 from tiny_data import image_bytes
@@ -23,9 +23,7 @@ def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
     assert [len(row) for row in predictor.classify(images(), labels)] == [2, 2, 2]
     words = ["a car", "dogs"]
     assert_array_equal(predictor.embed_texts(iter(words)), predictor.embed_texts(words))
-    assert_array_equal(
-        CachingPredictor(predictor).embed_texts(iter(words)), predictor.embed_texts(words)
-    )
+    assert_array_equal(caching(predictor).embed_texts(iter(words)), predictor.embed_texts(words))
 
 
 def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_image() -> None:

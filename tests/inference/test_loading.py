@@ -146,7 +146,7 @@ def test_the_card_of_a_shipped_model_states_its_fingerprint(name: str) -> None:
 
 @pytest.mark.skipif("everyday" not in shipped(), reason="no weights are in this checkout")
 def test_the_default_model_captions_with_the_words_of_its_list() -> None:
-    predictor = coca.load("everyday", device="cpu")
+    predictor = loading.load("everyday", device="cpu")
     words, tokenizer = predictor.processor.caption_words, predictor.processor.tokenizer
     assert words is not None
     assert [
@@ -262,9 +262,11 @@ def test_warnings_are_logged_at_every_load(
 ) -> None:
     loaded = coca.load(open_clip)
     assert caplog.messages == []
-    (Path(loaded.source) / "source.json").write_text(json.dumps({"caveat": "captions only"}))
+    (Path(loaded.source) / "source.json").write_text(
+        json.dumps({"source": "hf:some/model", "caveat": "captions only"})
+    )
     coca.load(open_clip)
-    assert caplog.messages == [f"{open_clip}: captions only"]
+    assert caplog.messages == ["hf:some/model: captions only"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -378,5 +380,5 @@ def test_a_tokenizer_with_an_exponential_pattern_is_one_sentence(tmp_path: Path)
 def test_auto_precision_is_the_faster_one_of_the_device(folder: Path) -> None:
     faster = resolve_precision("auto", torch.device("cpu"))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[faster]
-    loaded = coca.load(folder, device="cpu", precision="auto")
+    loaded = loading.load(folder, device="cpu", precision="auto")
     assert {weight.dtype for weight in loaded.model.parameters()} == {dtype}

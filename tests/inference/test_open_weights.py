@@ -76,7 +76,7 @@ def test_the_folder_records_where_its_weights_come_from(theirs: Path) -> None:
         "sha256": sha256_file(theirs / WEIGHTS),
         "caveat": "beware",
     }
-    assert caveat_of(folder) == "beware"
+    assert caveat_of(folder).endswith(": beware")
     assert caveat_of(imported(theirs)) == ""
 
 
@@ -188,7 +188,7 @@ def test_published_weights_are_fetched_translated_and_kept(
     assert is_model(folder)
     assert folder.is_relative_to(weights.cache)
     assert json.loads((folder / SOURCE_FILE).read_text())["source"] == f"openclip:{NAME}"
-    assert caveat_of(folder) == "beware"
+    assert caveat_of(folder).endswith(": beware")
     assert load_model(folder).config.embed_dim == 64
     asked = list(hub.fetched)
     assert weights.published(NAME) == folder
@@ -240,7 +240,7 @@ def test_a_repository_of_open_clip_is_translated(weights: OpenWeights, hub: Fold
     assert weights.repository("some/one") == folder
     without_about = weights.repository(REPO)
     assert load_model(folder).config == load_model(without_about).config
-    assert caveat_of(without_about) == "beware"
+    assert caveat_of(without_about).endswith(": beware")
 
 
 def test_weights_that_cannot_hold_code_are_preferred(weights: OpenWeights, hub: FolderHub) -> None:

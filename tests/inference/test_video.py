@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import coca
 from coca.core.errors import ConfigError, DataError
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.inference.video import (
     caption_files,
@@ -25,7 +25,7 @@ from tiny_video import video
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return coca.load(write_model(tmp_path_factory.mktemp("model")), device="cpu", batch_size=3)
+    return loading.load(write_model(tmp_path_factory.mktemp("model")), device="cpu", batch_size=3)
 
 
 CLIPS = [

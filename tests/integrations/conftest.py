@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -15,7 +15,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def predictor(folder: Path) -> Predictor:
-    return coca.load(folder, device="cpu")
+    return loading.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="session")

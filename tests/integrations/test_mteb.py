@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import coca
 from coca.core.errors import ConfigError
 from coca.data.sources.tar.shards import ShardsConfig
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.tasks.retrieval.image_text_retrieval import retrieval
 from coca.tasks.task import TaskConfig
@@ -65,7 +65,7 @@ def test_recall_of_the_example_on_photos_is_that_of_our_task(shared_data: Path) 
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     path = str(shared_data / "flickr8k_224" / "val-*.tar")
-    model = coca.load("everyday", device="cpu")
+    model = loading.load("everyday", device="cpu")
     task = example.retrieval_task(example.read_samples(path)[:PHOTOS])
     result = mteb.evaluate(ours.CoCaEncoder(model), task, cache=None)
     (scores,) = result.task_results[0].scores["test"]

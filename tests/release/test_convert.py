@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import coca
 from coca.core.errors import ConfigError, ModelError
+from coca.inference import loading
 from coca.inference.loading import fingerprint
 from coca.inference.open_weights import MODEL_FILES
 from coca.model.pretrained import MODULES_FILE
@@ -37,7 +37,7 @@ def test_a_file_of_weights_becomes_a_folder_that_loads(
         assert sorted(path.name for path in out.iterdir()) == sorted(
             [*MODEL_FILES, MODULES_FILE, "source.json"]
         )
-        assert coca.load(out).embed_texts("the cat").shape == (1, 64)
+        assert loading.load(out).embed_texts("the cat").shape == (1, 64)
     # What is converted is not kept twice.
     assert not cache.exists()
 
@@ -85,7 +85,7 @@ def test_the_class_mask_survives_in_a_folder_and_refuses_a_file(
     ours = convert(theirs, tmp_path / "ours")
     out = convert(ours, tmp_path / "back", to="openclip")
     again = convert(out, tmp_path / "again", vocabulary=theirs / "tokenizer.json")
-    before, after = (coca.load(it).embed_texts("the cat") for it in (ours, again))
+    before, after = (loading.load(it).embed_texts("the cat") for it in (ours, again))
     assert np.array_equal(before, after)
     with pytest.raises(
         ModelError, match=r"weights alone and lose .*class_mask corrected; name a folder"
@@ -107,7 +107,7 @@ def test_a_folder_cannot_go_into_a_file(theirs: Path, tmp_path: Path) -> None:
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return coca.load(folder, device="cpu", prepack=False).model.state_dict()
+    return loading.load(folder, device="cpu", prepack=False).model.state_dict()
 
 
 @pytest.mark.parametrize(("shares", "first"), [((), 0.5), ((3.0, 1.0), 0.75)])

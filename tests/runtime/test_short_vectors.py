@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import coca
 from coca.core.errors import ConfigError
+from coca.inference import loading
 from coca.runtime.short_vectors import shorten, shortened
 
 
@@ -40,7 +40,7 @@ def test_a_short_predictor_shares_the_model_and_writes_the_same_captions(tmp_pat
     from tiny_model import write_model
 
     folder = write_model(tmp_path / "model")
-    whole = coca.load(folder, device="cpu")
+    whole = loading.load(folder, device="cpu")
     short = shorten(whole, 8)
     assert isinstance(short, Predictor)
     assert short.model is whole.model
@@ -59,7 +59,7 @@ def test_a_short_predictor_shares_the_model_and_writes_the_same_captions(tmp_pat
     assert short.caption(images) == whole.caption(images)
     assert short.class_embeddings(texts).shape == (2, 8)
     assert shorten(whole, 24) is whole
-    loaded = coca.load(folder, device="cpu", dimensions=8)
+    loaded = loading.load(folder, device="cpu", dimensions=8)
     np.testing.assert_allclose(loaded.embed_texts(texts), short.embed_texts(texts), atol=1e-6)
     with pytest.raises(ConfigError, match=r"dimensions must be in \[1, 24\], got 25"):
-        coca.load(folder, device="cpu", dimensions=25)
+        loading.load(folder, device="cpu", dimensions=25)

@@ -11,6 +11,7 @@ import pytest
 
 import coca
 from coca.core.errors import ModelError
+from coca.inference import loading
 from coca.runtime.short_vectors import shorten
 from coca.runtime.text_embedder import TEXT_GRAPH_FILE, TextEmbedder, has_text_graph
 from coca.search.predictor import CaptionScorer, Embedder
@@ -53,7 +54,7 @@ def texts_of(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", shipped())
 def test_vectors_of_texts_and_the_fingerprint_are_those_of_the_whole_model(name: str) -> None:
-    embedder, whole, texts = TextEmbedder(name, never), coca.load(name), texts_of(name)
+    embedder, whole, texts = TextEmbedder(name, never), loading.load(name), texts_of(name)
     np.testing.assert_allclose(
         embedder.embed_texts(texts), whole.embed_texts(texts), rtol=0, atol=1e-5
     )
@@ -70,8 +71,8 @@ def test_one_text_is_a_list_of_one_and_no_texts_have_no_vectors() -> None:
 
 def test_short_vectors_are_those_of_the_whole_model() -> None:
     texts, image = ["a red car", "a frog"], image_bytes(0)
-    embedder = shorten(TextEmbedder("nano", lambda: coca.load("nano")), 16)
-    whole = coca.load("nano", dimensions=16)
+    embedder = shorten(TextEmbedder("nano", lambda: loading.load("nano")), 16)
+    whole = loading.load("nano", dimensions=16)
     assert embedder.embed_dim == 16
     np.testing.assert_allclose(
         embedder.embed_texts(texts), whole.embed_texts(texts), rtol=0, atol=1e-5
@@ -83,7 +84,7 @@ def test_anything_but_texts_loads_the_whole_model_once() -> None:
     loaded = []
 
     def load() -> coca.Predictor:
-        loaded.append(coca.load("nano"))
+        loaded.append(loading.load("nano"))
         return loaded[-1]
 
     embedder = TextEmbedder("nano", load)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import coca
+from coca.inference import loading
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.workflows.collections.embed_shards import embed_shards
@@ -17,7 +17,7 @@ from tiny_run import kill_at_sync_number
 
 @pytest.fixture(scope="session")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return coca.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+    return loading.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
 @pytest.fixture(scope="session")

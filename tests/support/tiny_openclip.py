@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ class FolderHub:
         if not path.is_file():
             raise ModelError("the repository has no such file")
         return path
+
+    def about(self, repo: str, names: Sequence[str], *, revision: str | None) -> str:
+        return f"{len(names)} files, licence mit" if (self.root / repo).is_dir() else ""
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
         shutil.copytree(folder, self.root / repo, dirs_exist_ok=True)

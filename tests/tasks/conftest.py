@@ -1,10 +1,10 @@
 import pytest
 
-import coca
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from tiny_model import write_model
 
 
 @pytest.fixture(scope="session")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return coca.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+    return loading.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")

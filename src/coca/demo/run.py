@@ -29,7 +29,7 @@ from coca.demo.emoji import VENDORS, emoji_samples
 from coca.demo.photos import read_table, write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.inference.attention import draw_word_maps
-from coca.inference.caching import CachingPredictor
+from coca.inference.caching import caching
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import CONFIG_FILE
@@ -499,19 +499,19 @@ def _evaluate(
             return kept["scores"]
     log(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
-    caching = CachingPredictor(predictor)
+    cached = caching(predictor)
     records = collection.get(content_id(sample.image) for _, sample in images)
-    caching.add(
+    cached.add(
         images=((it.image, records[content_id(it.image)].vector) for _, it in images),
         texts=(
             (it.caption, it.text_vector) for it in records.values() if it.text_vector is not None
         ),
     )
     for name, config in configs.items():
-        result = TASKS.get(config.task)(caching, config, progress=progress)
+        result = TASKS.get(config.task)(cached, config, progress=progress)
         metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
         scores[name] = {**metrics, "samples": result.samples}
-    scores["coca search"] = score_search(SearchEngine(caching, collection), images)
+    scores["coca search"] = score_search(SearchEngine(cached, collection), images)
     content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
     write_atomic(path, json.dumps(content, indent=2).encode())
     return scores

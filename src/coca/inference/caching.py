@@ -7,22 +7,19 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressOption
-from coca.inference.predictor import Predictor
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, as_texts
 from coca.runtime.unreadable import OnError
 
 
-class CachingPredictor(Predictor):
+class CachingPredictor(BasePredictor):
     """A predictor that caches every embedding.
 
     Of images, only encoded ones (bytes) are cached. Files may change, and comparing arrays costs as
     much as embedding them.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        """Wrap a loaded model; `predictor` itself is not changed."""
-        vars(self).update(vars(predictor))
-        self._vectors: dict[Hashable, ndarray] = {}
+    _vectors: dict[Hashable, ndarray]
 
     def add(
         self,
@@ -46,7 +43,7 @@ class CachingPredictor(Predictor):
         on_error: OnError = "raise",
         progress: ProgressOption = False,
     ) -> Float[ndarray, "N E"]:
-        """Compute image embeddings as `Predictor.embed_images`, from the cache where possible."""
+        """Compute image embeddings, from the cache where possible."""
         encoded = isinstance(images, list | tuple) and all(isinstance(it, bytes) for it in images)
         if not encoded or on_error != "raise":
             return super().embed_images(images, on_error=on_error, progress=progress)
@@ -60,12 +57,20 @@ class CachingPredictor(Predictor):
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressOption = False
     ) -> Float[ndarray, "N E"]:
-        """Compute text embeddings as `Predictor.embed_texts`, from the cache where possible."""
+        """Compute text embeddings, from the cache where possible."""
         listed = as_texts(texts)
         wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
         new = super().embed_texts(wanted, progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
         return self._stacked([self._vectors[text] for text in listed])
+
+
+def caching(predictor: BasePredictor) -> CachingPredictor:
+    """Return a copy of a loaded model that caches every embedding; it shares the weights."""
+    kind = type(CachingPredictor.__name__, (CachingPredictor, type(predictor)), {})
+    copy: CachingPredictor = object.__new__(kind)
+    vars(copy).update(vars(predictor), _vectors={})
+    return copy
 
 
 def _key(image: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Client of the Hugging Face hub: list, download and upload the files of a repository."""
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ class Hub(Protocol):
 
     def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
         """Download a file, return its path; raises `ModelError` with the reason on failure."""
+        ...
+
+    def about(self, repo: str, names: Sequence[str], *, revision: str | None) -> str:
+        """Describe the files that a download needs, such as `605 MB, licence mit`; else empty."""
         ...
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
@@ -68,6 +73,30 @@ class HuggingFace:
         except Exception as error:
             raise ModelError(_reason(hub, error)) from error
         return Path(path)
+
+    def about(self, repo: str, names: Sequence[str], *, revision: str | None) -> str:
+        """Describe the size and licence of files that are not in huggingface_hub's cache.
+
+        Returns:
+            Such as `605 MB, licence mit`; empty if all are there, or the hub cannot be reached.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+        """
+        hub = _package()
+        api = hub.HfApi(endpoint=self._endpoint)
+        places = [hub.try_to_load_from_cache(repo, it, revision=revision) for it in names]
+        missing = {it for it, at in zip(names, places, strict=True) if not isinstance(at, str)}
+        if not missing or self._is_out_of_reach(hub):
+            return ""
+        try:
+            found = api.model_info(repo, revision=revision, files_metadata=True)
+        except Exception:
+            # The download reports the error.
+            return ""
+        size = sum(file.size or 0 for file in found.siblings or () if file.rfilename in missing)
+        licence = (found.card_data or {}).get("license") or "not stated"
+        return f"{size / 1e6:,.0f} MB, licence {licence}"
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
         """Upload a folder to a repository, created if missing.

@@ -22,6 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -29,9 +30,16 @@ import torch
 
 from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, ModelError, StorageError
-from coca.core.files.atomic import user_cache, write_atomic
+from coca.core.files.atomic import sha256_file, user_cache, write_atomic
 from coca.core.malloc import keep_freed_memory
-from coca.inference.open_weights import SOURCE_FILE, OpenWeights, caveat_of, is_model, weights_in
+from coca.inference.open_weights import (
+    SOURCE_FILE,
+    OpenWeights,
+    caveat_of,
+    is_image_text,
+    is_model,
+    weights_in,
+)
 from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.precision import Precision, resolve_precision
@@ -53,6 +61,10 @@ from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
 CACHED_BYTES = 64 << 20
 """Files from this size on are cached; smaller files are read in 0.1 s."""
+MODEL_SUFFIXES = frozenset(
+    (".bin", ".data", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors", ".txt")
+)
+"""Suffixes of the files of other libraries' models."""
 _SETTLED_S = 2.0
 """Age from which a change time is unique: file systems count in steps of up to 2 s."""
 
@@ -93,7 +105,7 @@ def _state(path: Path) -> str | None:
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(
@@ -131,17 +143,21 @@ def load(
             size of the embeddings.
         MissingExtraError: Open weights need the extra `hub`.
     """
-    if precision not in (known := get_args(Precision)):
-        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(known)}")
-    target = _device_named(device)
+    check_precision(precision)
+    target = device_named(device)
     path = model_folder(name)
+    if is_image_text(path):
+        raise ModelError(
+            f"{name} is an image-text model without a decoder, and this needs a CoCa model; "
+            f"shipped: {', '.join(shipped())}"
+        )
     if (path / SOURCE_FILE).is_file() and (caveat := caveat_of(path)):
-        logger.warning("%s: %s", name, caveat)
+        logger.warning("%s", caveat)
     if target.type == "cpu":
         keep_freed_memory()
     config, processor = load_config_file(path), Processor.load(path)
     _require_fit(path, config, processor)
-    model = load_model(path, device=target, dtype=_DTYPES[resolve_precision(precision, target)])
+    model = load_model(path, device=target, dtype=DTYPES[resolve_precision(precision, target)])
     found = fingerprint(path)
     if path == shipped().get(path.name) and found != FINGERPRINTS.get(path.name, found):
         raise ModelError(
@@ -190,6 +206,23 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()[:16] + hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
+def files_fingerprint(folder: Path) -> str:
+    """Compute the 24 hex digits that identify the files of a model of another library.
+
+    Weights, tokenizer and preprocessing are hashed with their names; texts for people are not.
+
+    Raises:
+        StorageError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in MODEL_SUFFIXES and path.is_file() and name != SOURCE_FILE:
+            content = cached_digest(path, partial(sha256_file, path))
+            digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()[:24]
+
+
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
     """Resolve a model name to its folder; open weights are downloaded and converted if needed.
 
@@ -206,6 +239,8 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         weights = open_weights or OpenWeights()
         return weights.published(rest) if kind == "openclip" else weights.repository(rest)
     path, known = Path(name), shipped()
+    if is_image_text(path):
+        return path
     if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
         return (open_weights or OpenWeights()).local(path)
     if path.is_dir():
@@ -249,13 +284,24 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
         raise ModelError(f"{path} mixes files of different models: {'; '.join(faults)}")
 
 
-def _device_named(name: str | None) -> torch.device:
+def check_precision(precision: str) -> None:
+    """Raise a `ConfigError` for an unknown name of a precision."""
+    if precision not in (known := get_args(Precision)):
+        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(known)}")
+
+
+def device_named(name: str | None) -> torch.device:
+    """Return a device by its name; default: the first accelerator, else the CPU.
+
+    Raises:
+        ConfigError: The device cannot be used here.
+    """
     if name is None:
         found = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         )
         return found or torch.device("cpu")
-    usable = " or ".join(dict.fromkeys((str(_device_named(None)), "cpu")))
+    usable = " or ".join(dict.fromkeys((str(device_named(None)), "cpu")))
     try:
         target = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

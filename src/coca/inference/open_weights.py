@@ -10,6 +10,7 @@ The cache contains `models/NAME`, converted model folders with a `source.json`, 
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,14 @@ from coca.core.files.atomic import (
     user_cache,
     write_atomic,
 )
+from coca.inference import openclip_model
 from coca.inference.hub import Hub, HuggingFace
-from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
+from coca.model.openclip.openclip_config import (
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    OpenCLIPConfig,
+    from_open_clip,
+)
 from coca.model.openclip.openclip_weights import (
     config_of_weights,
     convert_state_dict,
@@ -42,6 +49,8 @@ from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
+
+logger = logging.getLogger(__name__)
 
 # Conversion of OpenCLIP weights to a model folder, with tokenizer and preprocessing.
 
@@ -134,14 +143,19 @@ def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None
 
 
 def caveat_of(folder: Path) -> str:
-    """Read the caveat of imported weights from the `source.json` of their folder; often empty.
+    """Read name and caveat of imported weights from the `source.json` of their folder.
+
+    Returns:
+        Such as `NAME: it writes captions but cannot search`; empty without a caveat.
 
     Raises:
         ModelError: The file is damaged.
     """
     path = folder / SOURCE_FILE
     try:
-        return str(read_json(path).get("caveat", ""))
+        known = read_json(path)
+        caveat = known.get("caveat", "")
+        return f"{known.get('source', folder)}: {caveat}" if caveat else ""
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
@@ -171,16 +185,23 @@ MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
 FURTHER_FILES = (CAPTION_WORDS_FILE, SOURCE_FILE)
 """Files that a model folder may have."""
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-OPEN_CLIP_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-"""Names of OpenCLIP's weights, in order of preference; safetensors cannot contain code."""
-
 VOCABULARY_NAMES = ("tokenizer.json", "merges.txt", VOCABULARY_FILE)
 """Names of CLIP's vocabulary."""
+
+_TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+
+_TRANSFORMERS_FILES = (
+    CONFIG_FILE,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "model.safetensors.index.json",
+)
 
 _CAPTIONS_ONLY = (
     "it writes captions but cannot search: its embeddings reach 0.8 % zero-shot on ImageNet; for "
@@ -262,7 +283,9 @@ class OpenWeights:
             ModelError: The download failed; the message names the files to place by hand.
         """
         if name not in PUBLISHED:
-            raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, PUBLISHED)}")
+            if name.startswith("coca_"):
+                raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, PUBLISHED)}")
+            return self._image_text(name)
         known, source = PUBLISHED[name], f"openclip:{name}"
         folder = self._folder(source)
         if not is_model(folder):
@@ -278,6 +301,28 @@ class OpenWeights:
             )
         return folder
 
+    def _image_text(self, name: str) -> Path:
+        """Return the folder of an image-text model of OpenCLIP, `ARCHITECTURE/TAG` or `/FILE`."""
+        architecture, _, tag = name.partition("/")
+        file = Path(tag)
+        source = f"openclip:{architecture}/{_file_key(file) if file.is_file() else tag}"
+        folder = self._folder(source)
+        if is_openclip(folder):
+            return folder
+        about: Mapping[str, Any] = {}
+        if not file.is_file():
+            about = openclip_model.published(name, also=[*PUBLISHED])
+            repo, _, weights = about["hf_hub"].rpartition("/")
+            names = (weights,) if weights else (OPEN_CLIP_WEIGHTS[0], OPEN_CLIP_WEIGHTS[2])
+            (file,) = self._fetch(source, [self._first(source, repo, names)])
+        openclip_model.save(architecture, about, file, folder)
+        return folder
+
+    def _first(self, source: str, repo: str, files: Sequence[str]) -> _Remote:
+        """Return the first of some files that a repository has."""
+        names = files if len(files) == 1 else self._listing(source, repo, None)
+        return _Remote(repo, next((name for name in files if name in names), files[0]))
+
     def repository(self, name: str) -> Path:
         """Return the folder of a hub model, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`.
 
@@ -286,7 +331,7 @@ class OpenWeights:
         """
         source = f"hf:{name}"
         folder = self._folder(source)
-        if is_model(folder):
+        if is_model(folder) or is_image_text(folder):
             return folder
         repo, _, revision = name.partition("@")
         names = self._listing(source, repo, revision or None)
@@ -296,12 +341,20 @@ class OpenWeights:
 
         if set(MODEL_FILES) <= set(names):
             kept = [name for name in (*MODEL_FILES, *FURTHER_FILES) if name in names]
-            found = self._fetch(source, [remote(name) for name in kept])
-            with atomic_folder(folder) as unfinished:
-                for path, name in zip(found, kept, strict=True):
-                    shutil.copyfile(path, unfinished / name)
-            return folder
+            return self._copied(source, [remote(name) for name in kept])
         weights = next((name for name in OPEN_CLIP_WEIGHTS if name in names), None)
+        if CONFIG_FILE in names:
+            (config,) = self._fetch(source, [remote(CONFIG_FILE)])
+            if is_transformers_config(config):
+                kept = [it for it in names if it in _TRANSFORMERS_FILES or is_tokenizer(it)]
+                tensors = [it for it in names if re.fullmatch(r"model(-.*)?\.safetensors", it)]
+                kept += tensors or [it for it in names if it == "pytorch_model.bin"]
+                return self._copied(source, [remote(name) for name in kept])
+        if OPEN_CLIP_CONFIG in names:
+            (config,) = self._fetch(source, [remote(OPEN_CLIP_CONFIG)])
+            if not is_coca_config(config):
+                kept = [it for it in names if it in (weights, OPEN_CLIP_CONFIG) or is_tokenizer(it)]
+                return self._copied(source, [remote(name) for name in kept])
         if weights is None:
             raise ModelError(
                 f"{source} has neither a model of ours ({', '.join(MODEL_FILES)}) nor weights of "
@@ -321,6 +374,14 @@ class OpenWeights:
         )
         return folder
 
+    def _copied(self, source: str, wanted: Sequence[_Remote]) -> Path:
+        """Copy the files of a repository to a folder of the cache."""
+        found, folder = self._fetch(source, wanted), self._folder(source)
+        with atomic_folder(folder) as unfinished:
+            for path, file in zip(found, wanted, strict=True):
+                shutil.copyfile(path, unfinished / file.name)
+        return folder
+
     def local(self, path: Path, *, into: Path | None = None) -> Path:
         """Convert local OpenCLIP weights, a file or its folder, and return the model folder.
 
@@ -336,10 +397,7 @@ class OpenWeights:
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:
             raise ModelError(f"{path} has none of {', '.join(OPEN_CLIP_WEIGHTS)}")
-        status = weights.stat()
-        key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}"
-        name = f"{weights.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        folder = into or self._folder(name)
+        folder = into or self._folder(_file_key(weights))
         if into is not None or not is_model(folder):
             vocabulary = self._vocabulary_of(weights)
             about = weights.with_name(OPEN_CLIP_CONFIG)
@@ -386,8 +444,10 @@ class OpenWeights:
             file if isinstance(file, Path) else self._place(file.repo) / file.name
             for file in wanted
         ]
+        pairs = list(zip(wanted, placed, strict=True))
+        self._report(source, [file for file, path in pairs if not path.is_file()])
         found: list[Path] = []
-        for file, path in zip(wanted, placed, strict=True):
+        for file, path in pairs:
             if isinstance(file, Path) or path.is_file():
                 found.append(path)
                 continue
@@ -396,7 +456,7 @@ class OpenWeights:
             except ModelError as error:
                 missing = " and ".join(
                     f"{other.name} of {other.repo} as {path}"
-                    for other, path in list(zip(wanted, placed, strict=True))[len(found) :]
+                    for other, path in pairs[len(found) :]
                     if isinstance(other, _Remote) and not path.is_file()
                 )
                 raise ModelError(
@@ -404,6 +464,14 @@ class OpenWeights:
                     f"{missing}"
                 ) from None
         return found
+
+    def _report(self, source: str, missing: Sequence[Path | _Remote]) -> None:
+        """Log the size and licence of files before they are downloaded."""
+        remote = [it for it in missing if isinstance(it, _Remote)]
+        for repo, revision in dict.fromkeys((it.repo, it.revision) for it in remote):
+            names = [it.name for it in remote if it.repo == repo]
+            if about := self._hub.about(repo, names, revision=revision):
+                logger.warning("%s is downloaded from %s: %s", source, repo, about)
 
     def _listing(self, source: str, repo: str, revision: str | None) -> list[str]:
         placed = self._place(repo)
@@ -423,9 +491,57 @@ def is_model(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
 
 
+def is_image_text(folder: Path) -> bool:
+    """Check whether a folder contains an image-text model of another library."""
+    return is_openclip(folder) or is_transformers(folder)
+
+
+def is_openclip(folder: Path) -> bool:
+    """Check whether a folder contains a model of OpenCLIP that is not a CoCa."""
+    if is_model(folder) or not (folder / OPEN_CLIP_CONFIG).is_file():
+        return False
+    return not is_coca_config(folder / OPEN_CLIP_CONFIG)
+
+
+TRANSFORMERS_TYPES = ("clip", "siglip", "chinese_clip", "altclip")
+"""Values of `model_type` that `coca.inference.transformers_model` loads."""
+
+
+def is_transformers(folder: Path) -> bool:
+    """Check whether a folder contains an image-text model of transformers."""
+    if is_model(folder) or not (folder / CONFIG_FILE).is_file():
+        return False
+    return is_transformers_config(folder / CONFIG_FILE)
+
+
+def is_transformers_config(path: Path) -> bool:
+    """Check whether a `config.json` describes an image-text model of transformers."""
+    content = read_model_json(path)
+    return isinstance(content, dict) and content.get("model_type") in TRANSFORMERS_TYPES
+
+
+def is_coca_config(path: Path) -> bool:
+    """Check whether an `open_clip_config.json` describes a CoCa, or nothing that is known."""
+    content = read_model_json(path)
+    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
+    return "vision_cfg" not in model or "multimodal_cfg" in model
+
+
+def is_tokenizer(name: str) -> bool:
+    """Check by its name whether a file of a repository belongs to a tokenizer."""
+    return name.endswith((".model", ".txt")) or name in _TOKENIZER_FILES
+
+
 def weights_in(folder: Path) -> Path | None:
     """Return the OpenCLIP weights file in a folder, or None."""
     return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)
+
+
+def _file_key(path: Path) -> str:
+    """Return a name for the content of a file, from its path, size and time."""
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return f"{path.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _file_name(text: str) -> str:

@@ -284,6 +284,17 @@ class Predictor(BasePredictor):
 # Inputs of a model's classification head.
 
 
+def require_coca(predictor: BasePredictor) -> Predictor:
+    """Return a predictor unchanged if it is a CoCa model on torch.
+
+    Raises:
+        ConfigError: It is a model of another library, or an exported one.
+    """
+    if not isinstance(predictor, Predictor):
+        raise ConfigError(f"{predictor.source} is not a CoCa model on torch, which this needs")
+    return predictor
+
+
 def head_of(model: Captioner) -> HeadConfig:
     """Return the configuration of a model's head.
 

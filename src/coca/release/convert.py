@@ -17,13 +17,17 @@ from coca.inference.loading import model_folder
 from coca.inference.open_weights import (
     FURTHER_FILES,
     MODEL_FILES,
-    OPEN_CLIP_CONFIG,
-    OPEN_CLIP_WEIGHTS,
     OpenWeights,
     is_model,
     weights_in,
 )
-from coca.model.openclip.openclip_config import OpenCLIPConfig, differences, to_open_clip
+from coca.model.openclip.openclip_config import (
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    OpenCLIPConfig,
+    differences,
+    to_open_clip,
+)
 from coca.model.openclip.openclip_weights import config_of_weights, restore_state_dict
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
 from coca.model.pretrained import (

@@ -63,6 +63,8 @@ class BasePredictor(ABC):
 
     dimensions: int | None = None
     """Kept numbers of each embedding; None: all. Set by `coca.runtime.short_vectors.shorten`."""
+    has_decoder = True
+    """Whether the model generates and scores captions."""
     fingerprint: str
     """Identifies model and processor; only vectors of equal ones are comparable."""
     batch_size: int

@@ -8,6 +8,7 @@ T tokens.
 """
 
 import html
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ class ImageSettings:
     """The image section of `preprocess.json`; see `coca.processing.image.ImageConfig`."""
 
     image_size: int
-    resize: Literal["squash", "crop", "pad", "shortest"]
+    resize: Literal["squash", "crop", "pad", "shortest", "shortest_floor"]
+    """`shortest_floor` rounds the corner of the crop down, as transformers does."""
     trim: bool
     mean: tuple[float, float, float]
     """Subtracted inside `vision.onnx`; listed for other programs."""
@@ -119,8 +121,9 @@ def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """Resize an image to the model's square input by Pillow."""
     side, filter = settings.image_size, Image.Resampling[settings.interpolation.upper()]
     width, height = image.size
-    if settings.resize == "shortest":
-        return resize_shortest(image, side, filter)
+    if settings.resize in ("shortest", "shortest_floor"):
+        floor = settings.resize == "shortest_floor"
+        return resize_shortest(image, side, filter, floor=floor)
     if settings.resize == "pad":
         scale = side / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -132,14 +135,17 @@ def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
     return image.resize((side, side), filter)
 
 
-def resize_shortest(image: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+def resize_shortest(
+    image: Image.Image, side: int, filter: Image.Resampling, *, floor: bool = False
+) -> Image.Image:
     """Resize the shorter side, then crop the center, as CLIP does."""
     short = min(image.size)
     if max(image.size) > MAX_ASPECT_RATIO * short:
         cut = MAX_ASPECT_RATIO * short
         image = _center(image, min(image.width, cut), min(image.height, cut))
     size = (side * image.width // short, side * image.height // short)
-    left, top = (round((length - side) / 2) for length in size)
+    rounded: Callable[[float], int] = math.floor if floor else round
+    left, top = (rounded((length - side) / 2) for length in size)
     return image.resize(size, filter).crop((left, top, left + side, top + side))
 
 

@@ -27,13 +27,14 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
+from coca.inference.predictor import require_coca
 from coca.metrics.retrieval import first_relevant_rank
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.layers.prepacked import prepack_weights
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.search.query.words import WordIndex
 
@@ -80,7 +81,7 @@ def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
 
 
 def caption_baselines(
-    predictor: Predictor,
+    predictor: BasePredictor,
     queries: Sequence[str],
     samples: Sequence[Sample],
     relevant: Bool[ndarray, "M N"],
@@ -142,7 +143,7 @@ class ClassifierConfig(Config):
 class EncoderClassifier:
     """The classifier that an image encoder was pretrained with, as a baseline."""
 
-    def __init__(self, config: ClassifierConfig, predictor: Predictor) -> None:
+    def __init__(self, config: ClassifierConfig, predictor: BasePredictor) -> None:
         """Build the encoder and load its weights.
 
         Args:
@@ -153,6 +154,7 @@ class EncoderClassifier:
             ConfigError: The encoder has no classifier with known class names.
             ModelError: The weights cannot be read.
         """
+        own = require_coca(predictor).processor
         self._encoder = IMAGE_ENCODERS.get(config.image.kind)(config.image).eval()
         if self._encoder.class_names is None:
             raise ConfigError(
@@ -167,16 +169,14 @@ class EncoderClassifier:
         trained = config.image.normalization()
         transform = ImageTransform(
             replace(
-                predictor.processor.image_config,
+                own.image_config,
                 image_size=config.image.image_size,
                 mean=trained.mean,
                 std=trained.std,
                 interpolation=trained.interpolation,
             )
         )
-        self._processor = Processor(
-            transform, predictor.processor.tokenizer, predictor.processor.context_length
-        )
+        self._processor = Processor(transform, own.tokenizer, own.context_length)
         self._batch_size = predictor.batch_size
 
     @torch.inference_mode()

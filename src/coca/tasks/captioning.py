@@ -22,8 +22,8 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
 from coca.metrics.caption_metrics import caption_scores, cider, words
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -94,7 +94,7 @@ SHOWN = 5
 
 @TASKS.register("captioning")
 def captioning(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
@@ -161,7 +161,7 @@ def nearest_others(vectors: Float[ndarray, "N E"]) -> list[int]:
 
 
 @PREFLIGHT.register("captioning")
-def check(predictor: Predictor, config: TaskConfig) -> None:
+def check(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that all images have captions and groups, and that METEOR can run."""
     if config.meteor:
         require_meteor()

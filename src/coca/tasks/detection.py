@@ -11,8 +11,9 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.datasets.coco import BOXES
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
+from coca.inference.predictor import require_coca
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -41,7 +42,7 @@ IMAGE_PX = 288
 
 @TASKS.register("detection")
 def detection(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute COCO average precision on a source of kind `coco_instances`.
 
@@ -51,7 +52,9 @@ def detection(
     # The detection models of torchvision take as long to import as torch.
     from coca.inference.detecting import load_detector
 
-    detector = load_detector(predictor.source, device=str(predictor.model.log_scale.device))
+    detector = load_detector(
+        predictor.source, device=str(require_coca(predictor).model.log_scale.device)
+    )
     samples, bad = read_samples(config.data, limit=config.limit)
     numbers = _class_numbers(samples, detector.classes, config.data.title)
     found = detector.detect([sample.image for sample in samples], threshold=0.0, progress=progress)
@@ -75,7 +78,7 @@ def detection(
 
 
 @PREFLIGHT.register("detection")
-def check(predictor: Predictor, config: TaskConfig) -> None:
+def check(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the model is a detector, and that the data have boxes of its classes."""
     require("pycocotools", extra="detection")
     from coca.inference.detecting import load_detector

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker
-from coca.inference.predictor import Predictor
+from coca.runtime.base_predictor import BasePredictor
 
 
 def rerank(
     similarity: Float[ndarray, "M N"],
-    predictor: Predictor,
+    predictor: BasePredictor,
     images: Sequence[bytes],
     texts: Sequence[str],
     *,

@@ -24,9 +24,9 @@ from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import EtagSource, MetadataSource, Source, SourceConfig
-from coca.inference.predictor import Predictor
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
 from coca.processing.image import decode
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.image_file import ImageSource
 from coca.tasks.baselines import ClassifierConfig
@@ -226,7 +226,7 @@ class Task(Protocol):
     """Evaluates a predictor on a downstream task."""
 
     def __call__(
-        self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+        self, predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
     ) -> TaskResult:
         """Run the task."""
         ...
@@ -238,7 +238,7 @@ TASKS: Registry[Task] = Registry("task")
 class Check(Protocol):
     """Preflight check of a task: finds errors before the evaluation starts."""
 
-    def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
+    def __call__(self, predictor: BasePredictor, config: TaskConfig) -> None:
         """Check settings, classes and texts; no image is read."""
         ...
 
@@ -247,7 +247,7 @@ PREFLIGHT: Registry[Check] = Registry("check of a task")
 """Preflight checks by task name; optional, since `check_task` always checks the data."""
 
 
-def check_task(predictor: Predictor, config: TaskConfig) -> str:
+def check_task(predictor: BasePredictor, config: TaskConfig) -> str:
     """Check that a task can run: its name, its data and its preflight check.
 
     Returns:

@@ -22,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import templates_of
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.inference.predictor import Predictor, head_of
+from coca.inference.predictor import head_of, require_coca
 from coca.metrics.answers import (
     LanguagePrior,
     answer_scores,
@@ -33,6 +33,7 @@ from coca.metrics.answers import (
 )
 from coca.metrics.classification import per_class_accuracy, softmax
 from coca.model.coca_config import HeadConfig
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.classification.recognition import class_indices
 from coca.tasks.task import (
     PREFLIGHT,
@@ -94,7 +95,7 @@ class _Answered:
 
 @TASKS.register("vqa")
 def vqa(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute VQA accuracy, overall and by answer type; exact match with a single annotator.
 
@@ -140,10 +141,10 @@ def vqa(
 
 
 @PREFLIGHT.register("vqa")
-def check_vqa(predictor: Predictor, config: TaskConfig) -> None:
+def check_vqa(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the head reads questions, and that each question has an answer."""
     if config.answers == "head":
-        head = head_of(predictor.model)
+        head = head_of(require_coca(predictor).model)
         if head.reads != "text" or head.images_per_sample != 1:
             raise ConfigError(
                 f"the model's head reads {head.reads} of {head.images_per_sample} images; "
@@ -178,7 +179,7 @@ def language_prior_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict
     return scores
 
 
-def _answers(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+def _answers(predictor: BasePredictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     texts = text_inputs(samples, config.data)
     if config.answers == "head":
         logits = predictor.head_logits([sample.image for sample in samples], texts)
@@ -295,7 +296,7 @@ class _Judged:
 
 @TASKS.register("entailment")
 def entailment(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute accuracy, overall and per class, with chance and majority-class accuracy."""
     judged = _judge(predictor, config, progress)
@@ -304,7 +305,7 @@ def entailment(
 
 @TASKS.register("nlvr2")
 def nlvr2(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute accuracy and consistency: the fraction of sentences correct for all their images.
 
@@ -324,7 +325,7 @@ def nlvr2(
 
 @PREFLIGHT.register("entailment")
 @PREFLIGHT.register("nlvr2")
-def check_entailment(predictor: Predictor, config: TaskConfig) -> None:
+def check_entailment(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the head reads text, and that all samples have a text and a known label."""
     head = _text_head(predictor)
     samples = read_all_metadata(config.data, limit=config.limit)
@@ -332,7 +333,7 @@ def check_entailment(predictor: Predictor, config: TaskConfig) -> None:
     class_indices(samples, head.classes, config.data.title)
 
 
-def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
+def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
     head = _text_head(predictor)
     samples: list[Sample] = []
     all_logits: list[Float[ndarray, "n K"]] = []
@@ -401,8 +402,8 @@ def _result(
     )
 
 
-def _text_head(predictor: Predictor) -> HeadConfig:
-    head = head_of(predictor.model)
+def _text_head(predictor: BasePredictor) -> HeadConfig:
+    head = head_of(require_coca(predictor).model)
     if head.reads != "text":
         raise ConfigError(
             "the model's head reads images only; a statement needs a head that reads text"

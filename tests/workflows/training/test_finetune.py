@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-import coca
 from coca.core.errors import CocaError, ConfigError, DataError
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.model.encoders.vit import VisionTransformer
 from coca.model.openclip.openclip import OpenCLIP
@@ -48,7 +48,7 @@ def test_a_model_learns_its_classes_and_answers_by_its_head(
     (score,) = finished.scores
     assert score.metrics["top1"] == 1
     assert score.metrics["chance_top1"] == score.metrics["majority_top1"] == 0.25
-    predictor = coca.load(finished.model, device="cpu")
+    predictor = loading.load(finished.model, device="cpu")
     assert predictor.classes == tuple(sorted(CLASSES))
     answers = predictor.answer([next((image_folder / color).iterdir()) for color in CLASSES])
     assert [best[0].label for best in answers] == list(CLASSES)
@@ -66,7 +66,7 @@ def test_a_run_leaves_its_records(finished: Any) -> None:
 
 
 def test_the_finished_model_has_a_name_of_its_own(finished: Any, model: Path) -> None:
-    before, after = coca.load(model, device="cpu"), coca.load(finished.model, device="cpu")
+    before, after = loading.load(model, device="cpu"), loading.load(finished.model, device="cpu")
     assert before.fingerprint != after.fingerprint
     assert after.embed_texts("a cat").shape == before.embed_texts("a cat").shape
 
@@ -75,7 +75,7 @@ def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_p
     result = finetune(
         finetune_recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]")
     )
-    before, after = (coca.load(it, device="cpu") for it in (model, result.model))
+    before, after = (loading.load(it, device="cpu") for it in (model, result.model))
     for name, tensor in weights(before).items():
         assert torch.equal(tensor, weights(after)[name]), name
     assert weights(after)["head.linear.weight"].any()
@@ -84,7 +84,7 @@ def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_p
 def test_head_and_encoder_learn_at_their_own_pace(finished: Any, model: Path) -> None:
     config = finetune_recipe(model, finished.run, finished.run, "encoder_lr=0.002")
     optimizer = paced(config.train, config.encoder_lr).optimizer
-    network = coca.load(finished.model, device="cpu").model
+    network = loading.load(finished.model, device="cpu").model
     groups = parameter_groups(network, 0.01, groups=optimizer.groups)
     rates = {name: optimizer.lr * g["lr_scale"] for g in groups for name in g["names"]}
     assert rates.keys() == dict(network.named_parameters()).keys()
@@ -99,7 +99,7 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
     result = finetune(
         finetune_recipe(model, image_folder, tmp_path / "run", *settings, "encoder_lr=0.01")
     )
-    before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
+    before, after = (weights(loading.load(it, device="cpu")) for it in (model, result.model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "image_encoder" in name and "qkv" in name}
     for name in changed:
@@ -124,7 +124,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert finetune(broken, progress=stopping_at(7)).interrupted
     resumed = finetune(broken)
     assert (resumed.step, resumed.interrupted) == (12, False)
-    first, second = (weights(coca.load(it.model, device="cpu")) for it in (whole, resumed))
+    first, second = (weights(loading.load(it.model, device="cpu")) for it in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -136,7 +136,7 @@ def test_random_weights_have_the_shape_and_nothing_else(
             model, image_folder, tmp_path / "run", "weights=random", "encoder_lr=0", "evaluate=[]"
         )
     )
-    before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
+    before, after = (weights(loading.load(it, device="cpu")) for it in (model, result.model))
     name = "image_encoder.patch_embedding.weight"
     assert before[name].shape == after[name].shape
     assert not torch.allclose(before[name], after[name], atol=0.1)
@@ -153,12 +153,12 @@ def test_open_clips_architecture_is_fine_tuned_alike(image_folder: Path, tmp_pat
     settings = ("train.steps=60", "encoder_lr=0.003", "head.heads=1")
     result = finetune(finetune_recipe(folder, image_folder, tmp_path / "run", *settings))
     assert result.scores[0].metrics["top1"] == 1
-    assert coca.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
+    assert loading.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
 
 
 def test_images_may_become_larger(model: Path, image_folder: Path, tmp_path: Path) -> None:
     result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", "image_size=24"))
-    after = coca.load(result.model, device="cpu")
+    after = loading.load(result.model, device="cpu")
     assert after.processor.image_config.image_size == 24
     assert weights(after)["image_encoder.positions"].shape[0] == 36
 
@@ -199,7 +199,7 @@ def test_a_head_that_reads_text_is_trained_together_with_generation(
     )
     result = finetune(config)
     assert result.metrics.keys() >= {"captioning", "classification"}
-    predictor = coca.load(result.model, device="cpu")
+    predictor = loading.load(result.model, device="cpu")
     assert predictor.classes == ("1", "green", "red")
     answers = predictor.answer(
         [files[color] for color, _, _ in asked], [text for _, text, _ in asked]
@@ -213,7 +213,7 @@ def test_without_a_head_captions_alone_are_learned(
     overrides = ("head=null", "encoder_lr=null", "evaluate=[]")
     loss = ("loss.classification_weight=0", "loss.captioning_weight=1")
     result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", *overrides, *loss))
-    assert coca.load(result.model, device="cpu").classes == ()
+    assert loading.load(result.model, device="cpu").classes == ()
     assert "captioning" in result.metrics
 
 
@@ -306,7 +306,7 @@ def test_a_run_that_never_began_leaves_no_classes_to_the_next(
             )
         )
     result = finetune(finetune_recipe(model, image_folder, run, *settings))
-    assert coca.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
+    assert loading.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
 
 
 def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_path: Path) -> None:
@@ -355,7 +355,9 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
     )
     assert stopped.interrupted
     finetune(finetune_recipe(model, image_folder, tmp_path / "parts", *cached))
-    whole, parts = (weights(coca.load(tmp_path / it, device="cpu")) for it in ("cached", "parts"))
+    whole, parts = (
+        weights(loading.load(tmp_path / it, device="cpu")) for it in ("cached", "parts")
+    )
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-import coca
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
+from coca.inference import loading
 from coca.inference.detecting import load_detector
 from coca.model.detector import DetectorConfig
 from coca.processing.augment import AugmentConfig
@@ -95,7 +95,7 @@ def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path, scenes: SourceConfig) 
     config = recipe(tmp_path, scenes, image_size=None, encoder_lr=0.0)
     made = finetune_detection(config)
     before, after = (
-        coca.load(name, device="cpu").model.image_encoder.state_dict()
+        loading.load(name, device="cpu").model.image_encoder.state_dict()
         for name in (config.model, made.model)
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -105,7 +105,7 @@ def test_from_scratch_begins_with_other_weights(tmp_path: Path, scenes: SourceCo
     config = recipe(tmp_path, scenes, encoder_lr=0.0, weights="random")
     made = finetune_detection(config)
     before, after = (
-        coca.load(name, device="cpu").model.image_encoder.state_dict()["patch_embedding.weight"]
+        loading.load(name, device="cpu").model.image_encoder.state_dict()["patch_embedding.weight"]
         for name in (config.model, made.model)
     )
     assert not torch.equal(before, after)

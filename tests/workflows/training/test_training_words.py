@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-import coca
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
+from coca.inference import loading
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.caption_words import CaptionWords, words_of
@@ -144,7 +144,7 @@ def test_a_pretrained_model_keeps_its_words_and_learns_those_of_the_run(tmp_path
 def test_captions_of_a_trained_model_have_words_of_its_texts(tmp_path: Path) -> None:
     images = write_squares(tmp_path / "images")
     result = pretrain(recipe(images, tmp_path / "run"))
-    predictor = coca.load(result.model, device="cpu")
+    predictor = loading.load(result.model, device="cpu")
     listed = {word for name in NAMES for word in words_of(name)}
     assert predictor.processor.caption_words == CaptionWords.of(listed)
     for best in predictor.caption(sorted(images.glob("*.png")), num_return_sequences=4):
@@ -157,7 +157,7 @@ def test_a_fine_tuned_model_has_the_words_of_its_captions(tmp_path: Path) -> Non
     images, run = write_classes(tmp_path / "images"), tmp_path / "run"
     captions = ("head=null", "encoder_lr=null", "evaluate=[]", "loss.classification_weight=0")
     config = finetune_recipe(model, images, run, *captions, "loss.captioning_weight=1")
-    predictor = coca.load(finetune(config).model, device="cpu")
+    predictor = loading.load(finetune(config).model, device="cpu")
     assert predictor.processor.caption_words == CaptionWords.of(
         ["bird", *["a", "photo", "of", "the"], *CLASSES]
     )

@@ -41,6 +41,16 @@ def index(
             help="Generate captions for images that have none.",
         ),
     ] = True,
+    captions_from: Annotated[
+        str | None,
+        typer.Option(
+            "--captions-from",
+            metavar="MODEL",
+            help="Model that generates the captions; default: the model of the vectors, if it has "
+            "a decoder.",
+            show_default=False,
+        ),
+    ] = None,
     prune: Annotated[
         bool,
         typer.Option(
@@ -105,6 +115,8 @@ def index(
     NAME.txt next to an image contains its captions, one a line; NAME.json captions and metadata.
     """
     console = Console.current(json=as_json)
+    if captions_from is not None and not captions:
+        raise ConfigError(f"--captions-from {captions_from} excludes --no-captions")
     if yes and (watch or not prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
     where = _where(uri, collection)
@@ -130,6 +142,7 @@ def index(
         token=token,
         encoding=encoding,
         captions=captions,
+        captions_from=captions_from,
         prune=prune,
         prune_empty=yes,
         bad_list=bad_list,

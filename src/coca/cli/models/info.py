@@ -23,11 +23,15 @@ def info(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the parameter count of each part of a model, without loading weights."""
+    """Print the parameter count of each part of a model.
+
+    The weights of a CoCa are not loaded; those of a model of another library are.
+    """
     console = Console.current(json=as_json)
     if name is None:
         name = defaults.model_name(None)
     from coca.inference.loading import model_folder
+    from coca.inference.open_weights import is_image_text
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
@@ -38,7 +42,11 @@ def info(
     if name in presets and not folder.is_dir():
         config = presets[name]
     elif folder.exists() or ":" in name or name in shipped():
-        config = load_config_file(model_folder(name))
+        folder = model_folder(name)
+        if is_image_text(folder):
+            _image_text(console, folder)
+            return
+        config = load_config_file(folder)
     else:
         near = did_you_mean(name, [*presets, *shipped()])
         raise ConfigError(f"{name!r} is neither a preset nor a folder; {near}")
@@ -54,3 +62,31 @@ def info(
         f"{config.text.context_length} tokens, vectors of {config.embed_dim} numbers"
     )
     console.emit(description)
+
+
+def _image_text(console: Console, folder: Path) -> None:
+    """Print the parameters of an image-text model of another library."""
+    from coca.inference.image_text import load
+    from coca.inference.image_text_predictor import ImageTextPredictor
+
+    loaded = load(folder, device="cpu")
+    assert isinstance(loaded, ImageTextPredictor)
+    counts = loaded.parameter_counts()
+    console.table(
+        ["part", "parameters"],
+        [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
+        right=["parameters"],
+    )
+    console.say(
+        f"images of {loaded.image_settings.image_size} px, texts of up to "
+        f"{loaded.context_length} tokens, vectors of {loaded.embed_dim} numbers; no decoder"
+    )
+    console.emit(
+        {
+            "parameters": counts,
+            "fingerprint": loaded.fingerprint,
+            "image_size": loaded.image_settings.image_size,
+            "context_length": loaded.context_length,
+            "embed_dim": loaded.embed_dim,
+        }
+    )

@@ -11,6 +11,14 @@ from coca.core.errors import ConfigError, ModelError
 from coca.model.coca_config import HeadConfig, Temperature
 from coca.model.encoders.vit import ViTConfig
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+"""Names of OpenCLIP's weights, in order of preference; safetensors cannot contain code."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenCLIPTextConfig(Config):

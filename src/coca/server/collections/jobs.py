@@ -166,12 +166,12 @@ class Jobs:
         resolved = resolve_uris(job.folders)
         sources = open_sources(resolved, within=self.folders)
         check_filled(resolved, sources)
-        embedder = _Embedder(self._model)
+        embedder, writes = _Embedder(self._model), self._model.predictor.has_decoder
         return ingest(
             sources,
             embedder,
             job.served.collection,
-            captioner=embedder.caption if job.captions else None,
+            captioner=embedder.caption if job.captions and writes else None,
             bad_log=BadImageLog(None, MAX_BAD_FRACTION),
             progress=_Progress(job),
             batch_size=self._batch_size,

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.source import SourceConfig
-from coca.inference.predictor import Predictor
 from coca.metrics.classification import top_k_accuracy
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.classification.recognition import class_indices, classified
 from coca.tasks.task import (
     PREFLIGHT,
@@ -133,7 +133,7 @@ FEW_SHOT_C = 0.01
 
 @TASKS.register("linear_probe")
 def linear_probe(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy of logistic regression on embeddings.
 
@@ -157,7 +157,7 @@ def linear_probe(
 
 @TASKS.register("few_shot")
 def few_shot(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute few-shot top-1 accuracy of logistic regression: mean and spread over draws.
 
@@ -190,13 +190,13 @@ def few_shot(
 
 
 @PREFLIGHT.register("linear_probe")
-def check_probe(predictor: Predictor, config: TaskConfig) -> None:
+def check_probe(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that all images have a label, and that `reference` contains it."""
     _check_samples(config, minimum=1)
 
 
 @PREFLIGHT.register("few_shot")
-def check_few_shot(predictor: Predictor, config: TaskConfig) -> None:
+def check_few_shot(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check as `check_probe`, and that each class has as many images as the largest shots."""
     _check_samples(config, minimum=max(config.shots))
 
@@ -238,7 +238,7 @@ def _check_samples(config: TaskConfig, *, minimum: int) -> None:
 
 
 def _learned(
-    predictor: Predictor, config: TaskConfig, progress: ProgressMaker
+    predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
 ) -> tuple[tuple[Float[ndarray, "N E"], Int[ndarray, " N"]], tuple[str, ...], tuple[str, ...]]:
     """Return embeddings and classes of the reference, class names, and errors of bad samples."""
     reference = _reference(config)
@@ -250,7 +250,7 @@ def _learned(
 
 
 def _embedded(
-    predictor: Predictor,
+    predictor: BasePredictor,
     config: SourceConfig,
     names: tuple[str, ...],
     limit: int,

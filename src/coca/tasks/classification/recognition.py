@@ -13,10 +13,11 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor, head_of
+from coca.inference.predictor import head_of, require_coca
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.metrics.intervals import wilson_interval
 from coca.model.coca_config import HeadConfig
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -136,7 +137,7 @@ def _middle(images: Sequence[bytes]) -> bytes:
 
 @TASKS.register("recognition")
 def recognition(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy over the classes of the model's head.
 
@@ -151,7 +152,7 @@ def recognition(
 
 
 @PREFLIGHT.register("recognition")
-def check(predictor: Predictor, config: TaskConfig) -> None:
+def check(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the head reads images, and that it has all labels of the data."""
     head = _image_head(predictor)
     samples = read_all_metadata(config.data, limit=config.limit)
@@ -182,8 +183,8 @@ def class_indices(
     return np.array([indices[sample.labels[0]] for sample in samples], np.int64)
 
 
-def _image_head(predictor: Predictor) -> HeadConfig:
-    head = head_of(predictor.model)
+def _image_head(predictor: BasePredictor) -> HeadConfig:
+    head = head_of(require_coca(predictor).model)
     if head.reads != "image":
         raise ConfigError("the model's head reads text; recognition needs a head that reads images")
     return head

@@ -18,10 +18,10 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.processing.image import decode, trimmed
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import TASKS, TaskConfig, TaskResult, read_samples
 
 # Image-image retrieval: find reference images of the same object as a query image.
@@ -29,7 +29,7 @@ from coca.tasks.task import TASKS, TaskConfig, TaskResult, read_samples
 
 @TASKS.register("image_retrieval")
 def image_retrieval(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute recall@1, 5, 10 and median rank of `data` in `reference`, with chance levels.
 
@@ -102,7 +102,7 @@ _SIZE = (THUMBNAIL_PX, THUMBNAIL_PX)
 
 @TASKS.register("pixel_floor")
 def pixel_baseline(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute retrieval recall of raw pixels between `data` and `reference`, in both directions.
 
@@ -113,7 +113,7 @@ def pixel_baseline(
 
 @TASKS.register("trimmed_pixel_floor")
 def trimmed_pixel_baseline(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute the pixel baseline after trimming the empty border of each image."""
     return _baseline(config, progress, trim=True)

@@ -18,9 +18,9 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.tasks.baselines import EncoderClassifier, caption_baselines, recalls
 from coca.tasks.reranking import rerank
@@ -46,7 +46,7 @@ SHOWN, FOUND = 24, 5
 
 @TASKS.register("keyword_search")
 def keyword_search(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute the fraction of queries with a correct image among the first 1, 5 and 10 hits.
 
@@ -122,7 +122,7 @@ def keyword_search(
 
 
 @PREFLIGHT.register("keyword_search")
-def check(predictor: Predictor, config: TaskConfig) -> None:
+def check(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the queries can be read."""
     del predictor
     read_answers(config.queries)

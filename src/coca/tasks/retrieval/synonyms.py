@@ -23,8 +23,8 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import read_metadata
-from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -60,7 +60,7 @@ class _Query(NamedTuple):
 
 @TASKS.register("synonyms")
 def synonyms(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute recall@1, 5 and 10 of captions with a synonym in place of a word.
 
@@ -131,7 +131,7 @@ def synonyms(
 
 
 @PREFLIGHT.register("synonyms")
-def check(predictor: Predictor, config: TaskConfig) -> None:
+def check(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check the list of synonyms, and that all images have captions."""
     read_pairs(config.synonyms)
     require_captions(read_all_metadata(config.data, limit=config.limit), config)

@@ -56,7 +56,7 @@ def load_model(
         if device is not None:
             raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
         return load_exported(name)
-    from coca.inference.loading import load
+    from coca.inference.image_text import load
 
     return load(name, device=device)
 

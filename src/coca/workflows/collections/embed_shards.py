@@ -271,7 +271,7 @@ def share_of_each(
 
 class _Worker:
     def __init__(self, model: str, device: str | None, out: str, captions: bool) -> None:
-        from coca.inference.loading import load
+        from coca.inference.image_text import load
 
         self._predictor = load(model, device=device)
         self._out = out

@@ -37,6 +37,7 @@ from coca.workflows.collections.calibrate import calibrate, needs_calibration
 from coca.workflows.collections.collection_model import (
     fitted,
     load_embedder,
+    load_model,
     model_of,
     open_collection,
 )
@@ -71,6 +72,8 @@ class IndexSettings(TypedDict, total=False):
     """Form in which a new collection stores vectors; default: that of `CollectionSettings`."""
     captions: bool
     """Generate captions for images that have none; default: True."""
+    captions_from: BasePredictor | str | Path | None
+    """Model that generates the captions; default: the model of the vectors, if it has a decoder."""
     prune: bool
     """Delete the records of files that no longer exist in the sources; default: False."""
     prune_empty: bool
@@ -145,6 +148,7 @@ def index_images(
             "--watch": watch is not None,
             "--prune": prune,
             "--no-captions": not settings.get("captions", True),
+            "--captions-from": settings.get("captions_from") is not None,
             "--frame-interval": frame_interval_s != FRAME_INTERVAL_S,
             "--max-bad": settings.get("max_bad_fraction", MAX_BAD_FRACTION) != MAX_BAD_FRACTION,
             "--bad-list": settings.get("bad_list") is not None,
@@ -167,6 +171,9 @@ def index_images(
         collection, token = settings.get("collection", "pictures"), settings.get("token", "")
         info = check_fillable(uri, collection, token=token)
         model = fitted(model(info), info)
+    if isinstance(writer := settings.get("captions_from"), str | Path):
+        # Once, for all runs of a watch.
+        settings["captions_from"] = load_model(writer)
     # Only a watch runs repeatedly.
     path_cache = None if watch is None else PathCache()
     index = partial(
@@ -212,7 +219,7 @@ def index_sources(
                 sources,
                 predictor,
                 collection,
-                captioner=captioner(predictor) if settings.get("captions", True) else None,
+                captioner=_writer(predictor, settings),
                 prune=settings.get("prune", False),
                 prune_empty=settings.get("prune_empty", False),
                 path_cache=path_cache,
@@ -292,8 +299,25 @@ def counted_on_ctrl_c(collection: Collection) -> Iterator[None]:
         ) from None
 
 
+def _writer(predictor: BasePredictor, settings: IndexSettings) -> Captioner | None:
+    """Return the captioner of the settings; None: no captions are generated."""
+    given = settings.get("captions_from")
+    if not settings.get("captions", True) or (given is None and not predictor.has_decoder):
+        return None
+    return captioner(load_model(given) if isinstance(given, str | Path) else given or predictor)
+
+
 def captioner(predictor: BasePredictor) -> Captioner:
-    """Wrap a predictor as the captioner of `ingest`."""
+    """Wrap a predictor as the captioner of `ingest`.
+
+    Raises:
+        ConfigError: It has no decoder.
+    """
+    if not predictor.has_decoder:
+        raise ConfigError(
+            f"{predictor.source} has no decoder that writes captions; use a CoCa model for them, "
+            "such as everyday"
+        )
     return lambda images: [caption.text for caption in predictor.caption(images)]
 
 

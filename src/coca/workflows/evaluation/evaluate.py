@@ -12,9 +12,9 @@ from pathlib import Path
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
-from coca.inference.caching import CachingPredictor
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.inference.caching import caching
+from coca.inference.image_text import load
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from coca.workflows.evaluation.evaluation_report import benchmark_named, write_reports
@@ -35,7 +35,7 @@ class SuiteConfig:
 
 
 def evaluate(
-    model: Predictor | str | Path,
+    model: BasePredictor | str | Path,
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def side_by_side(
-    models: Sequence[Predictor | str | Path],
+    models: Sequence[BasePredictor | str | Path],
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
@@ -92,10 +92,10 @@ def side_by_side(
         TASKS.get(config.task)
         if config.benchmark:
             benchmark_named(config.benchmark)
-    names = [it.source if isinstance(it, Predictor) else str(it) for it in models]
+    names = [it.source if isinstance(it, BasePredictor) else str(it) for it in models]
     if len({*names}) < len(names):
         raise ConfigError(f"one of the models {', '.join(names)} is named twice")
-    predictors = [it if isinstance(it, Predictor) else load(it, device=device) for it in models]
+    predictors = [it if isinstance(it, BasePredictor) else load(it, device=device) for it in models]
     prints = [[check_task(predictor, config) for config in configs] for predictor in predictors]
     runs = [
         _run_all(predictor, configs, found, out, progress, log)
@@ -109,7 +109,7 @@ def side_by_side(
 
 
 def _run_all(
-    predictor: Predictor,
+    predictor: BasePredictor,
     configs: Sequence[TaskConfig],
     prints: Sequence[str],
     out: str | Path | None,
@@ -119,7 +119,7 @@ def _run_all(
     """Run all tasks with one model."""
     if len(configs) > 1:
         # Several tasks often read the same samples.
-        predictor = CachingPredictor(predictor)
+        predictor = caching(predictor)
     entries = []
     for config, data in zip(configs, prints, strict=True):
         path = None
@@ -130,7 +130,7 @@ def _run_all(
 
 
 def _run(
-    predictor: Predictor,
+    predictor: BasePredictor,
     config: TaskConfig,
     path: Path | None,
     progress: ProgressMaker,

@@ -17,8 +17,8 @@ from coca.core.config.frozen_config import load_config, to_dict
 from coca.core.errors import ConfigError, MissingExtraError, did_you_mean
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import commit_shown
-from coca.inference.predictor import Predictor
 from coca.metrics.intervals import interval_shown
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.baselines import baseline_shown, without_baselines
 from coca.tasks.task import Confusion, ReportSamples
@@ -128,7 +128,7 @@ REFERENCES = ("paper", "open_clip")
 
 def write_reports(
     folder: Path,
-    predictor: Predictor,
+    predictor: BasePredictor,
     configs: Sequence[TaskConfig],
     entries: Sequence[CachedResult],
     *,
@@ -244,8 +244,10 @@ def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
     return next((model for model in benchmark.models if model.source == source), None)
 
 
-def _lead(predictor: Predictor, entries: Sequence[CachedResult]) -> str:
-    size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
+def _lead(predictor: BasePredictor, entries: Sequence[CachedResult]) -> str:
+    network = getattr(predictor, "model", None)
+    weights = [] if network is None else list(network.parameters())
+    size = parameters_shown(sum(weight.numel() for weight in weights))
     last = max((entry.record for entry in entries), key=lambda record: record["started"])
     parts = [
         f"{size} parameters, fingerprint {predictor.fingerprint}",
@@ -257,7 +259,7 @@ def _lead(predictor: Predictor, entries: Sequence[CachedResult]) -> str:
 
 
 def _as_json(
-    predictor: Predictor,
+    predictor: BasePredictor,
     configs: Sequence[TaskConfig],
     entries: Sequence[CachedResult],
     compare: Comparison,

@@ -14,7 +14,7 @@ from typing import Any
 
 from coca.core.config.frozen_config import digest
 from coca.core.files.atomic import write_atomic
-from coca.inference.predictor import Predictor
+from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.task import Confusion, Example, ImageRow, ReportSamples
 
@@ -34,7 +34,7 @@ class CachedResult:
     """Duration of the task, in seconds."""
 
 
-def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
+def result_key(predictor: BasePredictor, config: TaskConfig, *, data: str) -> str:
     """Hash everything that a task's scores depend on.
 
     Args:
@@ -42,12 +42,12 @@ def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
         config: Configuration of the task.
         data: Hash of the data, from `check_task`.
     """
-    precision = str(predictor.model.log_scale.dtype)
+    precision = f"torch.{predictor.dtype}"
     key = " ".join((str(FORMAT), predictor.fingerprint, precision, digest(config), data))
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def cache_path(folder: Path, predictor: Predictor, config: TaskConfig, *, data: str) -> Path:
+def cache_path(folder: Path, predictor: BasePredictor, config: TaskConfig, *, data: str) -> Path:
     """Return the cache file of a result; see `result_key`."""
     return folder / f"{config.task}-{result_key(predictor, config, data=data)}.json"
 

@@ -1,0 +1,109 @@
+"""Base class of image-text models of other libraries, by torch.
+
+Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from coca.core.errors import CocaError, ModelError
+from coca.runtime.embedding_predictor import EmbeddingPredictor
+from coca.runtime.preprocess import ImageSettings
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model computes, and its fingerprint."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    """Images or texts per batch."""
+    fingerprint: str
+    """Identifies the files of the model."""
+
+
+class ImageTextPredictor(EmbeddingPredictor):
+    """A model of another library, on a torch device."""
+
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        placed: Placement,
+        *,
+        settings: ImageSettings,
+        embed_dim: int,
+    ) -> None:
+        """Place a loaded model on its device.
+
+        Args:
+            model: Module of torch with the parameter `logit_scale`, a logarithm.
+            folder: Folder of its files, for display.
+            placed: Device, precision, batch size and fingerprint.
+            settings: Preprocessing of images.
+            embed_dim: Size of an embedding.
+        """
+        super().__init__(source=str(folder), batch_size=placed.batch_size)
+        self.model = model.eval().to(placed.device, placed.dtype)
+        self.image_settings, self._size = settings, embed_dim
+        self.fingerprint = placed.fingerprint
+        # Divided as torchvision does, so that equal pixels give equal values to the last bit.
+        self._mean, self._std = (
+            torch.tensor(values, device=placed.device).view(3, 1, 1)
+            for values in (settings.mean, settings.std)
+        )
+
+    @property
+    def embed_dim(self) -> int:
+        return self.dimensions or self._size
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self.model.logit_scale.detach().exp())
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.logit_scale.dtype).removeprefix("torch.")
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Count the parameters of the image encoder, of the rest, and of both."""
+        image = total = 0
+        for name, weight in self.model.named_parameters():
+            total += weight.numel()
+            image += weight.numel() * name.startswith("vis")
+        return {"image_encoder": image, "text_encoder": total - image, "total": total}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def _normalized(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        values = torch.from_numpy(pixels).to(self._device).to(torch.float32).div_(255)
+        return values.sub_(self._mean).div_(self._std).to(self.model.logit_scale.dtype)
+
+
+def as_array(features: Float[Tensor, "B E"]) -> Float32[np.ndarray, "B E"]:
+    """Convert features to NumPy, in fp32."""
+    return features.float().cpu().numpy()
+
+
+@contextmanager
+def library_errors(source: Path) -> Iterator[None]:
+    """Convert errors of a library that reads a model to a `ModelError` of one sentence."""
+    try:
+        yield
+    except CocaError:
+        raise
+    except Exception as error:
+        # open_clip, timm, transformers and huggingface_hub have no common class of errors.
+        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ModelError(f"{source} cannot be loaded: {first}") from error

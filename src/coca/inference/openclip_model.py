@@ -1,0 +1,149 @@
+"""Image-text models of OpenCLIP: CLIP, SigLIP, MobileCLIP, ConvNeXt and EVA, by open_clip_torch.
+
+Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from safetensors.torch import save_file
+
+from coca.core.errors import ConfigError, ModelError, did_you_mean
+from coca.core.extras import require
+from coca.core.files.atomic import atomic_folder, read_model_json, write_atomic
+from coca.inference.image_text_predictor import (
+    ImageTextPredictor,
+    Placement,
+    as_array,
+    library_errors,
+)
+from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
+from coca.runtime.preprocess import ImageSettings
+
+
+def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
+    """Look up published weights by `ARCHITECTURE/TAG`; an error may suggest names of `also`.
+
+    Returns:
+        OpenCLIP's description: `hf_hub` (repository/file), preprocessing and activation.
+
+    Raises:
+        ConfigError: OpenCLIP has no such architecture or tag.
+        MissingExtraError: open_clip_torch is not installed.
+    """
+    library = require("open_clip", extra="openclip")
+    about: Mapping[str, Any] = library.get_pretrained_cfg(*name.partition("/")[::2])
+    if not about or not about.get("hf_hub"):
+        known = [f"{model}/{tag}" for model, tag in library.list_pretrained()]
+        raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, [*known, *also])}")
+    return about
+
+
+def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Path) -> None:
+    """Save a checkpoint as a folder of OpenCLIP: configuration, tokenizer and safetensors.
+
+    Args:
+        architecture: OpenCLIP's name, such as `ViT-B-32`.
+        about: Preprocessing and activation of the weights; missing keys are as for CLIP.
+        weights: A checkpoint that OpenCLIP reads.
+        folder: Output folder.
+
+    Raises:
+        ConfigError: OpenCLIP has no such architecture.
+        ModelError: The weights do not fit, or the tokenizer cannot be fetched.
+    """
+    library = require("open_clip", extra="openclip")
+    config = library.get_model_config(architecture)
+    if config is None:
+        near = did_you_mean(architecture, library.list_models())
+        raise ConfigError(f"openclip:{architecture} is unknown; {near}")
+    # OpenCLIP only warns where the activation of the architecture is not that of the weights.
+    config["quick_gelu"] = about.get("quick_gelu", config.get("quick_gelu", False))
+    with library_errors(weights):
+        model = library.create_model(
+            architecture,
+            pretrained=str(weights),
+            force_quick_gelu=config["quick_gelu"],
+            force_preprocess_cfg=library.transform.merge_preprocess_dict({}, about),
+        )
+        tokenizer = library.get_tokenizer(architecture)
+    tensors = {name: it.contiguous().clone() for name, it in model.state_dict().items()}
+    content = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
+    with atomic_folder(folder) as unfinished:
+        save_file(tensors, unfinished / OPEN_CLIP_WEIGHTS[0])
+        if hasattr(tokenizer, "save_pretrained"):
+            tokenizer.save_pretrained(unfinished)
+        write_atomic(unfinished / OPEN_CLIP_CONFIG, json.dumps(content, indent=2).encode())
+
+
+class OpenCLIPPredictor(ImageTextPredictor):
+    """A model of OpenCLIP with its own tokenizer and preprocessing."""
+
+    def __init__(self, folder: Path, placed: Placement) -> None:
+        """Load a folder of OpenCLIP; `coca.load` does so from a name.
+
+        Raises:
+            ModelError: A file is missing or damaged, or the preprocessing is not supported.
+            MissingExtraError: open_clip_torch is not installed.
+        """
+        library = require("open_clip", extra="openclip")
+        name = f"local-dir:{folder}"
+        with library_errors(folder):
+            model = library.create_model(name, require_pretrained=True)
+            self.tokenizer = library.get_tokenizer(name)
+        self._inner: Any = getattr(self.tokenizer, "tokenizer", None)
+        content = read_model_json(folder / OPEN_CLIP_CONFIG)
+        super().__init__(
+            model,
+            folder,
+            placed,
+            settings=_image_settings(model.visual.preprocess_cfg, folder),
+            embed_dim=content["model_cfg"]["embed_dim"],
+        )
+
+    @property
+    def context_length(self) -> int:
+        return int(self.tokenizer.context_length)
+
+    @property
+    def max_text_tokens(self) -> int:
+        special = 2 if self._inner is None else self._inner.num_special_tokens_to_add()
+        return self.context_length - int(special)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        if self._inner is None:
+            return list(self.tokenizer.encode(text))[:count]
+        text = self.tokenizer.clean_fn(text)
+        return list(self._inner.encode(text, add_special_tokens=False))[:count]
+
+    @torch.inference_mode()
+    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
+        return as_array(self.model.encode_image(self._normalized(pixels)))
+
+    @torch.inference_mode()
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        return as_array(self.model.encode_text(self.tokenizer(list(texts)).to(self._device)))
+
+
+def _image_settings(preprocess: Mapping[str, Any], folder: Path) -> ImageSettings:
+    size, resize = preprocess["size"], preprocess["resize_mode"]
+    width, height = (size, size) if isinstance(size, int) else size
+    if width != height or resize not in ("shortest", "squash"):
+        raise ModelError(
+            f"{folder} needs images of {width} x {height} px resized by {resize!r}; supported are "
+            "squares by 'shortest' or 'squash'"
+        )
+    return ImageSettings(
+        image_size=width,
+        resize=resize,
+        trim=False,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        reduced=False,
+    )

@@ -1,0 +1,120 @@
+"""Image-text models of transformers: CLIP, SigLIP, SigLIP 2, Chinese-CLIP and AltCLIP.
+
+SigLIP 2 of one size has the class of SigLIP. Images are resized by Pillow, as in training and as by
+the library's own image processors of `backend="pil"`.
+
+Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from coca.core.errors import ModelError
+from coca.core.extras import require
+from coca.inference.image_text_predictor import (
+    ImageTextPredictor,
+    Placement,
+    as_array,
+    library_errors,
+)
+from coca.runtime.preprocess import ImageSettings
+
+PILLOW_FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
+
+
+class TransformersPredictor(ImageTextPredictor):
+    """A model of transformers with its own tokenizer and preprocessing."""
+
+    def __init__(self, folder: Path, placed: Placement) -> None:
+        """Load a folder of transformers; `coca.load` does so from a name.
+
+        Raises:
+            ModelError: A file is missing or damaged, or the preprocessing is not supported.
+            MissingExtraError: transformers is not installed.
+        """
+        library = require("transformers", extra="transformers")
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with library_errors(folder):
+            model, report = library.AutoModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, **local
+            )
+            self.tokenizer = library.AutoTokenizer.from_pretrained(folder, **local)
+            images = library.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(f"{folder} lacks weights of the model, such as {missing[0]}")
+        text = model.config.text_config
+        self._positions = int(text.max_position_embeddings)
+        if model.config.model_type == "altclip":
+            # XLM-RoBERTa numbers its positions from the one after the padding token.
+            self._positions -= text.pad_token_id + 1
+        # SigLIP was trained with padding that it attends to.
+        self._padding = "max_length" if model.config.model_type == "siglip" else "longest"
+        settings = _image_settings(images, folder)
+        size = getattr(model.config, "projection_dim", None) or text.projection_size
+        super().__init__(model, folder, placed, settings=settings, embed_dim=int(size))
+
+    @property
+    def context_length(self) -> int:
+        return min(self._positions, int(self.tokenizer.model_max_length))
+
+    @property
+    def max_text_tokens(self) -> int:
+        return self.context_length - int(self.tokenizer.num_special_tokens_to_add())
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
+
+    @torch.inference_mode()
+    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
+        return as_array(_pooled(self.model.get_image_features(self._normalized(pixels))))
+
+    @torch.inference_mode()
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        inputs = self.tokenizer(
+            list(texts),
+            padding=self._padding,
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )
+        return as_array(_pooled(self.model.get_text_features(**inputs.to(self._device))))
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    features: torch.Tensor = output.pooler_output
+    return features
+
+
+def _image_settings(images: Any, folder: Path) -> ImageSettings:
+    """Read the settings of an image processor.
+
+    Raises:
+        ModelError: It does not resize to one square, as that of NaFlex.
+    """
+    given = images.to_dict()
+    size, crop = dict(given.get("size") or {}), dict(given.get("crop_size") or {})
+    short, side = size.get("shortest_edge"), size.get("height")
+    resize: Literal["squash", "shortest_floor"]
+    crops = bool(given.get("do_center_crop")) and crop
+    if side and side == size.get("width") and (not crops or crop["height"] == side):
+        resize, length = "squash", side
+    elif short and crops and crop["height"] == crop["width"] == short:
+        resize, length = "shortest_floor", short
+    else:
+        raise ModelError(f"{folder} resizes images to {size}, which is not one square")
+    if given.get("resample") not in PILLOW_FILTERS:
+        raise ModelError(f"{folder} resizes images by the filter {given.get('resample')}")
+    return ImageSettings(
+        image_size=int(length),
+        resize=resize,
+        trim=False,
+        mean=tuple(given["image_mean"]),
+        std=tuple(given["image_std"]),
+        interpolation=PILLOW_FILTERS[given["resample"]],
+        reduced=False,
+    )

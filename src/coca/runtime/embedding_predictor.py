@@ -1,0 +1,86 @@
+"""Base class of image-text models without a decoder: CLIP, SigLIP and the models derived from them.
+
+A library adds the encoders of one batch, and its tokenizer. Captions, scores and answers raise an
+`UnsupportedError`.
+
+Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+"""
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from coca.core.errors import UnsupportedError
+from coca.core.progress import ProgressMaker
+from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.inputs import ImageInput, whole
+from coca.runtime.preprocess import square
+from coca.runtime.short_vectors import normalized
+
+
+class EmbeddingPredictor(BasePredictor):
+    """A loaded image-text model that embeds images and texts, and has no decoder.
+
+    Images are read as everywhere in this package: upright, and blended with white where they are
+    transparent. From there on they are resized and normalized as by the model's own library.
+    """
+
+    has_decoder = False
+
+    def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
+        """Decode and resize one image for `embed_prepared`; thread-safe.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        return square(image, self.image_settings)
+
+    @abstractmethod
+    def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
+        """Compute image features of any length from pixels, 0 to 255."""
+
+    @abstractmethod
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        """Compute text features of any length."""
+
+    def _encode_images(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
+        return self._short(normalized(self._image_features(pixels)))
+
+    def _encode_texts(self, tokens: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        return self._short(normalized(self._text_features(tokens)))
+
+    def _tokens(self, texts: Sequence[str]) -> list[str]:
+        """Check the texts; the library tokenizes them, each batch to its own length."""
+        return [whole(text) for text in texts]
+
+    def _from_squares(self, squares: UInt8[np.ndarray, "B 3 S S"]) -> UInt8[np.ndarray, "B 3 S S"]:
+        return squares
+
+    def _read_ahead(
+        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
+    ) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
+        """Yield batches of pixels; the images of a batch are read in threads."""
+        with ThreadPoolExecutor(os.cpu_count()) as readers:
+            for batch in self._batches(images, title, progress):
+                yield np.stack(list(readers.map(self.prepare_image, batch)))
+
+    def _refuse(self, *inputs: Any, **options: Any) -> NoReturn:
+        """Raise an error: the model has no decoder.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            f"{self.source} embeds single images and texts, and has no decoder for captions, "
+            "reranking and answers: use a CoCa model for these, such as everyday (`coca index "
+            "--captions-from everyday` writes its captions)"
+        )
+
+    caption = score = embed_clips = caption_clips = explain_caption = head_logits = _refuse
+    _image_tokens = _encode_prompt = _decode = _generate = _refuse
+    _score_tokens = _scored_lengths = _check_decoding = _refuse

@@ -1,0 +1,69 @@
+"""Image-text models of transformers, built by transformers with random weights."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="the extra transformers is not installed")
+
+import torch
+import transformers
+
+import coca
+from coca.core.errors import ModelError
+from coca.inference import loading
+from coca.inference.open_weights import OpenWeights
+from tiny_image_text import TEXTS, TRANSFORMERS, awkward_images, upright_rgb, write_transformers
+from tiny_openclip import FolderHub
+
+LIBRARY: Any = transformers
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_vectors_equal_those_of_transformers(family: str, tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path, family)
+    loaded = coca.load(folder, device="cpu", batch_size=7)
+    model = LIBRARY.AutoModel.from_pretrained(folder).eval()
+    images = awkward_images()
+    pixels = LIBRARY.AutoImageProcessor.from_pretrained(folder, backend="pil")(
+        [upright_rgb(image) for image in images], return_tensors="pt"
+    )
+    tokens = LIBRARY.AutoTokenizer.from_pretrained(folder)(
+        TEXTS,
+        padding="max_length" if family == "siglip" else True,
+        truncation=True,
+        max_length=loaded.context_length,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        expected = model(**pixels, **tokens)
+    of_images, of_texts = expected.image_embeds.numpy(), expected.text_embeds.numpy()
+    np.testing.assert_allclose(loaded.embed_images(images), of_images, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(loaded.embed_texts(TEXTS), of_texts, atol=1e-6, rtol=0)
+    assert (of_images @ of_images.T).min() < 0.9999
+    assert (loaded.embed_dim, loaded.has_decoder) == (of_images.shape[1], False)
+    assert loaded.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def test_a_repository_of_transformers_is_copied(tmp_path: Path) -> None:
+    repository = write_transformers(tmp_path / "hub" / "some" / "siglip", "siglip")
+    (repository / "README.md").write_text("a model", encoding="utf-8")
+    source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
+    saved = loading.model_folder("hf:some/siglip", open_weights=source)
+    shutil.rmtree(repository)
+    assert loading.model_folder("hf:some/siglip", open_weights=source) == saved
+    assert not (saved / "README.md").exists()
+    loaded = coca.load(saved, device="cpu")
+    assert loaded.embed_texts(TEXTS).shape == (30, loaded.embed_dim)
+
+
+def test_a_damaged_folder_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        coca.load(folder)
+    with pytest.raises(ModelError, match="this needs a CoCa model"):
+        loading.load(folder)

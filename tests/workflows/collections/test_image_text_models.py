@@ -1,0 +1,164 @@
+"""Image-text models of other libraries in every workflow of collections, and served."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import coca
+from coca.core.errors import ConfigError, UnsupportedError
+from coca.data.sources.folder import FolderConfig
+from coca.runtime.base_predictor import BasePredictor
+from coca.search.ingest.reindex import reindex
+from coca.search.milvus.collection import Collection
+from coca.tasks import TaskConfig
+from coca.workflows.collections.calibrate import MIN_RECORDS, calibrate
+from coca.workflows.collections.collection_model import open_collection, open_search
+from coca.workflows.collections.image_resolver import ImageResolver
+from coca.workflows.collections.index import index_images
+from coca.workflows.evaluation.evaluate import evaluate
+from tiny_data import image_bytes
+from tiny_image_text import write_openclip, write_transformers
+from tiny_model import write_model
+
+COUNT = MIN_RECORDS
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "openclip": write_openclip,
+    "transformers": write_transformers,
+}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = {"openclip": "open_clip"}.get(request.param, request.param)
+    pytest.importorskip(package, reason=f"the extra {request.param} is not installed")
+    return WRITERS[request.param](tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> BasePredictor:
+    return coca.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(COUNT):
+        (root / f"{number}.png").write_bytes(image_bytes(number))
+    return root
+
+
+@pytest.fixture(scope="module")
+def uri(model: BasePredictor, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A collection without captions."""
+    uri = str(tmp_path_factory.mktemp("collection") / "pictures.db")
+    assert index_images([photos], model, uri=uri).report.added == COUNT
+    return uri
+
+
+def test_indexing_writes_no_captions(uri: str) -> None:
+    with Collection.open(uri) as collection:
+        assert [caption for _, _, caption, _ in collection.origins()] == [""] * COUNT
+
+
+def test_a_search_loads_the_model_of_the_collection(
+    model: BasePredictor, photos: Path, uri: str
+) -> None:
+    image = (photos / "3.png").read_bytes()
+    with open_search(uri) as engine:
+        assert engine.search(image=image, k=1)[0].path == str(photos / "3.png")
+        found = engine.search(vector=model.embed_texts("a dog")[0], k=COUNT)
+        assert len(engine.search("a dog", k=3)) == 3
+        with pytest.raises(UnsupportedError, match="use a CoCa model"):
+            engine.search("a dog", k=2, rerank=2)
+    cosines = model.embed_images([(photos / f"{n}.png").read_bytes() for n in range(COUNT)])
+    expected = np.sort(cosines @ model.embed_texts("a dog")[0])[::-1]
+    assert len(found) == COUNT
+    assert found[0].score == pytest.approx(expected[0], abs=1e-3)
+
+
+def test_classification_ranks_labels_by_cosine(model: BasePredictor) -> None:
+    labels, image = ["a dog", "a car", "the sea"], image_bytes(0)
+    (ranked,) = model.classify([image], labels)
+    cosines = model.embed_images([image]) @ model.embed_texts(labels).T
+    assert ranked[0].label == labels[int(cosines.argmax())]
+
+
+def test_captions_come_from_another_model(
+    model: BasePredictor, photos: Path, tmp_path: Path
+) -> None:
+    uri, writer = str(tmp_path / "captioned.db"), write_model(tmp_path / "coca")
+    index_images([photos], model, uri=uri, captions_from=writer)
+    expected = coca.load(writer, device="cpu").caption([image_bytes(0)])[0].text
+    with Collection.open(uri) as collection:
+        captions = {path: caption for _, path, caption, _ in collection.origins()}
+    assert captions[str(photos / "0.png")] == expected
+    with pytest.raises(ConfigError, match="has no decoder that writes captions"):
+        index_images([photos], model, uri=str(tmp_path / "other.db"), captions_from=model)
+
+
+def test_a_collection_of_a_coca_is_embedded_again(
+    model: BasePredictor, photos: Path, tmp_path: Path
+) -> None:
+    uri, name = str(tmp_path / "pictures.db"), "pictures"
+    index_images([photos], coca.load("nano", device="cpu"), uri=uri, captions=False)
+    with (
+        Collection.open(uri, name) as old,
+        open_collection(model, uri, name, create=True, staged=True) as new,
+    ):
+        report = reindex(old, model, new, open_image=ImageResolver(), switch=lambda report: True)
+        assert (report.embedded, report.lost) == (COUNT, [])
+        assert new.info.fingerprint == model.fingerprint
+
+
+def test_a_collection_is_calibrated(model: BasePredictor, uri: str) -> None:
+    with Collection.open(uri) as collection:
+        calibration = calibrate(collection, model)
+    assert calibration is not None
+
+
+def test_zero_shot_classification_and_retrieval_are_evaluated(folder: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        label = ("red", "blue")[number % 2]
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / f"{number}.png").write_bytes(image_bytes(number))
+        (tmp_path / label / f"{number}.txt").write_text(f"{label} {number}", encoding="utf-8")
+    data = FolderConfig(path=str(tmp_path))
+    configs = [TaskConfig(task="zero_shot", data=data), TaskConfig(task="retrieval", data=data)]
+    results = evaluate(folder, configs, out=tmp_path / "out")
+    assert [result.samples for result in results] == [4, 4]
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["fingerprint"] == coca.load(folder, device="cpu").fingerprint
+    with pytest.raises(UnsupportedError, match="use a CoCa model"):
+        evaluate(folder, [TaskConfig(task="captioning", data=data)])
+
+
+def test_the_service_embeds_as_the_model_does(
+    model: BasePredictor, uri: str, photos: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from fastapi.testclient import TestClient
+
+    from coca.server.app import create_app
+    from coca.server.service import open_service
+    from coca.server.settings import ServerSettings
+
+    settings = ServerSettings(thumbnails=tmp_path / "thumbnails", uploads=tmp_path / "uploads")
+    image = (photos / "5.png").read_bytes()
+    with (
+        open_service(uri, ["pictures"], settings, model=model) as service,
+        TestClient(create_app(service, settings), base_url="http://localhost") as client,
+    ):
+        answer = client.post("/v1/embeddings", json={"input": ["a dog", ""]}).json()
+        vectors = np.array([item["embedding"] for item in answer["data"]])
+        np.testing.assert_allclose(vectors, model.embed_texts(["a dog", ""]), atol=1e-6)
+        found = service.model.embed_images([image])
+        np.testing.assert_allclose(found, model.embed_images([image]), atol=1e-6)
+        hits = client.post("/v1/search", json={"text": "a dog", "limit": 3})
+        assert hits.status_code == 200, hits.text
+        assert len(hits.json()["hits"]) == 3
+        caption = client.post("/v1/caption", files={"image": image})
+        assert caption.status_code in (400, 501), caption.text
+        assert "use a CoCa model" in caption.text
