@@ -346,7 +346,7 @@ def test_an_unknown_precision_is_refused(folder: Path) -> None:
     precision: Any = "int8"
     with pytest.raises(ConfigError, match="precision 'int8' is unknown; choose one of auto, fp32"):
         # Past the type checks of the tests, as a caller without them would come.
-        inspect.unwrap(coca.load)(folder, precision=precision)
+        inspect.unwrap(loading.load)(folder, precision=precision)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
