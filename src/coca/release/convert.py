@@ -32,7 +32,6 @@ from coca.model.openclip.openclip_weights import config_of_weights, restore_stat
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
 from coca.model.pretrained import (
     WEIGHTS_FILE,
-    ModelConfig,
     load_config_file,
     load_model,
     save_model,
@@ -124,29 +123,28 @@ def average(
             f"models and the shares {', '.join(map(str, shares))}"
         )
     folders = [model_folder(source) for source in sources]
-    config, vocabulary = _essentials(folders[0])
-    mean: dict[str, Tensor] = {}
-    for source, folder, share in zip(sources, folders, shares, strict=True):
-        if _essentials(folder) != (config, vocabulary):
-            what = "tokenizer" if _essentials(folder)[0] == config else "configuration"
-            raise ModelError(
-                f"{source} has another {what} than {sources[0]}; only weights of the same model "
-                "can be averaged"
-            )
+    config, vocabulary = load_config_file(folders[0]), (folders[0] / TOKENIZER_FILE).read_bytes()
+    for source, folder in zip(sources, folders, strict=True):
+        same = {
+            "configuration": load_config_file(folder) == config,
+            "tokenizer": (folder / TOKENIZER_FILE).read_bytes() == vocabulary,
+        }
+        for what, is_same in same.items():
+            if not is_same:
+                raise ModelError(
+                    f"{source} has another {what} than {sources[0]}; only weights of the same "
+                    "model can be averaged"
+                )
+    model, total = load_model(folders[0]), sum(shares)
+    mean = {name: it.double() * (shares[0] / total) for name, it in model.state_dict().items()}
+    for folder, share in zip(folders[1:], shares[1:], strict=True):
         for name, tensor in load_model(folder).state_dict().items():
-            part = tensor.double() * (share / sum(shares))
-            mean[name] = mean[name] + part if name in mean else part
-    first = load_model(folders[0])
-    first.load_state_dict({name: mean[name].to(it) for name, it in first.state_dict().items()})
+            mean[name] += tensor.double() * (share / total)
+    model.load_state_dict({name: mean[name].to(it) for name, it in model.state_dict().items()})
     with atomic_folder(Path(out)) as unfinished:
         _copy_files(folders[0], unfinished)
-        save_model(unfinished, first)
+        save_model(unfinished, model)
     return Path(out)
-
-
-def _essentials(folder: Path) -> tuple[ModelConfig, bytes]:
-    """Read what models must share so that their weights can be averaged."""
-    return load_config_file(folder), (folder / TOKENIZER_FILE).read_bytes()
 
 
 def _for_open_clip(folder: Path, out: Path) -> Path:

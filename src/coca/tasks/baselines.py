@@ -32,8 +32,6 @@ from coca.metrics.retrieval import first_relevant_rank
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.layers.prepacked import prepack_weights
-from coca.processing.image import ImageTransform
-from coca.processing.processor import Processor
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.search.query.words import WordIndex
@@ -167,7 +165,7 @@ class EncoderClassifier:
             [name.strip() for name in names.split(",")] for names in self._encoder.class_names
         ]
         trained = config.image.normalization()
-        transform = ImageTransform(
+        self._processor = own.with_image(
             replace(
                 own.image_config,
                 image_size=config.image.image_size,
@@ -176,7 +174,6 @@ class EncoderClassifier:
                 interpolation=trained.interpolation,
             )
         )
-        self._processor = Processor(transform, own.tokenizer, own.context_length)
         self._batch_size = predictor.batch_size
 
     @torch.inference_mode()

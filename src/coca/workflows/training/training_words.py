@@ -62,8 +62,9 @@ def extend_caption_words(
 ) -> CaptionWords | None:
     """Return the words of a pretrained model and those of the texts that it is trained on.
 
-    None if the model has no list: it knows more words than the run has. Also None if the words of
-    the run are no list, see `find_caption_words`. A run without captioning loss adds no words.
+    None if the model has no list: it knows more words than the run has. Also None if the texts of
+    the run are not enough for a list, see `find_caption_words`. A run without captioning loss keeps
+    the list of the model.
     """
     known = processor.caption_words
     if known is None or not loss.captioning_weight:
