@@ -30,6 +30,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from coca.core.errors import ConfigError
 from coca.core.extras import npm_packages
+from coca.inference.loading import DTYPES
+from coca.model.precision import resolve_precision
 from coca.processing.word_vectors import WordVectors
 from emoji_sets import WORDS, package_folder, read_json
 
@@ -91,7 +93,8 @@ class Teacher:
             )
         folder = Path(found.origin).parent / "model"
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        self._model = model.to(DTYPES[resolve_precision("auto", torch.device("cpu"))])
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float16]:
@@ -108,7 +111,7 @@ class Teacher:
                 max_length=64,
                 return_tensors="pt",
             )
-            states = self._model(**inputs).last_hidden_state
+            states = self._model(**inputs).last_hidden_state.float()
             real = inputs["attention_mask"][..., None].float()
             means = (states * real).sum(dim=1) / real.sum(dim=1)
             vectors[rows] = torch.nn.functional.normalize(means, dim=1).half().numpy()
