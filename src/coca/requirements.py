@@ -20,9 +20,6 @@ EXTRAS = ("heif", "hub", "mcp", "search", "serve", "test", "video")
 def requirements_without_torch(extras: Iterable[str] = ()) -> list[str]:
     """List the requirements of the installed distribution, except those that need torch.
 
-    Args:
-        extras: Names of `EXTRAS`; `runtime` is always included.
-
     Returns:
         Requirements such as `numpy>=2.0`, sorted, each once.
     """

@@ -186,9 +186,6 @@ def leave_process_group(code: int | str | None) -> None:
     """Exit at once if this process is part of a process group; otherwise do nothing.
 
     During Python's slow shutdown, threads of the process group sometimes abort the process.
-
-    Args:
-        code: Exit code as for `sys.exit`.
     """
     if "torch" not in sys.modules:
         return

@@ -74,13 +74,7 @@ class Console:
     def table(
         self, header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
     ) -> None:
-        """Print a table of the result; nothing with --json.
-
-        Args:
-            header: Names of the columns.
-            rows: Cells of each row.
-            right: Names of the right-aligned columns.
-        """
+        """Print a table of the result; nothing with --json."""
         if self.json:
             return
         from rich.table import Table

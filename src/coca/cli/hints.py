@@ -249,13 +249,7 @@ def command_called(root: Any, arguments: Sequence[str]) -> str:
 
 
 def hint_for(root: Any, arguments: Sequence[str], error: Any) -> str:
-    """Return the message for a wrong command or option, with the right command line; else "".
-
-    Args:
-        root: The root command group.
-        arguments: Arguments of the program.
-        error: The error of the parser.
-    """
+    """Return the message for a wrong command or option, with the right command line; else ""."""
     call = _Call.of(root, arguments)
     if hasattr(call.command, "commands"):
         return (

@@ -89,9 +89,6 @@ def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> Non
         given: Names of the keyword arguments.
         known: Valid names.
         of: Name of the callee in the message, such as "captioning".
-
-    Raises:
-        ConfigError: A name is unknown; the message has the closest valid name.
     """
     names = list(known)
     for name in given:

@@ -33,12 +33,7 @@ def extra_imports(package: str, *, extra: str) -> Iterator[None]:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional module, or raise an error with the pip command that installs it.
-
-    Args:
-        module: Dotted name to import, such as `"pymilvus"`.
-        extra: The extra of this distribution that installs it, such as `"search"`.
-    """
+    """Import an optional module, or raise an error with the pip command that installs it."""
     with extra_imports(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
 

@@ -50,10 +50,6 @@ def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
         vendor: Vendor of the drawings, `"twemoji"` or `"openmoji"`.
         size_px: Side of the PNG that an SVG is rendered to, with transparent background. Twemoji
             is a 72 px PNG and is returned unchanged.
-
-    Raises:
-        ConfigError: There is no such vendor, or no such size.
-        MissingExtraError: The extra `demo` is not installed.
     """
     if vendor not in VENDORS:
         raise ConfigError(f"vendor is {vendor!r}; it must be one of {', '.join(VENDORS)}")

@@ -230,9 +230,6 @@ def demo(
         model: The shipped model, or a folder that `coca.load` reads.
         progress: Optional progress callback.
         log: Receives a status line at the start of each stage.
-
-    Raises:
-        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
     """
     result = _result(Path(folder), str(model))
     # Loaded first, so that a missing model fails before the other stages.
@@ -261,9 +258,6 @@ def demo_from_scratch(
         overrides: Overrides of the recipe, such as `train.steps=10`.
         progress: Optional progress callback.
         log: Receives a status line at the start of each stage.
-
-    Raises:
-        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
     """
     folder = Path(folder)
     result = _result(folder, str(folder / "model"))

@@ -130,9 +130,6 @@ def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> b
     Args:
         matches: Maps of one image, from `Predictor.explain_match`.
         columns: Tiles per row.
-
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
     """
     # Centred: a contribution that all patches share has no location.
     heats = [match.patch_attributions - match.patch_attributions.mean() for match in matches]

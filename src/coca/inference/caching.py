@@ -27,12 +27,7 @@ class CachingPredictor(BasePredictor):
         images: Iterable[tuple[bytes, Float[ndarray, " E"]]] = (),
         texts: Iterable[tuple[str, Float[ndarray, " E"]]] = (),
     ) -> None:
-        """Cache vectors that the same model computed elsewhere, such as those of a collection.
-
-        Args:
-            images: Encoded images with their embeddings of length 1.
-            texts: Texts with their embeddings of length 1.
-        """
+        """Cache vectors that the same model computed elsewhere, such as those of a collection."""
         self._vectors |= {_key(image): vector for image, vector in images}
         self._vectors |= dict(texts)
 

@@ -107,12 +107,7 @@ class ObjectDetector:
 
 
 def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetector:
-    """Load a detector trained by `coca finetune`.
-
-    Raises:
-        ModelError: There is no such model, or it is not a detector.
-        ConfigError: The device is unknown.
-    """
+    """Load a detector trained by `coca finetune`."""
     predictor = load(name, device=device)
     return ObjectDetector(predictor, saved.load_detector(model_folder(name), predictor.model))
 

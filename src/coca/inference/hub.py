@@ -40,12 +40,7 @@ class HuggingFace:
         self._endpoint = endpoint
 
     def files(self, repo: str, *, revision: str | None) -> list[str]:
-        """List the files of a repository.
-
-        Raises:
-            ModelError: The hub cannot be reached, or has no such repository.
-            MissingExtraError: huggingface_hub is not installed.
-        """
+        """List the files of a repository."""
         hub = _package()
         if self._is_out_of_reach(hub):
             raise ModelError("the hub cannot be reached: its name has no address here")
@@ -55,12 +50,7 @@ class HuggingFace:
             raise ModelError(_reason(hub, error)) from error
 
     def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
-        """Download a file into huggingface_hub's cache, unless it is cached.
-
-        Raises:
-            ModelError: The hub cannot be reached, or has no such file.
-            MissingExtraError: huggingface_hub is not installed.
-        """
+        """Download a file into huggingface_hub's cache, unless it is cached."""
         hub = _package()
         try:
             path = hub.hf_hub_download(
@@ -79,9 +69,6 @@ class HuggingFace:
 
         Returns:
             Such as `605 MB, licence mit`; empty if all are there, or the hub cannot be reached.
-
-        Raises:
-            MissingExtraError: huggingface_hub is not installed.
         """
         hub = _package()
         api = hub.HfApi(endpoint=self._endpoint)
@@ -99,12 +86,7 @@ class HuggingFace:
         return f"{size / 1e6:,.0f} MB, licence {licence}"
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
-        """Upload a folder to a repository, created if missing.
-
-        Raises:
-            ModelError: The hub cannot be reached, or refuses the upload.
-            MissingExtraError: huggingface_hub is not installed.
-        """
+        """Upload a folder to a repository, created if missing."""
         hub = _package()
         api = hub.HfApi(endpoint=self._endpoint)
         try:

@@ -181,9 +181,6 @@ def fingerprint(folder: str | Path) -> str:
     The first 16 digits hash weights, processor and tokenizer, the last 8 the configuration.
     A setting at its default hashes like a missing setting. The weights are read; digests of files
     above 64 MiB are cached, see `digest_cache`. The files of a detector in the folder are hashed.
-
-    Raises:
-        ModelError: A file is missing or damaged.
     """
     folder = Path(folder)
     weights = cached_digest(folder / WEIGHTS_FILE, lambda: weights_digest(folder))
@@ -210,9 +207,6 @@ def files_fingerprint(folder: Path) -> str:
     """Compute the 24 hex digits that identify the files of a model of another library.
 
     Weights, tokenizer and preprocessing are hashed with their names; texts for people are not.
-
-    Raises:
-        StorageError: A file cannot be read.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -229,10 +223,6 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
     Args:
         name: As for `load`.
         open_weights: Source of open weights; default: the user's cache, then the hub.
-
-    Raises:
-        ModelError: There is no such model, or it cannot be downloaded.
-        ConfigError: OpenCLIP publishes no such weights.
     """
     kind, _, rest = str(name).partition(":")
     if kind in ("openclip", "hf"):
@@ -291,11 +281,7 @@ def check_precision(precision: str) -> None:
 
 
 def device_named(name: str | None) -> torch.device:
-    """Return a device by its name; default: the first accelerator, else the CPU.
-
-    Raises:
-        ConfigError: The device cannot be used here.
-    """
+    """Return a device by its name; default: the first accelerator, else the CPU."""
     if name is None:
         found = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -76,11 +76,7 @@ class About:
 
 
 def read_about(path: Path) -> About:
-    """Read an `open_clip_config.json`, or a file with its `model_cfg` only.
-
-    Raises:
-        ModelError: The file cannot be read, or describes another kind of model.
-    """
+    """Read an `open_clip_config.json`, or a file with its `model_cfg` only."""
     content = read_model_json(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path} must contain one JSON object")
@@ -110,9 +106,6 @@ def import_weights(
         about: Configuration of the weights; default: inferred from their shapes.
         source: Name under which the weights were requested.
         caveat: Warning for users of the weights; default: none.
-
-    Raises:
-        ModelError: Weights or configuration cannot be used.
     """
     state = read_state(weights)
     try:
@@ -147,9 +140,6 @@ def caveat_of(folder: Path) -> str:
 
     Returns:
         Such as `NAME: it writes captions but cannot search`; empty without a caveat.
-
-    Raises:
-        ModelError: The file is damaged.
     """
     path = folder / SOURCE_FILE
     try:
@@ -276,12 +266,7 @@ class OpenWeights:
         self._own_vocabulary = vocabulary
 
     def published(self, name: str) -> Path:
-        """Return the model folder of weights that OpenCLIP publishes, by model and tag.
-
-        Raises:
-            ConfigError: The name is unknown.
-            ModelError: The download failed; the message names the files to place by hand.
-        """
+        """Return the model folder of weights that OpenCLIP publishes, by model and tag."""
         if name not in PUBLISHED:
             if name.startswith("coca_"):
                 raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, PUBLISHED)}")
@@ -324,11 +309,7 @@ class OpenWeights:
         return _Remote(repo, next((name for name in files if name in names), files[0]))
 
     def repository(self, name: str) -> Path:
-        """Return the folder of a hub model, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`.
-
-        Raises:
-            ModelError: The download failed, or the repository has no supported model.
-        """
+        """Return the folder of a hub model, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`."""
         source = f"hf:{name}"
         folder = self._folder(source)
         if is_model(folder) or is_image_text(folder):
@@ -390,9 +371,6 @@ class OpenWeights:
         Args:
             path: Weights file, or the folder that contains it.
             into: Output folder; default: in the cache.
-
-        Raises:
-            ModelError: The weights are not of OpenCLIP's CoCa, or there is no vocabulary.
         """
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:

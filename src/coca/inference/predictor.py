@@ -155,11 +155,7 @@ class Predictor(BasePredictor):
         return word_maps(self.model, self.processor, image, ids)
 
     def explain_match(self, image: ImageInput, text: str) -> MatchMap:
-        """Attribute the similarity of an image and a text to the image patches.
-
-        Raises:
-            DataError: The image cannot be read.
-        """
+        """Attribute the similarity of an image and a text to the image patches."""
         return match_map(self.model, self.processor, image, text, self.embed_texts(text))
 
     def head_logits(
@@ -285,22 +281,14 @@ class Predictor(BasePredictor):
 
 
 def require_coca(predictor: BasePredictor) -> Predictor:
-    """Return a predictor unchanged if it is a CoCa model on torch.
-
-    Raises:
-        ConfigError: It is a model of another library, or an exported one.
-    """
+    """Return a predictor unchanged if it is a CoCa model on torch."""
     if not isinstance(predictor, Predictor):
         raise ConfigError(f"{predictor.source} is not a CoCa model on torch, which this needs")
     return predictor
 
 
 def head_of(model: Captioner) -> HeadConfig:
-    """Return the configuration of a model's head.
-
-    Raises:
-        ConfigError: The model has no head.
-    """
+    """Return the configuration of a model's head."""
     if model.head is None:
         raise ConfigError(
             "this model has no head that answers; `coca finetune` gives it one, and `classify` "
@@ -310,12 +298,7 @@ def head_of(model: Captioner) -> HeadConfig:
 
 
 def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:
-    """Check the texts of the samples against the head.
-
-    Raises:
-        ConfigError: The head reads text and none is given, texts are given to a head that reads
-            none, or their number differs from the number of samples.
-    """
+    """Check the texts of the samples against the head."""
     if (texts is not None) != (head.reads == "text"):
         raise ConfigError(
             "this head reads text: give a question or statement for each sample"
@@ -328,11 +311,7 @@ def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> 
 
 
 def flatten_images(head: HeadConfig, samples: Sequence[SampleImages]) -> list[ImageSource]:
-    """Flatten the samples into one list of images.
-
-    Raises:
-        DataError: A sample does not have the number of images that the head reads.
-    """
+    """Flatten the samples into one list of images."""
     found: list[ImageSource] = []
     for position, sample in enumerate(samples):
         single = isinstance(sample, str | bytes | Path | Image.Image | ndarray)

@@ -137,11 +137,7 @@ def is_video(path: str | Path) -> bool:
 
 
 def embed_files(predictor: BasePredictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
-    """Compute one unit-norm embedding per file, image or video, in order.
-
-    Raises:
-        DataError: A file cannot be read.
-    """
+    """Compute one unit-norm embedding per file, image or video, in order."""
     stills = predictor.embed_images([file for file in files if not is_video(file)])
     videos = embed_videos(predictor, [file for file in files if is_video(file)])
     rows = np.empty((len(files), predictor.embed_dim), np.float32)
@@ -167,10 +163,6 @@ def classify_files(
             of a video as in training.
         templates: Prompts with `{}` for the label.
         by: As for `Predictor.classify`; videos support similarity only.
-
-    Raises:
-        DataError: A file cannot be read.
-        ConfigError: `by` is likelihood for a video, or there is neither a label nor a head.
     """
     moving = [file for file in files if is_video(file)]
     if not labels:
@@ -194,12 +186,7 @@ def caption_files(
     prompt: str = "",
     decoding: GenerationConfig | None = None,
 ) -> list[Caption]:
-    """Caption each file, image or video, in order.
-
-    Raises:
-        DataError: A file cannot be read.
-        ConfigError: As `Predictor.caption`.
-    """
+    """Caption each file, image or video, in order."""
     stills = [file for file in files if not is_video(file)]
     videos = [file for file in files if is_video(file)]
     of_stills = iter(predictor.caption(stills, prompt=prompt, decoding=decoding))
@@ -208,11 +195,7 @@ def caption_files(
 
 
 def require_single_images(clips: Sequence[Sequence[ImageInput]], what: str) -> None:
-    """Check that each clip has a single image, for methods that support only one.
-
-    Raises:
-        ConfigError: A clip has several images.
-    """
+    """Check that each clip has a single image, for methods that support only one."""
     if any(len(clip) > 1 for clip in clips):
         raise ConfigError(f"{what} reads one image a sample, and these have several; leave it out")
 

@@ -38,9 +38,6 @@ class CoCaZooModel(EmbeddingsMixin, PromptMixin, Model):
             model: A loaded model, or a name that `coca.load` accepts.
             classes: Labels for `apply_model`; embeddings need none.
             device: Torch device; default: the first accelerator, else the CPU.
-
-        Raises:
-            ModelError: There is no such model.
         """
         self.model = as_predictor(model, device=device)
         self.classes = tuple(classes)

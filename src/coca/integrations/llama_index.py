@@ -35,9 +35,6 @@ class CoCaEmbedding(MultiModalEmbedding):
             model: A loaded model, or a name that `coca.load` accepts.
             device: Torch device of a model that is loaded.
             **options: Fields of `BaseEmbedding`, such as `embed_batch_size`.
-
-        Raises:
-            ModelError: There is no such model.
         """
         predictor = as_predictor(model, device=device)
         super().__init__(**{"model_name": predictor.source, **options})

@@ -38,9 +38,6 @@ class CoCaEncoder(AbsEncoder):
             revision: Revision in the results; default: the fingerprint of the model.
             device: Torch device; default: the first accelerator, else the CPU.
             options: Further options of MTEB, which are not used.
-
-        Raises:
-            ModelError: There is no such model.
         """
         self.model = as_predictor(model_name, device=device)
         self.mteb_model_meta = ModelMeta.create_empty(

@@ -101,9 +101,6 @@ class CoCaRerankFunction:
         Args:
             model: A loaded model, or a name that `coca.load` accepts.
             device: Torch device of a model that is loaded.
-
-        Raises:
-            ModelError: There is no such model.
         """
         self.model = as_predictor(model, device=device)
 

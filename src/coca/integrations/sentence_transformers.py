@@ -113,9 +113,6 @@ class CoCaModule(InputModule):
             model_name_or_path: Folder or repository.
             subfolder: Folder within it.
             **options: Options of sentence-transformers, of which those of a download are used.
-
-        Raises:
-            ModelError: It has no model of this package.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         download = {name: options[name] for name in names if name in options}
@@ -124,11 +121,7 @@ class CoCaModule(InputModule):
 
     @classmethod
     def of(cls, model: str | Path) -> "CoCaModule":
-        """Load a model by any name that `coca.load` accepts, for inference and training.
-
-        Raises:
-            ModelError: There is no such model.
-        """
+        """Load a model by any name that `coca.load` accepts, for inference and training."""
         loaded = load(model, device="cpu", prepack=False)
         return cls(loaded.model, loaded.processor)
 

@@ -108,11 +108,7 @@ class HeadConfig(Config):
         )
 
     def check_width(self, *, image: int, text: int) -> None:
-        """Check that `heads` divides the width of the pooler's input.
-
-        Raises:
-            ConfigError: They do not divide it.
-        """
+        """Check that `heads` divides the width of the pooler's input."""
         require_heads("head", image if self.reads == "image" else text, self.heads)
 
 

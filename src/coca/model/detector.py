@@ -275,11 +275,7 @@ def save_detector(folder: str | Path, detector: Detector) -> None:
 
 
 def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
-    """Load a detector onto its captioner, in evaluation mode.
-
-    Raises:
-        ModelError: The folder has no detector, or a detector that does not fit the captioner.
-    """
+    """Load a detector onto its captioner, in evaluation mode."""
     path = Path(folder) / CONFIG_FILE
     content = read_model_json(
         path,

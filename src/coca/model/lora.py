@@ -67,9 +67,6 @@ def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = 
         model: Changed in place; its outputs do not change.
         config: Layers, rank and scale of the adapters.
         trained: Further modules to train in full, if the model has them.
-
-    Raises:
-        ConfigError: A pattern matches no linear layer.
     """
     layers = {name: it for name, it in model.named_modules() if isinstance(it, nn.Linear)}
     trained = (*trained, *config.modules_to_save)

@@ -103,11 +103,7 @@ def write_modules(folder: str | Path) -> None:
 
 
 def load_config_file(folder: str | Path) -> ModelConfig:
-    """Read the configuration of a saved model, without its weights.
-
-    Raises:
-        ModelError: The file is missing, damaged, of a newer format, or describes no model.
-    """
+    """Read the configuration of a saved model, without its weights."""
     path = Path(folder) / CONFIG_FILE
     missing = f"{folder} is not a model folder: it has no {CONFIG_FILE}; `coca pretrain` writes one"
     return parse_config(read_model_json(path, missing=missing), path)
@@ -120,9 +116,6 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
         content: JSON value with `format_version`, `architecture` and `model`; other keys, such as
             those of transformers, are ignored.
         path: Path of the file, for errors.
-
-    Raises:
-        ModelError: It is of a newer format, or describes no model.
     """
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f"{path} has no section `model`, so it describes no CoCa model")
@@ -187,9 +180,6 @@ def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | 
         config: Configuration of the model.
         state: State dict with the names of this package.
         source: Origin of the weights, for error messages.
-
-    Raises:
-        ModelError: They do not fit the configuration.
     """
     model = build_on_meta(config)
     _compare(source, _shapes(model.state_dict()), _shapes(state))
@@ -202,9 +192,6 @@ def weights_digest(folder: str | Path) -> str:
 
     The header of a file written by `save_model` has the digest at that time. If the two differ, a
     bit of the file has changed since.
-
-    Raises:
-        ModelError: The file is missing or damaged, or its weights differ from its digest.
     """
     path = Path(folder) / WEIGHTS_FILE
     try:

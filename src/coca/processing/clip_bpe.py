@@ -57,12 +57,7 @@ class ClipTokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a tokenizer of the `tokenizers` package; only its vocabulary is used.
-
-        Raises:
-            ModelError: The vocabulary is not CLIP's.
-            MissingExtraError: ftfy is not installed.
-        """
+        """Wrap a tokenizer of the `tokenizers` package; only its vocabulary is used."""
         first, last = backend.token_to_id(SOT), backend.token_to_id(EOT)
         ends_words = getattr(backend.model, "end_of_word_suffix", None) == _WORD_END
         if first is None or last is None or not ends_words:
@@ -128,9 +123,6 @@ class ClipTokenizer:
         Args:
             texts: Captions; an empty caption has no tokens between [SOT] and [EOT].
             context_length: Largest T, including special tokens; 76 for the open weights.
-
-        Raises:
-            ConfigError: `context_length` leaves no room for a text token.
         """
         check_context_length(context_length)
         room = context_length - self.reserved
@@ -187,9 +179,6 @@ def read_vocabulary(path: str | Path) -> ClipTokenizer:
 
     Args:
         path: `bpe_simple_vocab_16e6.txt.gz`, `merges.txt`, or a `tokenizer.json`.
-
-    Raises:
-        ModelError: The file is missing, damaged, or has another vocabulary.
     """
     path = Path(path)
     if path.suffix != ".json":

@@ -63,9 +63,6 @@ class Processor:
             tokenizer: Text tokenizer.
             context_length: Largest number of tokens in a caption, including special tokens.
             caption_words: Words that generated captions have; None: no list.
-
-        Raises:
-            ConfigError: `context_length` leaves no room for a token of text.
         """
         check_context_length(context_length)
         self.image = image
@@ -89,11 +86,7 @@ class Processor:
         )
 
     def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
-        """Read, resize and normalize images to the model's input.
-
-        Raises:
-            DataError: An image cannot be used; the message names it.
-        """
+        """Read, resize and normalize images to the model's input."""
         many, side = len(sources) >= _MANY, self.image_config.image_size
         if many:
             expect_many()
@@ -115,11 +108,7 @@ class Processor:
     def image_batches(
         self, batches: Iterable[Sequence[ImageSource]]
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
-        """Apply `images` to each batch, prefetching the next batch in a thread.
-
-        Raises:
-            DataError: An image cannot be used; earlier batches have been yielded by then.
-        """
+        """Apply `images` to each batch, prefetching the next batch in a thread."""
         # One batch is enough: where reading is the bottleneck, it has all cores.
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead: Future[Tensor] | None = None
@@ -183,11 +172,7 @@ class Processor:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Processor":
-        """Load the files that `save` wrote.
-
-        Raises:
-            ModelError: A file is missing, damaged, or has another format version.
-        """
+        """Load the files that `save` wrote."""
         path = Path(folder) / PROCESSOR_FILE
         state = _read(path)
         # Checked first, since a later format may have other fields.
@@ -210,13 +195,7 @@ class Processor:
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
-    """Load a `tokenizer.json` as `Tokenizer` or `ClipTokenizer`, by its vocabulary.
-
-    Raises:
-        ModelError: The file is missing or damaged, has unsafe parts, or its vocabulary is of
-            another kind.
-        MissingExtraError: The vocabulary is CLIP's, and ftfy is not installed.
-    """
+    """Load a `tokenizer.json` as `Tokenizer` or `ClipTokenizer`, by its vocabulary."""
     content = read_content(path)
     backend = build_tokenizer(vocabulary_of(content), path)
     kind: type[ClipTokenizer | Tokenizer] = ClipTokenizer

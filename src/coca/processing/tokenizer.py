@@ -46,11 +46,7 @@ _UNLEARNED = 260
 
 
 def check_context_length(context_length: int) -> None:
-    """Check that a caption has room for special tokens and a text token.
-
-    Raises:
-        ConfigError: `context_length` is below 4.
-    """
+    """Check that a caption has room for special tokens and a text token."""
     if context_length < MIN_CONTEXT_LENGTH:
         raise ConfigError(
             f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
@@ -116,11 +112,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a tokenizer of the `tokenizers` package.
-
-        Raises:
-            ModelError: Ids 0 to 3 are not the special tokens.
-        """
+        """Wrap a tokenizer of the `tokenizers` package."""
         for id_, token in enumerate(SPECIAL_TOKENS):
             found = backend.id_to_token(id_)
             if found != token:
@@ -155,10 +147,6 @@ class Tokenizer:
             words: Words that are encoded as one token each, after a space or at the start of a
                 text; for `"bpe"` only. They are part of `vocab_size`. Words that the normalizer
                 changes, or that contain a space or an inner punctuation mark, are skipped.
-
-        Raises:
-            ConfigError: `vocab_size` leaves no token to learn, or `kind` does not support `words`.
-            DataError: There is no text, or a text has half a surrogate pair.
         """
         learned = vocab_size - len(words)
         if learned <= _UNLEARNED:
@@ -249,10 +237,6 @@ class Tokenizer:
         Args:
             texts: Captions; an empty caption has no tokens between [BOS] and [EOS].
             context_length: Largest T, including special tokens; at least 4.
-
-        Raises:
-            ConfigError: `context_length` leaves no room for a text token.
-            DataError: A text has half a surrogate pair.
         """
         check_context_length(context_length)
         room = context_length - self.reserved
@@ -276,11 +260,7 @@ class Tokenizer:
         return padded([[BOS_ID, *row[:room], EOS_ID, CLS_ID] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Encode a prompt for the model to complete: [BOS] and the text tokens.
-
-        Raises:
-            DataError: The text has half a surrogate pair.
-        """
+        """Encode a prompt for the model to complete: [BOS] and the text tokens."""
         return [BOS_ID, *self._text_ids(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -303,11 +283,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Load a file that `save` wrote.
-
-        Raises:
-            ModelError: The file is missing or damaged, or has other special tokens or unsafe parts.
-        """
+        """Load a file that `save` wrote."""
         backend = read_tokenizer(path)
         try:
             return cls(backend)

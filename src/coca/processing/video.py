@@ -328,10 +328,6 @@ def read_frames(
         frame_interval_s: Interval between frames, seconds, above 0.
         shorter_px: As in `sample_frames`.
         limits: Limits of size, duration and time.
-
-    Raises:
-        DataError: The video cannot be used; may be raised after some frames.
-        MissingExtraError: The extra `video` is not installed.
     """
     if not frame_interval_s > 0:
         raise ConfigError(f"frame_interval_s must be above 0 seconds, got {frame_interval_s}")
@@ -350,11 +346,7 @@ def clip_frames(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[UInt8[ndarray, "H W 3"] | Path]:
-    """Sample `count` evenly spaced images of a clip: pixels of a video, or files of a frame folder.
-
-    Raises:
-        DataError: As `sample_frames`; or the folder has no image (reason `"no_frames"`).
-    """
+    """Sample `count` evenly spaced images: pixels of a video, or files of a frame folder."""
     if isinstance(source, bytes) or not Path(source).is_dir():
         frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
         return [frame.pixels for frame in frames]
@@ -363,11 +355,7 @@ def clip_frames(
 
 
 def frame_files(folder: str | Path) -> list[Path]:
-    """List the images of a folder in natural order; `2.jpg` is before `10.jpg`.
-
-    Raises:
-        DataError: The folder has no image (reason `"no_frames"`).
-    """
+    """List the images of a folder in natural order; `2.jpg` is before `10.jpg`."""
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
     if not files:
         raise DataError(f"the folder {folder} has no images of frames", reason="no_frames")
@@ -396,11 +384,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def cut_strip(strip: UInt8[ndarray, "H W 3"], count: int) -> list[UInt8[ndarray, "h w 3"]]:
-    """Split a frame strip along its longer side into `count` images of equal size.
-
-    Raises:
-        DataError: The longer side is not divisible by `count` (reason `"bad_strip"`).
-    """
+    """Split a frame strip along its longer side into `count` images of equal size."""
     height, width = strip.shape[:2]
     axis = 1 if width >= height else 0
     if count < 1 or strip.shape[axis] % count:

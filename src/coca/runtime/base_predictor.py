@@ -75,12 +75,7 @@ class BasePredictor(ABC):
     """Preprocessing of images."""
 
     def __init__(self, *, source: str, batch_size: int) -> None:
-        """Set the attributes that do not depend on the runtime.
-
-        Args:
-            source: Name or folder that the model was loaded from, for display.
-            batch_size: Images or texts per batch, at least 1.
-        """
+        """Set the attributes that do not depend on the runtime."""
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.source, self.batch_size = source, batch_size
@@ -540,12 +535,7 @@ class BasePredictor(ABC):
     # Shared by the methods above.
 
     def _caption_of(self, written: Sequence[GeneratedSequence], prompt: Sequence[int]) -> Caption:
-        """Decode the generated sequences of an image: the best caption, with the rest in `others`.
-
-        Args:
-            written: Generated sequences, best first; at least one.
-            prompt: Token ids of the prompt, [BOS] first.
-        """
+        """Decode the generated sequences of an image: the best, with the rest in `others`."""
         first, *others = (
             Caption(
                 # Decoded together, since a word may span the boundary.

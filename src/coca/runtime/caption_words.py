@@ -77,11 +77,7 @@ class CaptionWords:
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionWords | None":
-        """Load a file that `save` wrote; None if there is no such file.
-
-        Raises:
-            ModelError: The file cannot be read, or a line is not one word.
-        """
+        """Load a file that `save` wrote; None if there is no such file."""
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:

@@ -33,11 +33,7 @@ class EmbeddingPredictor(BasePredictor):
     has_decoder = False
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
-        """Decode and resize one image for `embed_prepared`; thread-safe.
-
-        Raises:
-            DataError: The image cannot be read.
-        """
+        """Decode and resize one image for `embed_prepared`; thread-safe."""
         return square(image, self.image_settings)
 
     @abstractmethod
@@ -70,11 +66,7 @@ class EmbeddingPredictor(BasePredictor):
                 yield np.stack(list(readers.map(self.prepare_image, batch)))
 
     def _refuse(self, *inputs: Any, **options: Any) -> NoReturn:
-        """Raise an error: the model has no decoder.
-
-        Raises:
-            UnsupportedError: Always.
-        """
+        """Raise an error: the model has no decoder."""
         raise UnsupportedError(
             f"{self.source} embeds single images and texts, and has no decoder for captions, "
             "reranking and answers: use a CoCa model for these, such as everyday (`coca index "

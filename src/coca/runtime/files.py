@@ -74,11 +74,7 @@ def is_exported(folder: str | Path) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read the manifest of an exported model, and compare the digest of each file.
-
-    Raises:
-        ModelError: A file is missing, was changed, or has a newer format.
-    """
+    """Read the manifest of an exported model, and compare the digest of each file."""
     folder = Path(folder)
     path = folder / MANIFEST_FILE
     content = read_model_json(
@@ -108,9 +104,6 @@ def open_graph(runtime: Any, path: Path, *, threads: int | None = None) -> Any:
         runtime: The module onnxruntime.
         path: The graph.
         threads: Threads of ONNX Runtime; default: one per core.
-
-    Raises:
-        ModelError: The graph is damaged.
     """
     options = runtime.SessionOptions()
     # The arena of a session keeps its largest activations: 84 MB of `everyday` with captions.

@@ -100,11 +100,7 @@ _EXIF_ORIENTATION = 274
 def read_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
 ) -> Image.Image:
-    """Decode an image to upright RGB; see `coca.processing.image.decode`.
-
-    Raises:
-        DataError: The image cannot be used.
-    """
+    """Decode an image to upright RGB; see `coca.processing.image.decode`."""
     check_type(source)
     name = image_name(source)
     with image_errors(name), opened(source, name) as (image, stream):
@@ -191,11 +187,7 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
 
 
 def open_file(path: str | Path, name: str) -> io.BufferedReader:
-    """Open a regular file, called `name` in messages.
-
-    Raises:
-        DataError: It is missing, not readable, or not a regular file (`missing`).
-    """
+    """Open a regular file, called `name` in messages."""
     try:
         # Pipes and devices may block forever or have no end.
         if not Path(path).is_file():

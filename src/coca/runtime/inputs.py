@@ -48,11 +48,7 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Sequence[ImageInput]
 
 
 def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
-    """Normalize texts to a sequence: wrap a single text, exhaust an iterator.
-
-    Raises:
-        DataError: An item is not a `str`, such as the missing value of a table.
-    """
+    """Normalize texts to a sequence: wrap a single text, exhaust an iterator."""
     if isinstance(texts, str):
         return [texts]
     listed = list(texts) if isinstance(texts, Iterable) else [texts]
@@ -66,11 +62,7 @@ def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
 
 
 def prompts_for(prompt: str | Iterable[str], count: int) -> Sequence[str]:
-    """Return one prompt per image, from one text for all or one text each.
-
-    Raises:
-        ConfigError: There are more or fewer texts than images.
-    """
+    """Return one prompt per image, from one text for all or one text each."""
     if isinstance(prompt, str):
         return [prompt] * count
     prompts = as_texts(prompt)
@@ -82,11 +74,7 @@ def prompts_for(prompt: str | Iterable[str], count: int) -> Sequence[str]:
 
 
 def whole(text: str) -> str:
-    """Return the text unchanged if it can be encoded as UTF-8.
-
-    Raises:
-        DataError: It contains a lone surrogate.
-    """
+    """Return the text unchanged if it can be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

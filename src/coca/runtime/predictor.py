@@ -81,11 +81,6 @@ def load(
         threads: Threads of ONNX Runtime; default: one per core.
         dimensions: Keep the first numbers of each embedding, and normalize them again. Default:
             all.
-
-    Raises:
-        ModelError: A file is missing or was changed.
-        ConfigError: `batch_size` or `threads` is below 1, or `dimensions` is out of range.
-        MissingExtraError: onnxruntime is not installed.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -149,11 +144,7 @@ class Predictor(BasePredictor):
     def embed_clips(
         self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
     ) -> NoReturn:
-        """Raise an error: the graphs pool the tokens of one image.
-
-        Raises:
-            UnsupportedError: Always.
-        """
+        """Raise an error: the graphs pool the tokens of one image."""
         raise self._unsupported("pools the tokens of one image at a time")
 
     def caption_clips(
@@ -165,21 +156,13 @@ class Predictor(BasePredictor):
         progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> NoReturn:
-        """Raise an error: the graphs pool the tokens of one image.
-
-        Raises:
-            UnsupportedError: Always.
-        """
+        """Raise an error: the graphs pool the tokens of one image."""
         raise self._unsupported("captions one image at a time, and no videos")
 
     def explain_caption(
         self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
     ) -> NoReturn:
-        """Raise an error: the graphs return no attention weights.
-
-        Raises:
-            UnsupportedError: Always.
-        """
+        """Raise an error: the graphs return no attention weights."""
         raise self._unsupported("has no attention maps")
 
     def head_logits(
@@ -190,11 +173,7 @@ class Predictor(BasePredictor):
         on_error: OnError = "raise",
         progress: ProgressOption = False,
     ) -> NoReturn:
-        """Raise an error: a head is not exported.
-
-        Raises:
-            UnsupportedError: Always.
-        """
+        """Raise an error: a head is not exported."""
         raise self._unsupported("has no head that answers")
 
     @cached_property
@@ -238,11 +217,7 @@ class Predictor(BasePredictor):
         return self._text_tokens.decode(ids)
 
     def _check_decoding(self, decoding: GenerationConfig) -> None:
-        """Reject options of sampling and of logits processors.
-
-        Raises:
-            UnsupportedError: An option has another value than its default.
-        """
+        """Reject options of sampling and of logits processors."""
         defaults = asdict(GenerationConfig())
         given = [
             f"{name} {value!r}"

@@ -83,11 +83,7 @@ class TextSettings:
 
 
 def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 S S"]:
-    """Decode and resize an image to the model's input; pixels are 0 to 255.
-
-    Raises:
-        DataError: The image cannot be used.
-    """
+    """Decode and resize an image to the model's input; pixels are 0 to 255."""
     image = read_image(source, at_least=settings.at_least)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
@@ -160,17 +156,7 @@ class TextTokens:
     def __init__(
         self, path: Path, settings: TextSettings, caption_words: CaptionWords | None = None
     ) -> None:
-        """Load `tokenizer.json`.
-
-        Args:
-            path: The file.
-            settings: Token layout.
-            caption_words: Words of captions; None: no list.
-
-        Raises:
-            ModelError: The file is missing or damaged, or has unsafe parts.
-            MissingExtraError: The model needs ftfy, and it is not installed.
-        """
+        """Load `tokenizer.json`."""
         self.settings, self._caption_words = settings, caption_words
         self._constraints: dict[WordChoice, WordConstraint] = {}
         self._backend = read_tokenizer(path)
@@ -197,11 +183,7 @@ class TextTokens:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Encode a prompt for the model to complete: [BOS] and the text tokens.
-
-        Raises:
-            ConfigError: No token is left for the completion.
-        """
+        """Encode a prompt for the model to complete: [BOS] and the text tokens."""
         ids = [self.settings.bos_id, *self._text_ids(text)]
         if len(ids) > self.settings.max_text_tokens:
             raise ConfigError(
@@ -247,11 +229,7 @@ def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:
 
 
 def settings_from(content: Any, where: Path) -> tuple[ImageSettings, TextSettings]:
-    """Build both sections from the content of `preprocess.json`.
-
-    Raises:
-        ModelError: A field is missing or unknown.
-    """
+    """Build both sections from the content of `preprocess.json`."""
     try:
         image, text = content["image"], content["text"]
         tuples = {name: tuple(image[name]) for name in ("mean", "std")}

@@ -66,11 +66,7 @@ icons and emoji, `plain` for the bare label."""
 
 
 def prompts_named(name: str) -> tuple[str, ...]:
-    """Return the templates of a named prompt set, or `name` itself if it contains `{}`.
-
-    Raises:
-        ConfigError: Neither a known set nor a template.
-    """
+    """Return the templates of a named prompt set, or `name` itself if it contains `{}`."""
     if "{}" in name:
         return (name,)
     if name not in PROMPTS:
@@ -86,9 +82,6 @@ def templates_named(name: str) -> Templates:
 
     A file contains a list of templates, or an object that maps each class to a list of prompts. The
     second is the format in which class descriptions by language models are published.
-
-    Raises:
-        ConfigError: The name is unknown, or the file is missing or has another structure.
     """
     path = Path(name)
     if path.suffix not in (".json", ".yaml", ".yml"):
@@ -110,12 +103,7 @@ def templates_named(name: str) -> Templates:
 
 
 def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]:
-    """Return the prompts of each label.
-
-    Raises:
-        ConfigError: There is no label, a label occurs twice or has no prompt, or a template
-            lacks `{}`.
-    """
+    """Return the prompts of each label."""
     if not labels:
         raise ConfigError("there is no label; at least one is needed, such as 'cat'")
     if len(set(labels)) < len(labels):
@@ -146,11 +134,7 @@ def class_means(
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:
-    """Insert a label into each template.
-
-    Raises:
-        ConfigError: A template has no `{}`, or there is no template.
-    """
+    """Insert a label into each template."""
     for template in templates:
         if "{}" not in template:
             raise ConfigError(f"the template {template!r} has no {{}} for the label")

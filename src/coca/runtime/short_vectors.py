@@ -17,12 +17,7 @@ P = TypeVar("P")
 
 
 def shortened(vectors: Float[np.ndarray, "N E"], dimensions: int) -> Float32[np.ndarray, "N D"]:
-    """Keep the first numbers of vectors, and normalize them again.
-
-    Args:
-        vectors: One vector a row.
-        dimensions: Number of kept numbers, at least 1.
-    """
+    """Keep the first numbers of vectors, and normalize them again."""
     check_dimensions(dimensions, vectors.shape[1])
     return normalized(vectors[:, :dimensions])
 
@@ -44,10 +39,6 @@ def shorten(predictor: P, dimensions: int) -> P:
     """Return a copy of a predictor whose embeddings have fewer numbers; it shares the model.
 
     Its fingerprint is unchanged. Captions and scores of texts are those of the predictor.
-
-    Args:
-        predictor: A predictor of `coca.inference` or of `coca.runtime`.
-        dimensions: Number of kept numbers, from 1 to the size of its embeddings.
     """
     embed_dim: int = predictor.embed_dim  # type: ignore[attr-defined]
     check_dimensions(dimensions, embed_dim)

@@ -59,10 +59,6 @@ class TextEmbedder:
         Args:
             name: Name for which `has_text_graph` is true.
             load: Loads the whole model; called once, when it is first needed.
-
-        Raises:
-            ModelError: A file of the model is damaged.
-            MissingExtraError: onnxruntime is not installed.
         """
         folder = shipped()[name]
         path = folder / TEXT_GRAPH_FILE

@@ -112,11 +112,6 @@ def leading_ids(encode: Callable[[str], list[int]], text: str, count: int) -> li
 
     The start of a text has the same tokens as in the whole text, except near its end, where a word
     may be cut. So longer starts are encoded until one has many more tokens than are needed.
-
-    Args:
-        encode: Encodes a text to ids of any number.
-        text: A text of any length.
-        count: Maximum number of ids.
     """
     size = _START_CHARACTERS
     while size < len(text):

@@ -182,12 +182,7 @@ def with_ids(ids: Iterable[str]) -> str:
 
 
 def expanded(filter: str) -> str:
-    """Expand comparisons of `caption_source`, which is not a column, into stored columns.
-
-    Raises:
-        SearchError: The operator is not `==`, `!=`, `in` or `not in`, or the value is not
-            `"given"`, `"model"` or `""`.
-    """
+    """Expand comparisons of `caption_source`, which is not a column, into stored columns."""
     check_filter(filter)
     if CAPTION_SOURCE not in filter:
         return filter
@@ -195,11 +190,7 @@ def expanded(filter: str) -> str:
 
 
 def check_filter(filter: str) -> None:
-    """Check that a filter is text.
-
-    Raises:
-        SearchError: It is not a string.
-    """
+    """Check that a filter is text."""
     if not isinstance(filter, str):
         raise ArgumentError(f"the filter must be a str such as 'width > 100', got {filter!r}")
 

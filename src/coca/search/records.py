@@ -215,9 +215,6 @@ def check_same_model(
         fingerprint: Fingerprint of the model.
         embed_dim: Size of its vectors.
         maker: Command that fills such a collection, for the error.
-
-    Raises:
-        SearchError: The fingerprints or the sizes differ.
     """
     if info.fingerprint == fingerprint and info.embed_dim == embed_dim:
         return
@@ -249,10 +246,6 @@ def unit_rows(
         vectors: One vector a row.
         embed_dim: Vector size of the collection.
         names: Name of each row in errors.
-
-    Raises:
-        SearchError: The array is not 2-D, has the wrong size, NaN or infinity, or a row whose
-            length is not 1.
     """
     try:
         vectors = np.asarray(vectors, dtype=np.float32)
@@ -315,11 +308,7 @@ def storage_error(
 
 
 def check_records(batch: Sequence[Record], embed_dim: int) -> None:
-    """Validate records before any of them is written.
-
-    Raises:
-        SearchError: A record cannot be stored; the message names the record and the reason.
-    """
+    """Validate records before any of them is written."""
     names = [f"record {record.id} ({record.path})" for record in batch]
     for name, record in zip(names, batch, strict=True):
         fault = _id_error(record.id) or storage_error(

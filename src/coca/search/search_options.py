@@ -72,11 +72,7 @@ class SearchOptions(Config):
 
     @classmethod
     def of(cls: type[S], **options: Any) -> S:
-        """Build the options from the keywords of a call.
-
-        Raises:
-            ConfigError: An option is unknown, has the wrong type or is out of range.
-        """
+        """Build the options from the keywords of a call."""
         check_options(options, [field.name for field in fields(cls)], of="search")
         return cls(**options)
 
@@ -85,11 +81,7 @@ class SearchOptions(Config):
         return {each.name: getattr(self, each.name) for each in fields(SearchOptions)} | changes
 
     def check_page(self, most: int) -> None:
-        """Check that the page is within the first `most` hits.
-
-        Raises:
-            ArgumentError: The sum of `k` and `offset` is above `most`.
-        """
+        """Check that the page is within the first `most` hits."""
         if self.k + self.offset > most:
             raise ArgumentError(
                 f"k and offset must add up to at most {most:,}, got {self.k:,} and {self.offset:,}"
@@ -166,11 +158,7 @@ class QueryOptions(SearchOptions):
 
 
 def check_text(text: str) -> None:
-    """Validate a query text.
-
-    Raises:
-        SearchError: It is not a string, or empty.
-    """
+    """Validate a query text."""
     if not isinstance(text, str):
         raise ArgumentError(
             f"the text to search for is {text!r}, and no words; several texts are several terms"

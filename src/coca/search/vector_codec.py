@@ -41,11 +41,7 @@ _MAX_BASIS_BYTES = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class VectorCodec:
-    """Encodes vectors for one collection, and decodes them.
-
-    Raises:
-        ConfigError: The dimensions are above `embed_dim`, or do not fit the precision.
-    """
+    """Encodes vectors for one collection, and decodes them."""
 
     encoding: VectorEncoding
     embed_dim: int
@@ -126,9 +122,6 @@ class VectorCodec:
         Args:
             text: As of `to_json`; empty for whole float32 vectors.
             embed_dim: Size of the model's vectors where `text` is empty.
-
-        Raises:
-            SearchError: It cannot be read.
         """
         if not text:
             return cls(VectorEncoding(), embed_dim)

@@ -148,9 +148,6 @@ def run(
         settings: Settings of the service.
         log: Called with the address when the service is ready.
         open_page: Open the address in a browser.
-
-    Raises:
-        ConfigError: The address cannot be used.
     """
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]

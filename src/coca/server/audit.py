@@ -31,13 +31,7 @@ class AuditLog:
                 ) from error
 
     def write(self, action: str, *, ids: list[str] | None = None, **fields: Any) -> None:
-        """Write a line.
-
-        Args:
-            action: What was done, such as `add`.
-            ids: Items that were changed.
-            fields: Key, address, collection and others.
-        """
+        """Write a line."""
         line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(), "action": action, **fields}
         if ids is not None:
             line |= {"count": len(ids), "ids": ids[:_MAX_IDS]}

@@ -134,10 +134,6 @@ class KeyRing:
             header: Value of the header.
             address: Address of the client. After 20 wrong keys it may try one a second. Valid keys
                 are not limited, since several clients may share an address behind a proxy.
-
-        Raises:
-            ServiceError: There is no such key, or it has expired (status 401), or too many wrong
-                keys came from the address (status 429).
         """
         self._refresh()
         scheme, _, key = (header or "").partition(" ")
@@ -164,11 +160,7 @@ class KeyRing:
         return found
 
     def count(self, config: KeyConfig) -> None:
-        """Count a request of a key as one.
-
-        Raises:
-            ServiceError: The key is above its rate or quota (status 429).
-        """
+        """Count a request of a key as one."""
         usage, now = self._usage[config.name], self._clock()
         with usage.lock:
             day = _start_day(usage, now)
@@ -190,11 +182,7 @@ class KeyRing:
             usage.used += 1
 
     def charge(self, config: KeyConfig, requests: int) -> None:
-        """Count an accepted request as further ones, after which the key waits for its rate.
-
-        Raises:
-            ServiceError: The quota has too few requests left (status 429).
-        """
+        """Count an accepted request as further ones, after which the key waits for its rate."""
         usage, now = self._usage[config.name], self._clock()
         with usage.lock:
             if config.quota is not None and usage.used + requests > config.quota:
@@ -208,11 +196,7 @@ class KeyRing:
                 usage.tokens -= requests
 
     def count_bytes(self, config: KeyConfig, size: int) -> None:
-        """Count bytes that a key is about to write.
-
-        Raises:
-            ServiceError: They exceed the write quota of the key (status 429).
-        """
+        """Count bytes that a key is about to write."""
         usage, now = self._usage[config.name], self._clock()
         with usage.lock:
             day = _start_day(usage, now)
@@ -284,11 +268,7 @@ class KeyFile:
         self.keys = read_keys(listed, file)
 
     def changed(self) -> dict[str, KeyConfig] | None:
-        """Read the keys again; None if the file is as it was.
-
-        Raises:
-            ConfigError: As `read_keys`.
-        """
+        """Read the keys again; None if the file is as it was."""
         if self._file is None or (state := self._stat()) == self._state:
             return None
         self._state = state
@@ -309,10 +289,6 @@ def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
     Args:
         listed: Keys for all collections, as in the variable COCA_API_KEYS.
         file: JSON object of key -> object with fields of `KeyConfig`.
-
-    Raises:
-        ConfigError: The file cannot be read, a field is unknown, a key cannot be sent in a header,
-            or two keys have one name.
     """
     names = [key.strip() for key in listed.split(",") if key.strip()]
     keys = {key: KeyConfig(name=f"key-{number}") for number, key in enumerate(names, start=1)}

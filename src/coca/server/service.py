@@ -52,12 +52,7 @@ class Service:
         key_file: KeyFile | None = None,
         folders: Sequence[Path] = (),
     ) -> None:
-        """Join open collections to the model that filled them; `close` ends the threads.
-
-        Raises:
-            SearchError: A collection was filled by another model.
-            ConfigError: A key names a collection that is not served.
-        """
+        """Join open collections to the model that filled them; `close` ends the threads."""
         self.settings = settings
         # Threads and processes start after all checks, since nothing would end them.
         self._check(collections, predictor)
@@ -124,11 +119,7 @@ class Service:
             del self._to_read[0]
 
     def original(self, record: Record) -> bytes:
-        """Read the encoded image of an item.
-
-        Raises:
-            ServiceError: No path of the item has its image any more (status 404).
-        """
+        """Read the encoded image of an item."""
         try:
             return read_original(record, self._resolver())
         except DataError as error:

@@ -95,9 +95,6 @@ def caption_baselines(
     Returns:
         Recall at 1, 5 and 10 of `words`, by BM25, and of `captions`, by cosine with the captions.
         Empty if no image has a caption.
-
-    Raises:
-        MissingExtraError: A package of the extra `search` is not installed.
     """
     captions = [sample.captions[0] if sample.captions else "" for sample in samples]
     if not any(captions):
@@ -142,16 +139,7 @@ class EncoderClassifier:
     """The classifier that an image encoder was pretrained with, as a baseline."""
 
     def __init__(self, config: ClassifierConfig, predictor: BasePredictor) -> None:
-        """Build the encoder and load its weights.
-
-        Args:
-            config: Encoder and weights.
-            predictor: The evaluated model; its resizing of images is used.
-
-        Raises:
-            ConfigError: The encoder has no classifier with known class names.
-            ModelError: The weights cannot be read.
-        """
+        """Build the encoder and load its weights."""
         own = require_coca(predictor).processor
         self._encoder = IMAGE_ENCODERS.get(config.image.kind)(config.image).eval()
         if self._encoder.class_names is None:
@@ -198,9 +186,6 @@ class EncoderClassifier:
 
         A class is each class of the encoder that has its name. Of two classes of the encoder with
         one name, such as the two cranes, the more probable counts.
-
-        Raises:
-            DataError: The encoder does not know a class.
         """
         rows: dict[str, list[int]] = {}
         for row, names in enumerate(self.names):

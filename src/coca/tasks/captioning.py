@@ -42,12 +42,7 @@ from coca.tasks.task import (
 
 
 def require_meteor() -> None:
-    """Check that METEOR can run on this machine.
-
-    Raises:
-        MissingExtraError: The extra `meteor` is not installed.
-        ConfigError: There is no Java.
-    """
+    """Check that METEOR can run on this machine."""
     require("pycocoevalcap.meteor.meteor", extra="meteor")
     if shutil.which("java") is None:
         raise ConfigError(
@@ -59,11 +54,7 @@ def require_meteor() -> None:
 def meteor(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> float:
-    """Compute METEOR of a corpus of tokenized captions, 0 to 1.
-
-    Raises:
-        MissingExtraError, ConfigError: As `require_meteor`.
-    """
+    """Compute METEOR of a corpus of tokenized captions, 0 to 1."""
     require_meteor()
     from pycocoevalcap.meteor.meteor import Meteor
 

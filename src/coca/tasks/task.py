@@ -95,11 +95,7 @@ class ReportSamples:
 
 
 def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
-    """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels.
-
-    Raises:
-        DataError: The image cannot be read.
-    """
+    """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels."""
     small = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
     small.thumbnail((size_px, size_px))
     buffer = io.BytesIO()
@@ -253,9 +249,6 @@ def check_task(predictor: BasePredictor, config: TaskConfig) -> str:
     Returns:
         A hash of all files that the task reads: samples, prompts and queries. Local images are
         hashed by size and modification time.
-
-    Raises:
-        CocaError: The task cannot run; the message gives the reason.
     """
     TASKS.get(config.task)
     prints = [_samples_digest(config.data, config.limit)]
@@ -302,11 +295,7 @@ def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
 
 
 def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Check that each sample has a caption.
-
-    Raises:
-        DataError: Some samples have none.
-    """
+    """Check that each sample has a caption."""
     without = [sample.key for sample in samples if not sample.captions]
     if without:
         raise DataError(
@@ -319,11 +308,7 @@ def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
 def read_samples(
     config: SourceConfig, *, limit: int = 0, progress: ProgressMaker = silent
 ) -> tuple[list[Sample], tuple[str, ...]]:
-    """Read the samples of a source in order, and an error message for each unreadable sample.
-
-    Raises:
-        DataError: No sample can be read.
-    """
+    """Read the samples of a source in order, and an error message for each unreadable sample."""
     bad: list[str] = []
     parts = samples_in_parts(config, bad=bad, limit=limit, progress=progress)
     return [sample for part in parts for sample in part], tuple(bad)
@@ -345,9 +330,6 @@ def samples_in_parts(
         size: Samples per chunk.
         limit: Maximum number of samples; 0: all.
         progress: Optional progress callback.
-
-    Raises:
-        DataError: No sample can be read.
     """
     source = open_source(config)
     rows = range(min(limit, len(source)) if limit else len(source))

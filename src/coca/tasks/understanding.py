@@ -59,11 +59,7 @@ def text_inputs(samples: Sequence[Sample], config: SourceConfig) -> list[str]:
 
 
 def require_texts(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Check that each sample has a question, sentence or hypothesis.
-
-    Raises:
-        DataError: Some samples have none.
-    """
+    """Check that each sample has a question, sentence or hypothesis."""
     if without := [sample.key for sample in samples if not sample.text.strip()]:
         raise DataError(
             f"{len(without)} samples of {config.data.title} have no text (such as "

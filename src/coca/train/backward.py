@@ -132,9 +132,6 @@ def backward(
 
     Returns:
         Losses of the pairs of all ranks, equal on each rank; without graph.
-
-    Raises:
-        ConfigError: The objective does not support micro-batches.
     """
     if micro_batch is None or micro_batch >= len(batch.keys):
         ready = batch.to(model.device)

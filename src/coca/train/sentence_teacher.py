@@ -56,12 +56,7 @@ class SentenceTeacher:
     def __init__(
         self, table: WordVectors, encode: Callable[[Sequence[str]], Int[Tensor, "N T"]]
     ) -> None:
-        """Tokenize the sentences.
-
-        Args:
-            table: Sentences and their vectors.
-            encode: Tokenizer, such as `Processor.texts`.
-        """
+        """Tokenize the sentences."""
         self._tokens = encode(table.words)
         # In half precision: 235,000 sentences with 384 numbers take 180 MB.
         self._vectors = F.normalize(torch.from_numpy(table.vectors), dim=1).half()
@@ -70,12 +65,7 @@ class SentenceTeacher:
     def load(
         cls, config: SentenceConfig, encode: Callable[[Sequence[str]], Int[Tensor, "N T"]]
     ) -> "SentenceTeacher":
-        """Load the file of a configuration.
-
-        Raises:
-            ConfigError: No file is set, or it has fewer sentences than a step draws.
-            ModelError: The file cannot be read.
-        """
+        """Load the file of a configuration."""
         if config.path is None:
             raise ConfigError(
                 "loss.sentence_weight needs sentences with vectors of a teacher: set "
@@ -103,13 +93,7 @@ class SentenceTeacher:
 def sentence_loss(
     model: Captioner, drawn: DrawnSentences, *, temperature: float
 ) -> Float[Tensor, ""]:
-    """Compute the KL divergence of teacher and model in nats, as the mean over sentences.
-
-    Args:
-        model: Embeds the sentences.
-        drawn: Sentences and the teacher's vectors; no gradient flows to them.
-        temperature: Temperature of both distributions.
-    """
+    """Compute the KL divergence of teacher and model in nats, as the mean over sentences."""
     texts = model.encode_text(drawn.tokens)
     # In fp32: half precision would round cosines, which the temperature then divides.
     with torch.autocast(texts.device.type, enabled=False):

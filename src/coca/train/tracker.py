@@ -44,12 +44,7 @@ TRACKERS: Registry[TrackerMaker] = Registry("tracker")
 
 
 def make_trackers(names: Iterable[str], run_dir: str | Path) -> list[Tracker]:
-    """Create one tracker per name.
-
-    Raises:
-        ConfigError: No tracker of that name is registered.
-        MissingExtraError: A tracker needs a package that is not installed.
-    """
+    """Create one tracker per name."""
     return [TRACKERS.get(name)(Path(run_dir)) for name in names]
 
 

@@ -112,11 +112,7 @@ def training_device(name: str | torch.device) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Restrict torch to deterministic algorithms, and restore its settings at the end.
-
-    Raises:
-        ConfigError: An operation has no deterministic algorithm on this device.
-    """
+    """Restrict torch to deterministic algorithms, and restore its settings at the end."""
     if not enabled:
         yield
         return
@@ -269,9 +265,6 @@ class Trainer(Generic[ModelT]):
             run_dir: Folder of the run's checkpoints; created if needed.
             trackers: Experiment trackers, see `make_trackers`.
             device: Argument of `training_device`.
-
-        Raises:
-            ConfigError: `parallel` does not fit the number of processes.
         """
         self.device = training_device(device)
         self.model = model
@@ -346,10 +339,6 @@ class Trainer(Generic[ModelT]):
         """Resume from the folder's newest checkpoint; `fit` calls this first.
 
         Only the first call has an effect: later, the state in memory is newer.
-
-        Raises:
-            ConfigError: The folder's run had another model, other data or another optimizer.
-            ModelError: The folder has checkpoints, but none is complete.
         """
         if self._resumed:
             return

@@ -8,12 +8,7 @@ _TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
 
 
 def read_names(listed: str) -> list[str]:
-    """Read the names of an option: from the file of that name if it exists, else from `a,b,c`.
-
-    Raises:
-        ConfigError: The file cannot be read, or the option is the name of a text file that does not
-            exist.
-    """
+    """Read the names of an option: from the file of that name if it exists, else from `a,b,c`."""
     path = Path(listed)
     if listed and path.is_file():
         return lines_of(path)

@@ -113,12 +113,7 @@ def find_words(given: Sequence[str]) -> list[str]:
 
 
 def check_out(path: Path) -> None:
-    """Check the value of `--out` before the model is loaded.
-
-    Raises:
-        ConfigError: The suffix is not supported, or the path is a folder.
-        MissingExtraError: The suffix is `.parquet` and pyarrow is not installed.
-    """
+    """Check the value of `--out` before the model is loaded."""
     from coca.core.files.table_file import check_table_path
 
     check_table_path(path)

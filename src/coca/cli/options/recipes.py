@@ -94,11 +94,7 @@ def is_change(word: str) -> bool:
 
 
 def load(kind: type[T], settings: Settings) -> T:
-    """Load a configuration from recipes and overrides.
-
-    Raises:
-        ConfigError: No recipe is given, or a setting is invalid.
-    """
+    """Load a configuration from recipes and overrides."""
     from coca.core.config.frozen_config import load_config
 
     if not settings.recipes:

@@ -179,11 +179,7 @@ def load_config(
 
 
 def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
-    """Build the configuration that `to_dict` wrote; `source` identifies it in errors.
-
-    Raises:
-        ConfigError: The mapping is invalid; the message has one line for each error.
-    """
+    """Build the configuration that `to_dict` wrote; `source` identifies it in errors."""
     tree = to_plain(mapping)
     return _build(kind, tree, [(f"in {source}", tree)], [])
 

@@ -22,9 +22,6 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     """Write a file atomically: a reader sees the old or the new content, never a part.
 
     Missing parent folders are created.
-
-    Raises:
-        StorageError: The disk is full, or the path is not writable.
     """
     path = Path(path)
     # In the folder of the target, since only a rename within one file system is atomic.
@@ -53,9 +50,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The folder to write to.
-
-    Raises:
-        StorageError: The disk is full, the path is not writable, or `path` is a file.
     """
     path = Path(path)
     unfinished = path.with_name(f".incomplete-{path.name}")
@@ -79,9 +73,6 @@ def append_line(path: str | Path, text: str) -> None:
     r"""Append one line to a log that several processes may write; `text` has no `\n`.
 
     An incomplete line of a killed writer is terminated first, so that it corrupts no other line.
-
-    Raises:
-        StorageError: The disk is full, or the path is not writable.
     """
     assert "\n" not in text, "a line of a log cannot contain a line break"
     path = Path(path)
@@ -116,9 +107,6 @@ def read_model_json(path: str | Path, *, missing: str = "") -> Any:
     Args:
         path: Path of the file.
         missing: Error message if there is no such file; empty: that of the file system.
-
-    Raises:
-        ModelError: The file is missing, not readable, or not JSON.
     """
     try:
         return read_json(path)
@@ -129,11 +117,7 @@ def read_model_json(path: str | Path, *, missing: str = "") -> Any:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Compute the SHA-256 of a file as 64 hex digits, without reading it into memory at once.
-
-    Raises:
-        StorageError: The file is missing or not readable.
-    """
+    """Compute the SHA-256 of a file as 64 hex digits, without reading it into memory at once."""
     with _storage_errors(Path(path), "read"), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

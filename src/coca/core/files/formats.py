@@ -62,9 +62,6 @@ def formats_of(head: bytes) -> tuple[str, ...]:
 
     Args:
         head: The first `HEAD_BYTES`.
-
-    Raises:
-        MissingExtraError: The file is a HEIF image, and the extra `heif` is not installed.
     """
     if not is_heif(head):
         return IMAGE_FORMATS
@@ -74,9 +71,5 @@ def formats_of(head: bytes) -> tuple[str, ...]:
 
 @functools.cache
 def register_heif() -> None:
-    """Register the HEIF decoder with Pillow.
-
-    Raises:
-        MissingExtraError: The extra `heif` is not installed.
-    """
+    """Register the HEIF decoder with Pillow."""
     require("pillow_heif", extra="heif").register_heif_opener(thumbnails=False)

@@ -186,9 +186,6 @@ def check_within(path: str | Path, folders: Sequence[str | Path]) -> None:
     Args:
         path: Path of a file, which may be missing.
         folders: Allowed folders, without links in their paths; empty: all files are allowed.
-
-    Raises:
-        DataError: It is outside of them (reason `"unreadable"`).
     """
     if folders and not any(Path(os.path.realpath(path)).is_relative_to(one) for one in folders):
         raise DataError(f"{path} is a link to a file outside its folder", reason="unreadable")

@@ -51,9 +51,6 @@ def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
 
     `config.split` selects domains (NoCaps). The key is the image id. A malformed caption, or one of
     an unlisted image, becomes a bad sample at the end.
-
-    Raises:
-        DataError: The file or the folder is missing, or a domain has no image.
     """
     annotations, fingerprint = read_annotations(config)
     captions: dict[Any, list[str]] = {}
@@ -104,9 +101,6 @@ def karpathy(config: SplitAnnotationsConfig) -> AnnotatedSource:
 
     `config.images` is the parent folder of `filepath`, or the image folder without `filepath`. The
     key is the file name; metadata has COCO's image id as `cocoid`, and `split`.
-
-    Raises:
-        DataError: The file or the folder is missing, or a split has no image.
     """
     annotations, fingerprint = read_annotations(config)
     entries = [
@@ -156,9 +150,6 @@ def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
     The key is the image id. Labels are the category names of the objects; metadata has `width`,
     `height` and `boxes`. A malformed box, or one of an unlisted image or category, becomes a bad
     sample at the end.
-
-    Raises:
-        DataError: The file or the folder of the images is missing or malformed.
     """
     annotations, fingerprint = read_annotations(config)
     names = _names(list_in(annotations, "categories", config.title), config.title)

@@ -62,11 +62,6 @@ def vqa(config: AnnotationsConfig) -> AnnotatedSource:
     folder, such as COCO's `val2014`. The key is the question id; `question_type` and `answer_type`
     become metadata. A malformed question, one without answers, and answers without a question are
     bad samples.
-
-    Raises:
-        DataError: A file or the folder is missing, or there is no list of questions.
-        ConfigError: `config.path` does not have exactly one question file, or has several
-            annotation files.
     """
     storage = Storage()
     contents = [storage.read_all(path) for path in config.paths]
@@ -167,9 +162,6 @@ def daquar(config: AnnotationsConfig) -> AnnotatedSource:
     `config.images` is the folder of the PNG photos. The name of the photo is removed from the
     question and becomes the metadata `image`; the key is that name and a number. An answer with
     several objects remains one comma-separated text.
-
-    Raises:
-        DataError: The file or the folder is missing.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -226,10 +218,6 @@ def easy_vqa(config: EasyVQAConfig) -> AnnotatedSource:
 
     `config.path` is a folder with the layout above, or `installed`; `config.split` is `train` or
     `test` (default: both). The image number becomes the metadata `image`.
-
-    Raises:
-        DataError: A file is missing, or there is no such split.
-        MissingExtraError: The path is `installed`, and the package is not.
     """
     folder = single_path(config)
     if folder == INSTALLED:

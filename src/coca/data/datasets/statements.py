@@ -43,9 +43,6 @@ def snli_ve(config: AnnotationsConfig) -> AnnotatedSource:
 
     `config.images` is the folder of Flickr30k's images. The key is `pairID`; the premise becomes
     metadata. A malformed line, or one without a majority verdict (`-`), is a bad sample.
-
-    Raises:
-        DataError: The file or the folder is missing.
     """
     lines, fingerprint = read_lines(config)
     entries = [
@@ -92,9 +89,6 @@ def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
     `config.images` is the folder of the photos, such as `train-10171-0-img0.png`; photos of the
     training set may be in numbered folders. The key is the identifier; the metadata `group`
     identifies the statement across its image pairs. A malformed line is a bad sample.
-
-    Raises:
-        DataError: The file or the folder is missing.
     """
     images = image_folder(config)
     numbered: dict[str, bool] = {}
@@ -133,9 +127,6 @@ def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
     `config.images` is the parent of the numbered image folders, by default `images` next to the
     file. The file name determines the split (`dev.json`). The key is the image name without its
     suffix; the metadata `group` identifies the statement. A malformed line is a bad sample.
-
-    Raises:
-        DataError: The file or the folder is missing.
     """
     part = Path(single_path(config)).stem
     images = config.images and image_folder(config)

@@ -55,9 +55,6 @@ def kinetics(config: SplitClipsConfig) -> ClipSource:
 
     `images` is the root folder of the videos; by default the folder of the CSV. A clip without its
     video is a bad sample; many videos are no longer available.
-
-    Raises:
-        DataError: The CSV or the folder is missing, a column is missing, or a split has no clip.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -84,9 +81,6 @@ def moments(config: ListedClipsConfig) -> ClipSource:
     """Read the clips of a Moments in Time CSV; `+` in a label becomes a space.
 
     `images` is the root folder of the videos; by default the folder of the CSV.
-
-    Raises:
-        DataError: The CSV or the folder is missing.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -148,9 +142,6 @@ def msrvtt(config: SplitClipsConfig) -> ClipSource:
     """Read the videos of `split` with all of their captions; the key is `video_id`.
 
     `images` is the folder of the videos; by default the folder of the file.
-
-    Raises:
-        DataError: The file or the folder is missing or malformed, or a split has no video.
     """
     path = single_path(config)
     content = Storage().read_all(path)

@@ -35,11 +35,7 @@ class BadSampleLog:
         self._seen = 0
 
     def add(self, good: int, bad: Sequence[BadSample]) -> None:
-        """Count the good samples of a batch and log those that it replaced.
-
-        Raises:
-            DataError: More than `max_bad_fraction` of the samples seen are bad.
-        """
+        """Count the good samples of a batch and log those that it replaced."""
         self._seen += good + len(bad)
         self.counts.update(sample.reason for sample in bad)
         for sample in bad:

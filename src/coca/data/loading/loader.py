@@ -109,9 +109,6 @@ class Loader:
             CUDA context.
         features: A feature file for each source; batches then contain features of a frozen image
             encoder in place of images, and `augment` and `stages` are not used.
-
-    Raises:
-        ConfigError: `world_size` does not divide `batch_size`, or a number is out of range.
     """
 
     def __init__(

@@ -121,9 +121,6 @@ class Mixture:
         block_sizes: For each source, the number of consecutive rows that are cheap to read
             together. Above 1, blocks are shuffled, and rows within groups of 64 blocks. Reads then
             have the locality that remote storage needs. At 1 (default) all rows are shuffled.
-
-    Raises:
-        ConfigError: A source is empty, or a weight is not positive or too small relative to others.
     """
 
     def __init__(
@@ -195,9 +192,6 @@ def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """Convert weights to the smallest integers of the same ratio.
 
     If their sum would exceed 65,536, they are rounded to that sum.
-
-    Raises:
-        ConfigError: A weight is not positive and finite, or would be rounded to 0.
     """
     if not all(0 < weight < math.inf for weight in weights):
         raise ConfigError(f"weights {list(weights)} were given; each must be above 0 and finite")

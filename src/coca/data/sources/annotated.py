@@ -60,13 +60,7 @@ class AnnotatedSource:
     def __init__(
         self, entries: Sequence[Entry | DataError], *, images: str, fingerprint: str
     ) -> None:
-        """Store the entries of a reader.
-
-        Args:
-            entries: Entries or errors, one for each row.
-            images: Folder or URL of the image files.
-            fingerprint: Hash that changes when the entries change.
-        """
+        """Store the entries of a reader."""
         self._entries = entries
         self._images = images
         self._storage = Storage()
@@ -126,11 +120,7 @@ class SplitAnnotationsConfig(SplitConfig, AnnotationsConfig):
 
 
 def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:
-    """Read the JSON object at `config.path`; return it with its fingerprint.
-
-    Raises:
-        DataError: The file is missing, or not a JSON object.
-    """
+    """Read the JSON object at `config.path`; return it with its fingerprint."""
     path = single_path(config)
     content = Storage().read_all(path)
     annotations = parse_json(content, path, dict)
@@ -141,9 +131,6 @@ def read_lines(config: SourceConfig) -> tuple[list[dict[str, Any] | DataError], 
     """Read the JSON-lines file at `config.path`; return its objects with its fingerprint.
 
     A malformed line yields an error; empty lines are skipped.
-
-    Raises:
-        DataError: The file is missing.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -158,11 +145,7 @@ def read_lines(config: SourceConfig) -> tuple[list[dict[str, Any] | DataError], 
 
 
 def parse_json(content: bytes, path: str, kind: type[T]) -> T:
-    """Parse the content of a JSON file; `path` identifies it in errors.
-
-    Raises:
-        DataError: The content is not JSON, or not of type `kind` (reason `"bad_record"`).
-    """
+    """Parse the content of a JSON file; `path` identifies it in errors."""
     try:
         found = json.loads(parse_text(content, path))
     except (ValueError, RecursionError) as error:
@@ -202,11 +185,7 @@ def unlisted(what: str, numbers: Iterable[Any], title: str) -> list[DataError]:
 
 
 def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
-    """Return the list under the key `name`.
-
-    Raises:
-        DataError: There is no such list; the message lists the keys.
-    """
+    """Return the list under the key `name`."""
     found = annotations.get(name)
     if not isinstance(found, list):
         raise DataError(
@@ -217,11 +196,7 @@ def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
 
 
 def image_folder(config: AnnotationsConfig) -> str:
-    """Return the image folder: `config.images`, else the folder of the first path.
-
-    Raises:
-        DataError: The folder is missing.
-    """
+    """Return the image folder: `config.images`, else the folder of the first path."""
     if config.images:
         if not is_remote(config.images) and not os.path.isdir(config.images):
             raise DataError(
@@ -237,9 +212,6 @@ def require_splits(config: SplitConfig, found: Iterable[str]) -> None:
     Args:
         config: Its `split` is checked.
         found: Split of each sample of the file.
-
-    Raises:
-        DataError: A split has no sample; the message lists the available splits.
     """
     counts: dict[str, int] = {}
     for split in found:

@@ -52,10 +52,6 @@ class FolderSource:
     The sidecar files of an image have its captions, `label` or `labels`, and metadata, see
     `coca.core.annotations`. Without labels there, the topmost subfolder is the label:
     `ROOT/cat/1.jpg` has the label "cat". The key is the path without its suffix.
-
-    Raises:
-        DataError: The folder is missing, or the paths of two images differ only in the suffix.
-        ConfigError: No image matches `where` and `part`.
     """
 
     block_size = 1
@@ -174,9 +170,6 @@ class ClassFolderSource(AnnotatedSource):
     skipped. Example: to score ObjectNet on the 113 classes that it shares with ImageNet, `names` is
     its `folder_to_objectnet_label.json`, `classes` its `objectnet_to_imagenet_1k.json`, and
     `border_px` is 2, for the red frame.
-
-    Raises:
-        DataError: A folder or file is missing, a folder has no name, or two have the same.
     """
 
     def __init__(self, config: ClassFoldersConfig) -> None:
@@ -208,11 +201,7 @@ class ClassFolderSource(AnnotatedSource):
 
 
 def read_names(path: str) -> dict[str, str]:
-    """Read the map from folder to class name from a file in one of the formats above.
-
-    Raises:
-        DataError: The file is missing, or has none of the formats.
-    """
+    """Read the map from folder to class name from a file in one of the formats above."""
     text = parse_text(Storage().read_all(path), path)
     if not path.endswith(".json"):
         lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]

@@ -220,11 +220,7 @@ class EtagSource(Protocol):
     """Optional interface of a source that detects changed samples without reading images."""
 
     def etag(self, row: int) -> str:
-        """Return a value that changes when the sample changes, without reading its images.
-
-        Raises:
-            DataError: The row cannot be read.
-        """
+        """Return a value that changes when the sample changes, without reading its images."""
         ...
 
 
@@ -286,11 +282,7 @@ def register_source(kind: str, config: type[SourceConfig]) -> Callable[[Opener],
 
 
 def single_path(config: SourceConfig) -> str:
-    """Return the path of a kind of source that takes only one.
-
-    Raises:
-        ConfigError: The config names several paths.
-    """
+    """Return the path of a kind of source that takes only one."""
     if len(config.paths) > 1:
         raise ConfigError(
             f"a source of kind {config.kind} takes one path, not {len(config.paths)}; make each a "
@@ -313,9 +305,5 @@ def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
 
 
 def read_metadata(source: Source, row: int) -> Sample:
-    """Read the text and metadata of a sample, without its images if the source supports that.
-
-    Raises:
-        DataError: The sample cannot be read.
-    """
+    """Read the text and metadata of a sample, without its images if the source supports that."""
     return source.read_metadata(row) if isinstance(source, MetadataSource) else source.read(row)

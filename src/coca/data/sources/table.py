@@ -37,11 +37,7 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def row(self, number: int) -> Mapping[str, Any]:
-        """Parse a row: column names to JSON values or bytes.
-
-        Raises:
-            DataError: The row is damaged.
-        """
+        """Parse a row: column names to JSON values or bytes."""
         ...
 
 
@@ -49,9 +45,6 @@ def select(table: Table, where: Wanted, path: str) -> Table:
     """Filter rows by column values, which are compared as strings.
 
     A damaged row is kept, so that reading it reports the error.
-
-    Raises:
-        ConfigError: No row matches; the message lists the existing values.
     """
     if not where:
         return table
@@ -78,11 +71,7 @@ def select(table: Table, where: Wanted, path: str) -> Table:
 
 
 def part_of(table: Table, part: PartConfig | None, path: str) -> Table:
-    """Select the rows of a hash split; damaged rows are kept, as in `select`.
-
-    Raises:
-        ConfigError: The column is missing, or has too few distinct values, so the part is empty.
-    """
+    """Select the rows of a hash split; damaged rows are kept, as in `select`."""
     if part is None:
         return table
     values: list[str | None] = []
@@ -133,12 +122,7 @@ class _Selected:
 
 
 def open_table(content: bytes, path: str) -> Table:
-    """Open a table from the content of a file; the suffix of `path` determines its format.
-
-    Raises:
-        DataError: The table is damaged, or has an unknown format.
-        MissingExtraError: Parquet needs the extra `data`.
-    """
+    """Open a table from the content of a file; the suffix of `path` determines its format."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".jsonl", ".ndjson"):
         return _JsonLines(content, path)

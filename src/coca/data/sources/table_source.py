@@ -93,11 +93,7 @@ class Columns:
         )
 
     def images(self, record: Mapping[str, Any], origin: str) -> list[str | bytes]:
-        """Return the paths or contents of a row's images, at least one.
-
-        Raises:
-            DataError: There is no image (reason `"no_image"`).
-        """
+        """Return the paths or contents of a row's images, at least one."""
         value = _first(record, self.image)
         found = [_image(one) for one in (value if isinstance(value, list) else [value])]
         images = [one for one in found if one is not None]
@@ -117,11 +113,7 @@ class Columns:
     def sample(
         self, record: Mapping[str, Any], *, key: str, origin: str, images: Sequence[bytes]
     ) -> Sample:
-        """Build the sample of a row with the given images; without any, it has text only.
-
-        Raises:
-            DataError: A caption, label, text or answer is not text (reason `"bad_record"`).
-        """
+        """Build the sample of a row with the given images; without any, it has text only."""
         captions, labels, rest = split_record(
             record, origin, caption_names=self.caption, label_names=self.label
         )
@@ -146,9 +138,6 @@ class Columns:
         """Validate the columns before the run, instead of a million bad samples.
 
         Columns of bytes other than the image cannot be metadata; they are skipped with a warning.
-
-        Raises:
-            ConfigError: The first row has no image column.
         """
         if not len(table):
             return
@@ -201,10 +190,6 @@ class TableSource:
         path: Path of the file; its suffix determines the format.
         files: Access to its image files.
         config: Column names, and the rows to read.
-
-    Raises:
-        DataError: The table is damaged, or has an unknown format.
-        ConfigError: The first row has no image column, or no row matches `where` and `part`.
     """
 
     block_size = 1
@@ -331,9 +316,6 @@ def selected_rows(
         metadata_of: Returns the sample of a row without its image.
         count: Rows of the source.
         config: Has the filters.
-
-    Raises:
-        ConfigError: No sample matches.
     """
     if not config.where and config.part is None:
         return None
@@ -404,10 +386,6 @@ def manifest_source(config: ManifestConfig) -> TableSource:
     private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
     have default names (see `coca.data.sources.table_source`) or those of the config. All other
     columns become metadata. The key is the column `key` or `id`, else the path.
-
-    Raises:
-        DataError: The manifest is missing, damaged, or has an unknown format.
-        ConfigError: The first row has no image column, or no row matches `where`.
     """
     path, storage = single_path(config), Storage()
     folder = path.replace(os.sep, "/").rpartition("/")[0]

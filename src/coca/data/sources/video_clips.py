@@ -130,9 +130,6 @@ class ClipFolder:
     """Lookup of the videos and frame folders below a folder, by name.
 
     Hidden files and folders are skipped. A folder with images is one clip.
-
-    Raises:
-        DataError: The folder is missing.
     """
 
     def __init__(self, root: str) -> None:
@@ -146,11 +143,7 @@ class ClipFolder:
             self._named.setdefault(_stem(path), []).append(path)
 
     def find(self, name: str) -> str:
-        """Return the path of a clip by its name, with or without folders and suffix.
-
-        Raises:
-            DataError: No clip matches (reason `"missing"`), or several do (reason `"ambiguous"`).
-        """
+        """Return the path of a clip by its name, with or without folders and suffix."""
         found = self._named.get(_stem(name), [])
         if len(found) > 1:
             found = [path for path in found if _is_end(_bare(name), _bare(path))] or found
@@ -255,9 +248,6 @@ def videos(config: VideosConfig) -> ClipSource:
 
     `ROOT/juggling/1.mp4` and the images in `ROOT/juggling/1/` both have the label "juggling". The
     key is the path without its suffix.
-
-    Raises:
-        DataError: The folder is missing or has no video.
     """
     root = single_path(config)
     folder = ClipFolder(root)

@@ -38,9 +38,6 @@ class Archive:
     """Random access to the members of a local or remote zip.
 
     Each member is read as one byte range, so that processes share no file position.
-
-    Raises:
-        DataError: The file is missing or not a zip (reason `"bad_zip"`).
     """
 
     def __init__(self, path: str, storage: Storage) -> None:
@@ -88,10 +85,6 @@ class Archive:
         Args:
             name: Name of the member.
             max_bytes: A member that inflates to more is rejected before memory is allocated.
-
-        Raises:
-            DataError: There is no such member (reason `"missing"`), it is too large
-                (`"too_large"`), or it is damaged.
         """
         if name not in self._members:
             raise DataError(f"{self._path} has no {name}", reason="missing")
@@ -160,10 +153,6 @@ def zip_source(config: ZipConfig) -> TableSource:
 
     The table is the only JSON-lines, CSV or Parquet file of the zip, or the one named by `table`;
     its columns are those of a `manifest`, and images are named by their path within the zip.
-
-    Raises:
-        DataError: The zip is missing or damaged, or has no table.
-        ConfigError: It has several tables, no row matches `where`, or there is no image column.
     """
     path = single_path(config)
     archive = Archive(path, Storage())

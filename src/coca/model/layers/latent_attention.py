@@ -40,14 +40,6 @@ def latent_attention(
     """Compute multi-head cross-attention on unprojected tokens, without bias.
 
     Equal to `F.scaled_dot_product_attention` on projected tokens.
-
-    Args:
-        queries: Queries of all heads, concatenated.
-        context: Tokens that each caption attends to, in the packing's order.
-        keys: Key projection matrix.
-        values: Value projection matrix.
-        heads: Number of heads.
-        packing: Maps packed rows to captions.
     """
     scale = (queries.shape[1] // heads) ** -0.5
     per_head = rearrange(queries * scale, "M (H d) -> H M d", H=heads)

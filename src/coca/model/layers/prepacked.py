@@ -59,14 +59,7 @@ def fuse_convs(model: nn.Module) -> None:
 def conv_norm(
     conv: FusableConv, norm: nn.BatchNorm2d, images: Float[Tensor, "B C H W"], *, relu6: bool
 ) -> Float[Tensor, "B D h w"]:
-    """Compute the convolution, then the batch norm, and ReLU6 if wanted.
-
-    Args:
-        conv: The convolution.
-        norm: Its batch norm, with affine weights and running statistics.
-        images: Input maps.
-        relu6: Whether the output is clamped to 0 to 6.
-    """
+    """Compute the convolution, then the batch norm, and ReLU6 if wanted."""
     copy = _fused(conv, norm, images)
     if copy is None:
         found = norm(conv(images))

@@ -75,9 +75,6 @@ def classification_loss(
             class included; 0 to 1.
         image_weight: Weight of each image, if these images are only a part of those in the mean.
             None: one over their number.
-
-    Raises:
-        ConfigError: A row of weights is negative or all zero.
     """
     if targets.ndim == 2:
         total = targets.sum(dim=1, keepdim=True)

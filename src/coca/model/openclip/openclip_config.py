@@ -155,11 +155,7 @@ _NOT_CONVERTED = ("head", "initial_temperature")
 
 
 def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
-    """Convert `model_cfg` of an `open_clip_config.json` or of OpenCLIP's model files.
-
-    Raises:
-        ModelError: It describes no CoCa, or a CoCa with unsupported settings.
-    """
+    """Convert `model_cfg` of an `open_clip_config.json` or of OpenCLIP's model files."""
     if not all(isinstance(content.get(name), Mapping) for name in _READ):
         raise ModelError(f"this is not OpenCLIP's CoCa, which has the sections {', '.join(_READ)}")
     vision, text, multimodal = (content[name] for name in _READ)
@@ -221,9 +217,6 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
 
     The head is left out, since OpenCLIP has none. So is the initial temperature: the weights have
     the learned temperature.
-
-    Raises:
-        ModelError: OpenCLIP's configuration cannot describe this model.
     """
     image, text = config.image, config.text
     if text.mlp_width % text.width or image.channels != 3:

@@ -25,9 +25,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     Weights nested in a checkpoint's `state_dict` are found. The prefix `module.` of data-parallel
     training is removed from their names.
-
-    Raises:
-        ModelError: The file is missing or damaged, contains code, or has no named tensors.
     """
     path = Path(path)
     if not path.is_file():

@@ -47,9 +47,6 @@ from coca.workflows.collections.image_resolver import ImageResolver
 def ranking_settings(records: Sequence[Record]) -> dict[str, Any] | None:
     """Describe the ranking of typed queries by image, caption and words.
 
-    Args:
-        records: Records of the collection.
-
     Returns:
         Settings for `ranking.js` and `bm25.js`. None if no caption counts, so that typed queries
         are ranked by image alone.
@@ -141,11 +138,6 @@ def write_vectors(folder: Path, records: Sequence[Record], *, captions: bool) ->
     """Write `vectors.bin`, and with `captions` also `caption_vectors.bin`.
 
     They are 16-bit floats of shape (N, E), little-endian. A caption without a vector has zeros.
-
-    Args:
-        folder: Folder of the page.
-        records: The records, sorted by id.
-        captions: Write the vectors of captions as well: given ones and those of the model.
     """
     vectors = np.stack([record.vector for record in records])
     (folder / "vectors.bin").write_bytes(vectors.astype("<f2").tobytes())
@@ -161,11 +153,6 @@ def write_items(
     """Write the thumbnails of a collection; describe its items.
 
     An image that cannot be read any more has no thumbnail.
-
-    Args:
-        folder: Folder of the page.
-        records: The records, sorted by id.
-        progress: Optional progress callback.
 
     Returns:
         The fields of each item, and the number of items without a thumbnail.

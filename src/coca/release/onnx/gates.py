@@ -78,9 +78,6 @@ def measure(
         images: Images for the comparison.
         image_source: Origin of the images, for reports.
         progress: Optional progress callback.
-
-    Raises:
-        DataError: An image cannot be read; the message names it.
     """
     config = replace(torch.processor.image_config, trim=False, reduced=False)
     processor = torch.processor.with_image(config)
@@ -136,11 +133,7 @@ def measure(
 
 
 def check(result: GateResult, precision: str) -> None:
-    """Check the result against the gates of a precision, `fp32` or `int8`.
-
-    Raises:
-        ModelError: A gate is not met; the message names each with its value and bound.
-    """
+    """Check the result against the gates of a precision, `fp32` or `int8`."""
     faults = []
     loss, needed = result.torch_recall - result.recall, MIN_EQUAL_CAPTIONS[precision]
     bounds = {

@@ -41,14 +41,7 @@ from coca.runtime.preprocess import TextSettings
 def write_tokenizer(
     folder: Path, tokenizer: TextTokenizer, layout: TextSettings, **settings: Any
 ) -> None:
-    """Write `tokenizer.json` with a post-processor, and `tokenizer_config.json`.
-
-    Args:
-        folder: Folder to write to.
-        tokenizer: The model's tokenizer.
-        layout: Layout of the model's token ids.
-        **settings: Further content of `tokenizer_config.json`.
-    """
+    """Write `tokenizer.json` with a post-processor, and `tokenizer_config.json`."""
     path = folder / "tokenizer.json"
     tokenizer.save(path)
     backend = tokenizers.Tokenizer.from_file(str(path))

@@ -52,9 +52,6 @@ def gate_images(folder: Path | None, *, drawn: int = DRAWN) -> Sequence[ImageSou
     Args:
         folder: Folder of images, or None.
         drawn: Number of drawn images.
-
-    Raises:
-        ConfigError: The folder has fewer than 8 images.
     """
     if folder is None:
         return [_drawn(number) for number in range(drawn)]

@@ -31,15 +31,8 @@ _PREFIX = "model."
 def write_text_graph(folder: str | Path) -> Path:
     """Write the text graph of a model folder.
 
-    Args:
-        folder: A model folder.
-
     Returns:
         Path of the graph, `text.onnx` in the folder.
-
-    Raises:
-        ModelError: There is no such model.
-        MissingExtraError: The extra `onnx` is not installed.
     """
     onnx = require("onnx", extra="onnx")
     folder = Path(folder)

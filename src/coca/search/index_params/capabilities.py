@@ -121,9 +121,6 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
         server_version: Version as reported: `"milvus_lite-3.2.2"`, `"v2.6.4"`, `"v2.3.5-lite"`.
         uri: URI, by which Zilliz Cloud is recognized.
 
-    Raises:
-        SearchError: It is older than 2.3, or the version cannot be parsed.
-
     Example:
         >>> capabilities_of("v2.3.5").group_by, capabilities_of("v2.6.4").group_by
         (False, True)

@@ -60,11 +60,7 @@ class BuildParam:
         )
 
     def parse(self, text: str, index_type: str) -> Value:
-        """Parse a value; `check` validates it.
-
-        Raises:
-            ArgumentError: It is not of the parameter's kind.
-        """
+        """Parse a value; `check` validates it."""
         if self.kind is bool:
             if text.lower() not in ("true", "false"):
                 raise self._error(index_type, repr(text))
@@ -76,11 +72,7 @@ class BuildParam:
         return value
 
     def check(self, value: Value, index_type: str) -> None:
-        """Validate a value.
-
-        Raises:
-            ArgumentError: It is of another kind, or not allowed.
-        """
+        """Validate a value."""
         if value is None and self.default is None:
             return
         numbers = (int, float) if self.kind is float else (self.kind,)
@@ -94,11 +86,7 @@ class BuildParam:
                 raise self._error(index_type, f"{value:,}")
 
     def to_milvus(self, value: Value, index_type: str, embed_dim: int) -> Value:
-        """Return the value that is sent to Milvus for vectors of a size.
-
-        Raises:
-            ArgumentError: It must divide the vector size, and does not.
-        """
+        """Return the value that is sent to Milvus for vectors of a size."""
         if self.divides:
             return _divisor(None if value is None else int(value), embed_dim, self.name, index_type)
         return as_text(value) if isinstance(value, bool) else value

@@ -22,11 +22,7 @@ _NOT_FOR_VECTORS = {
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """An index type with values for all of its build parameters.
-
-    Raises:
-        ArgumentError: The type or a parameter is unknown, or a value is not allowed.
-    """
+    """An index type with values for all of its build parameters."""
 
     type: str
     """Milvus name of a type in `INDEX_TYPES`."""
@@ -58,11 +54,7 @@ class VectorIndex:
         return INDEX_TYPES[self.type]
 
     def build_params(self, embed_dim: int) -> dict[str, Any]:
-        """Build the index parameters by their Milvus names.
-
-        Raises:
-            ArgumentError: A parameter does not fit the vector size.
-        """
+        """Build the index parameters by their Milvus names."""
         values = {
             param.name: param.to_milvus(self.params[param.name], self.type, embed_dim)
             for param in self.spec.build

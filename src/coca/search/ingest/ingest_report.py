@@ -32,11 +32,7 @@ class BadLog(Protocol):
     """Log of bad images, which aborts the run if there are too many."""
 
     def add(self, good: int, bad: Sequence[BadImage]) -> None:
-        """Record the number of good images and the bad images since the last call.
-
-        Raises:
-            DataError: Too many are bad.
-        """
+        """Record the number of good images and the bad images since the last call."""
         ...
 
 

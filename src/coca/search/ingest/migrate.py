@@ -29,12 +29,7 @@ _NUMBERS = ("width", "height", "time")
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:
-    """Write records to a Parquet file atomically.
-
-    Raises:
-        StorageError: The disk is full, or the path is not writable.
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Write records to a Parquet file atomically."""
     arrow = require("pyarrow", extra="search")
     vector = arrow.list_(arrow.float32())
     schema = arrow.schema(
@@ -49,11 +44,7 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read the records of a file written by `write_records`.
-
-    Raises:
-        StorageError: It is missing or damaged.
-    """
+    """Read the records of a file written by `write_records`."""
     return [_to_record(row) for row in _read(path).to_pylist()]
 
 

@@ -42,13 +42,7 @@ class VectorsInfo:
 
 
 def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
-    """Write a vectors file atomically.
-
-    Raises:
-        SearchError: A record cannot be stored in a collection.
-        StorageError: The path is not writable.
-        MissingExtraError: The extra `search` is not installed.
-    """
+    """Write a vectors file atomically."""
     arrow = require("pyarrow", extra="search")
     parquet = require("pyarrow.parquet", extra="search")
     if batch:
@@ -70,11 +64,7 @@ def find_vectors(path: str | Path) -> list[Path]:
 
 
 def read_info(path: str | Path) -> VectorsInfo:
-    """Read the description of a vectors file.
-
-    Raises:
-        DataError: It is not a vectors file.
-    """
+    """Read the description of a vectors file."""
     about = _about(Path(path))
     if about is None:
         raise DataError(f"{path} has no vectors of `coca embed-shards`", reason="unknown_kind")
@@ -82,11 +72,7 @@ def read_info(path: str | Path) -> VectorsInfo:
 
 
 def read_vectors(path: str | Path) -> Iterator[Record]:
-    """Iterate over the records of a vectors file.
-
-    Raises:
-        DataError: It is damaged.
-    """
+    """Iterate over the records of a vectors file."""
     arrow = require("pyarrow", extra="search")
     parquet = require("pyarrow.parquet", extra="search")
     try:

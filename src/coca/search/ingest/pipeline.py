@@ -214,10 +214,6 @@ def add(
     """Index images given as bytes, for instance downloads or images of another program.
 
     Works like `ingest`, but reads each image to check whether it is new.
-
-    Raises:
-        DataError: Too many images are bad.
-        SearchError: The collection was embedded by another model, or is not writable.
     """
     snapshot = _take_snapshot(embedder, collection)
     with (
@@ -247,10 +243,6 @@ def ingest_vectors(
         collection: The collection, of the same model.
         progress: Optional progress callback.
         batch_size: Records in a write batch.
-
-    Raises:
-        DataError: A file is damaged.
-        SearchError: The vectors are of another model, or the collection is not writable.
     """
     infos = [read_info(file) for file in files]
     for info in infos:

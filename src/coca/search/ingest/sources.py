@@ -91,9 +91,6 @@ def find_files(
 
     Folders are searched as by `walk_files`. Without the extra `heif`, HEIF images of folders are
     skipped with a warning. `warn` logs folders that cannot be read.
-
-    Raises:
-        DataError: A path does not exist.
     """
     found: set[str] = set()
     unread = frozenset() if has_heif() else HEIF_SUFFIXES & suffixes
@@ -120,11 +117,7 @@ def find_files(
 
 
 def read_annotation(image: str | Path) -> Annotation:
-    """Read the sidecar files of an image as its annotation, see `read_sidecars`.
-
-    Raises:
-        DataError: A sidecar file is damaged.
-    """
+    """Read the sidecar files of an image as its annotation, see `read_sidecars`."""
     sidecars = read_sidecars(image)
     return Annotation.of(sidecars.captions, sidecars.fields)
 
@@ -316,9 +309,6 @@ def check_links(file: str, folders: Sequence[str | Path]) -> None:
     Args:
         file: Path of the image or video.
         folders: Folders that the files must be in; empty: anywhere.
-
-    Raises:
-        DataError: A file is outside of the folders (reason `"unreadable"`).
     """
     stem = os.path.splitext(file)[0]
     for path in (file, *(stem + suffix for suffix in SIDECAR_SUFFIXES)):
@@ -336,9 +326,6 @@ class FileSource:
 
     Attributes:
         missing: Absolute paths of `missing`.
-
-    Raises:
-        DataError: A path does not exist.
     """
 
     def __init__(

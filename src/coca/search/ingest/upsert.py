@@ -85,11 +85,6 @@ def has_same_metadata(item: LoadedItem, path: str, origin: Origin) -> bool:
     """Return whether an item has the metadata that a record was given at its primary path.
 
     The default album, which is the folder, may differ.
-
-    Args:
-        item: An item with the bytes of the record.
-        path: Primary path of the record.
-        origin: Origin of the record.
     """
     annotation = item.image.annotation if item.image is not None else item.annotation
     if annotation is None or not origin.label:

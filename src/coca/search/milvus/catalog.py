@@ -37,11 +37,7 @@ _MAX_NAME = 255
 
 
 def own_name(collection: str, fingerprint: str) -> str:
-    """Compute the own name of a collection from its public name and its model.
-
-    Raises:
-        SearchError: The public name is too long.
-    """
+    """Compute the own name of a collection from its public name and its model."""
     model = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
     name = f"{collection}_{model}"
     if (over := len(schema.texts_name(name)) - _MAX_NAME) > 0:
@@ -103,10 +99,6 @@ def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionI
 
     Returns:
         The description of the collection, without `count`; None if it does not exist yet.
-
-    Raises:
-        SearchError: The name or URI is invalid, Milvus is unreachable, another process has the
-            folder open, or this package did not create the collection.
     """
     check_name(collection)
     if not check_folder(uri):
@@ -128,10 +120,6 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     Args:
         uri: As in `Collection.open`.
         token: As in `Collection.open`.
-
-    Raises:
-        SearchError: The URI is invalid, Milvus is unreachable, or another process has the folder
-            open.
     """
     if not check_folder(uri):
         return []
@@ -223,10 +211,6 @@ def make_named(
 
     Returns:
         The own name of the collection.
-
-    Raises:
-        SearchError: Milvus refuses, or a collection of that model and name has records but its
-            alias is gone.
     """
     own = own_name(collection, fingerprint)
     if resolve(connection, own) is None:
@@ -261,9 +245,6 @@ def drop_collection(connection: Connection, collection: str) -> str:
 
     Returns:
         The own name of the collection.
-
-    Raises:
-        SearchError: It does not exist, or the name is an alias it was not created for.
     """
     others, own = aliases(connection), collection
     if collection not in list_collections(connection):
@@ -295,9 +276,6 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
 
     Returns:
         The own name of the previous target, or an empty text.
-
-    Raises:
-        SearchError: The collection does not exist, or the alias is invalid or an own name.
     """
     check_name(alias)
     with connection.write_lock:
@@ -316,11 +294,7 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
 
 
 def check_switchable(connection: Connection, name: str) -> None:
-    """Check that a name can be switched to another collection.
-
-    Raises:
-        SearchError: It is the own name of a collection.
-    """
+    """Check that a name can be switched to another collection."""
     if name not in list_collections(connection):
         return
     if public := made_for(describe(connection, name)):

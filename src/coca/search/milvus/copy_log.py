@@ -34,11 +34,7 @@ class FileState:
 
     @classmethod
     def of(cls, folder: Path) -> "FileState | None":
-        """Read the state of a collection; None if it has unflushed writes, or cannot be read.
-
-        Args:
-            folder: Folder of the collection.
-        """
+        """Read the state of a collection; None if it has unflushed writes, or cannot be read."""
         try:
             if any((folder / "wal").glob("*")):
                 return None
@@ -55,11 +51,7 @@ def folder_of(database: Path, own_name: str) -> Path:
 
 
 def calibration_of(folder: Path) -> str:
-    """Read the calibration of a collection from its files; empty without.
-
-    Args:
-        folder: Folder of the collection.
-    """
+    """Read the calibration of a collection from its files; empty without."""
     schema = json.loads((folder / "schema.json").read_text())
     return str(schema["properties"].get(CALIBRATION, ""))
 

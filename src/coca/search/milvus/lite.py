@@ -283,10 +283,6 @@ class Lease:
 
         A flush that fails hides its rows, and the next one would delete their log, which alone
         still has them. Opening the folder again reads the log.
-
-        Args:
-            collection: Name of the collection.
-            needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
         """
         if collection in self.failed_flushes:
             raise StorageError(

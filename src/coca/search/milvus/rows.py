@@ -149,13 +149,7 @@ class Rows:
         name: str,
         consistency: str = "Bounded",
     ) -> None:
-        """Wrap an existing collection.
-
-        Args:
-            connection: Where it is.
-            name: Name of the collection, not an alias.
-            consistency: Consistency level of reads, by its Milvus name.
-        """
+        """Wrap an existing collection."""
         self.connection = connection
         self.name = name
         self._consistency = consistency

@@ -58,11 +58,7 @@ class CollectionSettings(Config):
     """
 
     def fitted(self, capabilities: Capabilities) -> "CollectionSettings":
-        """Fit the configuration to the features of Milvus; warn of each unsupported setting.
-
-        Raises:
-            SearchError: A setting is unsupported, and `fallback` is off.
-        """
+        """Fit the configuration to the features of Milvus; warn of each unsupported setting."""
         fitted, lost = self, []
         precision = self.encoding.precision
         if VECTOR_TYPES[precision] not in capabilities.vector_types:
@@ -139,11 +135,7 @@ class Layout:
 
 
 def check_name(collection: str) -> None:
-    """Validate a collection name against the rules of Milvus and the reserved suffix.
-
-    Raises:
-        SearchError: The name is invalid or reserved.
-    """
+    """Validate a collection name against the rules of Milvus and the reserved suffix."""
     if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
         raise ArgumentError(
             f"{collection!r} cannot name a collection: use letters, digits and _, "
@@ -178,9 +170,6 @@ def make_collection(
         settings: Configuration of the collection.
         made_for: Public name (alias) of the collection.
         basis: Basis of an encoding by PCA, or a function that returns sample vectors.
-
-    Raises:
-        SearchError: Milvus refuses, for instance the vector size, or does not support a setting.
     """
     settings = settings.fitted(connection.capabilities)
     assert settings.index is not None, "fitted settings name an index"
@@ -250,11 +239,7 @@ _FIELDS = (
 
 
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
-    """Read the description (without `count`) and the layout of a collection.
-
-    Raises:
-        SearchError: It was not created by `make_collection`, or by another version of it.
-    """
+    """Read the description (without `count`) and the layout of a collection."""
     found = describe(connection, collection)
     properties = found["properties"]
     columns = {column["name"]: column for column in found["fields"]}
@@ -305,11 +290,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
 def check_encoding(
     connection: Connection, info: CollectionInfo, settings: CollectionSettings
 ) -> None:
-    """Check that a collection has the requested encoding; the default requests none.
-
-    Raises:
-        SearchError: It has another one.
-    """
+    """Check that a collection has the requested encoding; the default requests none."""
     if not settings.encoding.changes or settings.encoding == info.encoding:
         return
     if settings.fitted(connection.capabilities).encoding != info.encoding:

@@ -62,9 +62,6 @@ def near_duplicates(
         min_similarity: Minimum cosine of a pair, above 0; its meaning depends on the model.
         keep: Maximum number of pairs to list.
         progress: Optional progress callback; the time is proportional to the product of both sizes.
-
-    Raises:
-        SearchError: `min_similarity` is not in (0, 1].
     """
     if not 0 < min_similarity <= 1:
         raise ArgumentError(f"the minimum cosine must be in (0, 1], got {min_similarity}")

@@ -188,9 +188,6 @@ def choose(
         away_from: Vectors whose cosine with each selected image is at most `max_similarity`, such
             as those of a test set.
         progress: Optional progress callback.
-
-    Raises:
-        SearchError: `away_from` is given without `max_similarity`.
     """
     if away_from is not None and choice.max_similarity is None:
         raise ArgumentError("away_from needs max_similarity, the maximum cosine to these images")

@@ -40,10 +40,6 @@ def add_classes(
         embedder: Model of the collection.
         labels: Class names.
         templates: Prompt templates with `{}` for the label.
-
-    Raises:
-        SearchError: The collection is of another model, or contains images.
-        ConfigError: A template lacks `{}`, or a label is repeated.
     """
     check_same_model(
         collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
@@ -67,11 +63,7 @@ def add_classes(
 
 
 def remove_classes(collection: Collection, labels: Sequence[str]) -> None:
-    """Remove classes from a collection.
-
-    Raises:
-        SearchError: A class does not exist; then none is removed.
-    """
+    """Remove classes from a collection."""
     there = {record.caption for record in collection.get(map(_id_of, labels)).values()}
     if missing := [label for label in labels if label not in there]:
         raise SearchError(f"there is no class {missing[0]!r} in {collection.info.collection!r}")
@@ -80,11 +72,7 @@ def remove_classes(collection: Collection, labels: Sequence[str]) -> None:
 
 
 def class_names(collection: Collection) -> list[str]:
-    """List the names of all classes, sorted.
-
-    Raises:
-        SearchError: The collection contains images.
-    """
+    """List the names of all classes, sorted."""
     _check_holds_classes(collection)
     return sorted(caption for _, _, caption, _ in collection.origins())
 
@@ -98,9 +86,6 @@ def nearest_classes(
         classes: The collection of classes; an `CollectionCopy` of it is exact.
         vectors: Vectors of the images, each of length 1.
         k: Maximum number of classes an image.
-
-    Raises:
-        SearchError: The collection contains no class, or contains images.
     """
     answers = classes.search(vectors, k)
     for hits in answers:
@@ -115,11 +100,7 @@ def nearest_classes(
 
 
 def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
-    """Read the names of all classes, sorted, and their vectors.
-
-    Raises:
-        SearchError: The collection contains no class, or contains images.
-    """
+    """Read the names of all classes, sorted, and their vectors."""
     _check_holds_classes(collection)
     vectors = {one.caption: one.vector for batch in collection.read_through() for one in batch}
     if not vectors:

@@ -251,11 +251,7 @@ class CollectionCopy:
         k: int = 10,
         **options: Any,
     ) -> list[list[Hit]]:
-        """Find the exact nearest records to each vector; see `Collection.search`.
-
-        Raises:
-            SearchError: As `Collection.search`.
-        """
+        """Find the exact nearest records to each vector; see `Collection.search`."""
         page = SearchOptions.of(k=k, **options)
         page.check_page(MAX_RESULTS)
         names = [f"query {row}" for row in range(len(vectors))]

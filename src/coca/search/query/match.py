@@ -143,9 +143,6 @@ class Calibration(MatchScore):
         Args:
             info: Description of the collection.
             fingerprint: Fingerprint of the model that searches.
-
-        Raises:
-            SearchError: The calibration is of another model, or cannot be read.
         """
         if not info.calibration:
             return None
@@ -189,9 +186,6 @@ def fit(
             (0, 0.5).
         fingerprint: Fingerprint of the model.
         records: Number of records of the collection.
-
-    Raises:
-        SearchError: There are too few texts for this rate.
     """
     if not 0 < false_alarms < 0.5:
         raise ArgumentError(f"false_alarms must be in (0, 0.5), got {false_alarms}")

@@ -197,10 +197,6 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
     A number after the last colon is the weight; otherwise the colon is part of the text. A text
     that ends in such a number needs a weight: `half past 12:30:1`. If a file with the colon in its
     name exists, the image is that file.
-
-    Raises:
-        ConfigError: There are no terms, a term is empty, a weight is invalid, or no weight is above
-            0.
     """
     return _checked(_terms_of_options(texts, images))
 
@@ -217,10 +213,6 @@ def parse_arguments(
         words: Positional arguments.
         texts: Values of `--text`, as for `parse_terms`.
         images: Values of `--image`, as for `parse_terms`.
-
-    Raises:
-        ConfigError: As `parse_terms`; or a word is the path of something else than an image, or a
-            ratio or time such as `4:3`, which looks like a weight.
     """
     given: list[tuple[str, Term]] = []
     for kind, group in groupby(words, lambda word: _kind_of(word, words)):
@@ -235,11 +227,7 @@ def parse_arguments(
 
 
 def check_terms(terms: Sequence[Term]) -> None:
-    """Validate a list of terms; a text or a dict of texts and weights is not one.
-
-    Raises:
-        SearchError: It is not a list of terms.
-    """
+    """Validate a list of terms; a text or a dict of texts and weights is not one."""
     if isinstance(terms, str | Mapping) or not all(isinstance(term, Term) for term in terms):
         raise ArgumentError(
             f"the terms must be a list, got {terms!r}; an example is "
@@ -253,9 +241,6 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
     Args:
         vectors: One vector a query: an array, or anything NumPy converts to one.
         embed_dim: Vector size of the collection.
-
-    Raises:
-        SearchError: They are not numbers, have another size, or a row is 0, NaN or infinite.
     """
     try:
         rows = np.asarray(vectors, np.float64)
@@ -280,11 +265,7 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
 def direction(
     vectors: Sequence[Float[np.ndarray, "Q E"]], weights: Sequence[float]
 ) -> Float32[np.ndarray, "Q E"]:
-    """Compute the normalized weighted sum of the terms' vectors for each query.
-
-    Raises:
-        SearchError: Terms cancel each other out.
-    """
+    """Compute the normalized weighted sum of the terms' vectors for each query."""
     pairs = zip(vectors, weights, strict=True)
     total = np.sum([weight * np.asarray(part, np.float64) for part, weight in pairs], axis=0)
     length = np.linalg.norm(total, axis=1, keepdims=True)

@@ -107,9 +107,6 @@ def search_ranked(
 
     Returns:
         Hits, best first by `fused_score`; `score` is the cosine of query and image.
-
-    Raises:
-        SearchError: `k` or `offset` is out of range, or Milvus rejects the filter.
     """
     page.check_page(MAX_RESULTS)
     dense = page.by_vector(offset=0, min_score=None, group_by=None)

@@ -32,11 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_texts(texts: Mapping[str, float]) -> None:
-    """Check that the query has a text to score.
-
-    Raises:
-        SearchError: There is no text.
-    """
+    """Check that the query has a text to score."""
     if not texts:
         raise ArgumentError(
             "re-ranking asks how likely words are, and the query has none: add a text"
@@ -64,9 +60,6 @@ def rerank(
         scorer: Model that scores captions.
         cosines: Cosine of the query and each hit, by id.
         open_image: Reads an image by its path.
-
-    Raises:
-        SearchError: There is no text to score.
     """
     check_texts(texts)
     hits = [hit for hit in hits if hit.id in records]
@@ -102,10 +95,6 @@ def reranked(
         texts: Query texts with their weights.
         scorer: Model that scores captions.
         cosines: Cosine of the query and each hit, -1 to 1; by default their scores.
-
-    Raises:
-        SearchError: There is no text to score.
-        DataError: An image cannot be read.
     """
     check_texts(texts)
     if not hits:
@@ -147,9 +136,6 @@ class RescoredIndex(MilvusSearch):
             collection: Collection that is searched, and that evaluates filters.
             whole: Collection of the same records with whole vectors.
             depth: Number of first hits that are rescored; more if a page ends after it.
-
-        Raises:
-            SearchError: They are of different models.
         """
         check_same_model(
             whole.info, fingerprint=collection.info.fingerprint, embed_dim=collection.info.embed_dim

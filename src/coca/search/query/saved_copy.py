@@ -82,12 +82,7 @@ def find_copy(uri: str, collection: str) -> SavedCopy | None:
 
 
 def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
-    """Open the copy of a collection in a state of its files; None if there is none, or damaged.
-
-    Args:
-        folder: Folder of the collection.
-        stamp: State of the files of the collection; see `FileState`.
-    """
+    """Open the copy of a collection in a state of its files; None if there is none, or damaged."""
     copy = folder / FOLDER
     try:
         about = json.loads((copy / ABOUT).read_text())
@@ -127,17 +122,7 @@ def _read_rows(copy: Path) -> CopyRows:
 
 
 def write_copy(folder: Path, state: FileState, info: CollectionInfo, rows: CopyRows) -> None:
-    """Write the copy of a collection.
-
-    Args:
-        folder: Folder of the collection.
-        state: State of the files of the collection that the rows are of.
-        info: Description of the collection.
-        rows: Ids, vectors, words and lines of all records.
-
-    Raises:
-        StorageError: The disk is full.
-    """
+    """Write the copy of a collection."""
     ids = sorted(rows.rows)
     order = np.array([rows.rows[id] for id in ids], np.int64)
     captions = rows.captions["given"]

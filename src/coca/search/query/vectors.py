@@ -260,11 +260,6 @@ def _first_pass(
 ) -> tuple[Float32[np.ndarray, " Q"], Float32[np.ndarray, "Q N"]]:
     """Score rows by the codes of both sides.
 
-    Args:
-        codes: Codes of all rows.
-        queries: Query vectors.
-        some: Rows to score; None scores all.
-
     Returns:
         The scale of each query's codes, and scores to multiply by it, in the order of the rows;
         the number of columns is a multiple of `_GROUP_ROWS`, and further columns are -inf.

@@ -60,11 +60,7 @@ _thread = threading.local()
 
 
 def analyze(text: str) -> list[str]:
-    """Split a text into terms, in order; the same for captions and queries.
-
-    Raises:
-        MissingExtraError: The package `regex` or `PyStemmer` is not installed.
-    """
+    """Split a text into terms, in order; the same for captions and queries."""
     return stems(split_words(text))
 
 
@@ -211,9 +207,6 @@ class WordIndex:
         """Replace the texts of rows; an empty text deletes the row's caption.
 
         Rows from `len(self)` on are appended, and rows in between have no caption.
-
-        Raises:
-            ArgumentError: A row is below 0.
         """
         if not changed:
             return
@@ -253,9 +246,6 @@ class WordIndex:
         """Write the index as one segment to a folder, atomically.
 
         Processes that have opened an older one keep it.
-
-        Raises:
-            StorageError: The disk is full, or the folder is not writable.
         """
         state = self._state
         segment = _joined(state, state.segments)

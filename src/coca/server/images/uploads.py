@@ -74,13 +74,7 @@ class Thumbnails:
             return None
 
     def make(self, key: str, side: int, data: bytes) -> bytes:
-        """Encode the thumbnail of an image, and cache it.
-
-        Args:
-            key: Identifies the item among all collections.
-            side: One of `SIDES`.
-            data: The encoded image.
-        """
+        """Encode the thumbnail of an image, and cache it."""
         small = self._decoder.thumbnail(data, side)
         path = self._path(key, side)
         unfinished = path.with_name(f".incomplete-{uuid.uuid4().hex}")
@@ -137,13 +131,7 @@ class Uploads:
             check_space(folder)
 
     def write(self, collection: str, id: str, data: bytes) -> Path:
-        """Write an image durably, and return its path.
-
-        Args:
-            collection: Name of its collection.
-            id: Its id, a hash of its bytes.
-            data: The encoded image.
-        """
+        """Write an image durably, and return its path."""
         suffix = _SUFFIXES.get(media_type_of(data), ".image")
         path = self._folder / collection / id[:2] / f"{id}{suffix}"
         if not path.exists():

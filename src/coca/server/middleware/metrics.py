@@ -14,11 +14,7 @@ class RequestMetrics:
     """Counters and histograms of one application; thread-safe."""
 
     def __init__(self, *, by_key: bool = False) -> None:
-        """Create the metrics.
-
-        Args:
-            by_key: Whether they have a label `key`, the name of the key.
-        """
+        """Create the metrics."""
         self._registry = CollectorRegistry()
         self._by_key = by_key
         labels = ["method", "route", "status", *(["key"] if by_key else [])]
@@ -39,11 +35,7 @@ class RequestMetrics:
         self._seconds.labels(*labels).observe(seconds)
 
     def text(self, key: str | None = None) -> bytes:
-        """Return the metrics in the text format of Prometheus.
-
-        Args:
-            key: Name of the key whose requests are reported; None: all requests.
-        """
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry if key is None else _OfKey(self._registry, key))
 
 

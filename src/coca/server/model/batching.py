@@ -99,9 +99,6 @@ class Batcher(Generic[T, R]):
 
         At most one batch of a call waits at a time, so that another call waits for two batches,
         however many items this one has.
-
-        Raises:
-            ServiceError: The queue is full (status 503).
         """
         part = min(self._max_batch, self._queue.maxsize)
         results: list[R] = []

@@ -59,11 +59,7 @@ class ServedModel:
         return self._stacked(self.texts.map(texts))
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """Embed encoded images, regions or decoded images as vectors of length 1.
-
-        Raises:
-            DataError: An image cannot be decoded.
-        """
+        """Embed encoded images, regions or decoded images as vectors of length 1."""
         return self._stacked(self.images.map([self.decoded(image) for image in images]))
 
     def embed_mixed(
@@ -125,11 +121,7 @@ class ServedModel:
             return self.predictor.explain_caption(image.square, caption=caption, prompt=prompt)
 
     def decoded(self, image: Any) -> DecodedImage:
-        """Decode an encoded image or a region; a decoded image is returned unchanged.
-
-        Raises:
-            DataError: It cannot be decoded.
-        """
+        """Decode an encoded image or a region; a decoded image is returned unchanged."""
         match image:
             case DecodedImage():
                 return image

@@ -168,11 +168,6 @@ def _iso(time: int) -> str | None:
 def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Record, bool]:
     """Add an image to a collection; an image that is there already keeps its record.
 
-    Args:
-        tenant: Who adds it.
-        new: The image and its metadata.
-        id: Expected id, the hash of the bytes; None: any.
-
     Returns:
         The record, and whether it is new.
     """

@@ -133,11 +133,6 @@ def run_search(
 ) -> tuple[list[FoundHit], int | None, bool]:
     """Find the hits of a request.
 
-    Args:
-        tenant: Who asks.
-        request: The query and its filters.
-        options: Options of the request; see `options_of`.
-
     Returns:
         The hits, the number of items if it was counted, and whether the hits have scores.
     """
@@ -179,14 +174,7 @@ def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
 def examples(
     tenant: Tenant, given: Iterable[Example], collection: str | None, *, sign: int
 ) -> list[Term]:
-    """Build a term for each example.
-
-    Args:
-        tenant: Who asks.
-        given: The examples.
-        collection: Collection of items among them.
-        sign: 1 for positive examples, -1 for negative ones.
-    """
+    """Build a term for each example."""
     return [
         Term(text=example.text, weight=sign * example.weight)
         if example.text is not None

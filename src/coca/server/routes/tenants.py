@@ -42,10 +42,6 @@ async def with_json(request: Request, body: type[BaseModel]) -> Request:
 
     The file becomes a data URI. A field that may be a text stays as it is; others, such as numbers
     and lists, are JSON.
-
-    Args:
-        request: A request whose body is a form.
-        body: Model of the JSON body.
     """
     properties = body.model_json_schema().get("properties", {})
     values: dict[str, Any] = {}
@@ -118,11 +114,7 @@ class Tenant:
         return self.key is None or self.key.admin
 
     def count_bytes(self, size: int) -> None:
-        """Count bytes that the request is about to write.
-
-        Raises:
-            ServiceError: They exceed the write quota of the key (status 429).
-        """
+        """Count bytes that the request is about to write."""
         if self.key is not None:
             self.service.keys.count_bytes(self.key, size)
 
@@ -133,21 +125,13 @@ class Tenant:
         )
 
     def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
-        """Count the work of a request for the model, before it is done; see `requests_of`.
-
-        Raises:
-            ServiceError: The quota of the key has too few requests left (status 429).
-        """
+        """Count the work of a request for the model, before it is done; see `requests_of`."""
         further = requests_of(texts=texts, images=images, captions=captions) - 1
         if self.key is not None and further:
             self.service.keys.charge(self.key, further)
 
     def collection(self, name: str | None) -> ServedCollection:
-        """Return a collection of the key; by default its first one.
-
-        Raises:
-            ServiceError: The key has no such collection (status 404).
-        """
+        """Return a collection of the key; by default its first one."""
         name = self.names[0] if name is None and self.names else name
         if name not in self.names:
             # Also for collections of others, whose existence stays unknown.
@@ -157,12 +141,7 @@ class Tenant:
         return self.service.collections[name]
 
     def image(self, reference: ImageReference, collection: str | None) -> bytes | ImageRegion:
-        """Read the image that a request refers to.
-
-        Raises:
-            ServiceError: There is no such item, or its image cannot be read (status 404).
-            ConfigError: There is no image, or it is not a data URI.
-        """
+        """Read the image that a request refers to."""
         if reference.image is not None:
             data = read_data_uri(reference.image)
         elif reference.id is not None:

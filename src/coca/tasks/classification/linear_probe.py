@@ -204,11 +204,7 @@ def check_few_shot(predictor: BasePredictor, config: TaskConfig) -> None:
 def drawn_rows(
     targets: Int[ndarray, " N"], classes: int, shots: int, *, seed: int
 ) -> Int[ndarray, " n"]:
-    """Draw the rows of `shots` samples per class; with equal seeds, draws are nested.
-
-    Raises:
-        DataError: A class has fewer than `shots` samples.
-    """
+    """Draw the rows of `shots` samples per class; with equal seeds, draws are nested."""
     order = np.random.default_rng(seed).permutation(len(targets))
     rows = [order[targets[order] == number][:shots] for number in range(classes)]
     if short := [number for number, own in enumerate(rows) if len(own) < shots]:

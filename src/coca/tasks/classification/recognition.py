@@ -162,11 +162,7 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
 def class_indices(
     samples: Sequence[Sample], classes: Sequence[str], title: str
 ) -> Int[ndarray, " N"]:
-    """Return the index of each sample's class in `classes`.
-
-    Raises:
-        DataError: A sample has no label, or a label that is not in `classes`.
-    """
+    """Return the index of each sample's class in `classes`."""
     if without := [sample.key for sample in samples if not sample.labels]:
         raise DataError(
             f"{len(without)} samples of {title} have no label (such as {without[0]}); use class "

@@ -58,9 +58,6 @@ def keyword_search(
 
     Where the images have captions, the same queries are also ranked by the captions alone (`words`
     and `captions`, see `coca.tasks.baselines`); the score of the model reads no caption.
-
-    Raises:
-        MissingExtraError: The images have captions, and the extra `search` is not installed.
     """
     answers = read_answers(config.queries)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -129,11 +126,7 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
 
 
 def keywords_of(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
-    """Map each keyword of a metadata field to the keys of its images, if 2 to 40 share it.
-
-    Raises:
-        DataError: No sample has a list of texts in this field.
-    """
+    """Map each keyword of a metadata field to the keys of its images, if 2 to 40 share it."""
     found: dict[str, list[str]] = {}
     for sample in samples:
         keywords = sample.metadata.get(field)

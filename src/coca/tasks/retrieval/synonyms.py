@@ -138,11 +138,7 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
 
 
 def read_pairs(path: str) -> list[Pair]:
-    """Read a YAML file that maps words to lists of synonyms; "" is the list of this package.
-
-    Raises:
-        ConfigError: The file is missing or has another form.
-    """
+    """Read a YAML file that maps words to lists of synonyms; "" is the list of this package."""
     try:
         text = (
             Path(path).read_text(encoding="utf-8")

@@ -44,11 +44,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """Load the tensors of one group to the CPU; empty if there is no such group.
-
-        Raises:
-            ModelError: The files cannot be read any more.
-        """
+        """Load the tensors of one group to the CPU; empty if there is no such group."""
         try:
             return read_group(self.folder, name)
         except (OSError, SafetensorError) as error:
@@ -72,9 +68,6 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
-
-    Raises:
-        StorageError: The disk is full or not writable; older checkpoints are kept.
     """
     target = step_folder(run_dir, step)
     with atomic_folder(target) as unfinished:
@@ -123,9 +116,6 @@ def load_newest(run_dir: str | Path) -> Checkpoint | None:
     """Find the newest complete checkpoint; None if the run has no checkpoints.
 
     Damaged checkpoints are logged and skipped.
-
-    Raises:
-        ModelError: There are checkpoints, but none is complete, or another version wrote them.
     """
     damaged = []
     for folder in _by_step(run_dir):

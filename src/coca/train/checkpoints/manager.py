@@ -35,13 +35,7 @@ _ADVICE = "choose another run folder, or restore the earlier settings"
 def run_identity(
     model: Mapping[str, Any], train: Mapping[str, Any], fingerprint: str
 ) -> dict[str, Any]:
-    """Build the identity of a run in a checkpoint, for `require_same_run`.
-
-    Args:
-        model: Model configuration as JSON values.
-        train: Training configuration as JSON values.
-        fingerprint: Fingerprint of the data.
-    """
+    """Build the identity of a run in a checkpoint, for `require_same_run`."""
     return {"model": dict(model), "train": dict(train), "data": fingerprint}
 
 

@@ -150,9 +150,6 @@ def join_from_environment(device: str) -> DistributedContext:
     Args:
         device: Device of the run: `auto`, `cpu` or `cuda`. On a machine with several GPUs, each
             rank uses the GPU of its local rank.
-
-    Raises:
-        ConfigError: The device names one GPU, which all ranks would use.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return DistributedContext()

@@ -48,9 +48,6 @@ class ParallelModel(Generic[ModelT]):
             device: Device of this rank.
             bf16: All-gather the weights of blocks in bf16 (`fsdp` on accelerators only), which
                 autocast would cast them to.
-
-        Raises:
-            ConfigError: The kind does not fit the number of processes.
         """
         self.model = model
         self.device = device

@@ -56,11 +56,7 @@ class Ema:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the averages to the result of `tensors`, or to weights.
-
-        Raises:
-            ModelError: The names of parameters and of `tensors` differ.
-        """
+        """Set the averages to the result of `tensors`, or to weights."""
         if different := sorted({*self._names} ^ tensors.keys()):
             raise ModelError(
                 f"the checkpoint averages another model: {len(different)} tensors exist in only "

@@ -43,9 +43,6 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
     No gradients are computed for them, and a fully frozen tower keeps no activations. For locked-
     image tuning (LiT, arXiv 2111.07991), freeze `image_encoder`: the poolers still train.
-
-    Raises:
-        ConfigError: A pattern matches nothing, or no parameter is left to train.
     """
     for name in frozen_by(model, patterns):
         model.get_parameter(name).requires_grad_(False)
@@ -58,11 +55,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def frozen_by(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Return the names of the parameters that `freeze` would freeze.
-
-    Raises:
-        ConfigError: A pattern matches nothing.
-    """
+    """Return the names of the parameters that `freeze` would freeze."""
     return {name for pattern in patterns for name in _matching(pattern, model)}
 
 
@@ -82,10 +75,6 @@ def parameter_groups(
     Returns:
         Groups with `params`, their `names`, `weight_decay` and `lr_scale`, the factor on the
         learning rate.
-
-    Raises:
-        ConfigError: A group has no trainable parameter that no later group matches, or
-            `layer_decay` finds no tower.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: dict[str, GroupConfig] = {}
@@ -121,9 +110,6 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     tower; the norm between them, which gives the text embedding, is in the top layer. Modules after
     the towers (poolers, projections, vocabulary, heads, temperature) are not listed: their factor
     is 1.
-
-    Raises:
-        ConfigError: The model has no tower.
     """
     scales: dict[str, float] = {}
     for tower in TOWERS:

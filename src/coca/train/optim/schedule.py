@@ -65,11 +65,7 @@ def patch_dropout_at(step: int, total: int, config: ScheduleConfig) -> float:
 
 
 def set_patch_dropout(model: nn.Module, fraction: float) -> None:
-    """Set the patch dropout of the model's image encoder in training.
-
-    Raises:
-        ConfigError: The model has no image encoder with patch dropout.
-    """
+    """Set the patch dropout of the model's image encoder in training."""
     encoders = [module for module in model.modules() if isinstance(module, ImageEncoder)]
     if fraction and not encoders:
         raise ConfigError(

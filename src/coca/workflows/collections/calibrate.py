@@ -135,11 +135,7 @@ def absent_texts() -> tuple[str, ...]:
 
 
 def read_answers(path: Path) -> dict[str, list[str]]:
-    """Read a YAML or JSON file that maps queries to the ids or paths of their correct images.
-
-    Raises:
-        ConfigError: It cannot be read, or is not such a file.
-    """
+    """Read a YAML or JSON file that maps queries to the ids or paths of their correct images."""
     try:
         # JSON is YAML as well.
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -206,11 +202,7 @@ def _first_scores(
 def _listed(
     collection: Collection, answers: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, Record]]:
-    """Return each query with each of its correct images.
-
-    Raises:
-        ConfigError: A correct image is not in the collection.
-    """
+    """Return each query with each of its correct images."""
     by_path = {path: id for id, path, _, _ in collection.origins()}
     pairs = [
         (text, by_path.get(image, image)) for text, images in answers.items() for image in images

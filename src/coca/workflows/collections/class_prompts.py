@@ -16,11 +16,7 @@ from coca.workflows.collections.collection_model import open_collection
 
 
 def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInfo:
-    """Return the info of a collection of classes, without its `count`.
-
-    Raises:
-        SearchError: The collection is missing or unreachable.
-    """
+    """Return the info of a collection of classes, without its `count`."""
     found = check_fillable(uri, collection, token=token)
     if found is None:
         raise SearchError(
@@ -43,10 +39,6 @@ def info_at(
 
     Returns:
         Info of the collection; None if there is none at `uri`.
-
-    Raises:
-        ConfigError: The collections at `uri` have several models, and none is called `images`.
-        SearchError: As `check_fillable`.
     """
     for name in (collection, images):
         if (found := check_fillable(uri, name, token=token)) is not None:
@@ -62,11 +54,7 @@ def info_at(
 
 
 def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
-    """Check that a model's vectors are comparable with a collection of classes.
-
-    Raises:
-        SearchError: The collection was filled by another model.
-    """
+    """Check that a model's vectors are comparable with a collection of classes."""
     check_same_model(
         info,
         fingerprint=predictor.fingerprint,
@@ -87,9 +75,6 @@ def open_classes(
     """Open a collection of classes for a model, and close it at the end.
 
     With `create` it is created if missing.
-
-    Raises:
-        SearchError: The collection is missing, or was filled by another model.
     """
     there = check_fillable if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
@@ -111,9 +96,6 @@ def classify_by(
         labels: Class names from `read_classes`.
         vectors: Class embeddings from `read_classes`.
         images: Images to classify.
-
-    Raises:
-        DataError: An image cannot be read.
     """
     logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
     return predictions(logits, labels)

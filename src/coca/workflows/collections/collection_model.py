@@ -47,10 +47,6 @@ def load_model(
         name: Any name that `coca.load` accepts, or a folder of `coca export --format onnx`.
         runtime: Default: `onnx` for an exported folder, else `torch`.
         device: Torch device; see `coca.load`.
-
-    Raises:
-        ModelError: The model cannot be loaded.
-        ConfigError: A device is given for an exported model.
     """
     if runtime == "onnx" or (runtime is None and is_exported(name)):
         if device is not None:
@@ -85,9 +81,6 @@ def choose_model(
         info: Description of the collection.
         fallback: Returns the name to use if the collection's model is missing, or None.
         runtime: Library that will run the model.
-
-    Raises:
-        ModelError: The collection's model is missing, and there is no other name.
     """
     if given is not None:
         return given
@@ -163,9 +156,6 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     Args:
         info: Description of the collection.
         runtime: Library that will run the model; default: either.
-
-    Raises:
-        ModelError: The model no longer exists, or it is not exported and the runtime is `onnx`.
     """
     if runtime != "torch" and info.model and is_exported(info.model):
         return info.model

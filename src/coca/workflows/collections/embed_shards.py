@@ -46,11 +46,7 @@ class EmbeddedShard:
 
 
 def find_shards(uris: Sequence[str | Path]) -> list[str]:
-    """Expand folders, patterns and URLs to tars.
-
-    Raises:
-        DataError: An argument matches nothing.
-    """
+    """Expand folders, patterns and URLs to tars."""
     return Storage().find([str(uri) for uri in uris], suffix=".tar")
 
 
@@ -209,10 +205,6 @@ def embed_shards_on_ray(
 
     Yields:
         The result of each tar, as it finishes.
-
-    Raises:
-        ConfigError: `device` has an index, or the cluster has no such device.
-        MissingExtraError: The extra `ray` is not installed.
     """
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(
@@ -255,9 +247,6 @@ def share_of_each(
         workers: Number of workers.
         cluster: Resources from `ray.cluster_resources`, such as `{"CPU": 16.0, "GPU": 2.0}`.
         device: As for `embed_shards_on_ray`.
-
-    Raises:
-        ConfigError: The device is `"cuda"`, and the cluster has no accelerator.
     """
     accelerators = int(cluster.get("GPU", 0))
     if device == "cuda" and not accelerators:

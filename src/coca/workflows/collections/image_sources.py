@@ -127,10 +127,6 @@ def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> 
     Args:
         uris: Paths, patterns and URLs.
         allow_missing: Resolve missing local files and folders to `MissingUri`, to prune them.
-
-    Raises:
-        DataError: A file or folder is missing, without `allow_missing`.
-        ConfigError: A URI cannot be indexed; the message names the remedy.
     """
     distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
     return [
@@ -173,11 +169,7 @@ def _is_missing(uri: str) -> bool:
 
 
 def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
-    """List the vectors files; empty if the URIs are images.
-
-    Raises:
-        ConfigError: Vectors and images are mixed.
-    """
+    """List the vectors files; empty if the URIs are images."""
     vectors = [uri for uri in resolved if isinstance(uri, VectorsUri)]
     if vectors and len(vectors) < len(resolved):
         raise ConfigError(
@@ -207,9 +199,6 @@ class VideoSource:
         paths: Files and folders.
         frame_interval_s: Interval between frames, in seconds.
         within: Folders that the files must be in; see `FileSource`.
-
-    Raises:
-        DataError: A path does not exist.
     """
 
     def __init__(
@@ -238,11 +227,7 @@ class VideoSource:
         return sorted(filter(os.path.isdir, self._tops))
 
     def series(self, entry: Entry) -> Iterator[SourceImage]:
-        """Yield the frames of a video as JPEG images.
-
-        Raises:
-            DataError: The video is broken, has no frame, or is outside of the allowed folders.
-        """
+        """Yield the frames of a video as JPEG images."""
         check_links(entry.path, self._within)
         annotation = read_annotation(entry.path)
         caption = {"video_caption": annotation.caption} if annotation.caption else {}
@@ -306,11 +291,6 @@ def open_sources(
             `ManifestConfig.read_from`.
         within: Folders that the files of folders must be in after links are resolved; empty: links
             may lead anywhere.
-
-    Raises:
-        DataError: A source is missing, or none can be read.
-        ConfigError: A source cannot be indexed, such as vectors.
-        MissingExtraError: A video is given, and the extra `video` is not installed.
     """
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
@@ -352,9 +332,6 @@ def check_filled(
         sources: Sources of `uris`.
         prune: Add a hint to the error on how to prune the records. Pruning warns about empty
             folders itself.
-
-    Raises:
-        DataError: No source has an entry.
     """
     if not any(source.entries() for source in sources):
         raise DataError(
@@ -406,10 +383,6 @@ class SampleSource:
         on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars, which are
             then read once also if several paths name them.
         within: Folders that tars must be in after links are resolved; empty: anywhere.
-
-    Raises:
-        DataError: The source cannot be read.
-        ConfigError: The source has no stable paths of its images.
     """
 
     def __init__(

@@ -308,11 +308,7 @@ def _writer(predictor: BasePredictor, settings: IndexSettings) -> Captioner | No
 
 
 def captioner(predictor: BasePredictor) -> Captioner:
-    """Wrap a predictor as the captioner of `ingest`.
-
-    Raises:
-        ConfigError: It has no decoder.
-    """
+    """Wrap a predictor as the captioner of `ingest`."""
     if not predictor.has_decoder:
         raise ConfigError(
             f"{predictor.source} has no decoder that writes captions; use a CoCa model for them, "
@@ -328,11 +324,7 @@ class BadImageLog:
         self._log = BadSampleLog(path, max_bad_fraction)
 
     def add(self, good: int, bad: Sequence[BadImage]) -> None:
-        """Record the good and bad images of a batch.
-
-        Raises:
-            DataError: More than `max_bad_fraction` of the images are bad.
-        """
+        """Record the good and bad images of a batch."""
         self._log.add(
             good,
             [BadSample(image.path, image.path, 0, image.reason, image.detail) for image in bad],

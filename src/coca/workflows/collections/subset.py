@@ -61,11 +61,7 @@ class Subset:
 
 
 def check_out(out: str | Path) -> None:
-    """Check, before any work, that a subset can be written to `out`.
-
-    Raises:
-        ConfigError: `out` is neither `.jsonl` nor a folder, or contains other shards.
-    """
+    """Check, before any work, that a subset can be written to `out`."""
     out = Path(out)
     if out.suffix == ".jsonl":
         return

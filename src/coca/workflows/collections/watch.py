@@ -50,9 +50,6 @@ def watch_folders(
 
     Yields:
         The result of each run, the first one included.
-
-    Raises:
-        MissingExtraError: The extra `search` is not installed.
     """
     tops = [Path(os.path.abspath(folder.uri)) for folder in folders]
     roots = Roots(tops)
@@ -121,11 +118,7 @@ def _stop_on_ctrl_c() -> Iterator[threading.Event]:
 
 
 def watched_folders(uris: Sequence[SourceUri]) -> list[FolderUri]:
-    """Check that all URIs can be watched, and return them.
-
-    Raises:
-        ConfigError: A URI is not a folder.
-    """
+    """Check that all URIs can be watched, and return them."""
     for uri in uris:
         if not isinstance(uri, FolderUri):
             raise ConfigError(f"{uri.uri} cannot be watched: only local folders can")

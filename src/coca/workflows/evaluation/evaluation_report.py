@@ -93,11 +93,7 @@ def published() -> Published:
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """Return a benchmark by name.
-
-    Raises:
-        ConfigError: The name is unknown; the message suggests the nearest.
-    """
+    """Return a benchmark by name."""
     known: Mapping[str, Benchmark] = published().benchmarks
     if name not in known:
         raise ConfigError(f"benchmark {name!r} is unknown; {did_you_mean(name, known)}")
@@ -146,9 +142,6 @@ def write_reports(
         entries: Result of each task.
         name: Name of the model in the report.
         compare: Results of other models on the same tasks.
-
-    Raises:
-        StorageError: The folder cannot be written.
     """
     title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))

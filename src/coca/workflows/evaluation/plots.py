@@ -19,9 +19,6 @@ def line_plot(
         panels: Title of each panel to its curves: label to points.
         x_label: Label of the horizontal axis.
         logarithmic: Use logarithmic vertical axes.
-
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
     """
 
     def draw(figure: Any) -> None:
@@ -43,11 +40,7 @@ def line_plot(
 
 
 def bar_plot(values: Mapping[str, float], *, x_label: str) -> str:
-    """Plot a horizontal bar per name, the first at the top; values are 0 to 1.
-
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
-    """
+    """Plot a horizontal bar per name, the first at the top; values are 0 to 1."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -65,11 +58,7 @@ def bar_plot(values: Mapping[str, float], *, x_label: str) -> str:
 def heat_map(
     names: Sequence[str], shares: Sequence[Sequence[float]], *, x_label: str, y_label: str
 ) -> str:
-    """Plot a square matrix of fractions, 0 to 1, with a row and a column per name.
-
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
-    """
+    """Plot a square matrix of fractions, 0 to 1, with a row and a column per name."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()

@@ -107,11 +107,7 @@ class Section:
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Render the HTML page.
-
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
-    """
+    """Render the HTML page."""
     jinja = require("jinja2", extra="report")
     environment = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = files("coca.workflows").joinpath("report.html.j2").read_text(encoding="utf-8")

@@ -53,11 +53,7 @@ def cache_path(folder: Path, predictor: BasePredictor, config: TaskConfig, *, da
 
 
 def write_result(path: Path, kept: CachedResult) -> None:
-    """Write a result to the cache, atomically.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write a result to the cache, atomically."""
     content = {
         "result": asdict(kept.result),
         "record": dict(kept.record),

@@ -46,12 +46,7 @@ _VIEW = 2 << 32  # separates the random streams of views from those of a run
 
 
 def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
-    """Check that training does not change the features.
-
-    Args:
-        model: The model.
-        freeze: Patterns of the parameters that training will freeze.
-    """
+    """Check that training does not change the features."""
     frozen = frozen_by(model, freeze)
     trained = [
         name

@@ -88,12 +88,7 @@ class FinetuneDataConfig(Config):
             )
 
     def for_head(self, head: HeadConfig | None) -> DataConfig:
-        """Return the configuration of the data loader, with the classes of the head.
-
-        Raises:
-            ConfigError: `features` are set, and the head reads several images per sample, or all
-                views are equal.
-        """
+        """Return the configuration of the data loader, with the classes of the head."""
         loader = self.loader
         if head is not None:
             loader = replace(
@@ -145,9 +140,6 @@ def obtain_classes(
 
     They are collected again until the run has a checkpoint. The main rank collects them; all ranks
     must call this function.
-
-    Raises:
-        DataError: The sources have fewer than two classes.
     """
     if head.classes:
         return head.classes
@@ -186,9 +178,6 @@ def find_classes(
             name.
         at_least: Minimum number of occurrences of a class.
         progress: Optional progress callback.
-
-    Raises:
-        DataError: The sources have fewer than two classes.
     """
     counts: Counter[str] = Counter()
     total = sum(len(source) for _, source in sources)

@@ -54,9 +54,6 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
 
     A head or bias that only one of the models has is newly initialized or not used, with a warning;
     so is a head with another configuration.
-
-    Raises:
-        ConfigError: The models differ in any other setting; the message lists the differences.
     """
     theirs = source.model
     if type(theirs) is not type(model):

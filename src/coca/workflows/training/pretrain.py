@@ -71,10 +71,6 @@ def map_word_vectors_(
         tokenizer: Its words are looked up in the vectors.
         path: File of `WordVectors`.
         initialized: Whether the model has trained weights, whose outputs must not change.
-
-    Raises:
-        ConfigError: The tokenizer has no words of its own, or no word has a vector.
-        ModelError: The file cannot be read.
     """
     if not isinstance(tokenizer, Tokenizer):
         raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")
@@ -261,11 +257,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
 def compute_features(
     config: PretrainConfig, *, progress: ProgressMaker = silent
 ) -> list[FeatureFile]:
-    """Write the feature cache of a run that is missing, and check the rest; nothing is trained.
-
-    Raises:
-        CocaError: The recipe, the data or a feature file is invalid; the message gives the reason.
-    """
+    """Write the feature cache of a run that is missing, and check the rest; nothing is trained."""
     if config.data.features is None:
         raise ConfigError(
             "data.features is not set, so the run reads images; set data.features.folder"

@@ -151,12 +151,7 @@ class DataConfig(Config):
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> Sources:
-    """Open the sources of a run.
-
-    Raises:
-        ConfigError: A source is of an unknown kind.
-        DataError: A path contains nothing usable.
-    """
+    """Open the sources of a run."""
     return [(config, open_source(config)) for config in configs]
 
 
@@ -170,9 +165,6 @@ def train_tokenizer(
     """Train a tokenizer on all texts of the sources: captions, keywords, labels and answers.
 
     Texts are inserted into their templates.
-
-    Raises:
-        DataError: The sources have no text, or a source has none of its configured kind.
     """
     total = min(sum(len(source) for _, source in sources), TOKENIZER_SAMPLES)
     with progress("reading captions", total) as bar:
@@ -232,10 +224,6 @@ def obtain_tokenizer(
 
     It is trained again until the run has a checkpoint, since data or vocabulary size may change.
     The main rank trains it; all ranks must call this function.
-
-    Raises:
-        DataError: The sources have no text to train on.
-        ModelError: The file is missing or damaged.
     """
     path = config.path or run / "tokenizer.json"
 
@@ -309,11 +297,6 @@ def make_loader(
     """Create this rank's data loader for a run of `steps` steps on `device`.
 
     With `features`, one file for each source, batches contain features in place of images.
-
-    Raises:
-        ConfigError: The batch size cannot be split over the ranks.
-        DataError: The samples of a source have another number of images than the run reads, or no
-            text.
     """
     if config.loader.max_bad_fraction < _MANY_BAD:
         for source_config, source in sources:

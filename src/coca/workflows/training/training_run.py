@@ -68,9 +68,6 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
         config: The recipe.
         fixed: Sections that must be equal.
         logged: Sections whose changes are logged as warnings.
-
-    Raises:
-        ConfigError: A fixed section differs.
     """
     path = config.run / "recipe.json"
     if not path.exists():
@@ -133,13 +130,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def make_objective(config: LossConfig, model: Captioner, processor: Processor) -> CoCaObjective:
-    """Create the objective of a run, with the teachers of its losses.
-
-    Raises:
-        ConfigError: Distillation is on, but the encoder has no classifier or no class names; or
-            the sentence loss has no file, or one with too few sentences.
-        ModelError: The file of the sentences cannot be read.
-    """
+    """Create the objective of a run, with the teachers of its losses."""
     teacher = None
     if config.sentence_weight:
         teacher = SentenceTeacher.load(config.sentences, processor.texts)
@@ -198,12 +189,6 @@ def start_trainer(
         features: Features in place of images, one file for each source.
         train: The training loop of the recipe, with the rates that the run derives.
         facts: Entries of `record.json` in addition to recipe, environment and data.
-
-    Raises:
-        ConfigError: The checkpoint belongs to another model, data order or optimizer, or the batch
-            size cannot be split over the ranks.
-        DataError: The samples of a source have another number of images than the run reads, or no
-            text.
     """
     world = DistributedContext.current()
     loader = make_loader(

@@ -113,13 +113,7 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
 
 
 def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: int) -> bytes:
-    """Serialize an index file.
-
-    Args:
-        members: Members of the tar.
-        state: Identity of the tar, by `Storage.state`.
-        end: First byte of the tar's end mark.
-    """
+    """Serialize an index file."""
     content = {"version": VERSION, "tar": dict(state), "end": end, "members": members}
     return json.dumps(content, separators=(",", ":")).encode()
 

@@ -185,11 +185,6 @@ class ShardSource:
         on_bad: Called with the path and error of each unreadable tar, which is then skipped.
         within: Folders that local tars must be in after links are resolved; empty: anywhere.
         allow_overlap: Read a tar once that several paths name, instead of raising.
-
-    Raises:
-        DataError: A pattern matches no file, or two match the same file; or, without `on_bad`, a
-            tar is truncated or damaged. The message names its last good member.
-        ConfigError: No sample matches `where` and `part`.
     """
 
     def __init__(

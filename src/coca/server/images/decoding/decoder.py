@@ -31,27 +31,15 @@ class Decoder(Protocol):
     """Decodes encoded images."""
 
     def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
-        """Decode an image, or a region of it, to the model's input size.
-
-        Raises:
-            DataError: It is not an image, or exceeds a limit.
-        """
+        """Decode an image, or a region of it, to the model's input size."""
         ...
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
-        """Encode an image as a JPEG whose longer side has at most `side` pixels.
-
-        Raises:
-            DataError: It is not an image, or exceeds a limit.
-        """
+        """Encode an image as a JPEG whose longer side has at most `side` pixels."""
         ...
 
     def pixels(self, data: bytes, side: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Decode an image to RGB pixels whose longer side has at most `side` pixels.
-
-        Raises:
-            DataError: It is not an image, or exceeds a limit.
-        """
+        """Decode an image to RGB pixels whose longer side has at most `side` pixels."""
         ...
 
     def close(self) -> None:

@@ -24,10 +24,6 @@ def model_input(
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Box]:
     """Convert an RGB image to the input of the model.
 
-    Args:
-        image: The image.
-        settings: Preprocessing of the model.
-
     Returns:
         The pixels, and the part of the image that they show.
     """

@@ -27,12 +27,7 @@ class WorkerProcess:
     """A running decoder process; one thread at a time may use it."""
 
     def __init__(self, *, max_pixels: int, timeout_s: float) -> None:
-        """Start the process, without waiting until it is ready.
-
-        Args:
-            max_pixels: Maximum number of pixels of an image.
-            timeout_s: Maximum time of an image, in seconds.
-        """
+        """Start the process, without waiting until it is ready."""
         self._timeout_s = timeout_s
         self._ready = False
         limits = (memory_limit(max_pixels), int(timeout_s) + 1)
