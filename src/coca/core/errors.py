@@ -83,13 +83,7 @@ class MissingExtraError(CocaError):
 
 
 def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
-    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for.
-
-    Args:
-        given: Names of the keyword arguments.
-        known: Valid names.
-        of: Name of the callee in the message, such as "captioning".
-    """
+    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for."""
     names = list(known)
     for name in given:
         if name not in names:

@@ -61,13 +61,7 @@ class LowRank(nn.Module):
 
 
 def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = ("head",)) -> None:
-    """Add adapters to a model's linear layers and freeze the rest, except `modules_to_save`.
-
-    Args:
-        model: Changed in place; its outputs do not change.
-        config: Layers, rank and scale of the adapters.
-        trained: Further modules to train in full, if the model has them.
-    """
+    """Add adapters to a model's linear layers and freeze the rest, except `modules_to_save`."""
     layers = {name: it for name, it in model.named_modules() if isinstance(it, nn.Linear)}
     trained = (*trained, *config.modules_to_save)
     chosen: set[str] = set()

@@ -174,13 +174,7 @@ def load_model(
 
 
 def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Captioner:
-    """Build a model from weights in memory, without a copy.
-
-    Args:
-        config: Configuration of the model.
-        state: State dict with the names of this package.
-        source: Origin of the weights, for error messages.
-    """
+    """Build a model from weights in memory, without a copy."""
     model = build_on_meta(config)
     _compare(source, _shapes(model.state_dict()), _shapes(state))
     model.load_state_dict(dict(state), assign=True)

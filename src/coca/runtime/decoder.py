@@ -110,12 +110,7 @@ class DecoderState:
         self.logits = logits[np.arange(batch), lengths - 1][:, None]
 
     def step(self, tokens: Int64[np.ndarray, "B K"], parents: Int64[np.ndarray, "B K"]) -> None:
-        """Append a token to each branch and update `logits`.
-
-        Args:
-            tokens: The new tokens.
-            parents: The previous branch that each token continues.
-        """
+        """Append a token to each branch and update `logits`."""
         batch, branches = tokens.shape
         visible = np.take_along_axis(self._visible, parents[:, :, None], axis=1)
         own = np.broadcast_to(np.eye(branches, dtype=bool), (batch, branches, branches))

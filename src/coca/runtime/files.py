@@ -98,13 +98,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def open_graph(runtime: Any, path: Path, *, threads: int | None = None) -> Any:
-    """Open a graph as a session of ONNX Runtime.
-
-    Args:
-        runtime: The module onnxruntime.
-        path: The graph.
-        threads: Threads of ONNX Runtime; default: one per core.
-    """
+    """Open a graph as a session of ONNX Runtime."""
     options = runtime.SessionOptions()
     # The arena of a session keeps its largest activations: 84 MB of `everyday` with captions.
     # Without it the times are the same.

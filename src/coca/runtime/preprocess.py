@@ -95,12 +95,6 @@ def covered_region(
 ) -> tuple[float, float, float, float]:
     """Compute which part of an image the model's square input shows.
 
-    Args:
-        width: Width of the image, in pixels.
-        height: Height of the image, in pixels.
-        drawn: What is not the empty border, if that is cropped.
-        resize: Method of resizing, as in `ImageSettings`.
-
     Returns:
         Left, top, right and bottom as fractions of the width and height. They are below 0 or above
         1 where the square is padded.

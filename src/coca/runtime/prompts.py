@@ -122,12 +122,7 @@ def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]
 def class_means(
     vectors: Float[ndarray, "M E"], groups: Sequence[Sequence[str]]
 ) -> Float[ndarray, "K E"]:
-    """Compute the mean of the vectors of each class's prompts, of length 1.
-
-    Args:
-        vectors: Vectors of all prompts, class by class.
-        groups: The prompts of each class.
-    """
+    """Compute the mean of the vectors of each class's prompts, of length 1."""
     ends = np.cumsum([len(group) for group in groups])[:-1]
     means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)

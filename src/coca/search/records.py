@@ -240,13 +240,7 @@ def check_same_model(
 def unit_rows(
     vectors: Float[np.ndarray, "N E"], embed_dim: int, names: list[str]
 ) -> Float32[np.ndarray, "N E"]:
-    """Validate vectors and convert them to float32; Milvus omits these checks.
-
-    Args:
-        vectors: One vector a row.
-        embed_dim: Vector size of the collection.
-        names: Name of each row in errors.
-    """
+    """Validate vectors and convert them to float32; Milvus omits these checks."""
     try:
         vectors = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):

@@ -86,12 +86,6 @@ def caption_baselines(
 ) -> dict[str, dict[str, float]]:
     """Compute retrieval scores of queries by the first captions of the images alone.
 
-    Args:
-        predictor: Model whose text side embeds queries and captions.
-        queries: Queries as typed; both rankings read them as `coca search` does.
-        samples: Images with captions; those without one come last.
-        relevant: Mask of the correct images of each query.
-
     Returns:
         Recall at 1, 5 and 10 of `words`, by BM25, and of `captions`, by cosine with the captions.
         Empty if no image has a caption.

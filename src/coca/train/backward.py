@@ -53,13 +53,7 @@ class NonFiniteReport:
 def nonfinite_report(
     metrics: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
 ) -> NonFiniteReport:
-    """Build this rank's report of a step.
-
-    Args:
-        metrics: Metrics of the step, with `loss` and `grad_norm`.
-        gradients: Gradients of this rank, with parameter names.
-        batch: Batch of this rank.
-    """
+    """Build this rank's report of a step."""
     return NonFiniteReport(
         cause=_cause(metrics, gradients),
         culprits=not bool(batch.images.isfinite().all()),

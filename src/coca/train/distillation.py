@@ -100,13 +100,7 @@ class DrawnClasses(NamedTuple):
 def draw_classes(
     teacher: Float[Tensor, "B C"], prompts: ClassPrompts, config: DistillationConfig
 ) -> DrawnClasses:
-    """Draw the classes of a step and one prompt of each; all ranks must call it.
-
-    Args:
-        teacher: Logits of the classifier for all images of this rank that are distilled.
-        prompts: Prompts of its classes.
-        config: Number of classes.
-    """
+    """Draw the classes of a step and one prompt of each; all ranks must call it."""
     classes = sample_classes(teacher, config.classes)
     return DrawnClasses(classes, prompts.draw(classes))
 
@@ -138,16 +132,7 @@ def distillation_loss(
     temperature: float,
     image_weight: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Compute the KL divergence of teacher and student in nats, as a weighted sum over images.
-
-    Args:
-        model: Embeds the prompts, and has the logit scale.
-        images: Unit vectors of the images.
-        teacher: Logits of the classifier; no gradient flows to them.
-        drawn: Classes and prompts to compare with.
-        temperature: Temperature of the classifier's softmax.
-        image_weight: Weight of each image.
-    """
+    """Compute the KL divergence of teacher and student in nats, as a weighted sum over images."""
     teacher = teacher.detach().float()
     texts = model.encode_text(drawn.tokens)
     # In fp32: half precision would round cosines, which the scale then multiplies.

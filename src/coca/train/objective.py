@@ -248,13 +248,7 @@ class CoCaObjective:
         prompts: ClassPrompts | None = None,
         teacher: SentenceTeacher | None = None,
     ) -> None:
-        """Create the objective.
-
-        Args:
-            config: Weights and options.
-            prompts: Prompts of the classes of the image encoder's classifier, for distillation.
-            teacher: Sentences and their vectors, for the sentence loss.
-        """
+        """Create the objective."""
         assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
         assert teacher is not None or not config.sentence_weight, "sentences need a teacher"
         self.config = config

@@ -55,10 +55,6 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     """Expand files, folders and glob patterns to paths, each once, in the order given.
 
     A name that matches nothing is kept, so that it is reported with the unreadable images.
-
-    Args:
-        given: Arguments of the command line.
-        videos: Include the videos of folders.
     """
     suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES if videos else PHOTO_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))

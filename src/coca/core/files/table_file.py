@@ -22,12 +22,7 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 def check_table_path(path: Path, *, others: Sequence[str] = ()) -> None:
-    """Check that a table can be written to a path, before the work for its rows.
-
-    Args:
-        path: The file to write.
-        others: Further suffixes that the caller writes itself.
-    """
+    """Check that a table can be written to a path, before the work for its rows."""
     suffixes = (*others, *TABLE_SUFFIXES)
     if not path.name:  # of "", "." and "/"
         raise ConfigError(f"{path} is a folder; give a file, such as {path / 'out'}{suffixes[0]}")

@@ -207,12 +207,7 @@ def image_folder(config: AnnotationsConfig) -> str:
 
 
 def require_splits(config: SplitConfig, found: Iterable[str]) -> None:
-    """Check that each requested split has samples.
-
-    Args:
-        config: Its `split` is checked.
-        found: Split of each sample of the file.
-    """
+    """Check that each requested split has samples."""
     counts: dict[str, int] = {}
     for split in found:
         counts[split] = counts.get(split, 0) + 1

@@ -183,14 +183,7 @@ class ImageFiles(Protocol):
 
 
 class TableSource:
-    """The rows of a table, one sample each.
-
-    Args:
-        content: Content of the table file.
-        path: Path of the file; its suffix determines the format.
-        files: Access to its image files.
-        config: Column names, and the rows to read.
-    """
+    """The rows of a table, one sample each."""
 
     block_size = 1
 
@@ -311,11 +304,6 @@ def selected_rows(
 
     The sidecar of each sample is read once. Columns are its fields, `key`, and `label`, the first
     label. A sample with a damaged sidecar is kept, so that reading it reports the error.
-
-    Args:
-        metadata_of: Returns the sample of a row without its image.
-        count: Rows of the source.
-        config: Has the filters.
     """
     if not config.where and config.part is None:
         return None

@@ -65,13 +65,7 @@ class SplitClipsConfig(ClipsConfig, SplitAnnotationsConfig):
 
 
 class ClipSource:
-    """Source over a list of clips; an error in the list is raised when its row is read.
-
-    Args:
-        clips: Clips or errors, one for each row.
-        config: Sets the number and size of frames.
-        origin: Content of the annotation file, for the fingerprint.
-    """
+    """Source over a list of clips; an error in the list is raised when its row is read."""
 
     block_size = 1
 
@@ -188,13 +182,7 @@ def _is_end(end: str, path: str) -> bool:
 
 
 class StripSource:
-    """Wrapper of a source whose images are frame strips.
-
-    Args:
-        source: Source of the strips.
-        strip: Number of frames in each strip.
-        frames: Number of frames of a sample, evenly spaced over the strip.
-    """
+    """Wrapper of a source whose images are frame strips."""
 
     def __init__(self, source: Source, strip: int, frames: int) -> None:
         self._source = source

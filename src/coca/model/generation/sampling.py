@@ -73,14 +73,6 @@ def sample(
 ) -> list[list[GeneratedSequence]]:
     """Generate `num_return_sequences` captions per image by greedy decoding or sampling.
 
-    Args:
-        state: Decoder state after the prompts.
-        prompts: Token ids of the prompts; shorter prompts are left-padded with `NO_TOKEN`.
-        processors: Logits processors.
-        decoding: Generation config.
-        token_budget: Maximum number of new tokens of each image.
-        eos_id: The token that ends a caption.
-
     Returns:
         The captions of each image, best first.
     """

@@ -177,13 +177,7 @@ class CrossAttention(nn.Module):
         *,
         mask: Bool[Tensor, "B 1 1 S"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Compute `forward` for queries shared by all rows, which are projected once.
-
-        Args:
-            tokens: The queries.
-            context: Keys and values from `project`.
-            mask: True for tokens to attend to; None: all.
-        """
+        """Compute `forward` for queries shared by all rows, which are projected once."""
         batch = context[0].shape[0]
         return self.out(self._mix(self.query(tokens).expand(batch, -1, -1), context, mask=mask))
 

@@ -70,15 +70,7 @@ def measure(
     image_source: str,
     progress: ProgressMaker = silent,
 ) -> GateResult:
-    """Compare an exported folder with torch, at batch sizes 1, 3 and 8.
-
-    Args:
-        exported: Folder of the exported model.
-        torch: The model.
-        images: Images for the comparison.
-        image_source: Origin of the images, for reports.
-        progress: Optional progress callback.
-    """
+    """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
     config = replace(torch.processor.image_config, trim=False, reduced=False)
     processor = torch.processor.with_image(config)
     same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)

@@ -48,10 +48,6 @@ def gate_images(folder: Path | None, *, drawn: int = DRAWN) -> Sequence[ImageSou
     """Return the images of a folder and its subfolders by name, or drawn images without a folder.
 
     Of a folder with more than `MAX_IMAGES` images, so many at equal distances are returned.
-
-    Args:
-        folder: Folder of images, or None.
-        drawn: Number of drawn images.
     """
     if folder is None:
         return [_drawn(number) for number in range(drawn)]

@@ -272,15 +272,7 @@ def embed_source(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> tuple[list[Record], IngestReport]:
-    """Embed all images of a source into records in memory; identical images are merged.
-
-    Args:
-        source: A source, such as one tar.
-        embedder: The model.
-        captioner: Generates captions for images without one.
-        progress: Optional progress callback.
-        batch_size: Images in an embedding batch.
-    """
+    """Embed all images of a source into records in memory; identical images are merged."""
     kept, snapshot = _Kept(), CollectionSnapshot([])
     total = snapshot.look_at([source])
     with progress("embed images", total) as bar:

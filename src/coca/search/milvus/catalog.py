@@ -92,11 +92,6 @@ def made_for(found: dict[str, Any]) -> str:
 def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
     """Check quickly, without a model, whether a collection can be written or created.
 
-    Args:
-        uri: As in `Collection.open`.
-        collection: Name or alias; it need not exist.
-        token: As in `Collection.open`.
-
     Returns:
         The description of the collection, without `count`; None if it does not exist yet.
     """

@@ -72,14 +72,7 @@ class Collection:
         *,
         opened_as: str = "",
     ) -> None:
-        """Wrap an open collection; use `Collection.open` instead.
-
-        Args:
-            connection: Connection to Milvus.
-            info: Its description.
-            layout: Its layout.
-            opened_as: Name that it was opened by, which writes check; empty for its own name.
-        """
+        """Wrap an open collection; use `Collection.open` instead."""
         self.info, self._connection, self._opened_as = info, connection, opened_as
         self._layout, self._captions_indexed = layout, False
         self._images = Rows(connection, layout.name, layout.consistency)

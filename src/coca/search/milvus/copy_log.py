@@ -71,12 +71,6 @@ def note_changes(folder: Path, stamp: str, ids: Iterable[str], last_write: int) 
     """Note which records changed since the state that the copy is of; the folder is closed.
 
     Nothing is noted, so that the copy is not used any more, if others wrote as well.
-
-    Args:
-        folder: Folder of the collection.
-        stamp: State that the copy is of.
-        ids: Ids that were written or deleted since.
-        last_write: Sequence number of the last of these writes.
     """
     about, after = _read(folder / FOLDER / ABOUT), FileState.of(folder)
     if about.get("stamp") != stamp or after is None or after.last_write != last_write:

@@ -72,17 +72,7 @@ def build_index(
     bar: Bar | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Build the index of an unindexed column, and wait until it is finished.
-
-    Args:
-        connection: Connection to Milvus.
-        collection: Name of the collection.
-        column: Vector column.
-        index: Type and parameters, supported by this Milvus.
-        codec: Encoding of the vectors.
-        bar: Progress bar, advanced by the indexed rows.
-        patience_s: Timeout without any newly indexed row, in seconds.
-    """
+    """Build the index of an unindexed column, and wait until it is finished."""
     params = connection.client.prepare_index_params()
     # Nested once more, since Lite reads only the nested values; servers read both.
     settings = {"params": index.build_params(codec.dimensions)}

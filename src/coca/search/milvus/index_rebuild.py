@@ -35,14 +35,6 @@ def change_index(
 ) -> Layout:
     """Replace the index of all vectors; searches fail meanwhile, and no row is lost.
 
-    Args:
-        connection: Connection to Milvus.
-        layout: Layout of the collection.
-        index: New index, of a type that this Milvus supports.
-        rows: Number of rows, for the progress bar.
-        progress: Optional progress callback.
-        patience_s: Timeout without any newly indexed row, in seconds.
-
     Returns:
         The layout with the new index.
     """

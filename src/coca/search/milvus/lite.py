@@ -128,13 +128,7 @@ class Watch:
 
 
 def read_in_background(what: str, read: Callable[[], None], lock: threading.Lock) -> None:
-    """Read again in a background thread, unless the lock holder does so already.
-
-    Args:
-        what: Name of the data, for the log message if the read fails.
-        read: Function that reads it.
-        lock: Lock held until the read ends.
-    """
+    """Read again in a background thread, unless the lock holder does so already."""
     if not lock.acquire(blocking=False):
         return
 
@@ -293,12 +287,7 @@ class Lease:
 
 
 def check_space(folder: Path, needed: int | None = None) -> None:
-    """Check that the disk of a folder, which need not exist, has free space.
-
-    Args:
-        folder: The folder.
-        needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
-    """
+    """Check that the disk of a folder, which need not exist, has free space."""
     needed = MIN_FREE_BYTES if needed is None else needed
     there = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(there).free

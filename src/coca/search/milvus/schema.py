@@ -159,18 +159,7 @@ def make_collection(
     made_for: str,
     basis: Basis | None = None,
 ) -> None:
-    """Create an empty collection for the vectors of one model.
-
-    Args:
-        connection: Connection to Milvus.
-        collection: Own name of the collection.
-        embed_dim: Size of the model's vectors.
-        fingerprint: Fingerprint of the model.
-        model: Name or folder of the model.
-        settings: Configuration of the collection.
-        made_for: Public name (alias) of the collection.
-        basis: Basis of an encoding by PCA, or a function that returns sample vectors.
-    """
+    """Create an empty collection for the vectors of one model."""
     settings = settings.fitted(connection.capabilities)
     assert settings.index is not None, "fitted settings name an index"
     codec = fit_codec(settings.encoding, embed_dim, basis)

@@ -157,13 +157,7 @@ def entropy(
     *,
     logit_scale: float,
 ) -> Float32[np.ndarray, " N"]:
-    """Compute the entropy of the zero-shot class distribution of each image, in nats.
-
-    Args:
-        vectors: Vectors of the images, each of length 1.
-        classes: Vectors of the classes, each of length 1.
-        logit_scale: Factor of the model from cosines to logits.
-    """
+    """Compute the entropy of the zero-shot class distribution of each image, in nats."""
     logits = logit_scale * (vectors @ np.asarray(classes, np.float32).T)
     logits -= logits.max(axis=1, keepdims=True)
     odds = np.exp(logits)

@@ -80,13 +80,7 @@ def class_names(collection: Collection) -> list[str]:
 def nearest_classes(
     classes: VectorSearch, vectors: Float[np.ndarray, "N E"], *, k: int = 5
 ) -> list[list[Class]]:
-    """Find the nearest classes to each image, nearest first.
-
-    Args:
-        classes: The collection of classes; an `CollectionCopy` of it is exact.
-        vectors: Vectors of the images, each of length 1.
-        k: Maximum number of classes an image.
-    """
+    """Find the nearest classes to each image, nearest first."""
     answers = classes.search(vectors, k)
     for hits in answers:
         if not hits:

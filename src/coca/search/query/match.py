@@ -138,12 +138,7 @@ class Calibration(MatchScore):
 
     @classmethod
     def of(cls, info: CollectionInfo, *, fingerprint: str) -> "Calibration | None":
-        """Read the calibration of a collection; None if it is not calibrated.
-
-        Args:
-            info: Description of the collection.
-            fingerprint: Fingerprint of the model that searches.
-        """
+        """Read the calibration of a collection; None if it is not calibrated."""
         if not info.calibration:
             return None
         again = f"`coca collection calibrate {info.collection}` replaces it"

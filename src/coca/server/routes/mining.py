@@ -143,13 +143,7 @@ Interval = Literal["year", "month", "day"]
 
 
 def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
-    """Count the values of fields.
-
-    Args:
-        items: Items to count.
-        fields: Names of fields; None: the columns, and metadata fields with few values.
-        limit: Maximum number of values of a field.
-    """
+    """Count the values of fields."""
     for name in fields or ():
         if name not in _COLUMNS and not name.startswith(f"{METADATA}."):
             raise ArgumentError(

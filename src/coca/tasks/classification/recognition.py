@@ -51,17 +51,7 @@ def classified(
     samples: Sequence[Sample] = (),
     **details: float | int,
 ) -> TaskResult:
-    """Compute top-1, top-5, mean per-class accuracy, chance and majority-class accuracy.
-
-    Args:
-        task: Name of the task.
-        logits: Logits of the classifier.
-        targets: Index of the true class of each sample.
-        classes: Class names.
-        bad: Error message of each skipped sample.
-        samples: Samples with images, of which the report shows the most confident; default: none.
-        **details: Further entries for `TaskResult.details`.
-    """
+    """Compute top-1, top-5, mean per-class accuracy, chance and majority-class accuracy."""
     if len(classes) == 1:
         logger.warning(
             "all %d samples of %s have the one class %r, so every score is 1 and meaningless; "

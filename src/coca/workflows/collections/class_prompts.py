@@ -89,13 +89,6 @@ def classify_by(
     vectors: Float32[np.ndarray, "K E"],
     images: Sequence[ImageInput],
 ) -> list[list[Prediction]]:
-    """Rank all classes of a collection by probability for each image, as `Predictor.classify`.
-
-    Args:
-        predictor: The model that embedded the classes.
-        labels: Class names from `read_classes`.
-        vectors: Class embeddings from `read_classes`.
-        images: Images to classify.
-    """
+    """Rank all classes of a collection by probability for each image, as `Predictor.classify`."""
     logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
     return predictions(logits, labels)

@@ -187,12 +187,7 @@ def _subject(report: Mapping[str, Any]) -> Any:
 def overview(
     pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Comparison = NO_COMPARISON
 ) -> Table:
-    """Build the table over all tasks: headline metrics, compared with published results.
-
-    Args:
-        pairs: Tasks and their results.
-        others: Results of other models on the same tasks.
-    """
+    """Build the table over all tasks: headline metrics, compared with published results."""
     benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
     known = [it for it in benchmarks if it]
     sources = [source for source in REFERENCES if any(_strongest(it, source) for it in known)]

@@ -35,13 +35,7 @@ class CachedResult:
 
 
 def result_key(predictor: BasePredictor, config: TaskConfig, *, data: str) -> str:
-    """Hash everything that a task's scores depend on.
-
-    Args:
-        predictor: Model, hashed by its fingerprint and the precision of its weights.
-        config: Configuration of the task.
-        data: Hash of the data, from `check_task`.
-    """
+    """Hash everything that a task's scores depend on."""
     precision = f"torch.{predictor.dtype}"
     key = " ".join((str(FORMAT), predictor.fingerprint, precision, digest(config), data))
     return hashlib.sha256(key.encode()).hexdigest()[:16]

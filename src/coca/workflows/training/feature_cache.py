@@ -80,15 +80,6 @@ def features_of_run(
     """Obtain the feature file of each source of a run; none if the run reads images.
 
     With `features.stages`, the encoder is split there.
-
-    Args:
-        config: Training data.
-        sources: Its open sources.
-        model: The model, with the weights that the run starts from.
-        transform: Preprocessing of images.
-        freeze: Patterns of the parameters that the run freezes.
-        device: Torch device that computes missing features.
-        progress: Optional progress callback.
     """
     if config.features is None:
         return []

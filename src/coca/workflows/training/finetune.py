@@ -472,16 +472,7 @@ def scored(
     device: torch.device,
     progress: ProgressMaker,
 ) -> FinetuneResult:
-    """Evaluate the finished model on the main rank, unless the run was interrupted.
-
-    Args:
-        run: Folder of the run.
-        tasks: Tasks to evaluate on.
-        result: Result of the training loop.
-        folder: Folder of the finished model.
-        device: Device for the evaluation.
-        progress: Optional progress callback.
-    """
+    """Evaluate the finished model on the main rank, unless the run was interrupted."""
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = load(folder, device=str(device))

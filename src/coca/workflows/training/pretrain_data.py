@@ -249,16 +249,7 @@ def make_processor(
     normalization: Normalization | None = None,
     caption_words: CaptionWords | None = None,
 ) -> Processor:
-    """Create the processor of images and texts, which is saved with the finished model.
-
-    Args:
-        config: How images become square.
-        tokenizer: The tokenizer.
-        image_size: Side of the square images in pixels.
-        context_length: Maximum number of tokens of a caption.
-        normalization: That of the image encoder; None: the default.
-        caption_words: Words that generated captions have; None: no list.
-    """
+    """Create the processor of images and texts, which is saved with the finished model."""
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     if normalization is not None:
         image = replace(image, **normalization._asdict())

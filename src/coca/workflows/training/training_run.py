@@ -63,11 +63,6 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
     """Compare a recipe with the one that its run was started with.
 
     The trainer itself compares model, data order and optimizer.
-
-    Args:
-        config: The recipe.
-        fixed: Sections that must be equal.
-        logged: Sections whose changes are logged as warnings.
     """
     path = config.run / "recipe.json"
     if not path.exists():
@@ -178,17 +173,6 @@ def start_trainer(
     """Build loader and trainer of a run, resume its last checkpoint, and record the start.
 
     All ranks must call this function.
-
-    Args:
-        config: Recipe of the run.
-        model: Model to train.
-        objective: The loss to minimize.
-        data: How the sources are read.
-        sources: Training data.
-        processor: Transform and tokenizer of the model.
-        features: Features in place of images, one file for each source.
-        train: The training loop of the recipe, with the rates that the run derives.
-        facts: Entries of `record.json` in addition to recipe, environment and data.
     """
     world = DistributedContext.current()
     loader = make_loader(

@@ -53,12 +53,6 @@ class WorkerProcess:
     ) -> tuple[dict[str, Any], bytearray]:
         """Send an encoded image, and return header and payload of the answer.
 
-        Args:
-            request: Fields of the request.
-            data: The encoded image.
-            answer_size: Computes the allowed size of the payload from the header of the answer, in
-                bytes.
-
         Raises:
             DataError: The image cannot be decoded, or took longer than the limit.
             WorkerDiedError: The process ended, or answered nonsense; it does not run any more.
