@@ -11,24 +11,20 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import tokenizers
-from jaxtyping import Int64
 from tokenizers import Regex, decoders, models, pre_tokenizers
-from torch import Tensor
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
-from coca.processing.tokenizer import check_context_length, padded
+from coca.processing.tokenizer import TextTokenizer
 from coca.runtime.preprocess import clean_as_clip
 from coca.runtime.tokenizer_file import (
     CLIP_WORDS,
     build_tokenizer,
     decode_ids,
     encode_text,
-    leading_ids,
     read_content,
     vocabulary_of,
 )
@@ -47,7 +43,7 @@ _BLANK = "\u0120"
 """The space in the byte-level alphabet."""
 
 
-class ClipTokenizer:
+class ClipTokenizer(TextTokenizer):
     """CLIP's BPE tokenizer; decoded text is lower case.
 
     Text is cleaned with ftfy, HTML entities are unescaped, whitespace is collapsed, and letters are
@@ -65,8 +61,7 @@ class ClipTokenizer:
                 f"the tokenizer is not CLIP's: it needs {SOT}, {EOT} and pieces that end in "
                 f"{_WORD_END}"
             )
-        self._first: int = first
-        self._last: int = last
+        self.bos_id, self.last_ids = first, (last,)
         self._fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
         # Other tokenizer files normalize and split slightly differently.
         backend.normalizer = None
@@ -80,13 +75,7 @@ class ClipTokenizer:
         backend.decoder = decoders.Sequence(
             [decoders.Replace(_WORD_END, _BLANK), decoders.ByteLevel()]
         )
-        # Without this, the name of the end token in a caption would become the end token.
-        backend.encode_special_tokens = True
-        self._backend = backend
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Functions and the backend's settings cannot be pickled.
-        return ClipTokenizer._from_json, (self._backend.to_str(),)
+        super().__init__(backend)
 
     @classmethod
     def from_merges(cls, merges: Sequence[tuple[str, str]]) -> "ClipTokenizer":
@@ -100,55 +89,6 @@ class ClipTokenizer:
         backend.add_special_tokens([SOT, EOT])
         return cls(backend)
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        return self._backend.get_vocab_size()
-
-    @property
-    def bos_id(self) -> int:
-        """First id of each caption."""
-        return self._first
-
-    @property
-    def eos_id(self) -> int:
-        """Id after the text tokens of each caption."""
-        return self._last
-
-    def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
-
-        A caption that is too long is truncated but keeps [EOT].
-
-        Args:
-            texts: Captions; an empty caption has no tokens between [SOT] and [EOT].
-            context_length: Largest T, including special tokens; 76 for the open weights.
-        """
-        check_context_length(context_length)
-        room = context_length - self.reserved
-        ids = [self.leading_ids(text, room) for text in texts]
-        return self.format_ids(ids, context_length=context_length)
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        """Encode the first `count` text tokens of a text of any length."""
-        return leading_ids(self._text_ids, text, count)
-
-    @property
-    def reserved(self) -> int:
-        """Number of special tokens in a caption: [SOT] and [EOT]."""
-        return 2
-
-    def format_ids(
-        self, rows: Sequence[Sequence[int]], *, context_length: int
-    ) -> Int64[Tensor, "B T"]:
-        """Add special tokens to rows of text ids; pad and truncate as `encode` does."""
-        room = context_length - self.reserved
-        return padded([[self._first, *row[:room], self._last] for row in rows], context_length)
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Encode a prompt for the model to complete: [SOT] and the text tokens."""
-        return [self._first, *self._text_ids(text)]
-
     def decode(self, ids: Iterable[int]) -> str:
         """Decode a caption up to its first [EOT], with a space after each word and sign.
 
@@ -156,19 +96,15 @@ class ClipTokenizer:
         """
         text_ids = []
         for id_ in ids:
-            if id_ == self._last:
+            if id_ == self.eos_id:
                 break
-            if id_ != self._first:
+            if id_ != self.bos_id:
                 text_ids.append(int(id_))
         return decode_ids(self._backend, text_ids).removesuffix(" ")
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` in the format of the `tokenizers` library."""
         write_atomic(path, self._backend.to_str().encode())
-
-    @classmethod
-    def _from_json(cls, text: str) -> "ClipTokenizer":
-        return cls(tokenizers.Tokenizer.from_str(text))
 
     def _text_ids(self, text: str) -> list[int]:
         return encode_text(self._backend, clean_as_clip(text, self._fixed))

@@ -8,10 +8,11 @@ Dimensions: B batch, T tokens.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -53,63 +54,94 @@ def check_context_length(context_length: int) -> None:
         )
 
 
-@runtime_checkable
-class TextTokenizer(Protocol):
-    """Tokenizer interface of `Processor`."""
+class TextTokenizer(ABC):
+    """Base class of tokenizers, with the layout of a caption: first id, text tokens, last ids."""
+
+    bos_id: int
+    """First id of each caption."""
+    last_ids: tuple[int, ...]
+    """Ids after the text tokens of each caption; the first of them is `eos_id`."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """Wrap a tokenizer of the `tokenizers` package."""
+        # Without this, the name of a special token in a caption would become that token.
+        backend.encode_special_tokens = True
+        self._backend = backend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickling of the backend loses `encode_special_tokens`, and some settings are functions.
+        return type(self)._from_json, (self._backend.to_str(),)
+
+    @classmethod
+    def _from_json(cls, text: str) -> "TextTokenizer":
+        return cls(tokenizers.Tokenizer.from_str(text))
 
     @property
     def vocab_size(self) -> int:
         """Number of ids."""
-        ...
-
-    @property
-    def bos_id(self) -> int:
-        """First id of each caption."""
-        ...
+        return self._backend.get_vocab_size()
 
     @property
     def eos_id(self) -> int:
         """Id after the text tokens of each caption."""
-        ...
-
-    def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Encode captions to ids, padded to the longest and truncated to `context_length`."""
-        ...
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        """Encode the first `count` text tokens of a text of any length."""
-        ...
+        return self.last_ids[0]
 
     @property
     def reserved(self) -> int:
         """Number of special tokens in a caption."""
-        ...
+        return 1 + len(self.last_ids)
+
+    def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
+        """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
+
+        A caption that is too long is truncated but keeps its special tokens.
+
+        Args:
+            texts: Captions; an empty caption has special tokens only.
+            context_length: Largest T, including special tokens; at least 4.
+        """
+        check_context_length(context_length)
+        room = context_length - self.reserved
+        ids = [self.leading_ids(text, room) for text in texts]
+        return self.format_ids(ids, context_length=context_length)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` text tokens of a text of any length."""
+        return leading_ids(self._text_ids, text, count)
 
     def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
     ) -> Int64[Tensor, "B T"]:
-        """Add special tokens to rows of text ids; pad, and truncate to `context_length`."""
-        ...
+        """Add special tokens to rows of text ids; pad and truncate as `encode` does."""
+        room = context_length - self.reserved
+        return padded([[self.bos_id, *row[:room], *self.last_ids] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Encode a prompt for the model to complete: the first id and the text tokens."""
-        ...
+        return [self.bos_id, *self._text_ids(text)]
 
+    @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Decode a caption up to its end token."""
-        ...
 
+    @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json`."""
-        ...
+        """Write `tokenizer.json` in the format of the `tokenizers` library."""
+
+    @abstractmethod
+    def _text_ids(self, text: str) -> list[int]:
+        """Encode a text without special tokens."""
 
 
-class Tokenizer:
+class Tokenizer(TextTokenizer):
     """Tokenizer with a learned vocabulary (BPE or unigram).
 
     Text is normalized first: Unicode NFC, lower case by default, no spaces at the ends. Decoding
-    returns the normalized text.
+    returns the normalized text. A caption is [BOS], text tokens, [EOS], [CLS].
     """
+
+    bos_id = BOS_ID
+    last_ids = (EOS_ID, CLS_ID)
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """Wrap a tokenizer of the `tokenizers` package."""
@@ -117,13 +149,7 @@ class Tokenizer:
             found = backend.id_to_token(id_)
             if found != token:
                 raise ModelError(f"id {id_} of the tokenizer is {found!r}; it must be {token!r}")
-        # Without this, "[EOS]" in a caption would become the end token.
-        backend.encode_special_tokens = True
-        self._backend = backend
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Pickling of the backend loses `encode_special_tokens`.
-        return Tokenizer._from_json, (self._backend.to_str(),)
+        super().__init__(backend)
 
     @classmethod
     def train(
@@ -183,11 +209,6 @@ class Tokenizer:
         return cls(_with_words(backend, words) if words else backend)
 
     @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        return self._backend.get_vocab_size()
-
-    @property
     def learned_size(self) -> int:
         """Number of ids that were learned from captions; larger ids are words of a list."""
         model = json.loads(self._backend.to_str())["model"]
@@ -208,16 +229,6 @@ class Tokenizer:
             found.append(text.strip() if whole else None)
         return found
 
-    @property
-    def bos_id(self) -> int:
-        """First id of each caption."""
-        return BOS_ID
-
-    @property
-    def eos_id(self) -> int:
-        """Id after the text tokens of each caption."""
-        return EOS_ID
-
     def normalize(self, text: str) -> str:
         """Normalize a text to the form that `decode` returns."""
         normalizer = self._backend.normalizer
@@ -228,40 +239,6 @@ class Tokenizer:
             "the model's tokenizer cannot normalize {!r}",
             text,
         )
-
-    def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
-
-        A caption that is too long is truncated but keeps [EOS] and [CLS].
-
-        Args:
-            texts: Captions; an empty caption has no tokens between [BOS] and [EOS].
-            context_length: Largest T, including special tokens; at least 4.
-        """
-        check_context_length(context_length)
-        room = context_length - self.reserved
-        ids = [self.leading_ids(text, room) for text in texts]
-        return self.format_ids(ids, context_length=context_length)
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        """Encode the first `count` text tokens of a text of any length."""
-        return leading_ids(self._text_ids, text, count)
-
-    @property
-    def reserved(self) -> int:
-        """Number of special tokens in a caption: [BOS], [EOS] and [CLS]."""
-        return 3
-
-    def format_ids(
-        self, rows: Sequence[Sequence[int]], *, context_length: int
-    ) -> Int64[Tensor, "B T"]:
-        """Add special tokens to rows of text ids; pad and truncate as `encode` does."""
-        room = context_length - self.reserved
-        return padded([[BOS_ID, *row[:room], EOS_ID, CLS_ID] for row in rows], context_length)
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Encode a prompt for the model to complete: [BOS] and the text tokens."""
-        return [BOS_ID, *self._text_ids(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode a caption up to its first [EOS]; special tokens are skipped.
@@ -289,10 +266,6 @@ class Tokenizer:
             return cls(backend)
         except ModelError as error:
             raise ModelError(f"{path} does not fit: {error}") from error
-
-    @classmethod
-    def _from_json(cls, text: str) -> "Tokenizer":
-        return cls(tokenizers.Tokenizer.from_str(text))
 
     def _text_ids(self, text: str) -> list[int]:
         return encode_text(self._backend, whole(text))
