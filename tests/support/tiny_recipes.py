@@ -8,7 +8,8 @@ from coca.core.config.frozen_config import load_config
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
-from coca.workflows.training.pretrain import PretrainConfig, PretrainResult, pretrain
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from coca.workflows.training.training_run import RunResult
 from tiny_data import image_bytes
 from tiny_ranks import Results
 
@@ -67,7 +68,7 @@ def write_shards(root: Path) -> None:
                 writer.write(Sample(f"{name}-{number:03d}", image_bytes(number), **words))
 
 
-def run_recipe(name: str, root: Path, *changes: str) -> PretrainResult:
+def run_recipe(name: str, root: Path, *changes: str) -> RunResult:
     """Two steps of a recipe; the run is `root/NAME`, the shards are in `root`."""
     own = (
         f"run={root / name}",

@@ -17,6 +17,7 @@ import coca
 from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training import pretrain as workflow
+from coca.workflows.training.training_run import RunResult
 from tiny_video import video
 
 Run = Callable[..., Result]
@@ -78,7 +79,7 @@ def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, cwd: Path) -> None:
 def test_a_stopped_run_reports_how_to_resume(
     run: Run, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = workflow.PretrainResult(Path("runs/x"), Path("runs/x/model"), 2, True, {})
+    stopped = RunResult(2, True, {}, run=Path("runs/x"), model=Path("runs/x/model"))
     monkeypatch.setattr(workflow, "pretrain", lambda config, **_: stopped)
     printed = run("pretrain", recipe, code=130).stdout
     assert "stopped after step 2 of 3" in printed

@@ -1,6 +1,6 @@
 """Commands `coca pretrain` and `coca finetune`, with one process or several."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -8,22 +8,25 @@ from coca.cli.console import Console, Json
 from coca.cli.options.recipes import Settings, data_root_required, has_section, load
 
 if TYPE_CHECKING:
-    from coca.workflows.training.finetune import FinetuneConfig, FinetuneResult
+    from coca.workflows.training.finetune import FinetuneConfig
     from coca.workflows.training.finetune_detection import DetectionConfig
-    from coca.workflows.training.pretrain import PretrainConfig, PretrainResult
+    from coca.workflows.training.pretrain import PretrainConfig
+    from coca.workflows.training.training_run import RunResult
 
 STOPPED = 130
 
+RecipeOverrides: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE|FIELD=VALUE",
+        help="YAML files, or recipes of the package such as recipe:emoji; later files override "
+        "earlier ones; overrides such as train.steps=100.",
+    ),
+]
+
 
 def pretrain(
-    settings: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, or recipes of the package such as recipe:emoji; later files override "
-            "earlier ones; overrides such as train.steps=100.",
-        ),
-    ],
+    settings: RecipeOverrides,
     as_json: Json = False,
 ) -> None:
     """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
@@ -47,14 +50,7 @@ def pretrain(
 
 
 def finetune(
-    settings: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, or recipes of the package such as recipe:emoji; later files override "
-            "earlier ones; overrides such as train.steps=100.",
-        ),
-    ],
+    settings: RecipeOverrides,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
@@ -70,7 +66,6 @@ def finetune(
 
     given = Settings.of(settings, folder="finetune")
     config: workflow.FinetuneConfig | detection.DetectionConfig
-    result: workflow.FinetuneResult
     if has_section(given, "detector"):
         with data_root_required(given.recipes, given.changes):
             config = load(detection.DetectionConfig, given)
@@ -96,7 +91,7 @@ def finetune(
 def _report(
     console: Console,
     config: "PretrainConfig | FinetuneConfig | DetectionConfig",
-    result: "PretrainResult | FinetuneResult",
+    result: "RunResult",
     **more: object,
 ) -> None:
     metrics = result.metrics

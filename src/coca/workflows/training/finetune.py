@@ -51,6 +51,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
 )
 from coca.workflows.training.training_run import (
+    RunResult,
     adapted,
     compare_with_earlier,
     make_objective,
@@ -291,28 +292,7 @@ class FinetuneConfig(Config):
             raise ConfigError("; ".join(faults))
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """Result of a fine-tuning run."""
-
-    run: Path
-    """Folder of the run."""
-    model: Path
-    """Folder of the model, inside `run`; written when the run is finished or interrupted."""
-    step: int
-    """Number of completed steps, earlier calls included."""
-    interrupted: bool
-    """Whether a signal ended the run before its last step."""
-    metrics: dict[str, float]
-    """The last row of metrics."""
-    terminated: bool = False
-    """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
-    scores: tuple[TaskResult, ...] = ()
-    """Results of `evaluate`, in order; empty on other ranks than the main rank, or if interrupted.
-    """
-
-
-def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> FinetuneResult:
+def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> RunResult:
     """Fine-tune a model on a downstream task and evaluate it; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -344,7 +324,10 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         check_task(untrained, task)
     # All ranks have the same weights; from here each rank has its own random state.
     torch.manual_seed(config.seed + world.rank)
-    paces = _paced(config)
+    if config.lora is None:
+        paces = paced(config.train, config.encoder_lr)
+    else:
+        paces = adapted(config.train, config.lora, head=config.head is not None)
     data = config.data.for_head(head)
     features = features_of_run(
         data,
@@ -369,12 +352,6 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     with threads(config.threads):
         result = trainer.fit(progress)
         return _finish(config, trainer, processor, result, progress)
-
-
-def _paced(config: FinetuneConfig) -> TrainConfig:
-    if config.lora is None:
-        return paced(config.train, config.encoder_lr)
-    return adapted(config.train, config.lora, head=config.head is not None)
 
 
 def paced(
@@ -446,7 +423,7 @@ def _finish(
     processor: Processor,
     result: TrainResult,
     progress: ProgressMaker,
-) -> FinetuneResult:
+) -> RunResult:
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
     weights, world = trainer.weights(), DistributedContext.current()
     if config.lora is not None:
@@ -471,18 +448,10 @@ def scored(
     folder: Path,
     device: torch.device,
     progress: ProgressMaker,
-) -> FinetuneResult:
+) -> RunResult:
     """Evaluate the finished model on the main rank, unless the run was interrupted."""
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = load(folder, device=str(device))
         scores = evaluate(predictor, tasks, out=run / SCORES_FOLDER, progress=progress)
-    return FinetuneResult(
-        run,
-        folder,
-        result.step,
-        result.interrupted,
-        result.metrics,
-        result.terminated,
-        tuple(scores),
-    )
+    return RunResult(**vars(result), run=run, model=folder, scores=tuple(scores))

@@ -31,10 +31,11 @@ from coca.tasks import TaskConfig
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import DetectionObjective, Target
 from coca.train.trainer import TrainConfig
-from coca.workflows.training.finetune import FinetuneResult, paced, scored
+from coca.workflows.training.finetune import paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, open_sources
 from coca.workflows.training.training_run import (
+    RunResult,
     compare_with_earlier,
     save_finished,
     start_trainer,
@@ -94,9 +95,7 @@ class DetectionConfig(Config):
             )
 
 
-def finetune_detection(
-    config: DetectionConfig, *, progress: ProgressMaker = silent
-) -> FinetuneResult:
+def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = silent) -> RunResult:
     """Train an object detector; the same call resumes a run.
 
     Raises:

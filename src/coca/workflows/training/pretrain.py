@@ -45,6 +45,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
 )
 from coca.workflows.training.training_run import (
+    RunResult,
     adapted,
     compare_with_earlier,
     make_objective,
@@ -207,25 +208,7 @@ class PretrainConfig(Config):
             )
 
 
-@dataclass(frozen=True)
-class PretrainResult:
-    """Result of a pretraining run."""
-
-    run: Path
-    """Folder of the run."""
-    model: Path
-    """Folder of the model, inside `run`; written when the run is finished or interrupted."""
-    step: int
-    """Number of completed steps, earlier calls included."""
-    interrupted: bool
-    """Whether a signal ended the run before its last step."""
-    metrics: dict[str, float]
-    """The last row of metrics."""
-    terminated: bool = False
-    """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
-
-
-def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> PretrainResult:
+def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> RunResult:
     """Pretrain a CoCa model; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -382,7 +365,7 @@ def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokeniz
 
 def _finish(
     config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
-) -> PretrainResult:
+) -> RunResult:
     """Gather the weights from all ranks, and write the model folder on the main rank."""
     weights = trainer.weights()
     if config.lora is not None:
@@ -401,6 +384,4 @@ def _finish(
         return save_finished(config.run, finished, processor)
 
     folder = DistributedContext.current().broadcast_from_main(write)
-    return PretrainResult(
-        config.run, folder, result.step, result.interrupted, result.metrics, result.terminated
-    )
+    return RunResult(**vars(result), run=config.run, model=folder)

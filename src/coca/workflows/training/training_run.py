@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -24,19 +24,34 @@ from coca.model.captioner import Captioner
 from coca.model.lora import LoraConfig
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
+from coca.tasks import TaskResult
 from coca.train.distillation import ClassPrompts
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.sentence_teacher import SentenceTeacher
 from coca.train.tracker import make_trackers
-from coca.train.trainer import TrainConfig, Trainer
+from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
 
 # Run directory of training: recipe, record of all starts, and the finished model.
 
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult(TrainResult):
+    """Result of a training run."""
+
+    _: KW_ONLY
+    run: Path
+    """Folder of the run."""
+    model: Path
+    """Folder of the model, inside `run`; written when the run is finished or interrupted."""
+    scores: tuple[TaskResult, ...] = ()
+    """Results of `evaluate`, in order; empty on other ranks than the main rank, or if interrupted.
+    """
 
 
 @runtime_checkable
