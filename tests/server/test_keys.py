@@ -324,9 +324,9 @@ def test_a_write_quota_limits_the_bytes_of_a_day(
         ("", '{"key-of-anna": {"write_quota": -1}}', "write_quota must be"),
         ("", "[]", "one JSON object"),
         ("", "{", "cannot be read"),
-        ("", '{"key-of-anna": {"rat": 1}}', "unknown field 'rat'"),
+        ("", '{"key-of-anna": {"rat": 1}}', "rat = 1 is unknown"),
         ("", '{"key-of-anna": {"rate": 0}}', "rate must be"),
-        ("", '{"key-of-anna": {"collections": "a"}}', "list of names"),
+        ("", '{"key-of-anna": {"collections": "a"}}', "collections must be a list, each a text"),
         ("", '{"key-of-anna": {"name": "a"}, "key-of-bert": {"name": "a"}}', "names must differ"),
     ],
 )

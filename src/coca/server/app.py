@@ -91,10 +91,10 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     )
     app.add_middleware(SameOriginWrites)
     app.add_middleware(EndedConnections)
-    if not service.keys:
+    if not service.keys.are_needed:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
-    app.state.metrics = RequestMetrics(by_key=bool(service.keys))
+    app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
     parts = [operations, search, items, generation, mining, openai, tei]
     if service.jobs.folders:

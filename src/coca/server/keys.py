@@ -10,8 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
@@ -20,7 +19,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from coca.core.config.frozen_config import Config
+from coca.core.config.frozen_config import Config, from_dict
 from coca.core.errors import ConfigError
 from coca.core.files.local_files import read_regular
 from coca.server.errors import ServiceError
@@ -93,10 +92,7 @@ class KeyRing:
         self._failures = _Failures(clock)
         self._set(keys)
         # A file that loses its last key must not open the service to everybody.
-        self._are_needed = bool(keys)
-
-    def __bool__(self) -> bool:
-        return self._are_needed
+        self.are_needed = bool(keys)
 
     def _set(self, keys: Mapping[str, KeyConfig]) -> None:
         for config in keys.values():
@@ -321,27 +317,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _config(file: Path, number: int, fields: Mapping[str, Any]) -> KeyConfig:
-    known = [field.name for field in dataclass_fields(KeyConfig)]
-    if unknown := [name for name in fields if name not in known]:
-        raise ConfigError(f"{file} has the unknown field {unknown[0]!r}; known: {', '.join(known)}")
     values = {"name": f"file-{number}", **fields}
-    collections = values.get("collections", ())
-    if not isinstance(collections, list | tuple) or not all(
-        isinstance(one, str) for one in collections
-    ):
-        raise ConfigError(f"collections in {file} must be a list of names, got {collections!r}")
-    values["collections"] = tuple(collections)
-    if values.get("rate") is not None:
-        try:
-            values["rate"] = float(values["rate"])
-        except (TypeError, ValueError):
-            raise ConfigError(f"rate in {file} must be a number, got {values['rate']!r}") from None
-    flags = [values.get(name, False) for name in ("writable", "admin")]
-    if not isinstance(values["name"], str) or not all(isinstance(one, bool) for one in flags):
-        raise ConfigError(f"name in {file} must be a text, and writable and admin true or false")
-    if values.get("expires") is not None:
-        values["expires"] = _moment(file, values["expires"])
-    return KeyConfig(**values)
+    expires = values.pop("expires", None)
+    config = from_dict(KeyConfig, values, source=str(file))
+    return config if expires is None else replace(config, expires=_moment(file, expires))
 
 
 def _moment(file: Path, given: Any) -> datetime:

@@ -126,9 +126,10 @@ class Tenant:
 
     def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
         """Count the work of a request for the model, before it is done; see `requests_of`."""
-        further = requests_of(texts=texts, images=images, captions=captions) - 1
-        if self.key is not None and further:
-            self.service.keys.charge(self.key, further)
+        if self.key is not None:
+            counted = requests_of(texts=texts, images=images, captions=captions)
+            if counted > 1:
+                self.service.keys.charge(self.key, counted - 1)
 
     def collection(self, name: str | None) -> ServedCollection:
         """Return a collection of the key; by default its first one."""
@@ -184,7 +185,7 @@ def tenant_of(request: Request) -> Tenant:
     service: Service = request.app.state.service
     served = tuple(service.collections)
     address = "" if request.client is None else request.client.host
-    if not service.keys:
+    if not service.keys.are_needed:
         return Tenant(service, served, address=address)
     key = service.keys.find(request.headers.get("authorization"), address)
     service.keys.count(key)
