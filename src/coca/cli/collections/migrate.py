@@ -24,9 +24,7 @@ def migrate(
     to_collection: Annotated[
         str | None,
         typer.Option(
-            "--to-collection",
-            help="Name of the collection in TARGET; default: the same.",
-            show_default=False,
+            "--to-collection", help="Name of the collection in TARGET; default: the same."
         ),
     ] = None,
     index_type: defaults.IndexType = None,
@@ -35,9 +33,7 @@ def migrate(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder",
-            help="Folder for the Parquet files; default: runs/migrate-COLLECTION.",
-            show_default=False,
+            "--folder", help="Folder for the Parquet files; default: runs/migrate-COLLECTION."
         ),
     ] = None,
     keep_files: Annotated[
@@ -52,9 +48,7 @@ def migrate(
         ),
     ] = False,
     token: defaults.Token = "",
-    to_token: Annotated[
-        str, typer.Option("--to-token", help="As --token, for TARGET.", show_default=False)
-    ] = "",
+    to_token: Annotated[str, typer.Option("--to-token", help="As --token, for TARGET.")] = "",
     as_json: Json = False,
 ) -> None:
     """Copy a collection between two Milvus URIs, such as a .db folder and a server.

@@ -38,14 +38,12 @@ def recommend(
     negative: Annotated[
         list[str] | None,
         typer.Option(
-            "--negative",
-            help="Negative example, an image file or text; may be repeated.",
-            show_default=False,
+            "--negative", help="Negative example, an image file or text; may be repeated."
         ),
     ] = None,
     seen: Annotated[
         list[str] | None,
-        typer.Option("--seen", help="Record id to exclude; may be repeated.", show_default=False),
+        typer.Option("--seen", help="Record id to exclude; may be repeated."),
     ] = None,
     diversity: Annotated[
         float,
@@ -95,7 +93,6 @@ def duplicates(
             "--against",
             help="Image or folder to compare with, such as a test set; may be repeated; default: "
             "the collection itself.",
-            show_default=False,
         ),
     ] = None,
     *,
@@ -186,31 +183,24 @@ def mine(
     *,
     count: Annotated[
         int | None,
-        typer.Option("--count", min=1, help="Number of images to select.", show_default=False),
+        typer.Option("--count", min=1, help="Number of images to select."),
     ] = None,
     fraction: Annotated[
         float | None,
         typer.Option(
-            "--fraction",
-            help="Fraction of the images to select, in (0, 1]; instead of --count.",
-            show_default=False,
+            "--fraction", help="Fraction of the images to select, in (0, 1]; instead of --count."
         ),
     ] = None,
     query: Annotated[
         list[str] | None,
         typer.Option(
-            "--query",
-            "-q",
-            help="Select the images nearest to TEXT[:WEIGHT]; may be repeated.",
-            show_default=False,
+            "--query", "-q", help="Select the images nearest to TEXT[:WEIGHT]; may be repeated."
         ),
     ] = None,
     positive: Annotated[
         list[str] | None,
         typer.Option(
-            "--positive",
-            help="Select the images nearest to any of these images; may be repeated.",
-            show_default=False,
+            "--positive", help="Select the images nearest to any of these images; may be repeated."
         ),
     ] = None,
     uncertain: Annotated[
@@ -218,7 +208,6 @@ def mine(
         typer.Option(
             "--uncertain",
             help="Select images with the highest class entropy, by the classes of this collection.",
-            show_default=False,
         ),
     ] = "",
     diverse: Annotated[
@@ -232,20 +221,15 @@ def mine(
         typer.Option(
             "--max-similarity",
             help="Skip near-duplicates: maximum cosine similarity of two selected images.",
-            show_default=False,
         ),
     ] = None,
     away_from: Annotated[
         list[str] | None,
         typer.Option(
-            "--away-from",
-            help="Skip near-duplicates of these images as well; may be repeated.",
-            show_default=False,
+            "--away-from", help="Skip near-duplicates of these images as well; may be repeated."
         ),
     ] = None,
-    min_score: Annotated[
-        float | None, typer.Option("--min-score", help="Minimum score.", show_default=False)
-    ] = None,
+    min_score: Annotated[float | None, typer.Option("--min-score", help="Minimum score.")] = None,
     model_captions: Annotated[
         bool,
         typer.Option("--model-captions", help="Write model-generated captions as well."),

@@ -30,7 +30,6 @@ def search(
             help="Text query, such as red car, or an image file. Words without a weight are one "
             "text. Texts with weights are summed; a negative weight, such as 'red car' night:-0.3, "
             "avoids a concept.",
-            show_default=False,
         ),
     ] = None,
     text: Annotated[
@@ -40,7 +39,6 @@ def search(
             metavar="TEXT[:WEIGHT]",
             help="Text query with an optional weight, default 1; may be repeated for the sum of "
             "several.",
-            show_default=False,
         ),
     ] = None,
     image: Annotated[
@@ -50,7 +48,6 @@ def search(
             "-i",
             metavar="FILE[:WEIGHT]",
             help="Image query with an optional weight; may be repeated.",
-            show_default=False,
         ),
     ] = None,
     *,
@@ -79,7 +76,6 @@ def search(
             metavar="URI",
             help="Milvus URI of the same collection with whole vectors, by which the first 100 "
             "results of smaller vectors are ranked again.",
-            show_default=False,
         ),
     ] = None,
     explain: Annotated[

@@ -21,10 +21,7 @@ def serve(
     collection: Annotated[
         list[str] | None,
         typer.Option(
-            "--collection",
-            "-c",
-            help='Collection to serve; may be repeated. Default: "pictures".',
-            show_default=False,
+            "--collection", "-c", help='Collection to serve; may be repeated. Default: "pictures".'
         ),
     ] = None,
     create: Annotated[
@@ -46,7 +43,6 @@ def serve(
             "quota (requests per day), write_quota (bytes per day), writable, admin (metrics of "
             "all keys), expires. It is read again when it changes. Keys for all collections may "
             "also be in COCA_API_KEYS, comma-separated.",
-            show_default=False,
         ),
     ] = None,
     allow_folder: Annotated[
@@ -56,7 +52,6 @@ def serve(
             metavar="FOLDER",
             help="Folder that requests may index in the background; may be repeated. "
             "Default: none.",
-            show_default=False,
         ),
     ] = None,
     settings: Annotated[ServerSettings, Group(panel="Service")],

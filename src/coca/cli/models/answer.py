@@ -38,7 +38,6 @@ def answer(
             "--max-new-tokens",
             min=1,
             help="With --generate: maximum tokens of an answer; default: up to the context length.",
-            show_default=False,
         ),
     ] = None,
     model: defaults.Model = None,

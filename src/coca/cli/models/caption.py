@@ -31,7 +31,6 @@ def caption(
             "--explain",
             metavar="PNG",
             help="Draw the cross-attention map of each word into this file; for one image.",
-            show_default=False,
         ),
     ] = None,
     out: images.Out = None,

@@ -37,12 +37,11 @@ def classify(
             metavar="LABELS|FILE",
             help="Labels to choose from: a,b,c, or a text file with one label per line; may be "
             "repeated; default: the classes of a fine-tuned model.",
-            show_default=False,
         ),
     ] = None,
     labels_file: Annotated[
         Path | None,
-        typer.Option("--labels-file", help="File with one label per line.", show_default=False),
+        typer.Option("--labels-file", help="File with one label per line."),
     ] = None,
     prompts: Annotated[
         str,
@@ -64,7 +63,6 @@ def classify(
             "--top",
             min=1,
             help=f"Number of labels per image; default: {SHOWN_LABELS}, with --json and --out all.",
-            show_default=False,
         ),
     ] = None,
     classes: Annotated[
@@ -72,7 +70,6 @@ def classify(
         typer.Option(
             "--classes",
             help="Collection of class embeddings to choose from; `coca classes add` fills it.",
-            show_default=False,
         ),
     ] = "",
     out: images.Out = None,

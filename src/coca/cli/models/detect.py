@@ -29,7 +29,6 @@ def detect(
             "--out",
             "-o",
             help="Folder for the images with their boxes drawn; default: none are drawn.",
-            show_default=False,
         ),
     ] = None,
     device: defaults.Device = None,

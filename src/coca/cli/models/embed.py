@@ -19,14 +19,12 @@ def embed(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE",
-            help="Images, videos, folders of images, or quoted glob patterns.",
-            show_default=False,
+            metavar="FILE", help="Images, videos, folders of images, or quoted glob patterns."
         ),
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", "-t", help="Text to embed; may be repeated.", show_default=False),
+        typer.Option("--text", "-t", help="Text to embed; may be repeated."),
     ] = None,
     out: Annotated[
         Path,

@@ -44,9 +44,7 @@ def convert(
     to: Annotated[
         Form | None,
         typer.Option(
-            "--to",
-            help="Output format; default: openclip if OUT is a weights file, else coca.",
-            show_default=False,
+            "--to", help="Output format; default: openclip if OUT is a weights file, else coca."
         ),
     ] = None,
     vocabulary: Annotated[
@@ -55,7 +53,6 @@ def convert(
             "--vocabulary",
             help="CLIP's bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json; default: "
             "next to the weights, in an installed open_clip_torch, or from the hub.",
-            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -89,7 +86,6 @@ def average(
         typer.Option(
             "--share",
             help="Share of a model, above 0; once for each model in order; default: equal.",
-            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -152,7 +148,6 @@ def export(
             "--uri",
             help="With --format browser: Milvus URI of the collection; default: as for `coca "
             "search`.",
-            show_default=False,
         ),
     ] = None,
     collection: Annotated[
@@ -166,7 +161,6 @@ def export(
             "--packages",
             help="With --format browser: a node_modules folder with onnxruntime-web; default: npm "
             "downloads it.",
-            show_default=False,
         ),
     ] = None,
     image_search: Annotated[
@@ -183,7 +177,6 @@ def export(
             "--images",
             help="With --format onnx or immich: folder of images on which the files are compared "
             "with torch, at most 512 of them; default: drawn images.",
-            show_default=False,
         ),
     ] = None,
     title: Annotated[
@@ -197,7 +190,6 @@ def export(
             "--licence",
             help="Licence of the weights, such as cc-by-4.0; default: licence in the model's own "
             "card, else `unknown`.",
-            show_default=False,
         ),
     ] = "",
     card: Annotated[
@@ -208,16 +200,11 @@ def export(
             help="YAML file with the text of the model card: title, intended_use, limits, licence, "
             "training, and data as a list of name, size and terms. Other options replace its "
             "values.",
-            show_default=False,
         ),
     ] = None,
     results: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--results",
-            help="Report of `coca evaluate --out`; may be repeated.",
-            show_default=False,
-        ),
+        typer.Option("--results", help="Report of `coca evaluate --out`; may be repeated."),
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store the weights as fp16, half the size.")
@@ -228,7 +215,6 @@ def export(
             "--push",
             metavar="ORGANISATION/NAME",
             help="Upload the folder to this repository of the Hugging Face hub.",
-            show_default=False,
         ),
     ] = None,
     private: Annotated[

@@ -18,7 +18,6 @@ def info(
             metavar="NAME",
             help="Preset such as coca_base, model folder or run; default: COCA_MODEL, else "
             "everyday.",
-            show_default=False,
         ),
     ] = None,
     as_json: Json = False,

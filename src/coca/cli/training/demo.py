@@ -20,16 +20,11 @@ def demo(
         typer.Argument(
             metavar="FIELD=VALUE",
             help="With --from-scratch: overrides of the recipe, such as train.steps=100.",
-            show_default=False,
         ),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--folder",
-            help="Output folder; default: runs/demo, or runs/from-scratch.",
-            show_default=False,
-        ),
+        typer.Option("--folder", help="Output folder; default: runs/demo, or runs/from-scratch."),
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model to demonstrate: its name or folder.")
@@ -41,7 +36,6 @@ def demo(
             metavar="FOLDER",
             help="Folder of your own images to index, search and caption in place of those of the "
             "demo; output in runs/my-images.",
-            show_default=False,
         ),
     ] = None,
     from_scratch: Annotated[
