@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coca.search.milvus.ann import sort_key
 from coca.search.milvus.collection import Collection
-from coca.search.records import Record
+from coca.search.records import Record, sort_key
 
 BATCH = 20
 """Rows of a write: mostly new ones, some written again with other words, some removed."""

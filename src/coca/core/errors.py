@@ -82,14 +82,6 @@ class MissingExtraError(CocaError):
         return (type(self), (self.module, self.extra))
 
 
-def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
-    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for."""
-    names = list(known)
-    for name in given:
-        if name not in names:
-            raise ConfigError(f"{of} has no option {name!r}; {did_you_mean(name, names)}")
-
-
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Suggest the closest valid name for the end of an error message, or list all names."""
     names = sorted(known)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
 
 from annotated_types import Ge, Gt, Interval
 
-from coca.core.config.frozen_config import Config
-from coca.core.errors import ConfigError, check_options
+from coca.core.config.frozen_config import Config, check_options
+from coca.core.errors import ConfigError
 from coca.runtime.caption_words import WordChoice
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]

@@ -8,9 +8,10 @@ record holds.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from itertools import islice
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -198,6 +199,31 @@ class CollectionInfo:
     calibration: str = ""
     """Calibration of match scores as JSON, see `coca.search.query.match`; empty
     without."""
+
+
+SCORE_DIGITS = 6
+"""Decimals of scores that are compared: equal vectors get cosines that differ by 1e-7. Ties are
+broken by id, so that pages never overlap."""
+
+
+def sort_key(score: float, id: str) -> tuple[float, str]:
+    """Return the sort key of a result, best first."""
+    return -round(score, SCORE_DIGITS), id
+
+
+def group_of(hit: Hit) -> str:
+    """Return the group key of a hit: its album, else its id."""
+    return f"album {hit.album}" if hit.album else f"id {hit.id}"
+
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Split items, such as records, into lists of `size`; the last list may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def content_id(data: bytes) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from annotated_types import Ge, Gt, Interval
 
-from coca.core.config.frozen_config import Config
-from coca.core.errors import ArgumentError, check_options
+from coca.core.config.frozen_config import Config, check_options
+from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ width: 64}` starts from the preset and changes the width; `model: tiny` is the u
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -194,6 +194,14 @@ def digest(config: Any) -> str:
     """Hash a configuration to 16 hex digits; equal configurations have equal digests."""
     text = json.dumps(to_dict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
+    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{of} has no option {name!r}; {did_you_mean(name, names)}")
 
 
 def non_default(config: Any) -> Tree:

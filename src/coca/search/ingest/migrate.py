@@ -18,8 +18,8 @@ from coca.core.files.atomic import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import batches, row_digest, to_row
-from coca.search.records import Origin, Record, check_same_model
+from coca.search.milvus.rows import row_digest, to_row
+from coca.search.records import Origin, Record, batches, check_same_model
 
 # Parquet files of records, written atomically, independent of the Milvus version.
 

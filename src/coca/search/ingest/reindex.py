@@ -10,10 +10,10 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.ingest.prefetch import embed_each
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import WRITE_ROWS, batches
+from coca.search.milvus.rows import WRITE_ROWS
 from coca.search.predictor import Embedder
 from coca.search.query.originals import ImageOpener, read_file, read_original
-from coca.search.records import Record, check_same_model
+from coca.search.records import Record, batches, check_same_model
 
 
 @dataclass(kw_only=True)

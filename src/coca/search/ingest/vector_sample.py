@@ -20,10 +20,9 @@ from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.prefetch import embed_each
 from coca.search.ingest.sources import AnySource, Entry, SeriesSource
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import batches
 from coca.search.predictor import Embedder
 from coca.search.query.originals import ImageOpener, read_original
-from coca.search.records import Record
+from coca.search.records import Record, batches
 
 
 def sample_sources(

@@ -19,17 +19,13 @@ from coca.search.filters import quoted, with_ids
 from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.index_build import served_rows
-from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, batches, belongs, to_hit
-from coca.search.records import ID, Hit
+from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
+from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec
 
 # Pagination: a stable order of results by score, with ties broken by id.
 
-
-SCORE_DIGITS = 6
-"""Decimals of scores that are compared: equal vectors get cosines that differ by 1e-7. Ties are
-broken by id, so that pages never overlap."""
 
 _FIRST_DEPTH = 32
 _DEEPER = 4
@@ -47,16 +43,6 @@ def depth_of(wanted: int) -> int:
     while depth < wanted:
         depth *= _DEEPER
     return depth
-
-
-def group_of(hit: Hit) -> str:
-    """Return the group key of a hit: its album, else its id."""
-    return f"album {hit.album}" if hit.album else f"id {hit.id}"
-
-
-def sort_key(score: float, id: str) -> tuple[float, str]:
-    """Return the sort key of a result, best first."""
-    return -round(score, SCORE_DIGITS), id
 
 
 def pages(

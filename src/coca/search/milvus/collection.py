@@ -27,7 +27,6 @@ from coca.search.milvus.ann import (
 from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
-from coca.search.milvus.index_rebuild import change_index
 from coca.search.milvus.lite import Lease
 from coca.search.milvus.rows import (
     HIT_COLUMNS,
@@ -35,7 +34,6 @@ from coca.search.milvus.rows import (
     WRITE_ROWS,
     Row,
     Rows,
-    batches,
     belongs,
     row_digest,
     to_hit,
@@ -44,7 +42,7 @@ from coca.search.milvus.rows import (
     to_row,
 )
 from coca.search.milvus.schema import CollectionSettings, Layout, index_captions
-from coca.search.records import CollectionInfo, Hit, Origin, Record
+from coca.search.records import CollectionInfo, Hit, Origin, Record, batches
 from coca.search.search_options import SearchOptions, Side
 from coca.search.vector_codec import Basis, VectorCodec
 
@@ -235,7 +233,7 @@ class Collection:
         precision = self.codec.encoding.precision
         index = choose_index(index, self.capabilities, precision=precision, fallback=fallback)
         self.flush()
-        self._layout = change_index(
+        self._layout = schema.change_index(
             self._connection,
             self._layout,
             index,
@@ -396,7 +394,7 @@ class Collection:
     @property
     def sees_all_writes(self) -> bool:
         """Whether `writes` counts the writes of all clients, as on Lite, or only this client's."""
-        return self._connection.sees_all_writes
+        return self._connection.lease is not None
 
     def changed_since(self, writes: int) -> list[str] | None:
         """List the ids written since `writes` had this value; None if that is too long ago."""

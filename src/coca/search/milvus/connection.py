@@ -51,27 +51,27 @@ class Connection:
         self.timeout_s = timeout_s
         self._milvus = require("pymilvus", extra="search")
         self._rpc_error: type[Exception] = require("grpc", extra="search").RpcError
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None  # lock on the folder of Lite; None on a server
         self._client: Any = None
         if is_lite(uri):
             require("milvus_lite", extra="search")
-            self._lease = Lease.take(uri, create=create)
+            self.lease = Lease.take(uri, create=create)
         self.write_lock: AbstractContextManager[Any] = (
-            self._lease.write_lock if self._lease else nullcontext()
+            self.lease.write_lock if self.lease else nullcontext()
         )
-        address = str(self._lease.path) if self._lease else uri
+        address = str(self.lease.path) if self.lease else uri
         try:
             # Two threads that start Lite for one folder at once would lock each other out.
             with self.write_lock, self.faults("open it"):
-                self._client = self._new_client(address, token, keepalive=self._lease is None)
+                self._client = self._new_client(address, token, keepalive=self.lease is None)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
                 self.capabilities = capabilities_of(self.server_version, uri)
-                if self.capabilities.lite and self._lease is None:
+                if self.capabilities.lite and self.lease is None:
                     self._client.close()
                     self._client = self._new_client(address, token, keepalive=False)
                 self._flush_log()
         except BaseException as error:
-            lease = self._lease
+            lease = self.lease
             self.close()
             if lease is not None and lease.users == 0 and isinstance(error, SearchError):
                 # Another process may hold the lock, which Lite does not report.
@@ -103,24 +103,14 @@ class Connection:
 
     def journal(self, collection: str) -> Journal:
         """Return a journal of writes to a collection; on Lite the process-wide journal."""
-        return self._lease.journal(collection) if self._lease else Journal()
-
-    @property
-    def lease(self) -> Lease | None:
-        """Lock on the folder of Lite; None on a server."""
-        return self._lease
+        return self.lease.journal(collection) if self.lease else Journal()
 
     @property
     def normalized_uri(self) -> str:
         """Normalized folder path or server URI, for comparison."""
-        if self._lease:
-            return str(self._lease.path)
+        if self.lease:
+            return str(self.lease.path)
         return self.uri.rstrip("/").lower()
-
-    @property
-    def sees_all_writes(self) -> bool:
-        """Whether all writers are in this process, and so in the journal."""
-        return self._lease is not None
 
     @property
     def data_type(self) -> Any:
@@ -129,7 +119,7 @@ class Connection:
 
     def _flush_log(self) -> None:
         """Flush what a killed process left in the log of Lite, unless the disk is full."""
-        lease = self._lease
+        lease = self.lease
         if lease is None or not lease.has_log:
             return
         with suppress(StorageError):
@@ -148,7 +138,7 @@ class Connection:
     def close(self) -> None:
         """Close the connection; closing twice does nothing."""
         client, self._client = self._client, None
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         if client is not None:
             client.close()
         if lease is not None:
@@ -186,7 +176,7 @@ class Connection:
                 ) from error
             else:
                 sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
-                if self._lease and _DISK_FULL.search(reason):
+                if self.lease and _DISK_FULL.search(reason):
                     raise StorageError(sentence) from error
             raise SearchError(sentence) from error
 

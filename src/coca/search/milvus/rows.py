@@ -10,8 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from coca.search.records import (
     Hit,
     Origin,
     Record,
+    batches,
 )
 
 WRITE_ROWS = 1_000
@@ -357,13 +357,3 @@ class Rows:
     @property
     def _timeout_s(self) -> float:
         return self.connection.timeout_s
-
-
-_T = TypeVar("_T")
-
-
-def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Split items into lists of `size`; the last list may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -7,6 +7,7 @@ Otherwise it is in a second collection, `NAME_texts`, with the same columns.
 import logging
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -14,12 +15,13 @@ from annotated_types import Ge, Interval
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, SearchError
+from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search import records
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.vector_index import VectorIndex, choose_index, parse_index
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.copy_log import CALIBRATION
-from coca.search.milvus.index_build import build_index, index_state
+from coca.search.milvus.index_build import PATIENCE_S, build_index, drop_index, index_state
 from coca.search.records import MAX_BYTES, WHOLE, CollectionInfo
 from coca.search.vector_codec import VECTOR_TYPES, Basis, VectorCodec, fit_codec
 from coca.search.vector_encoding import VectorEncoding
@@ -332,10 +334,59 @@ def release_collection(connection: Connection, layout: Layout) -> None:
             connection.client.release_collection(name, timeout=connection.timeout_s)
 
 
-def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
-    """Store the requested index in the collection's properties."""
-    _keep_property(connection, layout, _INDEX, str(index))
-    return replace(layout, index=index)
+def change_index(
+    connection: Connection,
+    layout: Layout,
+    index: VectorIndex,
+    *,
+    rows: int,
+    progress: ProgressMaker = silent,
+    patience_s: float = PATIENCE_S,
+) -> Layout:
+    """Replace the index of all vectors; searches fail meanwhile, and no row is lost.
+
+    Returns:
+        The layout with the new index.
+    """
+    index.build_params(layout.codec.dimensions)
+    # On Lite captions may have no index yet.
+    indexed = [one for one in layout.vectors if index_state(connection, *one) is not None]
+    release_collection(connection, layout)
+    try:
+        with progress(f"build {index.type}", rows * len(indexed)) as bar:
+            _rebuild(connection, indexed, index, layout.codec, bar, patience_s)
+        _keep_property(connection, layout, _INDEX, str(index))
+        layout = replace(layout, index=index)
+    except SearchError:
+        logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
+        with progress(f"build {layout.index.type} again", rows * len(indexed)) as bar:
+            _rebuild(connection, indexed, layout.index, layout.codec, bar, PATIENCE_S)
+        raise
+    finally:
+        # This also finishes a build interrupted by Ctrl-C.
+        load_collection(connection, layout)
+    return layout
+
+
+def _rebuild(
+    connection: Connection,
+    vectors: Sequence[tuple[str, str]],
+    index: VectorIndex,
+    codec: VectorCodec,
+    bar: Bar,
+    patience_s: float,
+) -> None:
+    for name, column in vectors:
+        drop_index(connection, name, column)
+        build_index(
+            connection,
+            name,
+            column,
+            index,
+            codec=codec,
+            bar=bar,
+            patience_s=patience_s,
+        )
 
 
 def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 
-from coca.search.milvus.ann import SCORE_DIGITS, sort_key
 from coca.search.query.ranking import fused_scores, parts_of
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
-from coca.search.records import Hit
+from coca.search.records import SCORE_DIGITS, Hit, sort_key
 from coca.search.search_options import CaptionChoice, Ranking
 
 _FIRST_WORDS = 4_096

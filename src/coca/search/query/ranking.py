@@ -24,9 +24,8 @@ from jaxtyping import Float, Float32
 
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.milvus.ann import SCORE_DIGITS, group_of, sort_key
 from coca.search.query.searchable import VectorSearch, WordMatches
-from coca.search.records import Hit
+from coca.search.records import SCORE_DIGITS, Hit, group_of, sort_key
 from coca.search.search_options import Ranking, SearchOptions
 
 

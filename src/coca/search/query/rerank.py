@@ -17,12 +17,11 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.milvus.ann import sort_key
 from coca.search.predictor import CaptionScorer
 from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.query.searchable import VectorSearch
-from coca.search.records import Hit, Record, check_same_model
+from coca.search.records import Hit, Record, check_same_model, sort_key
 from coca.search.search_options import SearchOptions
 
 # Rerank the top-k hits by cosine and caption likelihood.

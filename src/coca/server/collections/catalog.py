@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.milvus.rows import batches
-from coca.search.records import METADATA, Hit
+from coca.search.records import METADATA, Hit, batches
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0

@@ -103,7 +103,7 @@ _HIDDEN = frozenset({PATH, ORIGIN})
 
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     """Combine the filter and the conditions of a request into one expression."""
-    if not tenant.service.settings.show_paths:
+    if (scope.filter or scope.where) and not tenant.service.settings.show_paths:
         compared = names_in(scope.filter) | {one.field for one in scope.where}
         if hidden := sorted(compared & _HIDDEN):
             raise ArgumentError(
@@ -165,7 +165,7 @@ def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
     name = request.collection
     return [
         *([Term(text=request.text, weight=request.weight)] if request.text is not None else []),
-        *([_image_term(tenant, request, name, 1.0)] if _has_image(request) else []),
+        *([_image_term(tenant, request, name, 1.0)] if request.image or request.id else []),
         *examples(tenant, request.positive, name, sign=1),
         *examples(tenant, request.negative, name, sign=-1),
     ]
@@ -190,10 +190,6 @@ def _image_term(
         record = tenant.collection(collection).record(reference.id)
         return Term(vector=record.vector, weight=weight)
     return Term(image=tenant.image(reference, collection), weight=weight)
-
-
-def _has_image(reference: ImageReference) -> bool:
-    return reference.image is not None or reference.id is not None
 
 
 def _condition(one: Condition) -> str:

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
+from coca.core.config.frozen_config import check_options
 from coca.core.errors import (
     ConfigError,
     MissingExtraError,
     ModelError,
     SearchError,
-    check_options,
 )
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog

@@ -11,14 +11,13 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import batches
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.records import check_same_model
+from coca.search.records import batches, check_same_model
 from coca.workflows.collections.class_prompts import check_classes_model
 from coca.workflows.collections.subset import Subset, check_out, write_subset
 

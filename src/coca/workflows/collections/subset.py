@@ -21,9 +21,8 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import batches
 from coca.search.query.originals import read_original
-from coca.search.records import Record
+from coca.search.records import Record, batches
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 
 _READ_ROWS = 1_000
