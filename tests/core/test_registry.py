@@ -45,14 +45,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     registry._load_plugins.cache_clear()
 
 
-def test_a_registered_maker_is_found_by_its_name(makers: Registry[Maker]) -> None:
-    assert makers.get("hello")() == "hello"
-
-
-def test_names_are_sorted(makers: Registry[Maker]) -> None:
-    assert makers.names() == ("farewell", "hello")
-
-
 def test_registering_returns_the_very_thing(makers: Registry[Maker]) -> None:
     class Loud:
         def __call__(self) -> str:

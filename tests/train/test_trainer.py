@@ -52,13 +52,6 @@ def test_a_signal_becomes_a_request(number: int) -> None:
         assert stop.requested
 
 
-def test_a_second_signal_aborts() -> None:
-    with stop_on_signal():
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_on_signal():

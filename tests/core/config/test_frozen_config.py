@@ -219,10 +219,6 @@ def test_a_union_keeps_a_whole_number_whole() -> None:
     assert isinstance(run(overrides=["optimizer.warmup=0.1"]).optimizer.warmup, float)
 
 
-def test_an_override_reads_a_number_without_a_dot() -> None:
-    assert run(overrides=["optimizer.lr=1e-3"]).optimizer.lr == 0.001
-
-
 def test_a_mapping_may_hold_what_python_code_would_pass() -> None:
     given = {"sources": (SourceConfig(path=Path("a")),), "folder": Path("b")}
     config = run(given)

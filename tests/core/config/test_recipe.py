@@ -71,10 +71,6 @@ def test_merging_changes_neither_layer(base: Any, over: Any) -> None:
     assert repr((base, over)) == before
 
 
-def test_a_list_is_replaced_and_not_extended() -> None:
-    assert merge({"a": [1, 2, 3]}, {"a": [4]}) == {"a": [4]}
-
-
 def test_a_text_is_the_preset_of_the_section_that_is_merged_into_it() -> None:
     assert merge({"model": "tiny"}, {"model": {"width": 64}}) == {
         "model": {"preset": "tiny", "width": 64}

@@ -45,16 +45,6 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, object], compla
         ShardsConfig(**{"path": "x", **settings})  # type: ignore[arg-type]
 
 
-def test_all_errors_are_reported_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"weight.*block_size"):
-        ShardsConfig(path="x", weight=-1.0, block_size=-1)
-
-
-def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="shards"):
-        open_source(SourceConfig(kind="shard", path="x"))
-
-
 def test_a_configuration_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="shards is configured by ShardsConfig, got SourceConfig"):
         open_source(SourceConfig(kind="shards", path="x"))

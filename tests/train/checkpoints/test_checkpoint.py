@@ -188,14 +188,6 @@ def test_a_file_that_is_damaged_before_its_tensors_are_read_raises(tmp_path: Pat
         checkpoint.group("model")
 
 
-def test_checkpoints_of_the_first_format_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FORMAT_VERSION", 1)
-    save(tmp_path, 1)
-    assert newest(tmp_path).step == 1
-
-
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (save(tmp_path, 2) / MODEL_FILE).write_bytes(b"")
@@ -286,8 +278,3 @@ def test_the_commit_file_can_be_checked_by_hand(tmp_path: Path) -> None:
     for name, entry in files.items():
         content = (folder / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def test_nothing_is_pickled(tmp_path: Path) -> None:
-    folder = save(tmp_path, 1)
-    assert all(path.suffix in (".json", ".safetensors") for path in folder.iterdir())
