@@ -336,7 +336,10 @@ def _how_to_remove(rest: Sequence[str]) -> str:
 def _hint_for_option(call: _Call, name: str, possibilities: Sequence[str]) -> str:
     problem = f"no such option: {name}"
     if "settings" in call.arguments:
-        return f"{problem}; {_as_setting(call, name)}"
+        return (
+            f"{problem}; settings are given as FIELD=VALUE, such as train.steps=100; "
+            f"{to_try('config', 'keys', call.path[-1])} lists them"
+        )
     line, right = _corrected(call)
     dashed = name.replace("_", "-")  # as in `_corrected`
     if dashed not in right:  # of -top, the parser reports -t
@@ -463,11 +466,3 @@ def _split_option(word: str) -> tuple[str, str]:
 
 def _renamed(word: str, wrong: str, right: str) -> str:
     return right + word.removeprefix(wrong) if word.partition("=")[0] == wrong else word
-
-
-def _as_setting(call: _Call, name: str) -> str:
-    """Return the sentence on the setting of a recipe that an option names."""
-    return (
-        f"settings are given as FIELD=VALUE, such as train.steps=100; "
-        f"{to_try('config', 'keys', call.path[-1])} lists them"
-    )

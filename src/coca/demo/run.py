@@ -331,7 +331,9 @@ def _show(
         walls = [QueryResult(text, "", None, engine.search(text, k=6)) for text in PHOTO_QUERIES]
         written = {Path(path).name: caption for _, path, caption, _ in collection.origins()}
     log("writing the report")
-    shown = _spread(images, CAPTIONED)
+    # Without flags, whose names are not visible, and spread over the list.
+    plain = [pair for pair in images if not pair[1].metadata["flag"]]
+    shown = plain[:: max(1, len(plain) // CAPTIONED)][:CAPTIONED]
     captions = _caption(result.folder, predictor, shown, progress, log)
     write_report(
         result.report,
@@ -529,9 +531,3 @@ def _write_images(folder: Path, log: Callable[[str], None]) -> list[tuple[Path, 
 
 def _file_name(sample: Sample) -> str:
     return sample.key.split("/")[-1] + ".png"
-
-
-def _spread(images: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
-    """Select images spread over the list, without flags, whose names are not visible."""
-    plain = [pair for pair in images if not pair[1].metadata["flag"]]
-    return plain[:: max(1, len(plain) // count)][:count]

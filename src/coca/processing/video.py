@@ -143,19 +143,16 @@ class VideoFile:
                 self._check_clock()
                 if jumped and not number and moment > target:
                     # The index of the container is wrong; from now on decode every frame.
-                    return self._find_without_jumps(target)
+                    self._opening.__exit__(None, None, None)
+                    self._jumps = False
+                    self._begin()
+                    return self._find(target)
                 self._shown = moment, frame
                 if moment >= target:
                     break
         if self._shown is None:
             raise DataError(f"{self._name} has no frame that decodes", reason="no_frames")
         return self._shown[1]
-
-    def _find_without_jumps(self, target: int) -> "VideoFrame":
-        self._opening.__exit__(None, None, None)
-        self._jumps = False
-        self._begin()
-        return self._find(target)
 
     def _begin(self) -> None:
         self._opening = self._opened()
@@ -359,11 +356,8 @@ def frame_files(folder: str | Path) -> list[Path]:
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
     if not files:
         raise DataError(f"the folder {folder} has no images of frames", reason="no_frames")
-    return sorted(files, key=_by_number)
-
-
-def _by_number(file: Path) -> tuple[list[int], str]:
-    return [int(digits) for digits in re.findall(r"\d+", file.stem)], file.name
+    numbers = {file: [int(digits) for digits in re.findall(r"\d+", file.stem)] for file in files}
+    return sorted(files, key=lambda file: (numbers[file], file.name))
 
 
 def as_file(pixels: UInt8[ndarray, "H W 3"]) -> bytes:

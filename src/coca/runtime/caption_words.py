@@ -109,7 +109,8 @@ def words_of(text: str) -> Iterator[str]:
         while last > first and is_punctuation(unit[last - 1]):
             last -= 1
         if first < last:
-            yield unit[first - _is_contraction(unit, first) : last]
+            is_contraction = first == 1 and unit[0] in _APOSTROPHES
+            yield unit[first - is_contraction : last]
 
 
 def is_punctuation(text: str) -> bool:
@@ -124,7 +125,3 @@ def joins_words(text: str) -> bool:
 
 _APOSTROPHES = "'\u2019"
 _JOINERS = re.compile(rf"[-{_APOSTROPHES}/&@_\u2010-\u2015]")
-
-
-def _is_contraction(unit: str, first: int) -> bool:
-    return first == 1 and unit[0] in _APOSTROPHES

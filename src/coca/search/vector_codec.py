@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Float64, Shaped
+from jaxtyping import Float, Float16, Float32, Shaped
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.runtime.short_vectors import check_dimensions, normalized
@@ -186,7 +186,8 @@ def fit_codec(encoding: VectorEncoding, embed_dim: int, basis: Basis | None = No
     if encoding.projection == "truncate":
         return codec
     size = codec.dimensions
-    if _text_bytes(embed_dim, size) > _MAX_BASIS_BYTES:
+    # Two bytes a number, in base64.
+    if embed_dim * size * 2 * 4 // 3 > _MAX_BASIS_BYTES:
         raise SearchError(
             f"a PCA basis of {embed_dim} x {size} numbers does not fit into the properties of "
             f"a collection: at most {_MAX_BASIS_BYTES * 3 // 8 // embed_dim} dimensions do"
@@ -202,11 +203,14 @@ def fit_codec(encoding: VectorEncoding, embed_dim: int, basis: Basis | None = No
             f"{len(sample)}: index more images at first, or choose fewer dimensions or "
             "projection 'truncate'"
         )
-    components = _principal_components(sample, size)
+    # The first principal components, without centering: cosines are about the origin.
+    rows = sample.astype(np.float64)
+    components = np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :size]
     if encoding.precision != "float32":
         # Equal variances in all dimensions: signs of 256 of 256 components find 0.28 of the ten
-        # nearest without the rotation.
-        components = components @ _rotation(size)
+        # nearest without the rotation, which is the same for each collection.
+        rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0]
+        components = components @ rotation
     return replace(codec, components=components.astype(np.float16))
 
 
@@ -217,21 +221,3 @@ def _bytes_of(value: Any) -> Shaped[np.ndarray, " B"]:
     if isinstance(value, bytes):
         return np.frombuffer(value, np.uint8)
     return np.asarray(value).astype(np.int8).view(np.uint8)
-
-
-def _principal_components(
-    sample: Float[np.ndarray, "S E"], size: int
-) -> Float64[np.ndarray, "E D"]:
-    """Compute the first principal components, without centering: cosines are about the origin."""
-    rows = sample.astype(np.float64)
-    _, basis = np.linalg.eigh(rows.T @ rows)
-    return basis[:, ::-1][:, :size]
-
-
-def _rotation(size: int) -> Float64[np.ndarray, "D D"]:
-    """Draw a rotation, the same for each collection."""
-    return np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0]
-
-
-def _text_bytes(embed_dim: int, size: int) -> int:
-    return embed_dim * size * 2 * 4 // 3

@@ -55,7 +55,10 @@ class Service:
         """Join open collections to the model that filled them; `close` ends the threads."""
         self.settings = settings
         # Threads and processes start after all checks, since nothing would end them.
-        self._check(collections, predictor)
+        for collection in collections:
+            check_same_model(
+                collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+            )
         served = {collection.info.collection for collection in collections}
         self.keys = KeyRing(
             (keys or {}) if key_file is None else key_file.keys,
@@ -139,13 +142,6 @@ class Service:
         self.audit.close()
         for batched in self._batched:
             batched.stop()
-
-    def _check(self, collections: Sequence[Collection], predictor: BasePredictor) -> None:
-        """Check that the model filled the collections."""
-        for collection in collections:
-            check_same_model(
-                collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
-            )
 
     def _remove_thumbnails(self, collection: Collection, ids: AnyOf[str]) -> None:
         for id in ids:

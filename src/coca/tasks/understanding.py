@@ -9,7 +9,7 @@ image passes the decoder separately, and the pooled outputs are concatenated (Co
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,17 +258,15 @@ def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[
             {"answer": answer, "times": len(scores), "accuracy": float(np.mean(scores))}
             for answer, scores in most
         ],
-        "results": list(_results(answered)),
+        # As VQA's evaluation server reads them.
+        "results": [
+            {
+                "question_id": one.sample.metadata.get("question_id", one.sample.key),
+                "answer": one.completion,
+            }
+            for one in answered
+        ],
     }
-
-
-def _results(answered: Sequence[_Answered]) -> Iterator[dict[str, Any]]:
-    """Yield the answers in the format of VQA's evaluation server."""
-    for one in answered:
-        yield {
-            "question_id": one.sample.metadata.get("question_id", one.sample.key),
-            "answer": one.completion,
-        }
 
 
 # Visual entailment (SNLI-VE), NLVR and NLVR2, by a classification head.

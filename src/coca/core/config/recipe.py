@@ -84,7 +84,11 @@ def merge(base: Any, over: Any) -> Any:
         return over
     if isinstance(base, str):
         base = {"preset": base}
-    if isinstance(base, list) and over and all(_is_position(key, base) for key in over):
+    if (
+        isinstance(base, list)
+        and over
+        and all(key.isdecimal() and int(key) < len(base) for key in over)
+    ):
         return [merge(item, over.get(str(at), item)) for at, item in enumerate(base)]
     if not isinstance(base, dict):
         return over
@@ -141,10 +145,6 @@ def _replace(value: Any, root: str) -> Any:
         case list():
             return [_replace(item, root) for item in value]
     return value
-
-
-def _is_position(key: str, items: list[Any]) -> bool:
-    return key.isdecimal() and int(key) < len(items)
 
 
 def _parse(text: str, source: str) -> Any:

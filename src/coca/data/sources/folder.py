@@ -205,7 +205,8 @@ def read_names(path: str) -> dict[str, str]:
     text = parse_text(Storage().read_all(path), path)
     if not path.endswith(".json"):
         lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
-        return {first: _first_name(rest[0] if rest else first) for first, *rest in lines}
+        # The first of several comma-separated names.
+        return {line[0]: line[-1].partition(",")[0].strip() for line in lines}
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -274,11 +275,6 @@ def _read_classes(path: str) -> list[tuple[str, ...]]:
         return [(name.casefold(), name) for name in listed]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return [(line.casefold(), line.split()[0], line) for line in lines]
-
-
-def _first_name(names: str) -> str:
-    """Return the first of several comma-separated names."""
-    return names.partition(",")[0].strip()
 
 
 def _without_border(image: bytes, border_px: int, name: str) -> bytes:

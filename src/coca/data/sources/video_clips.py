@@ -140,7 +140,8 @@ class ClipFolder:
         """Return the path of a clip by its name, with or without folders and suffix."""
         found = self._named.get(_stem(name), [])
         if len(found) > 1:
-            found = [path for path in found if _is_end(_bare(name), _bare(path))] or found
+            end = f"/{_bare(name)}"
+            found = [path for path in found if f"/{_bare(path)}".endswith(end)] or found
         if len(found) == 1:
             return os.path.join(self._root, found[0])
         if not found:
@@ -172,10 +173,6 @@ def _bare(path: str) -> str:
 
 def _stem(path: str) -> str:
     return _bare(path.rpartition("/")[2])
-
-
-def _is_end(end: str, path: str) -> bool:
-    return path == end or path.endswith(f"/{end}")
 
 
 # Frame strips: images that contain the frames of a video side by side, split on read.

@@ -103,7 +103,8 @@ class LogitsProcessors:
         normaliser: Float[Tensor, "B K"] | None,
     ) -> None:
         penalty = self._decoding.repetition_penalty
-        tokens = self._replace_padding(token_ids)
+        # A suppressed token is a valid index, and `NO_TOKEN` is not.
+        tokens = torch.where(token_ids == NO_TOKEN, self._suppressed[0], token_ids)
         scores = logits.gather(2, tokens)
         if normaliser is not None:
             scores -= normaliser[:, :, None]
@@ -130,7 +131,3 @@ class LogitsProcessors:
             again &= ~unfinished[:, :, None]
         tokens = torch.where(again, runs[..., -1], self._suppressed[0])
         logits.scatter_(2, tokens, -torch.inf)
-
-    def _replace_padding(self, token_ids: Int[Tensor, "B K t"]) -> Int[Tensor, "B K t"]:
-        """Replace `NO_TOKEN` by a suppressed token, which is a valid index."""
-        return torch.where(token_ids == NO_TOKEN, self._suppressed[0], token_ids)

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float32
@@ -81,7 +80,11 @@ def recommend(
     pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
     hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, filter=filter, on=on)
     # An image may be there with an id that is not the hash of its bytes.
-    paths = {str(one.image) for one in (*positive, *negative) if _is_file(one)}
+    paths = {
+        str(one.image)
+        for one in (*positive, *negative)
+        if isinstance(one, Term) and isinstance(one.image, str | Path)
+    }
     hits = [hit for hit in hits if hit.id not in hidden and hit.path not in paths][:pool]
     if not diversity:
         return hits
@@ -94,10 +97,6 @@ def recommend(
     relevance = np.array([hit.score for hit in hits])
     chosen = mmr(np.stack(list(sides)), relevance, k, diversity=diversity)
     return [replace(hits[row], rank_score=gain) for row, gain in chosen]
-
-
-def _is_file(example: str | Term) -> TypeGuard[Term]:
-    return isinstance(example, Term) and isinstance(example.image, str | Path)
 
 
 def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:

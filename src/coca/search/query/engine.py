@@ -124,7 +124,9 @@ class SearchEngine:
                 named = name_emoji(term.text)
                 texts[named] = texts.get(named, 0.0) + term.weight
         if page.rerank:
-            self._check_rerank(texts)
+            check_texts(texts)
+            if not isinstance(self.embedder, CaptionScorer):
+                raise SearchError("this model writes no captions, so it cannot re-rank by them")
         calibration = self._calibration(whole) if page.match else None
         query = self.query(whole)
         offset, last = 0 if page.rerank else page.offset, page.offset + page.k
@@ -266,12 +268,6 @@ class SearchEngine:
         texts = all(term.text is not None for term in terms)
         typed = texts and any(term.weight > 0 for term in terms) and options.on == "image"
         return Ranking() if typed else None
-
-    def _check_rerank(self, texts: Mapping[str, float]) -> None:
-        """Validate a reranking before the search starts."""
-        check_texts(texts)
-        if not isinstance(self.embedder, CaptionScorer):
-            raise SearchError("this model writes no captions, so it cannot re-rank by them")
 
     def _calibration(self, terms: Sequence[Term]) -> Calibration | None:
         """Return the calibration of the collection for this query; None if it has none."""

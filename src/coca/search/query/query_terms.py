@@ -278,7 +278,10 @@ def _terms_of_options(texts: Sequence[str], images: Sequence[str]) -> list[tuple
     """Parse words with optional weights to pairs of a word and its term."""
     return [
         *((word, _parse(word, "text", _split(word))) for word in texts),
-        *((word, _parse(word, "image", _split_image(word))) for word in images),
+        *(
+            (word, _parse(word, "image", (word, 1.0) if os.path.exists(word) else _split(word)))
+            for word in images
+        ),
     ]
 
 
@@ -348,10 +351,6 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
 
 def _is_image_name(path: str) -> bool:
     return Path(path).suffix.lower() in PHOTO_SUFFIXES
-
-
-def _split_image(word: str) -> tuple[str, float]:
-    return (word, 1.0) if os.path.exists(word) else _split(word)
 
 
 def _split(word: str) -> tuple[str, float]:

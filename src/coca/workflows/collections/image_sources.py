@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from PIL import Image
 
@@ -62,61 +61,45 @@ _WRONG_KINDS = {
 
 
 @dataclass(frozen=True)
-class FolderUri:
+class SourceUri:
+    """Resolved URI of an index run; its class is the kind of source."""
+
+    uri: str
+
+
+class FolderUri(SourceUri):
     """Local folder; its images and videos are found recursively, its tars at the top only."""
 
-    uri: str
 
-
-@dataclass(frozen=True)
-class MissingUri:
+class MissingUri(SourceUri):
     """Local file or folder that no longer exists, whose records are to be removed."""
 
-    uri: str
 
-
-@dataclass(frozen=True)
-class ImageUri:
+class ImageUri(SourceUri):
     """Local image file."""
 
-    uri: str
 
-
-@dataclass(frozen=True)
-class VideoUri:
+class VideoUri(SourceUri):
     """Local video file."""
 
-    uri: str
 
-
-@dataclass(frozen=True)
-class TarsUri:
+class TarsUri(SourceUri):
     """Tar, or a pattern of tars with `*` and braces, local or remote."""
 
-    uri: str
-
 
 @dataclass(frozen=True)
-class TableUri:
+class TableUri(SourceUri):
     """Table with one row per image, local or remote."""
 
-    uri: str
     kind: str
     """Kind of its data source: `manifest` or `zip`."""
 
 
 @dataclass(frozen=True)
-class VectorsUri:
+class VectorsUri(SourceUri):
     """Vectors file of `coca embed-shards`, or a folder of them."""
 
-    uri: str
     files: tuple[Path, ...]
-
-
-SourceUri: TypeAlias = (
-    FolderUri | MissingUri | ImageUri | VideoUri | TarsUri | TableUri | VectorsUri
-)
-"""Resolved URI of an index run."""
 
 
 def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> list[SourceUri]:
@@ -312,7 +295,8 @@ def open_sources(
             sources.append(shards)
     for table in (source for source in uris if isinstance(source, TableUri)):
         try:
-            sources.append(_open_table(table, read_from))
+            kind = ZipConfig if table.kind == "zip" else ManifestConfig
+            sources.append(SampleSource(kind(path=table.uri, read_from=tuple(read_from))))
         except DataError as error:
             if not is_remote(table.uri) and not os.path.exists(table.uri):
                 raise
@@ -485,8 +469,3 @@ def _open_videos(
         return None
     require("av", extra="video")
     return source
-
-
-def _open_table(table: TableUri, read_from: Sequence[str]) -> SampleSource:
-    config_class = ZipConfig if table.kind == "zip" else ManifestConfig
-    return SampleSource(config_class(path=table.uri, read_from=tuple(read_from)))

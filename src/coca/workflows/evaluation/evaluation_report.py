@@ -298,7 +298,12 @@ def _section(
     samples = result.report_samples
     blocks: list[Block] = [_scores(config, result, others)]
     if samples.per_class:
-        blocks.append(_bars(samples) if drawn else _classes(samples))
+        shares, note = _ranked(samples)
+        blocks.append(
+            Plot(bar_plot(shares, x_label="accuracy"), note)
+            if drawn
+            else Table(["class", "accuracy"], [[*pair] for pair in shares.items()], note)
+        )
     if samples.confusion is not None:
         confusion = samples.confusion
         blocks += [_heat(confusion)] if drawn else [_matrix(confusion), *_mistakes(confusion)]
@@ -348,16 +353,6 @@ def _ranked(samples: ReportSamples) -> tuple[dict[str, float], str]:
         return dict(order), ""
     kept = order[: BARS // 2] + order[-BARS // 2 :]
     return dict(kept), f"The best and the worst {BARS // 2} of {len(order):,} classes."
-
-
-def _bars(samples: ReportSamples) -> Plot:
-    classes, note = _ranked(samples)
-    return Plot(bar_plot(classes, x_label="accuracy"), note)
-
-
-def _classes(samples: ReportSamples) -> Table:
-    classes, note = _ranked(samples)
-    return Table(["class", "accuracy"], [[name, share] for name, share in classes.items()], note)
 
 
 def _heat(confusion: Confusion) -> Plot:

@@ -154,7 +154,9 @@ class ProcessDecoder:
             # A process that was killed from outside has not seen the image to its end.
             for _ in range(2):
                 if process is None or not process.alive:
-                    process = self._restarted(process)
+                    if process is not None:
+                        process.kill()
+                    process = self._start()
                 try:
                     return process.ask(request, data, answer_size)
                 except WorkerDiedError as error:
@@ -165,11 +167,6 @@ class ProcessDecoder:
             f"the image of {len(data):,} bytes cannot be decoded: the decoder process {died}",
             reason="corrupt",
         ) from died
-
-    def _restarted(self, process: WorkerProcess | None) -> WorkerProcess:
-        if process is not None:
-            process.kill()
-        return self._start()
 
     def _start(self) -> WorkerProcess:
         return WorkerProcess(max_pixels=self._max_pixels, timeout_s=self._timeout_s)
