@@ -19,7 +19,7 @@ import numpy as np
 
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import CocaError, SearchError
-from coca.core.files.atomic import atomic_folder, write_atomic
+from coca.core.files.atomic import atomic_folder, write_atomic, write_json
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
 from coca.data.sample import Sample
@@ -412,7 +412,7 @@ def _caption(
             for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)
         },
     )
-    write_atomic(path, json.dumps({"key": key, **vars(made)}, indent=2).encode())
+    write_json(path, {"key": key, **vars(made)})
     return made
 
 
@@ -509,7 +509,7 @@ def _evaluate(
         scores[name] = {**metrics, "samples": result.samples}
     scores["coca search"] = score_search(SearchEngine(cached, collection), images)
     content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
-    write_atomic(path, json.dumps(content, indent=2).encode())
+    write_json(path, content)
     return scores
 
 

@@ -9,7 +9,6 @@ The cache contains `models/NAME`, converted model folders with a `source.json`, 
 """
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -28,7 +27,7 @@ from coca.core.files.atomic import (
     read_model_json,
     sha256_file,
     user_cache,
-    write_atomic,
+    write_json,
 )
 from coca.inference import openclip_model
 from coca.inference.hub import Hub, HuggingFace
@@ -121,8 +120,7 @@ def import_weights(
     with atomic_folder(folder) as unfinished:
         save_model(unfinished, model)
         processor.save(unfinished)
-        text = json.dumps(known | ({"caveat": caveat} if caveat else {}), indent=2) + "\n"
-        write_atomic(unfinished / SOURCE_FILE, text.encode())
+        write_json(unfinished / SOURCE_FILE, known | ({"caveat": caveat} if caveat else {}))
 
 
 def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None:

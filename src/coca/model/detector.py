@@ -8,7 +8,6 @@ B images, S side of the model's square input in pixels, N boxes of an image, A l
 maps, D width of the tokens.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from coca.core.config.frozen_config import Config, Fraction, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_model_json, write_atomic
+from coca.core.files.atomic import read_model_json, write_atomic, write_json
 from coca.model.captioner import Captioner
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.model.openclip.state_dict_io import read_state
@@ -271,7 +270,7 @@ def save_detector(folder: str | Path, detector: Detector) -> None:
     }
     write_atomic(Path(folder) / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
     content = {"format_version": FORMAT_VERSION, "detector": to_dict(detector.config)}
-    write_atomic(Path(folder) / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(Path(folder) / CONFIG_FILE, content)
 
 
 def load_detector(folder: str | Path, captioner: Captioner) -> Detector:

@@ -1,7 +1,6 @@
 """Save and load models: `config.json` and `model.safetensors` in one folder, without pickle."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_model_json, write_atomic
+from coca.core.files.atomic import read_model_json, write_atomic, write_json
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
@@ -92,14 +91,13 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
         "architecture": architecture,
         "model": to_dict(config),
     }
-    write_atomic(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(folder / CONFIG_FILE, content)
     write_modules(folder)
 
 
 def write_modules(folder: str | Path) -> None:
     """Write the file by which sentence-transformers loads a model folder."""
-    content = (json.dumps(_MODULES, indent=2) + "\n").encode()
-    write_atomic(Path(folder) / MODULES_FILE, content)
+    write_json(Path(folder) / MODULES_FILE, _MODULES)
 
 
 def load_config_file(folder: str | Path) -> ModelConfig:

@@ -3,13 +3,11 @@
 Dimensions: B batch, S side of the model's input (pixels), T tokens.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_json, write_atomic
+from coca.core.files.atomic import read_model_json, write_json
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length
@@ -167,19 +165,18 @@ class Processor:
             (Path(folder) / CAPTION_WORDS_FILE).unlink(missing_ok=True)
         else:
             self.caption_words.save(Path(folder) / CAPTION_WORDS_FILE)
-        text = json.dumps(to_dict(saved), indent=2) + "\n"
-        write_atomic(Path(folder) / PROCESSOR_FILE, text.encode())
+        write_json(Path(folder) / PROCESSOR_FILE, to_dict(saved))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Processor":
         """Load the files that `save` wrote."""
         path = Path(folder) / PROCESSOR_FILE
-        state = _read(path)
+        state = read_model_json(path)
         # Checked first, since a later format may have other fields.
-        if state.get("version") != FORMAT_VERSION:
+        version = state.get("version") if isinstance(state, dict) else None
+        if version != FORMAT_VERSION:
             raise ModelError(
-                f"{path} has format version {state.get('version')!r}; this release reads "
-                f"{FORMAT_VERSION}"
+                f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}"
             )
         try:
             saved = from_dict(_Saved, state, source=str(path))
@@ -205,15 +202,3 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         return kind(backend)
     except ModelError as error:
         raise ModelError(f"{path} does not fit: {error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = read_json(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
-    if not isinstance(state, dict):
-        raise ModelError(f"{path} must contain one JSON object")
-    return state

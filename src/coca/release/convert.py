@@ -1,6 +1,5 @@
 """Conversion between OpenCLIP weights and model folders, and averages of weights."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import atomic_folder
+from coca.core.files.atomic import atomic_folder, write_json
 from coca.inference.loading import model_folder
 from coca.inference.open_weights import (
     FURTHER_FILES,
@@ -160,8 +159,7 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
     if out.suffix not in SUFFIXES:
         with atomic_folder(out) as unfinished:
             _write_state(state, unfinished / OPEN_CLIP_WEIGHTS[0])
-            about = json.dumps(_about(config, folder), indent=2) + "\n"
-            (unfinished / OPEN_CLIP_CONFIG).write_text(about, encoding="utf-8")
+            write_json(unfinished / OPEN_CLIP_CONFIG, _about(config, folder))
         return out
     if lost := _not_in_weights(state, config):
         raise ModelError(

@@ -1,6 +1,5 @@
 """Export of a model as a folder to share, with a model card, and upload to the hub."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from coca.core.errors import ModelError
-from coca.core.files.atomic import read_json, write_atomic
+from coca.core.files.atomic import read_json, write_atomic, write_json
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
@@ -69,22 +68,18 @@ def map_model(folder: str | Path) -> None:
         "auto_map": _AUTO_MAP,
         "model_type": "coca_captioner",
     }
-    _write_json(folder / CONFIG_FILE, content)
+    write_json(folder / CONFIG_FILE, content)
     write_atomic(folder / CODE_FILE, _CODE.encode())
 
 
 def map_processor(folder: str | Path) -> None:
     """Name the class of the processor in `processor_config.json`, and write its module."""
     folder = Path(folder)
-    _write_json(
+    write_json(
         folder / "processor_config.json",
         {"auto_map": {"AutoProcessor": _AUTO_MAP["AutoProcessor"]}},
     )
     write_atomic(folder / CODE_FILE, _CODE.encode())
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 NO_TEXT = CardConfig()
@@ -263,4 +258,4 @@ def _training(run: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run; empty if the model does not come from a local run."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

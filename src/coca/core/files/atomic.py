@@ -88,6 +88,11 @@ def append_line(path: str | Path, text: str) -> None:
                 line = line[file.write(line) :]
 
 
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON-serializable value to a file, indented; see `write_atomic`."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file from an untrusted source.
 

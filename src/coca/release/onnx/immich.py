@@ -10,7 +10,6 @@ special tokens by the post-processor of `tokenizer.json`.
 Dimensions: B batch, S side of an image (pixels), T text tokens, E embedding.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.core.files.atomic import atomic_folder
+from coca.core.files.atomic import atomic_folder, read_json, write_json
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
@@ -63,8 +62,7 @@ def write_tokenizer(
         "model_max_length": layout.context_length,
         **settings,
     }
-    text = json.dumps(config, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
 
 
 RESIZES = ("shortest", "squash")
@@ -182,7 +180,7 @@ def _write(folder: Path, predictor: Predictor) -> None:
         "resize_mode": config.resize,
         "fill_color": 0,
     }
-    _write_json(folder / "visual" / "preprocess_cfg.json", preprocess)
+    write_json(folder / "visual" / "preprocess_cfg.json", preprocess)
     write_tokenizer(folder / "textual", predictor.processor.tokenizer, layout)
     sizes = {
         "embed_dim": predictor.embed_dim,
@@ -192,7 +190,7 @@ def _write(folder: Path, predictor: Predictor) -> None:
             "vocab_size": model.config.text.vocab_size,
         },
     }
-    _write_json(folder / "config.json", sizes)
+    write_json(folder / "config.json", sizes)
 
 
 def _example(layout: TextSettings) -> Int32[np.ndarray, "B T"]:
@@ -215,8 +213,8 @@ def _measure(folder: Path, predictor: Predictor, images: Sequence[Any]) -> Immic
     # Others would be repaired by ftfy, which the service lacks.
     texts = [text for text in captions if text.isascii() and text.isprintable() and "&" not in text]
     texts += SENTENCES
-    length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
-    settings = json.loads((folder / "textual" / "tokenizer_config.json").read_text())
+    length = read_json(folder / "config.json")["text_cfg"]["context_length"]
+    settings = read_json(folder / "textual" / "tokenizer_config.json")
     backend = tokenizers.Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
     pad = settings["pad_token"]
     backend.enable_padding(length=length, pad_token=pad, pad_id=backend.token_to_id(pad))
@@ -241,7 +239,3 @@ def _min_cosine(
         found = np.concatenate([session.run(None, {name: part})[0] for part in parts])
         lowest = min(lowest, float((found.astype(np.float64) * expected).sum(axis=1).min()))
     return lowest
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

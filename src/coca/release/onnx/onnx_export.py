@@ -1,6 +1,5 @@
 """Export of a model to ONNX: graphs, tokenizer, preprocessing and manifest in one folder."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from coca.core.errors import ConfigError
-from coca.core.files.atomic import atomic_folder, sha256_file
+from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load
@@ -179,7 +178,7 @@ def write_files(
         "image": asdict(settings),
         "text": asdict(text_settings(text, predictor.processor)),
     }
-    _write_json(folder / PREPROCESS_FILE, sections)
+    write_json(folder / PREPROCESS_FILE, sections)
     _, heads, _, size = decoder.inputs["past"][0].shape
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     manifest = Manifest(
@@ -197,7 +196,7 @@ def write_files(
         files=files,
         gates={},
     )
-    _write_json(folder / MANIFEST_FILE, asdict(manifest))
+    write_json(folder / MANIFEST_FILE, asdict(manifest))
 
 
 def text_settings(text: TextConfig, processor: Processor) -> TextSettings:
@@ -221,9 +220,5 @@ def text_settings(text: TextConfig, processor: Processor) -> TextSettings:
 
 def _add_gates(folder: Path, result: GateResult) -> None:
     path = folder / MANIFEST_FILE
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    _write_json(path, {**manifest, "gates": asdict(result)})
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    manifest = read_json(path)
+    write_json(path, {**manifest, "gates": asdict(result)})

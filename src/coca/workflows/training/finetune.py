@@ -5,7 +5,6 @@ model/       what `coca.load` reads
 scores/      report.json  report.md  report.html  of the tasks in `evaluate`
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
+from coca.core.files.atomic import read_json, write_json
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import LoaderConfig
@@ -59,7 +59,6 @@ from coca.workflows.training.training_run import (
     start_trainer,
     threads,
     weights_described,
-    write_json,
 )
 from coca.workflows.training.training_words import extend_caption_words
 
@@ -157,7 +156,7 @@ def obtain_classes(
             )
             run.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     return tuple(DistributedContext.current().broadcast_from_main(look))
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from coca.core.config.frozen_config import digest, to_dict
 from coca.core.errors import ConfigError
-from coca.core.files.atomic import write_atomic
+from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
 from coca.model.captioner import Captioner
@@ -129,11 +129,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON-serializable value, indented."""
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 # Objective of a run whose image encoder teaches by its own classifier.
