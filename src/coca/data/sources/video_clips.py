@@ -2,18 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import PositiveInt
 
 from coca.core.errors import DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag, walk_files
+from coca.core.files.local_files import MAX_IMAGE_BYTES, walk_files
 from coca.data.sample import Sample
-from coca.data.sources.annotated import AnnotationsConfig, SplitAnnotationsConfig
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    AnnotationsConfig,
+    Entry,
+    SplitAnnotationsConfig,
+)
 from coca.data.sources.source import (
     EtagSource,
     Source,
@@ -22,26 +27,9 @@ from coca.data.sources.source import (
     register_source,
     single_path,
 )
-from coca.data.storage.storage import Storage
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_frames, cut_strip, spread
 
 # Video clips as samples: the first frame is `image`, the later frames are `others`.
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A sample without its frames, which are read on demand."""
-
-    key: str
-    """As `Sample`."""
-    path: str
-    """A video file, or a folder of frames."""
-    captions: tuple[str, ...] = ()
-    """As `Sample`."""
-    labels: tuple[str, ...] = ()
-    """As `Sample`."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """As `Sample`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,60 +52,35 @@ class SplitClipsConfig(ClipsConfig, SplitAnnotationsConfig):
     """Settings of a list of clips with splits; the kind is given."""
 
 
-class ClipSource:
-    """Source over a list of clips; an error in the list is raised when its row is read."""
-
-    block_size = 1
+class ClipSource(AnnotatedSource):
+    """Source over a list of clips: entries whose file is a video or a folder of frames."""
 
     def __init__(
-        self, clips: Sequence[Clip | DataError], *, config: ClipsConfig, origin: bytes = b""
+        self, clips: Sequence[Entry | DataError], *, config: ClipsConfig, origin: bytes = b""
     ) -> None:
-        self._clips = clips
+        """Combine the clips with the settings; `origin` is the content of their list."""
+        super().__init__(clips, images="", fingerprint="")
         self._frames = config.frames
         self._frame_px = config.frame_px
-        self._storage = Storage()
         digest = hashlib.sha256(origin + f"{config.frames} {config.frame_px}".encode())
         for row, clip in enumerate(clips):
-            path = "" if isinstance(clip, DataError) else clip.path
+            path = "" if isinstance(clip, DataError) else clip.file
             digest.update(f"{self.key(row)}\0{path}\0".encode("utf-8", "surrogateescape"))
         self.fingerprint = digest.hexdigest()[:16]
         """Hash of keys, paths and text of the clips, and of the frame settings."""
 
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def key(self, row: int) -> str:
-        """Return the key of the clip, or the row number of a malformed clip."""
-        clip = self._clips[row]
-        return str(row) if isinstance(clip, DataError) else clip.key
-
-    def read_metadata(self, row: int) -> Sample:
-        """Return the sample without its frames; `DataError` if the clip is malformed."""
-        clip = self._clips[row]
-        if isinstance(clip, DataError):
-            raise clip
-        return Sample(clip.key, b"", clip.captions, clip.labels, clip.metadata)
-
-    def etag(self, row: int) -> str:
-        """Return size and modification time of the video file or frame folder."""
-        clip = self._clips[row]
-        if isinstance(clip, DataError):
-            raise clip
-        return file_etag(clip.path)
-
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the video is missing or damaged."""
-        sample = self.read_metadata(row)
-        clip = self._clips[row]
-        assert isinstance(clip, Clip)
-        frames = clip_frames(clip.path, self._frames, shorter_px=self._frame_px)
-        first, *others = (
-            self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
-            if isinstance(one, Path)
-            else as_file(one)
-            for one in frames
+        clip = self._entry(row)
+        frames = clip_frames(clip.file, self._frames, shorter_px=self._frame_px)
+        return clip.sample(
+            [
+                self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
+                if isinstance(one, Path)
+                else as_file(one)
+                for one in frames
+            ]
         )
-        return replace(sample, image=first, others=tuple(others))
 
 
 class ClipFolder:
@@ -240,7 +203,7 @@ def videos(config: VideosConfig) -> ClipSource:
         raise DataError(f"{root} has no video and no folder of frames", reason="empty_source")
     return ClipSource(
         [
-            Clip(path, f"{root}/{path}", labels=(path.partition("/")[0],) if "/" in path else ())
+            Entry(path, f"{root}/{path}", labels=(path.partition("/")[0],) if "/" in path else ())
             for path in folder.paths
         ],
         config=config,
