@@ -15,16 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from options import run
-from side_by_side import (
-    Rounds,
-    emit,
-    figure,
-    in_turn,
-    peak_bytes,
-    ratio,
-    table,
-    write_report,
-)
+from side_by_side import Rounds, emit, figure, in_turn, peak_bytes, ratio, table, write_report
 
 from coca.data.batch import Batch
 from coca.model.coca import CoCa

@@ -13,16 +13,7 @@ from collections.abc import Callable
 
 import torch
 from options import run
-from side_by_side import (
-    Rounds,
-    emit,
-    figure,
-    in_turn,
-    peak_bytes,
-    ratio,
-    table,
-    write_report,
-)
+from side_by_side import Rounds, emit, figure, in_turn, peak_bytes, ratio, table, write_report
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -36,11 +36,7 @@ from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from coca.workflows.training.feature_cache import obtain_features
 from coca.workflows.training.pretrain import PretrainConfig
-from coca.workflows.training.pretrain_data import (
-    DataConfig,
-    FeatureCacheConfig,
-    open_sources,
-)
+from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, open_sources
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain" / "frozen_encoder.yaml"
 WARMUP, COOLDOWN = 20, 0.25

@@ -11,15 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from frozen_photos import (
-    Study,
-    add_options,
-    load_photos,
-    passed_on,
-    score,
-    sized,
-    train_tokenizer,
-)
+from frozen_photos import Study, add_options, load_photos, passed_on, score, sized, train_tokenizer
 from options import run
 from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 

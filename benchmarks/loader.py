@@ -20,16 +20,7 @@ from typing import Any
 import torch
 from options import run
 from sample_data import HELP, TRAIN, located
-from side_by_side import (
-    Rounds,
-    emit,
-    figure,
-    in_turn,
-    own_seconds,
-    ratio,
-    table,
-    write_report,
-)
+from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
 
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.factory import open_source

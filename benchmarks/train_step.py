@@ -18,16 +18,7 @@ import torch
 from ceiling import ceiling
 from options import run
 from peer import BOS, CONTEXT, EOS, VOCAB_SIZE, captions, noise_images, peer_model
-from side_by_side import (
-    Rounds,
-    emit,
-    figure,
-    in_turn,
-    peak_bytes,
-    ratio,
-    table,
-    write_report,
-)
+from side_by_side import Rounds, emit, figure, in_turn, peak_bytes, ratio, table, write_report
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.annotations import (
-    Sidecars,
-    parse_record,
-    parse_text,
-    read_sidecars,
-    split_record,
-)
+from coca.core.annotations import Sidecars, parse_record, parse_text, read_sidecars, split_record
 from coca.core.errors import DataError
 
 

@@ -109,10 +109,7 @@ def test_a_sharded_run_of_detection_ends_with_the_detector_of_one_process(
         load_detector(folder, device="cpu") for folder in (made.config.run / "model", alone)
     )
     image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    box: Boxes = {
-        "boxes": torch.tensor([[4.0, 8.0, 14.0, 20.0]]),
-        "labels": torch.tensor([0]),
-    }
+    box: Boxes = {"boxes": torch.tensor([[4.0, 8.0, 14.0, 20.0]]), "labels": torch.tensor([0])}
     with torch.no_grad():
         found, wanted = (it.detector.train()([image], [box]) for it in (ours, theirs))
     for name, loss in wanted.items():

@@ -52,9 +52,7 @@ def test_an_image_that_is_not_finite_is_skipped_by_all_and_reported_once_with_it
         assert all(outcomes[scene]["finite"] for outcomes in ranks)
 
 
-def test_a_gradient_in_pieces_that_is_not_finite_is_named(
-    ranks: list[dict[str, Outcome]],
-) -> None:
+def test_a_gradient_in_pieces_that_is_not_finite_is_named(ranks: list[dict[str, Outcome]]) -> None:
     outcome = alike(ranks, "bad_gradient")
     assert outcome["log"] == [
         "step 1 skipped: the gradient of image_projection.weight is not finite (samples 0 to 7)"

@@ -29,17 +29,7 @@ from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
-from documented import (
-    COMMANDS,
-    OF_RECIPES,
-    PAGES,
-    RECIPES,
-    ROOT,
-    Block,
-    Command,
-    blocks,
-    name_of,
-)
+from documented import COMMANDS, OF_RECIPES, PAGES, RECIPES, ROOT, Block, Command, blocks, name_of
 from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video

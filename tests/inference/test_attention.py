@@ -9,10 +9,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.inference import attention
-from coca.inference.attention import (
-    draw_match_maps,
-    draw_word_maps,
-)
+from coca.inference.attention import draw_match_maps, draw_word_maps
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps
 from tiny_data import image_bytes

@@ -47,10 +47,7 @@ def test_a_patch_that_does_not_fit_names_near_sizes() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (
-            lambda: ViTConfig(patch_size=0),
-            "patch_size must be a whole number above 0, got 0",
-        ),
+        (lambda: ViTConfig(patch_size=0), "patch_size must be a whole number above 0, got 0"),
         (lambda: ViTConfig(heads=5), "choose a divisor of 768"),
         (lambda: ViTConfig(layers=0), "layers must be"),
         (

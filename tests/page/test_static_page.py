@@ -217,10 +217,7 @@ def test_a_page_without_given_captions_searches_by_images_alone(
     out = tmp_path / "page"
     export_browser(model, out, uri=uri, collection="described", packages=PACKAGES)
     assert not (out / "caption_vectors.bin").exists()
-    with (
-        served(out) as at,
-        open_search(uri, collection="described", model=model) as engine,
-    ):
+    with served(out) as at, open_search(uri, collection="described", model=model) as engine:
         tab = visit(at=at)
         requests: list[str] = []
         tab.on("request", lambda request: requests.append(request.url.removeprefix(at)))

@@ -16,12 +16,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
 from coca.core.errors import ConfigError, MissingExtraError, ModelError
-from coca.processing.clip_bpe import (
-    MERGES,
-    ClipTokenizer,
-    installed_vocabulary,
-    read_vocabulary,
-)
+from coca.processing.clip_bpe import MERGES, ClipTokenizer, installed_vocabulary, read_vocabulary
 from coca.processing.processor import load_tokenizer
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.runtime.preprocess import clean_as_clip

@@ -229,9 +229,7 @@ def test_files_are_embedded_and_classified(predictor: BasePredictor, tmp_path: P
     assert len(classify_files(predictor, files, LABELS)[0]) == len(LABELS)
 
 
-def test_an_exported_model_names_the_operations_that_need_torch(
-    predictor: BasePredictor,
-) -> None:
+def test_an_exported_model_names_the_operations_that_need_torch(predictor: BasePredictor) -> None:
     if isinstance(predictor, coca.inference.predictor.Predictor):
         assert len(predictor.embed_clips([IMAGES[:2]])) == 1
         assert len(predictor.caption_clips([IMAGES[:2]], max_new_tokens=2)) == 1

@@ -5,11 +5,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.runtime.generation_config import (
-    DEFAULT_BEAMS,
-    GeneratedSequence,
-    GenerationConfig,
-)
+from coca.runtime.generation_config import DEFAULT_BEAMS, GeneratedSequence, GenerationConfig
 
 
 @pytest.mark.parametrize(
@@ -19,10 +15,7 @@ from coca.runtime.generation_config import (
         ({"num_return_sequences": 0}, "num_return_sequences must be .* of at least 1, got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be .* of at least 1 or null, got 0"),
         ({"min_new_tokens": -1}, "min_new_tokens must be a whole number of at least 0, got -1"),
-        (
-            {"min_new_tokens": 5, "max_new_tokens": 4},
-            "at most max_new_tokens 4, got 5",
-        ),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "at most max_new_tokens 4, got 5"),
         ({"num_beams": 2, "num_return_sequences": 3}, "2 beams cannot return 3 captions"),
         ({"num_beams": 1, "num_return_sequences": 2}, "1 beams cannot return 2 captions"),
         ({"num_beams": 2, "temperature": 1.0}, "use either"),
@@ -31,10 +24,7 @@ from coca.runtime.generation_config import (
         ({"temperature": 0.0}, "temperature must be a number in .*, got 0.0"),
         ({"temperature": 1e-30}, r"in \[1e-09, 1000000000.0\] or null, got 1e-30"),
         ({"temperature": float("inf")}, "temperature must be a number in .*, got Infinity"),
-        (
-            {"length_penalty": float("nan")},
-            r"length_penalty must be .*, got NaN",
-        ),
+        ({"length_penalty": float("nan")}, r"length_penalty must be .*, got NaN"),
         ({"length_penalty": -100.0}, r"length_penalty must be a number in \[-10, 10\], got -100.0"),
         ({"length_penalty": 1e6}, r"in \[-10, 10\], got 1000000.0"),
         (

@@ -62,9 +62,7 @@ for _ in range(600):
 """
 
 
-def test_an_index_file_that_a_killed_process_did_not_finish_is_built_again(
-    tmp_path: Path,
-) -> None:
+def test_an_index_file_that_a_killed_process_did_not_finish_is_built_again(tmp_path: Path) -> None:
     uri = str(tmp_path / "pictures.db")
     with Collection.open(uri, "pictures", embed_dim=16, fingerprint="f", model="m", create=True):
         pass

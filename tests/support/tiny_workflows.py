@@ -112,10 +112,7 @@ CLASSES = ("red", "green", "blue", "yellow")
 FINETUNE_RECIPE: dict[str, Any] = {
     "head": {"heads": 2},
     "encoder_lr": 0.001,
-    "data": {
-        "sources": [{"kind": "folder", "text": "labels"}],
-        "loader": {"batch_size": 4},
-    },
+    "data": {"sources": [{"kind": "folder", "text": "labels"}], "loader": {"batch_size": 4}},
     "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
     "train": {
         "steps": 12,

@@ -129,12 +129,7 @@ def test_the_encoder_alone_is_scored_next_to_the_model(
 ) -> None:
     labels = ["ostrich", "goldfish", "crane", "ostrich"]
     data = [
-        Sample(
-            f"s{row}",
-            image_bytes(row),
-            captions=(f"a photo of the {label}",),
-            labels=(label,),
-        )
+        Sample(f"s{row}", image_bytes(row), captions=(f"a photo of the {label}",), labels=(label,))
         for row, label in enumerate(labels)
     ]
     (tmp_path / "queries.yaml").write_text("an ostrich: [s0, s3]\nfrog: [s1]\n")

@@ -11,13 +11,7 @@ from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import ContrastiveOutput, sigmoid_loss_plain
-from coca.train.objective import (
-    CoCaObjective,
-    ContrastiveLoss,
-    Embedded,
-    LossConfig,
-    Losses,
-)
+from coca.train.objective import CoCaObjective, ContrastiveLoss, Embedded, LossConfig, Losses
 from tiny import sharpened, tiny_config
 from tiny_run import TinyStream
 

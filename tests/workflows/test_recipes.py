@@ -88,9 +88,7 @@ def test_both_stages_run_as_they_are(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_ranks_share_the_smallest_model_as_the_recipe_asks(
-    tmp_path: Path,
-) -> None:
+def test_ranks_share_the_smallest_model_as_the_recipe_asks(tmp_path: Path) -> None:
     write_shards(tmp_path)
     first, second = on_ranks(2, tmp_path, partial(both_stages_on_this_rank, tmp_path))
     assert bool(first["losses"].isfinite().all())

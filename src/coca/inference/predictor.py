@@ -29,11 +29,7 @@ from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.layers.prepacked import prepack_weights
 from coca.processing.processor import Processor
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.generation_config import (
-    GeneratedSequence,
-    GenerationConfig,
-    GenerationOptions,
-)
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.image_file import ImageSource
 from coca.runtime.inputs import (
     Caption,

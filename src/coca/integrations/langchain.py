@@ -276,10 +276,7 @@ class CoCaVectorStore(VectorStore):
         of_texts = model.embed_texts([texts[row] for row in with_text])
         text_vectors = dict(zip(with_text, of_texts, strict=True))
         files = [read_file(str(uri)) for uri in uris]
-        columns = (
-            _of_each(count, "metadatas", metadatas, {}),
-            _of_each(count, "ids", ids, None),
-        )
+        columns = (_of_each(count, "metadatas", metadatas, {}), _of_each(count, "ids", ids, None))
         vectors = model.embed_images(files)
         records = []
         for row, (uri, data, metadata, id) in enumerate(zip(uris, files, *columns, strict=True)):

@@ -32,13 +32,7 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
-from coca.model.pretrained import (
-    FORMAT_VERSION,
-    build,
-    build_on_meta,
-    parse_config,
-    write_modules,
-)
+from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config, write_modules
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
 from coca.release.export import map_model, map_processor

@@ -19,11 +19,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
-from coca.runtime.generation_config import (
-    GeneratedSequence,
-    GenerationConfig,
-    GenerationOptions,
-)
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.inputs import (
     Caption,
     ImageInput,

@@ -130,10 +130,7 @@ class GenerationConfig(Config):
             f"{beams} beams cannot return {self.num_return_sequences} captions; set num_beams to "
             f"{self.num_return_sequences}, or a temperature to draw them",
         )
-        _require(
-            beams % groups == 0,
-            f"num_beam_groups {groups} does not divide the {beams} beams",
-        )
+        _require(beams % groups == 0, f"num_beam_groups {groups} does not divide the {beams} beams")
         _require(
             (groups > 1) == (self.diversity_penalty > 0),
             "num_beam_groups above 1 and diversity_penalty above 0 go together: it is the penalty "

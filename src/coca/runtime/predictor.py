@@ -35,19 +35,9 @@ from coca.runtime.files import (
     open_graph,
     read_manifest,
 )
-from coca.runtime.generation_config import (
-    GeneratedSequence,
-    GenerationConfig,
-    GenerationOptions,
-)
+from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.inputs import Caption, ImageInput, SampleImages
-from coca.runtime.preprocess import (
-    ImageSettings,
-    TextSettings,
-    TextTokens,
-    settings_from,
-    square,
-)
+from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, settings_from, square
 from coca.runtime.scoring import score_captions, scored_lengths
 from coca.runtime.short_vectors import shorten
 from coca.runtime.unreadable import OnError

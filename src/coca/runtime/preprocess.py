@@ -21,13 +21,7 @@ from PIL import Image
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.runtime.caption_words import CaptionWords, WordChoice
-from coca.runtime.image_file import (
-    Box,
-    ImageSource,
-    read_image,
-    square_around,
-    trim_border,
-)
+from coca.runtime.image_file import Box, ImageSource, read_image, square_around, trim_border
 from coca.runtime.inputs import whole
 from coca.runtime.tokenizer_file import decode_ids, encode_text, leading_ids, read_tokenizer
 from coca.runtime.word_constraint import WordConstraint

@@ -19,12 +19,7 @@ from starlette.types import Scope
 
 from coca import __version__
 from coca.core.errors import ConfigError
-from coca.server.connections import (
-    BACKLOG,
-    ConnectionLimits,
-    limited_protocol,
-    max_connections,
-)
+from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware.limits import (
     BodyLimit,

@@ -24,14 +24,7 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import (
-    ChunkedLoss,
-    Embedded,
-    FirstPass,
-    Losses,
-    Objective,
-    add_losses,
-)
+from coca.train.objective import ChunkedLoss, Embedded, FirstPass, Losses, Objective, add_losses
 
 # Reports of non-finite steps: cause, rank and samples.
 

@@ -10,15 +10,7 @@ input, pixels.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import (
-    Annotated,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -366,13 +358,7 @@ class CoCaObjective:
             is_captioned=batch.is_captioned,
         )
 
-    def _sum_up(
-        self,
-        model: Captioner,
-        batch: Batch,
-        output: CoCaOutput,
-        totals: Totals,
-    ) -> Losses:
+    def _sum_up(self, model: Captioner, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
         """Compute the per-sample losses."""
         config = self.config
         total = model.log_scale.new_zeros(())
@@ -525,7 +511,4 @@ class DetectionObjective:
 
     def _boxes(self, key: str, side: int, device: torch.device) -> Boxes:
         target = self._targets[key]
-        return {
-            "boxes": (target.boxes * side).to(device),
-            "labels": target.labels.to(device),
-        }
+        return {"boxes": (target.boxes * side).to(device), "labels": target.labels.to(device)}

@@ -44,9 +44,7 @@ def opened(config: SplitAnnotationsConfig, *splits: str) -> Source:
     return open_source(replace(config, split=splits))
 
 
-def test_a_split_is_its_images_with_all_sentences_in_the_order_of_the_file(
-    tmp_path: Path,
-) -> None:
+def test_a_split_is_its_images_with_all_sentences_in_the_order_of_the_file(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     both = opened(config, "train", "restval")
     assert [both.key(row) for row in range(len(both))] == ["a", "c"]

@@ -24,10 +24,7 @@ def images(part: Table) -> list[str]:
     return [part.row(number)["image"] for number in range(len(part))]
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdefghij")), min_size=1),
-    st.floats(0.2, 0.8),
-)
+@given(st.lists(st.tuples(st.sampled_from("abcdefghij")), min_size=1), st.floats(0.2, 0.8))
 def test_two_parts_hold_every_row_once_and_share_no_image(
     values: list[tuple[str]], cut: float
 ) -> None:

@@ -96,9 +96,7 @@ def test_the_same_bytes_come_out_as_by_the_standard_library(tmp_path: Path) -> N
     assert {name: archive.read(name) for name in archive.names} == contents
 
 
-def test_a_file_that_inflates_to_too_much_is_refused_before_memory_is_taken(
-    tmp_path: Path,
-) -> None:
+def test_a_file_that_inflates_to_too_much_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as file:
         file.writestr("bomb.png", bytes(50 << 20))

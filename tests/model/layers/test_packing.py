@@ -26,9 +26,7 @@ def test_each_token_has_one_row_and_its_caption_follows_it(lengths: list[int]) -
 
 
 @given(lengths_of_a_batch)
-def test_buckets_hold_their_captions_without_padding_for_one_length(
-    lengths: list[int],
-) -> None:
+def test_buckets_hold_their_captions_without_padding_for_one_length(lengths: list[int]) -> None:
     packing = Packing.of(torch.tensor(lengths))
     held = [0]
     for bucket in packing.buckets:

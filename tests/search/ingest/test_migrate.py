@@ -46,10 +46,7 @@ def same(first: Record, second: Record) -> bool:
     """Compare records in all fields, including vectors, which `==` ignores."""
     vectors = [
         (np.zeros(1) if one is None else one, np.zeros(1) if other is None else other)
-        for one, other in (
-            (first.vector, second.vector),
-            (first.text_vector, second.text_vector),
-        )
+        for one, other in ((first.vector, second.vector), (first.text_vector, second.text_vector))
     ]
     return first == second and all(np.array_equal(one, other) for one, other in vectors)
 

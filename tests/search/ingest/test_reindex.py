@@ -78,9 +78,7 @@ def test_an_image_with_an_id_of_its_own_is_embedded_again_when_it_changes(
     assert reindex(old, newer, new).embedded == 0
 
 
-def test_texts_without_an_image_are_embedded_as_texts(
-    both: tuple[Collection, Collection],
-) -> None:
+def test_texts_without_an_image_are_embedded_as_texts(both: tuple[Collection, Collection]) -> None:
     old, new = both
     for caption in ("four", "four more"):
         vector = np.eye(16, dtype=np.float32)[0]

@@ -14,10 +14,7 @@ from coca.search.milvus import catalog
 from coca.search.milvus.catalog import drop_collection, list_all, point_alias
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.schema import (
-    has_collection,
-    list_collections,
-)
+from coca.search.milvus.schema import has_collection, list_collections
 from coca.search.records import Record
 from milvus_server import free_port
 

@@ -162,9 +162,7 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     assert collection._images.freshness == "Strong"
 
 
-def test_what_lite_cannot_keep_is_left_out_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_what_lite_cannot_keep_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     lite = capabilities_of("milvus_lite-3.2.2")
     with caplog.at_level(logging.WARNING):
         fitted = CollectionSettings(shards=4, replicas=2, partition_by_album=True).fitted(lite)

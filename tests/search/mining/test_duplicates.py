@@ -42,10 +42,7 @@ def test_equal_images_are_found_at_a_cosine_of_1() -> None:
     vectors = cloud(0, 5)[[0, 1, 1, 2, 0]]
     assert [
         (pair.first, pair.second) for pair in near_duplicates(vectors, min_similarity=1.0).pairs
-    ] == [
-        (0, 4),
-        (1, 2),
-    ]
+    ] == [(0, 4), (1, 2)]
 
 
 @pytest.mark.parametrize("block", [4, 2_048])

@@ -44,9 +44,7 @@ def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Servi
             assert found[row] == [(hit.id, hit.score) for hit in hits]
 
 
-def test_words_of_captions_are_read_through_it(
-    service: Service,
-) -> None:
+def test_words_of_captions_are_read_through_it(service: Service) -> None:
     collection = service.collections["pictures"].collection
     batched = BatchedSearch(collection, ServerSettings())
     assert isinstance(batched, VectorSearch)

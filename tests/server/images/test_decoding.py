@@ -192,9 +192,7 @@ def test_an_image_that_hangs_is_an_error_and_the_next_one_is_decoded() -> None:
     decoder.close()
 
 
-def test_a_process_sees_no_secrets_and_opens_no_files(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_process_sees_no_secrets_and_opens_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     others = decoders()
     monkeypatch.setenv("COCA_API_KEYS", "a-secret-key")
     opened = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)

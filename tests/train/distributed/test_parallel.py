@@ -56,9 +56,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
 
 
 @pytest.mark.distributed
-def test_gradients_are_exchanged_behind_the_last_pass_only(
-    ranks: list[dict[str, Results]],
-) -> None:
+def test_gradients_are_exchanged_behind_the_last_pass_only(ranks: list[dict[str, Results]]) -> None:
     # Ranks ask for 1 and 2: their own first, then the mean of twice that.
     assert [float(own["parts"]["first"]) for own in ranks] == [1.0, 2.0]
     assert [float(own["parts"]["last"]) for own in ranks] == [3.0, 3.0]

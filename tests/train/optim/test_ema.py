@@ -121,9 +121,7 @@ def test_a_stopped_run_goes_on_with_its_averages_to_the_bit(tmp_path: Path) -> N
     assert not same(rest.weights(), weights(rest))
 
 
-def test_averages_that_a_run_did_not_keep_before_begin_where_it_goes_on(
-    tmp_path: Path,
-) -> None:
+def test_averages_that_a_run_did_not_keep_before_begin_where_it_goes_on(tmp_path: Path) -> None:
     first = tiny_trainer(tmp_path, steps=5)
     first.fit()
     rest = tiny_trainer(tmp_path, steps=5, ema=PLAIN)

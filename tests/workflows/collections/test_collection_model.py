@@ -139,10 +139,7 @@ def test_a_collection_of_shorter_vectors_is_filled_and_searched(
     with pytest.raises(SearchError, match="of 8 numbers of this model, and not of 24"):
         index_images([photos], load(model), uri=uri)
     whole = load(model)
-    with (
-        pytest.raises(SearchError, match="dimensions=8"),
-        open_search(uri, model=whole),
-    ):
+    with pytest.raises(SearchError, match="dimensions=8"), open_search(uri, model=whole):
         pass
 
 

@@ -48,9 +48,7 @@ def test_the_same_shape_takes_over_every_weight(source: Predictor) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(
-    source: Predictor,
-) -> None:
+def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(source: Predictor) -> None:
     theirs = source.model
     assert isinstance(theirs, CoCa)
     model = fresh(source, image={"image_size": 32}).eval()

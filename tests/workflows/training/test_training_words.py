@@ -21,14 +21,7 @@ from coca.workflows.training.training_words import (
 )
 from tiny_data import MemorySource, tiny_processor
 from tiny_model import write_model
-from tiny_workflows import (
-    CLASSES,
-    NAMES,
-    finetune_recipe,
-    recipe,
-    write_classes,
-    write_squares,
-)
+from tiny_workflows import CLASSES, NAMES, finetune_recipe, recipe, write_classes, write_squares
 
 TOKENIZER = Tokenizer.train(["a red car"], vocab_size=280)
 

@@ -79,23 +79,13 @@ def caption(
         columns=["caption", *(["rank score"] if several else []), "score", "path"],
         right=["rank score", "score"],
         rows=lambda path, best: [
-            [
-                one.text,
-                *([f"{one.rank_score:.3f}"] if several else []),
-                f"{one.score:.2f}",
-                path,
-            ]
+            [one.text, *([f"{one.rank_score:.3f}"] if several else []), f"{one.score:.2f}", path]
             for one in (best, *best.others)
         ],
         entry=lambda best: {"captions": [_entry(one) for one in (best, *best.others)]},
         out=out,
         records=lambda best: [
-            {
-                "rank": rank,
-                "caption": one.text,
-                "score": one.score,
-                "rank_score": one.rank_score,
-            }
+            {"rank": rank, "caption": one.text, "score": one.score, "rank_score": one.rank_score}
             for rank, one in enumerate((best, *best.others), start=1)
         ],
     )

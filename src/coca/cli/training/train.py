@@ -25,10 +25,7 @@ RecipeOverrides: TypeAlias = Annotated[
 ]
 
 
-def pretrain(
-    settings: RecipeOverrides,
-    as_json: Json = False,
-) -> None:
+def pretrain(settings: RecipeOverrides, as_json: Json = False) -> None:
     """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
 
     Ctrl-C saves a checkpoint and stops after the current step; so does SIGTERM, with exit code 0.
@@ -49,10 +46,7 @@ def pretrain(
         raise typer.Exit(STOPPED)
 
 
-def finetune(
-    settings: RecipeOverrides,
-    as_json: Json = False,
-) -> None:
+def finetune(settings: RecipeOverrides, as_json: Json = False) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
     A recipe with a section `detector` trains an object detector on the image encoder. Resuming and

@@ -20,11 +20,7 @@ Range: TypeAlias = tuple[int, int]
 WEB = frozenset({"http", "https"})
 OBJECT_STORES = WEB | {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"}
 _SCHEMES = OBJECT_STORES | {"file"}
-_FORMS = {
-    "http": "http://HOST/PATH",
-    "https": "https://HOST/PATH",
-    "file": "file:///PATH",
-}
+_FORMS = {"http": "http://HOST/PATH", "https": "https://HOST/PATH", "file": "file:///PATH"}
 
 _owner: int | None = None
 """Process that read the first remote file, and runs obstore's threads."""

@@ -103,11 +103,7 @@ class _TextStates:
         positions = torch.arange(longest, device=chosen.device)
         # The padding of a shorter text is rows of other texts; causal attention hides them.
         rows = (self._starts[chosen, None] + positions).clamp(max=len(self._rows) - 1)
-        return (
-            self._rows[rows],
-            self._counts[chosen, :longest],
-            self._targets[chosen, :longest],
-        )
+        return (self._rows[rows], self._counts[chosen, :longest], self._targets[chosen, :longest])
 
 
 def _plan(

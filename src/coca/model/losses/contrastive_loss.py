@@ -17,12 +17,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from coca.model.losses.collectives import (
-    all_gather,
-    all_reduce_logsumexp,
-    rank_of,
-    reduce_scatter,
-)
+from coca.model.losses.collectives import all_gather, all_reduce_logsumexp, rank_of, reduce_scatter
 
 BLOCK_ROWS = 512
 """Rows per block; more rows were not faster on two CPU cores, fewer slow the matrix products."""

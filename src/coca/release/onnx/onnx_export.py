@@ -174,10 +174,7 @@ def write_files(
     if predictor.processor.caption_words is not None:
         predictor.processor.caption_words.save(folder / CAPTION_WORDS_FILE)
     text = predictor.model.config.text
-    sections = {
-        "image": asdict(settings),
-        "text": asdict(text_settings(text, predictor.processor)),
-    }
+    sections = {"image": asdict(settings), "text": asdict(text_settings(text, predictor.processor))}
     write_json(folder / PREPROCESS_FILE, sections)
     _, heads, _, size = decoder.inputs["past"][0].shape
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}

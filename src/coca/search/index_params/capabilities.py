@@ -95,15 +95,9 @@ _SERVER_2_4 = replace(
     partition_key=True,
 )
 
-_SERVER_2_5 = replace(
-    _SERVER_2_4,
-    templates=True,
-)
+_SERVER_2_5 = replace(_SERVER_2_4, templates=True)
 
-_SERVER_2_6 = replace(
-    _SERVER_2_5,
-    vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"},
-)
+_SERVER_2_6 = replace(_SERVER_2_5, vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"})
 
 _SERVERS = {
     (2, 3, 0): _SERVER_2_3,

@@ -23,13 +23,7 @@ from coca.search.ingest.ingest_report import BadLog, IngestReport
 from coca.search.ingest.prefetch import LoadedItem, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
 from coca.search.ingest.sources import Annotation
-from coca.search.ingest.upsert_rules import (
-    CountCase,
-    Merge,
-    MergeCase,
-    decide_count,
-    decide_merge,
-)
+from coca.search.ingest.upsert_rules import CountCase, Merge, MergeCase, decide_count, decide_merge
 from coca.search.predictor import Embedder
 from coca.search.records import (
     MAX_BYTES,

@@ -19,11 +19,7 @@ from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.index_params.vector_index import VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
-from coca.search.milvus.ann import (
-    Vectors,
-    ann_search,
-    grouped_ann_search,
-)
+from coca.search.milvus.ann import Vectors, ann_search, grouped_ann_search
 from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state

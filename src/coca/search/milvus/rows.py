@@ -143,12 +143,7 @@ class Rows:
             this process.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        name: str,
-        consistency: str = "Bounded",
-    ) -> None:
+    def __init__(self, connection: Connection, name: str, consistency: str = "Bounded") -> None:
         """Wrap an existing collection."""
         self.connection = connection
         self.name = name

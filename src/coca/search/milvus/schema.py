@@ -378,15 +378,7 @@ def _rebuild(
 ) -> None:
     for name, column in vectors:
         drop_index(connection, name, column)
-        build_index(
-            connection,
-            name,
-            column,
-            index,
-            codec=codec,
-            bar=bar,
-            patience_s=patience_s,
-        )
+        build_index(connection, name, column, index, codec=codec, bar=bar, patience_s=patience_s)
 
 
 def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:

@@ -575,8 +575,6 @@ class CollectionCopy:
         return stacked
 
 
-def _captioned(
-    origins: Iterable[tuple[str, str, str, Origin]],
-) -> Iterator[tuple[str, _Item]]:
+def _captioned(origins: Iterable[tuple[str, str, str, Origin]]) -> Iterator[tuple[str, _Item]]:
     for id, _, caption, origin in origins:
         yield id, _Item(caption, origin.caption_source(caption) == "given")

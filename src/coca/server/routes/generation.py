@@ -7,13 +7,7 @@ from fastapi import APIRouter
 from pydantic import Field, model_validator
 
 from coca.runtime.caption_words import WordChoice
-from coca.server.bodies import (
-    MAX_TEXT,
-    Body,
-    CollectionName,
-    ImageReference,
-    Text,
-)
+from coca.server.bodies import MAX_TEXT, Body, CollectionName, ImageReference, Text
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 # Bodies of `/v1/caption`, `/v1/answer` and `/v1/classify`.

@@ -17,13 +17,7 @@ from coca.core.errors import ConfigError
 from coca.core.files.local_files import file_etag
 from coca.search.records import Hit as FoundHit
 from coca.search.records import Origin, Record, content_id, storage_error
-from coca.server.bodies import (
-    MAX_LIMIT,
-    Body,
-    CollectionName,
-    DataUri,
-    ItemId,
-)
+from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import media_type_of, read_data_uri

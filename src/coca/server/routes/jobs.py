@@ -5,10 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from coca.server.bodies import (
-    Body,
-    CollectionName,
-)
+from coca.server.bodies import Body, CollectionName
 from coca.server.collections.jobs import IndexJob
 from coca.server.errors import WRITE_ERRORS
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer

@@ -153,10 +153,7 @@ def run_search(
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
-    query = replace(
-        options,
-        filter=filter_of(tenant, request, *itself),
-    )
+    query = replace(options, filter=filter_of(tenant, request, *itself))
     return collection.engine.search(terms=terms, **vars(query)), None, True
 
 

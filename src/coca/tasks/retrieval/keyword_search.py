@@ -99,11 +99,7 @@ def keyword_search(
     }
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :FOUND]
     results = [
-        {
-            "query": query,
-            "rank": int(ranks[row]),
-            "found": [samples[hit].key for hit in best[row]],
-        }
+        {"query": query, "rank": int(ranks[row]), "found": [samples[hit].key for hit in best[row]]}
         for row, query in enumerate(queries)
     ]
     return TaskResult(

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
 from coca.core.config.frozen_config import check_options
-from coca.core.errors import (
-    ConfigError,
-    MissingExtraError,
-    ModelError,
-    SearchError,
-)
+from coca.core.errors import ConfigError, MissingExtraError, ModelError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample

@@ -48,11 +48,7 @@ def cache_path(folder: Path, predictor: BasePredictor, config: TaskConfig, *, da
 
 def write_result(path: Path, kept: CachedResult) -> None:
     """Write a result to the cache, atomically."""
-    content = {
-        "result": asdict(kept.result),
-        "record": dict(kept.record),
-        "seconds": kept.seconds,
-    }
+    content = {"result": asdict(kept.result), "record": dict(kept.record), "seconds": kept.seconds}
     text = json.dumps(content, default=lambda image: base64.b64encode(image).decode())
     write_atomic(path, text.encode())
 

@@ -26,10 +26,7 @@ def test_the_index_has_the_offset_of_every_file_of_a_sample(tmp_path: Path) -> N
     content = make_tar(tmp_path / "x.tar", FILES)
     index = load(tmp_path / "x.tar")
     assert index.keys.tolist() == [b"a", b"deep/b"]
-    wanted = [
-        [b"picture", b"one", b"{}", None],
-        [b"other", None, None, b"7"],
-    ]
+    wanted = [[b"picture", b"one", b"{}", None], [b"other", None, None, b"7"]]
     for row, members in enumerate(wanted):
         for column, member in zip((IMAGE, TEXT, JSON, LABEL), members, strict=True):
             offset, size = index.offsets[row, column], index.sizes[row, column]

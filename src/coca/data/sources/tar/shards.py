@@ -32,15 +32,7 @@ from coca.core.files.local_files import MAX_IMAGE_BYTES, check_within, doubt, ne
 from coca.data.sample import Sample
 from coca.data.sources.source import SelectionConfig, register_source
 from coca.data.sources.table_source import selected_rows
-from coca.data.sources.tar.index import (
-    IMAGE,
-    JSON,
-    LABEL,
-    TEXT,
-    TarIndex,
-    index_bytes,
-    load_index,
-)
+from coca.data.sources.tar.index import IMAGE, JSON, LABEL, TEXT, TarIndex, index_bytes, load_index
 from coca.data.sources.tar.scan import scan_tar
 from coca.data.storage.remote import Range
 from coca.data.storage.storage import Storage, expand_braces, full_path, is_remote, matches
