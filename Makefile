@@ -78,6 +78,7 @@ test-export: $(EXPORT) $(DEPLOY) ## Export models to ONNX and run them without t
 
 test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
 	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
+	.venv-export/bin/coca export everyday .venv-runtime/immich --format immich
 	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
 
 test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it

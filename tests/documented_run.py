@@ -28,11 +28,11 @@ from tiny_video import video
 FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "search.md", "milvus.md")
 
 LEFT_OUT = {
-    r"--format (onnx|immich)": "runs in `make test-export`",
+    r"--format (onnx|immich)|--model immich-model": "runs in `make test-export`",
     r"--format browser|http\.server": "runs in `make test-page`",
     r"--runtime onnx": "runs in `make test-runtime`",
     r"frozen.encoder": "needs weights of a package that no verb installs",
-    r"openclip:|--push": "fetches weights of a gigabyte, or uploads",
+    r"(openclip|hf|st):|--push": "fetches weights of a gigabyte, or uploads",
     r"^(pip|\.venv|helm|torchrun) ?": "changes the environment, or needs a cluster",
     r"http://": "needs a Milvus server, with which tests/search runs the same",
     r"^make (?!demo)": "a verb of this project's own checks",

@@ -11,16 +11,15 @@ from safetensors.torch import save_file
 from coca.core.errors import ConfigError, MissingExtraError, ModelError
 from coca.core.files.atomic import sha256_file, user_cache
 from coca.inference import open_weights
+from coca.inference.model_kinds import SOURCE_FILE, is_model
 from coca.inference.open_weights import (
     OPENAI_MEAN,
     PUBLISHED,
-    SOURCE_FILE,
     About,
     OpenWeights,
     Published,
     caveat_of,
     import_weights,
-    is_model,
     read_about,
 )
 from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip

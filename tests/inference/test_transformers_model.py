@@ -1,6 +1,8 @@
 """Image-text models of transformers, built by transformers with random weights."""
 
+import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 import transformers
 
 import coca
-from coca.core.errors import ModelError
+from coca.core.errors import MissingExtraError, ModelError
 from coca.inference import loading
 from coca.inference.open_weights import OpenWeights
 from tiny_image_text import TEXTS, TRANSFORMERS, awkward_images, upright_rgb, write_transformers
@@ -33,7 +35,7 @@ def test_vectors_equal_those_of_transformers(family: str, tmp_path: Path) -> Non
     )
     tokens = LIBRARY.AutoTokenizer.from_pretrained(folder)(
         TEXTS,
-        padding="max_length" if family == "siglip" else True,
+        padding="max_length" if "siglip" in family else True,
         truncation=True,
         max_length=loaded.context_length,
         return_tensors="pt",
@@ -58,6 +60,32 @@ def test_a_repository_of_transformers_is_copied(tmp_path: Path) -> None:
     assert not (saved / "README.md").exists()
     loaded = coca.load(saved, device="cpu")
     assert loaded.embed_texts(TEXTS).shape == (30, loaded.embed_dim)
+
+
+def test_code_of_a_repository_is_refused(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "some" / "jina-clip"
+    repository.mkdir(parents=True)
+    code = {"AutoModel": "some/jina-clip--modeling_clip.JinaCLIPModel"}
+    content = {"model_type": "jina_clip", "auto_map": code}
+    (repository / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
+    for call in (
+        lambda: loading.model_folder("hf:some/jina-clip", open_weights=source),
+        lambda: coca.load(repository),
+    ):
+        with pytest.raises(ModelError, match=r"needs Python code .*JinaCLIPModel.*is not run here"):
+            call()
+
+
+def test_a_missing_library_is_reported_before_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_transformers(tmp_path / "hub" / "some" / "siglip", "siglip")
+    hub = FolderHub(tmp_path / "hub")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'coca-captioners\[transformers\]'"):
+        OpenWeights(tmp_path / "cache", hub).repository("some/siglip")
+    assert hub.fetched == ["some/siglip/config.json"]
 
 
 def test_a_damaged_folder_is_reported_in_one_sentence(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from coca.core.errors import ConfigError, ModelError
 from coca.inference import loading
 from coca.inference.loading import fingerprint
-from coca.inference.open_weights import MODEL_FILES
+from coca.inference.model_kinds import MODEL_FILES
 from coca.model.pretrained import MODULES_FILE
 from coca.release.convert import average, convert
 from tiny_model import write_model

@@ -12,7 +12,7 @@ import coca
 from coca.core.errors import ModelError
 from coca.data.sources.folder import FolderConfig
 from coca.inference import open_weights
-from coca.inference.open_weights import MODEL_FILES
+from coca.inference.model_kinds import MODEL_FILES
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig

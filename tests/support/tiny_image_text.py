@@ -210,7 +210,7 @@ def write_openclip(folder: Path, family: str = "clip") -> Path:
     return folder
 
 
-TRANSFORMERS = ("clip", "siglip", "chinese_clip", "altclip")
+TRANSFORMERS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 _TINY = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -247,6 +247,14 @@ def write_transformers(folder: Path, family: str = "clip") -> Path:
             )
             model, images = library.SiglipModel(config), library.SiglipImageProcessor
             options = {"size": {"height": 32, "width": 32}, "resample": 2}
+        case "siglip2":
+            config = library.Siglip2Config(
+                text_config={**text, **ids, "projection_size": 32},
+                vision_config={**_TINY, "patch_size": 16, "num_patches": 256},
+            )
+            model, images = library.Siglip2Model(config), library.Siglip2ImageProcessor
+            # What its processor, which sentence-transformers calls, is fixed to.
+            options = {"patch_size": 16, "max_num_patches": 256}
         case "chinese_clip":
             config = library.ChineseCLIPConfig(
                 text_config={**text, "pad_token_id": 0},
@@ -267,7 +275,24 @@ def write_transformers(folder: Path, family: str = "clip") -> Path:
     model.save_pretrained(folder)
     images(**options).save_pretrained(folder)
     tokenizer = library.PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(), pad_token="<pad>", eos_token="</s>"
+        tokenizer_object=byte_tokenizer(),
+        pad_token="<pad>",
+        eos_token="</s>",
+        model_max_length=24,
     )
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_sentence_transformers(folder: Path, family: str = "clip") -> Path:
+    """Write a folder of sentence-transformers around a tiny model of transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    write_transformers(folder / "source", family)
+    # CLIP's legacy folders have this module.
+    kind: Any = modules.CLIPModel if family == "clip" else modules.Transformer
+    SentenceTransformer(modules=[kind(str(folder / "source"))], device="cpu").save(
+        str(folder / "st")
+    )
+    return folder / "st"

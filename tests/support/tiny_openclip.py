@@ -145,7 +145,9 @@ class FolderHub:
         self.fetched: list[str] = []
 
     def files(self, repo: str, *, revision: str | None) -> list[str]:
-        return sorted(path.name for path in self._folder(repo, revision).iterdir())
+        folder = self._folder(repo, revision)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(folder).as_posix() for path in files)
 
     def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
         self.fetched.append(f"{repo}/{name}")

@@ -1,6 +1,7 @@
 """Optional dependencies, imported only where they are needed, and data packages of npm."""
 
 import importlib
+import importlib.util
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,17 @@ def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional module, or raise an error with the pip command that installs it."""
     with extra_imports(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
+
+
+def require_installed(module: str, *, extra: str) -> None:
+    """Raise the error of `require` if a module is missing, without importing it.
+
+    Args:
+        module: Name to look for, without its submodules.
+        extra: The extra of this distribution that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(module, extra)
 
 
 # Installation of data packages by npm.

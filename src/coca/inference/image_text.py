@@ -1,20 +1,26 @@
 """Load any model by its name: a CoCa, or an image-text model of another library.
 
-coca.load("openclip:ViT-B-16-SigLIP2/webli")    any architecture and tag of OpenCLIP
-coca.load("openclip:ViT-B-32/weights.pt")       a checkpoint for an architecture
-coca.load("hf:google/siglip2-base-patch16-224") a repository of transformers or of OpenCLIP
-coca.load("downloads/siglip")                   a folder of either
+coca.load("openclip:ViT-B-16-SigLIP2/webli")            an architecture and tag of OpenCLIP
+coca.load("openclip:ViT-B-32/weights.pt")               a checkpoint for an architecture
+coca.load("hf:google/siglip2-base-patch16-224")         a repository of transformers or OpenCLIP
+coca.load("st:sentence-transformers/clip-ViT-B-32")     a model of sentence-transformers
+coca.load("downloads/siglip")                           a folder of these
+coca.load("immich-model")                               a folder in immich's layout
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+from coca.core.errors import ConfigError
+from coca.core.files.digest import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement
-from coca.inference.open_weights import is_image_text, is_openclip
+from coca.inference.model_kinds import is_image_text, is_openclip, is_sentence_transformers
 from coca.model.precision import Precision, resolve_precision
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.files import is_immich
+from coca.runtime.predictor import load as load_on_onnx
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
 
@@ -44,12 +50,20 @@ def load(
             dimensions=dimensions,
         )
     loading.check_precision(precision)
+    if is_immich(folder):
+        if device not in (None, "cpu") or precision not in ("fp32", "auto"):
+            raise ConfigError(
+                f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "
+                f"precision {precision!r}"
+            )
+        return load_on_onnx(folder, batch_size=batch_size, dimensions=dimensions)
     target = loading.device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
     dtype = loading.DTYPES[resolve_precision(precision, target)]
     kind = _kind_of(folder)
-    loaded = kind(folder, Placement(target, dtype, batch_size, loading.files_fingerprint(folder)))
+    found = files_fingerprint(folder, loading.model_files(folder))
+    loaded = kind(folder, Placement(target, dtype, batch_size, found))
     return loaded if dimensions is None else shorten(loaded, dimensions)
 
 
@@ -59,6 +73,10 @@ def _kind_of(folder: Path) -> Callable[[Path, Placement], ImageTextPredictor]:
         from coca.inference.openclip_model import OpenCLIPPredictor
 
         return OpenCLIPPredictor
+    if is_sentence_transformers(folder):
+        from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
+
+        return SentenceTransformersPredictor
     from coca.inference.transformers_model import TransformersPredictor
 
     return TransformersPredictor

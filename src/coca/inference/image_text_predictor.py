@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
+from PIL import Image
 from torch import Tensor
 
 from coca.core.errors import CocaError, ModelError
@@ -46,7 +47,8 @@ class ImageTextPredictor(EmbeddingPredictor):
         """Place a loaded model on its device.
 
         Args:
-            model: Module of torch with the parameter `logit_scale`, a logarithm.
+            model: Module of torch, with the parameter `logit_scale`, a logarithm, unless
+                `logit_scale` is overridden.
             folder: Folder of its files, for display.
             placed: Device, precision, batch size and fingerprint.
             settings: Preprocessing of images.
@@ -72,28 +74,38 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     @property
     def dtype(self) -> str:
-        return str(self.model.logit_scale.dtype).removeprefix("torch.")
+        return str(self._dtype).removeprefix("torch.")
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of the image encoder, of the rest, and of both."""
         image = total = 0
         for name, weight in self.model.named_parameters():
             total += weight.numel()
-            image += weight.numel() * name.startswith("vis")
+            # `visual`, `vision_model`, `visual_projection`, at any depth.
+            image += weight.numel() * any(part.startswith("vis") for part in name.split("."))
         return {"image_encoder": image, "text_encoder": total - image, "total": total}
 
     @property
     def _device(self) -> torch.device:
-        return self.model.logit_scale.device
+        return next(self.model.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     def _normalized(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         values = torch.from_numpy(pixels).to(self._device).to(torch.float32).div_(255)
-        return values.sub_(self._mean).div_(self._std).to(self.model.logit_scale.dtype)
+        return values.sub_(self._mean).div_(self._std).to(self._dtype)
 
 
 def as_array(features: Float[Tensor, "B E"]) -> Float32[np.ndarray, "B E"]:
     """Convert features to NumPy, in fp32."""
     return features.float().cpu().numpy()
+
+
+def as_pillow(image: UInt8[np.ndarray, "3 H W"]) -> Image.Image:
+    """Convert an image to the form that the libraries' own processors read."""
+    return Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
 
 
 @contextmanager

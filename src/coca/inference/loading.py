@@ -1,10 +1,5 @@
 """Loading of models by name: shipped models, folders, runs and published open weights.
 
-SHA-256 reads 0.5 GB/s on one core of a small machine, so 2.5 GB of weights would cost each command
-5 s. A cached digest is used while device, inode, size, modification time and change time of the
-file are the same. The change time cannot be set by programs, so an edit is never overlooked; damage
-that the disk does not report is found at the first load only.
-
     coca.load()                                              the default model, in this package
     coca.load("nano")                                        another model in this package
     coca.load("runs/from-scratch/model")                     a model folder, or its run folder
@@ -15,31 +10,26 @@ that the disk does not report is found at the first load only.
 An existing path takes precedence over a shipped name.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import torch
 
 from coca.core.config.frozen_config import non_default
-from coca.core.errors import ConfigError, ModelError, StorageError
-from coca.core.files.atomic import sha256_file, user_cache, write_atomic
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files.digest import cached_digest
 from coca.core.malloc import keep_freed_memory
-from coca.inference.open_weights import (
+from coca.inference.model_kinds import (
     SOURCE_FILE,
-    OpenWeights,
-    caveat_of,
     is_image_text,
     is_model,
+    refuse_code,
     weights_in,
 )
+from coca.inference.open_weights import OpenWeights, caveat_of
 from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.precision import Precision, resolve_precision
@@ -56,55 +46,12 @@ from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
-# Digests of large weight files, cached in the user's cache until the file changes.
+logger = logging.getLogger(__name__)
 
-
-CACHED_BYTES = 64 << 20
-"""Files from this size on are cached; smaller files are read in 0.1 s."""
 MODEL_SUFFIXES = frozenset(
     (".bin", ".data", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors", ".txt")
 )
 """Suffixes of the files of other libraries' models."""
-_SETTLED_S = 2.0
-"""Age from which a change time is unique: file systems count in steps of up to 2 s."""
-
-
-def cached_digest(path: Path, compute: Callable[[], str]) -> str:
-    """Return the digest of a file, computed if it is small, new or changed.
-
-    Args:
-        path: The file; if it is missing, `compute` reports that.
-        compute: Reads the file and returns its digest, as hex digits.
-    """
-    key = _state(path)
-    if key is None:
-        return compute()
-    cached = user_cache() / "digests" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    try:
-        return cached.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        digest = compute()
-    if _state(path) == key:
-        # A cache that cannot be written costs time only.
-        with contextlib.suppress(StorageError, OSError):
-            write_atomic(cached, digest.encode())
-    return digest
-
-
-def _state(path: Path) -> str | None:
-    """Return the file's identity, size and times; None if it is small, missing or too new."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    if found.st_size < CACHED_BYTES or time.time() - found.st_ctime < _SETTLED_S:
-        return None
-    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return f"{os.path.realpath(path)} {identity}"
-
-
-logger = logging.getLogger(__name__)
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -117,7 +64,7 @@ def load(
     prepack: bool = True,
     dimensions: int | None = None,
 ) -> Predictor:
-    """Load a pretrained model by its name; only `openclip:` and `hf:` names use the network.
+    """Load a pretrained model by its name; `openclip:`, `hf:` and `st:` use the network.
 
     On a CPU, the process then keeps freed memory for the next batch (`coca.core.malloc`), which
     halves the processor time of a ConvNet.
@@ -180,7 +127,8 @@ def fingerprint(folder: str | Path) -> str:
 
     The first 16 digits hash weights, processor and tokenizer, the last 8 the configuration.
     A setting at its default hashes like a missing setting. The weights are read; digests of files
-    above 64 MiB are cached, see `digest_cache`. The files of a detector in the folder are hashed.
+    above 64 MiB are cached, see `coca.core.files.digest`. The files of a detector in the folder
+    are hashed.
     """
     folder = Path(folder)
     weights = cached_digest(folder / WEIGHTS_FILE, lambda: weights_digest(folder))
@@ -203,18 +151,13 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()[:16] + hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
-def files_fingerprint(folder: Path) -> str:
-    """Compute the 24 hex digits that identify the files of a model of another library.
+def model_files(folder: Path) -> list[Path]:
+    """List the files of a model of another library that determine its vectors.
 
-    Weights, tokenizer and preprocessing are hashed with their names; texts for people are not.
+    Weights, tokenizer and preprocessing are among them; texts for people are not.
     """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix in MODEL_SUFFIXES and path.is_file() and name != SOURCE_FILE:
-            content = cached_digest(path, partial(sha256_file, path))
-            digest.update(f"{name} {content}\n".encode())
-    return digest.hexdigest()[:24]
+    found = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES)
+    return [path for path in found if path.is_file() and path != folder / SOURCE_FILE]
 
 
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
@@ -225,15 +168,22 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         open_weights: Source of open weights; default: the user's cache, then the hub.
     """
     kind, _, rest = str(name).partition(":")
-    if kind in ("openclip", "hf"):
+    if kind in ("openclip", "hf", "st"):
         weights = open_weights or OpenWeights()
-        return weights.published(rest) if kind == "openclip" else weights.repository(rest)
+        find = {
+            "openclip": weights.published,
+            "hf": weights.repository,
+            "st": weights.sentence_transformers,
+        }
+        return find[kind](rest)
     path, known = Path(name), shipped()
     if is_image_text(path):
         return path
     if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
         return (open_weights or OpenWeights()).local(path)
     if path.is_dir():
+        if (path / CONFIG_FILE).is_file() and not is_model(path):
+            refuse_code(path / CONFIG_FILE, path)
         inner = path / "model"
         return inner if not (path / CONFIG_FILE).exists() and inner.is_dir() else path
     if str(name) in known:

@@ -2,6 +2,7 @@
 
     openclip:coca_ViT-B-32/laion2b_s13b_b90k    published weights, by OpenCLIP's name and tag
     hf:ORGANISATION/NAME[@REVISION]             a repository of the Hugging Face hub
+    st:ORGANISATION/NAME[@REVISION], st:FOLDER  a model of sentence-transformers
     weights.bin, or its folder                  OpenCLIP weights on this machine
 
 The cache contains `models/NAME`, converted model folders with a `source.json`, and
@@ -14,6 +15,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
+from coca.core.extras import require_installed
 from coca.core.files.atomic import (
     atomic_folder,
     read_json,
@@ -31,6 +34,21 @@ from coca.core.files.atomic import (
 )
 from coca.inference import openclip_model
 from coca.inference.hub import Hub, HuggingFace
+from coca.inference.model_kinds import (
+    FURTHER_FILES,
+    MODEL_FILES,
+    MODULES,
+    SOURCE_FILE,
+    is_coca_config,
+    is_image_text,
+    is_model,
+    is_openclip,
+    is_sentence_transformers,
+    is_tokenizer,
+    is_transformers_config,
+    refuse_code,
+    weights_in,
+)
 from coca.model.openclip.openclip_config import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
@@ -43,19 +61,16 @@ from coca.model.openclip.openclip_weights import (
     restore_state_dict,
 )
 from coca.model.openclip.state_dict_io import read_state
-from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE, assemble, build_on_meta, save_model
+from coca.model.pretrained import CONFIG_FILE, assemble, build_on_meta, save_model
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
-from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
-from coca.runtime.caption_words import CAPTION_WORDS_FILE
+from coca.processing.processor import Processor
+from coca.runtime.immich_model import OTHER_RUNTIMES
 
 logger = logging.getLogger(__name__)
 
 # Conversion of OpenCLIP weights to a model folder, with tokenizer and preprocessing.
 
-
-SOURCE_FILE = "source.json"
-"""File with the origin of the weights and a caveat for users."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -168,21 +183,8 @@ def _image_config(about: About) -> ImageConfig:
         raise ModelError(str(error)) from None
 
 
-MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
-"""Files of a model folder."""
-FURTHER_FILES = (CAPTION_WORDS_FILE, SOURCE_FILE)
-"""Files that a model folder may have."""
-
 VOCABULARY_NAMES = ("tokenizer.json", "merges.txt", VOCABULARY_FILE)
 """Names of CLIP's vocabulary."""
-
-_TOKENIZER_FILES = (
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-)
 
 _TRANSFORMERS_FILES = (
     CONFIG_FILE,
@@ -314,24 +316,30 @@ class OpenWeights:
             return folder
         repo, _, revision = name.partition("@")
         names = self._listing(source, repo, revision or None)
-
-        def remote(name: str) -> _Remote:
-            return _Remote(repo, name, revision or None)
-
+        remote = partial(_Remote, repo, revision=revision or None)
         if set(MODEL_FILES) <= set(names):
             kept = [name for name in (*MODEL_FILES, *FURTHER_FILES) if name in names]
+            return self._copied(source, [remote(name) for name in kept])
+        if "visual/model.onnx" in names:
+            require_installed("onnxruntime", extra="runtime")
+            kept = [it for it in names if re.fullmatch(r"config\.json|(visual|textual)/[^/]+", it)]
+            kept = [it for it in kept if not it.endswith(OTHER_RUNTIMES)]
             return self._copied(source, [remote(name) for name in kept])
         weights = next((name for name in OPEN_CLIP_WEIGHTS if name in names), None)
         if CONFIG_FILE in names:
             (config,) = self._fetch(source, [remote(CONFIG_FILE)])
             if is_transformers_config(config):
+                require_installed("transformers", extra="transformers")
                 kept = [it for it in names if it in _TRANSFORMERS_FILES or is_tokenizer(it)]
                 tensors = [it for it in names if re.fullmatch(r"model(-.*)?\.safetensors", it)]
                 kept += tensors or [it for it in names if it == "pytorch_model.bin"]
                 return self._copied(source, [remote(name) for name in kept])
+            if OPEN_CLIP_CONFIG not in names:
+                refuse_code(config, source)
         if OPEN_CLIP_CONFIG in names:
             (config,) = self._fetch(source, [remote(OPEN_CLIP_CONFIG)])
             if not is_coca_config(config):
+                require_installed("open_clip", extra="openclip")
                 kept = [it for it in names if it in (weights, OPEN_CLIP_CONFIG) or is_tokenizer(it)]
                 return self._copied(source, [remote(name) for name in kept])
         if weights is None:
@@ -353,11 +361,33 @@ class OpenWeights:
         )
         return folder
 
+    def sentence_transformers(self, name: str) -> Path:
+        """Return the folder of a model of sentence-transformers, a folder or a hub repository."""
+        source, folder = f"st:{name}", Path(name)
+        if not folder.is_dir():
+            folder = self._folder(source)
+            if not is_sentence_transformers(folder):
+                require_installed("sentence_transformers", extra="sentence-transformers")
+                repo, _, revision = name.partition("@")
+                names = self._listing(source, repo, revision or None)
+                tensors = any(it.endswith(".safetensors") for it in names)
+                weights = "safetensors" if tensors else "bin|pt"
+                # The folders have the same weights for other runtimes.
+                wanted = rf"(?!onnx/|openvino/).*\.(json|model|txt|{weights})"
+                kept = [it for it in names if re.fullmatch(wanted, it)]
+                self._copied(source, [_Remote(repo, it, revision or None) for it in kept])
+        if not is_sentence_transformers(folder):
+            raise ModelError(
+                f"{source} is not a model of sentence-transformers: it has no {MODULES}"
+            )
+        return folder
+
     def _copied(self, source: str, wanted: Sequence[_Remote]) -> Path:
         """Copy the files of a repository to a folder of the cache."""
         found, folder = self._fetch(source, wanted), self._folder(source)
         with atomic_folder(folder) as unfinished:
             for path, file in zip(found, wanted, strict=True):
+                (unfinished / file.name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, unfinished / file.name)
         return folder
 
@@ -452,7 +482,7 @@ class OpenWeights:
     def _listing(self, source: str, repo: str, revision: str | None) -> list[str]:
         placed = self._place(repo)
         if placed.is_dir():
-            return [path.name for path in placed.iterdir()]
+            return [path.relative_to(placed).as_posix() for path in placed.rglob("*")]
         try:
             return self._hub.files(repo, revision=revision)
         except ModelError as error:
@@ -460,57 +490,6 @@ class OpenWeights:
                 f"{source} cannot be fetched ({error}): fetch its files by other means and place "
                 f"them in {placed}"
             ) from None
-
-
-def is_model(folder: Path) -> bool:
-    """Check whether a folder contains a model in this package's format."""
-    return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
-
-
-def is_image_text(folder: Path) -> bool:
-    """Check whether a folder contains an image-text model of another library."""
-    return is_openclip(folder) or is_transformers(folder)
-
-
-def is_openclip(folder: Path) -> bool:
-    """Check whether a folder contains a model of OpenCLIP that is not a CoCa."""
-    if is_model(folder) or not (folder / OPEN_CLIP_CONFIG).is_file():
-        return False
-    return not is_coca_config(folder / OPEN_CLIP_CONFIG)
-
-
-TRANSFORMERS_TYPES = ("clip", "siglip", "chinese_clip", "altclip")
-"""Values of `model_type` that `coca.inference.transformers_model` loads."""
-
-
-def is_transformers(folder: Path) -> bool:
-    """Check whether a folder contains an image-text model of transformers."""
-    if is_model(folder) or not (folder / CONFIG_FILE).is_file():
-        return False
-    return is_transformers_config(folder / CONFIG_FILE)
-
-
-def is_transformers_config(path: Path) -> bool:
-    """Check whether a `config.json` describes an image-text model of transformers."""
-    content = read_model_json(path)
-    return isinstance(content, dict) and content.get("model_type") in TRANSFORMERS_TYPES
-
-
-def is_coca_config(path: Path) -> bool:
-    """Check whether an `open_clip_config.json` describes a CoCa, or nothing that is known."""
-    content = read_model_json(path)
-    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
-    return "vision_cfg" not in model or "multimodal_cfg" in model
-
-
-def is_tokenizer(name: str) -> bool:
-    """Check by its name whether a file of a repository belongs to a tokenizer."""
-    return name.endswith((".model", ".txt")) or name in _TOKENIZER_FILES
-
-
-def weights_in(folder: Path) -> Path | None:
-    """Return the OpenCLIP weights file in a folder, or None."""
-    return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)
 
 
 def _file_key(path: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from safetensors.torch import save_file
 
-from coca.core.errors import ConfigError, ModelError, did_you_mean
+from coca.core.errors import ConfigError, did_you_mean
 from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, read_model_json, write_atomic
 from coca.inference.image_text_predictor import (
@@ -23,7 +23,7 @@ from coca.inference.image_text_predictor import (
     library_errors,
 )
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
-from coca.runtime.preprocess import ImageSettings
+from coca.runtime.preprocess import openclip_settings
 
 
 def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
@@ -84,6 +84,8 @@ def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Pat
 class OpenCLIPPredictor(ImageTextPredictor):
     """A model of OpenCLIP with its own tokenizer and preprocessing."""
 
+    library = "open_clip_torch"
+
     def __init__(self, folder: Path, placed: Placement) -> None:
         """Load a folder of OpenCLIP; `coca.load` does so from a name.
 
@@ -102,7 +104,7 @@ class OpenCLIPPredictor(ImageTextPredictor):
             model,
             folder,
             placed,
-            settings=_image_settings(model.visual.preprocess_cfg, folder),
+            settings=openclip_settings(model.visual.preprocess_cfg, folder),
             embed_dim=content["model_cfg"]["embed_dim"],
         )
 
@@ -128,22 +130,3 @@ class OpenCLIPPredictor(ImageTextPredictor):
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
         return as_array(self.model.encode_text(self.tokenizer(list(texts)).to(self._device)))
-
-
-def _image_settings(preprocess: Mapping[str, Any], folder: Path) -> ImageSettings:
-    size, resize = preprocess["size"], preprocess["resize_mode"]
-    width, height = (size, size) if isinstance(size, int) else size
-    if width != height or resize not in ("shortest", "squash"):
-        raise ModelError(
-            f"{folder} needs images of {width} x {height} px resized by {resize!r}; supported are "
-            "squares by 'shortest' or 'squash'"
-        )
-    return ImageSettings(
-        image_size=width,
-        resize=resize,
-        trim=False,
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
-        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
-        reduced=False,
-    )

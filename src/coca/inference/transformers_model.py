@@ -1,6 +1,7 @@
 """Image-text models of transformers: CLIP, SigLIP, SigLIP 2, Chinese-CLIP and AltCLIP.
 
-SigLIP 2 of one size has the class of SigLIP. Images are resized by Pillow, as in training and as by
+SigLIP 2 of one size has the class of SigLIP; images of NaFlex keep their aspect ratio, and the
+library's processor cuts them into patches. Images are resized by Pillow, as in training and as by
 the library's own image processors of `backend="pil"`.
 
 Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
@@ -20,15 +21,18 @@ from coca.inference.image_text_predictor import (
     ImageTextPredictor,
     Placement,
     as_array,
+    as_pillow,
     library_errors,
 )
-from coca.runtime.preprocess import ImageSettings
+from coca.runtime.preprocess import ImageSettings, unresized
 
 PILLOW_FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
 
 
 class TransformersPredictor(ImageTextPredictor):
     """A model of transformers with its own tokenizer and preprocessing."""
+
+    library = "transformers"
 
     def __init__(self, folder: Path, placed: Placement) -> None:
         """Load a folder of transformers; `coca.load` does so from a name.
@@ -53,8 +57,10 @@ class TransformersPredictor(ImageTextPredictor):
             # XLM-RoBERTa numbers its positions from the one after the padding token.
             self._positions -= text.pad_token_id + 1
         # SigLIP was trained with padding that it attends to.
-        self._padding = "max_length" if model.config.model_type == "siglip" else "longest"
-        settings = _image_settings(images, folder)
+        is_siglip = model.config.model_type in ("siglip", "siglip2")
+        self._padding = "max_length" if is_siglip else "longest"
+        self._patches = images if model.config.model_type == "siglip2" else None
+        settings = _image_settings(images, folder) if self._patches is None else unresized()
         size = getattr(model.config, "projection_dim", None) or text.projection_size
         super().__init__(model, folder, placed, settings=settings, embed_dim=int(size))
 
@@ -70,8 +76,12 @@ class TransformersPredictor(ImageTextPredictor):
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
 
     @torch.inference_mode()
-    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        return as_array(_pooled(self.model.get_image_features(self._normalized(pixels))))
+    def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
+        if self._patches is None:
+            return as_array(_pooled(self.model.get_image_features(self._normalized(pixels))))
+        inputs = self._patches([as_pillow(it) for it in pixels], return_tensors="pt")
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
+        return as_array(_pooled(self.model.get_image_features(**inputs.to(self._device))))
 
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
@@ -94,7 +104,7 @@ def _image_settings(images: Any, folder: Path) -> ImageSettings:
     """Read the settings of an image processor.
 
     Raises:
-        ModelError: It does not resize to one square, as that of NaFlex.
+        ModelError: It does not resize to one square.
     """
     given = images.to_dict()
     size, crop = dict(given.get("size") or {}), dict(given.get("crop_size") or {})

@@ -6,8 +6,8 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.core.extras import extra_imports
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.inference.image_text import load
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.query.query_terms import embed_queries
 
 with extra_imports("haystack", extra="haystack"):
@@ -20,13 +20,13 @@ class _LazyModel:
     def __init__(self, model: str | Path, device: str | None) -> None:
         self.model = str(model)
         self.device = device
-        self._predictor: Predictor | None = None
+        self._predictor: BasePredictor | None = None
 
     def warm_up(self) -> None:
         """Load the model, if it is not loaded yet."""
         self._loaded()
 
-    def _loaded(self) -> Predictor:
+    def _loaded(self) -> BasePredictor:
         if self._predictor is None:
             self._predictor = load(self.model, device=self.device)
         return self._predictor

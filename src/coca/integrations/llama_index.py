@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from coca.core.extras import extra_imports
-from coca.inference.predictor import Predictor
 from coca.integrations.models import ModelName, as_predictor
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.query.query_terms import embed_queries
 
 with extra_imports("llama_index", extra="llama-index"):
@@ -26,7 +26,7 @@ class CoCaEmbedding(MultiModalEmbedding):
         Settings.embed_model = CoCaEmbedding("nano")
     """
 
-    _predictor: Predictor = PrivateAttr()
+    _predictor: BasePredictor = PrivateAttr()
 
     def __init__(self, model: ModelName, *, device: str | None = None, **options: Any) -> None:
         """Load the model.

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TypeAlias
 
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.inference.image_text import load
+from coca.runtime.base_predictor import BasePredictor
 
-ModelName: TypeAlias = Predictor | str | Path
+ModelName: TypeAlias = BasePredictor | str | Path
 """A loaded model, or its name or folder."""
 
 
-def as_predictor(model: ModelName, *, device: str | None = None) -> Predictor:
+def as_predictor(model: ModelName, *, device: str | None = None) -> BasePredictor:
     """Return the model itself, or load it by its name.
 
     Args:
@@ -18,4 +18,4 @@ def as_predictor(model: ModelName, *, device: str | None = None) -> Predictor:
         device: Torch device of a model that is loaded; default: the first accelerator, else the
             CPU.
     """
-    return model if isinstance(model, Predictor) else load(model, device=device)
+    return model if isinstance(model, BasePredictor) else load(model, device=device)

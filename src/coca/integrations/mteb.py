@@ -8,12 +8,19 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
 from coca.integrations.models import ModelName, as_predictor
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.short_vectors import normalized
 
 with extra_imports("mteb", extra="mteb"):
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.models.model_meta import ScoringFunction
+
+
+def _parameters(model: BasePredictor) -> int | None:
+    """Count the parameters of a model; None: its graphs of ONNX have no count."""
+    module = getattr(model, "model", None)
+    return module and sum(weight.numel() for weight in module.parameters())
 
 
 class CoCaEncoder(AbsEncoder):
@@ -47,7 +54,7 @@ class CoCaEncoder(AbsEncoder):
                 "revision": revision or self.model.fingerprint,
                 "modalities": ["image", "text"],
                 "embed_dim": self.model.embed_dim,
-                "n_parameters": sum(one.numel() for one in self.model.model.parameters()),
+                "n_parameters": _parameters(self.model),
                 "framework": ["PyTorch"],
                 "languages": ["eng-Latn"],
                 "similarity_fn_name": ScoringFunction.COSINE,

@@ -16,7 +16,7 @@ from torch import Tensor
 from coca.core.errors import DataError
 from coca.core.extras import extra_imports
 from coca.inference.loading import load
-from coca.integrations.models import ModelName
+from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
@@ -121,13 +121,13 @@ class CoCaModule(InputModule):
 
     @classmethod
     def of(cls, model: str | Path) -> "CoCaModule":
-        """Load a model by any name that `coca.load` accepts, for inference and training."""
+        """Load a CoCa by any name that `coca.load` accepts, for inference and training."""
         loaded = load(model, device="cpu", prepack=False)
         return cls(loaded.model, loaded.processor)
 
 
-def sentence_transformer(model: ModelName, *, device: str | None = None) -> Any:
-    """Create a `SentenceTransformer` from any model that `coca.load` accepts.
+def sentence_transformer(model: Predictor | str | Path, *, device: str | None = None) -> Any:
+    """Create a `SentenceTransformer` from a CoCa, by any name that `coca.load` accepts.
 
     Unlike `SentenceTransformer(folder)`, this needs no `trust_remote_code`: the class of the module
     is not named by a file.

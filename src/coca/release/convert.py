@@ -13,13 +13,8 @@ from torch import Tensor
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder, write_json
 from coca.inference.loading import model_folder
-from coca.inference.open_weights import (
-    FURTHER_FILES,
-    MODEL_FILES,
-    OpenWeights,
-    is_model,
-    weights_in,
-)
+from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_model, weights_in
+from coca.inference.open_weights import OpenWeights
 from coca.model.openclip.openclip_config import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,

@@ -13,7 +13,7 @@ from coca.core.errors import ModelError
 from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
 from coca.inference.loading import fingerprint
-from coca.inference.open_weights import SOURCE_FILE
+from coca.inference.model_kinds import SOURCE_FILE
 from coca.metrics.intervals import interval_shown
 from coca.model.coca_config import HeadConfig
 from coca.model.openclip.openclip_config import OpenCLIPConfig

@@ -3,14 +3,15 @@
 A library adds the encoders of one batch, and its tokenizer. Captions, scores and answers raise an
 `UnsupportedError`.
 
-Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+Dimensions: B batch, N images, H, W height and width of the model's input (pixels), E shared
+embedding.
 """
 
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -31,10 +32,22 @@ class EmbeddingPredictor(BasePredictor):
     """
 
     has_decoder = False
+    library: ClassVar[str]
+    """Distribution that runs the model."""
 
-    def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
+    def parameter_counts(self) -> dict[str, int]:
+        """Count the parameters of each part and of all; empty where the library has no count."""
+        return {}
+
+    def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 H W"]:
         """Decode and resize one image for `embed_prepared`; thread-safe."""
         return square(image, self.image_settings)
+
+    def embed_prepared(
+        self, images: Sequence[UInt8[np.ndarray, "3 _ _"]]
+    ) -> Float32[np.ndarray, "N E"]:
+        """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
+        return self._encode_images(self._joined(images))
 
     @abstractmethod
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
@@ -54,16 +67,17 @@ class EmbeddingPredictor(BasePredictor):
         """Check the texts; the library tokenizes them, each batch to its own length."""
         return [whole(text) for text in texts]
 
-    def _from_squares(self, squares: UInt8[np.ndarray, "B 3 S S"]) -> UInt8[np.ndarray, "B 3 S S"]:
-        return squares
+    def _joined(self, images: Sequence[UInt8[np.ndarray, "3 _ _"]]) -> Any:
+        """Join images to one array, or to a list where their sizes differ."""
+        return list(images) if self.image_settings.resize == "within" else np.stack(images)
 
     def _read_ahead(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
-    ) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
+    ) -> Iterator[Any]:
         """Yield batches of pixels; the images of a batch are read in threads."""
         with ThreadPoolExecutor(os.cpu_count()) as readers:
             for batch in self._batches(images, title, progress):
-                yield np.stack(list(readers.map(self.prepare_image, batch)))
+                yield self._joined(list(readers.map(self.prepare_image, batch)))
 
     def _refuse(self, *inputs: Any, **options: Any) -> NoReturn:
         """Raise an error: the model has no decoder."""
@@ -74,5 +88,5 @@ class EmbeddingPredictor(BasePredictor):
         )
 
     caption = score = embed_clips = caption_clips = explain_caption = head_logits = _refuse
-    _image_tokens = _encode_prompt = _decode = _generate = _refuse
+    _from_squares = _image_tokens = _encode_prompt = _decode = _generate = _refuse
     _score_tokens = _scored_lengths = _check_decoding = _refuse

@@ -32,10 +32,12 @@ from coca.runtime.files import (
     PREPROCESS_FILE,
     TOKENIZER_FILE,
     Manifest,
+    is_immich,
     open_graph,
     read_manifest,
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
+from coca.runtime.immich_model import ImmichPredictor
 from coca.runtime.inputs import Caption, ImageInput, SampleImages
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, settings_from, square
 from coca.runtime.scoring import score_captions, scored_lengths
@@ -61,11 +63,12 @@ def load(
     batch_size: int = 16,
     threads: int | None = None,
     dimensions: int | None = None,
-) -> "Predictor":
+) -> BasePredictor:
     """Load an exported model; torch is not imported.
 
     Args:
-        path: A folder that `coca export --format onnx` wrote.
+        path: A folder that `coca export --format onnx` wrote, or one in immich's layout, which
+            contains an image-text model without a decoder.
         batch_size: Images or texts per batch, at least 1. It is 16, and not 64 as in `coca.load`,
             since exported models run on CPUs, where larger batches mainly take more memory.
         threads: Threads of ONNX Runtime; default: one per core.
@@ -73,10 +76,15 @@ def load(
             all.
     """
     folder = Path(path)
-    manifest = read_manifest(folder)
-    where = folder / PREPROCESS_FILE
-    image, text = settings_from(read_model_json(where), where)
-    loaded = Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    loaded: BasePredictor
+    if is_immich(folder):
+        loaded = ImmichPredictor(folder, batch_size=batch_size, threads=threads)
+    else:
+        manifest, where = read_manifest(folder), folder / PREPROCESS_FILE
+        image, text = settings_from(read_model_json(where), where)
+        loaded = Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
     return loaded if dimensions is None else shorten(loaded, dimensions)
 
 
@@ -95,8 +103,6 @@ class Predictor(BasePredictor):
     ) -> None:
         """Combine the files of an exported model; `load` does so from a folder."""
         super().__init__(source=str(folder), batch_size=batch_size)
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads must be at least 1, got {threads}")
         self.manifest, self.image_settings = manifest, image
         self.fingerprint = manifest.fingerprint
         self._folder, self._text, self._threads = folder, text, threads

@@ -9,7 +9,7 @@ T tokens.
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +35,9 @@ class ImageSettings:
     """The image section of `preprocess.json`; see `coca.processing.image.ImageConfig`."""
 
     image_size: int
-    resize: Literal["squash", "crop", "pad", "shortest", "shortest_floor"]
-    """`shortest_floor` rounds the corner of the crop down, as transformers does."""
+    resize: Literal["squash", "crop", "pad", "shortest", "shortest_floor", "within"]
+    """`shortest_floor` rounds the corner of the crop down, as transformers does. `within` keeps the
+    aspect ratio, and only shrinks images with a side above `image_size`."""
     trim: bool
     mean: tuple[float, float, float]
     """Subtracted inside `vision.onnx`; listed for other programs."""
@@ -76,8 +77,8 @@ class TextSettings:
     """`clip`: ftfy, HTML entities and lower case before tokenization."""
 
 
-def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 S S"]:
-    """Decode and resize an image to the model's input; pixels are 0 to 255."""
+def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 H W"]:
+    """Decode and resize an image to the model's input, a square except with `within`; 0 to 255."""
     image = read_image(source, at_least=settings.at_least)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
@@ -97,14 +98,17 @@ def covered_region(
     # How far the square is inside of the box on each side, or outside if padded.
     sides = right - left, bottom - top
     side = max(sides) if resize == "pad" else min(sides)
-    x, y = ((it - side) / 2 if resize != "squash" else 0.0 for it in sides)
+    x, y = ((it - side) / 2 if resize not in ("squash", "within") else 0.0 for it in sides)
     return (left + x) / width, (top + y) / height, (right - x) / width, (bottom - y) / height
 
 
 def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Resize an image to the model's square input by Pillow."""
+    """Resize an image to the model's input by Pillow."""
     side, filter = settings.image_size, Image.Resampling[settings.interpolation.upper()]
     width, height = image.size
+    if settings.resize == "within":
+        scale = min(1.0, side / max(height, width))
+        return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter)
     if settings.resize in ("shortest", "shortest_floor"):
         floor = settings.resize == "shortest_floor"
         return resize_shortest(image, side, filter, floor=floor)
@@ -225,3 +229,41 @@ def settings_from(content: Any, where: Path) -> tuple[ImageSettings, TextSetting
         return ImageSettings(**{**image, **tuples}), TextSettings(**{**text, **ids})
     except (KeyError, TypeError) as error:
         raise ModelError(f"{where} does not describe the inputs of a model: {error}") from None
+
+
+MAX_SIDE = 1024
+"""Longest side of an image, in pixels, that is passed to a library that resizes it; the libraries'
+models read fewer, and batches of photos at full size would exhaust memory."""
+
+
+def unresized() -> ImageSettings:
+    """Return the settings of a model whose library resizes and normalizes images itself."""
+    return ImageSettings(
+        image_size=MAX_SIDE,
+        resize="within",
+        trim=False,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        interpolation="bicubic",
+        reduced=False,
+    )
+
+
+def openclip_settings(preprocess: Mapping[str, Any], folder: Path) -> ImageSettings:
+    """Read a `preprocess_cfg` of OpenCLIP."""
+    size, resize = preprocess["size"], preprocess.get("resize_mode", "shortest")
+    width, height = (size, size) if isinstance(size, int) else size
+    if width != height or resize not in ("shortest", "squash"):
+        raise ModelError(
+            f"{folder} needs images of {width} x {height} px resized by {resize!r}; supported are "
+            "squares by 'shortest' or 'squash'"
+        )
+    return ImageSettings(
+        image_size=width,
+        resize=resize,
+        trim=False,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        reduced=False,
+    )

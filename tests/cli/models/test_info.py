@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+import coca
+from tiny_image_text import write_transformers
+
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
 
@@ -36,3 +39,26 @@ def test_an_unknown_model_is_reported_with_the_nearest_preset(run: Run) -> None:
 def test_a_folder_without_a_model_is_a_failure(run: Run, cwd: Path) -> None:
     assert "not a model folder" in run("info", str(cwd), code=1).stderr
     assert "not a model folder" in run("embed", "-t", "x", "-m", str(cwd), code=1).stderr
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_an_image_text_model_is_described(
+    run: Run, run_json: RunJson, cwd: Path, family: str
+) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    folder = write_transformers(cwd / family, family)
+    loaded = coca.load(folder, device="cpu")
+    output = run_json("info", str(folder))
+    counts = output["parameters"]
+    assert counts["image_encoder"] + counts["text_encoder"] == counts["total"]
+    assert counts["total"] == transformers.AutoModel.from_pretrained(folder).num_parameters()
+    assert output["library"] == {"name": "transformers", "version": transformers.__version__}
+    assert output["bytes"] == sum(
+        path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".safetensors")
+    )
+    assert output["fingerprint"] == loaded.fingerprint
+    assert (output["has_decoder"], output["embed_dim"]) == (False, loaded.embed_dim)
+    assert output["image_size"] == (32 if family == "siglip" else None)
+    text = " ".join(run("info", str(folder)).stdout.split())
+    assert "image-text model without a decoder, by transformers" in text
+    assert loaded.fingerprint in text

@@ -152,7 +152,9 @@ def test_pixels_of_every_method_equal_those_of_python(
 
 @pytest.fixture(scope="module")
 def predictor(folder: Path) -> Predictor:
-    return load(folder, threads=1)
+    loaded = load(folder, threads=1)
+    assert isinstance(loaded, Predictor)
+    return loaded
 
 
 def test_image_vectors_equal_those_of_python(

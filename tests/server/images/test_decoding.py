@@ -15,6 +15,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
+from coca.runtime.preprocess import MAX_SIDE, square, unresized
 from coca.search.ingest.sources import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
@@ -78,6 +79,21 @@ def test_a_process_decodes_as_the_library_does(decoder: ProcessDecoder, kind: st
     assert np.array_equal(found.square, expected)
     header = read_header(data)
     assert (found.width, found.height, found.time) == (header.width, header.height, header.time)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (3000, 20), (1, 1)])
+def test_an_image_of_any_shape_is_shrunk_only_above_the_limit(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    opened = ProcessDecoder(unresized(), max_pixels=MAX_PIXELS, timeout_s=30.0, processes=1)
+    try:
+        found = opened.decode(stream.getvalue())
+    finally:
+        opened.close()
+    assert np.array_equal(found.square, square(stream.getvalue(), unresized()).transpose(1, 2, 0))
+    assert max(found.square.shape) == min(MAX_SIDE, max(*size, 3))
+    assert max(size) > MAX_SIDE or np.array_equal(found.square, np.asarray(image))
 
 
 def test_heif_is_decoded_where_it_is_installed(decoder: ProcessDecoder) -> None:

@@ -30,7 +30,7 @@ def info(
     if name is None:
         name = defaults.model_name(None)
     from coca.inference.loading import model_folder
-    from coca.inference.open_weights import is_image_text
+    from coca.inference.model_kinds import is_image_text
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
@@ -64,27 +64,44 @@ def info(
 
 
 def _image_text(console: Console, folder: Path) -> None:
-    """Print the parameters of an image-text model of another library."""
+    """Print what an image-text model of another library is, and its sizes."""
+    from importlib.metadata import version
+
     from coca.inference.image_text import load
-    from coca.inference.image_text_predictor import ImageTextPredictor
+    from coca.inference.loading import model_files
+    from coca.runtime.embedding_predictor import EmbeddingPredictor
 
     loaded = load(folder, device="cpu")
-    assert isinstance(loaded, ImageTextPredictor)
-    counts = loaded.parameter_counts()
-    console.table(
-        ["part", "parameters"],
-        [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
-        right=["parameters"],
+    assert isinstance(loaded, EmbeddingPredictor)
+    counts, size = loaded.parameter_counts(), loaded.image_settings.image_size
+    total = sum(path.stat().st_size for path in model_files(folder))
+    library = {"name": loaded.library, "version": version(loaded.library)}
+    if counts:
+        console.table(
+            ["part", "parameters"],
+            [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
+            right=["parameters"],
+        )
+    fixed = loaded.image_settings.resize != "within"
+    console.say(
+        f"image-text model without a decoder, by {library['name']} {library['version']}: "
+        f"{total / 1e6:,.1f} MB in {folder}"
     )
     console.say(
-        f"images of {loaded.image_settings.image_size} px, texts of up to "
-        f"{loaded.context_length} tokens, vectors of {loaded.embed_dim} numbers; no decoder"
+        f"images {'of' if fixed else 'of any shape up to'} {size} px, texts of up to "
+        f"{loaded.context_length} tokens, vectors of {loaded.embed_dim} numbers"
     )
+    console.say(f"fingerprint {loaded.fingerprint}")
     console.emit(
         {
+            "kind": "image-text",
+            "has_decoder": False,
+            "library": library,
+            "folder": str(folder),
+            "bytes": total,
             "parameters": counts,
             "fingerprint": loaded.fingerprint,
-            "image_size": loaded.image_settings.image_size,
+            "image_size": size if fixed else None,
             "context_length": loaded.context_length,
             "embed_dim": loaded.embed_dim,
         }

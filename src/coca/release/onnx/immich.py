@@ -184,6 +184,8 @@ def _write(folder: Path, predictor: Predictor) -> None:
     write_tokenizer(folder / "textual", predictor.processor.tokenizer, layout)
     sizes = {
         "embed_dim": predictor.embed_dim,
+        # The service ignores it; `coca.runtime.load` reads it.
+        "logit_scale": predictor.logit_scale,
         "vision_cfg": {"image_size": side},
         "text_cfg": {
             "context_length": layout.context_length,

@@ -16,7 +16,7 @@ from typing import Any
 from coca.core.extras import require
 from coca.core.files.atomic import sha256_file, write_atomic
 from coca.inference.loading import load
-from coca.inference.open_weights import MODEL_FILES
+from coca.inference.model_kinds import MODEL_FILES
 from coca.model.pretrained import WEIGHTS_FILE
 from coca.release.onnx.graphs import graphs_of, translate
 from coca.release.onnx.onnx_export import text_settings

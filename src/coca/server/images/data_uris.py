@@ -70,7 +70,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 class DecodedImage:
     """A decoded image at the model's input size."""
 
-    square: UInt8[np.ndarray, "S S 3"]
+    square: UInt8[np.ndarray, "H W 3"]
     """Pixels as the processor of the model resizes them, 0 to 255."""
     width: int
     """Width of the upright image, in pixels."""

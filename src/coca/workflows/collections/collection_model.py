@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, TypeVar
 from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.files import is_exported
+from coca.runtime.files import runs_on_onnx
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.runtime.text_embedder import TextEmbedder, has_text_graph
@@ -48,7 +48,7 @@ def load_model(
         runtime: Default: `onnx` for an exported folder, else `torch`.
         device: Torch device; see `coca.load`.
     """
-    if runtime == "onnx" or (runtime is None and is_exported(name)):
+    if runtime == "onnx" or (runtime is None and runs_on_onnx(name)):
         if device is not None:
             raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
         return load_exported(name)
@@ -139,7 +139,7 @@ def lasting_name(model: BasePredictor) -> str:
     A path of a shipped model would be valid for this installation only.
     """
     folder = os.path.abspath(model.source)
-    if is_exported(folder):
+    if runs_on_onnx(folder):
         return folder
     for name, home in shipped().items():
         if folder == os.path.abspath(home):
@@ -157,7 +157,7 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
         info: Description of the collection.
         runtime: Library that will run the model; default: either.
     """
-    if runtime != "torch" and info.model and is_exported(info.model):
+    if runtime != "torch" and info.model and runs_on_onnx(info.model):
         return info.model
     if runtime == "onnx":
         raise ModelError(

@@ -86,14 +86,17 @@ class ProcessDecoder:
 
     def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
         """Decode an image, or a region of it, to the model's input size."""
-        side = self._settings.image_size
+        side, fixed = self._settings.image_size, self._settings.resize != "within"
         request = {
             "at_least": None if box else self._settings.at_least,
             "box": box,
             "settings": asdict(self._settings),
         }
-        answer, payload = self._ask(request, data, lambda answer: side * side * 3)
-        square = np.frombuffer(payload, np.uint8).reshape(side, side, 3)
+        answer, payload = self._ask(
+            request, data, lambda answer: side * side * 3 if fixed else _pixel_bytes(answer, side)
+        )
+        shape = (side, side) if fixed else (int(answer["rows"]), int(answer["columns"]))
+        square = np.frombuffer(payload, np.uint8).reshape(*shape, 3)
         width, height, time = (int(answer[name]) for name in ("width", "height", "time"))
         x0, y0, x1, y1 = map(float, answer["covered"])
         return DecodedImage(square, width, height, time, _within(box, (x0, y0, x1, y1)))

@@ -2,7 +2,7 @@
 
 Large images are read in strips, so that no second form of all their pixels is in memory.
 
-Dimensions: S side of the model's input (pixels).
+Dimensions: H, W height and width of the model's input (pixels).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _STRIP_PIXELS = 1 << 19
 
 def model_input(
     image: Image.Image, settings: ImageSettings
-) -> tuple[UInt8[np.ndarray, "S S 3"], Box]:
+) -> tuple[UInt8[np.ndarray, "H W 3"], Box]:
     """Convert an RGB image to the input of the model.
 
     Returns:

@@ -79,6 +79,8 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     square, covered = model_input(image, ImageSettings(**settings))
     header = read_header(data)
     answer = {
+        "rows": len(square),
+        "columns": square.shape[1],
         "width": header.width,
         "height": header.height,
         "time": header.time,

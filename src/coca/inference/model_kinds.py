@@ -1,0 +1,95 @@
+"""Kinds of model folders: of this package, of other libraries, and their files."""
+
+from pathlib import Path
+
+from coca.core.errors import ModelError
+from coca.core.files.atomic import read_model_json
+from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
+from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
+from coca.runtime.caption_words import CAPTION_WORDS_FILE
+from coca.runtime.files import is_immich
+
+SOURCE_FILE = "source.json"
+"""File with the origin of the weights and a caveat for users."""
+
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
+"""Files of a model folder."""
+FURTHER_FILES = (CAPTION_WORDS_FILE, SOURCE_FILE)
+"""Files that a model folder may have."""
+
+_TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+
+TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
+"""Values of `model_type` that `coca.inference.transformers_model` loads."""
+MODULES = "modules.json"
+"""List of the modules of a model of sentence-transformers."""
+
+
+def is_model(folder: Path) -> bool:
+    """Check whether a folder contains a model in this package's format."""
+    return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
+
+
+def is_image_text(folder: Path) -> bool:
+    """Check whether a folder contains an image-text model of another library."""
+    kinds = (is_openclip, is_transformers, is_sentence_transformers, is_immich)
+    return any(is_kind(folder) for is_kind in kinds)
+
+
+def is_openclip(folder: Path) -> bool:
+    """Check whether a folder contains a model of OpenCLIP that is not a CoCa."""
+    if is_model(folder) or not (folder / OPEN_CLIP_CONFIG).is_file():
+        return False
+    return not is_coca_config(folder / OPEN_CLIP_CONFIG)
+
+
+def is_transformers(folder: Path) -> bool:
+    """Check whether a folder contains an image-text model of transformers."""
+    if is_model(folder) or not (folder / CONFIG_FILE).is_file():
+        return False
+    return is_transformers_config(folder / CONFIG_FILE)
+
+
+def is_sentence_transformers(folder: Path) -> bool:
+    """Check whether a folder contains a model of sentence-transformers."""
+    return (folder / MODULES).is_file() and not is_model(folder)
+
+
+def refuse_code(config: Path, source: str | Path) -> None:
+    """Raise an error if a `config.json` needs Python code of its repository, as jina-clip does."""
+    content = read_model_json(config)
+    if isinstance(content, dict) and "AutoModel" in (content.get("auto_map") or {}):
+        raise ModelError(
+            f"{source} needs Python code of its repository ({content['auto_map']['AutoModel']}), "
+            f"which is not run here; without code run {', '.join(TRANSFORMERS_TYPES)}"
+        )
+
+
+def is_transformers_config(path: Path) -> bool:
+    """Check whether a `config.json` describes an image-text model of transformers."""
+    content = read_model_json(path)
+    return isinstance(content, dict) and content.get("model_type") in TRANSFORMERS_TYPES
+
+
+def is_coca_config(path: Path) -> bool:
+    """Check whether an `open_clip_config.json` describes a CoCa, or nothing that is known."""
+    content = read_model_json(path)
+    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
+    return "vision_cfg" not in model or "multimodal_cfg" in model
+
+
+def is_tokenizer(name: str) -> bool:
+    """Check by its name whether a file of a repository belongs to a tokenizer."""
+    return name.endswith((".model", ".txt")) or name in _TOKENIZER_FILES
+
+
+def weights_in(folder: Path) -> Path | None:
+    """Return the OpenCLIP weights file in a folder, or None."""
+    return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)

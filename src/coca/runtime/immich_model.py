@@ -1,0 +1,141 @@
+"""Image-text models in the folder layout of immich's machine learning service, without torch.
+
+    config.json                   sizes of the model, as in OpenCLIP
+    visual/model.onnx             image -> embedding; visual/preprocess_cfg.json
+    textual/model.onnx            text -> embedding; tokenizer.json, tokenizer_config.json
+
+`coca export --format immich` writes such folders, and immich's exporter does for models of OpenCLIP
+and Multilingual CLIP. Texts are tokenized as by the service, images are resized as by OpenCLIP.
+
+Dimensions: B batch, S side of the model's input (pixels), T text tokens, E shared embedding.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from jaxtyping import Float32, UInt8
+
+from coca.core.errors import ModelError
+from coca.core.extras import require
+from coca.core.files.atomic import read_model_json
+from coca.core.files.digest import files_fingerprint
+from coca.runtime.embedding_predictor import EmbeddingPredictor
+from coca.runtime.files import open_graph
+from coca.runtime.preprocess import openclip_settings
+from coca.runtime.tokenizer_file import guarded, leading_ids
+
+SCALE = 100.0
+"""Factor from cosine to logit where `config.json` has none; CLIP's training is clipped at it."""
+GRAPH_BATCH = 4
+"""Images or texts of one run; more take memory for their activations and no less time."""
+OTHER_RUNTIMES = (".armnn", ".md", ".rknn")
+"""Suffixes of files next to the graphs that are not read."""
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class ImmichPredictor(EmbeddingPredictor):
+    """A model in immich's layout; a graph is loaded when it is first needed."""
+
+    library = "onnxruntime"
+
+    def __init__(self, folder: Path, *, batch_size: int, threads: int | None) -> None:
+        """Read the settings of a folder; `coca.runtime.load` does so."""
+        super().__init__(source=str(folder), batch_size=batch_size)
+        self._runtime, self._threads = require("onnxruntime", extra="runtime"), threads
+        self._graphs: dict[str, Any] = {}
+        self._folder, path = folder, folder / "textual" / "tokenizer.json"
+        about = read_model_json(folder / "config.json")
+        preprocess = read_model_json(folder / "visual" / "preprocess_cfg.json")
+        settings = read_model_json(folder / "textual" / "tokenizer_config.json")
+        self._tokenizer = guarded(
+            lambda: tokenizers.Tokenizer.from_file(str(path)), f"{path} is not a tokenizer.json"
+        )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        try:
+            self._size, text = int(about["embed_dim"]), about.get("text_cfg") or {}
+            self._scale = float(about.get("logit_scale", SCALE))
+            self._length = int(text.get("context_length", 77))
+            self._pad_id = self._tokenizer.token_to_id(settings["pad_token"])
+            self.image_settings = openclip_settings(preprocess, folder)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{folder} does not describe an image-text model: {type(error).__name__} {error}"
+            ) from None
+        if self._pad_id is None:
+            raise ModelError(f"{path} lacks the padding token {settings['pad_token']!r}")
+        self._canonical = (text.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize"
+        files = (
+            it for name in ("config.json", "visual/*", "textual/*") for it in folder.glob(name)
+        )
+        used = (it for it in files if it.is_file() and it.suffix not in OTHER_RUNTIMES)
+        self.fingerprint = files_fingerprint(folder, used)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.dimensions or self._size
+
+    @property
+    def logit_scale(self) -> float:
+        return self._scale
+
+    @property
+    def dtype(self) -> str:
+        return "float32"
+
+    @property
+    def context_length(self) -> int:
+        return self._length
+
+    @property
+    def max_text_tokens(self) -> int:
+        return self._length - int(self._tokenizer.num_special_tokens_to_add(False))
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        return leading_ids(lambda part: self._encoded(part).ids, text, count)
+
+    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
+        settings = self.image_settings
+        mean, std = (np.array([[it]]).T.astype(np.float32) for it in (settings.mean, settings.std))
+        return self._run("visual", {"image": (pixels.astype(np.float32) / 255 - mean) / std})
+
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        ids = np.full((len(texts), self._length), self._pad_id, np.int32)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            encoding = self._encoded(text)
+            encoding.truncate(self.max_text_tokens)
+            found = self._tokenizer.post_process(encoding).ids
+            ids[row, : len(found)], mask[row, : len(found)] = found, 1
+        # Multilingual CLIP reads a mask, and names its inputs as transformers does.
+        return self._run("textual", {"text": ids, "input_ids": ids, "attention_mask": mask})
+
+    def _encoded(self, text: str) -> tokenizers.Encoding:
+        """Clean and encode a text, without special tokens."""
+        text = " ".join(text.split())
+        if self._canonical:
+            text = text.translate(_PUNCTUATION).lower()
+        failure = "the model's tokenizer cannot encode {!r}"
+        return guarded(
+            lambda: self._tokenizer.encode(text, add_special_tokens=False), failure, text
+        )
+
+    def _run(self, name: str, inputs: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "B E"]:
+        """Run a graph on a few rows at a time, or on one where its batch size is fixed."""
+        if name not in self._graphs:
+            path = self._folder / name / "model.onnx"
+            self._graphs[name] = open_graph(self._runtime, path, threads=self._threads)
+        graph = self._graphs[name]
+        asked = graph.get_inputs()
+        if unknown := [it.name for it in asked if it.name not in inputs]:
+            raise ModelError(f"{name}/model.onnx of {self.source} has the input {unknown[0]!r}")
+        size = 1 if isinstance(asked[0].shape[0], int) else GRAPH_BATCH
+        parts = [
+            graph.run(None, {it.name: inputs[it.name][start : start + size] for it in asked})[0]
+            for start in range(0, len(inputs[asked[0].name]), size)
+        ]
+        return np.concatenate(parts)
