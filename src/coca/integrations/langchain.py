@@ -12,6 +12,7 @@ import numpy as np
 
 from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
+from coca.core.files.local_files import read_file
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, negate, where
@@ -19,7 +20,6 @@ from coca.search.ingest.sources import read_header
 from coca.search.milvus.collection import Collection
 from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
-from coca.search.query.originals import read_file
 from coca.search.query.query_terms import embed_queries
 from coca.search.records import (
     ALBUM,

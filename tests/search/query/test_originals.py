@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.query.originals import read_file, read_original, read_originals
+from coca.core.files.local_files import read_file
+from coca.search.query.originals import read_original, read_originals
 from coca.search.records import Origin, Record, content_id
 
 

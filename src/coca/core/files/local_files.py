@@ -180,6 +180,18 @@ def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
     return content
 
 
+def read_file(path: str, etag: str = "") -> bytes:
+    """Read the bytes of a local image file; the etag is ignored."""
+    try:
+        return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        large = isinstance(error, OSError) and error.errno == errno.EFBIG
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            reason="too_large" if large else "unreadable",
+        ) from error
+
+
 def check_within(path: str | Path, folders: Sequence[str | Path]) -> None:
     """Check that a file is inside one of some folders after all links in its path are resolved.
 

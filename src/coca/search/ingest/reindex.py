@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
+from coca.core.files.local_files import read_file
 from coca.core.progress import ProgressMaker, silent
 from coca.search.ingest.prefetch import embed_each
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import WRITE_ROWS
 from coca.search.predictor import Embedder
-from coca.search.query.originals import ImageOpener, read_file, read_original
+from coca.search.query.originals import ImageOpener, read_original
 from coca.search.records import Record, batches, check_same_model
 
 

@@ -19,8 +19,14 @@ from PIL import Image
 from coca.core.annotations import SIDECAR_SUFFIXES, read_sidecars
 from coca.core.errors import DataError
 from coca.core.files.formats import HEAD_BYTES, HEIF_SUFFIXES, PHOTO_SUFFIXES, formats_of, has_heif
-from coca.core.files.local_files import Roots, check_within, file_etag, modified_at, walk_files
-from coca.search.query.originals import read_file
+from coca.core.files.local_files import (
+    Roots,
+    check_within,
+    file_etag,
+    modified_at,
+    read_file,
+    walk_files,
+)
 
 # Encoded images of sources, with their annotations.
 

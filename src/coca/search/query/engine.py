@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.core.files.local_files import read_file
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.match import MARKED_HITS, VERDICT_HITS, Calibration, mark_matches
 from coca.search.query.milvus_search import searchable
-from coca.search.query.originals import ImageOpener, read_file
+from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
     Term,
     check_terms,

@@ -1,11 +1,9 @@
 """Read the encoded image of a record again, from a path that still contains it."""
 
-import errno
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from coca.core.errors import DataError
-from coca.core.files.local_files import MAX_IMAGE_BYTES, read_regular
 from coca.search.records import Record, content_id, series_of
 
 ImageOpener: TypeAlias = Callable[[str, str], bytes]
@@ -50,15 +48,3 @@ def read_originals(
         except DataError as error:
             lost.append(str(error))
     return images, lost
-
-
-def read_file(path: str, etag: str = "") -> bytes:
-    """Read the bytes of a local image file; the etag is ignored."""
-    try:
-        return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
-    except (OSError, ValueError) as error:
-        large = isinstance(error, OSError) and error.errno == errno.EFBIG
-        raise DataError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            reason="too_large" if large else "unreadable",
-        ) from error
