@@ -183,16 +183,11 @@ def with_ids(ids: Iterable[str]) -> str:
 
 def expanded(filter: str) -> str:
     """Expand comparisons of `caption_source`, which is not a column, into stored columns."""
-    check_filter(filter)
+    if not isinstance(filter, str):
+        raise ArgumentError(f"the filter must be a str such as 'width > 100', got {filter!r}")
     if CAPTION_SOURCE not in filter:
         return filter
     return _CAPTION_SOURCE.sub(_expanded_source, filter)
-
-
-def check_filter(filter: str) -> None:
-    """Check that a filter is text."""
-    if not isinstance(filter, str):
-        raise ArgumentError(f"the filter must be a str such as 'width > 100', got {filter!r}")
 
 
 def names_in(filter: str) -> set[str]:

@@ -33,7 +33,9 @@ class Settings:
             folder: Folder of the package's recipes that comes first, where several have a name.
             names: Names that are accepted in place of a recipe, such as those of tasks.
         """
-        changes = tuple(word for word in words if is_change(word))
+        changes = tuple(
+            word for word in words if _CHANGE.match(word) is not None and not Path(word).exists()
+        )
         recipes = [word for word in words if word not in changes]
         return cls(tuple(it if it in names else recipe_path(it, folder) for it in recipes), changes)
 
@@ -86,11 +88,6 @@ def shipped_recipes() -> Path:
         if folder.is_dir():
             return folder
     raise ConfigError(f"there are no recipes in {package}; give the path of a YAML file")
-
-
-def is_change(word: str) -> bool:
-    """Check whether an argument is `section.field=value` and not the name of a file."""
-    return _CHANGE.match(word) is not None and not Path(word).exists()
 
 
 def load(kind: type[T], settings: Settings) -> T:

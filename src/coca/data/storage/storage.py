@@ -45,7 +45,9 @@ class OpenFiles:
         with self._used(path) as descriptor:
             size = os.fstat(descriptor).st_size
             for start, end in ranges:
-                check_range(start, end, size)
+                # Before memory is allocated.
+                if not 0 <= start <= end <= size:
+                    raise EOFError(f"bytes {start:,} to {end:,} are asked for, and it has {size:,}")
             return [_read(descriptor, start, end) for start, end in ranges]
 
     @contextmanager
@@ -103,12 +105,6 @@ class _OpenFile:
         """Number of threads that currently read the file."""
         self.is_kept = True
         """Whether the file is in the cache; if not, its last reader closes it."""
-
-
-def check_range(start: int, end: int, size: int) -> None:
-    """Reject a range outside a file of this size, before memory is allocated."""
-    if not 0 <= start <= end <= size:
-        raise EOFError(f"bytes {start:,} to {end:,} are asked for, and it has {size:,}")
 
 
 def _read(descriptor: int, start: int, end: int) -> bytes:

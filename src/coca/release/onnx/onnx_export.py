@@ -130,7 +130,8 @@ def export_onnx(
         )
         result = measure(unfinished, predictor, compared, image_source=source, progress=progress)
         check(result, precision)
-        _add_gates(unfinished, result)
+        manifest = read_json(unfinished / MANIFEST_FILE)
+        write_json(unfinished / MANIFEST_FILE, {**manifest, "gates": asdict(result)})
     return result
 
 
@@ -213,9 +214,3 @@ def text_settings(text: TextConfig, processor: Processor) -> TextSettings:
         suppressed=tuple(text.suppress_tokens),
         cleaning="clip" if isinstance(tokenizer, ClipTokenizer) else "none",
     )
-
-
-def _add_gates(folder: Path, result: GateResult) -> None:
-    path = folder / MANIFEST_FILE
-    manifest = read_json(path)
-    write_json(path, {**manifest, "gates": asdict(result)})

@@ -180,8 +180,11 @@ def make_collection(
     several = connection.capabilities.several_vectors
     # The main collection is created last, so that a killed process never leaves half a collection.
     if not several:
-        _drop_leftover(connection, texts_name(collection))
-        _make(connection, texts_name(collection), codec, properties, settings)
+        texts = texts_name(collection)
+        # It may be left of a collection whose main collection was never created.
+        with connection.faults(f"drop collection {texts!r}"):
+            connection.client.drop_collection(texts, timeout=connection.timeout_s)
+        _make(connection, texts, codec, properties, settings)
     _make(connection, collection, codec, properties, settings)
 
 
@@ -432,12 +435,6 @@ def _make(
             consistency_level=settings.consistency,
             timeout=connection.timeout_s,
         )
-
-
-def _drop_leftover(connection: Connection, name: str) -> None:
-    """Drop a second collection whose main collection was never created."""
-    with connection.faults(f"drop collection {name!r}"):
-        connection.client.drop_collection(name, timeout=connection.timeout_s)
 
 
 def texts_name(collection: str) -> str:

@@ -32,11 +32,6 @@ _FILE_FIELDS = frozenset({"image", "file"})
 """Names of parts that are the image."""
 
 
-def is_form(request: Request) -> bool:
-    """Return whether the body of a request is a form with files."""
-    return request.headers.get("content-type", "").startswith("multipart/form-data")
-
-
 async def with_json(request: Request, body: type[BaseModel]) -> Request:
     """Return the request with its form as JSON.
 
@@ -172,7 +167,8 @@ class KeyedRoute(APIRoute):
             if body is not None:
                 if body.max_bytes is not None:
                     request = Request(request.scope, bounded(request.receive, body.max_bytes))
-                if is_form(request):
+                kind = request.headers.get("content-type", "")
+                if kind.startswith("multipart/form-data"):
                     request = await with_json(request, body)
                 check_values(await request.body())
             return await handle(request)

@@ -30,7 +30,10 @@ class WorkerProcess:
         """Start the process, without waiting until it is ready."""
         self._timeout_s = timeout_s
         self._ready = False
-        limits = (memory_limit(max_pixels), int(timeout_s) + 1)
+        # Transparent pixels that are turned upright exist four times, with 4 bytes each; Python and
+        # its libraries take less than half a gigabyte.
+        memory_bytes = (512 << 20) + 24 * max_pixels
+        limits = (memory_bytes, int(timeout_s) + 1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "coca.server.images.decoding.worker", *map(str, limits)],
             stdin=subprocess.PIPE,
@@ -128,15 +131,6 @@ class WorkerProcess:
     def _end(self) -> str:
         code = self._process.returncode or 0
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-
-
-def memory_limit(max_pixels: int) -> int:
-    """Return the address space that a decoder process may use, in bytes.
-
-    Transparent pixels that are turned upright exist four times, with 4 bytes each; Python with its
-    libraries takes less than half a gigabyte.
-    """
-    return (512 << 20) + 24 * max_pixels
 
 
 def _size(header: dict[str, Any], answer_size: Callable[[dict[str, Any]], int]) -> int:
