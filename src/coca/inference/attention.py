@@ -89,13 +89,6 @@ def match_map(
 ) -> MatchMap:
     """Attribute the similarity of an image and a text to patches; see `Predictor.explain_match`.
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        image: The image.
-        text: The text.
-        direction: Embedding of the text.
-
     Raises:
         DataError: The image cannot be read.
     """
@@ -125,12 +118,7 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
 
 
 def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
-    """Plot an image and one heat map per text, as PNG: red raises the cosine, blue lowers it.
-
-    Args:
-        matches: Maps of one image, from `Predictor.explain_match`.
-        columns: Tiles per row.
-    """
+    """Plot an image and one heat map per text, as PNG: red raises the cosine, blue lowers it."""
     # Centred: a contribution that all patches share has no location.
     heats = [match.patch_attributions - match.patch_attributions.mean() for match in matches]
     limit = _limit(np.stack(heats))

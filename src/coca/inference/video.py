@@ -41,12 +41,6 @@ def embed_clips(
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per clip.
 
-    Args:
-        predictor: A loaded model.
-        clips: The images of each clip, in order.
-        mode: Method that turns several images into one vector.
-        progress: Optional progress callback.
-
     Raises:
         DataError: A clip has no image, or an image cannot be read.
     """

@@ -170,9 +170,6 @@ class CellCentres(AnchorGenerator):  # type: ignore[misc]
     18 and scale 4. torchvision derives an integer stride from the sizes of image and map, and
     places locations at the corners. At patch size 18, its locations end 36 pixels before the border
     of an image of 288 pixels.
-
-    Args:
-        strides: Side of a cell of each map, in pixels.
     """
 
     def __init__(self, strides: Sequence[float]) -> None:

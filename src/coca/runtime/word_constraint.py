@@ -86,15 +86,7 @@ class WordConstraint:
         eos_id: int,
         vocab_size: int,
     ) -> "WordConstraint":
-        """Build the trie of words with the tokenizer of a model.
-
-        Args:
-            words: The words.
-            encode: Encodes a text to at most a number of token ids.
-            decode: Decodes token ids, without spaces at both ends.
-            eos_id: Token that ends a caption.
-            vocab_size: Number of ids of the tokenizer.
-        """
+        """Build the trie of words with the tokenizer of a model."""
         before = encode("a", _MAX_WORD_TOKENS)
         start = decode(before)
         after = (decode([*before, id_]).removeprefix(start) for id_ in range(vocab_size))

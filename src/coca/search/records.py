@@ -117,12 +117,7 @@ class Record:
         return self.origin.content or (self.id if _CONTENT_ID.fullmatch(self.id) else "")
 
     def cosine(self, query: Float[np.ndarray, " E"], on: Literal["image", "text"]) -> float:
-        """Compute the cosine of a query and the image or caption; -1 without a caption vector.
-
-        Args:
-            query: Query vector, of length 1.
-            on: Vector field: `"image"` or `"text"` (caption).
-        """
+        """Compute the cosine of a query and the image or caption; -1 without a caption vector."""
         vector = self.vector if on == "image" else self.text_vector
         return -1.0 if vector is None else float(query @ vector)
 

@@ -173,11 +173,6 @@ Basis: TypeAlias = Sampler | VectorCodec
 def fit_codec(encoding: VectorEncoding, embed_dim: int, basis: Basis | None = None) -> VectorCodec:
     """Fit an encoding to a model's vectors.
 
-    Args:
-        encoding: Options of the encoding.
-        embed_dim: Size of the model's vectors.
-        basis: Required for `pca`, and used only for it.
-
     Raises:
         ConfigError: The dimensions are above `embed_dim`, or do not fit the precision.
         SearchError: There are too few sample vectors, or the basis is too large to store.

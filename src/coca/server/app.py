@@ -49,12 +49,7 @@ _HEADERS = {
 
 
 def create_app(service: Service, settings: ServerSettings) -> FastAPI:
-    """Build the application; it does not close the service.
-
-    Args:
-        service: Open collections and model.
-        settings: Settings of the service.
-    """
+    """Build the application; it does not close the service."""
     tools = None
     if find_spec("mcp") is not None:
         from coca.server.routes.mcp import mcp_route
@@ -137,12 +132,6 @@ def run(
     """Serve until Ctrl-C or SIGTERM; requests in progress have some seconds to finish.
 
     It is called in the main thread, which alone receives signals.
-
-    Args:
-        service: Open collections and model.
-        settings: Settings of the service.
-        log: Called with the address when the service is ready.
-        open_page: Open the address in a browser.
     """
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]

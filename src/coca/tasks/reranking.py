@@ -23,17 +23,7 @@ def rerank(
     both: bool,
     progress: ProgressMaker,
 ) -> Float[ndarray, "M N"]:
-    """Rerank the top `k` images of each text by caption likelihood.
-
-    Args:
-        similarity: Cosine similarities.
-        predictor: The model.
-        images: Encoded images.
-        texts: Texts to score.
-        k: Number of hits to rerank, at least 1.
-        both: Also rerank the top `k` texts of each image.
-        progress: Optional progress callback.
-    """
+    """Rerank the top `k` images of each text by caption likelihood."""
     wanted = best_of_each_row(similarity, k).T
     if both:
         wanted |= best_of_each_row(similarity.T, k)

@@ -490,9 +490,6 @@ class DetectionObjective:
 
     A batch has images only, so boxes are looked up by key. They are fractions of the image's sides.
     So images must be resized to the square without cropping or geometric augmentation.
-
-    Args:
-        targets: The objects of each sample, by key.
     """
 
     def __init__(self, targets: Mapping[str, Target]) -> None:

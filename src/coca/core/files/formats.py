@@ -45,11 +45,7 @@ def has_heif() -> bool:
 
 
 def is_heif(head: bytes) -> bool:
-    """Return whether a file is a HEIF image (ISO/IEC 23008-12) and not AVIF.
-
-    Args:
-        head: The first `HEAD_BYTES`.
-    """
+    """Return whether a file is a HEIF image (ISO/IEC 23008-12) and not AVIF."""
     if head[4:8] != b"ftyp":
         return False
     end = min(int.from_bytes(head[:4], "big"), HEAD_BYTES)
@@ -58,11 +54,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:
-    """Return the Pillow names of the formats that a file may have, by its first bytes.
-
-    Args:
-        head: The first `HEAD_BYTES`.
-    """
+    """Return the Pillow names of the formats that a file may have, by its first bytes."""
     if not is_heif(head):
         return IMAGE_FORMATS
     register_heif()

@@ -237,12 +237,6 @@ def ingest_vectors(
     """Index records that were embedded elsewhere; no model is needed.
 
     Existing records with the same etag are unchanged, unless they lack a caption.
-
-    Args:
-        files: Parquet files of `coca embed-shards`.
-        collection: The collection, of the same model.
-        progress: Optional progress callback.
-        batch_size: Records in a write batch.
     """
     infos = [read_info(file) for file in files]
     for info in infos:

@@ -111,10 +111,6 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     """Describe all collections of a Milvus instance, without their `count`.
 
     Collections that this package did not create are skipped.
-
-    Args:
-        uri: As in `Collection.open`.
-        token: As in `Collection.open`.
     """
     if not check_folder(uri):
         return []

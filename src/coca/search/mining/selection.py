@@ -67,12 +67,6 @@ def k_center(
     """Select a covering subset by greedy k-center: each row is the farthest from those before.
 
     Greedy algorithm of Gonzalez (1985): its largest distance is at most twice the optimum.
-
-    Args:
-        vectors: Of the candidates, each of length 1.
-        count: How many to choose, at most.
-        first: First row.
-        progress: Optional progress callback; each step compares all candidates.
     """
     if not len(vectors) or count < 1:
         return []

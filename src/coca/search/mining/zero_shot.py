@@ -33,14 +33,7 @@ class Class:
 def add_classes(
     collection: Collection, embedder: Embedder, labels: Sequence[str], *, templates: Sequence[str]
 ) -> None:
-    """Add classes to a collection; existing classes are embedded again.
-
-    Args:
-        collection: A collection of classes only.
-        embedder: Model of the collection.
-        labels: Class names.
-        templates: Prompt templates with `{}` for the label.
-    """
+    """Add classes to a collection; existing classes are embedded again."""
     check_same_model(
         collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
     )

@@ -299,12 +299,7 @@ class CollectionCopy:
         ]
 
     def words(self, text: str, captions: CaptionChoice = "given") -> "WordHits":
-        """Find the records whose caption shares a word with a text.
-
-        Args:
-            text: The text.
-            captions: Captions that count.
-        """
+        """Find the records whose caption shares a word with a text."""
         check_text(text)
         with self._lock:
             rows = self._up_to_date()

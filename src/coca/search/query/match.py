@@ -82,13 +82,7 @@ class MatchScore(Config):
         return cls(texts_mean=texts_mean, records_mean=records_mean)
 
     def score(self, query: Float[np.ndarray, " E"], text: str, record: Record) -> float:
-        """Compute the match score of a query and a record.
-
-        Args:
-            query: Vector of the query, of length 1.
-            text: The query.
-            record: The record.
-        """
+        """Compute the match score of a query and a record."""
         mixed = mixed_vector(record) - np.array(self.records_mean) / 2
         return float(
             (query - np.array(self.texts_mean) / 2) @ mixed

@@ -134,12 +134,7 @@ def singular(text: str) -> str:
 def embed_queries(
     embed_texts: Callable[[Sequence[str]], Float32[np.ndarray, "N E"]], queries: Sequence[str]
 ) -> Float32[np.ndarray, "Q E"]:
-    """Embed queries as vectors of length 1; see the head of this module.
-
-    Args:
-        embed_texts: Function that embeds texts as vectors of length 1.
-        queries: Queries as typed.
-    """
+    """Embed queries as vectors of length 1; see the head of this module."""
     forms = [query_forms(query) for query in queries]
     unique = list(dict.fromkeys(text for some in forms for text in some))
     vectors = dict(zip(unique, embed_texts(unique), strict=True))
@@ -208,11 +203,6 @@ def parse_arguments(
 
     A shell splits an unquoted text at its spaces, so consecutive words without a weight are one
     text. A word with a weight is a term of its own. The name of an image file is an image.
-
-    Args:
-        words: Positional arguments.
-        texts: Values of `--text`, as for `parse_terms`.
-        images: Values of `--image`, as for `parse_terms`.
     """
     given: list[tuple[str, Term]] = []
     for kind, group in groupby(words, lambda word: _kind_of(word, words)):
@@ -236,12 +226,7 @@ def check_terms(terms: Sequence[Term]) -> None:
 
 
 def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
-    """Normalize query vectors to rows of length 1; any length but 0 is allowed.
-
-    Args:
-        vectors: One vector a query: an array, or anything NumPy converts to one.
-        embed_dim: Vector size of the collection.
-    """
+    """Normalize query vectors to rows of length 1; any length but 0 is allowed."""
     try:
         rows = np.asarray(vectors, np.float64)
     except (TypeError, ValueError):

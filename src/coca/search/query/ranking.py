@@ -97,13 +97,6 @@ def search_ranked(
     of the three lists show (the threshold algorithm of Fagin et al. 2001). So the hits are those of
     an exact search, if the searches of images and captions are exact.
 
-    Args:
-        collection: Collection to search.
-        words: Records that share a word with the query.
-        query: Query vector, of length 1.
-        ranking: Weights.
-        page: Page of hits; `min_score` is the minimum cosine of query and image.
-
     Returns:
         Hits, best first by `fused_score`; `score` is the cosine of query and image.
     """

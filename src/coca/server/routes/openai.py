@@ -341,12 +341,7 @@ def name_of(model: ServedModel) -> str:
 def split_inputs(
     inputs: Sequence[Input], *, images: bool = False
 ) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Separate texts and images, by position; plain data URIs are images, too.
-
-    Args:
-        inputs: Texts and images.
-        images: Whether all plain strings are images.
-    """
+    """Separate texts and images, by position; plain data URIs are images, too."""
     texts: dict[int, str] = {}
     found: dict[int, bytes] = {}
     for row, one in enumerate(inputs):

@@ -152,10 +152,6 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
 
     An exported model that filled the collection takes precedence, unless the runtime is `torch`:
     then a shipped model with the collection's fingerprint does, before the stored path.
-
-    Args:
-        info: Description of the collection.
-        runtime: Library that will run the model; default: either.
     """
     if runtime != "torch" and info.model and runs_on_onnx(info.model):
         return info.model

@@ -177,11 +177,6 @@ class VideoSource:
 
     The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
     outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
-
-    Args:
-        paths: Files and folders.
-        frame_interval_s: Interval between frames, in seconds.
-        within: Folders that the files must be in; see `FileSource`.
     """
 
     def __init__(

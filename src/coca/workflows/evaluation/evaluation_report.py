@@ -134,14 +134,6 @@ def write_reports(
     """Write `report.json`, `report.md` and, if the extra `report` is installed, `report.html`.
 
     An existing report of other tasks or of another model is renamed to `report-1.json` and so on.
-
-    Args:
-        folder: Output folder.
-        predictor: The evaluated model.
-        configs: The tasks.
-        entries: Result of each task.
-        name: Name of the model in the report.
-        compare: Results of other models on the same tasks.
     """
     title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
