@@ -30,7 +30,6 @@ Model = Annotated[
         metavar="MODEL",
         help="Folder, run or name of a model; default: the model of the collection, else "
         "COCA_MODEL, else the shipped everyday.",
-        show_default=False,
     ),
 ]
 
@@ -48,15 +47,12 @@ Runtime = Annotated[
         "--runtime",
         help="torch, or onnx for a folder that `coca export --format onnx` wrote, without torch; "
         "default: by the content of the folder of --model.",
-        show_default=False,
     ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device",
-        help="Torch device, such as cuda:0; default: an accelerator, else cpu.",
-        show_default=False,
+        "--device", help="Torch device, such as cuda:0; default: an accelerator, else cpu."
     ),
 ]
 Uri = Annotated[
@@ -65,7 +61,6 @@ Uri = Annotated[
         "--uri",
         help="Milvus URI: a path that ends in .db, or the address of a server; default: COCA_URI, "
         "else coca.db, else (searches only) the collection of the demo.",
-        show_default=False,
     ),
 ]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
@@ -76,7 +71,6 @@ IndexType = Annotated[
         metavar="TYPE[:NAME=VALUE,...]",
         help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64; default: "
         "HNSW or AUTOINDEX (migrate), or the index of the old collection (reindex).",
-        show_default=False,
     ),
 ]
 Token = Annotated[

@@ -33,7 +33,6 @@ Out = Annotated[
         "-o",
         metavar="FILE",
         help="Write the result to this file instead: .csv, .jsonl (JSON lines) or .parquet.",
-        show_default=False,
     ),
 ]
 
