@@ -21,7 +21,7 @@ pytestmark = pytest.mark.page
 Visit = Callable[..., Any]
 
 
-NEEDED = {"/v1/items", "/v1/items/delete", "/v1/facets", "/v1/caption", "/v1/answer"}
+NEEDED = {"/v1/items", "/v1/items/delete", "/v1/facets", "/v1/caption"}
 
 
 @pytest.fixture(autouse=True)
@@ -167,12 +167,42 @@ def test_a_caption_shows_where_the_model_looks(visit: Visit) -> None:
     assert overlay == pytest.approx(image, abs=1.5)
 
 
-def test_a_question_is_answered(visit: Visit) -> None:
+def with_capabilities(tab: Any, *names: str) -> None:
+    """Load the page again as one of a service whose model has these capabilities."""
+
+    def fill(route: Any) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | {"capabilities": names})
+
+    tab.route("**/v1/collections", fill)
+    tab.reload()
+    tab.locator(".tile-link").first.click()
+
+
+def test_a_model_without_a_head_for_questions_is_asked_none(visit: Visit) -> None:
     tab = visit()
     tab.locator(".tile-link").first.click()
-    tab.fill("#question", "a red")
+    expect(tab.get_by_role("button", name="Caption and attention")).to_be_visible()
+    expect(tab.locator("#question")).to_have_count(0)
+
+
+def test_a_model_that_only_embeds_writes_no_caption(visit: Visit) -> None:
+    tab = visit()
+    with_capabilities(tab)
+    expect(tab.locator(".item-caption")).to_be_visible()
+    for name in ("Caption and attention", "Describe this image", "Ask"):
+        expect(tab.get_by_role("button", name=name)).to_have_count(0)
+
+
+def test_a_model_with_a_head_answers_a_question(visit: Visit) -> None:
+    tab = visit()
+    with_capabilities(tab, "caption", "answer")
+    expect(tab.get_by_role("button", name="Describe this image")).to_be_visible()
+    answers = [{"label": "blue", "probability": 0.75}, {"label": "red", "probability": 0.25}]
+    tab.route("**/v1/answer", lambda route: route.fulfill(json={"answers": answers}))
+    tab.fill("#question", "what color is it")
     tab.keyboard.press("Enter")
-    expect(tab.locator(".answers li").first).to_contain_text("%")
+    expect(tab.locator(".answers li")).to_have_text(["blue75 %", "red25 %"])
 
 
 def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:

@@ -59,8 +59,8 @@ class BasePredictor(ABC):
 
     dimensions: int | None = None
     """Kept numbers of each embedding; None: all. Set by `coca.runtime.short_vectors.shorten`."""
-    has_decoder = True
-    """Whether the model generates and scores captions."""
+    has_decoder = has_attention_maps = True
+    """Whether the model generates and scores captions, and has a map of attention for each word."""
     fingerprint: str
     """Identifies model and processor; only vectors of equal ones are comparable."""
     batch_size: int

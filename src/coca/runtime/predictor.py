@@ -91,6 +91,8 @@ def load(
 class Predictor(BasePredictor):
     """An exported model for inference; a graph is loaded when it is first needed."""
 
+    has_attention_maps = False
+
     def __init__(
         self,
         folder: Path,

@@ -1,10 +1,11 @@
 """Routes `/v1/jobs`: index folders in the background, with progress and cancellation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter
 from pydantic import Field
 
+from coca.runtime.base_predictor import BasePredictor
 from coca.server.bodies import Body, CollectionName
 from coca.server.collections.jobs import IndexJob
 from coca.server.errors import WRITE_ERRORS
@@ -83,12 +84,29 @@ class CollectionDescription(Body):
     """Null if hits have no match probability."""
 
 
+Capability: TypeAlias = Literal["caption", "explain", "answer"]
+"""Operation that not every model has."""
+
+
+def capabilities_of(predictor: BasePredictor) -> list[Capability]:
+    """List what a model does besides search."""
+    known: dict[Capability, bool] = {
+        "caption": predictor.has_decoder,
+        "explain": predictor.has_attention_maps,
+        "answer": predictor.answers_questions,
+    }
+    return [name for name, there in known.items() if there]
+
+
 class CollectionList(Body):
     """Collections that the key may use; the first one is the default."""
 
     collections: list[CollectionDescription]
     writable: bool
     """Whether the key may add, change and delete items."""
+    capabilities: list[Capability]
+    """What the model of the collections does besides search: `caption` (captions and reranking),
+    `explain` (attention maps of a caption's words), `answer` (questions, by a head)."""
 
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)

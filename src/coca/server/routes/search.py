@@ -34,6 +34,7 @@ from coca.server.routes.jobs import (
     CollectionDescription,
     CollectionList,
     Encoding,
+    capabilities_of,
 )
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
@@ -246,6 +247,7 @@ def collections(tenant: CurrentTenant) -> CollectionList:
             for served in [tenant.collection(name)]
         ],
         writable=tenant.writable,
+        capabilities=capabilities_of(tenant.service.model.predictor),
     )
 
 

@@ -1,6 +1,6 @@
 // View of one item: image, captions, metadata, tags, questions, and word attention.
 
-import { api, hasRoute, urlOf } from "./api.js";
+import { api, urlOf } from "./api.js";
 import { attentionWords } from "./attention.js";
 import { $, button, date, h } from "./dom.js";
 import { confirmDeletion } from "./dialogs.js";
@@ -20,8 +20,8 @@ export class ItemView {
   #request = null;
 
   /**
-   * @param {object} options `store`, `wall`, `terms`, `writable()`, `onChanged(ids)` and
-   *   `onDeleted(ids)`
+   * @param {object} options `store`, `wall`, `terms`, `can(capability)`, `writable()`,
+   *   `onChanged(ids)` and `onDeleted(ids)`
    */
   constructor(options) {
     Object.assign(this, options);
@@ -119,7 +119,7 @@ export class ItemView {
       ),
       this.#actions(),
       this.#captions(),
-      hasRoute("post", "/v1/answer") && askPanel(item, this.store.state.collection),
+      this.can("answer") && askPanel(item, this.store.state.collection),
       this.#tags(),
       this.#details(),
     );
@@ -193,11 +193,12 @@ export class ItemView {
   #captions() {
     const { item } = this;
     const generated = h("div", { class: "generated" });
-    const write = button("Caption and attention", "write", async () => {
+    const explains = this.can("explain");
+    const write = button(explains ? "Caption and attention" : "Describe this image", "write", async () => {
       write.disabled = true;
       write.classList.add("busy");
       try {
-        const body = this.#body({ id: item.id, attention: true });
+        const body = this.#body({ id: item.id, attention: explains });
         const answer = await api.caption(body);
         if (this.item?.id === item.id) this.#showCaption(generated, answer);
       } catch (error) {
@@ -206,7 +207,10 @@ export class ItemView {
         write.disabled = false;
         write.classList.remove("busy");
       }
-    }, { text: true, title: "Generate a caption, and show where the model looks at each word" });
+    }, {
+      text: true,
+      title: explains ? "Generate a caption, and show where the model looks at each word" : "Generate a caption",
+    });
     const sources = { given: "given with the image", model: "generated" };
     const captions = item.captions?.length ? item.captions : [item.caption].filter(Boolean);
     return h(
@@ -227,7 +231,7 @@ export class ItemView {
         ...captions.slice(1).map((caption) => h("li", {}, caption)),
       ),
       sources[item.caption_source] && h("p", { class: "hint" }, `Caption ${sources[item.caption_source]}`),
-      hasRoute("post", "/v1/caption") && write,
+      this.can("caption") && write,
       generated,
     );
   }

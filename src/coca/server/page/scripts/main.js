@@ -24,8 +24,10 @@ const MAX_RANKED = 16_384;
 
 const store = new Store();
 const selection = new Selection();
-let service = { collections: [], writable: false };
+let service = { collections: [], writable: false, capabilities: [] };
 
+/** Return whether the model does more than search: "caption", "explain" or "answer". */
+const can = (name) => service.capabilities.includes(name);
 const writable = () => service.writable && hasRoute("patch", "/v1/items");
 const canAdd = () => service.writable && hasRoute("post", "/v1/items");
 const addressOf = (item) => location.pathname + toQuery({ ...store.state, item: item.id });
@@ -55,11 +57,11 @@ const onDeleted = (ids) => {
   refresh();
 };
 const onChanged = () => filters.load();
-const parts = { store, wall, selection, terms, writable, addressOf, onChanged, onDeleted };
+const parts = { store, wall, selection, terms, can, writable, addressOf, onChanged, onDeleted };
 const itemView = new ItemView(parts);
 const duplicates = new Duplicates($("#duplicates"), parts);
 const bar = new SelectionBar($("#selection"), parts);
-const uploads = new Uploads($("#uploads"), { store, onAdded: () => refresh() });
+const uploads = new Uploads($("#uploads"), { store, can, onAdded: () => refresh() });
 
 /** Read the result, the counts and the collections again, after items were written. */
 function refresh() {

@@ -19,7 +19,7 @@ export class Uploads {
   #failed = 0;
   #polling = false;
 
-  /** `options`: `store`, `onAdded()`. */
+  /** `options`: `store`, `can(capability)`, `onAdded()`. */
   constructor(root, options) {
     this.root = root;
     Object.assign(this, options);
@@ -69,7 +69,7 @@ export class Uploads {
 
   async #send({ file, bar, note }) {
     const { collection } = this.store.state;
-    const body = { image: await raw(file), name: file.name, generate_caption: true };
+    const body = { image: await raw(file), name: file.name, generate_caption: this.can("caption") };
     if (collection) body.collection = collection;
     const onProgress = (part) => {
       bar.value = part * 0.9;
