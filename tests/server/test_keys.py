@@ -25,6 +25,7 @@ KEYS = {
     "key-of-bert": KeyConfig(name="bert", collections=("others",)),
     "key-of-carl": KeyConfig(name="carl", writable=False),
     "key-of-dora": KeyConfig(name="dora", write_quota=len(image_bytes(600)) + 1_000),
+    "key-of-eva": KeyConfig(name="eva", collections=("pictures",), quota=1),
     "key-of-admin": KeyConfig(name="admin", admin=True),
 }
 
@@ -216,6 +217,14 @@ def test_wrong_keys_of_an_address_are_slowed_down() -> None:
         status("guess", f"2001:db8::{number}")
     assert status("guess", "2001:db8::ffff") == 429
     assert status("guess", "2001:db8:1::1") == 401
+
+
+def test_thumbnails_do_not_count_for_a_quota(client: TestClient, images: list[bytes]) -> None:
+    headers = as_key("key-of-eva")
+    url = f"/v1/items/{content_id(images[0])}"
+    paths = (f"{url}/thumbnail", f"{url}/thumbnail", url, url, f"{url}/thumbnail")
+    found = [client.get(path, headers=headers).status_code for path in paths]
+    assert found == [200, 200, 200, 429, 200]
 
 
 def test_a_key_without_a_rate_has_no_debt_when_it_gets_one(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def image_errors(name: str) -> Iterator[None]:
             raise DataError(sentence, reason="too_large") from error
         # On damaged files Pillow raises nearly any exception, including SyntaxError.
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise DataError(f"{name} is {reason}: {error}", reason=reason) from error
+        # The text of an error of the system has its number and the path of a file.
+        shown = error.strerror if isinstance(error, OSError) and error.errno else error
+        raise DataError(f"{name} is {reason}: {shown}", reason=reason) from error
 
 
 def draft(image: Image.Image, at_least: int | None) -> bool:

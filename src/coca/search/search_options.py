@@ -32,6 +32,9 @@ RankWeight: TypeAlias = Annotated[float, Interval(ge=0, le=10)]
 
 S = TypeVar("S", bound="SearchOptions")
 
+MIN_SIMILARITY = 0.9
+"""Default cosine from which two images are near-duplicates; docs/search.md has its measurement."""
+
 INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
 """Names of options in commands and requests, where Python has another."""
 

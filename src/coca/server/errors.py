@@ -89,6 +89,11 @@ def add_error_handlers(app: FastAPI) -> None:
     async def _coca_error(request: Request, error: CocaError) -> JSONResponse:
         if status_of(error)[0] == 500:
             return await _unexpected(request, error)
+        if isinstance(error, StorageError):
+            # Its text names folders of this machine.
+            logger.error("%s %s failed: %s", request.method, request.url.path, error)
+            sentence = "the service cannot write: its disk is full or fails; see its log"
+            return error_response(StorageError(sentence))
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -143,7 +143,7 @@ class KeyRing:
                 self._failures.check(address)
                 self._failures.add(address)
             raise ServiceError(
-                "a valid key is needed: send the header `Authorization: Bearer KEY`",
+                "a valid key is needed: send it as a bearer token",
                 status=401,
                 code="invalid_api_key",
             )

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -52,6 +53,26 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert client.delete(url).json() == {"ids": [item["id"]], "missing": []}
     assert client.get(url).status_code == 404
     assert not path.exists()
+
+
+def test_an_upload_without_a_time_has_that_of_its_upload(client: TestClient) -> None:
+    before = int(time.time())
+    items = [
+        client.post("/v1/items", json=new(260 + n, name="a cat.png", **fields)).json()
+        for n, fields in enumerate([{}, {"time": 7}])
+    ]
+    added, taken = items
+    assert (added["date_source"], added["taken_at"]) == ("added", None)
+    assert before <= added["time"] <= time.time()
+    assert (taken["date_source"], taken["taken_at"][:4]) == ("taken", "1970")
+    listed = client.post("/v1/search", json={"collection": "others"}).json()["hits"]
+    assert (listed[0]["id"], listed[0]["name"]) == (added["id"], "a cat.png")
+    body = client.post("/v1/facets", json={"collection": "others"}).json()
+    assert "metadata.name" not in {facet["field"] for facet in body["facets"]}
+    url = f"/v1/items/{added['id']}?collection=others"
+    assert client.patch(url, json={"time": 8}).json()["date_source"] == "taken"
+    for item in items:
+        client.delete(f"/v1/items/{item['id']}?collection=others")
 
 
 def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:

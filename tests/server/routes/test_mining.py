@@ -53,7 +53,10 @@ def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
 
 def test_all_pairs_are_duplicates_at_a_low_threshold(client: TestClient) -> None:
     body = client.post("/v1/duplicates", json={"min_similarity": 1e-6, "limit": 1}).json()
-    assert len(body["groups"][0]["items"]) > 1
+    items = body["groups"][0]["items"]
+    assert len(items) > 1
+    for item in items:
+        assert item["bytes"] == len(client.get(item["original"]).content)
 
 
 def test_the_words_of_a_caption_are_chosen_by_the_request(

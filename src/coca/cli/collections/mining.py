@@ -18,6 +18,7 @@ from coca.cli.options.search_options import (
 )
 from coca.core.errors import ConfigError
 from coca.core.files.formats import IMAGE_SUFFIXES
+from coca.search.search_options import MIN_SIMILARITY
 
 if TYPE_CHECKING:
     from coca.search.mining.duplicates import Duplicates
@@ -101,7 +102,7 @@ def duplicates(
         typer.Option(
             "--min-similarity", help="Cosine similarity from which two images are near-duplicates."
         ),
-    ] = 0.95,
+    ] = MIN_SIMILARITY,
     limit: Annotated[
         int, typer.Option("-k", "--limit", min=0, help="Maximum number of pairs to print.")
     ] = 20,

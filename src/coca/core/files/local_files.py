@@ -7,6 +7,7 @@ member of a tar is not a file, and a link may point to a drive that is not mount
 import errno
 import logging
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -255,6 +256,12 @@ def file_etag(path: str | Path) -> str:
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def size_in_etag(etag: str) -> int | None:
+    """Return the size of a file from its `file_etag`, in bytes; None for another etag."""
+    found = re.fullmatch(r"(\d+)-\d+", etag)
+    return int(found[1]) if found else None
 
 
 def modified_at(path: str | Path) -> int:

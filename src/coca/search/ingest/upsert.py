@@ -50,18 +50,23 @@ def fresh_record(item: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> 
     assert image is not None
     assert vector is not None
     annotation = image.annotation
+    taken = annotation.time or header.time
     return Record(
         id=item.id,
         path=image.path,
         caption=annotation.caption,
         width=header.width,
         height=header.height,
-        time=annotation.time or header.time or image.modified_at,
+        time=taken or image.modified_at,
         tags=annotation.tags,
         album=annotation.album,
         metadata=annotation.metadata,
         vector=vector,
-        origin=Origin(files={image.path: image.etag}, label=label_of(annotation)),
+        origin=Origin(
+            files={image.path: image.etag},
+            label=label_of(annotation),
+            dated="" if taken or not image.modified_at else "file",
+        ),
     )
 
 
@@ -104,7 +109,8 @@ def _default_album(path: str, etags: str) -> str:
 
 def with_annotation_of(fresh: Record, stored: Record) -> Record:
     """Merge new metadata into a stored record; given captions replace generated captions."""
-    origin = replace(stored.origin, label=fresh.origin.label, captioned=fresh.origin.captioned)
+    given = fresh.origin
+    origin = replace(stored.origin, label=given.label, captioned=given.captioned, dated=given.dated)
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
         fresh = replace(fresh, caption=stored.caption)

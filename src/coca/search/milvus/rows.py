@@ -118,6 +118,7 @@ def belongs(caption: Mapping[str, Any], image_row: Mapping[str, Any] | None) -> 
 
 def to_hit(row: Mapping[str, Any], score: float) -> Hit:
     """Convert a row of Milvus to a hit."""
+    origin = to_origin(row)
     return Hit(
         id=row[ID],
         score=score,
@@ -129,7 +130,8 @@ def to_hit(row: Mapping[str, Any], score: float) -> Hit:
         time=int(row[TIME]),
         tags=tuple(row[TAGS]),
         album=row[ALBUM],
-        caption_source=to_origin(row).caption_source(row[CAPTION]),
+        caption_source=origin.caption_source(row[CAPTION]),
+        date_source=origin.date_source(int(row[TIME])),
     )
 
 

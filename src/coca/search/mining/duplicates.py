@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
+from coca.search.search_options import MIN_SIMILARITY
 
 KEPT_PAIRS = 100_000
 """Maximum number of pairs listed; 100,000 equal images form 5 billion pairs."""
@@ -50,7 +51,7 @@ def near_duplicates(
     vectors: Float32[np.ndarray, "N E"],
     others: Float32[np.ndarray, "M E"] | None = None,
     *,
-    min_similarity: float = 0.95,
+    min_similarity: float = MIN_SIMILARITY,
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:

@@ -31,7 +31,7 @@ class Entry:
 
     id: str
     time: int
-    """Time of capture, in seconds since 1970; 0 if unknown."""
+    """Date in seconds since 1970, see `Record.date_source`; 0 if unknown."""
     values: tuple[FacetPair, ...]
     """Each value once; a list in the metadata has several values."""
 

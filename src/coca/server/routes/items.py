@@ -1,6 +1,7 @@
 """Routes `/v1/items`: read, add, change and delete items, and read their images."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,14 +16,17 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from coca.core.errors import ConfigError
 from coca.core.files.local_files import file_etag
+from coca.search.records import DateSource, Origin, Record, content_id, storage_error
 from coca.search.records import Hit as FoundHit
-from coca.search.records import Origin, Record, content_id, storage_error
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import media_type_of, read_data_uri
 from coca.server.images.uploads import SIDES
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, Writer
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, UncountedRoute, Writer
+
+NAME = "name"
+"""Key of the metadata of an upload: the name of its file."""
 
 # Bodies of `/v1/items`: read, add, change and delete items.
 
@@ -32,7 +36,7 @@ class Item(Body):
 
     id: str
     name: str
-    """Last part of the path."""
+    """Name of the file; of an upload, the name that it was sent with."""
     path: str | None = None
     """Path of the file on the machine of the service; null without `coca serve --show-paths`."""
     uploaded: bool
@@ -48,7 +52,9 @@ class Item(Body):
     height: int
     """In pixels; 0 if unknown."""
     time: int | None
-    """Time of capture, in seconds since 1970; null if unknown."""
+    """Date in seconds since 1970; null if unknown."""
+    date_source: DateSource
+    """Source of `time`: `taken` (capture), `file` (its modification), `added` (the upload)."""
     taken_at: str | None
     """Time of capture in ISO 8601; null if unknown."""
     metadata: dict[str, Any]
@@ -120,11 +126,13 @@ def fields_of(
     """List what items and hits have in common, by the fields of their bodies."""
     url = f"/v1/items/{quote(record.id, safe='')}"
     query = f"?collection={quote(served.name)}"
+    file = record.path.rstrip("/").rpartition("/")[2]
+    uploaded = tenant.service.uploads.contains(record.path)
     return {
         "id": record.id,
-        "name": record.path.rstrip("/").rpartition("/")[2],
+        "name": str(record.metadata[NAME]) if uploaded and NAME in record.metadata else file,
         "path": record.path if tenant.service.settings.show_paths else None,
-        "uploaded": tenant.service.uploads.contains(record.path),
+        "uploaded": uploaded,
         "caption": record.caption,
         "captions": _captions(record.caption, record.metadata),
         "caption_source": record.caption_source,
@@ -133,7 +141,8 @@ def fields_of(
         "width": record.width,
         "height": record.height,
         "time": record.time or None,
-        "taken_at": _iso(record.time),
+        "date_source": record.date_source,
+        "taken_at": _iso(record.time) if record.date_source == "taken" else None,
         "metadata": dict(record.metadata),
         "thumbnail": f"{url}/thumbnail{query}",
         "original": f"{url}/original{query}",
@@ -179,16 +188,17 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     caption, generated = new.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
+    taken = image.time if new.time is None else new.time
     record = Record(
         id=own,
         path="",
         caption=caption,
         width=image.width,
         height=image.height,
-        time=image.time if new.time is None else new.time,
+        time=taken or int(time.time()),
         tags=tuple(dict.fromkeys(new.tags)),
         album=new.album,
-        metadata={**new.metadata, **({"name": new.name} if new.name else {})},
+        metadata={**new.metadata, **({NAME: new.name} if new.name else {})},
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
@@ -200,7 +210,11 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
         path = service.uploads.write(served.name, own, data)
-        origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
+        origin = Origin(
+            files={str(path): file_etag(path)},
+            captioned=generated,
+            dated="" if taken else "added",
+        )
         record = replace(record, path=str(path), origin=origin)
         served.collection.upsert([record])
     tenant.record("add", served.name, ids=[own], bytes=len(data))
@@ -262,13 +276,14 @@ def _changed(
         album=record.album if change.album is None else change.album,
         time=record.time if change.time is None else change.time,
         metadata={key: value for key, value in metadata.items() if value is not None},
+        origin=record.origin if change.time is None else replace(record.origin, dated=""),
     )
     if change.caption is not None:
         changed = replace(
             changed,
             caption=change.caption,
             text_vector=text_vector,
-            origin=replace(record.origin, captioned=False),
+            origin=replace(changed.origin, captioned=False),
         )
     _check(changed.caption, changed.metadata, changed.tags, changed.album, changed.time)
     return changed
@@ -303,6 +318,7 @@ class _ItemId(Convertor[str]):
 
 register_url_convertor("item", _ItemId())
 router = APIRouter(prefix="/v1/items", tags=["items"], route_class=KeyedRoute)
+uncounted = APIRouter(route_class=UncountedRoute)
 
 Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
 Named: TypeAlias = Annotated[CollectionName, Query()]
@@ -310,7 +326,7 @@ Named: TypeAlias = Annotated[CollectionName, Query()]
 _FRESH = {"Cache-Control": "private, max-age=86400"}
 
 
-@router.get("/{id:path}/thumbnail", responses={200: {"content": {"image/jpeg": {}}}})
+@uncounted.get("/{id:path}/thumbnail", responses={200: {"content": {"image/jpeg": {}}}})
 def thumbnail(
     id: Id,
     tenant: CurrentTenant,
@@ -332,6 +348,9 @@ def thumbnail(
             raise
         small = small or thumbnails.make(key, side, tenant.service.original(record))
     return Response(small, media_type="image/jpeg", headers=_FRESH)
+
+
+router.include_router(uncounted)
 
 
 @router.get("/{id:path}/original", responses={200: {"content": {"image/*": {}}}})

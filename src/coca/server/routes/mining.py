@@ -11,11 +11,13 @@ from pydantic import Field
 
 from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
+from coca.core.files.local_files import size_in_etag
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA
+from coca.search.records import METADATA, split_source_entries
+from coca.search.search_options import MIN_SIMILARITY
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -30,7 +32,7 @@ from coca.server.bodies import (
     with_options,
 )
 from coca.server.collections.catalog import Entry
-from coca.server.routes.items import Item, item_of
+from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
@@ -54,15 +56,22 @@ class DuplicatesRequest(Body):
     """Near-duplicates of a collection."""
 
     collection: CollectionName = None
-    min_similarity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    min_similarity: Annotated[float, Field(gt=0, le=1)] = MIN_SIMILARITY
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
     """Maximum number of groups."""
+
+
+class Duplicate(Item):
+    """An item that has near-duplicates."""
+
+    bytes: int | None = None
+    """Size of its file; null if unknown."""
 
 
 class DuplicateGroup(Body):
     """Items that are near-duplicates of each other."""
 
-    items: list[Item]
+    items: list[Duplicate]
 
 
 class DuplicatesResponse(Body):
@@ -161,7 +170,9 @@ def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: in
     ]
     if fields is not None:
         return facets
-    return [one for one in facets if one.values and len(one.values) + one.others <= _FEW]
+    # Nearly each upload has a name of its own.
+    shown = [one for one in facets if one.field != f"{METADATA}.{NAME}"]
+    return [one for one in shown if one.values and len(one.values) + one.others <= _FEW]
 
 
 def histogram(
@@ -257,10 +268,18 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     served = tenant.collection(body.collection)
     ids, vectors = CollectionCopy(served.collection).vectors()
     found = near_duplicates(vectors, min_similarity=body.min_similarity)
+    shown = [[ids[row] for row in rows] for rows in found.groups[: body.limit]]
+    sizes = {
+        id: size_in_etag(split_source_entries(origin.files.get(path, ""))[0])
+        for id, path, _, origin in served.collection.origins(chain.from_iterable(shown))
+    }
     groups = []
-    for rows in found.groups[: body.limit]:
-        hits = served.collection.hits(dict.fromkeys((ids[row] for row in rows), 1.0))
-        groups.append(DuplicateGroup(items=[item_of(tenant, served, hit) for hit in hits]))
+    for group in shown:
+        hits = served.collection.hits(dict.fromkeys(group, 1.0))
+        items = [
+            Duplicate(**fields_of(tenant, served, hit), bytes=sizes.get(hit.id)) for hit in hits
+        ]
+        groups.append(DuplicateGroup(items=items))
     return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
 
 

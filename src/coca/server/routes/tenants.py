@@ -155,6 +155,9 @@ class KeyedRoute(APIRoute):
     FastAPI itself reads and parses the body before it calls the dependencies.
     """
 
+    is_counted = True
+    """Whether a request counts for the rate and the quota of its key."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Build the handler; only endpoints with a parameter `tenant` need a key."""
         handle = super().get_route_handler()
@@ -163,7 +166,7 @@ class KeyedRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             if "tenant" in parameters:
-                request.state.tenant = tenant_of(request)
+                request.state.tenant = tenant_of(request, counted=self.is_counted)
             if body is not None:
                 if body.max_bytes is not None:
                     request = Request(request.scope, bounded(request.receive, body.max_bytes))
@@ -176,15 +179,22 @@ class KeyedRoute(APIRoute):
         return checked
 
 
-def tenant_of(request: Request) -> Tenant:
-    """Return what the key of a request may use, and count the request."""
+class UncountedRoute(KeyedRoute):
+    """Route of which a client sends dozens of requests for one that counts."""
+
+    is_counted = False
+
+
+def tenant_of(request: Request, *, counted: bool = True) -> Tenant:
+    """Return what the key of a request may use, and count the request if `counted`."""
     service: Service = request.app.state.service
     served = tuple(service.collections)
     address = "" if request.client is None else request.client.host
     if not service.keys.are_needed:
         return Tenant(service, served, address=address)
     key = service.keys.find(request.headers.get("authorization"), address)
-    service.keys.count(key)
+    if counted:
+        service.keys.count(key)
     names = tuple(name for name in key.collections if name in served) or (
         () if key.collections else served
     )

@@ -103,6 +103,9 @@ def _load_decoders() -> None:
     Image.init()
     if has_heif():
         register_heif()
+    else:
+        # Else the import would look for files, and report that none can be opened.
+        sys.modules["pillow_heif"] = None  # type: ignore[assignment]
     # The reader of Exif, and the conversion to JPEG, import modules at their first use.
     tiny = Image.new("RGB", (1, 1))
     for format in ("JPEG", "TIFF", "PNG", "WEBP", "AVIF", "GIF"):
