@@ -1,6 +1,7 @@
 """A browser on a real service: failing on foreign requests, errors and policy violations."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.request import urlopen
@@ -31,7 +32,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     index_images([write_images(root / "images")], predictor, uri=uri)
     fill_many(uri, "many", root / "small", predictor.fingerprint, predictor.embed_dim)
     names = ("--collection", "pictures", "--collection", "many")
-    with serving("--uri", uri, *names, "--model", str(model), cache=root / "cache") as found:
+    # The service lacks the extra `heif`.
+    (root / "sitecustomize.py").write_text("import sys\nsys.modules['pillow_heif'] = None\n")
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = ("--uri", uri, *names, "--model", str(model))
+    with serving(*command, cache=root / "cache", environment={"PYTHONPATH": path}) as found:
         yield found.url
 
 

@@ -88,8 +88,10 @@ def test_axe_finds_no_violation(
 
 
 def test_every_control_is_reached_by_tab_in_reading_order(visit: Visit) -> None:
-    tab = visit("/?q=circle", viewport={"width": 1_000, "height": 800})
+    # With the filters open, whose many boxes follow the images.
+    tab = visit("/?q=circle", viewport={"width": 1_440, "height": 900})
     tab.wait_for_selector(".tile-link[tabindex='0']")
+    tab.wait_for_selector(".facet-value")
     reached = []
     for _ in range(24):
         tab.keyboard.press("Tab")

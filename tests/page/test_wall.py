@@ -20,6 +20,16 @@ MAX_NODES = 4_000
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
+VISIBLE = """() => {
+  const shown = [...document.querySelectorAll(".tile")].filter(tile => {
+    const box = tile.getBoundingClientRect();
+    return box.top < innerHeight && box.bottom > 0;
+  });
+  return shown.length && shown.every(tile => tile.querySelector("img.loaded"));
+}"""
+"""Whether all images in the viewport are loaded."""
+
+
 def tiles(tab: Any) -> int:
     return tab.locator(".tile").count()
 
@@ -96,15 +106,7 @@ def test_images_that_pass_by_in_a_fast_scroll_are_not_requested(visit: Visit) ->
           return seen.size;
         }"""
     )
-    tab.wait_for_function(
-        """() => {
-          const shown = [...document.querySelectorAll(".tile")].filter(tile => {
-            const box = tile.getBoundingClientRect();
-            return box.top < innerHeight && box.bottom > 0;
-          });
-          return shown.length && shown.every(tile => tile.querySelector("img.loaded"));
-        }"""
-    )
+    tab.wait_for_function(VISIBLE)
     images = [url for url in requests if "/thumbnail" in url]
     assert 0 < len(images) < passed / 2
 
@@ -140,6 +142,82 @@ def test_keys_move_open_select_and_close(visit: Visit) -> None:
     assert tab.evaluate("document.activeElement.id") == "search-text"
     tab.keyboard.press("Escape")
     expect(tab.locator('.tile[data-index="2"]:focus-within')).to_be_visible()
+
+
+def test_escape_in_the_search_field_keeps_the_query(visit: Visit) -> None:
+    tab = visit("/?q=circle")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    tab.keyboard.press("/")
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".tile:focus-within")).to_be_visible()
+    assert tab.input_value("#search-text") == "circle"
+    assert "q=circle" in tab.url
+
+
+def top(tab: Any) -> int:
+    """The index of the first image below the header."""
+    found: int = tab.evaluate(
+        """() => {
+          const edge = document.querySelector(".header").getBoundingClientRect().bottom;
+          const shown = [...document.querySelectorAll(".tile")].filter(
+            tile => tile.getBoundingClientRect().bottom > edge + 1);
+          return Math.min(...shown.map(tile => Number(tile.dataset.index)));
+        }"""
+    )
+    return found
+
+
+def test_a_reload_and_the_way_back_keep_the_place(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    tab.evaluate("scrollTo(0, 0.4 * document.body.scrollHeight)")
+    tab.wait_for_function(VISIBLE)
+    place = top(tab)
+    assert place > 200
+    tab.wait_for_function("history.state?.at > 200")
+    tab.reload()
+    tab.wait_for_function(VISIBLE)
+    assert abs(top(tab) - place) <= 30
+    tab.fill("#search-text", "row")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#summary")).not_to_contain_text("images")
+    tab.go_back()
+    expect(tab.locator("#summary")).to_contain_text("images")
+    tab.wait_for_function(VISIBLE)
+    assert abs(top(tab) - place) <= 30
+
+
+def test_a_linked_image_has_neighbours_and_its_rank(visit: Visit) -> None:
+    tab = visit("/?q=circle")
+    links = tab.locator(".tile-link")
+    expect(links).to_have_count(13)
+    # The third image of the result, as its link is copied from the wall.
+    address = tab.locator('.tile[data-index="2"] .tile-link').get_attribute("href")
+    shown = [tab.locator(f'.tile[data-index="{n}"] .tile-link') for n in range(4)]
+    names = [link.get_attribute("aria-label") for link in shown]
+    other = visit(address)
+    image = other.locator("dialog.item .item-image")
+    expect(image).to_have_attribute("alt", names[2])
+    expect(other.locator("dialog.item .details")).to_contain_text("Rank")
+    other.get_by_role("button", name="Next image").click()
+    expect(image).to_have_attribute("alt", names[3])
+    other.keyboard.press("ArrowLeft")
+    other.keyboard.press("ArrowLeft")
+    expect(image).to_have_attribute("alt", names[1])
+
+
+def test_a_linked_image_deep_in_a_collection_has_neighbours(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    total = int(tab.locator("#summary").inner_text().split()[0].replace(",", ""))
+    tab.locator(".tile-link").first.focus()
+    tab.keyboard.press("End")
+    expect(tab.get_by_label(f"row {total - 1}", exact=True)).to_be_focused()
+    address = tab.get_by_label(f"row {total - 1}", exact=True).get_attribute("href")
+    other = visit(address)
+    title = other.locator("dialog.item h2")
+    expect(title).to_have_text(f"{total - 1:05}.jpg")
+    other.get_by_role("button", name="Previous image").click()
+    expect(title).to_have_text(f"{total - 2:05}.jpg")
 
 
 def test_shift_selects_a_range(visit: Visit) -> None:

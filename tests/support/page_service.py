@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ ARGUMENTS = [
 SHAPES = ("circle", "square", "triangle")
 COLORS = ("red", "orange", "green", "blue")
 SIZES = ((300, 200), (200, 300), (240, 240))
+FILE_DATE = 1_245_000_000
+"""Modification time of the file without a time of capture: 14 June 2009."""
 MANY = 20_000
 """Number of rows of the large collection."""
 
@@ -57,10 +60,11 @@ def write_images(folder: Path) -> Path:
             "page": "https://example.org/photo",
         }
         (folder / f"{color}-{shape}.json").write_text(json.dumps(record))
-    # The same pixels in other bytes.
-    render("circle", "red", SIZES[0]).save(folder / "copy-of-circle.jpg", quality=95)
-    record = {"captions": ["a copy of the red circle"], "time": "2009-06-15"}
-    (folder / "copy-of-circle.json").write_text(json.dumps(record))
+    # The same pixels in other bytes, without a time of capture.
+    copy = folder / "copy-of-circle.jpg"
+    render("circle", "red", SIZES[0]).save(copy, quality=95)
+    os.utime(copy, (FILE_DATE, FILE_DATE))
+    copy.with_suffix(".json").write_text(json.dumps({"captions": ["a copy of the red circle"]}))
     return folder
 
 
@@ -106,7 +110,7 @@ class Watch:
 
     faults: list[str] = field(default_factory=list)
     expected: set[int] = field(default_factory=set)
-    """HTTP statuses that a test causes on purpose."""
+    """HTTP statuses that a test causes on purpose; 0: no answer."""
 
     def follow(self, tab: Any) -> None:
         tab.on("request", self._request)

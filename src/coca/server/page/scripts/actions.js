@@ -74,7 +74,7 @@ export class SelectionBar {
   async #album() {
     const albums = [...new Set(this.selection.items().map((item) => item.album).filter(Boolean))];
     const album = await promptDialog("Move the selected images to an album", {
-      label: "Album", action: "Move", suggestions: albums, hint: "An empty name removes them from their album.",
+      label: "Album", action: "Move", suggestions: albums, hint: "An image is in one album: those of a folder leave its album. An empty name removes them.",
     });
     if (album !== null) await this.#change({ album }, "Album changed");
   }

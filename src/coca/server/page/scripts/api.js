@@ -18,11 +18,24 @@ export const apiKey = {
   set: (value) => sessionStorage.setItem(KEY, value),
 };
 
-let askForKey = async () => false;
+const MAX_WAIT_S = 10;
+const MAX_TRIES = 6;
 
-/** Register the function that asks for a key after status 401; it resolves to whether one is set. */
+let askForKey = async () => false;
+let asking = null;
+
+/**
+ * Register the function that asks for a key after status 401; it resolves to whether one is set.
+ * Its argument is whether the service refused a key.
+ */
 export function onMissingKey(ask) {
   askForKey = ask;
+}
+
+// All requests that need a key wait for one dialog.
+function askOnce(refused) {
+  asking ??= askForKey(refused).finally(() => (asking = null));
+  return asking;
 }
 
 export function headers() {
@@ -30,7 +43,8 @@ export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-async function send(path, options = {}) {
+async function send(path, options = {}, tries = 1) {
+  const key = apiKey.get();
   let response;
   try {
     response = await fetch(urlOf(path), {
@@ -41,7 +55,17 @@ async function send(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The service does not answer. Is it still running?", 0);
   }
-  if (response.status === 401 && (await askForKey())) return send(path, options);
+  if (response.status === 401) {
+    // Another request may have asked for a key meanwhile.
+    if (apiKey.get() !== key || (await askOnce(Boolean(key)))) return send(path, options);
+    throw new ApiError("The service answers only with a key.", 401);
+  }
+  const wait = Number(response.headers.get("Retry-After"));
+  if (response.status === 429 && wait > 0 && wait <= MAX_WAIT_S && tries < MAX_TRIES) {
+    await new Promise((resolve) => setTimeout(resolve, wait * 1000));
+    options.signal?.throwIfAborted();
+    return send(path, options, tries + 1);
+  }
   if (!response.ok) throw new ApiError(await messageOf(response), response.status);
   return response;
 }

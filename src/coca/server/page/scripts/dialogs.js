@@ -63,10 +63,11 @@ export function confirmDeletion(name, items) {
 
 /**
  * Ask for a text; resolves to null if the dialog is cancelled.
- * @param {{label, action, value, hint, suggestions, type}} options
+ * @param {{label, action, value, hint, error, suggestions, type}} options `error`: what was wrong
+ *   with the text before
  */
 export function promptDialog(title, options) {
-  const { label, action, value = "", hint = "", suggestions = [], type = "text" } = options;
+  const { label, action, value = "", hint = "", error = "", suggestions = [], type = "text" } = options;
   return new Promise((resolve) => {
     const list = h(
       "datalist",
@@ -83,6 +84,7 @@ export function promptDialog(title, options) {
       h("label", { class: "field-label", for: "dialog-input" }, label),
       input,
       list,
+      error && h("p", { class: "field-error", role: "alert" }, error),
       hint && h("p", { class: "hint", id: "dialog-hint" }, hint),
       h(
         "div",

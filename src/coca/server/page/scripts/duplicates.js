@@ -1,18 +1,29 @@
 // Near-duplicates side by side, with what differs between them.
 
 import { api } from "./api.js";
-import { button, count, date, h, number } from "./dom.js";
+import { $, button, count, date, h, number } from "./dom.js";
 import { confirmDeletion } from "./dialogs.js";
 import { announce, report, toast } from "./notices.js";
 import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 import { labelOf } from "./tile.js";
 
-const DEFAULT_SIMILARITY = 0.95;
+/** That of the service: it finds copies of half the size, and no two different photos. */
+const DEFAULT_SIMILARITY = 0.9;
 const MAX_GROUPS = 100;
+const MAX_IDS = 1000;
+
+/** Sort items so that the best one is the first: most pixels, then most bytes, then the oldest. */
+const byQuality = (a, b) =>
+  b.width * b.height - a.width * a.height || (b.bytes ?? 0) - (a.bytes ?? 0) || (a.time ?? 0) - (b.time ?? 0);
+
+/** Format a size of a file. */
+const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString(undefined, { maximumSignificantDigits: 2 })} MB`;
 
 export class Duplicates {
   #request = null;
   #similarity = DEFAULT_SIMILARITY;
+  /** Group of items -> its element, as they are shown. */
+  #shown = new Map();
 
   /** `options`: `store`, `writable()`, `addressOf(item)`, `onDeleted(ids)`. */
   constructor(root, options) {
@@ -24,6 +35,7 @@ export class Duplicates {
     this.#request?.abort();
     this.#request = new AbortController();
     const list = h("div", { class: "groups" }, h("p", { class: "hint busy-note" }, "Comparing all images…"));
+    this.#shown.clear();
     this.root.replaceChildren(this.#head(), list);
     const { collection } = this.store.state;
     const body = { min_similarity: this.#similarity, limit: MAX_GROUPS };
@@ -34,6 +46,9 @@ export class Duplicates {
       announce(text);
       list.replaceChildren(
         ...(groups.length ? groups.map(({ items }) => this.#group(items)) : [this.#none()]),
+      );
+      if (groups.length && this.writable()) $(".duplicates-head", this.root).append(
+        button("Keep the best of all", "check", () => this.#keepBest(), { text: true, title: "Of each group, keep the image with most pixels and bytes" }),
       );
       if (total > groups.length) {
         list.append(h("p", { class: "hint" }, `The ${groups.length} largest of ${number(total)} groups are shown.`));
@@ -81,25 +96,29 @@ export class Duplicates {
   }
 
   #group(items) {
+    const best = items.toSorted(byQuality);
     const element = h(
       "section",
       { class: "group", "aria-label": `${count(items.length, "image")} that are alike` },
-      h("div", { class: "group-items" }, ...items.map((item) => this.#candidate(item, items, () => element))),
+      h("div", { class: "group-items" }, ...best.map((item) => this.#candidate(item, best, () => element))),
     );
+    this.#shown.set(element, best);
     return element;
   }
 
   #candidate(item, items, group) {
     const image = h("img", { alt: labelOf(item), loading: "lazy" });
     showImage(image, thumbnailPath(item, sideFor(320)));
-    const most = Math.max(...items.map((one) => one.width * one.height));
     const facts = [
-      item.width ? `${item.width} × ${item.height}` : "size unknown",
-      item.time ? date(item.time) : "",
-      item.album,
-      item.tags.join(", "),
-    ].filter(Boolean);
-    const largest = item.width * item.height === most && items.some((one) => one.width * one.height < most);
+      [(one) => one.width * one.height, item.width ? `${item.width} × ${item.height}` : "size unknown"],
+      [(one) => one.bytes, item.bytes && megabytes(item.bytes)],
+      [(one) => one.time, item.time && date(item.time)],
+      [(one) => one.album, item.album],
+      [(one) => one.tags.join(), item.tags.join(", ")],
+    ];
+    // What all have in common is no help to choose.
+    const style = (of) => (items.some((one) => of(one) !== of(item)) ? "strong" : "span");
+    const isBest = item === items[0] && byQuality(items[0], items[1]) < 0;
     const open = (event) => {
       event.preventDefault();
       this.store.set({ item: item.id });
@@ -112,8 +131,8 @@ export class Duplicates {
         "figcaption",
         {},
         h("strong", { class: "candidate-name", title: item.path }, item.name || item.id),
-        largest && h("span", { class: "note" }, "largest"),
-        ...facts.map((fact) => h("span", { class: "hint" }, fact)),
+        isBest && h("span", { class: "note" }, "best"),
+        ...facts.map(([of, text]) => text && h(style(of), { class: "hint" }, text)),
       ),
       this.writable() && h(
         "div",
@@ -132,19 +151,36 @@ export class Duplicates {
     const name = count(deleted.length, "image");
     const names = deleted.map((item) => item.name || item.id).join(", ");
     if (!(await confirmDeletion(names, deleted))) return;
+    if (!(await this.#remove(deleted))) return;
     const ids = deleted.map((item) => item.id);
-    const body = { ids };
-    if (this.store.state.collection) body.collection = this.store.state.collection;
-    try {
-      await api.remove(body);
-    } catch (error) {
-      report(error);
-      return;
-    }
+    this.#shown.delete(group);
     const left = items.filter((item) => !ids.includes(item.id));
     if (left.length > 1) group.replaceWith(this.#group(left));
     else group.remove();
     toast(`${name} deleted`);
+  }
+
+  /** Delete all but the best image of each group. */
+  async #keepBest() {
+    const others = [...this.#shown.values()].flatMap(([, ...items]) => items);
+    if (!(await confirmDeletion(`${count(others.length, "image")} of ${count(this.#shown.size, "group")}`, others))) return;
+    for (let at = 0; at < others.length; at += MAX_IDS) {
+      if (!(await this.#remove(others.slice(at, at + MAX_IDS)))) return;
+    }
+    toast(`${count(others.length, "image")} deleted`);
+    this.show();
+  }
+
+  async #remove(items) {
+    const ids = items.map((item) => item.id);
+    const { collection } = this.store.state;
+    try {
+      await api.remove({ ids, ...(collection && { collection }) });
+    } catch (error) {
+      report(error);
+      return false;
+    }
     this.onDeleted(ids);
+    return true;
   }
 }

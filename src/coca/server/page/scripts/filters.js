@@ -24,7 +24,8 @@ export class Filters {
     this.root = root;
     this.toggle = toggle;
     this.store = store;
-    toggle.addEventListener("click", () => this.open(root.hidden));
+    toggle.setAttribute("aria-expanded", String(this.shown));
+    toggle.addEventListener("click", () => this.open(!this.shown));
     root.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !this.#covers()) return;
       event.stopPropagation();
@@ -32,11 +33,16 @@ export class Filters {
     });
   }
 
-  /** Show or hide the panel. */
+  get shown() {
+    return document.documentElement.dataset.filters === "open";
+  }
+
+  /** Show or hide the panel; this browser remembers it. */
   open(shown) {
-    this.root.hidden = !shown;
+    const saved = shown ? "open" : "closed";
+    document.documentElement.dataset.filters = saved;
+    localStorage.setItem("coca.filters", saved);
     this.toggle.setAttribute("aria-expanded", String(shown));
-    document.body.classList.toggle("with-filters", shown);
     if (shown) {
       this.load();
       if (this.#covers()) this.root.querySelector("button")?.focus();
@@ -45,7 +51,7 @@ export class Filters {
 
   /** Count the values again, after a change of the filters or the items. */
   async load() {
-    if (this.root.hidden) return;
+    if (!this.shown) return;
     this.#request?.abort();
     this.#request = new AbortController();
     this.draw();
@@ -64,7 +70,7 @@ export class Filters {
     const badge = this.#number();
     this.toggle.querySelector(".badge")?.remove();
     if (badge) this.toggle.append(h("span", { class: "badge" }, String(badge)));
-    if (this.root.hidden) return;
+    if (!this.shown) return;
     const focused = this.root.contains(document.activeElement) ? document.activeElement.id : "";
     const sections = this.#response ? this.#sections(this.#response) : [this.#waiting()];
     this.root.replaceChildren(
@@ -114,7 +120,7 @@ export class Filters {
     return h(
       "section",
       { class: "facet", "aria-labelledby": "facet-dates" },
-      h("h3", { id: "facet-dates" }, "Date taken"),
+      h("h3", { id: "facet-dates" }, "Date"),
       histogram(dates, this.store.state, (range) => this.store.set(range)),
     );
   }

@@ -9,7 +9,13 @@ import { announce, report, toast } from "./notices.js";
 import { askPanel } from "./questions.js";
 import { drawRegion } from "./region.js";
 import { showImage, thumbnailPath } from "./thumbnails.js";
-import { labelOf, scoreOf, scoreTitle } from "./tile.js";
+import { labelOf, scoresOf } from "./tile.js";
+
+const SWIPE_PX = 50;
+/** Kind of an item's date -> its name. */
+const DATES = { taken: "Taken", file: "File date", added: "Added" };
+/** Metadata that the view shows elsewhere. */
+const SHOWN = new Set(["captions", "name"]);
 
 /** Show an address as a link, and any other value as text. */
 const linked = (value) =>
@@ -39,7 +45,8 @@ export class ItemView {
     this.#request = new AbortController();
     const index = this.wall.indexOf(id);
     let item = index >= 0 ? this.wall.item(index) : null;
-    if (!item) {
+    if (item) this.wall.reveal(index);
+    else {
       try {
         const { collection } = this.store.state;
         item = await api.item(id, collection, this.#request.signal);
@@ -54,6 +61,21 @@ export class ItemView {
     this.#draw();
     if (!this.dialog.open) this.dialog.showModal();
     announce(labelOf(item));
+  }
+
+  /** Draw again when the wall has the opened item, or further neighbours of it. */
+  found() {
+    if (!this.item || this.#stopDrawing) return;
+    const index = this.wall.indexOf(this.item.id);
+    if (index < 0 || this.#neighbours() === this.drawn) return;
+    this.item = this.wall.item(index);
+    this.#draw();
+  }
+
+  #neighbours() {
+    const index = this.wall.indexOf(this.item.id);
+    if (index < 0) return "";
+    return [-1, 1].map((step) => this.wall.item(index + step)?.id ?? "none").join();
   }
 
   hide() {
@@ -81,7 +103,7 @@ export class ItemView {
   #step(step) {
     const index = this.wall.indexOf(this.item.id);
     const next = index < 0 ? null : this.wall.item(index + step);
-    if (next) this.store.set({ item: next.id }, { replace: true });
+    if (next) this.store.set({ item: next.id, at: index + step }, { replace: true });
   }
 
   #draw() {
@@ -89,6 +111,7 @@ export class ItemView {
     this.#stopDrawing = null;
     const { item } = this;
     const index = this.wall.indexOf(item.id);
+    this.drawn = this.#neighbours();
     const image = h("img", { class: "item-image", alt: labelOf(item) });
     image.addEventListener("error", () => stage.classList.add("item-missing"), { once: true });
     showImage(image, thumbnailPath(item, 1024));
@@ -100,9 +123,21 @@ export class ItemView {
     }
     const step = (label, iconName, by, enabled) =>
       button(label, iconName, () => this.#step(by), { class: `item-${iconName}`, disabled: !enabled });
+    let from = null;
     const stage = h(
       "div",
-      { class: "item-stage" },
+      {
+        class: "item-stage",
+        on: {
+          pointerdown: (event) => (from = event.pointerType === "touch" ? event : null),
+          pointerup: (event) => {
+            const [x, y] = from ? [event.clientX - from.clientX, event.clientY - from.clientY] : [0, 0];
+            from = null;
+            const swiped = Math.abs(x) > SWIPE_PX && Math.abs(x) > 2 * Math.abs(y);
+            if (swiped && !this.#stopDrawing) this.#step(x < 0 ? 1 : -1);
+          },
+        },
+      },
       this.frame,
       h("p", { class: "item-missing-note" }, "The image cannot be read any more."),
       step("Previous image", "left", -1, index > 0),
@@ -125,6 +160,8 @@ export class ItemView {
     );
     this.dialog.replaceChildren(stage, panel);
     panel.scrollTop = 0;
+    // Without a focus inside, the keys of the view would be lost.
+    if (this.dialog.open && !this.dialog.contains(document.activeElement)) $(".item-head button", panel).focus();
   }
 
   #actions() {
@@ -216,13 +253,6 @@ export class ItemView {
     return h(
       "section",
       { class: "item-section", "aria-label": "Captions" },
-      scoreOf(item) && h(
-        "p", { class: "item-score", title: scoreTitle(item) },
-        h("strong", {}, scoreOf(item)),
-        item.match_probability === null || item.match_probability === undefined
-          ? " similarity to the query"
-          : ` probability of a match, similarity ${item.score.toFixed(2)}`,
-      ),
       captions.length
         ? h("p", { class: "item-caption" }, captions[0])
         : h("p", { class: "hint" }, "No caption"),
@@ -312,12 +342,13 @@ export class ItemView {
     const { item } = this;
     const rows = [
       ["Album", item.album],
-      ["Taken", item.time ? date(item.time) : ""],
+      [DATES[item.date_source], item.time ? date(item.time) : ""],
       ["Size", item.width ? `${item.width} × ${item.height} pixels` : ""],
       ["File", item.path],
       ["Id", item.id],
+      ...scoresOf(item),
       ...Object.entries(item.metadata)
-        .filter(([key]) => key !== "captions")
+        .filter(([key]) => !SHOWN.has(key))
         .map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)]),
     ].filter(([, value]) => value);
     const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, "Open the original");

@@ -7,7 +7,7 @@ const KEYS = [
   ["/", "Search"],
   ["← ↑ → ↓", "Move between images"],
   ["Enter", "Open an image, or search"],
-  ["X", "Select an image; with Shift, all up to it"],
+  ["X", "Select an image; with Shift, all up to it. On a touch screen: press long"],
   ["Esc", "Close, or clear the selection"],
   ["F", "Show or hide the filters"],
   ["Delete", "Delete the selected images"],
@@ -31,13 +31,16 @@ export function listenToKeys({ search, filters, wall, selection, bar }) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]")) return;
     if (isTyping(event.target)) {
-      if (event.key === "Escape" && event.target === search) wall.focusCurrent();
+      if (event.key !== "Escape" || event.target !== search) return;
+      // Escape would empty the field.
+      event.preventDefault();
+      wall.focusCurrent();
       return;
     }
     const actions = {
       "/": () => search.select(),
       "?": showKeys,
-      f: () => filters.open(filters.root.hidden),
+      f: () => filters.open(!filters.shown),
       Escape: () => selection.clear(),
     };
     if (bar.writable() && selection.size) actions.Delete = () => bar.delete();

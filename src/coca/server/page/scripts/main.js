@@ -13,7 +13,7 @@ import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } f
 import { announce, report } from "./notices.js";
 import { themeButton, tileSize, viewControls } from "./preferences.js";
 import { Selection } from "./selection.js";
-import { Store, emptyState, hasQuery, queryOf, scopeOf, toQuery } from "./state.js";
+import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Terms, readTyped } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
 import { Uploads } from "./uploads.js";
@@ -21,16 +21,21 @@ import { Wall } from "./wall.js";
 
 /** Ranked searches end here; lists of all items do not. */
 const MAX_RANKED = 16_384;
+/** Interval in which a service that does not answer is asked again. */
+const RETRY_MS = 3000;
 
 const store = new Store();
 const selection = new Selection();
+/** Whether the routes and the collections of the service are known. */
+let connected = false;
+let retry = 0;
 let service = { collections: [], writable: false, capabilities: [] };
 
 /** Return whether the model does more than search: "caption", "explain" or "answer". */
 const can = (name) => service.capabilities.includes(name);
 const writable = () => service.writable && hasRoute("patch", "/v1/items");
 const canAdd = () => service.writable && hasRoute("post", "/v1/items");
-const addressOf = (item) => location.pathname + toQuery({ ...store.state, item: item.id });
+const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
 const thumbnailOf = (id) => {
   const { collection } = store.state;
   return `/v1/items/${encodeURIComponent(id)}/thumbnail?side=128${collection ? `&collection=${encodeURIComponent(collection)}` : ""}`;
@@ -45,7 +50,7 @@ const wall = new Wall($("#wall"), {
   selection,
   size: tileSize,
   actions: {
-    open: (item) => store.set({ item: item.id }),
+    open: (item) => store.set({ item: item.id, at: wall.indexOf(item.id) }),
     similar: (item) => terms.similarTo(item),
     more: (item) => terms.add(terms.ofItem(item, 1)),
     less: (item) => terms.add(terms.ofItem(item, -1)),
@@ -61,34 +66,32 @@ const parts = { store, wall, selection, terms, can, writable, addressOf, onChang
 const itemView = new ItemView(parts);
 const duplicates = new Duplicates($("#duplicates"), parts);
 const bar = new SelectionBar($("#selection"), parts);
-const uploads = new Uploads($("#uploads"), { store, can, onAdded: () => refresh() });
+const uploads = new Uploads($("#uploads"), { store, can, addressOf, onAdded: () => refresh() });
 
 /** Read the result, the counts and the collections again, after items were written. */
 function refresh() {
-  if (store.state.view === "wall") loadWall();
+  if (store.state.view === "wall") loadWall(wall.place ?? 0);
   filters.load();
   describeCollections().catch(report);
 }
 
-/** The part of a state that decides which items the wall shows. */
-const resultOf = (state) => toQuery({ ...state, item: "" });
 const scopeKey = (state) => JSON.stringify(scopeOf(state));
 
-function loadWall() {
+function loadWall(at = 0) {
   const { state } = store;
-  hideMessage(message);
-  wall.clear();
-  summary.textContent = "";
+  clearTimeout(retry);
   const fault = faultOf(state, imageOf);
   if (fault) {
+    wall.clear();
+    summary.textContent = "";
     showMessage(message, ...fault);
     return;
   }
-  const body = { ...scopeOf(state), ...queryOf(state, imageOf) };
+  const scope = scopeOf(state);
+  const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
   const ranked = hasQuery(state);
-  const expected = ranked ? 0 : expectedCount(state);
   document.body.classList.add("loading");
-  wall.show(async (offset, limit, signal) => {
+  const source = async (offset, limit, signal) => {
     if (ranked && offset >= MAX_RANKED) return { hits: [], total: offset };
     const size = ranked ? Math.min(limit, MAX_RANKED - offset) : limit;
     const response = await api.search({ ...body, offset, limit: size }, signal);
@@ -96,7 +99,32 @@ function loadWall() {
     document.body.classList.remove("loading");
     describeResult(response);
     return response;
-  }, expected);
+  };
+  wall.show(source, { length: ranked ? 0 : expectedCount(state), at });
+}
+
+/** Show why nothing is shown; a service that does not answer is asked again until it does. */
+function showFailure(error) {
+  const again = () => (connected ? loadWall(store.start) : connect());
+  const act = (label, action) => button(label, null, action, { text: true, class: "button-primary" });
+  wall.clear();
+  summary.textContent = "";
+  document.body.classList.remove("loading");
+  clearTimeout(retry);
+  if (error.status === 401) {
+    showMessage(message, "This service needs a key", "Without one it shows no images.", act("Enter a key", again));
+  } else if (error.status === 0) {
+    const text = "This page asks again every few seconds.";
+    showMessage(message, "The service does not answer", text, act("Try again", again));
+    retry = setTimeout(again, RETRY_MS);
+  } else if (error.status === 400 && store.state.filter) {
+    const clear = act("Clear the filter", () => store.set({ filter: "" }));
+    showMessage(message, "The filter is not understood", error.message, clear);
+  } else {
+    const mayWork = error.status === 429 || error.status >= 500;
+    showMessage(message, "The search failed", error.message, mayWork && act("Try again", again));
+  }
+  announce(error.message);
 }
 
 function expectedCount(state) {
@@ -115,6 +143,7 @@ function describeResult(response) {
   if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push("by image and caption");
   summary.textContent = parts.join(" · ");
   summary.title = `${number(Math.round(response.took_ms))} ms`;
+  hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
   else if (weak === true) showNote(message, `Weak matches for ${queryName(state)}`);
   wall.divider.textContent = "Weak matches";
@@ -132,19 +161,23 @@ function drawState(before) {
   $("#wall").hidden = !listed;
   $(".toolbar").hidden = !listed;
   $("#duplicates").hidden = listed;
-  if (!before || resultOf(before) !== resultOf(state)) {
-    terms.draw();
-    if (listed) {
-      duplicates.hide();
-      if (before) scrollTo(0, 0);
-      loadWall();
-    } else {
-      hideMessage(message);
-      wall.clear();
-      duplicates.show();
-    }
+  const changed = !before || resultOf(before) !== resultOf(state);
+  if (changed) terms.draw();
+  if (changed && listed) {
+    duplicates.hide();
+    loadWall(store.start);
+  } else if (changed) {
+    hideMessage(message);
+    wall.clear();
   }
-  if (before && scopeKey(before) !== scopeKey(state)) filters.load();
+  if (connected) drawParts(before, changed);
+}
+
+/** Draw what depends on the routes of the service and on the rights of the key. */
+function drawParts(before, changed) {
+  const { state } = store;
+  if (changed && state.view === "duplicates") duplicates.show();
+  if (!before || scopeKey(before) !== scopeKey(state)) filters.load();
   else filters.draw();
   if (state.item) itemView.show(state.item);
   else itemView.hide();
@@ -207,7 +240,7 @@ function submit(event) {
 function listen() {
   $("#search-form").addEventListener("submit", submit);
   search.addEventListener("search", () => {
-    // The cross of the field, and Escape, empty it.
+    // The cross of the field empties it.
     if (!search.value && store.state.text) store.set({ text: "", weight: 1 });
   });
   $("#search-image").addEventListener("click", () => pickImage.click());
@@ -226,44 +259,45 @@ function listen() {
     store.set({ ...emptyState(), collection: store.state.collection });
   });
   store.addEventListener("change", ({ detail }) => drawState(detail.before));
-  wall.addEventListener("failed", ({ detail }) => {
-    document.body.classList.remove("loading");
-    const { error } = detail;
-    const retry = button("Try again", null, () => loadWall(), { text: true, class: "button-primary" });
-    if (wall.loaded().length) report(error);
-    else {
-      wall.clear();
-      showMessage(message, "The search failed", error.message, retry);
-      announce(error.message);
-    }
-  });
+  wall.addEventListener("failed", ({ detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
+  wall.addEventListener("received", () => itemView.found());
   listenToTransfers({ onSearch: searchBy, onAdd: (files) => uploads.add(files), writable: canAdd });
   listenToKeys({ search, filters, wall, selection, bar });
 }
 
-onMissingKey(async () => {
+onMissingKey(async (refused) => {
+  apiKey.set("");
   const key = await promptDialog("This service needs a key", {
     label: "API key", action: "Continue", type: "password",
+    error: refused ? "The service does not accept this key." : "",
     hint: "It is kept until this browser tab is closed.",
   });
   if (key) apiKey.set(key);
   return Boolean(key);
 });
 
-async function start() {
+async function connect() {
+  try {
+    await Promise.all([readRoutes(), describeCollections()]);
+  } catch (error) {
+    showFailure(error);
+    return;
+  }
+  connected = true;
+  // The first search began at once; one that failed, or found nothing, is repeated.
+  if (store.state.view === "wall" && !message.hidden && !wall.loaded().length) loadWall(store.start);
+  drawTools();
+  drawParts(null, true);
+}
+
+function start() {
   search.value = store.state.text;
+  store.place = () => wall.place;
   drawTools();
   viewControls($("#view-controls"), () => wall.relayout());
   listen();
-  try {
-    await readRoutes();
-    await describeCollections();
-  } catch (error) {
-    showMessage(message, "The service cannot be reached", error.message);
-    return;
-  }
   drawState(null);
-  if (matchMedia("(min-width: 1200px)").matches) filters.open(true);
+  connect();
 }
 
 start();

@@ -14,6 +14,7 @@ export function announce(text) {
 /** Show a message for some seconds; errors stay until they are closed. */
 export function toast(text, { error = false } = {}) {
   const box = $("#toasts");
+  for (const shown of box.children) if (shown.firstChild.textContent === text) shown.remove();
   const element = h(
     "div",
     { class: `toast${error ? " toast-error" : ""}`, role: error ? "alert" : null },

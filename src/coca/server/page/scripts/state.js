@@ -1,6 +1,8 @@
 // State of the page and its URL: every query, filter, item and view has an address.
 
 const SEPARATOR = ":";
+/** Time from the end of a scroll to the note of its place. */
+const PLACE_MS = 150;
 
 /** State of an empty query: all items, newest first. */
 export function emptyState() {
@@ -19,6 +21,8 @@ export function emptyState() {
     /** Whether a query of texts is also compared with the words of given captions. */
     words: true,
     item: "",
+    /** Index of the opened item in the result, from which its neighbours are found. */
+    at: 0,
   };
 }
 
@@ -71,6 +75,7 @@ export function toQuery(state) {
   put("group", state.album ? "album" : "");
   put("words", state.words ? "" : "0");
   put("item", state.item);
+  put("at", state.item && state.at > 0 ? String(state.at) : "");
   const text = query.toString();
   return text ? `?${text}` : "";
 }
@@ -100,8 +105,12 @@ export function fromQuery(text) {
   state.album = query.get("group") === "album";
   state.words = query.get("words") !== "0";
   state.item = query.get("item") ?? "";
+  if (state.item && /^\d{1,7}$/.test(query.get("at"))) state.at = Number(query.get("at"));
   return state;
 }
+
+/** The part of a state that decides which items the wall shows. */
+export const resultOf = (state) => toQuery({ ...state, item: "" });
 
 const day = (text) => (/^\d{4}-\d\d-\d\d$/.test(text ?? "") ? text : "");
 
@@ -150,6 +159,13 @@ export function scopeOf(state) {
 
 const secondsOf = (text) => Date.parse(`${text}T00:00:00Z`) / 1000;
 
+/** Build the conditions that leave out the item of a query by this item alone. */
+export function itself({ text, terms }) {
+  const [only] = terms;
+  const alone = !text && terms.length === 1 && only.kind === "id" && !only.region;
+  return alone ? [{ field: "id", operator: "!=", value: only.value }] : [];
+}
+
 /** Build the query of a request from a state; `imageOf` returns the data URI of an image's key. */
 export function queryOf(state, imageOf) {
   const body = { positive: [], negative: [] };
@@ -166,20 +182,42 @@ export function queryOf(state, imageOf) {
 
 /** Holds the state, keeps the address in step with it, and calls listeners on a change. */
 export class Store extends EventTarget {
+  /** Returns the index of the first image that the reader sees; null while there is none. */
+  place = () => null;
+
   constructor() {
     super();
     this.state = fromQuery(location.search);
+    history.scrollRestoration = "manual";
     addEventListener("popstate", () => this.#change(fromQuery(location.search)));
+    // A reload, and the way back, return to the place; Chromium drops what is noted in `pagehide`.
+    let timer = 0;
+    addEventListener("scroll", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.#keepPlace(), PLACE_MS);
+    }, { passive: true });
+  }
+
+  /** Index of the image at which the result of this entry of the history begins. */
+  get start() {
+    return history.state?.at ?? this.state.at;
+  }
+
+  #keepPlace() {
+    const at = this.place();
+    if (at !== null) history.replaceState({ at }, "");
   }
 
   /** Change parts of the state; `replace` adds no entry to the history. */
   set(changes, { replace = false } = {}) {
-    const state = { ...this.state, ...changes };
+    const state = { ...this.state, at: 0, ...changes };
     const query = toQuery(state);
     if (query !== toQuery(this.state)) {
       const address = location.pathname + query;
-      if (replace) history.replaceState(null, "", address);
-      else history.pushState(null, "", address);
+      this.#keepPlace();
+      const kept = resultOf(state) === resultOf(this.state) ? history.state : { at: 0 };
+      if (replace) history.replaceState(kept, "", address);
+      else history.pushState(kept, "", address);
     }
     this.#change(state);
   }

@@ -1,5 +1,9 @@
-// Applies the saved color theme before the first paint; a classic script, since modules run later.
+// Applies the saved color theme and the panel of filters before the first paint; a classic script,
+// since modules run later.
 (() => {
-  const saved = localStorage.getItem("coca.theme");
-  if (saved === "light" || saved === "dark") document.documentElement.dataset.theme = saved;
+  const { dataset } = document.documentElement;
+  const theme = localStorage.getItem("coca.theme");
+  if (theme === "light" || theme === "dark") dataset.theme = theme;
+  const wide = matchMedia("(min-width: 1200px)").matches;
+  if (wide && localStorage.getItem("coca.filters") !== "closed") dataset.filters = "open";
 })();

@@ -6,23 +6,21 @@ import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 /** Name of an item for labels: its caption, or its file name. */
 export const labelOf = (item) => shorten(item.caption || item.name || item.id, 120);
 
-/** Score of a hit as a short text; empty without a query. */
-export function scoreOf(hit) {
-  const probability = hit.match_probability;
-  if (probability !== null && probability !== undefined) return `${Math.round(probability * 100)} %`;
-  return hit.score === null || hit.score === undefined ? "" : hit.score.toFixed(2);
-}
+/** Sort key of a hit; null without a query. */
+export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
 
-/** Describe all scores of a hit. */
-export function scoreTitle(hit) {
-  const parts = [
-    ["similarity (cosine)", hit.score, 4],
-    ["match probability", hit.match_probability, 4],
-    ["words of the caption (BM25)", hit.bm25, 1],
-    ["log p(text | image) in nats", hit.log_likelihood, 2],
+/** List what ranked a hit, as names and values for people who want to know. */
+export function scoresOf(hit) {
+  const shown = (value) => (typeof value === "number" ? value.toFixed(3) : "");
+  const parts = Object.entries(hit.parts ?? {}).map(([name, value]) => `${name} ${shown(value)}`);
+  const probability = hit.match_probability;
+  return [
+    ["Match", typeof probability === "number" ? `${Math.round(probability * 100)} %` : ""],
+    ["Rank", parts.length ? `${shown(rankOf(hit))} = ${parts.join(" + ")}` : ""],
+    ["Similarity", shown(hit.score)],
+    ["Words (BM25)", shown(hit.bm25)],
+    ["Likelihood", shown(hit.log_likelihood)],
   ];
-  const known = parts.filter(([, value]) => value !== null && value !== undefined);
-  return known.map(([name, value, digits]) => `${name} ${value.toFixed(digits)}`).join(", ");
 }
 
 /** Build an empty tile, for an item that is not loaded. */
@@ -31,12 +29,12 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 /**
  * Build the tile of an item; `loadImage` shows its image.
  * @param {object} item an item or a hit
- * @param {{width: number, address: string, actions: object}} options `actions` has the functions
+ * @param {{width: number, address: string, strength: number, actions: object}} options `strength`:
+ *   rank score as a share of the best one, 0 to 1; 0 without a query. `actions` has the functions
  *   open, select, similar, more and less, each called with the item
  */
-export function tile(item, { width, height, address, actions }) {
+export function tile(item, { width, height, address, strength, actions }) {
   const label = labelOf(item);
-  const score = scoreOf(item);
   const path = thumbnailPath(item, sideFor(Math.max(width, height)));
   const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
   image.addEventListener("load", () => image.classList.add("loaded"), { once: true });
@@ -58,13 +56,13 @@ export function tile(item, { width, height, address, actions }) {
       class: "tile-link",
       href: address,
       tabindex: "-1",
-      "aria-label": score ? `${label}, ${scoreTitle(item)}` : label,
+      "aria-label": label,
       on: {
         click: (event) => {
           if (event.metaKey || event.ctrlKey) return;
           event.preventDefault();
           if (event.shiftKey) actions.select(item, true);
-          else actions.open(item);
+          else actions.open(item, event);
         },
       },
     },
@@ -72,6 +70,8 @@ export function tile(item, { width, height, address, actions }) {
     h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, "no image")),
     h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name),
   );
+  const match = h("span", { class: "tile-match", "aria-hidden": "true" });
+  match.style.width = `${strength * 100}%`;
   const act = (name, iconName, action) =>
     button(name, iconName, () => action(item), { tabindex: "-1", "aria-label": `${name}: ${label}` });
   const element = h(
@@ -79,7 +79,7 @@ export function tile(item, { width, height, address, actions }) {
     { class: `tile${item.is_match === false ? " tile-weak" : ""}`, data: { id: item.id } },
     link,
     h("label", { class: "tile-check" }, check),
-    score && h("span", { class: "tile-score", title: scoreTitle(item), "aria-hidden": "true" }, score),
+    strength > 0 && match,
     h(
       "div",
       { class: "tile-actions" },

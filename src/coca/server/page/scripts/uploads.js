@@ -1,7 +1,7 @@
 // Uploads with progress, and jobs that index folders of the service's machine.
 
 import { ApiError, api, hasRoute, upload } from "./api.js";
-import { button, count, h, shorten } from "./dom.js";
+import { $, button, count, h, shorten } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { raw } from "./images.js";
 import { announce, report, toast } from "./notices.js";
@@ -19,7 +19,7 @@ export class Uploads {
   #failed = 0;
   #polling = false;
 
-  /** `options`: `store`, `can(capability)`, `onAdded()`. */
+  /** `options`: `store`, `can(capability)`, `addressOf(item)`, `onAdded()`. */
   constructor(root, options) {
     this.root = root;
     Object.assign(this, options);
@@ -49,8 +49,14 @@ export class Uploads {
     this.#running += 1;
     this.#count();
     try {
-      await this.#send(job);
+      const item = await this.#send(job);
       this.#done += 1;
+      const open = (event) => {
+        event.preventDefault();
+        this.store.set({ item: item.id });
+      };
+      const link = h("a", { href: this.addressOf(item), on: { click: open } }, shorten(job.file.name, 44));
+      $(".upload-name", job.row).replaceChildren(link);
       job.row.classList.add("upload-done");
       job.note.textContent = "added";
     } catch (error) {

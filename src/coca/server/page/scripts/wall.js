@@ -3,12 +3,15 @@
 import { Blocks } from "./blocks.js";
 import { h, perFrame } from "./dom.js";
 import { ScrollSpeed } from "./speed.js";
-import { discard, loadImage, placeholder, tile } from "./tile.js";
+import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
 
 const OVERSCAN = 700;
 const MAX_REQUESTS = 3;
 const REQUEST_DELAY_MS = 60;
+const RETRY_MS = 3000;
 const GAP = 6;
+const LONG_PRESS_MS = 450;
+const MAX_DRIFT = 10;
 
 export class Wall extends EventTarget {
   #source = null;
@@ -20,11 +23,18 @@ export class Wall extends EventTarget {
   #current = 0;
   #anchor = null;
   #focusing = false;
+  /** Request of the first items of the next result, while the old one is shown. */
+  #next = null;
+  /** Index that is shown at the top once its block is there. */
+  #goal = 0;
+  /** Whether a finger touches the wall, and whether it pressed long, which began a selection. */
+  #touched = false;
+  #pressed = false;
   #speed = new ScrollSpeed(() => this.#loadImages());
 
   /**
    * @param {HTMLElement} root
-   * @param {object} options `actions` of tiles, `addressOf(item)`, `selection`, and
+   * @param {object} options `actions` of tiles, `addressOf(item, index)`, `selection`, and
    *   `size()` -> {height, square}
    */
   constructor(root, { actions, addressOf, selection, size }) {
@@ -33,7 +43,12 @@ export class Wall extends EventTarget {
     this.addressOf = addressOf;
     this.selection = selection;
     this.size = size;
-    this.actions = { ...actions, select: (item, range) => this.select(item, range) };
+    this.actions = {
+      ...actions,
+      select: (item, range) => this.select(item, range),
+      open: (item, event) => this.#tap(item, event),
+    };
+    this.open = actions.open;
     this.list = h("ul", { class: "wall-list", role: "list", "aria-label": "Images" });
     this.divider = h("p", { class: "wall-divider", hidden: true });
     root.append(this.list, this.divider);
@@ -47,25 +62,57 @@ export class Wall extends EventTarget {
     selection.addEventListener("change", () => this.#markSelected());
     this.list.addEventListener("focusin", (event) => this.#focused(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
+    this.list.addEventListener("pointerdown", (event) => this.#press(event));
+    // A long press also opens the menu of a link.
+    this.list.addEventListener("contextmenu", (event) => this.#touched && event.preventDefault());
   }
 
   /**
-   * Show a result from its start.
+   * Show a result; the old one stays until the first items of the new one are there.
    * @param {function(number, number, AbortSignal): Promise<{hits, total}>} source reads items from
    *   an offset; `total` is null where it is unknown
-   * @param {number} length expected number of items, until the first response
+   * @param {{length: number, at: number}} options `length`: expected number of items, until the
+   *   first response; `at`: index of the item to begin at
    */
-  show(source, length = 0) {
+  async show(source, { length = 0, at = 0 } = {}) {
+    this.#next?.abort();
+    const next = new AbortController();
+    this.#next = next;
+    const { size } = this.blocks;
+    let first = null;
+    if (this.loaded().length) {
+      this.root.classList.add("stale");
+      try {
+        first = await source(0, size, next.signal);
+      } catch (error) {
+        if (!next.signal.aborted) this.#fail(error, 0);
+      }
+      if (!first || next.signal.aborted) return;
+    }
     this.clear();
     this.#source = source;
-    this.blocks.resize(length || this.blocks.size, false);
+    this.blocks.resize(Math.max(length || this.blocks.size, at && at + this.blocks.size), false);
+    this.#goal = at;
+    if (at) this.#reveal(at, "start");
+    else scrollTo(0, 0);
+    // Another layout since the request has blocks of another size.
+    if (first && size === this.blocks.size) this.#received(0, first);
     this.#draw();
     this.#request();
+  }
+
+  /** Index of the first image that the reader sees; null while another result is awaited. */
+  get place() {
+    return this.#source && !this.root.classList.contains("stale") ? this.#firstVisible() : null;
   }
 
   /** Remove all tiles and requests. */
   clear() {
     clearTimeout(this.#timer);
+    this.#timer = 0;
+    this.#next?.abort();
+    this.#goal = 0;
+    this.root.classList.remove("stale");
     for (const request of this.#requests.values()) request.abort();
     this.#requests.clear();
     for (const element of this.#tiles.values()) discard(element);
@@ -132,6 +179,12 @@ export class Wall extends EventTarget {
 
   focusCurrent() {
     this.focus(this.#current);
+  }
+
+  /** Scroll to the tile of an index, and request the items around it. */
+  reveal(index) {
+    this.#reveal(index, "nearest");
+    this.#draw();
   }
 
   /** Toggle an item; with `range`, select all items from the last toggled one. */
@@ -217,9 +270,9 @@ export class Wall extends EventTarget {
       element = null;
     }
     if (!element) {
-      const address = item ? this.addressOf(item) : "";
+      const { actions } = this;
       element = item
-        ? tile(item, { ...box, address, actions: this.actions })
+        ? tile(item, { ...box, address: this.addressOf(item, index), strength: this.#strength(item), actions })
         : placeholder();
       element.dataset.index = index;
       this.#tiles.set(index, element);
@@ -240,6 +293,12 @@ export class Wall extends EventTarget {
     element.style.transform = `translate(${box.x}px, ${box.y}px)`;
     element.style.width = `${box.width}px`;
     element.style.height = `${box.height}px`;
+  }
+
+  #strength(item) {
+    const best = this.blocks.item(0);
+    const [rank, most] = [rankOf(item), best ? rankOf(best) : null];
+    return rank === null || !(most > 0) ? 0 : Math.min(1, Math.max(0.02, rank / most));
   }
 
   #loadImages() {
@@ -269,7 +328,8 @@ export class Wall extends EventTarget {
 
   #request() {
     if (!this.#source) return;
-    const near = new Set(this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)));
+    // The first block also describes the result.
+    const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
     for (const [at, request] of this.#requests) {
       if (!near.has(at)) {
         request.abort();
@@ -279,7 +339,7 @@ export class Wall extends EventTarget {
     for (const at of near) {
       if (this.#requests.size >= MAX_REQUESTS) break;
       const block = this.blocks.blocks[at];
-      if (!block.items && !this.#requests.has(at)) this.#load(at);
+      if (block && !block.items && !this.#requests.has(at)) this.#load(at);
     }
   }
 
@@ -292,13 +352,18 @@ export class Wall extends EventTarget {
       if (source === this.#source && !request.signal.aborted) this.#received(at, page);
     } catch (error) {
       if (error.name !== "AbortError" && source === this.#source) {
-        this.#source = at === 0 ? null : this.#source;
-        this.dispatchEvent(new CustomEvent("failed", { detail: { error } }));
-        return;
+        this.#fail(error, at);
+        // Further items are requested again, when the service may be back.
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
     if (this.#requests.get(at) === request) this.#requests.delete(at);
     if (source === this.#source) this.#request();
+  }
+
+  #fail(error, at) {
+    if (at === 0) this.#source = null;
+    this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: at === 0 } }));
   }
 
   #received(at, { hits, total }) {
@@ -314,6 +379,10 @@ export class Wall extends EventTarget {
       this.list.style.height = `${this.blocks.height}px`;
       // What the reader sees stays in place when a block above gets its height.
       if (above && bottomBefore + this.#top < 0) scrollBy(0, grown);
+    }
+    if (this.#goal && this.blocks.item(this.#goal)) {
+      this.#reveal(this.#goal, "start");
+      this.#goal = 0;
     }
     this.#dropPlaceholders(at);
     this.#draw();
@@ -350,6 +419,38 @@ export class Wall extends EventTarget {
       const tabindex = index === this.#current ? 0 : -1;
       for (const part of one.querySelectorAll("a, input, button")) part.tabIndex = tabindex;
     }
+  }
+
+  /** Begin a selection by a long press of a finger. */
+  #press(event) {
+    const element = event.target.closest(".tile[data-id]");
+    this.#touched = event.pointerType === "touch";
+    this.#pressed = false;
+    if (!this.#touched || !element) return;
+    const stop = new AbortController();
+    const timer = setTimeout(() => {
+      stop.abort();
+      const item = this.blocks.item(Number(element.dataset.index));
+      if (item?.id !== element.dataset.id) return;
+      this.#pressed = true;
+      this.select(item, false);
+      navigator.vibrate?.(10);
+    }, LONG_PRESS_MS);
+    stop.signal.addEventListener("abort", () => clearTimeout(timer));
+    const on = (name, end) => addEventListener(name, end, { signal: stop.signal });
+    on("pointerup", () => stop.abort());
+    on("pointercancel", () => stop.abort());
+    on("pointermove", ({ clientX: x, clientY: y }) => {
+      if (Math.hypot(x - event.clientX, y - event.clientY) > MAX_DRIFT) stop.abort();
+    });
+  }
+
+  /** Open an item; while images are selected, a finger selects. */
+  #tap(item, event) {
+    const byFinger = this.#touched && event.detail > 0;
+    if (byFinger && this.#pressed) return;
+    if (byFinger && this.selection.size) this.select(item, false);
+    else this.open(item);
   }
 
   #key(event) {
