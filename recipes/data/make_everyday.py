@@ -1,6 +1,10 @@
-"""Make the default model from its sources: data, features, both stages, mean, scores and card.
+"""Make the default model from its sources: data, features, all stages, scores and card.
 
     python recipes/data/make_everyday.py --photos PHOTOS
+    python recipes/data/make_everyday.py --photos PHOTOS --start SECOND_EDITION
+
+The model in the package was made by the second command, which goes on from the weights of the
+second edition (folder src/coca/weights/everyday of commit 82f78a2b) and trains the last stage only.
 
 A finished step is skipped, and an interrupted one goes on, so the same command resumes. The
 commands with their times and the commit are in `record.json` of the output folder. Packages are
@@ -96,8 +100,8 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     yield Step(sentences, _tool("sentences", str(sentences), *texts))
 
 
-def training_steps(data: Path, out: Path, seed: int) -> Iterator[Step]:
-    """Yield the commands that train, average and evaluate the model, and write its card."""
+def first_stages(data: Path, out: Path, seed: int) -> Iterator[Step]:
+    """Yield the commands of the first two stages, whose mean the last stage goes on from."""
     first, second = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_unfrozen"))
     root, seeded = f"data_root={data}", f"seed={seed}"
     frozen, unfrozen, mean = (out / name for name in ("frozen", "unfrozen", "mean"))
@@ -106,19 +110,25 @@ def training_steps(data: Path, out: Path, seed: int) -> Iterator[Step]:
     later = (root, seeded, f"run={unfrozen}", f"init_from={frozen}")
     yield Step(unfrozen / "model", _coca("pretrain", first, second, *later), resumes=True)
     yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
-    half, card = out / "half", str(RECIPES.parent / "scripts" / "cards" / "everyday.yaml")
-    yield Step(half, _coca("export", str(mean), str(half), "--half"))
-    development, test = (str(RECIPES / "evaluate" / f"everyday{it}.yaml") for it in ("", "_test"))
+
+
+def last_stage(photos: Path, data: Path, out: Path, seed: int, start: Path) -> Iterator[Step]:
+    """Yield the commands that train the last stage, evaluate it, and write the card."""
+    first, last = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_third"))
+    root, german, third, half = f"data_root={data}", out / "german", out / "third", out / "half"
+    pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
+    yield Step(german, _tool("add_words", str(start), str(german), *pairs))
+    settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}")
+    yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
+    yield Step(half, _coca("export", str(third), str(half), "--half"))
     results = []
-    for model, suite in (
-        *((frozen, development), (unfrozen, development)),
-        *((half, development), (half, test)),
-    ):
-        scores = out / "scores" / f"{model.name}-{Path(suite).stem}"
-        evaluate = _coca("evaluate", str(model), suite, root, "--out", str(scores))
+    for suite in ("everyday", "everyday_test"):
+        scores = out / "scores" / suite
+        recipe = str(RECIPES / "evaluate" / f"{suite}.yaml")
+        evaluate = _coca("evaluate", str(half), recipe, root, "--out", str(scores))
         yield Step(scores / "report.md", evaluate, resumes=True)
-        results += ["--results", str(scores)] if model == half else []
-    finished = out / "everyday"
+        results += ["--results", str(scores)]
+    finished, card = out / "everyday", str(RECIPES.parent / "scripts" / "cards" / "everyday.yaml")
     yield Step(finished, _coca("export", str(half), str(finished), "--card", card, *results))
     graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
     yield Step(finished / "text.onnx", graph)
@@ -185,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default="runs/everyday-data", help="default: %(default)s"
     )
     parser.add_argument("--out", type=Path, default="runs/everyday", help="default: %(default)s")
+    parser.add_argument("--start", type=Path, help="folder of a model that replaces two stages")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order")
     parser.add_argument("--data-only", action="store_true", help="train nothing")
     given = parser.parse_args(arguments)
@@ -200,7 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     take(data_steps(given.photos, given.data), given.data / "record.json")
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
-        take(training_steps(given.data, given.out, given.seed), given.out / "record.json")
+        notes, start = given.out / "record.json", given.start
+        if start is None:
+            take(first_stages(given.data, given.out, given.seed), notes)
+            start = given.out / "mean"
+        take(last_stage(given.photos, given.data, given.out, given.seed, start), notes)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import make_everyday
-from make_everyday import PHOTOS, Step, data_steps, main, take, training_steps
+from make_everyday import PHOTOS, Step, data_steps, first_stages, last_stage, main, take
 
 
 def writing(path: Path, *, fail: bool = False) -> tuple[str, ...]:
@@ -46,7 +46,12 @@ def test_a_step_whose_output_was_deleted_is_taken_again(tmp_path: Path) -> None:
 
 
 def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: Path) -> None:
-    steps = [*data_steps(tmp_path, tmp_path), *training_steps(tmp_path, tmp_path / "out", 3)]
+    out = tmp_path / "out"
+    steps = [
+        *data_steps(tmp_path, tmp_path),
+        *first_stages(tmp_path, out, 3),
+        *last_stage(tmp_path, tmp_path, out, 3, out / "mean"),
+    ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:
         files = [it for it in step.command if it.endswith((".py", ".yaml"))]
