@@ -1,4 +1,4 @@
-"""Both stages of the everyday model run as their recipes state, only smaller."""
+"""All stages of the everyday model run as their recipes state, only smaller."""
 
 import json
 import math
@@ -19,11 +19,13 @@ from coca.processing.word_vectors import WordVectors
 from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from coca.workflows.training.training_run import RunResult
 from tiny_data import image_bytes
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 FIRST = RECIPES / "pretrain" / "everyday.yaml"
 SECOND = RECIPES / "pretrain" / "everyday_unfrozen.yaml"
+THIRD = RECIPES / "pretrain" / "everyday_third.yaml"
 ADAPT = RECIPES / "pretrain" / "adapt_everyday.yaml"
 
 SETS = (
@@ -83,32 +85,31 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_stages_run_as_they_are(root: Path) -> None:
-    changes = (f"data_root={root}", *SMALLER)
+def test_all_stages_run_as_they_are(root: Path) -> None:
+    def stage(name: str, *recipes: Path, changes: tuple[str, ...]) -> RunResult:
+        overrides = [f"data_root={root}", *SMALLER, f"run={root}/{name}", *changes]
+        return pretrain(load_config(PretrainConfig, FIRST, *recipes, overrides=overrides))
+
     weights = f"encoder_weights={{file: {root}/encoder.safetensors, package: '', sha256: ''}}"
-    first = pretrain(
-        load_config(PretrainConfig, FIRST, overrides=[*changes, f"run={root}/first", weights])
-    )
-    second = pretrain(
-        load_config(
-            PretrainConfig,
-            FIRST,
-            SECOND,
-            overrides=[*changes, f"run={root}/second", f"init_from={root}/first"],
-        )
-    )
-    for result in (first, second):
+    first = stage("first", changes=(weights,))
+    second = stage("second", SECOND, changes=(f"init_from={root}/first",))
+    # The second edition has no classifier, so the recipe of the third adds it. Here it is there.
+    last = (f"init_from={root}/second", "encoder_weights=null")
+    third = stage("third", THIRD, changes=last)
+    for result in (first, second, third):
         rows = read_metrics(result.run)
         assert len(rows) == result.step == 4
         assert all(math.isfinite(row["loss"]) for row in rows)
         assert rows[-1]["distillation"] > 0
         assert rows[-1]["sentence"] > 0
         assert load(result.model).model.class_branch is not None
-    one, other = (load(it.model).model.state_dict() for it in (first, second))
+    one, other, last_one = (load(it.model).model.state_dict() for it in (first, second, third))
     encoder = [name for name in one if name.startswith("image_encoder.backbone.")]
     changed = {name for name in encoder if not torch.equal(one[name], other[name])}
     assert changed
     assert not [name for name in changed if "bn" in name or "classifier" in name]
+    assert all(torch.equal(other[name], last_one[name]) for name in encoder)
+    assert any(not torch.equal(other[name], last_one[name]) for name in other)
 
 
 def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path) -> None:
