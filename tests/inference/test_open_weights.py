@@ -25,8 +25,9 @@ from coca.inference.open_weights import (
 from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.pretrained import load_model
 from coca.processing.processor import Processor
+from folder_hub import FolderHub
 from tiny_model import write_model
-from tiny_openclip import ABOUT, CONTEXT, WEIGHTS, FolderHub, model_cfg, tiny_peer, write_open_clip
+from tiny_openclip import ABOUT, CONTEXT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import coca
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, UnsupportedError
 from coca.inference import loading
 from coca.inference.open_weights import OpenWeights
+from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_image_text import OPENCLIP, TEXTS, awkward_images, unit, upright_rgb, write_openclip
-from tiny_openclip import FolderHub
 
 
 @pytest.fixture(scope="module")

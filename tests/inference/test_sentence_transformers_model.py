@@ -14,8 +14,8 @@ import coca
 from coca.core.errors import ModelError
 from coca.inference.loading import model_folder
 from coca.inference.open_weights import OpenWeights
+from folder_hub import FolderHub
 from tiny_image_text import TEXTS, awkward_images, upright_rgb, write_sentence_transformers
-from tiny_openclip import FolderHub
 
 LIBRARY: Any = sentence_transformers
 pytestmark = pytest.mark.integrations

@@ -18,8 +18,8 @@ import coca
 from coca.core.errors import MissingExtraError, ModelError
 from coca.inference import loading
 from coca.inference.open_weights import OpenWeights
+from folder_hub import FolderHub
 from tiny_image_text import TEXTS, TRANSFORMERS, awkward_images, upright_rgb, write_transformers
-from tiny_openclip import FolderHub
 
 LIBRARY: Any = transformers
 

@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.tasks.retrieval.image_text_retrieval import retrieval
 from coca.tasks.task import TaskConfig
+from tiny_image_text import write_transformers
 
 pytestmark = pytest.mark.integrations
 mteb = pytest.importorskip("mteb", reason="`make test-integrations` installs it")
@@ -54,6 +56,19 @@ def test_every_kind_of_task_for_images_and_texts_runs(predictor: Predictor) -> N
     assert results.all_passed, results.to_markdown()
     ran = [name for name, result in results.items() if result is not None]
     assert {"MockImageClassification", "MockAny2AnyRetrievalT2I"} <= set(ran)
+
+
+@pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["clip", "siglip2"])
+def test_an_image_text_model_of_another_library_runs(family: str, tmp_path: Path) -> None:
+    encoder = ours.CoCaEncoder(write_transformers(tmp_path, family), device="cpu")
+    assert encoder.mteb_model_meta.revision == encoder.model.fingerprint
+    wanted = {"MockAny2AnyRetrievalT2I", "MockImageClassification", "MockZeroShotClassification"}
+    mocks = importlib.import_module("mteb.mocks.mock_run")
+    tasks = [it for it in mocks.get_compatible_mock_tasks(encoder) if it.metadata.name in wanted]
+    results = mteb.evaluate(encoder, tasks, cache=None, show_progress_bar=False)
+    assert {result.task_name for result in results.task_results} == wanted
 
 
 @pytest.mark.timeout(1_200)

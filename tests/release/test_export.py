@@ -21,9 +21,9 @@ from coca.release.export import export, from_pretrained, push_to_hub
 from coca.release.model_card import CardConfig, DataLine
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
+from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_model import write_model
-from tiny_openclip import FolderHub
 
 CARD = "README.md"
 

@@ -23,8 +23,8 @@ import coca
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.inference.open_weights import OpenWeights
 from coca.processing.clip_bpe import installed_vocabulary
+from folder_hub import FolderHub
 from tiny_image_text import TEXTS, awkward_images, unit, upright_rgb, write_openclip
-from tiny_openclip import FolderHub
 
 pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
 

@@ -1,9 +1,7 @@
-"""OpenCLIP's own CoCa at tiny size, its published files, a hub, and models that write captions."""
+"""OpenCLIP's own CoCa at tiny size, its published files, and models that write captions."""
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import torch
 from open_clip.coca_model import CoCa as Peer
 from torch import Tensor
 
-from coca.core.errors import ModelError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.openclip.openclip import OpenCLIP
@@ -135,38 +132,6 @@ def write_open_clip(
     if vocabulary:
         tiny_clip_tokenizer().save(folder / "tokenizer.json")
     return folder
-
-
-class FolderHub:
-    """Repositories are folders within one; counts what it was asked for."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.fetched: list[str] = []
-
-    def files(self, repo: str, *, revision: str | None) -> list[str]:
-        folder = self._folder(repo, revision)
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return sorted(path.relative_to(folder).as_posix() for path in files)
-
-    def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
-        self.fetched.append(f"{repo}/{name}")
-        path = self._folder(repo, revision) / name
-        if not path.is_file():
-            raise ModelError("the repository has no such file")
-        return path
-
-    def about(self, repo: str, names: Sequence[str], *, revision: str | None) -> str:
-        return f"{len(names)} files, licence mit" if (self.root / repo).is_dir() else ""
-
-    def upload(self, folder: Path, repo: str, *, private: bool) -> None:
-        shutil.copytree(folder, self.root / repo, dirs_exist_ok=True)
-
-    def _folder(self, repo: str, revision: str | None) -> Path:
-        folder = self.root / (f"{repo}@{revision}" if revision else repo)
-        if not folder.is_dir():
-            raise ModelError("the hub has no such repository, or hides it")
-        return folder
 
 
 ARCHITECTURES = ("coca", "openclip")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tiny_openclip import FolderHub
+from folder_hub import FolderHub
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

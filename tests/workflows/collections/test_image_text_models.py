@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,24 @@ from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
 from tiny_data import image_bytes
-from tiny_image_text import write_openclip, write_transformers
+from tiny_image_text import write_openclip, write_sentence_transformers, write_transformers
 from tiny_model import write_model
 
 COUNT = MIN_RECORDS
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "openclip": write_openclip,
-    "transformers": write_transformers,
+WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "clip": ("open_clip", write_openclip),
+    "siglip": ("transformers", partial(write_transformers, family="siglip")),
+    "naflex": ("transformers", partial(write_transformers, family="siglip2")),
+    "sentences": ("sentence_transformers", write_sentence_transformers),
 }
+"""Name of a family -> the package of its library, and what writes a folder of it."""
 
 
 @pytest.fixture(scope="module", params=WRITERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    package = {"openclip": "open_clip"}.get(request.param, request.param)
-    pytest.importorskip(package, reason=f"the extra {request.param} is not installed")
-    return WRITERS[request.param](tmp_path_factory.mktemp("model") / "model")
+    package, write = WRITERS[request.param]
+    pytest.importorskip(package, reason="the extra of this library is not installed")
+    return write(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")
