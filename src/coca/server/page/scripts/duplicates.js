@@ -17,7 +17,8 @@ const byQuality = (a, b) =>
   b.width * b.height - a.width * a.height || (b.bytes ?? 0) - (a.bytes ?? 0) || (a.time ?? 0) - (b.time ?? 0);
 
 /** Format a size of a file. */
-const megabytes = (bytes) => `${(bytes / 1e6).toLocaleString(undefined, { maximumSignificantDigits: 2 })} MB`;
+const fileSize = (bytes) =>
+  bytes < 1e6 ? `${number(Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
 export class Duplicates {
   #request = null;
@@ -111,7 +112,7 @@ export class Duplicates {
     showImage(image, thumbnailPath(item, sideFor(320)));
     const facts = [
       [(one) => one.width * one.height, item.width ? `${item.width} × ${item.height}` : "size unknown"],
-      [(one) => one.bytes, item.bytes && megabytes(item.bytes)],
+      [(one) => one.bytes, item.bytes && fileSize(item.bytes)],
       [(one) => one.time, item.time && date(item.time)],
       [(one) => one.album, item.album],
       [(one) => one.tags.join(), item.tags.join(", ")],

@@ -63,6 +63,12 @@ export class Wall extends EventTarget {
     this.list.addEventListener("focusin", (event) => this.#focused(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
     this.list.addEventListener("pointerdown", (event) => this.#press(event));
+    // The end of a long press is no click, not even on the check box that has appeared.
+    this.list.addEventListener("click", (event) => {
+      if (!this.#pressed || !event.detail) return;
+      event.preventDefault();
+      event.stopPropagation();
+    }, true);
     // A long press also opens the menu of a link.
     this.list.addEventListener("contextmenu", (event) => this.#touched && event.preventDefault());
   }
@@ -447,9 +453,7 @@ export class Wall extends EventTarget {
 
   /** Open an item; while images are selected, a finger selects. */
   #tap(item, event) {
-    const byFinger = this.#touched && event.detail > 0;
-    if (byFinger && this.#pressed) return;
-    if (byFinger && this.selection.size) this.select(item, false);
+    if (this.#touched && event.detail && this.selection.size) this.select(item, false);
     else this.open(item);
   }
 
