@@ -114,7 +114,7 @@ def test_a_deletion_states_which_files_are_deleted(uploaded: tuple[Any, Any]) ->
     tab.locator("#selection").get_by_role("button", name="Delete").click()
     expect(text).to_contain_text("The uploaded file is deleted, too.")
     cancel.click()
-    tab.locator(".tile-check input").first.click(force=True)
+    tab.locator(".tile-check input").nth(1).click(force=True)
     tab.locator("#selection").get_by_role("button", name="Delete").click()
     expect(text).to_contain_text("1 uploaded file will be deleted, too; the other files stay")
     cancel.click()
