@@ -120,7 +120,9 @@ def last_stage(photos: Path, data: Path, out: Path, seed: int, start: Path) -> I
     yield Step(german, _tool("add_words", str(start), str(german), *pairs))
     settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}")
     yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
-    yield Step(half, _coca("export", str(third), str(half), "--half"))
+    mixed, mixture = out / "mixed", ("--weight", "0.6", "--class-scale", "0.7")
+    yield Step(mixed, _tool("interpolate", str(german), str(third), str(mixed), *mixture))
+    yield Step(half, _coca("export", str(mixed), str(half), "--half"))
     results = []
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
@@ -129,7 +131,8 @@ def last_stage(photos: Path, data: Path, out: Path, seed: int, start: Path) -> I
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
     finished, card = out / "everyday", str(RECIPES.parent / "scripts" / "cards" / "everyday.yaml")
-    yield Step(finished, _coca("export", str(half), str(finished), "--card", card, *results))
+    described = ("--half", "--card", card, *results)
+    yield Step(finished, _coca("export", str(half), str(finished), *described))
     graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
     yield Step(finished / "text.onnx", graph)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
-from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from coca.model.pretrained import CONFIG_FILE, MODULES_FILE, WEIGHTS_FILE
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.files import is_immich
@@ -28,8 +28,6 @@ _TOKENIZER_FILES = (
 
 TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 """Values of `model_type` that `coca.inference.transformers_model` loads."""
-MODULES = "modules.json"
-"""List of the modules of a model of sentence-transformers."""
 
 
 def is_model(folder: Path) -> bool:
@@ -58,8 +56,12 @@ def is_transformers(folder: Path) -> bool:
 
 
 def is_sentence_transformers(folder: Path) -> bool:
-    """Check whether a folder contains a model of sentence-transformers."""
-    return (folder / MODULES).is_file() and not is_model(folder)
+    """Check whether a folder contains a model of sentence-transformers, not one of this package."""
+    if not (folder / MODULES_FILE).is_file():
+        return False
+    modules = read_model_json(folder / MODULES_FILE)
+    kinds = [str(it.get("type")) for it in modules] if isinstance(modules, list) else []
+    return not any(kind.startswith("coca.") for kind in kinds)
 
 
 def refuse_code(config: Path, source: str | Path) -> None:

@@ -37,7 +37,6 @@ from coca.inference.hub import Hub, HuggingFace
 from coca.inference.model_kinds import (
     FURTHER_FILES,
     MODEL_FILES,
-    MODULES,
     SOURCE_FILE,
     is_coca_config,
     is_image_text,
@@ -61,7 +60,13 @@ from coca.model.openclip.openclip_weights import (
     restore_state_dict,
 )
 from coca.model.openclip.state_dict_io import read_state
-from coca.model.pretrained import CONFIG_FILE, assemble, build_on_meta, save_model
+from coca.model.pretrained import (
+    CONFIG_FILE,
+    MODULES_FILE,
+    assemble,
+    build_on_meta,
+    save_model,
+)
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -378,7 +383,7 @@ class OpenWeights:
                 self._copied(source, [_Remote(repo, it, revision or None) for it in kept])
         if not is_sentence_transformers(folder):
             raise ModelError(
-                f"{source} is not a model of sentence-transformers: it has no {MODULES}"
+                f"{source} is not a model of sentence-transformers: it has no {MODULES_FILE}"
             )
         return folder
 
