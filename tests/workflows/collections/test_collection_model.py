@@ -204,6 +204,15 @@ def _removed(id: str, collection: VectorSearch) -> Any:
     return remove_and_get
 
 
+def test_a_collection_of_an_earlier_edition_says_how_to_embed_it_again() -> None:
+    info = replace(INFO, model="everyday", uri="my photos.db")
+    remedy = (
+        "earlier edition of everyday .*coca reindex --model everyday --uri 'my photos.db' --coll"
+    )
+    with pytest.raises(ModelError, match=remedy):
+        model_of(info)
+
+
 def test_a_missing_model_is_replaced_by_the_fallback_or_reported(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:

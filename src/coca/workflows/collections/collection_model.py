@@ -4,6 +4,7 @@ Modules that import torch are imported by functions: an exported model does not 
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -164,6 +165,13 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     for name in shipped():
         if info.fingerprint == FINGERPRINTS.get(name):
             return name
+    if info.model in FINGERPRINTS:
+        raise ModelError(
+            f"collection {info.collection!r} in {info.uri} was filled by an earlier edition of "
+            f"{info.model} (fingerprint {info.fingerprint}), whose vectors do not compare with "
+            f"those of today; embed its images again: coca reindex --model {info.model} "
+            f"--uri {shlex.quote(info.uri)} --collection {shlex.quote(info.collection)}"
+        )
     if info.model and Path(info.model).exists():
         return info.model
     filled_by = (
