@@ -15,7 +15,10 @@ from tiny_ranks import Results
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
-BASES = {"everyday_unfrozen.yaml": "everyday.yaml"}
+BASES = {
+    "everyday_unfrozen.yaml": "everyday.yaml",
+    "everyday_third.yaml": "everyday.yaml",
+}
 """Recipes that change another one, and are named after it on the command line."""
 
 
