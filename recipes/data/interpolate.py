@@ -30,7 +30,11 @@ def main() -> None:
     parser.add_argument("--class-scale", type=float, help="scale of the class branch, such as 0.7")
     given = parser.parse_args()
     before, after = (load(name, prepack=False) for name in (given.before, given.after))
+    if not 0 <= given.weight <= 1:
+        parser.error(f"--weight must be from 0 to 1, got {given.weight}")
     state = after.model.state_dict()
+    if given.class_scale is not None and "class_branch.scale" not in state:
+        parser.error(f"{given.after} has no class branch; leave out --class-scale")
     for name, tensor in before.model.state_dict().items():
         if tensor.is_floating_point():
             state[name].lerp_(tensor.to(state[name]), 1 - given.weight)

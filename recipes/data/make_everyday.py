@@ -113,13 +113,20 @@ def first_stages(data: Path, out: Path, seed: int) -> Iterator[Step]:
     yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
 
 
-def last_stage(photos: Path, data: Path, out: Path, seed: int, start: Path) -> Iterator[Step]:
-    """Yield the commands that train the last stage, evaluate it, and write the card."""
+def last_stage(
+    photos: Path, data: Path, out: Path, seed: int, start: Path | None = None
+) -> Iterator[Step]:
+    """Yield the commands that train the last stage, evaluate it, and write the card.
+
+    It goes on from `start`, such as the second edition, which lacks the classifier that the recipe
+    adds; or from the mean of the first two stages, which has it.
+    """
     first, last = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_third"))
     root, german, third, half = f"data_root={data}", out / "german", out / "third", out / "half"
     pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
-    yield Step(german, _tool("add_words", str(start), str(german), *pairs))
-    settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}")
+    yield Step(german, _tool("add_words", str(start or out / "mean"), str(german), *pairs))
+    classifier = () if start else ("encoder_weights=null",)
+    settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}", *classifier)
     yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
     mixed, mixture = out / "mixed", ("--weight", "0.6", "--class-scale", "0.7")
     yield Step(mixed, _tool("interpolate", str(german), str(third), str(mixed), *mixture))
@@ -218,11 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     take(data_steps(given.photos, given.data), given.data / "record.json")
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
-        notes, start = given.out / "record.json", given.start
-        if start is None:
+        notes = given.out / "record.json"
+        if given.start is None:
             take(first_stages(given.data, given.out, given.seed), notes)
-            start = given.out / "mean"
-        take(last_stage(given.photos, given.data, given.out, given.seed, start), notes)
+        take(last_stage(given.photos, given.data, given.out, given.seed, given.start), notes)
 
 
 if __name__ == "__main__":

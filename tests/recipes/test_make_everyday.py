@@ -50,13 +50,22 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
     steps = [
         *data_steps(tmp_path, tmp_path),
         *first_stages(tmp_path, out, 3),
-        *last_stage(tmp_path, tmp_path, out, 3, out / "mean"),
+        *last_stage(tmp_path, tmp_path, out, 3),
     ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:
         files = [it for it in step.command if it.endswith((".py", ".yaml"))]
         assert all(Path(it).is_file() for it in files)
     assert any("seed=3" in step.command for step in steps)
+
+
+@pytest.mark.parametrize("start", [None, Path("second")])
+def test_the_classifier_is_added_to_a_start_that_lacks_it(
+    tmp_path: Path, start: Path | None
+) -> None:
+    words, training, *_ = (it.command for it in last_stage(tmp_path, tmp_path, tmp_path, 0, start))
+    assert str(start or tmp_path / "mean") in words
+    assert ("encoder_weights=null" in training) is (start is None)
 
 
 def test_missing_photos_are_all_named_before_anything_starts(

@@ -77,7 +77,7 @@ class CaptionWords:
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionWords | None":
-        """Load a file that `save` wrote; None if there is no such file."""
+        """Load a file that `save` wrote; None if the file is missing."""
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:

@@ -44,7 +44,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """Load the tensors of one group to the CPU; empty if there is no such group."""
+        """Load the tensors of one group to the CPU; empty if the group is missing."""
         try:
             return read_group(self.folder, name)
         except (OSError, SafetensorError) as error:
