@@ -23,7 +23,7 @@ from coca.core.config.frozen_config import load_config
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
-from coca.model.precision import resolve_precision
+from coca.model.pretrained import resolve_precision
 from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import make_optimizer
 from coca.workflows.training.pretrain import PretrainConfig

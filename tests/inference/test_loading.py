@@ -18,7 +18,7 @@ from coca.inference import loading
 from coca.inference.loading import fingerprint, model_folder
 from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
-from coca.model.precision import Precision, resolve_precision
+from coca.model.pretrained import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.caption_words import WITHHELD, words_of
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from coca.model import precision
-from coca.model.precision import MIN_GAIN, bf16_gain, resolve_precision
+from coca.model import pretrained
+from coca.model.pretrained import MIN_GAIN, bf16_gain, resolve_precision
 
 CPU = torch.device("cpu")
-MEASURE = "import torch; from coca.model.precision import *; d = torch.device('cpu')"
+MEASURE = "import torch; from coca.model.pretrained import *; d = torch.device('cpu')"
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ MEASURE = "import torch; from coca.model.precision import *; d = torch.device('c
 def test_auto_is_bf16_only_where_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, gain: float, chosen: str
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_gain", lambda _: gain)
+    monkeypatch.setattr(pretrained, "bf16_gain", lambda _: gain)
     assert resolve_precision("auto", CPU) == chosen
 
 
 def test_a_slow_bf16_is_used_as_requested_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_gain", lambda _: 0.125)
+    monkeypatch.setattr(pretrained, "bf16_gain", lambda _: 0.125)
     with caplog.at_level(logging.WARNING):
         assert resolve_precision("bf16", CPU) == "bf16"
     assert "products take 8.0 times as long as in fp32" in caplog.text
@@ -35,9 +35,9 @@ def test_a_slow_bf16_is_used_as_requested_with_a_warning(
 
 @pytest.mark.parametrize("name", ["fp32", "fp16"])
 def test_other_precisions_need_no_measurement(
-    monkeypatch: pytest.MonkeyPatch, name: precision.Precision
+    monkeypatch: pytest.MonkeyPatch, name: pretrained.Precision
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_gain", None)
+    monkeypatch.setattr(pretrained, "bf16_gain", None)
     assert resolve_precision(name, CPU) == name
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption
-from coca.runtime.unreadable import OnError, with_skips
+from coca.runtime.inputs import OnError, with_skips
 
 BAD = {0, 5, 6, 20}
 

@@ -10,8 +10,8 @@ from jaxtyping import Float32
 from coca.search.milvus import ann
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.lite import is_lite
+from coca.search.milvus.schema import served_rows
 from coca.search.records import Record
 
 ROWS, DIM, QUERIES, K = 6_000, 48, 30, 10

@@ -13,7 +13,7 @@ from torch import nn
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.files import atomic
 from coca.data.batch import Batch
-from coca.model import precision
+from coca.model import pretrained
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
@@ -434,7 +434,7 @@ def test_auto_precision_trains_as_the_faster_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, chosen: Literal["fp32", "bf16"]
 ) -> None:
     expected = tiny_trainer(tmp_path / "set", precision=chosen, steps=2).fit()
-    monkeypatch.setattr(precision, "bf16_gain", lambda _: gain)
+    monkeypatch.setattr(pretrained, "bf16_gain", lambda _: gain)
     trainer = tiny_trainer(tmp_path / "auto", precision="auto", steps=2)
     assert trainer.precision == chosen
     assert trainer.fit().metrics["loss"] == expected.metrics["loss"]

@@ -8,8 +8,7 @@ from numpy import ndarray
 
 from coca.core.progress import ProgressOption
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.inputs import ImageInput, as_texts
-from coca.runtime.unreadable import OnError
+from coca.runtime.inputs import ImageInput, OnError, as_texts
 
 
 class CachingPredictor(BasePredictor):

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coca.core.errors import ConfigError
-from coca.core.files.digest import files_fingerprint
+from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement
 from coca.inference.model_kinds import is_image_text, is_openclip, is_sentence_transformers
-from coca.model.precision import Precision, resolve_precision
+from coca.model.pretrained import Precision, resolve_precision
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.files import is_immich
 from coca.runtime.predictor import load as load_on_onnx

@@ -20,7 +20,7 @@ import torch
 
 from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.digest import cached_digest
+from coca.core.files.atomic import cached_digest
 from coca.core.malloc import keep_freed_memory
 from coca.inference.model_kinds import (
     SOURCE_FILE,
@@ -32,14 +32,15 @@ from coca.inference.model_kinds import (
 from coca.inference.open_weights import OpenWeights, caveat_of
 from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
-from coca.model.precision import Precision, resolve_precision
 from coca.model.pretrained import (
     CONFIG_FILE,
     DETECTOR_FILES,
     WEIGHTS_FILE,
     ModelConfig,
+    Precision,
     load_config_file,
     load_model,
+    resolve_precision,
     weights_digest,
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
@@ -127,7 +128,7 @@ def fingerprint(folder: str | Path) -> str:
 
     The first 16 digits hash weights, processor and tokenizer, the last 8 the configuration.
     A setting at its default hashes like a missing setting. The weights are read; digests of files
-    above 64 MiB are cached, see `coca.core.files.digest`. The files of a detector in the folder
+    above 64 MiB are cached, see `coca.core.files.atomic`. The files of a detector in the folder
     are hashed.
     """
     folder = Path(folder)

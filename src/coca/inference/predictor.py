@@ -34,12 +34,13 @@ from coca.runtime.image_file import ImageSource
 from coca.runtime.inputs import (
     Caption,
     ImageInput,
+    OnError,
     SampleImages,
     WordMaps,
     expand_positions,
     unique_samples,
+    with_skips,
 )
-from coca.runtime.unreadable import OnError, with_skips
 
 
 class Predictor(BasePredictor):

@@ -19,11 +19,10 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.coca_config import HeadConfig
 from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
-from coca.model.heads import AttentivePoolingHead, ClassBranch, unit
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import KeysAndValues
-from coca.model.pooling import Pooling
+from coca.model.pooling import AttentivePoolingHead, ClassBranch, Pooling, unit
 
 MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""

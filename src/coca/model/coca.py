@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from coca.model.captioner import Captioner, Poolings
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
-from coca.model.heads import AttentivePoolingHead, ClassBranch
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked import Linear
 from coca.model.layers.transformer import init_linears_, scale_residuals_
-from coca.model.pooling import AttentionalPooler
+from coca.model.pooling import AttentionalPooler, AttentivePoolingHead, ClassBranch
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
 
 

@@ -16,8 +16,7 @@ from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.precision import Precision
-from coca.model.pretrained import CONFIG_FILE, load_model, save_model
+from coca.model.pretrained import CONFIG_FILE, Precision, load_model, save_model
 from coca.release.convert import copy_model
 from coca.release.model_card import (
     CARD_FILE,

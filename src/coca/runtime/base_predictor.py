@@ -23,6 +23,7 @@ from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, 
 from coca.runtime.inputs import (
     Caption,
     ImageInput,
+    OnError,
     Prediction,
     SampleImages,
     WordMaps,
@@ -33,11 +34,11 @@ from coca.runtime.inputs import (
     prompts_for,
     skipped_caption,
     unique_samples,
+    with_skips,
 )
 from coca.runtime.preprocess import ImageSettings
 from coca.runtime.prompts import PROMPTS, Templates, class_means, sentences_of
 from coca.runtime.short_vectors import shortened
-from coca.runtime.unreadable import OnError, with_skips
 
 T = TypeVar("T")
 

@@ -21,8 +21,7 @@ from jaxtyping import Float32, UInt8
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
-from coca.core.files.atomic import read_model_json
-from coca.core.files.digest import files_fingerprint
+from coca.core.files.atomic import files_fingerprint, read_model_json
 from coca.runtime.embedding_predictor import EmbeddingPredictor
 from coca.runtime.files import open_graph
 from coca.runtime.preprocess import openclip_settings

@@ -38,11 +38,10 @@ from coca.runtime.files import (
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.immich_model import ImmichPredictor
-from coca.runtime.inputs import Caption, ImageInput, SampleImages
+from coca.runtime.inputs import Caption, ImageInput, OnError, SampleImages
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, settings_from, square
 from coca.runtime.scoring import score_captions, scored_lengths
 from coca.runtime.short_vectors import shorten
-from coca.runtime.unreadable import OnError
 
 GENERATION_OPTIONS = (
     "num_return_sequences",

@@ -19,7 +19,7 @@ from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
-from coca.model.precision import resolve_precision
+from coca.model.pretrained import resolve_precision
 from coca.train.backward import backward, cause_of, location_of, nonfinite_report
 from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.train.checkpoints.manager import (

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.files import digest
-from coca.core.files.atomic import user_cache
-from coca.core.files.digest import cached_digest
+from coca.core.files import atomic
+from coca.core.files.atomic import cached_digest, user_cache
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(digest, "CACHED_BYTES", 4)
+    monkeypatch.setattr(atomic, "CACHED_BYTES", 4)
     # A change time is trusted at once, so that no test waits.
-    monkeypatch.setattr(digest, "_SETTLED_S", -3600.0)
+    monkeypatch.setattr(atomic, "_SETTLED_S", -3600.0)
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     path.write_bytes(b"first")
@@ -49,10 +48,10 @@ def test_an_edit_that_keeps_size_and_modification_time_is_seen(weights: Path) ->
 def test_a_small_or_a_new_file_is_always_read(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digest, "_SETTLED_S", 3600.0)
+    monkeypatch.setattr(atomic, "_SETTLED_S", 3600.0)
     reads: list[str] = []
     digest_of(weights, reads)
-    monkeypatch.setattr(digest, "_SETTLED_S", -3600.0)
+    monkeypatch.setattr(atomic, "_SETTLED_S", -3600.0)
     weights.write_bytes(b"abc")
     digest_of(weights, reads)
     digest_of(weights, reads)

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.batch import Batch
-from coca.data.loading.bad_samples import MIN_SEEN, BadSampleLog
 from coca.data.loading.loader import LoaderConfig
-from coca.data.sample import BadSample
+from coca.data.sample import MIN_SEEN, BadSample, BadSampleLog
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter

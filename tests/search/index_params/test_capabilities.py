@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.capabilities import capabilities_of
+from coca.search.index_params.vector_index import capabilities_of
 
 IN_ORDER = ["v2.3.5", "v2.4.1", "2.5.18", "v2.6.0", "v2.6.14-gpu", "v3.0.0", "v3.7.1"]
 

@@ -4,9 +4,14 @@ from typing import Any
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.capabilities import capabilities_of
 from coca.search.index_params.index_types import INDEX_TYPES
-from coca.search.index_params.vector_index import VectorIndex, choose_index, index_of, parse_index
+from coca.search.index_params.vector_index import (
+    VectorIndex,
+    capabilities_of,
+    choose_index,
+    index_of,
+    parse_index,
+)
 from coca.search.vector_encoding import Precision
 from index_types_page import PAGE, page
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.capabilities import capabilities_of
-from coca.search.index_params.vector_index import VectorIndex, parse_index
-from coca.search.milvus import index_build
+from coca.search.index_params.vector_index import VectorIndex, capabilities_of, parse_index
+from coca.search.milvus import schema
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.schema import CollectionSettings
@@ -88,11 +87,9 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
 def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
     filled: Collection, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state_of = index_build.index_state
+    state_of = schema.index_state
 
-    def stuck(
-        connection: Connection, collection: str, column: str
-    ) -> index_build.IndexState | None:
+    def stuck(connection: Connection, collection: str, column: str) -> schema.IndexState | None:
         state = state_of(connection, collection, column)
         if state is None or state.index.type != "IVF_FLAT":
             return state
@@ -100,7 +97,7 @@ def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
 
     # A server without a GPU does so when it builds an index of a GPU; one with local storage also
     # deletes the vectors then, so that this failure cannot be had from a real server.
-    monkeypatch.setattr(index_build, "index_state", stuck)
+    monkeypatch.setattr(schema, "index_state", stuck)
     with pytest.raises(SearchError, match="could not build IVF_FLAT: it is InProgress at 0 of"):
         filled.change_index(parse_index("IVF_FLAT"), patience_s=0.2)
     assert filled.index_type == VectorIndex("HNSW")

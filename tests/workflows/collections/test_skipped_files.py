@@ -2,8 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from coca.workflows.collections.image_sources import FolderUri, ImageUri, SourceUri, TableUri
-from coca.workflows.collections.skipped_files import LINK, describe_skipped, skipped_files
+from coca.workflows.collections.image_sources import (
+    LINK,
+    FolderUri,
+    ImageUri,
+    SourceUri,
+    TableUri,
+    describe_skipped,
+    skipped_files,
+)
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ from coca.core.config.frozen_config import Config, Fraction, digest
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
-from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.loading.batches import Augmentation, BatchDataset, Failure, Stage
 from coca.data.loading.feature_file import FeatureFile, feature_identity
 from coca.data.loading.mixture import Mixture
+from coca.data.sample import BadSampleLog
 from coca.data.sources.source import Source, SourceConfig
 from coca.processing.processor import Processor
 

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
-from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing, lengths_to_last
@@ -38,7 +37,7 @@ from coca.model.layers.transformer import (
     scale_residuals_,
 )
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.pooling import Pooling
+from coca.model.pooling import AttentivePoolingHead, Pooling
 
 EMBEDDING, CAPTIONING = slice(0, 1), slice(1, None)
 """Slices of the pooler's queries: the first for the embedding, the others for the decoder."""

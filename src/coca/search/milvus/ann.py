@@ -18,8 +18,8 @@ from coca.search import records
 from coca.search.filters import quoted, with_ids
 from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
-from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
+from coca.search.milvus.schema import served_rows
 from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec

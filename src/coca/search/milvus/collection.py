@@ -15,14 +15,12 @@ from jaxtyping import Float
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.index_params.vector_index import VectorIndex, choose_index
+from coca.search.index_params.vector_index import Capabilities, VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
 from coca.search.milvus.ann import Vectors, ann_search, grouped_ann_search
 from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
 from coca.search.milvus.lite import Lease
 from coca.search.milvus.rows import (
     HIT_COLUMNS,
@@ -37,7 +35,14 @@ from coca.search.milvus.rows import (
     to_record,
     to_row,
 )
-from coca.search.milvus.schema import CollectionSettings, Layout, index_captions
+from coca.search.milvus.schema import (
+    PATIENCE_S,
+    CollectionSettings,
+    IndexState,
+    Layout,
+    index_captions,
+    index_state,
+)
 from coca.search.records import CollectionInfo, Hit, Origin, Record, batches
 from coca.search.search_options import SearchOptions, Side
 from coca.search.vector_codec import Basis, VectorCodec

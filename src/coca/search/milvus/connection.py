@@ -7,7 +7,7 @@ from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
-from coca.search.index_params.capabilities import capabilities_of
+from coca.search.index_params.vector_index import capabilities_of
 from coca.search.milvus.lite import Journal, Lease, address_of, check_free, check_space, is_lite
 
 _UNREACHABLE = 2

@@ -24,21 +24,22 @@ from coca.search import records
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.copy_log import folder_of
-from coca.search.milvus.lite import Watch, read_in_background
-from coca.search.query.copy_rows import (
+from coca.search.milvus.lite import Watch, folder_of, read_in_background
+from coca.search.query.ranking import ranked_hit
+from coca.search.query.saved_copy import (
     CopyRows,
     CountedCaptions,
     RankedParts,
+    SavedCopy,
     WordHits,
     counted_captions,
     nearest_rows,
     ranked_rows,
+    read_copy,
     weighted_vectors,
     word_hits,
+    write_copy,
 )
-from coca.search.query.ranking import ranked_hit
-from coca.search.query.saved_copy import SavedCopy, read_copy, write_copy
 from coca.search.query.vectors import VectorScan
 from coca.search.records import CollectionInfo, Hit, Origin, Record, batches, group_of
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text

@@ -5,33 +5,296 @@ neither Milvus nor the lock of the folder. It has all fields of hits as well. Re
 written since are read from Milvus.
 
 copy.json            the description of the collection, the state of its files, and what was written
-                     since; see `coca.search.milvus.copy_log`
+                     since; see `coca.search.milvus.lite`
 ids.txt              the ids of all records, one a line, sorted
 hits.jsonl           their fields, one JSON object a line
 arrays.npz           where each of these lines begins, and masks of records
 images, texts, sums  their vectors, see `VectorScan`: of images, of captions, and weighted sums
 words                the words of the captions that people gave, see `WordIndex`
 
-Dimensions: N records.
+Dimensions: N records, Q queries, E embedding, K results, M matching records, B boundaries of lines,
+one more than there are lines, U bytes.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 
 from coca.core.errors import CocaError
 from coca.core.files.atomic import atomic_folder
-from coca.search.milvus.copy_log import ABOUT, FOLDER, FileState, calibration_of, folder_of
-from coca.search.milvus.lite import address_of, is_lite
-from coca.search.query.copy_rows import CopyRows, CountedCaptions, HitLines, weighted_vectors
+from coca.search.milvus.lite import (
+    COPY_ABOUT,
+    COPY_FOLDER,
+    FileState,
+    address_of,
+    calibration_of,
+    folder_of,
+    is_lite,
+)
+from coca.search.query.ranking import fused_scores, parts_of
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
-from coca.search.records import CollectionInfo
-from coca.search.search_options import Ranking
+from coca.search.records import SCORE_DIGITS, CollectionInfo, Hit, sort_key
+from coca.search.search_options import CaptionChoice, Ranking
 from coca.search.vector_encoding import VectorEncoding
+
+_FIRST_WORDS = 4_096
+"""Number of captions with the best BM25 that are ranked first; more only where they may matter."""
+_MARGIN = 2e-6
+"""Scores that are nearer than this may be equal: they are computed in another order."""
+
+
+@dataclass(frozen=True)
+class RankedParts:
+    """Score of a record, and what it consists of."""
+
+    fused: float
+    image: float
+    caption: float
+    """NaN where no caption counts."""
+    bm25: float
+
+
+@dataclass
+class CountedCaptions:
+    """Captions that count, of one choice."""
+
+    words: WordIndex
+    """The words of each row; none where the caption does not count."""
+    counts: Bool[np.ndarray, " N"]
+    """Whether each row has a caption that counts."""
+
+
+class HitLines:
+    """Fields of the hits of rows, one JSON object a line: in a mapped file, and written ones."""
+
+    def __init__(
+        self,
+        lines: UInt8[np.ndarray, " U"] | None = None,
+        starts: Int64[np.ndarray, " B"] | None = None,
+    ) -> None:
+        """Take the lines of a file, and where each begins; the last number is their end."""
+        self._lines = np.zeros(0, np.uint8) if lines is None else lines
+        self._starts = np.zeros(1, np.int64) if starts is None else starts
+        self._written: dict[int, bytes] = {}
+
+    @classmethod
+    def open(cls, path: Path, starts: Int64[np.ndarray, " B"]) -> "HitLines":
+        """Map the file that `save` wrote."""
+        return cls(np.memmap(path, np.uint8, "r"), starts) if starts[-1] else cls(starts=starts)
+
+    def save(self, path: Path, rows: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " B"]:
+        """Write the lines of some rows, and return where each begins."""
+        lines = [self._line(int(row)) for row in rows]
+        path.write_bytes(b"".join(lines))
+        return np.cumsum([0, *map(len, lines)], dtype=np.int64)
+
+    def read(self, row: int) -> Hit:
+        """Read the hit of a row, with a score of 0."""
+        fields = json.loads(self._line(row))
+        return Hit(**fields | {"tags": tuple(fields["tags"])})
+
+    def write(self, row: int, hit: Hit) -> None:
+        """Set the fields of a row."""
+        given = {name: value for name, value in vars(hit).items() if value is not None}
+        self._written[row] = json.dumps(given, ensure_ascii=False).encode() + b"\n"
+
+    def _line(self, row: int) -> bytes:
+        written = self._written.get(row)
+        if written is not None:
+            return written
+        return self._lines[self._starts[row] : self._starts[row + 1]].tobytes()
+
+
+@dataclass
+class CopyRows:
+    """Rows of one read of the collection, updated in place. A row number is never used again."""
+
+    writes: int
+    """Number of writes of the collection that they include."""
+    ids: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    """Row of each record that exists."""
+    exists: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
+    has_text: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
+    """Mask of records with a caption vector."""
+    images: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
+    texts: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
+    captions: dict[CaptionChoice, CountedCaptions] = field(default_factory=dict)
+    lines: HitLines = field(default_factory=HitLines)
+    """Fields of hits, of a copy of Milvus Lite with vectors; others read them from Milvus."""
+    fused: tuple[Ranking, VectorScan] | None = None
+    """Weighted sums of the vectors of image and caption, for the last weights."""
+    kept: dict[str, tuple[int, Bool[np.ndarray, " N"]]] = field(default_factory=dict)
+    """Filter -> number of writes that the result includes, and mask of the records that it keeps,
+    for the last `_FILTERS` filters."""
+
+
+class WordHits:
+    """Records that share a word with a query; see `WordMatches`."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        rows_of: Mapping[str, int],
+        rows: Int[np.ndarray, " M"],
+        scores: Float32[np.ndarray, " M"],
+    ) -> None:
+        """Take the rows, ascending as `WordIndex.scores` returns them, with their BM25."""
+        self._ids, self._rows_of, self._rows, self._scores = ids, rows_of, rows, scores
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def best(self, count: int) -> dict[str, float]:
+        """Return the ids of the best records with their BM25, best first."""
+        order = np.argsort(-self._scores, kind="stable")[:count]
+        return {self._ids[self._rows[at]]: float(self._scores[at]) for at in order}
+
+    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, " N"]:
+        """Return the BM25 of these records, 0 where they share no word."""
+        return self.of_rows(np.array([self._rows_of.get(id, -1) for id in ids], np.int64))
+
+    def of_rows(self, rows: Int[np.ndarray, " N"]) -> Float32[np.ndarray, " N"]:
+        """Return the BM25 of these rows, 0 where they share no word."""
+        if not len(self._rows):
+            return np.zeros(len(rows), np.float32)
+        at = np.searchsorted(self._rows, rows).clip(max=len(self._rows) - 1)
+        return np.where(self._rows[at] == rows, self._scores[at], np.float32(0))
+
+    def best_rows(
+        self, count: int, kept: Bool[np.ndarray, " N"]
+    ) -> tuple[Int[np.ndarray, " M"], float]:
+        """Return the best rows that are kept, and the BM25 that no other one exceeds."""
+        there = np.flatnonzero(kept[self._rows])
+        if len(there) <= count:
+            return self._rows[there], 0.0
+        order = np.argpartition(-self._scores[there], count)
+        return self._rows[there[order[:count]]], float(self._scores[there[order[count]]])
+
+
+def counted_captions(texts: Sequence[str]) -> CountedCaptions:
+    """Index the caption of each row; an empty text is a row whose caption does not count."""
+    return CountedCaptions(WordIndex.build(texts), np.array([bool(text) for text in texts], bool))
+
+
+def word_hits(rows: CopyRows, captions: CountedCaptions, text: str) -> WordHits:
+    """Find the rows whose caption shares a word with a text."""
+    return WordHits(rows.ids, rows.rows, *captions.words.scores(text))
+
+
+def nearest_rows(
+    ids: Sequence[str],
+    scan: VectorScan,
+    queries: Float32[np.ndarray, "Q E"],
+    count: int,
+    kept: Bool[np.ndarray, " N"],
+) -> list[list[tuple[str, float]]]:
+    """Return the ids of the nearest rows to each query; ties are broken by id."""
+    answers = []
+    for query, found in zip(
+        queries, zip(*scan.top(queries, count + 1, kept=kept), strict=True), strict=True
+    ):
+        limit = count + 1
+        # Ties with the last one may follow, and precede it by id.
+        while len(found[0]) == limit and _tie(float(found[1][count - 1]), float(found[1][-1])):
+            limit *= 4
+            found = _top(scan, query, limit, kept)
+        named = [(ids[row], float(score)) for row, score in zip(*found, strict=True)]
+        answers.append(sorted(named, key=lambda pair: sort_key(pair[1], pair[0]))[:count])
+    return answers
+
+
+def _top(
+    scan: VectorScan, query: Float32[np.ndarray, " E"], count: int, kept: Bool[np.ndarray, " N"]
+) -> tuple[Int[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+    rows, scores = scan.top(query[np.newaxis], count, kept=kept)
+    return rows[0], scores[0]
+
+
+def _tie(one: float, other: float) -> bool:
+    return round(one, SCORE_DIGITS) == round(other, SCORE_DIGITS)
+
+
+def weighted_vectors(
+    rows: CopyRows, ranking: Ranking, some: Int[np.ndarray, " M"]
+) -> Float32[np.ndarray, "M E"]:
+    """Return the weighted sums of the vectors of image and caption of some rows.
+
+    Their inner product with a query is the part of its ranking without words.
+    """
+    images = rows.images.vectors(some)
+    counts = (rows.captions[ranking.captions].counts & rows.has_text)[some, np.newaxis]
+    captions = np.where(counts, rows.texts.vectors(some), ranking.uncaptioned * images)
+    return (ranking.image_weight * images + ranking.caption_weight * captions).astype(np.float32)
+
+
+def ranked_rows(
+    rows: CopyRows,
+    captions: CountedCaptions,
+    query: Float32[np.ndarray, " E"],
+    text: str,
+    ranking: Ranking,
+    count: int,
+    kept: Bool[np.ndarray, " N"],
+) -> list[tuple[str, RankedParts]]:
+    """Return the first records by the whole ranking, exactly.
+
+    Candidates are the best by vectors and the best by words, of each more until no other record can
+    be among the first (the threshold algorithm of Fagin et al. 2001).
+    """
+    if rows.fused is None or rows.fused[0] != ranking:
+        rows.fused = (
+            ranking,
+            VectorScan(weighted_vectors(rows, ranking, np.arange(len(rows.ids)))),
+        )
+    scan, found = rows.fused[1], word_hits(rows, captions, text)
+    depth, first_words = max(4 * count, 64), max(4 * count, _FIRST_WORDS)
+    while True:
+        near, similarities = _top(scan, query, depth, kept)
+        worded, next_bm25 = found.best_rows(first_words, kept)
+        some = np.union1d(near, worded)
+        scores = scan.scores_of(query, some) + _by_words(found.of_rows(some), ranking)
+        best = _best(scores, count)
+        next_words = float(_by_words(np.array([next_bm25]), ranking)[0])
+        least = float(scores[best].min()) if len(best) >= count else -math.inf
+        # With a margin, since scores of equal records differ by rounding.
+        if len(near) < depth or least > float(similarities[-1]) + next_words + _MARGIN:
+            break
+        depth, first_words = 4 * depth, 4 * first_words
+    some = some[best]
+    image, caption = rows.images.scores_of(query, some), rows.texts.scores_of(query, some)
+    caption = np.where(captions.counts[some] & rows.has_text[some], caption, np.float32(np.nan))
+    bm25 = found.of_rows(some)
+    fused = fused_scores(image, caption, bm25, ranking)
+    named = [
+        (rows.ids[row], RankedParts(*map(float, parts)))
+        for row, *parts in zip(some, fused, image, caption, bm25, strict=True)
+    ]
+    return sorted(named, key=lambda pair: sort_key(pair[1].fused, pair[0]))[:count]
+
+
+def _by_words(bm25: Float[np.ndarray, " N"], ranking: Ranking) -> Float[np.ndarray, " N"]:
+    nothing = np.zeros(len(bm25))
+    return parts_of(nothing, nothing, bm25, ranking)["words"]
+
+
+def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
+    """Return the positions of the best scores, with all that tie with the last of them."""
+    if len(scores) <= count:
+        return np.arange(len(scores))
+    least = np.partition(scores, -count)[-count]
+    return np.flatnonzero(scores >= least - _MARGIN)
+
+
+# The copy on disk.
+
 
 _VERSION = 2
 
@@ -83,9 +346,9 @@ def find_copy(uri: str, collection: str) -> SavedCopy | None:
 
 def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
     """Open the copy of a collection in a state of its files; None if there is none, or damaged."""
-    copy = folder / FOLDER
+    copy = folder / COPY_FOLDER
     try:
-        about = json.loads((copy / ABOUT).read_text())
+        about = json.loads((copy / COPY_ABOUT).read_text())
         if about["version"] != _VERSION or about["stamp"] != stamp:
             return None
         encoding = VectorEncoding(**about["info"]["encoding"])
@@ -127,7 +390,7 @@ def write_copy(folder: Path, state: FileState, info: CollectionInfo, rows: CopyR
     order = np.array([rows.rows[id] for id in ids], np.int64)
     captions = rows.captions["given"]
     sums = weighted_vectors(rows, Ranking(), order)
-    with atomic_folder(folder / FOLDER) as copy:
+    with atomic_folder(folder / COPY_FOLDER) as copy:
         (copy / "words").mkdir()
         captions.words.taken(order).save(copy / "words")
         VectorScan(rows.images.vectors(order)).save(copy / "images")
@@ -147,4 +410,4 @@ def write_copy(folder: Path, state: FileState, info: CollectionInfo, rows: CopyR
             "changed": [],
             "info": asdict(info) | {"count": len(ids)},
         }
-        (copy / ABOUT).write_text(json.dumps(about))
+        (copy / COPY_ABOUT).write_text(json.dumps(about))

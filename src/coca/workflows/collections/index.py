@@ -11,8 +11,7 @@ from typing import TypeAlias, TypedDict, Unpack
 from coca.core.config.frozen_config import check_options
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.bad_samples import BadSampleLog
-from coca.data.sample import BadSample
+from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.parquet import read_info
@@ -43,8 +42,8 @@ from coca.workflows.collections.image_sources import (
     open_sources,
     resolve_uris,
     vectors_files,
+    warn_of_skipped,
 )
-from coca.workflows.collections.skipped_files import warn_of_skipped
 from coca.workflows.collections.watch import watch_folders, watched_folders
 
 logger = logging.getLogger(__name__)
