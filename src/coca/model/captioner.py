@@ -21,8 +21,8 @@ from coca.model.coca_config import HeadConfig
 from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last
-from coca.model.layers.transformer import KeysAndValues
-from coca.model.pooling import AttentivePoolingHead, ClassBranch, Pooling, unit
+from coca.model.layers.transformer import KeysAndValues, unit
+from coca.model.pooling import AttentivePoolingHead, ClassBranch, Pooling
 
 MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""

@@ -14,11 +14,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coca.model.coca_config import HeadConfig
 from coca.model.layers.prepacked import Linear
-from coca.model.layers.transformer import CrossAttention, init_linears_
+from coca.model.layers.transformer import CrossAttention, init_linears_, unit
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,6 @@ class AttentivePoolingHead(nn.Module):
     def _pooling(self) -> Pooling:
         pooler = self.pooler
         return Pooling(pooler.queries, pooler.attention, pooler.norm, self.norm)
-
-
-def unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
-    """Divide vectors by their length."""
-    # Normalized in fp32: in half precision the length would be off by a percent.
-    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
 
 
 class ClassBranch(nn.Module):

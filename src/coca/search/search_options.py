@@ -1,7 +1,8 @@
-"""Search options, declared once: keywords in Python, options of commands, fields of requests.
+"""Options of searches, declared once: keywords in Python, options of commands, fields of requests.
 
 `SearchOptions` are those of a search by vectors, of a `Collection` or an `CollectionCopy`;
-`QueryOptions` add those of a query that a `SearchEngine` embeds, fuses, reranks and marks. This
+`QueryOptions` add those of a query that a `SearchEngine` embeds, fuses, reranks and marks.
+`CalibrationConfig` are those of the calibration by which it marks them. This
 module imports no NumPy, since its options are those of commands.
 """
 
@@ -168,3 +169,18 @@ def check_text(text: str) -> None:
         )
     if not text.strip():
         raise ArgumentError("the text to search for is empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig(Config):
+    """Settings of a calibration."""
+
+    range_error: ClassVar = ArgumentError
+
+    false_alarms: Annotated[float, Interval(gt=0, lt=0.5)] = 0.05
+    """Maximum rate of texts that match nothing and have a hit above the limit."""
+    max_seconds: Annotated[float, Gt(0)] = 10.0
+    """Time for the searches, after which no further text is searched, unless a source has less
+    than 40."""
+    seed: int = 0
+    """Seed of the drawing."""

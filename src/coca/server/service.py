@@ -16,10 +16,9 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.records import Record, check_same_model
 from coca.server.audit import AuditLog
-from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
-from coca.server.collections.served_collection import ServedCollection, thumbnail_key
+from coca.server.collections.served_collection import BatchedSearch, ServedCollection, thumbnail_key
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads

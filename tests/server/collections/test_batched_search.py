@@ -8,7 +8,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from coca.core.errors import SearchError
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.searchable import VectorSearch
-from coca.server.collections.batched_search import BatchedSearch
+from coca.server.collections.served_collection import BatchedSearch
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 

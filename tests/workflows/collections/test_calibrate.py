@@ -12,7 +12,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.match import Calibration
-from coca.search.query.match_config import CalibrationConfig
+from coca.search.search_options import CalibrationConfig
 from coca.workflows.collections.calibrate import (
     ABSENT,
     LISTED,

@@ -12,7 +12,7 @@ from coca.cli.console import Console, Json
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group, grouped
 from coca.core.errors import ConfigError, SearchError
-from coca.search.query.match_config import CalibrationConfig
+from coca.search.search_options import CalibrationConfig
 
 if TYPE_CHECKING:
     from coca.search.milvus.connection import Connection

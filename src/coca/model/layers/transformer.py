@@ -1,7 +1,7 @@
 """Transformer layers of both towers: attention, MLP, pre-norm blocks, and their initialization.
 
 Dimensions: B batch, L tokens, S tokens attended to, D width, C width of the attended tokens, H
-heads.
+heads, E shared embedding.
 """
 
 import math
@@ -312,3 +312,9 @@ class CrossBlock(nn.Module):
         tokens = tokens + self.attention(normed, causal=True, cache=cache, packing=packing)
         tokens = tokens + self.cross_attention(self.cross_norm(tokens), image, packing=packing)
         return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
+    """Divide vectors by their length."""
+    # Normalized in fp32: in half precision the length would be off by a percent.
+    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)

@@ -22,12 +22,11 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
 from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
-from coca.search.query.match_config import CalibrationConfig
 from coca.search.query.milvus_search import searchable
 from coca.search.query.query_terms import embed_queries
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
-from coca.search.search_options import Ranking, SearchOptions
+from coca.search.search_options import CalibrationConfig, Ranking, SearchOptions
 
 ABSENT, RANDOM, LISTED = "texts of the package", "random letters", "queries of the list"
 MIN_RECORDS = 32

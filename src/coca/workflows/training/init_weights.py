@@ -11,7 +11,7 @@ from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
-from coca.model.pooling import unit
+from coca.model.layers.transformer import unit
 from coca.processing.processor import Processor
 from coca.train.distillation import ClassPrompts
 
