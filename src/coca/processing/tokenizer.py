@@ -23,14 +23,8 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
+from coca.runtime import tokenizer_file
 from coca.runtime.inputs import whole
-from coca.runtime.tokenizer_file import (
-    decode_ids,
-    encode_text,
-    guarded,
-    leading_ids,
-    read_tokenizer,
-)
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
@@ -107,7 +101,7 @@ class TextTokenizer(ABC):
 
     def leading_ids(self, text: str, count: int) -> list[int]:
         """Encode the first `count` text tokens of a text of any length."""
-        return leading_ids(self._text_ids, text, count)
+        return tokenizer_file.leading_ids(self._text_ids, text, count)
 
     def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
@@ -248,7 +242,7 @@ class Tokenizer(TextTokenizer):
         normalizer = self._backend.normalizer
         if normalizer is None:
             return text
-        return guarded(
+        return tokenizer_file.guarded(
             lambda: normalizer.normalize_str(text),
             "the model's tokenizer cannot normalize {!r}",
             text,
@@ -266,7 +260,7 @@ class Tokenizer(TextTokenizer):
                 break
             if id_ > CLS_ID:
                 text_ids.append(int(id_))
-        return decode_ids(self._backend, text_ids).removeprefix(" ")
+        return tokenizer_file.decode_ids(self._backend, text_ids).removeprefix(" ")
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` in the format of the `tokenizers` library."""
@@ -275,14 +269,14 @@ class Tokenizer(TextTokenizer):
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Load a file that `save` wrote."""
-        backend = read_tokenizer(path)
+        backend = tokenizer_file.read_tokenizer(path)
         try:
             return cls(backend)
         except ModelError as error:
             raise ModelError(f"{path} does not fit: {error}") from error
 
     def _text_ids(self, text: str) -> list[int]:
-        return encode_text(self._backend, whole(text))
+        return tokenizer_file.encode_text(self._backend, whole(text))
 
 
 def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, "B T"]:

@@ -26,24 +26,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_origin
 
 from annotated_types import Interval
 
-from coca.core.config.docs import (
-    KIND,
-    Tree,
-    default_of,
-    field_types,
-    is_restricted,
-    is_section,
-    item_section,
-    kinds_by_name,
-    kinds_of,
-    one_of,
-    settings_of,
-    show,
-    to_plain,
-    without_none,
-    without_range,
-    words,
-)
+from coca.core.config import docs
 from coca.core.errors import ConfigError, did_you_mean
 
 # Base class of configurations: the type of a field declares its range.
@@ -80,8 +63,8 @@ class Config:
             try:
                 check.validate_python(value, strict=True)
             except ValueError:  # the error class of pydantic is one
-                wanted = words(without_none(hint)) if self.checks_types else words(hint)
-                faults.append(f"{name} must be {wanted}, got {show(value)}")
+                wanted = docs.words(docs.without_none(hint) if self.checks_types else hint)
+                faults.append(f"{name} must be {wanted}, got {docs.show(value)}")
         if faults:
             raise self.range_error("; ".join(faults))
 
@@ -91,16 +74,16 @@ def _checked_fields(kind: type, every: bool) -> tuple[tuple[str, Any, Any], ...]
     """List the checked fields of a class: name, type and validator."""
     return tuple(
         (name, hint, validator(without_items(hint)))
-        for name, hint in field_types(kind).items()
-        if every or is_restricted(hint)
+        for name, hint in docs.field_types(kind).items()
+        if every or docs.is_restricted(hint)
     )
 
 
 def without_items(hint: Any) -> Any:
     """Return the type of a collection of sections without its items; they are validated before."""
-    inner = without_none(hint)
-    bare = without_range(inner)
-    if item_section(bare) is None:
+    inner = docs.without_none(hint)
+    bare = docs.without_range(inner)
+    if docs.item_section(bare) is None:
         return hint
     outer = get_origin(bare) if bare is inner else Annotated[get_origin(bare), *inner.__metadata__]
     return outer if inner is hint else outer | None
@@ -148,11 +131,11 @@ def load_config(
     # Imports YAML, which classes of configurations do not need.
     from coca.core.config.recipe import DATA_ROOT, fill_in, merge, parse_override, read_recipe
 
-    read: list[tuple[str, Tree]] = []
+    read: list[tuple[str, docs.Tree]] = []
     faults: list[str] = []
     for layer in layers:
         if isinstance(layer, Mapping):
-            read.append(("given in code", to_plain(layer)))
+            read.append(("given in code", docs.to_plain(layer)))
         else:
             try:
                 read.append((f"in {layer}", read_recipe(layer)))
@@ -180,13 +163,13 @@ def load_config(
 
 def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
     """Build the configuration that `to_dict` wrote; `source` identifies it in errors."""
-    tree = to_plain(mapping)
+    tree = docs.to_plain(mapping)
     return _build(kind, tree, [(f"in {source}", tree)], [])
 
 
-def to_dict(config: Any) -> Tree:
+def to_dict(config: Any) -> docs.Tree:
     """Convert a configuration to JSON-serializable values, including all defaults."""
-    tree: Tree = to_plain(config)
+    tree: docs.Tree = docs.to_plain(config)
     return tree
 
 
@@ -204,22 +187,24 @@ def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> Non
             raise ConfigError(f"{of} has no option {name!r}; {did_you_mean(name, names)}")
 
 
-def non_default(config: Any) -> Tree:
+def non_default(config: Any) -> docs.Tree:
     """Return the settings that differ from their defaults, as JSON-serializable values.
 
     Unlike `to_dict`, the result does not change when a later version adds a setting with a default.
     """
-    tree: Tree = {}
+    tree: docs.Tree = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == default_of(field):
+        if value == docs.default_of(field):
             continue
         nested = dataclasses.is_dataclass(value)
-        tree[field.name] = non_default(value) if nested else to_plain(value)
+        tree[field.name] = non_default(value) if nested else docs.to_plain(value)
     return tree
 
 
-def _build(kind: type[T], tree: Tree, layers: list[tuple[str, Tree]], faults: list[str]) -> T:
+def _build(
+    kind: type[T], tree: docs.Tree, layers: list[tuple[str, docs.Tree]], faults: list[str]
+) -> T:
     check = _Check(kind, layers, faults)
     config: T = check.section(kind, tree, (), base=None)
     if check.faults:
@@ -230,7 +215,7 @@ def _build(kind: type[T], tree: Tree, layers: list[tuple[str, Tree]], faults: li
 class _Check:
     """Validator that builds a configuration from a merged tree and collects all errors."""
 
-    def __init__(self, kind: type, layers: list[tuple[str, Tree]], faults: list[str]) -> None:
+    def __init__(self, kind: type, layers: list[tuple[str, docs.Tree]], faults: list[str]) -> None:
         self.kind = kind
         self.layers = layers
         self.faults = faults
@@ -244,7 +229,7 @@ class _Check:
             base, given = self.preset(kind, given, path), {}
         if not isinstance(given, dict):
             return self.misfit(path, given, kind)
-        kinds = kinds_by_name(kind)
+        kinds = docs.kinds_by_name(kind)
         if kinds:
             kind_name = self.kind_of(kinds, given, path, base=base)
             if kind_name is _INVALID:
@@ -257,11 +242,11 @@ class _Check:
             base = self.preset(kind, given["preset"], (*path, "preset"))
         values = {}
         for field in dataclasses.fields(kind):
-            name, hint, at = field.name, field_types(kind)[field.name], (*path, field.name)
+            name, hint, at = field.name, docs.field_types(kind)[field.name], (*path, field.name)
             if base is _INVALID:  # unknown preset: validate only the given keys
                 start = _INVALID
             else:
-                start = default_of(field) if base is None else getattr(base, name)
+                start = docs.default_of(field) if base is None else getattr(base, name)
             if name in given:
                 values[name] = self.value(hint, given[name], at, base=start)
             elif start is not dataclasses.MISSING:
@@ -269,14 +254,13 @@ class _Check:
             else:
                 values[name] = _INVALID
                 if self.complete:
-                    self.faults.append(f"{'.'.join(at)} is missing; it must be {words(hint)}")
+                    self.faults.append(f"{'.'.join(at)} is missing; it must be {docs.words(hint)}")
         for key in given:
             if key in values or (has_presets and key == "preset"):
                 continue
-            if owners := [name for name, each in kinds.items() if key in field_types(each)]:
-                problem = (
-                    f"is a setting of kind {', '.join(owners)}; {settings_of(kind_name, kinds)}"
-                )
+            if owners := [name for name, each in kinds.items() if key in docs.field_types(each)]:
+                allowed = docs.settings_of(kind_name, kinds)
+                problem = f"is a setting of kind {', '.join(owners)}; {allowed}"
                 self.fault((*path, key), given[key], problem)
             else:
                 self.unknown(kind, key, given[key], path)
@@ -290,14 +274,14 @@ class _Check:
 
     def value(self, hint: Any, given: Any, path: tuple[str, ...], *, base: Any) -> Any:
         """Validate the value of a field; `base` is its value without a recipe."""
-        inner = without_none(hint)
+        inner = docs.without_none(hint)
         if given is None and inner is not hint:
             return None
-        if is_section(inner):
-            start = base if is_section(type(base)) or base is _INVALID else None
+        if docs.is_section(inner):
+            start = base if docs.is_section(type(base)) or base is _INVALID else None
             return self.section(inner, given, path, base=start)
-        bare = without_range(inner)
-        item = item_section(bare)
+        bare = docs.without_range(inner)
+        item = docs.item_section(bare)
         if item is not None and isinstance(given, dict if get_origin(bare) is dict else list):
             return self.items(hint, item, given, path)
         try:
@@ -313,7 +297,7 @@ class _Check:
         built = {key: self.section(item, it, (*path, str(key)), base=None) for key, it in pairs}
         if any(value is _INVALID for value in built.values()):
             return _INVALID
-        outer = get_origin(without_range(without_none(hint)))
+        outer = get_origin(docs.without_range(docs.without_none(hint)))
         whole = built if outer is dict else outer(built.values())
         try:
             return validator(without_items(hint)).validate_python(whole, strict=True)
@@ -321,48 +305,50 @@ class _Check:
             return self.misfit(path, given, hint)
 
     def kind_of(
-        self, kinds: Mapping[str, type], given: Tree, path: tuple[str, ...], *, base: Any
+        self, kinds: Mapping[str, type], given: docs.Tree, path: tuple[str, ...], *, base: Any
     ) -> Any:
         """Return the name of the kind: that of the key `kind`, or else of `base`."""
-        at, name = (*path, KIND), given.get(KIND, getattr(base, KIND, None))
+        at, name = (*path, docs.KIND), given.get(docs.KIND, getattr(base, docs.KIND, None))
         if isinstance(name, str) and name in kinds:
             return name
-        if KIND in given:
+        if docs.KIND in given:
             return self.fault(at, name, f"is unknown; {did_you_mean(str(name), kinds)}")
         if base is _INVALID:  # unknown preset
             return next(iter(kinds))
-        self.faults.append(f"{'.'.join(at)} is missing; it must be {one_of(kinds)}")
+        self.faults.append(f"{'.'.join(at)} is missing; it must be {docs.one_of(kinds)}")
         return _INVALID
 
     def of_kind(
         self,
         kinds: Mapping[str, type],
         name: str,
-        given: Tree,
+        given: docs.Tree,
         path: tuple[str, ...],
         *,
         base: Any,
-    ) -> Tree:
+    ) -> docs.Tree:
         """Drop the settings of another kind, if a later layer than theirs chooses this kind.
 
         Settings of both kinds are kept, unless this kind has its own default for them.
         """
-        if KIND not in given:
+        if docs.KIND not in given:
             return given
-        chosen = self.layer_of((*path, KIND))
-        earlier = [found for _, tree in self.layers[:chosen] if (found := _at(tree, (*path, KIND)))]
-        before = [*earlier, getattr(base, KIND, None), next(iter(kinds))]
+        chosen = self.layer_of((*path, docs.KIND))
+        earlier = [
+            found for _, tree in self.layers[:chosen] if (found := _at(tree, (*path, docs.KIND)))
+        ]
+        before = [*earlier, getattr(base, docs.KIND, None), next(iter(kinds))]
         previous = next(one for one in reversed(before[: len(earlier)] or before) if one in kinds)
         if previous == name:
             return given
         old, new = (
-            {field.name: default_of(field) for field in dataclasses.fields(kinds[one])}
+            {field.name: docs.default_of(field) for field in dataclasses.fields(kinds[one])}
             for one in (previous, name)
         )
         replaced = {
             key
             for key in given
-            if key != KIND
+            if key != docs.KIND
             and self.layer_of((*path, key)) < chosen
             and key in old
             and (key not in new or (new[key] is not dataclasses.MISSING and new[key] != old[key]))
@@ -378,7 +364,7 @@ class _Check:
 
     def unknown(self, kind: type, key: str, value: Any, path: tuple[str, ...]) -> None:
         """Record an unknown key, with the closest key here or its path in another section."""
-        near = did_you_mean(key, field_types(kind))
+        near = did_you_mean(key, docs.field_types(kind))
         own = ".".join((*path, key))  # a setting of another kind
         elsewhere = [
             dotted
@@ -394,13 +380,13 @@ class _Check:
     def misfit(self, path: tuple[str, ...], given: Any, hint: Any) -> Any:
         """Record a value of a wrong type or outside its range."""
         key = ".".join(path)
-        problem = f"{key} must be {words(hint)}, got {show(given)}"
+        problem = f"{key} must be {docs.words(hint)}, got {docs.show(given)}"
         self.faults.append(f"{problem} ({self.origin(path)})")
         return _INVALID
 
     def fault(self, path: tuple[str, ...], given: Any, problem: str) -> Any:
         """Record another error of a value."""
-        self.faults.append(f"{'.'.join(path)} = {show(given)} {problem} ({self.origin(path)})")
+        self.faults.append(f"{'.'.join(path)} = {docs.show(given)} {problem} ({self.origin(path)})")
         return _INVALID
 
     def origin(self, path: tuple[str, ...]) -> str:
@@ -416,10 +402,10 @@ class _Check:
 
 def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key that is not inside a list."""
-    for name, hint in field_types(kind).items():
+    for name, hint in docs.field_types(kind).items():
         yield prefix + name
-        if is_section(inner := without_none(hint)):
-            for each in kinds_of(inner):
+        if docs.is_section(inner := docs.without_none(hint)):
+            for each in docs.kinds_of(inner):
                 yield from _dotted_keys(each, f"{prefix}{name}.")
 
 

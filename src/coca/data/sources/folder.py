@@ -19,13 +19,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 from pydantic import NonNegativeInt
 
-from coca.core.annotations import (
-    SIDECAR_SUFFIXES,
-    Sidecars,
-    parse_text,
-    read_sidecars,
-    split_record,
-)
+from coca.core import annotations
 from coca.core.errors import DataError
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag, walk_files
@@ -72,7 +66,7 @@ class FolderSource:
             suffix = os.path.splitext(path)[1]
             if suffix.lower() in IMAGE_SUFFIXES:
                 self._images.append(path)
-            elif suffix in SIDECAR_SUFFIXES:
+            elif suffix in annotations.SIDECAR_SUFFIXES:
                 self._sidecars.add(path)
             else:
                 continue
@@ -100,12 +94,12 @@ class FolderSource:
         """Read the sample in a row without its image; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
-        sidecars = Sidecars()
+        sidecars = annotations.Sidecars()
         # No file is opened for images that had no sidecar file when the folder was listed.
-        if any(stem + suffix in self._sidecars for suffix in SIDECAR_SUFFIXES):
-            sidecars = read_sidecars(os.path.join(self._root, self._images[row]))
+        if any(stem + suffix in self._sidecars for suffix in annotations.SIDECAR_SUFFIXES):
+            sidecars = annotations.read_sidecars(os.path.join(self._root, self._images[row]))
         record_file = os.path.join(self._root, f"{stem}.json")
-        _, labels, metadata = split_record(sidecars.fields, record_file)
+        _, labels, metadata = annotations.split_record(sidecars.fields, record_file)
         if not labels and "/" in key:
             labels = (key.partition("/")[0],)
         return Sample(key, b"", sidecars.captions, labels, metadata)
@@ -202,7 +196,7 @@ class ClassFolderSource(AnnotatedSource):
 
 def read_names(path: str) -> dict[str, str]:
     """Read the map from folder to class name from a file in one of the formats above."""
-    text = parse_text(Storage().read_all(path), path)
+    text = annotations.parse_text(Storage().read_all(path), path)
     if not path.endswith(".json"):
         lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
         # The first of several comma-separated names.
@@ -266,7 +260,7 @@ def _listed(named: dict[str, str], config: ClassFoldersConfig) -> dict[str, str]
 
 def _read_classes(path: str) -> list[tuple[str, ...]]:
     """Read the listed classes, each with its alternative spellings."""
-    text = parse_text(Storage().read_all(path), path)
+    text = annotations.parse_text(Storage().read_all(path), path)
     if path.endswith(".json"):
         try:
             listed = [str(name) for name in json.loads(text)]  # an object yields its keys

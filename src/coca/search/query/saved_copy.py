@@ -28,15 +28,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 
 from coca.core.errors import CocaError
 from coca.core.files.atomic import atomic_folder
-from coca.search.milvus.lite import (
-    COPY_ABOUT,
-    COPY_FOLDER,
-    FileState,
-    address_of,
-    calibration_of,
-    folder_of,
-    is_lite,
-)
+from coca.search.milvus import lite
 from coca.search.query.ranking import fused_scores, parts_of
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
@@ -315,7 +307,7 @@ class SavedCopy:
     @property
     def is_current(self) -> bool:
         """Whether the files of the collection are in the state that the copy is of."""
-        state = FileState.of(self.folder)
+        state = lite.FileState.of(self.folder)
         return state is not None and state.stamp == self.stamp
 
 
@@ -326,16 +318,16 @@ def find_copy(uri: str, collection: str) -> SavedCopy | None:
         uri: Address of the collection; only Milvus Lite has copies.
         collection: Name or alias of the collection.
     """
-    address = address_of(uri)
-    if not is_lite(address):
+    address = lite.address_of(uri)
+    if not lite.is_lite(address):
         return None
     try:
         aliases = json.loads((Path(address) / "aliases.json").read_text())
-        folder = folder_of(Path(address), aliases.get(collection, collection))
-        calibration = calibration_of(folder)
+        folder = lite.folder_of(Path(address), aliases.get(collection, collection))
+        calibration = lite.calibration_of(folder)
     except (OSError, ValueError, AttributeError):
         return None
-    state = FileState.of(folder)
+    state = lite.FileState.of(folder)
     saved = None if state is None else read_copy(folder, state.stamp)
     # Others may have written it while it was read.
     if saved is None or not saved.is_current:
@@ -346,9 +338,9 @@ def find_copy(uri: str, collection: str) -> SavedCopy | None:
 
 def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
     """Open the copy of a collection in a state of its files; None if there is none, or damaged."""
-    copy = folder / COPY_FOLDER
+    copy = folder / lite.COPY_FOLDER
     try:
-        about = json.loads((copy / COPY_ABOUT).read_text())
+        about = json.loads((copy / lite.COPY_ABOUT).read_text())
         if about["version"] != _VERSION or about["stamp"] != stamp:
             return None
         encoding = VectorEncoding(**about["info"]["encoding"])
@@ -384,13 +376,13 @@ def _read_rows(copy: Path) -> CopyRows:
     return rows
 
 
-def write_copy(folder: Path, state: FileState, info: CollectionInfo, rows: CopyRows) -> None:
+def write_copy(folder: Path, state: lite.FileState, info: CollectionInfo, rows: CopyRows) -> None:
     """Write the copy of a collection."""
     ids = sorted(rows.rows)
     order = np.array([rows.rows[id] for id in ids], np.int64)
     captions = rows.captions["given"]
     sums = weighted_vectors(rows, Ranking(), order)
-    with atomic_folder(folder / COPY_FOLDER) as copy:
+    with atomic_folder(folder / lite.COPY_FOLDER) as copy:
         (copy / "words").mkdir()
         captions.words.taken(order).save(copy / "words")
         VectorScan(rows.images.vectors(order)).save(copy / "images")
@@ -410,4 +402,4 @@ def write_copy(folder: Path, state: FileState, info: CollectionInfo, rows: CopyR
             "changed": [],
             "info": asdict(info) | {"count": len(ids)},
         }
-        (copy / COPY_ABOUT).write_text(json.dumps(about))
+        (copy / lite.COPY_ABOUT).write_text(json.dumps(about))

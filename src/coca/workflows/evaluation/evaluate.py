@@ -17,13 +17,8 @@ from coca.inference.image_text import load
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
+from coca.workflows.evaluation import result_cache
 from coca.workflows.evaluation.evaluation_report import benchmark_named, write_reports
-from coca.workflows.evaluation.result_cache import (
-    CachedResult,
-    cache_path,
-    read_result,
-    write_result,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +110,7 @@ def _run_all(
     out: str | Path | None,
     progress: ProgressMaker,
     log: Callable[[str], None],
-) -> list[CachedResult]:
+) -> list[result_cache.CachedResult]:
     """Run all tasks with one model."""
     if len(configs) > 1:
         # Several tasks often read the same samples.
@@ -124,7 +119,7 @@ def _run_all(
     for config, data in zip(configs, prints, strict=True):
         path = None
         if out is not None:
-            path = cache_path(Path(out) / "results", predictor, config, data=data)
+            path = result_cache.cache_path(Path(out) / "results", predictor, config, data=data)
         entries.append(_run(predictor, config, path, progress, log))
     return entries
 
@@ -135,18 +130,18 @@ def _run(
     path: Path | None,
     progress: ProgressMaker,
     log: Callable[[str], None],
-) -> CachedResult:
+) -> result_cache.CachedResult:
     """Run one task, or read its cached result."""
     by = f"{predictor.source}: " if predictor.source else ""
     title = f"{by}{config.task} on {config.data.title}"
-    if path is not None and (before := read_result(path)) is not None:
+    if path is not None and (before := result_cache.read_result(path)) is not None:
         log(f"{title}: done before, in {before.seconds:.0f} s")
         return before
     log(title)
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
     result = TASKS.get(config.task)(predictor, config, progress=progress)
-    entry = CachedResult(result, about, time.perf_counter() - begun)
+    entry = result_cache.CachedResult(result, about, time.perf_counter() - begun)
     if path is not None:
-        write_result(path, entry)
+        result_cache.write_result(path, entry)
     return entry
