@@ -128,8 +128,9 @@ def last_stage(
     classifier = () if start else ("encoder_weights=null",)
     settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}", *classifier)
     yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
-    mixed, mixture = out / "mixed", ("--weight", "0.6", "--class-scale", "0.7")
-    yield Step(mixed, _tool("interpolate", str(german), str(third), str(mixed), *mixture))
+    mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.7")
+    average = _coca("average", str(german), str(third), *mixture, "--out", str(mixed))
+    yield Step(mixed, average)
     yield Step(half, _coca("export", str(mixed), str(half), "--half"))
     results = []
     for suite in ("everyday", "everyday_test"):

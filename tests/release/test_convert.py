@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ from coca.core.errors import ConfigError, ModelError
 from coca.inference import loading
 from coca.inference.loading import fingerprint
 from coca.inference.model_kinds import MODEL_FILES
-from coca.model.pretrained import MODULES_FILE
+from coca.model.coca import CoCa
+from coca.model.coca_config import CoCaConfig
+from coca.model.pretrained import MODULES_FILE, load_model, save_model
+from coca.processing.image import ImageConfig
+from coca.processing.processor import Processor
 from coca.release.convert import average, convert
+from tiny import ENCODERS, seed_weights
 from tiny_model import write_model
 from tiny_openclip import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
@@ -143,6 +149,44 @@ def test_models_that_differ_in_more_than_weights_have_no_average(tmp_path: Path)
         with pytest.raises(ModelError, match=rf"{other} has another {what} than .*one"):
             average([tmp_path / "one", tmp_path / other], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def write_encoder(folder: Path, name: str, *, seed: int) -> Path:
+    """A model with this encoder of `ENCODERS`."""
+    config = load_model(write_model(folder)).config
+    assert isinstance(config, CoCaConfig)
+    seed_weights(seed)
+    save_model(folder, CoCa(replace(config, image=ENCODERS[name])))
+    processor = Processor.load(folder)
+    processor.with_image(ImageConfig(image_size=32)).save(folder)
+    return folder
+
+
+def test_a_class_branch_that_one_model_lacks_is_that_of_the_other(tmp_path: Path) -> None:
+    folders = [
+        write_encoder(tmp_path / name, name, seed=seed)
+        for seed, name in enumerate(("lite", "branch"))
+    ]
+    before, after = map(weights_of, folders)
+    made = average(folders, tmp_path / "mean", shares=(0.4, 0.6), class_scale=0.7)
+    mean = weights_of(made)
+    assert mean.keys() == after.keys() > before.keys()
+    for name, tensor in mean.items():
+        wanted = 0.4 * before[name] + 0.6 * after[name] if name in before else after[name]
+        if name == "class_branch.scale":
+            wanted = torch.tensor(0.7)
+        torch.testing.assert_close(tensor, wanted.to(tensor.dtype))
+    learned = weights_of(average(folders, tmp_path / "learned"))["class_branch.scale"]
+    assert torch.equal(learned, after["class_branch.scale"])
+
+
+@pytest.mark.parametrize(("name", "scale", "has"), [("lite", 0.7, "no"), ("branch", -0.1, "a")])
+def test_a_class_scale_needs_a_class_branch_and_is_not_negative(
+    tmp_path: Path, name: str, scale: float, has: str
+) -> None:
+    folder = write_encoder(tmp_path / "one", name, seed=0)
+    with pytest.raises(ConfigError, match=f"at least 0, .* got {scale} and {has} class branch"):
+        average([folder, folder], tmp_path / "mean", class_scale=scale)
 
 
 @pytest.mark.parametrize(("count", "shares"), [(1, ()), (2, (1.0,)), (2, (1.0, 0.0))])

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,8 @@ from coca.core.files.atomic import atomic_folder, write_json
 from coca.inference.loading import model_folder
 from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_model, weights_in
 from coca.inference.open_weights import OpenWeights
+from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.backbone import BackboneConfig
 from coca.model.openclip.openclip_config import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
@@ -26,6 +29,7 @@ from coca.model.openclip.openclip_weights import config_of_weights, restore_stat
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
 from coca.model.pretrained import (
     WEIGHTS_FILE,
+    ModelConfig,
     load_config_file,
     load_model,
     save_model,
@@ -94,20 +98,28 @@ def _copy_files(folder: Path, out: Path) -> None:
 
 
 def average(
-    sources: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] = ()
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    shares: Sequence[float] = (),
+    class_scale: float | None = None,
 ) -> Path:
     """Average the weights of models that share their start (model soup, arXiv 2203.05482).
 
-    All files except the weights are those of the first model.
+    Weights before and after a stage of training are averaged as well (WiSE-FT, arXiv 2109.01903).
+    A class branch or a classifier of the image encoder that some models lack is the average of the
+    others. All files except weights and configuration are those of the first model.
 
     Args:
         sources: At least 2 models of one architecture and tokenizer, by any name that `coca.load`
             accepts. Runs that start from the same weights have a useful average; others do not.
         out: Folder to write.
         shares: Share of each model, above 0; they are divided by their sum. Default: equal shares.
+        class_scale: Scale of the class branch, at least 0. Default: the average.
 
     Raises:
-        ConfigError: There are fewer than 2 models, or the shares do not fit them.
+        ConfigError: There are fewer than 2 models, the shares do not fit them, or `class_scale` is
+            below 0 or for models without a class branch.
         ModelError: A model cannot be read, or has another configuration or tokenizer.
     """
     shares = shares or [1.0] * len(sources)
@@ -117,10 +129,12 @@ def average(
             f"models and the shares {', '.join(map(str, shares))}"
         )
     folders = [model_folder(source) for source in sources]
-    config, vocabulary = load_config_file(folders[0]), (folders[0] / TOKENIZER_FILE).read_bytes()
-    for source, folder in zip(sources, folders, strict=True):
+    configs = [load_config_file(folder) for folder in folders]
+    whole = max(configs, key=_class_parts)
+    vocabulary = (folders[0] / TOKENIZER_FILE).read_bytes()
+    for source, folder, config in zip(sources, folders, configs, strict=True):
         same = {
-            "configuration": load_config_file(folder) == config,
+            "configuration": config in _with_fewer_parts(whole),
             "tokenizer": (folder / TOKENIZER_FILE).read_bytes() == vocabulary,
         }
         for what, is_same in same.items():
@@ -129,16 +143,41 @@ def average(
                     f"{source} has another {what} than {sources[0]}; only weights of the same "
                     "model can be averaged"
                 )
-    model, total = load_model(folders[0]), sum(shares)
-    mean = {name: it.double() * (shares[0] / total) for name, it in model.state_dict().items()}
-    for folder, share in zip(folders[1:], shares[1:], strict=True):
+    has_branch, _ = _class_parts(whole)
+    if class_scale is not None and not (has_branch and class_scale >= 0):
+        raise ConfigError(
+            f"class_scale must be at least 0, for models with a class branch, got {class_scale} "
+            f"and {'a' if has_branch else 'no'} class branch"
+        )
+    model = load_model(folders[configs.index(whole)])
+    sums: dict[str, Tensor] = {}
+    totals: dict[str, float] = {}
+    for folder, share in zip(folders, shares, strict=True):
         for name, tensor in load_model(folder).state_dict().items():
-            mean[name] += tensor.double() * (share / total)
-    model.load_state_dict({name: mean[name].to(it) for name, it in model.state_dict().items()})
+            sums[name] = sums.get(name, 0) + tensor.double() * share
+            totals[name] = totals.get(name, 0.0) + share
+    if class_scale is not None:
+        sums["class_branch.scale"].fill_(class_scale * totals["class_branch.scale"])
+    means = {name: (sums[name] / totals[name]).to(it) for name, it in model.state_dict().items()}
+    model.load_state_dict(means)
     with atomic_folder(Path(out)) as unfinished:
         _copy_files(folders[0], unfinished)
         save_model(unfinished, model)
     return Path(out)
+
+
+def _class_parts(config: ModelConfig) -> tuple[bool, int]:
+    """Return whether a model has a class branch, and the classes of its encoder's classifier."""
+    image = config.image
+    return (image.class_branch, image.classes) if isinstance(image, BackboneConfig) else (False, 0)
+
+
+def _with_fewer_parts(config: ModelConfig) -> list[ModelConfig]:
+    """Return a configuration, that without class branch, and that without a classifier as well."""
+    if not isinstance(config, CoCaConfig) or not isinstance(image := config.image, BackboneConfig):
+        return [config]
+    without = (replace(image, class_branch=False, classes=count) for count in (image.classes, 0))
+    return [config, *(replace(config, image=smaller) for smaller in without)]
 
 
 def _for_open_clip(folder: Path, out: Path) -> Path:

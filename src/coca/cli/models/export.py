@@ -88,13 +88,19 @@ def average(
             help="Share of a model, above 0; once for each model in order; default: equal.",
         ),
     ] = None,
+    class_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--class-scale", min=0, help="Scale of the class branch; default: the average."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Average the weights of models that were trained from the same start."""
     console = Console.current(json=as_json)
     from coca.release import convert as workflow
 
-    made = workflow.average(sources, out, shares=shares or ())
+    made = workflow.average(sources, out, shares=shares or (), class_scale=class_scale)
     console.say(f"the average of {len(sources)} models is now in {made}")
     console.emit({"out": str(made)})
 
