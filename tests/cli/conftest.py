@@ -11,10 +11,9 @@ import typer.testing
 from typer.testing import CliRunner, Result
 
 from coca.cli.app import app
+from tiny_cli import Run
 from tiny_data import image_bytes
 from tiny_model import write_model
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="session", autouse=True)

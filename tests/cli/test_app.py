@@ -4,21 +4,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-from typer.testing import Result
 
 import coca
 from coca.cli.app import app
 from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]":

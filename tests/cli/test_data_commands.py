@@ -1,23 +1,18 @@
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from typer.testing import Result
 
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.tokenizer import Tokenizer
+from tiny_cli import Run, RunJson
 from tiny_data import make_samples
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-from typer.testing import Result
 
 from coca.cli.app import app
 from coca.cli.hints import COMMANDS, GROUP_COMMANDS, OPTIONS
-
-Run = Callable[..., Result]
+from tiny_cli import Run
 
 ROOT: Any = typer.main.get_command(app)
 

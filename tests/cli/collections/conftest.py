@@ -1,11 +1,8 @@
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import RunJson
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
+from tiny_cli import Run, RunJson
 from tiny_data import image_bytes
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 def test_a_collection_is_listed_described_and_given_another_index(

@@ -1,18 +1,14 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from tiny_cli import Run, RunJson
 from tiny_data import image_bytes
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.core.config.frozen_config import load_config
 from coca.data.sources.factory import open_source
@@ -18,11 +16,9 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
     train_tokenizer,
 )
+from tiny_cli import Run, RunJson
 from tiny_data import image_bytes
 from tiny_model import write_model
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,14 +1,10 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
+from tiny_cli import Run, RunJson
 from tiny_model import write_model
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 def test_another_model_takes_over_when_all_images_are_embedded(

@@ -1,20 +1,15 @@
 """Questions at the prompt: answered by a head, or by generation with `--generate`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
+from tiny_cli import Run, RunJson
 from tiny_model import answering, text_head
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 ANSWERS = ("yes", "no", "red")
 

@@ -1,19 +1,14 @@
 import dataclasses
 import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import Result
 
 from coca.cli.models.caption import caption
 from coca.inference.loading import load
 from coca.runtime.generation_config import GenerationConfig
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> None:

@@ -1,16 +1,12 @@
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from coca.inference.loading import load
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 def test_probabilities_of_labels_sum_to_one_best_first(

@@ -1,17 +1,12 @@
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.inference.loading import fingerprint
+from tiny_cli import Run, RunJson
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,14 +1,9 @@
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
-from typer.testing import Result
 
+from tiny_cli import Run, RunJson
 from tiny_model import write_detector
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 def test_objects_are_reported_and_drawn(run: Run, run_json: RunJson, images: list[str]) -> None:

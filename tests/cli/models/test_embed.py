@@ -1,15 +1,10 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from typer.testing import Result
 
 from coca.inference.loading import load
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 def test_embedded_images_and_texts_are_unit_vectors_in_their_order(

@@ -1,14 +1,9 @@
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from folder_hub import FolderHub
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 def test_an_exported_model_has_a_card(run: Run, run_json: RunJson, model: str) -> None:

@@ -1,15 +1,11 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 import coca
+from tiny_cli import Run, RunJson
 from tiny_image_text import write_transformers
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 
 def test_a_preset_is_described_without_its_weights(run_json: RunJson) -> None:

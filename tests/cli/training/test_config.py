@@ -1,17 +1,13 @@
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from typer.testing import Result
 
+from tiny_cli import Run, RunJson
 from tiny_recipes import layers_of
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 RUN = "run: runs/x\nmodel: coca_tiny\ntrain: {steps: 5}\ndata: {sources: [{kind: folder, path: p}]}"
 TASK = "task: retrieval\ndata: {kind: folder, path: p}"

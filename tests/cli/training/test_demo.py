@@ -1,14 +1,10 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.demo import run as workflow
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
+from tiny_cli import Run, RunJson
 
 
 @pytest.fixture

@@ -1,17 +1,12 @@
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from coca.inference.loading import load
+from tiny_cli import Run, RunJson
 from tiny_video import video
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 DATA = ["data.kind=folder", "data.path=photos"]
 

@@ -4,24 +4,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from typer.testing import Result
 
 import coca
 from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training import pretrain as workflow
 from coca.workflows.training.training_run import RunResult
+from tiny_cli import Run, RunJson
 from tiny_video import video
-
-Run = Callable[..., Result]
-RunJson = Callable[..., Any]
 
 RECIPE = {
     "run": "runs/tiny",
