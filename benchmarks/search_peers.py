@@ -285,6 +285,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     names = arguments.only.split(",") if arguments.only else list(STORES)
     if unknown := set(names) - set(STORES):
         raise SystemExit(f"unknown stores {sorted(unknown)}; there are {', '.join(STORES)}")
+    Path(arguments.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="coca-peers-", dir=arguments.work) as folder:
         rows, queries, source = prepared(arguments, Path(folder))
         size, dim = len(rows), rows.dim
