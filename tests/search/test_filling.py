@@ -11,9 +11,10 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.search.ingest.ingest_report import IngestReport
+from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.snapshot import UNSURE, WHOLE
-from coca.search.ingest.sources import Annotation, Entry, FileSource, SourceImage
+from coca.search.ingest.sources import Entry, FileSource, SourceImage
 from coca.search.milvus.collection import Collection
 from coca.search.records import (
     Record,

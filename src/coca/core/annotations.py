@@ -1,13 +1,14 @@
 """Parse captions, labels and other fields of images, from sidecar files and records.
 
 A record is a JSON object or a row of a table. The sidecar files of `cat.jpg` are `cat.txt` and
-`cat.json`; training and search read them by the same rule, that of `read_sidecars`.
+`cat.json`; training and search read them by the same rule, that of `read_sidecars`. Search also
+reads `cat.xmp` and `cat.jpg.xmp`, which photo programs write.
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coca.core.errors import DataError
 from coca.core.files.local_files import read_regular
 
 SIDECAR_SUFFIXES = (".txt", ".json")
+XMP_SUFFIX = ".xmp"
 
 _MAX_SIDECAR_BYTES = 16 << 20
 """A collection stores 64 KiB of metadata; the limit leaves room for whitespace."""
@@ -31,6 +33,20 @@ class Sidecars:
     """All other fields of the JSON, such as labels, tags and metadata."""
 
 
+def sidecar_paths(image: str | Path) -> list[str]:
+    """List the paths of all sidecar files that an image may have, `IMAGE.xmp` last."""
+    stem = os.path.splitext(image)[0]
+    return [*(stem + suffix for suffix in (*SIDECAR_SUFFIXES, XMP_SUFFIX)), f"{image}{XMP_SUFFIX}"]
+
+
+def read_xmp_sidecars(image: str | Path, *, max_bytes: int) -> Iterator[bytes]:
+    """Read the XMP files of an image: `IMAGE.xmp` (digiKam, darktable), `NAME.xmp` (Adobe)."""
+    *_, by_name, by_image = sidecar_paths(image)
+    for path in (by_image, by_name):
+        if (content := _read(path, max_bytes)) is not None:
+            yield content
+
+
 def read_sidecars(image: str | Path) -> Sidecars:
     """Read the sidecar files `NAME.txt` and `NAME.json` of an image; both are optional.
 
@@ -39,8 +55,7 @@ def read_sidecars(image: str | Path) -> Sidecars:
     lines of the text file, `caption`, `captions`. An object under `metadata` is merged into the
     other fields, and takes precedence over fields of the same name.
     """
-    stem = os.path.splitext(image)[0]
-    text_file, record_file = (stem + suffix for suffix in SIDECAR_SUFFIXES)
+    text_file, record_file, *_ = sidecar_paths(image)
     text, content = _read(text_file), _read(record_file)
     record = {} if content is None else parse_record(content, record_file)
     section = record.pop("metadata", {})
@@ -132,9 +147,9 @@ def first_texts(record: Mapping[str, Any], origin: str, names: Sequence[str]) ->
     return ()
 
 
-def _read(path: str) -> bytes | None:
+def _read(path: str, max_bytes: int = _MAX_SIDECAR_BYTES) -> bytes | None:
     try:
-        return read_regular(path, max_bytes=_MAX_SIDECAR_BYTES)
+        return read_regular(path, max_bytes=max_bytes)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from coca.core.files.local_files import read_file
 from coca.integrations.models import ModelName, as_predictor
 from coca.runtime.inputs import ImageInput
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, negate, where
-from coca.search.ingest.sources import read_header
+from coca.search.ingest.photo_metadata import PHOTO_LISTS, read_header
 from coca.search.milvus.collection import Collection
 from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
@@ -29,6 +29,7 @@ from coca.search.records import (
     ID,
     METADATA,
     PATH,
+    READ_METADATA,
     TAGS,
     TIME,
     WIDTH,
@@ -93,7 +94,8 @@ class CoCaVectorStore(VectorStore):
 
     Searches take a `filter`: an expression of Milvus, or a dictionary such as
     `{"year": {"$gte": 2020}, "tags": ["cat"]}`. Its keys are columns of the collection or keys of
-    the metadata. `tags` with a list keeps images with all of them. Operators are `$eq $ne $gt $gte
+    the metadata, such as those of `coca.search.ingest.photo_metadata.PhotoMetadata`. `tags` and
+    `people` with a list keep images with all of them. Operators are `$eq $ne $gt $gte
     $lt $lte $in $nin`, and `$and $or $not` of dictionaries.
     """
 
@@ -289,10 +291,13 @@ class CoCaVectorStore(VectorStore):
                     width=header.width,
                     height=header.height,
                     time=header.time,
-                    metadata=metadata,
+                    tags=header.annotation.tags,
+                    metadata={**header.annotation.metadata, **metadata},
                     vector=vectors[row],
                     text_vector=text_vectors.get(row),
-                    origin=Origin(content=content if id and id != content else ""),
+                    origin=Origin(
+                        content=content if id and id != content else "", read=READ_METADATA
+                    ),
                 )
             )
         return self._add(records)
@@ -482,15 +487,16 @@ def _condition(key: str, operator: str, value: Any) -> str:
     if operator not in _OPERATORS:
         known = ", ".join((*_OPERATORS, "$and", "$or", "$not"))
         raise ConfigError(f"operator {operator!r} of filter {key!r} is unknown; choose of {known}")
-    if key == TAGS:
-        tags = [value] if isinstance(value, str) else value
+    is_named = key in (*_COLUMNS, TAGS) or key.startswith(f"{METADATA}.")
+    field = key if is_named else f"{METADATA}.{key}"
+    if key in (TAGS, *PHOTO_LISTS):
+        values = [value] if isinstance(value, str) else value
         if operator in ("$eq", "$in"):
-            return has_all_tags(tags) if operator == "$eq" else has_any_tag(tags)
+            return (has_all_tags if operator == "$eq" else has_any_tag)(values, field)
         if operator in ("$ne", "$nin"):
-            return negate(has_all_tags(tags) if operator == "$ne" else has_any_tag(tags))
-        raise ConfigError(f"filter 'tags' takes $eq, $ne, $in and $nin, got {operator}")
-    is_named = key in _COLUMNS or key.startswith(f"{METADATA}.")
-    return where(key if is_named else f"{METADATA}.{key}", _OPERATORS[operator], value)
+            return negate((has_all_tags if operator == "$ne" else has_any_tag)(values, field))
+        raise ConfigError(f"filter {key!r} takes $eq, $ne, $in and $nin, got {operator}")
+    return where(field, _OPERATORS[operator], value)
 
 
 def _of_each(count: int, name: str, given: Sequence[Any] | None, default: Any) -> Sequence[Any]:

@@ -86,7 +86,7 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
         raise ArgumentError(
             f"no filter on {field!r}: fields are "
             f"{', '.join((*_TEXTS, *_NUMBERS, CAPTION_SOURCE))} and "
-            f"{METADATA}.KEY; tags have has_any_tag and has_all_tags"
+            f"{METADATA}.KEY; tags and lists in the metadata have has_any_tag and has_all_tags"
         )
     compare: Callable[[str, str, object], Filter]
     compare = _compare_column if key == field else _compare_key
@@ -133,14 +133,17 @@ def taken(*, since: date | None = None, until: date | None = None) -> Filter:
     return all_of(where(TIME, "!=", 0), between(TIME, first, last))
 
 
-def has_any_tag(tags: Sequence[str]) -> Filter:
-    """Build a filter for records with at least one of these tags; no tags keep no record."""
-    return _tagged("array_contains_any", tags) if tags else negate(_everything())
+def has_any_tag(tags: Sequence[str], field: str = TAGS) -> Filter:
+    """Build a filter for records with at least one of these tags; no tags keep no record.
+
+    `field` may be a list in the metadata instead, such as `metadata.people`.
+    """
+    return _tagged("contains_any", tags, field) if tags else negate(_everything())
 
 
-def has_all_tags(tags: Sequence[str]) -> Filter:
-    """Build a filter for records with all of these tags; no tags keep every record."""
-    return _tagged("array_contains_all", tags) if tags else _everything()
+def has_all_tags(tags: Sequence[str], field: str = TAGS) -> Filter:
+    """Build a filter for records with all of these tags, as `has_any_tag`; no tags keep all."""
+    return _tagged("contains_all", tags, field) if tags else _everything()
 
 
 def all_of(*filters: str) -> Filter:
@@ -272,11 +275,19 @@ def _in(
     return Filter(f"{field} in {listed}", f"{field} not in {listed}")
 
 
-def _tagged(function: str, tags: Sequence[str]) -> Filter:
+def _tagged(function: str, tags: Sequence[str], field: str) -> Filter:
     if isinstance(tags, str):
-        raise ArgumentError(f"tags are a list of texts, not the text {tags!r}")
-    call = f"{function}({TAGS}, [{', '.join(map(quoted, tags))}])"
-    return Filter(call, f"not {call}")
+        raise ArgumentError(f"{field} are a list of texts, not the text {tags!r}")
+    listed = f"[{', '.join(map(quoted, tags))}]"
+    if field == TAGS:
+        call = f"array_{function}({TAGS}, {listed})"
+        return Filter(call, f"not {call}")
+    key = field.removeprefix(f"{METADATA}.")
+    if key == field:
+        raise ArgumentError(f"lists are {TAGS} and {METADATA}.KEY, got {field!r}")
+    path = f"{METADATA}[{quoted(key)}]"
+    call = f"json_{function}({path}, {listed})"
+    return Filter(call, f"(not (exists {path}) or not {call})")
 
 
 def _everything() -> Filter:

@@ -38,6 +38,11 @@ DateSource: TypeAlias = Literal["taken", "file", "added", ""]
 """Source of an image's date: time of capture, modification time of the file, time of the upload, or
 empty without a date."""
 
+READ_METADATA, READ_TEXT = 1, 2
+"""Flags of `Origin.read`: the metadata that photos carry, and the text inside images."""
+LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
+"""Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
+
 MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
 """Maximum length of each column, in bytes of UTF-8: the limit of a Milvus server."""
 MAX_TAGS, MAX_TAG_BYTES = 256, 512
@@ -70,6 +75,8 @@ class Origin:
     """Hash of the image's bytes (`content_id`) where the record has another id; else empty."""
     dated: DateSource = ""
     """Source of the record's date if it is not the time of capture."""
+    read: int = 0
+    """What has been read of the file besides its pixels: `READ_METADATA`, `READ_TEXT`, or both."""
 
     def caption_source(self, caption: str) -> CaptionSource:
         """Name the source of the record's caption."""
@@ -82,9 +89,9 @@ class Origin:
         return (self.dated or "taken") if time else ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; empty `content` and `dated` are left out."""
+        """Return the fields as JSON values; empty `content`, `dated` and `read` are left out."""
         fields = {"files": dict(self.files), "label": self.label, "captioned": self.captioned}
-        rare = {"content": self.content, "dated": self.dated}
+        rare = {"content": self.content, "dated": self.dated, "read": self.read}
         return fields | {name: value for name, value in rare.items() if value}
 
 

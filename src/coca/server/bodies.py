@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from coca.core.config.docs import docstrings, field_types
 from coca.core.config.frozen_config import Fraction
+from coca.search.ingest.photo_metadata import PHOTO_FIELDS
 from coca.search.search_options import INTERFACE_NAMES, QueryOptions
 
 MAX_LIMIT = 1_000
@@ -214,7 +215,7 @@ class Condition(Body):
         Field(
             max_length=255,
             description="id, caption, album, width, height, time, caption_source, tags, or "
-            "metadata.KEY",
+            f"metadata.KEY. Photos have the keys {', '.join(PHOTO_FIELDS)}.",
         ),
     ]
     operator: Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "has all", "has any"] = "=="

@@ -13,7 +13,8 @@ from coca.core.errors import DataError
 from coca.core.files import formats
 from coca.core.files.formats import IMAGE_FORMATS, formats_of, has_heif, is_heif
 from coca.processing.image import decode
-from coca.search.ingest.sources import find_files, read_header
+from coca.search.ingest.photo_metadata import read_header
+from coca.search.ingest.sources import find_files
 
 
 def head(major: bytes, *others: bytes) -> bytes:

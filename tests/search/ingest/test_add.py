@@ -2,8 +2,9 @@ import os
 from typing import Any
 
 from coca.search.ingest.ingest_report import IngestReport
+from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.pipeline import add
-from coca.search.ingest.sources import Annotation, SourceImage
+from coca.search.ingest.sources import SourceImage
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 

@@ -16,7 +16,7 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.runtime.preprocess import MAX_SIDE, square, unresized
-from coca.search.ingest.sources import read_header
+from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box
@@ -78,7 +78,8 @@ def test_a_process_decodes_as_the_library_does(decoder: ProcessDecoder, kind: st
     expected = TRANSFORM.square(decode(data)).permute(1, 2, 0).numpy()
     assert np.array_equal(found.square, expected)
     header = read_header(data)
-    assert (found.width, found.height, found.time) == (header.width, header.height, header.time)
+    assert (found.width, found.height) == (header.width, header.height)
+    assert found.annotation == header.annotation
 
 
 @pytest.mark.parametrize("size", [(40, 30), (3000, 20), (1, 1)])

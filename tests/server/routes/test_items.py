@@ -55,6 +55,21 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert not path.exists()
 
 
+def test_an_upload_has_what_the_photo_carries(client: TestClient) -> None:
+    photo = Path(__file__).parents[2] / "search" / "ingest" / "photos" / "iphone.jpg"
+    body = {"image": data_uri(photo.read_bytes()), "collection": "others", "name": "a.jpg"}
+    item = client.post("/v1/items", json=body | {"metadata": {"lens": "mine"}}).json()
+    assert item["taken_at"] == "2024-02-29T23:59:59-08:00"
+    assert (item["metadata"]["latitude"], item["metadata"]["lens"]) == (37.8199, "mine")
+    where = [{"field": "metadata.camera", "value": "Apple iPhone 15 Pro"}]
+    found = client.post("/v1/search", json={"collection": "others", "where": where}).json()
+    assert [hit["id"] for hit in found["hits"]] == [item["id"]]
+    asked = {"collection": "others", "fields": ["metadata.iso"]}
+    facets = client.post("/v1/facets", json=asked).json()["facets"]
+    assert facets[0]["values"] == [{"value": 80, "count": 1}]
+    client.delete(f"/v1/items/{item['id']}?collection=others")
+
+
 def test_an_upload_without_a_time_has_that_of_its_upload(client: TestClient) -> None:
     before = int(time.time())
     items = [

@@ -13,8 +13,9 @@ from coca.core.errors import CocaError, ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
+from coca.search.ingest.photo_metadata import Annotation, read_header
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import Annotation, FileSource, ItemSource, SeriesSource, read_header
+from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import (
     FolderUri,

@@ -288,3 +288,12 @@ def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     with Collection.open(str(tmp_path / "coca.db")) as collection:
         assert collection.count() == 2
+
+
+def test_a_changed_xmp_file_indexes_its_image_again(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.jpg.xmp", "ab.jpg", "b.jpg", "b.xmp"):
+        (tmp_path / name).write_bytes(b"")
+    changed = [tmp_path / "a.jpg.xmp", tmp_path / "b.xmp"]
+    sources = changed_sources(changed, (), Roots([tmp_path]), frame_interval_s=0.0)
+    paths = [Path(entry.path).name for source in sources for entry in source.entries()]
+    assert paths == ["a.jpg", "b.jpg"]

@@ -9,16 +9,9 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.prefetch import iterate_ahead, map_ahead
+from coca.search.ingest.photo_metadata import Annotation, Header, read_header
 from coca.search.ingest.snapshot import WHOLE, CollectionSnapshot
-from coca.search.ingest.sources import (
-    Annotation,
-    Entry,
-    Header,
-    ItemSource,
-    SeriesSource,
-    SourceImage,
-    read_header,
-)
+from coca.search.ingest.sources import Entry, ItemSource, SeriesSource, SourceImage
 from coca.search.predictor import Embedder, PreparingEmbedder
 from coca.search.records import Record, content_id
 

@@ -3,22 +3,17 @@
 This module has the source of files. Others, such as tars and tables, implement the Protocol.
 """
 
-import io
 import logging
 import os
-import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from PIL import Image
-
-from coca.core.annotations import SIDECAR_SUFFIXES, read_sidecars
+from coca.core.annotations import read_sidecars, read_xmp_sidecars, sidecar_paths
 from coca.core.errors import DataError
-from coca.core.files.formats import HEAD_BYTES, HEIF_SUFFIXES, PHOTO_SUFFIXES, formats_of, has_heif
+from coca.core.files.formats import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
 from coca.core.files.local_files import (
     Roots,
     check_within,
@@ -27,48 +22,12 @@ from coca.core.files.local_files import (
     read_file,
     walk_files,
 )
+from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Annotation, read_xmp
 
 # Encoded images of sources, with their annotations.
 
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """Caption, metadata, tags, album and time of an image."""
-
-    caption: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    album: str = ""
-    time: int = 0
-    """Time of capture, in seconds since 1970; 0 if unknown."""
-
-    @classmethod
-    def of(
-        cls, captions: Sequence[str], fields: Mapping[str, Any], *, tags: Iterable[str] = ()
-    ) -> "Annotation":
-        """Split fields into tags, album, time and other metadata.
-
-        Args:
-            captions: The first is the caption; of several, all are in the metadata as `captions`.
-            fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
-                1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
-                else is metadata.
-            tags: Further tags.
-        """
-        rest = dict(fields)
-        if len(captions) > 1:
-            rest["captions"] = list(captions)
-        none: tuple[str, ...] = ()
-        found = (*tags, *_take(rest, "tags", _as_tags, none))
-        album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
-        time = _take(rest, "time", _as_time, 0)
-        caption = captions[0] if captions else ""
-        return cls(caption, rest, tuple(dict.fromkeys(found)), album, time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,86 +82,12 @@ def find_files(
 
 
 def read_annotation(image: str | Path) -> Annotation:
-    """Read the sidecar files of an image as its annotation, see `read_sidecars`."""
+    """Read the sidecar files of an image: `NAME.txt` and `NAME.json`, completed by XMP."""
     sidecars = read_sidecars(image)
-    return Annotation.of(sidecars.captions, sidecars.fields)
-
-
-def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
-    """Remove and return a field if it is valid, else return the default."""
-    value = read(fields[name]) if name in fields else None
-    if value is None:
-        return default
-    del fields[name]
-    return value
-
-
-def _as_tags(value: Any) -> tuple[str, ...] | None:
-    texts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
-        return None
-    return tuple(one.strip() for one in texts if one.strip())
-
-
-def _as_time(value: Any) -> int | None:
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
-        return None
-    return int(value)
-
-
-# Image metadata from the file header, without decoding: size and capture time.
-
-
-_ORIENTATION, _TIMES, _CHANGED = 0x0112, 0x8769, 0x0132
-_TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
-
-
-@dataclass(frozen=True)
-class Header:
-    """Size and capture time of an image."""
-
-    width: int = 0
-    """Width of the upright image, in pixels; 0 if unknown."""
-    height: int = 0
-    """Height, as `width`."""
-    time: int = 0
-    """Time of capture, in seconds since 1970; 0 if unknown. A time without a zone counts as UTC, so
-    that the result is the same on every machine."""
-
-
-def read_header(image: bytes) -> Header:
-    """Read the header of an encoded image; zeros if damaged, as the model reports the error."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
-                width, height = opened.size
-                exif = opened.getexif()
-                # From 5 on, the image is rotated by 90 degrees.
-                if int(exif.get(_ORIENTATION, 1)) >= 5:
-                    width, height = height, width
-                times = exif.get_ifd(_TIMES)
-                taken = times.get(_TAKEN) or exif.get(_CHANGED)
-                return Header(width, height, _seconds(taken, times.get(_TAKEN_ZONE)))
-    except Exception:
-        # On damaged files Pillow's readers raise nearly anything.
-        return Header()
-
-
-def _seconds(taken: object, zone: object) -> int:
-    """Parse an Exif time such as `2024:05:31 18:30:00` and a zone such as `+02:00`."""
-    try:
-        local = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
-        named = datetime.strptime(str(zone), "%z").tzinfo if zone else UTC
-    except ValueError:
-        return 0
-    return int(local.replace(tzinfo=named).timestamp())
+    annotation = Annotation.of(sidecars.captions, sidecars.fields)
+    for packet in read_xmp_sidecars(image, max_bytes=MAX_XMP_BYTES):
+        annotation = annotation.over(read_xmp(packet))
+    return annotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +201,7 @@ def check_links(file: str, folders: Sequence[str | Path]) -> None:
         file: Path of the image or video.
         folders: Folders that the files must be in; empty: anywhere.
     """
-    stem = os.path.splitext(file)[0]
-    for path in (file, *(stem + suffix for suffix in SIDECAR_SUFFIXES)):
+    for path in (file, *sidecar_paths(file)):
         check_within(path, folders)
 
 

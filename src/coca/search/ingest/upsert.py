@@ -20,14 +20,15 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.progress import Bar
 from coca.search.ingest.ingest_report import BadLog, IngestReport
+from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.prefetch import LoadedItem, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
-from coca.search.ingest.sources import Annotation
 from coca.search.ingest.upsert_rules import CountCase, Merge, MergeCase, decide_count, decide_merge
 from coca.search.predictor import Embedder
 from coca.search.records import (
     MAX_BYTES,
     ORIGIN,
+    READ_METADATA,
     Origin,
     Record,
     has_priority,
@@ -49,25 +50,43 @@ def fresh_record(item: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> 
     image, header = item.image, item.header
     assert image is not None
     assert vector is not None
-    annotation = image.annotation
-    taken = annotation.time or header.time
+    annotation = image.annotation.over(header.annotation)
     return Record(
         id=item.id,
         path=image.path,
         caption=annotation.caption,
         width=header.width,
         height=header.height,
-        time=taken or image.modified_at,
+        time=annotation.time or image.modified_at,
         tags=annotation.tags,
         album=annotation.album,
         metadata=annotation.metadata,
         vector=vector,
         origin=Origin(
             files={image.path: image.etag},
-            label=label_of(annotation),
-            dated="" if taken or not image.modified_at else "file",
+            label=label_of(image.annotation),
+            dated="" if annotation.time or not image.modified_at else "file",
+            read=READ_METADATA,
         ),
     )
+
+
+def with_file_metadata(stored: Record, item: LoadedItem) -> Record:
+    """Add the metadata of the file to a record that was written without them.
+
+    What the record has, and what people changed in it, is kept.
+    """
+    if item.given is not None or stored.origin.read & READ_METADATA:
+        return stored
+    given = stored.caption if stored.caption_source == "given" else ""
+    own = Annotation(given, stored.metadata, stored.tags).over(item.header.annotation)
+    origin = replace(stored.origin, read=stored.origin.read | READ_METADATA)
+    if own.time and stored.date_source in ("file", ""):
+        stored, origin = replace(stored, time=own.time), replace(origin, dated="")
+    if own.caption and not given:
+        origin = replace(origin, captioned=False)
+        stored = replace(stored, caption=own.caption, text_vector=None)
+    return replace(stored, metadata=own.metadata, tags=own.tags, origin=origin)
 
 
 def with_files(record: Record, files: Mapping[str, str]) -> Record:
@@ -110,7 +129,13 @@ def _default_album(path: str, etags: str) -> str:
 def with_annotation_of(fresh: Record, stored: Record) -> Record:
     """Merge new metadata into a stored record; given captions replace generated captions."""
     given = fresh.origin
-    origin = replace(stored.origin, label=given.label, captioned=given.captioned, dated=given.dated)
+    origin = replace(
+        stored.origin,
+        label=given.label,
+        captioned=given.captioned,
+        dated=given.dated,
+        read=stored.origin.read | given.read,
+    )
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
         fresh = replace(fresh, caption=stored.caption)
@@ -194,6 +219,7 @@ class UpsertPlanner:
         self._store = store
         self._snapshot = snapshot
         self._captioner = captioner
+        self._reads = READ_METADATA
         self._batch_size = batch_size
         self._bar = bar
         self._bad_log = bad_log
@@ -342,6 +368,8 @@ class UpsertPlanner:
                 merge in (Merge.UPDATE, Merge.KEEP)
                 and self._has_current_metadata(item, known, merge)
                 and (known.has_caption or self._captioner is None)
+                # Members of tars and rows of tables are not read again.
+                and (item.annotation is None or not self._reads & ~known.origin.read)
             )
             if same:
                 # Finish the work of a killed run.
@@ -406,7 +434,8 @@ class UpsertPlanner:
         path, etag = image.path, image.etag
         fresh = fresh_record(item, record.vector)
         before = RecordState.of(record.path, record.caption, record.origin)
-        merge = decide_merge(self._case(path, etag, fresh.caption, before))
+        caption = fresh.caption if item.given is not None else image.annotation.caption
+        merge = decide_merge(self._case(path, etag, caption, before))
         if merge is Merge.COPY and self._is_remounted(item, before):
             merge = Merge.TAKE_OVER
         joined = replace(record, origin=self._with_entry(record.origin, path, etag, merge))
@@ -417,6 +446,10 @@ class UpsertPlanner:
             entry = join_source_entries([*tables, etag])
             origin = replace(joined.origin, files={**joined.origin.files, path: entry})
             joined = replace(moved_record(record, fresh), origin=origin)
+        elif merge is Merge.UPDATE and record.origin.label == fresh.origin.label != "":
+            # The metadata are as before, also if people changed the record since.
+            if joined.date_source in ("file", "") and fresh.date_source == "file":
+                joined = replace(joined, time=fresh.time)
         elif merge.replaces_metadata:
             if len(split_source_entries(joined.origin.files[path])) > 1 and not fresh.album:
                 # A table seldom gives an album; the folder of the image is the album.
@@ -424,7 +457,9 @@ class UpsertPlanner:
             joined = with_annotation_of(fresh, joined)
         elif merge is Merge.KEEP and not joined.album:
             joined = replace(joined, album=fresh.album)
+        joined = with_file_metadata(joined, item)
         same = (record.origin.label, record.caption) == (joined.origin.label, joined.caption)
+        same = same and (record.metadata, record.tags) == (joined.metadata, joined.tags)
         same = same and (is_captioned(joined) or self._captioner is None)
         case = CountCase(merge, is_new_path=path not in record.origin.files, is_same=same)
         self.report.count(decide_count(case), path, of=record.path)

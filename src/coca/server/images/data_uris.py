@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
 from coca.core.files.formats import HEAD_BYTES, is_heif
+from coca.search.ingest.photo_metadata import Annotation
 
 # Encoded images of requests: data URIs and media types.
 
@@ -75,7 +76,7 @@ class DecodedImage:
     width: int
     """Width of the upright image, in pixels."""
     height: int
-    time: int
-    """Time of capture, in seconds since 1970; 0 if unknown."""
+    annotation: Annotation
+    """What the file carries besides the pixels."""
     covered: Box
     """Part of the image that `square` shows; below 0 or above 1 where it is padded."""

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -16,7 +16,16 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from coca.core.errors import ConfigError
 from coca.core.files.local_files import file_etag
-from coca.search.records import DateSource, Origin, Record, content_id, storage_error
+from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation
+from coca.search.records import (
+    READ_METADATA,
+    UTC_OFFSET,
+    DateSource,
+    Origin,
+    Record,
+    content_id,
+    storage_error,
+)
 from coca.search.records import Hit as FoundHit
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
 from coca.server.collections.served_collection import ServedCollection
@@ -56,8 +65,11 @@ class Item(Body):
     date_source: DateSource
     """Source of `time`: `taken` (capture), `file` (its modification), `added` (the upload)."""
     taken_at: str | None
-    """Time of capture in ISO 8601; null if unknown."""
-    metadata: dict[str, Any]
+    """Time of capture in ISO 8601, in its zone where that is known; null if unknown."""
+    metadata: Annotated[
+        dict[str, Any],
+        Field(description=f"All other fields. Photos have {', '.join(PHOTO_FIELDS)}."),
+    ]
     thumbnail: str
     """URL of a small JPEG."""
     original: str
@@ -142,7 +154,7 @@ def fields_of(
         "height": record.height,
         "time": record.time or None,
         "date_source": record.date_source,
-        "taken_at": _iso(record.time) if record.date_source == "taken" else None,
+        "taken_at": _taken_at(record) if record.date_source == "taken" else None,
         "metadata": dict(record.metadata),
         "thumbnail": f"{url}/thumbnail{query}",
         "original": f"{url}/original{query}",
@@ -156,11 +168,11 @@ def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*([caption] if caption else []), *several]))
 
 
-def _iso(time: int) -> str | None:
-    if not time:
-        return None
+def _taken_at(record: Record | FoundHit) -> str | None:
+    offset = record.metadata.get(UTC_OFFSET)
     try:
-        return datetime.fromtimestamp(time, UTC).isoformat()
+        zone = timezone(timedelta(minutes=offset)) if isinstance(offset, int) else UTC
+        return datetime.fromtimestamp(record.time, zone).isoformat()
     except (OverflowError, OSError, ValueError):
         return None
 
@@ -185,20 +197,21 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     served.check_writable()
     service.uploads.check_space()
     image = service.decoder.decode(data)
-    caption, generated = new.caption, False
+    given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)
+    annotation = given.over(image.annotation)
+    caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
-    taken = image.time if new.time is None else new.time
     record = Record(
         id=own,
         path="",
         caption=caption,
         width=image.width,
         height=image.height,
-        time=taken or int(time.time()),
-        tags=tuple(dict.fromkeys(new.tags)),
+        time=annotation.time or int(time.time()),
+        tags=annotation.tags,
         album=new.album,
-        metadata={**new.metadata, **({NAME: new.name} if new.name else {})},
+        metadata={**annotation.metadata, **({NAME: new.name} if new.name else {})},
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
@@ -213,7 +226,8 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         origin = Origin(
             files={str(path): file_etag(path)},
             captioned=generated,
-            dated="" if taken else "added",
+            dated="" if annotation.time else "added",
+            read=READ_METADATA,
         )
         record = replace(record, path=str(path), origin=origin)
         served.collection.upsert([record])

@@ -194,12 +194,13 @@ def _condition(one: Condition) -> str:
     if one.field == "tags" or one.operator in ("has all", "has any"):
         values = one.value if isinstance(one.value, list) else [one.value]
         tags = [tag for tag in values if isinstance(tag, str)]
-        if one.field != "tags" or one.operator not in ("has all", "has any") or not tags:
+        if one.operator not in ("has all", "has any") or not tags:
             raise ArgumentError(
                 'tags take the operators "has all" and "has any" with a list of texts, got '
                 f"{one.field} {one.operator} {one.value!r}"
             )
-        return has_all_tags(tags) if one.operator == "has all" else has_any_tag(tags)
+        keeps = has_all_tags if one.operator == "has all" else has_any_tag
+        return keeps(tags, one.field)
     return where(one.field, one.operator, one.value)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from coca.core.annotations import SIDECAR_SUFFIXES
+from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
@@ -29,8 +29,8 @@ from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.processing.video import read_frames
 from coca.search.ingest.parquet import find_vectors
+from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import (
-    Annotation,
     AnySource,
     Entry,
     FileSource,
@@ -496,7 +496,7 @@ _KINDS: Sequence[tuple[frozenset[str], str]] = (
     (_TABLES, "tables: pass those that list images by name"),
     (frozenset({LINK}), "pass the linked folders by name"),
 )
-_TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | frozenset(SIDECAR_SUFFIXES) | {".idx"}
+_TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx"}
 _MOST_SUFFIXES = 6
 
 

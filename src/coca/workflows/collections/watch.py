@@ -10,7 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import TypeVar
 
-from coca.core.annotations import SIDECAR_SUFFIXES
+from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
@@ -151,12 +151,12 @@ def changed_sources(
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
-        if path.suffix in SIDECAR_SUFFIXES:
-            # A sidecar changed, so its images are indexed again.
+        if path.suffix in (*SIDECAR_SUFFIXES, XMP_SUFFIX):
+            # A sidecar changed, so its images are indexed again: `NAME.xmp` or `NAME.jpg.xmp`.
             there.update(
                 str(file)
-                for file in path.parent.glob(f"{escape(path.stem)}.*")
-                if file.suffix.lower() in _TAKEN
+                for file in path.parent.glob(f"{escape(path.stem)}*")
+                if file.suffix.lower() in _TAKEN and path.stem in (file.stem, file.name)
             )
         elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
             there.add(str(path))

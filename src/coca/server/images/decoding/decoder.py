@@ -12,6 +12,8 @@ from jaxtyping import UInt8
 
 from coca.core.errors import DataError
 from coca.runtime.preprocess import ImageSettings
+from coca.search.ingest.photo_metadata import Annotation
+from coca.search.records import storage_error
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import Box, DecodedImage
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
@@ -97,9 +99,10 @@ class ProcessDecoder:
         )
         shape = (side, side) if fixed else (int(answer["rows"]), int(answer["columns"]))
         square = np.frombuffer(payload, np.uint8).reshape(*shape, 3)
-        width, height, time = (int(answer[name]) for name in ("width", "height", "time"))
+        width, height = int(answer["width"]), int(answer["height"])
         x0, y0, x1, y1 = map(float, answer["covered"])
-        return DecodedImage(square, width, height, time, _within(box, (x0, y0, x1, y1)))
+        annotation = _checked(answer["annotation"])
+        return DecodedImage(square, width, height, annotation, _within(box, (x0, y0, x1, y1)))
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""
@@ -180,6 +183,14 @@ def _pixel_bytes(header: dict[str, Any], side: int) -> int:
     if not (0 < rows <= side and 0 < columns <= side):
         raise ValueError(f"{rows} x {columns} pixels")
     return rows * columns * 3
+
+
+def _checked(given: Mapping[str, Any]) -> Annotation:
+    """Convert the metadata of an image; none if a damaged image made them unusable."""
+    caption, fields = str(given["caption"]), {name: given[name] for name in ("tags", "time")}
+    found = Annotation.of([caption] if caption else [], dict(given["metadata"]) | fields)
+    fault = storage_error("", caption, found.metadata, tags=found.tags, time=found.time)
+    return Annotation() if fault else found
 
 
 def _within(box: Box | None, part: Box) -> Box:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LENGTHS = struct.Struct(">IQ")
-MAX_HEADER_BYTES = 16_384
+MAX_HEADER_BYTES = 1 << 20
+"""Room for the metadata of an image, whose texts are cut by `coca.search.ingest.photo_metadata`."""
 
 
 class BrokenMessageError(Exception):

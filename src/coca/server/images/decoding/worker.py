@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from coca.core.errors import DataError
 from coca.core.files.formats import has_heif, register_heif
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
-from coca.search.ingest.sources import read_header
+from coca.search.ingest.photo_metadata import read_header
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns
@@ -83,7 +84,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         "columns": square.shape[1],
         "width": header.width,
         "height": header.height,
-        "time": header.time,
+        "annotation": asdict(header.annotation),
         "covered": covered,
     }
     return answer, np.ascontiguousarray(square)

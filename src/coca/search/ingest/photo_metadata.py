@@ -1,0 +1,562 @@
+"""Metadata that photos carry: Exif, IPTC and XMP, of the file itself and of an `.xmp` sidecar.
+
+XMP takes precedence over IPTC, and IPTC over Exif, for what people wrote; Exif takes precedence for
+what the camera wrote (Metadata Working Group, "Guidelines for Handling Image Metadata" 2.0). All
+files are untrusted: what is damaged is left out, texts and lists are cut, and no reader raises.
+"""
+
+import io
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any, TypeVar
+from xml.etree import ElementTree
+
+from PIL import Image, ImageFile, IptcImagePlugin
+
+from coca.core.files.formats import HEAD_BYTES, formats_of
+from coca.search.records import MAX_BYTES, MAX_TAG_BYTES, MAX_TAGS, METADATA
+
+T = TypeVar("T")
+
+# The fields, their types and units. Filters, facets, JSON and the documentation follow from here.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoMetadata:
+    """Fields that `coca index` adds to the metadata of a photo, where the photo has them.
+
+    A field of the same name in `NAME.json` or a table takes precedence.
+    """
+
+    title: str | None = None
+    """Title."""
+    people: tuple[str, ...] | None = None
+    """Names of the people in the photo, as Lightroom, digiKam, Apple and Microsoft write them."""
+    rating: int | None = None
+    """Stars, 0 to 5; -1 if rejected."""
+    camera: str | None = None
+    """Maker and model of the camera."""
+    lens: str | None = None
+    """Model of the lens."""
+    exposure_s: float | None = None
+    """Exposure time, in seconds."""
+    f_number: float | None = None
+    """Aperture, as the f-number."""
+    focal_length: float | None = None
+    """Focal length of the lens, in millimetres."""
+    iso: int | None = None
+    """Sensitivity, as the ISO speed."""
+    flash: bool | None = None
+    """Whether the flash fired."""
+    orientation: int | None = None
+    """Orientation of the stored pixels, 1 to 8, as in Exif; searches and pages show it upright."""
+    latitude: float | None = None
+    """Latitude in degrees, north positive, -90 to 90."""
+    longitude: float | None = None
+    """Longitude in degrees, east positive, -180 to 180."""
+    altitude: float | None = None
+    """Altitude above sea level, in metres."""
+    utc_offset: int | None = None
+    """Offset of the zone of the capture time from UTC, in minutes. `time` is in UTC."""
+    city: str | None = None
+    """City or town."""
+    country: str | None = None
+    """Country."""
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Return the known fields as JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value not in (None, (), "")
+        }
+
+
+PHOTO_FIELDS = tuple(each.name for each in fields(PhotoMetadata))
+"""Keys of the metadata of photos."""
+PHOTO_LISTS = frozenset(each.name for each in fields(PhotoMetadata) if "tuple" in str(each.type))
+"""Those whose values are lists of texts."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Caption, metadata, tags, album and time of an image."""
+
+    caption: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    album: str = ""
+    time: int = 0
+    """Time of capture, in seconds since 1970; 0 if unknown."""
+
+    @classmethod
+    def of(
+        cls, captions: Sequence[str], fields: Mapping[str, Any], *, tags: Iterable[str] = ()
+    ) -> "Annotation":
+        """Split fields into tags, album, time and other metadata.
+
+        Args:
+            captions: The first is the caption; of several, all are in the metadata as `captions`.
+            fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
+                1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
+                else is metadata.
+            tags: Further tags.
+        """
+        rest = dict(fields)
+        if len(captions) > 1:
+            rest["captions"] = list(captions)
+        none: tuple[str, ...] = ()
+        found = (*tags, *_take(rest, "tags", _as_tags, none))
+        album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
+        time = _take(rest, "time", _as_time, 0)
+        caption = captions[0] if captions else ""
+        return cls(caption, rest, tuple(dict.fromkeys(found)), album, time)
+
+    def over(self, other: "Annotation") -> "Annotation":
+        """Complete this annotation by another one; tags of both are kept.
+
+        The other's metadata are left out if both together are too large for a collection.
+        """
+        metadata = {**other.metadata, **self.metadata}
+        if other.metadata and len(json.dumps(metadata)) > MAX_BYTES[METADATA]:
+            metadata = dict(self.metadata)
+        tags = tuple(dict.fromkeys((*self.tags, *other.tags)))
+        return Annotation(
+            self.caption or other.caption,
+            metadata,
+            tags if len(tags) <= MAX_TAGS else self.tags,
+            self.album or other.album,
+            self.time or other.time,
+        )
+
+
+def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
+    """Remove and return a field if it is valid, else return the default."""
+    value = read(fields[name]) if name in fields else None
+    if value is None:
+        return default
+    del fields[name]
+    return value
+
+
+def _as_tags(value: Any) -> tuple[str, ...] | None:
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        return None
+    return tuple(one.strip() for one in texts if one.strip())
+
+
+def _as_time(value: Any) -> int | None:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
+        return None
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size of an image, and the metadata that its file carries."""
+
+    width: int = 0
+    """Width of the upright image, in pixels; 0 if unknown."""
+    height: int = 0
+    """Height, as `width`."""
+    annotation: Annotation = field(default_factory=Annotation)
+    """Caption, keywords, time of capture and fields of `PhotoMetadata`. A time without a zone
+    counts as UTC, so that the result is the same on every machine."""
+
+    @property
+    def time(self) -> int:
+        """Time of capture, in seconds since 1970; 0 if unknown."""
+        return self.annotation.time
+
+
+MAX_XMP_BYTES = 4 << 20
+"""Size above which XMP is not parsed, in bytes; that of an edited photo has tens of kilobytes."""
+_MAX_TEXT_BYTES, _MAX_CAPTION_BYTES = 1_024, 8_192
+_MAX_PEOPLE = 64
+_MAX_ELEMENTS = 100_000
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]+")
+_CAMERA_CAPTIONS = re.compile(
+    r"(olympus|sony|konica|minolta|kodak|nikon|samsung|casio) .*|dcim|digital camera|\W*|untitled"
+    r"|screenshot|.{0,4}\d{3,}",
+    re.IGNORECASE,
+)
+"""Descriptions that cameras write into each photo."""
+
+
+def read_header(image: bytes) -> Header:
+    """Read the header of an encoded image; empty if damaged, as the model reports the error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
+                width, height = opened.size
+                exif, iptc, xmp = _exif_of(opened), _iptc_of(opened), _xmp_of(opened)
+    except Exception:
+        # On damaged files Pillow's readers raise nearly anything.
+        return Header()
+    # From 5 on, the image is rotated by 90 degrees.
+    if (exif.number("orientation", 0x0112) or 1) >= 5:
+        width, height = height, width
+    return Header(width, height, _annotation(exif, iptc, xmp))
+
+
+def read_xmp(packet: bytes) -> Annotation:
+    """Read an XMP packet, such as an `.xmp` sidecar; empty if it is damaged."""
+    return _annotation(_Exif(), {}, _Xmp.parse(packet))
+
+
+# Exif: what the camera wrote.
+
+_CAMERA_IFD, _GPS_IFD = 0x8769, 0x8825
+_XMP_TAG = 0x02BC
+
+
+class _Exif:
+    """Values of Exif tags, converted and checked; None where they are missing or damaged."""
+
+    def __init__(self, exif: Image.Exif | None = None) -> None:
+        self._ifds: list[Mapping[int, Any]] = []
+        self.gps: Mapping[int, Any] = {}
+        if exif is not None:
+            self._ifds = [exif, _ifd(exif, _CAMERA_IFD)]
+            self.gps = _ifd(exif, _GPS_IFD)
+
+    def value(self, tag: int) -> Any:
+        return next((ifd[tag] for ifd in self._ifds if tag in ifd), None)
+
+    def text(self, tag: int) -> str:
+        return _text(self.value(tag))
+
+    def number(self, name: str, tag: int) -> Any:
+        return _number(name, self.value(tag))
+
+
+def _exif_of(image: Image.Image) -> _Exif:
+    try:
+        return _Exif(image.getexif())
+    except Exception:
+        return _Exif()
+
+
+def _ifd(exif: Image.Exif, tag: int) -> Mapping[int, Any]:
+    try:
+        return exif.get_ifd(tag)
+    except Exception:
+        return {}
+
+
+def _place(gps: Mapping[int, Any]) -> dict[str, float]:
+    """Read latitude, longitude and altitude; 0, 0 is what devices without a fix write."""
+    found = {}
+    for name, tag, negative in (("latitude", 1, "S"), ("longitude", 3, "W")):
+        parts = gps.get(tag + 1)
+        if not isinstance(parts, Sequence) or isinstance(parts, str | bytes) or not parts:
+            return {}
+        degrees = [_float(part) for part in parts[:3]]
+        if None in degrees:
+            return {}
+        value = sum(part / 60**power for power, part in enumerate(degrees) if part is not None)
+        value = _number(name, -value if _text(gps.get(tag)).upper() == negative else value)
+        if value is None:
+            return {}
+        found[name] = value
+    if not any(found.values()):
+        return {}
+    altitude = _number("altitude", gps.get(6))
+    if altitude is not None:
+        below = gps.get(5) in (1, b"\x01", "\x01")
+        found["altitude"] = -altitude if below else altitude
+    return found
+
+
+def _camera(maker: str, model: str) -> str:
+    """Join maker and model; most models begin with the maker's name."""
+    first = maker.split(" ")[0]
+    return model if not maker or model.lower().startswith(first.lower()) else f"{first} {model}"
+
+
+def _moment(exif: _Exif) -> tuple[datetime, tzinfo | None] | None:
+    """Read the time of capture, with its zone if the camera or the satellites give it."""
+    for tag, zone_tag in ((0x9003, 0x9011), (0x9004, 0x9012), (0x0132, 0x9010)):
+        try:
+            local = datetime.strptime(exif.text(tag), "%Y:%m:%d %H:%M:%S")
+        except ValueError:
+            continue
+        try:
+            return local, datetime.strptime(exif.text(zone_tag), "%z").tzinfo
+        except ValueError:
+            return local, _zone_of(local, exif.gps)
+    return None
+
+
+_ZONE_STEP, _MOST_FIX_AGE = timedelta(minutes=15), timedelta(minutes=2)
+
+
+def _zone_of(local: datetime, gps: Mapping[int, Any]) -> tzinfo | None:
+    """Compare the clock of the camera with the time of the satellites, which is UTC."""
+    try:
+        day = datetime.strptime(_text(gps.get(29)), "%Y:%m:%d")
+        hours, minutes, seconds = (float(part) for part in gps[7])
+        apart = local - day - timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        offset = round(apart / _ZONE_STEP) * _ZONE_STEP
+        is_zone = timedelta(hours=-12) <= offset <= timedelta(hours=14)
+        return timezone(offset) if is_zone and abs(apart - offset) <= _MOST_FIX_AGE else None
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        return None
+
+
+# IPTC: what agencies and older programs write.
+
+_TITLE, _KEYWORDS, _CITY, _COUNTRY, _CAPTION = (2, 5), (2, 25), (2, 90), (2, 101), (2, 120)
+
+
+def _iptc_of(image: ImageFile.ImageFile) -> dict[tuple[int, int], list[str]]:
+    try:
+        found = IptcImagePlugin.getiptcinfo(image) or {}
+    except Exception:
+        return {}
+    return {
+        key: _texts(value if isinstance(value, list) else [value]) for key, value in found.items()
+    }
+
+
+# XMP: what photo programs write, into the file or next to it.
+
+_NAMESPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "exif": "http://ns.adobe.com/exif/1.0/",
+    "exifEX": "http://cipa.jp/exif/1.0/",
+    "tiff": "http://ns.adobe.com/tiff/1.0/",
+    "aux": "http://ns.adobe.com/exif/1.0/aux/",
+    "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "regions": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "microsoft": "http://ns.microsoft.com/photo/1.2/t/Region#",
+    "digiKam": "http://www.digikam.org/ns/1.0/",
+    "lr": "http://ns.adobe.com/lightroom/1.0/",
+}
+_DEGREES = re.compile(r"(\d+),([\d.]+)(?:,([\d.]+))?([NSEW])")
+
+
+def _name(short: str) -> str:
+    prefix, _, local = short.partition(":")
+    return f"{{{_NAMESPACES[prefix]}}}{local}"
+
+
+class _Xmp:
+    """Properties of an XMP packet."""
+
+    def __init__(self, values: Mapping[str, Sequence[str]], people: Sequence[str]) -> None:
+        self._values, self.people = values, people
+
+    @classmethod
+    def parse(cls, packet: bytes) -> "_Xmp":
+        """Parse a packet; empty if it is damaged, too large, or declares entities."""
+        text = packet[:MAX_XMP_BYTES].decode("utf-8-sig", "replace").strip(" \t\r\n\0")
+        # Entities would let a small file become a large text.
+        if len(packet) > MAX_XMP_BYTES or "<!DOCTYPE" in text or text.count("<") > _MAX_ELEMENTS:
+            return cls({}, ())
+        try:
+            root = ElementTree.fromstring(text)
+        except (ElementTree.ParseError, ValueError):
+            return cls({}, ())
+        values: dict[str, list[str]] = {}
+        people: list[str] = []
+        for described in root.iter(_name("rdf:Description")):
+            for name, value in described.attrib.items():
+                values.setdefault(name, [value])
+            for child in described:
+                items = [item.text or "" for item in child.iter(_name("rdf:li"))]
+                values.setdefault(child.tag, items or [child.text or ""])
+        for element in root.iter():
+            for name, kind in (
+                ("regions:Name", "regions:Type"),
+                ("microsoft:PersonDisplayName", ""),
+            ):
+                person = _property(element, name)
+                if person and (not kind or _property(element, kind) in ("", "Face")):
+                    people.append(person)
+        return cls(values, people)
+
+    def texts(self, name: str) -> list[str]:
+        return _texts(self._values.get(_name(name), ()))
+
+    def text(self, *names: str, most: int = _MAX_TEXT_BYTES) -> str:
+        """Return the first text of the first property that has one."""
+        found = (text for name in names for text in self._values.get(_name(name), ()))
+        return next(filter(None, (_text(text, most) for text in found)), "")
+
+    def number(self, field: str, *names: str) -> Any:
+        return _number(field, self.text(*names))
+
+    def degrees(self, field: str, name: str) -> Any:
+        found = _DEGREES.fullmatch(self.text(name))
+        if not found:
+            return None
+        try:
+            value = float(found[1]) + float(found[2]) / 60 + float(found[3] or 0) / 3600
+        except ValueError:
+            return None
+        return _number(field, -value if found[4] in "SW" else value)
+
+    def moment(self) -> tuple[datetime, tzinfo | None] | None:
+        for name in ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate"):
+            try:
+                moment = datetime.fromisoformat(self.text(name))
+            except ValueError:
+                continue
+            return moment.replace(tzinfo=None), moment.tzinfo
+        return None
+
+
+def _xmp_of(image: Image.Image) -> _Xmp:
+    packet = image.info.get("xmp")
+    if packet is None and image.format == "TIFF":
+        packet = image.getexif().get(_XMP_TAG)
+    return _Xmp.parse(packet) if isinstance(packet, bytes) else _Xmp({}, ())
+
+
+def _property(element: ElementTree.Element, name: str) -> str:
+    """Return a property of a structure: an attribute, or a child."""
+    qualified = _name(name)
+    return _text(element.get(qualified) or element.findtext(qualified))
+
+
+# The three together.
+
+
+def _annotation(
+    exif: _Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: _Xmp
+) -> Annotation:
+    described = _text(exif.value(0x010E), _MAX_CAPTION_BYTES)
+    caption = (
+        xmp.text("dc:description", most=_MAX_CAPTION_BYTES)
+        or "".join(iptc.get(_CAPTION, ())[:1])
+        or ("" if _CAMERA_CAPTIONS.fullmatch(described) else described)
+    )
+    # Programs without keywords of their own write the leaves of their trees of tags.
+    trees = [*xmp.texts("digiKam:TagsList"), *xmp.texts("lr:hierarchicalSubject")]
+    leaves = [re.split(r"[/|]", tree)[-1].strip() for tree in trees]
+    keywords = [*(xmp.texts("dc:subject") or leaves), *iptc.get(_KEYWORDS, ())]
+    moment = _moment(exif) or xmp.moment()
+    zone = moment[1].utcoffset(None) if moment and moment[1] else None
+    place: dict[str, Any] = _place(exif.gps)
+    if not place:
+        latitude = xmp.degrees("latitude", "exif:GPSLatitude")
+        longitude = xmp.degrees("longitude", "exif:GPSLongitude")
+        if latitude is not None and longitude is not None and (latitude or longitude):
+            place = {"latitude": latitude, "longitude": longitude}
+    flash = _number("flash", exif.value(0x9209))
+
+    def number(name: str, tag: int, *properties: str) -> Any:
+        found = exif.number(name, tag)
+        return xmp.number(name, *properties) if found is None else found
+
+    people = dict.fromkeys([*xmp.texts("ext:PersonInImage"), *xmp.people])
+    photo = PhotoMetadata(
+        title=xmp.text("dc:title") or "".join(iptc.get(_TITLE, ())[:1]),
+        people=tuple(people)[:_MAX_PEOPLE],
+        rating=xmp.number("rating", "xmp:Rating") or exif.number("rating", 0x4746),
+        camera=_camera(
+            exif.text(0x010F) or xmp.text("tiff:Make"),
+            exif.text(0x0110) or xmp.text("tiff:Model"),
+        ),
+        lens=exif.text(0xA434) or xmp.text("exifEX:LensModel", "aux:Lens"),
+        exposure_s=number("exposure_s", 0x829A, "exif:ExposureTime"),
+        f_number=number("f_number", 0x829D, "exif:FNumber"),
+        focal_length=number("focal_length", 0x920A, "exif:FocalLength"),
+        iso=number("iso", 0x8827, "exifEX:PhotographicSensitivity", "exif:ISOSpeedRatings"),
+        flash=None if flash is None else bool(flash & 1),
+        orientation=number("orientation", 0x0112, "tiff:Orientation"),
+        utc_offset=None if zone is None else round(zone.total_seconds() / 60),
+        city=xmp.text("photoshop:City") or "".join(iptc.get(_CITY, ())[:1]),
+        country=xmp.text("photoshop:Country") or "".join(iptc.get(_COUNTRY, ())[:1]),
+        **place,
+    )
+    return Annotation(
+        caption,
+        photo.as_metadata(),
+        tuple(_cut(tag, MAX_TAG_BYTES) for tag in dict.fromkeys(keywords))[:MAX_TAGS],
+        time=_seconds(*moment) if moment else 0,
+    )
+
+
+_RANGES: Mapping[str, tuple[type, float, float]] = {
+    "rating": (int, -1, 5),
+    "exposure_s": (float, 1e-6, 1e6),
+    "f_number": (float, 0.1, 1e3),
+    "focal_length": (float, 0.1, 1e5),
+    "iso": (int, 1, 1e8),
+    "flash": (int, 0, 255),
+    "orientation": (int, 1, 8),
+    "latitude": (float, -90, 90),
+    "longitude": (float, -180, 180),
+    "altitude": (float, -12_000, 1e6),
+}
+"""Type, least and most of each number; others are damaged, or mean that it is unknown."""
+
+
+def _number(name: str, value: Any) -> Any:
+    kind, least, most = _RANGES[name]
+    number = _float(value[0] if isinstance(value, list | tuple) and value else value)
+    if number is None or not least <= number <= most:
+        return None
+    return round(number) if kind is int else float(f"{number:.9g}")
+
+
+def _float(value: Any) -> float | None:
+    """Convert a number, or text such as `1/250`; None if it is none, or not finite."""
+    try:
+        over, _, under = value.partition("/") if isinstance(value, str) else (value, "", "")
+        number = float(over) / float(under or 1)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return list(filter(None, (_text(value) for value in values)))
+
+
+def _text(value: Any, most: int = _MAX_TEXT_BYTES) -> str:
+    """Decode a text, without the control characters and spaces around it, at most `most` bytes."""
+    if isinstance(value, str):
+        # Pillow decodes Exif as Latin-1, and most programs write UTF-8.
+        try:
+            value = value.encode("latin-1")
+        except UnicodeEncodeError:
+            return _cut(_CONTROL.sub(" ", value).strip(), most)
+    if not isinstance(value, bytes):
+        return ""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return _cut(_CONTROL.sub(" ", text).strip(), most)
+
+
+def _cut(text: str, most: int) -> str:
+    return text.encode()[:most].decode("utf-8", "ignore").strip()
+
+
+def _seconds(local: datetime, zone: tzinfo | None) -> int:
+    try:
+        return int(local.replace(tzinfo=zone or UTC).timestamp())
+    except (OverflowError, ValueError):
+        return 0

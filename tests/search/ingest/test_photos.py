@@ -1,0 +1,120 @@
+"""Photos in a collection: what they carry, also in records of before and with sidecars."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coca.core.errors import ArgumentError
+from coca.search.filters import has_all_tags, has_any_tag, negate, where
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record, content_id
+
+Make = Callable[..., Record]
+
+
+def photo(path: Path, **properties: str) -> bytes:
+    """Write a photo of a camera whose XMP has these properties of Dublin Core."""
+    exif = Image.Exif()
+    exif[0x0110], exif[0x0132] = "Canon EOS R5", "2024:05:31 18:30:00"
+    names = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    names += ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    inner = "".join(f"<dc:{name}>{text}</dc:{name}>" for name, text in properties.items())
+    xmp = f"<rdf:RDF {names}><rdf:Description>{inner}</rdf:Description></rdf:RDF>".encode()
+    Image.new("RGB", (4, 3)).save(path, exif=exif, xmp=xmp)
+    return path.read_bytes()
+
+
+def test_photos_have_the_fields_that_they_carry(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    data = photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
+    (tmp_path / "a.json").write_text('{"title": "Mine", "tags": ["t"]}')
+    ingest([FileSource([tmp_path])], embedder, collection)
+    record = collection.get([content_id(data)])[content_id(data)]
+    assert (record.caption, record.caption_source) == ("a boat", "given")
+    assert record.metadata == {"title": "Mine", "camera": "Canon EOS R5"}
+    assert (record.tags, record.date_source) == (("t", "sea"), "taken")
+    found = [where("metadata.camera", "==", "Canon EOS R5"), has_any_tag(["sea"])]
+    assert [collection.ids(filter) for filter in found] == [[record.id], [record.id]]
+
+
+def test_records_of_before_gain_the_fields_without_a_model(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    data = photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
+    bare = b"no photo"
+    (tmp_path / "b.png").write_bytes(bare)
+    ingest([FileSource([tmp_path])], embedder, collection)
+    stored = collection.get([content_id(data), content_id(bare)])
+    # As a version of before wrote them, with what people changed since.
+    collection.upsert(
+        replace(
+            record,
+            caption="",
+            text_vector=None,
+            tags=("mine",),
+            metadata={"title": "Changed", "seen": True},
+            origin=replace(record.origin, read=0),
+        )
+        for record in stored.values()
+    )
+    embedder.embedded.clear()
+    report = ingest([FileSource([tmp_path])], embedder, collection)
+    assert (report.updated, report.unchanged, embedder.embedded) == (1, 1, [])
+    record = collection.get(stored)[content_id(data)]
+    assert record.metadata == {"title": "Changed", "seen": True, "camera": "Canon EOS R5"}
+    assert (record.caption, record.tags) == ("a boat", ("mine", "sea"))
+    assert record.text_vector is not None
+    assert np.array_equal(record.vector, stored[record.id].vector)
+    assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 2
+
+
+def test_a_touched_photo_keeps_what_people_changed(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
+    ingest([FileSource([tmp_path])], embedder, collection)
+    collection.upsert([replace(collection.get([id])[id], tags=("mine",), metadata={})])
+    os.utime(tmp_path / "a.jpg", (1, 1))
+    assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 1
+    assert (collection.get([id])[id].tags, collection.get([id])[id].metadata) == (("mine",), {})
+
+
+def test_a_changed_sidecar_of_a_photo_program_reaches_the_record(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
+    sidecar = Path(__file__).with_name("photos") / "sidecar.xmp"
+    ingest([FileSource([tmp_path])], embedder, collection)
+    (tmp_path / "a.jpg.xmp").write_bytes(sidecar.read_bytes())
+    report = ingest([FileSource([tmp_path])], embedder, collection)
+    record = collection.get([id])[id]
+    assert (report.updated, record.metadata["title"]) == (1, "From the sidecar")
+    assert (record.metadata["camera"], record.tags) == ("Canon EOS R5", ("raw",))
+
+
+def test_people_are_filtered_as_a_list(collection: Collection, make_record: Make) -> None:
+    people: dict[str, dict[str, Any]] = {
+        "a": {"people": ["Anna", "Ben"]},
+        "b": {"people": ["Ben"]},
+        "c": {},
+    }
+    collection.upsert(make_record(name, metadata=fields) for name, fields in people.items())
+
+    def ids(filter: str) -> list[str]:
+        return sorted(collection.ids(filter))
+
+    any_of_both = has_any_tag(["Anna", "Ben"], "metadata.people")
+    assert ids(has_any_tag(["Anna"], "metadata.people")) == ["a"]
+    assert ids(has_all_tags(["Anna", "Ben"], "metadata.people")) == ["a"]
+    assert (ids(any_of_both), ids(negate(any_of_both))) == (["a", "b"], ["c"])
+    with pytest.raises(ArgumentError, match=r"lists are tags and metadata\.KEY, got 'people'"):
+        has_any_tag(["Anna"], "people")
