@@ -15,17 +15,6 @@ from coca.search.milvus import schema
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import check_folder
 from coca.search.milvus.rows import Rows
-from coca.search.milvus.schema import (
-    CollectionSettings,
-    check_name,
-    describe,
-    describe_collection,
-    list_collections,
-    load_collection,
-    make_collection,
-    model_in,
-    texts_name,
-)
 from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
 
@@ -95,13 +84,13 @@ def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionI
     Returns:
         The description of the collection, without `count`; None if it does not exist yet.
     """
-    check_name(collection)
+    schema.check_name(collection)
     if not check_folder(uri):
         return None
     connection = Connection(uri, token=token, create=False)
     try:
         if (own := resolve(connection, collection)) is not None:
-            return replace(describe_collection(connection, own)[0], collection=collection)
+            return replace(schema.describe_collection(connection, own)[0], collection=collection)
         return None
     finally:
         connection.close()
@@ -117,9 +106,9 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     connection = Connection(uri, token=token, create=False)
     found = []
     try:
-        for name in list_collections(connection):
+        for name in schema.list_collections(connection):
             with suppress(SearchError):
-                info, layout = describe_collection(connection, name)
+                info, layout = schema.describe_collection(connection, name)
                 found.append(replace(info, collection=layout.made_for))
     finally:
         connection.close()
@@ -148,8 +137,8 @@ def list_all(connection: Connection) -> list[Listed]:
     client, timeout_s = connection.client, connection.timeout_s
     others = aliases(connection)
     found = []
-    for own in list_collections(connection):
-        about = describe(connection, own)
+    for own in schema.list_collections(connection):
+        about = schema.describe(connection, own)
         leading = {alias for alias, target in others.items() if target == own}
         public = made_for(about)
         name = public if public in leading else own
@@ -167,7 +156,7 @@ def list_all(connection: Connection) -> list[Listed]:
                 own_name=own,
                 count=count,
                 exact=exact,
-                model=model_in(about),
+                model=schema.model_in(about),
                 aliases=tuple(sorted(leading - {name})),
             )
         )
@@ -177,7 +166,9 @@ def list_all(connection: Connection) -> list[Listed]:
 def missing(connection: Connection, collection: str) -> str:
     """Build the error message for a missing collection."""
     others = aliases(connection)
-    there = ", ".join(sorted({*others, *list_collections(connection)} - set(others.values())))
+    there = ", ".join(
+        sorted({*others, *schema.list_collections(connection)} - set(others.values()))
+    )
     return (
         f"there is no collection {collection!r} in {connection.uri} "
         f"({f'there are: {there}' if there else 'it is empty'}); "
@@ -192,7 +183,7 @@ def make_named(
     embed_dim: int,
     fingerprint: str,
     model: str,
-    settings: CollectionSettings,
+    settings: schema.CollectionSettings,
     staged: bool,
     basis: Basis | None = None,
 ) -> str:
@@ -205,7 +196,7 @@ def make_named(
     """
     own = own_name(collection, fingerprint)
     if resolve(connection, own) is None:
-        make_collection(
+        schema.make_collection(
             connection,
             own,
             embed_dim=embed_dim,
@@ -216,8 +207,8 @@ def make_named(
             made_for=collection,
         )
     elif not staged:
-        layout = describe_collection(connection, own)[1]
-        load_collection(connection, layout)
+        layout = schema.describe_collection(connection, own)[1]
+        schema.load_collection(connection, layout)
         if count := Rows(connection, own).count():
             raise SearchError(
                 f"{collection!r} leads nowhere, but {own!r} in {connection.uri} contains {count:,} "
@@ -238,11 +229,11 @@ def drop_collection(connection: Connection, collection: str) -> str:
         The own name of the collection.
     """
     others, own = aliases(connection), collection
-    if collection not in list_collections(connection):
+    if collection not in schema.list_collections(connection):
         if collection not in others:
             raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
         own = others[collection]
-        if made_for(describe(connection, own)) != collection:
+        if made_for(schema.describe(connection, own)) != collection:
             raise SearchError(f"{collection!r} is an alias of {own!r}: drop that one")
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"drop collection {own!r}"), connection.write_lock:
@@ -250,7 +241,7 @@ def drop_collection(connection: Connection, collection: str) -> str:
         for name in (name for name, target in others.items() if target == own):
             client.drop_alias(name, timeout=timeout_s)
         # The captions last: without the images, they are invisible.
-        for name in (own, texts_name(own)):
+        for name in (own, schema.texts_name(own)):
             client.drop_collection(name, timeout=timeout_s)
     return own
 
@@ -268,9 +259,9 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
     Returns:
         The own name of the previous target, or an empty text.
     """
-    check_name(alias)
+    schema.check_name(alias)
     with connection.write_lock:
-        others, there = aliases(connection), list_collections(connection)
+        others, there = aliases(connection), schema.list_collections(connection)
         target = collection if collection in there else others.get(collection)
         if target is None:
             raise SearchError(f"there is no collection {collection!r} in {connection.uri}")
@@ -286,9 +277,9 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
 
 def check_switchable(connection: Connection, name: str) -> None:
     """Check that a name can be switched to another collection."""
-    if name not in list_collections(connection):
+    if name not in schema.list_collections(connection):
         return
-    if public := made_for(describe(connection, name)):
+    if public := made_for(schema.describe(connection, name)):
         raise SearchError(
             f"{name!r} is a collection's own name, which leads nowhere else; "
             f"{public!r} is the name that can"

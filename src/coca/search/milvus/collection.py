@@ -19,7 +19,6 @@ from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.index_params.vector_index import Capabilities, VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
 from coca.search.milvus.ann import Vectors, ann_search, grouped_ann_search
-from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import Lease
 from coca.search.milvus.rows import (
@@ -34,14 +33,6 @@ from coca.search.milvus.rows import (
     to_origin,
     to_record,
     to_row,
-)
-from coca.search.milvus.schema import (
-    PATIENCE_S,
-    CollectionSettings,
-    IndexState,
-    Layout,
-    index_captions,
-    index_state,
 )
 from coca.search.records import CollectionInfo, Hit, Origin, Record, batches
 from coca.search.search_options import SearchOptions, Side
@@ -67,7 +58,7 @@ class Collection:
         self,
         connection: Connection,
         info: CollectionInfo,
-        layout: Layout,
+        layout: schema.Layout,
         *,
         opened_as: str = "",
     ) -> None:
@@ -92,7 +83,7 @@ class Collection:
         model: str = "",
         create: bool = False,
         staged: bool = False,
-        settings: CollectionSettings | None = None,
+        settings: schema.CollectionSettings | None = None,
         basis: Basis | None = None,
         timeout_s: float = 60.0,
     ) -> "Collection":
@@ -117,7 +108,7 @@ class Collection:
             MissingExtraError: The Milvus packages are not installed.
         """
         schema.check_name(collection)
-        settings = settings or CollectionSettings()
+        settings = settings or schema.CollectionSettings()
         connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
         try:
             with connection.write_lock:
@@ -128,13 +119,13 @@ class Collection:
                 )
                 if own is None:
                     if not create:
-                        raise SearchError(missing(connection, collection))
+                        raise SearchError(catalog.missing(connection, collection))
                     if embed_dim is None or not fingerprint:
                         raise SearchError(
                             f"to make collection {collection!r} in {uri}, "
                             "name embed_dim and fingerprint of the model that will fill it"
                         )
-                    own = make_named(
+                    own = catalog.make_named(
                         connection,
                         collection,
                         embed_dim=embed_dim,
@@ -154,7 +145,7 @@ class Collection:
                 schema.check_encoding(connection, info, settings)
                 schema.load_collection(connection, layout)
                 # The description of Milvus takes precedence: other clients may rebuild an index.
-                if state := index_state(connection, layout.name, records.VECTOR):
+                if state := schema.index_state(connection, layout.name, records.VECTOR):
                     layout = replace(layout, index=state.index)
                 by_alias = not staged and collection != own
                 opened = cls(connection, info, layout, opened_as=collection if by_alias else "")
@@ -214,7 +205,7 @@ class Collection:
         *,
         fallback: bool | None = None,
         progress: ProgressMaker = silent,
-        patience_s: float = PATIENCE_S,
+        patience_s: float = schema.PATIENCE_S,
     ) -> VectorIndex:
         """Rebuild the vector index; searches fail meanwhile.
 
@@ -244,15 +235,15 @@ class Collection:
         )
         return index
 
-    def index_states(self) -> dict[Side, IndexState]:
+    def index_states(self) -> dict[Side, schema.IndexState]:
         """Return the build state of each vector's index.
 
         On Lite captions have no index before the first caption.
         """
         sides: tuple[Side, Side] = ("text", "image")
-        states: dict[Side, IndexState] = {}
+        states: dict[Side, schema.IndexState] = {}
         for side, vectors in zip(sides, self._layout.vectors, strict=True):
-            if (state := index_state(self._connection, *vectors)) is not None:
+            if (state := schema.index_state(self._connection, *vectors)) is not None:
                 states[side] = state
         return states
 
@@ -306,7 +297,7 @@ class Collection:
         ]
         if not self._captions_indexed and any(record.text_vector is not None for record in batch):
             # Before the write, so that a killed writer leaves no caption without an index.
-            index_captions(self._connection, self._layout)
+            schema.index_captions(self._connection, self._layout)
             self._captions_indexed = True
         if self._layout.shared:
             for row, vector in zip(written, texts, strict=True):
