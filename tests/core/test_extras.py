@@ -19,22 +19,24 @@ def test_an_absent_package_is_one_sentence_with_the_pip_command(module: str) -> 
         require(module, extra="search")
 
 
-def test_a_package_that_itself_lacks_a_dependency_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "half_installed.py").write_text("import its_own_dependency\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="its_own_dependency"):
-        require("half_installed", extra="search")
-
-
+@pytest.mark.parametrize(
+    ("content", "error", "named"),
+    [
+        ("import its_own_dependency", ModuleNotFoundError, "its_own_dependency"),
+        ("raise ImportError('wrong libstdc++')", ImportError, "wrong libstdc"),
+    ],
+)
 def test_a_package_that_fails_to_import_is_not_called_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+    error: type[ImportError],
+    named: str,
 ) -> None:
-    (tmp_path / "broken_on_import.py").write_text("raise ImportError('wrong libstdc++')\n")
+    (tmp_path / "half_installed.py").write_text(f"{content}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match="wrong libstdc"):
-        require("broken_on_import", extra="search")
+    with pytest.raises(error, match=named):
+        require("half_installed", extra="search")
 
 
 PACKAGES = ("first@1.0.0", "second@2.1.0")

@@ -110,12 +110,15 @@ def of_size(predictor: Predictor, batch_size: int) -> Predictor:
     )
 
 
-def test_images_become_unit_vectors_that_differ(predictor: Predictor) -> None:
-    vectors = predictor.embed_images(IMAGES)
-    assert vectors.shape == (7, predictor.embed_dim) == (7, 24)
+@pytest.mark.parametrize(("what", "inputs"), [("images", IMAGES), ("texts", TEXTS)])
+def test_inputs_become_unit_vectors_that_differ(
+    predictor: Predictor, what: str, inputs: list[Any]
+) -> None:
+    vectors = getattr(predictor, f"embed_{what}")(inputs)
+    assert vectors.shape == (len(inputs), predictor.embed_dim) == (len(inputs), 24)
     assert vectors.dtype == np.float32
     assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert (vectors @ vectors.T)[~np.eye(7, dtype=bool)].max() < 0.9999
+    assert (vectors @ vectors.T)[~np.eye(len(inputs), dtype=bool)].max() < 0.9999
 
 
 def test_prepacked_weights_change_nothing_but_the_time(predictor: Predictor, folder: Path) -> None:
@@ -126,14 +129,6 @@ def test_prepacked_weights_change_nothing_but_the_time(predictor: Predictor, fol
     for beams in (1, 3):
         one, other = (it.caption(IMAGES, num_beams=beams) for it in (predictor, plain))
         assert [caption.text for caption in one] == [caption.text for caption in other]
-
-
-def test_texts_become_unit_vectors_that_differ(predictor: Predictor) -> None:
-    vectors = predictor.embed_texts(TEXTS)
-    assert vectors.shape == (5, 24)
-    assert vectors.dtype == np.float32
-    assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert (vectors @ vectors.T)[~np.eye(5, dtype=bool)].max() < 0.9999
 
 
 @pytest.mark.parametrize(("name", "items"), [("embed_images", IMAGES), ("embed_texts", TEXTS)])

@@ -1,7 +1,7 @@
 """Migration between a folder and a server, resumed after any interruption."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ from coca.search.ingest.migrate import migrate, read_records, write_records
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 
-MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Collection:
-    return Collection.open(
-        str(tmp_path / "source.db"), embed_dim=16, fingerprint="model-one", create=True
-    )
+def source(tmp_path: Path) -> Iterator[Collection]:
+    about: Any = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
+    with Collection.open(str(tmp_path / "source.db"), **about) as source:
+        yield source
 
 
 def given(make_record: MakeRecord, count: int = 25) -> dict[str, Record]:
@@ -76,7 +75,6 @@ def test_a_collection_arrives_whole_and_goes_back(
     assert back.keys() == records.keys()
     assert all(same(records[id], record) for id, record in back.items())
     assert (tmp_path / "back" / "records-000000.parquet").exists()
-    source.close()
 
 
 def test_a_calibration_is_copied_unless_the_target_has_one(
@@ -119,7 +117,6 @@ def test_a_stopped_migration_goes_on(
     report = migrate(source, collection, tmp_path / "files")
     assert (report.records, report.written) == (26, 16)
     assert collection.get(["late"]).keys() == {"late"}
-    source.close()
 
 
 def test_records_that_changed_since_a_copy_are_copied_again(
@@ -141,7 +138,6 @@ def test_records_that_changed_since_a_copy_are_copied_again(
     (tmp_path / "files" / "written.txt").unlink()
     migrate(source, collection, tmp_path / "files", keep_files=True)
     assert collection.get([changed])[changed].caption == "other words"
-    source.close()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -160,7 +156,6 @@ def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwr
     assert (report.records, report.written, report.kept) == ((4, 4, 0) if overwrite else (4, 3, 1))
     expected = records if overwrite else records | {"1": newer}
     assert collection.get(collection.ids()) == expected
-    source.close()
 
 
 def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
@@ -177,7 +172,6 @@ def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
     found = collection.get(collection.ids())
     assert found["0"] == edited
     assert found["1"].caption == "changed"
-    source.close()
 
 
 def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
@@ -199,7 +193,6 @@ def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
     monkeypatch.setattr(collection, "upsert", upsert_while_others_write)
     assert migrate(source, collection, tmp_path / "files").records == 4
     assert collection.get(collection.ids()) == source.get(source.ids())
-    source.close()
 
 
 def test_a_source_that_never_rests_is_reported(
@@ -215,7 +208,6 @@ def test_a_source_that_never_rests_is_reported(
     )
     with pytest.raises(SearchError, match="changes faster than it is copied: stop its writers"):
         migrate(source, collection, tmp_path / "files")
-    source.close()
 
 
 @pytest.mark.parametrize("field", ["vector", "text_vector", "metadata", "tags", "time"])
@@ -227,7 +219,7 @@ def test_a_change_in_any_field_is_copied_again(
     values: dict[str, Any] = {"metadata": {"n": 2}, "tags": ("x",), "time": 7}
     source.upsert([record, make_record("b")])
     about: dict[str, Any] = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
-    with source, Collection.open(str(tmp_path / "target.db"), **about) as target:
+    with Collection.open(str(tmp_path / "target.db"), **about) as target:
         migrate(source, target, tmp_path / "run", keep_files=True)
         changed = dataclasses.replace(record, **{field: values.get(field, other)})
         source.upsert([changed])
@@ -247,7 +239,6 @@ def test_a_collection_is_never_copied_onto_itself(
             pytest.raises(ArgumentError, match="are the same collection"),
         ):
             migrate(source, target, tmp_path / "run")
-    source.close()
 
 
 def test_another_migration_or_model_is_refused(
@@ -267,7 +258,6 @@ def test_another_migration_or_model_is_refused(
     collection.info = dataclasses.replace(collection.info, fingerprint="model-two")
     with pytest.raises(SearchError, match="was filled by model model-two"):
         migrate(source, collection, tmp_path / "other")
-    source.close()
 
 
 def test_records_that_did_not_arrive_are_reported(
@@ -281,4 +271,3 @@ def test_records_that_did_not_arrive_are_reported(
     monkeypatch.setattr(collection, "upsert", lambda rows: None)
     with pytest.raises(SearchError, match=r"2 of 2 records did not come into .*, such as a"):
         migrate(source, collection, tmp_path / "files")
-    source.close()

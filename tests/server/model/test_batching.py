@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Sequence
 
+import pytest
+
+from coca.server.errors import ServiceError
 from coca.server.model.batching import Batcher, Turns
 
 FOREVER_S = 3_600.0
@@ -36,6 +39,61 @@ def test_a_call_of_many_items_has_at_most_one_batch_in_the_queue() -> None:
     batcher.close()
     assert max(waiting) <= 4
     assert [one for items in batches for one in items] == list(range(40))
+
+
+def test_items_that_arrive_during_a_batch_form_the_next_batch() -> None:
+    sizes: list[int] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def double(items: Sequence[int]) -> list[int]:
+        started.set()
+        assert go_on.wait(60)
+        return [2 * item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(
+        double, max_batch=4, wait_s=0.0, queue_size=8, observe=sizes.append
+    )
+    results: dict[int, list[int]] = {}
+
+    def start(*items: int) -> threading.Thread:
+        thread = threading.Thread(target=lambda: results.update({items[0]: batcher.map(items)}))
+        thread.start()
+        return thread
+
+    threads = [start(1)]
+    assert started.wait(60)
+    threads.append(start(2, 3, 4, 5))
+    while batcher.waiting < 4:
+        threading.Event().wait(0.001)
+    threads.append(start(7, 8, 9, 10))
+    while batcher.waiting < 8:
+        threading.Event().wait(0.001)
+    with pytest.raises(ServiceError, match="8 items") as caught:
+        batcher.map([12])
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    batcher.close()
+    assert results == {1: [2], 2: [4, 6, 8, 10], 7: [14, 16, 18, 20]}
+    assert sizes == [1, 4, 4]
+
+
+def test_a_request_may_have_more_items_than_the_queue() -> None:
+    batcher: Batcher[int, int] = Batcher(list, max_batch=4, wait_s=0.0, queue_size=6)
+    assert batcher.map(range(100)) == list(range(100))
+    batcher.close()
+
+
+def test_an_error_of_a_batch_reaches_every_caller() -> None:
+    def fail(items: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    batcher: Batcher[int, int] = Batcher(fail, max_batch=4, wait_s=0.0, queue_size=8)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            batcher.map([1, 2])
+    batcher.close()
 
 
 def test_threads_take_turns_in_the_order_in_which_they_asked() -> None:
