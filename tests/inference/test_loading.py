@@ -15,8 +15,8 @@ import torch
 import coca
 from coca.core.errors import ConfigError, ModelError
 from coca.inference import loading
-from coca.inference.loading import fingerprint, model_folder
-from coca.inference.open_weights import OpenWeights
+from coca.inference.loading import fingerprint
+from coca.inference.open_weights import OpenWeights, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import Precision, resolve_precision
 from coca.processing.tokenizer import Tokenizer

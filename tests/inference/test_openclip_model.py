@@ -16,7 +16,7 @@ import torch
 import coca
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, UnsupportedError
 from coca.inference import loading
-from coca.inference.open_weights import OpenWeights
+from coca.inference.open_weights import OpenWeights, model_folder
 from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_image_text import OPENCLIP, TEXTS, awkward_images, unit, upright_rgb, write_openclip
@@ -149,8 +149,8 @@ def test_published_weights_are_reported_fetched_and_saved_once(
     (tmp_path / "hub" / "some").mkdir(parents=True)
     (tmp_path / "hub" / "some" / "tiny").symlink_to(folder)
     source = OpenWeights(tmp_path / "cache", hub)
-    saved = loading.model_folder(f"openclip:{architecture}/mine", open_weights=source)
-    assert loading.model_folder(f"openclip:{architecture}/mine", open_weights=source) == saved
+    saved = model_folder(f"openclip:{architecture}/mine", open_weights=source)
+    assert model_folder(f"openclip:{architecture}/mine", open_weights=source) == saved
     assert hub.fetched == ["some/tiny/open_clip_pytorch_model.bin"]
     assert "is downloaded from some/tiny: 1 files, licence mit" in caplog.text
     model, _, preprocess = open_clip.create_model_and_transforms(
@@ -170,7 +170,7 @@ def test_published_weights_are_reported_fetched_and_saved_once(
 def test_a_repository_of_open_clip_is_copied_with_its_tokenizer(tmp_path: Path) -> None:
     repository = write_openclip(tmp_path / "hub" / "some" / "siglip", "siglip")
     source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
-    saved = loading.model_folder("hf:some/siglip", open_weights=source)
+    saved = model_folder("hf:some/siglip", open_weights=source)
     assert saved.is_relative_to(tmp_path / "cache")
     found, expected = (coca.load(it, device="cpu").embed_texts(TEXTS) for it in (saved, repository))
     np.testing.assert_array_equal(found, expected)

@@ -12,8 +12,7 @@ import sentence_transformers
 
 import coca
 from coca.core.errors import ModelError
-from coca.inference.loading import model_folder
-from coca.inference.open_weights import OpenWeights
+from coca.inference.open_weights import OpenWeights, model_folder
 from folder_hub import FolderHub
 from tiny_image_text import TEXTS, awkward_images, upright_rgb, write_sentence_transformers
 

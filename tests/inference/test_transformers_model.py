@@ -17,7 +17,7 @@ import transformers
 import coca
 from coca.core.errors import MissingExtraError, ModelError
 from coca.inference import loading
-from coca.inference.open_weights import OpenWeights
+from coca.inference.open_weights import OpenWeights, model_folder
 from folder_hub import FolderHub
 from tiny_image_text import TEXTS, TRANSFORMERS, awkward_images, upright_rgb, write_transformers
 
@@ -54,9 +54,9 @@ def test_a_repository_of_transformers_is_copied(tmp_path: Path) -> None:
     repository = write_transformers(tmp_path / "hub" / "some" / "siglip", "siglip")
     (repository / "README.md").write_text("a model", encoding="utf-8")
     source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
-    saved = loading.model_folder("hf:some/siglip", open_weights=source)
+    saved = model_folder("hf:some/siglip", open_weights=source)
     shutil.rmtree(repository)
-    assert loading.model_folder("hf:some/siglip", open_weights=source) == saved
+    assert model_folder("hf:some/siglip", open_weights=source) == saved
     assert not (saved / "README.md").exists()
     loaded = coca.load(saved, device="cpu")
     assert loaded.embed_texts(TEXTS).shape == (30, loaded.embed_dim)
@@ -70,7 +70,7 @@ def test_code_of_a_repository_is_refused(tmp_path: Path) -> None:
     (repository / "config.json").write_text(json.dumps(content), encoding="utf-8")
     source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
     for call in (
-        lambda: loading.model_folder("hf:some/jina-clip", open_weights=source),
+        lambda: model_folder("hf:some/jina-clip", open_weights=source),
         lambda: coca.load(repository),
     ):
         with pytest.raises(ModelError, match=r"needs Python code .*JinaCLIPModel.*is not run here"):

@@ -164,6 +164,7 @@ def test_parts_that_are_not_asked_for_are_not_run(
     assert only.caption_states is None
     assert_close(only.image_embedding, full.image_embedding)
 
+    assert tiny_model.contrastive_pooler is not None
     tiny_model.contrastive_pooler.register_forward_pre_hook(forbidden)
     only = tiny_model(images, tokens, contrastive=False)
     assert only.image_embedding is None

@@ -81,7 +81,7 @@ def test_what_is_not_known_is_not_in_the_card(folder: Path) -> None:
 def test_open_weights_record_where_they_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coca.inference.loading import model_folder
+    from coca.inference.open_weights import model_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = model_folder(write_open_clip(tmp_path / "theirs"))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.loading import load, model_folder
+from coca.inference.loading import load
+from coca.inference.open_weights import model_folder
 from coca.inference.predictor import Predictor
 from coca.model import detector as saved
 from coca.model.detector import Detector

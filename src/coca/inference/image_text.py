@@ -16,7 +16,13 @@ from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement
-from coca.inference.model_kinds import is_image_text, is_openclip, is_sentence_transformers
+from coca.inference.model_kinds import (
+    is_image_text,
+    is_openclip,
+    is_sentence_transformers,
+    model_files,
+)
+from coca.inference.open_weights import model_folder
 from coca.model.pretrained import Precision, resolve_precision
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.files import is_immich
@@ -39,7 +45,7 @@ def load(
     Arguments and errors are those of `coca.inference.loading.load`, which loads CoCa models only.
     A model of another library embeds and classifies; it has no decoder, and no prepacked weights.
     """
-    folder = loading.model_folder(name)
+    folder = model_folder(name)
     if not is_image_text(folder):
         return loading.load(
             folder,
@@ -62,7 +68,7 @@ def load(
         keep_freed_memory()
     dtype = loading.DTYPES[resolve_precision(precision, target)]
     kind = _kind_of(folder)
-    found = files_fingerprint(folder, loading.model_files(folder))
+    found = files_fingerprint(folder, model_files(folder))
     loaded = kind(folder, Placement(target, dtype, batch_size, found))
     return loaded if dimensions is None else shorten(loaded, dimensions)
 

@@ -1,6 +1,7 @@
 """Base class of image-text models of other libraries, by torch.
 
-Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E shared
+embedding.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from coca.core.errors import CocaError, ModelError
 from coca.runtime.embedding_predictor import EmbeddingPredictor
@@ -85,6 +86,31 @@ class ImageTextPredictor(EmbeddingPredictor):
             image += weight.numel() * any(part.startswith("vis") for part in name.split("."))
         return {"image_encoder": image, "text_encoder": total - image, "total": total}
 
+    # Not of models whose library resizes images itself.
+
+    @property
+    def vision(self) -> nn.Module:
+        """The image encoder."""
+        raise NotImplementedError
+
+    def image_features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        """Compute the embeddings of normalized images, of any length."""
+        raise NotImplementedError
+
+    def image_tokens(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B L F"]:
+        """Compute the patch tokens of normalized images: of the last layer, after its norm."""
+        raise NotImplementedError
+
+    def normalize(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Move images to the device and normalize them, in the precision of the model."""
+        values = torch.from_numpy(pixels).to(self._device).to(torch.float32).div_(255)
+        mean, std = self._mean.to(self._device), self._std.to(self._device)
+        return values.sub_(mean).div_(std).to(self._dtype)
+
+    @torch.inference_mode()
+    def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
+        return as_array(self.image_features(self.normalize(pixels)))
+
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -92,10 +118,6 @@ class ImageTextPredictor(EmbeddingPredictor):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
-
-    def _normalized(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
-        values = torch.from_numpy(pixels).to(self._device).to(torch.float32).div_(255)
-        return values.sub_(self._mean).div_(self._std).to(self._dtype)
 
 
 def as_array(features: Float[Tensor, "B E"]) -> Float32[np.ndarray, "B E"]:

@@ -25,15 +25,12 @@ from coca.core.malloc import keep_freed_memory
 from coca.inference.model_kinds import (
     SOURCE_FILE,
     is_image_text,
-    is_model,
-    refuse_code,
-    weights_in,
 )
-from coca.inference.open_weights import OpenWeights, caveat_of
+from coca.inference.open_weights import caveat_of, model_folder
 from coca.inference.predictor import Predictor
+from coca.inference.tower import TowerConfig, TowerPredictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
-    CONFIG_FILE,
     DETECTOR_FILES,
     WEIGHTS_FILE,
     ModelConfig,
@@ -49,10 +46,6 @@ from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
 logger = logging.getLogger(__name__)
 
-MODEL_SUFFIXES = frozenset(
-    (".bin", ".data", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors", ".txt")
-)
-"""Suffixes of the files of other libraries' models."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -105,14 +98,19 @@ def load(
         keep_freed_memory()
     config, processor = load_config_file(path), Processor.load(path)
     _require_fit(path, config, processor)
-    model = load_model(path, device=target, dtype=DTYPES[resolve_precision(precision, target)])
+    dtype = DTYPES[resolve_precision(precision, target)]
+    model = load_model(path, device=target, dtype=dtype)
+    kind: type[Predictor] = Predictor
+    if isinstance(config.image, TowerConfig):
+        model.to(dtype)  # the tower, which no file of the model has
+        kind = TowerPredictor if config.image.keeps_embeddings else Predictor
     found = fingerprint(path)
     if path == shipped().get(path.name) and found != FINGERPRINTS.get(path.name, found):
         raise ModelError(
             f"{path} is damaged: the fingerprint of its files is {found}, and not "
             f"{FINGERPRINTS[path.name]}; install coca-captioners again"
         )
-    predictor = Predictor(
+    predictor = kind(
         model,
         processor,
         fingerprint=found,
@@ -148,51 +146,11 @@ def fingerprint(folder: str | Path) -> str:
         except OSError as error:
             raise ModelError(f"{folder} has no readable {name}: {error.strerror}") from error
     config = load_config_file(folder)
-    settings = json.dumps([type(config).__name__, non_default(config)], sort_keys=True)
+    stated = non_default(config)
+    if isinstance(config.image, TowerConfig):
+        del stated["image"]["name"]  # the same tower may be in another folder
+    settings = json.dumps([type(config).__name__, stated], sort_keys=True)
     return digest.hexdigest()[:16] + hashlib.sha256(settings.encode()).hexdigest()[:8]
-
-
-def model_files(folder: Path) -> list[Path]:
-    """List the files of a model of another library that determine its vectors.
-
-    Weights, tokenizer and preprocessing are among them; texts for people are not.
-    """
-    found = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES)
-    return [path for path in found if path.is_file() and path != folder / SOURCE_FILE]
-
-
-def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
-    """Resolve a model name to its folder; open weights are downloaded and converted if needed.
-
-    Args:
-        name: As for `load`.
-        open_weights: Source of open weights; default: the user's cache, then the hub.
-    """
-    kind, _, rest = str(name).partition(":")
-    if kind in ("openclip", "hf", "st"):
-        weights = open_weights or OpenWeights()
-        find = {
-            "openclip": weights.published,
-            "hf": weights.repository,
-            "st": weights.sentence_transformers,
-        }
-        return find[kind](rest)
-    path, known = Path(name), shipped()
-    if is_image_text(path):
-        return path
-    if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
-        return (open_weights or OpenWeights()).local(path)
-    if path.is_dir():
-        if (path / CONFIG_FILE).is_file() and not is_model(path):
-            refuse_code(path / CONFIG_FILE, path)
-        inner = path / "model"
-        return inner if not (path / CONFIG_FILE).exists() and inner.is_dir() else path
-    if str(name) in known:
-        return known[str(name)]
-    raise ModelError(
-        f"{name} is not a model folder, and no model of that name is shipped; shipped: "
-        f"{', '.join(known) or 'none'}"
-    )
 
 
 def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
@@ -212,11 +170,10 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
             f"the processor makes captions of {processor.context_length} tokens, the model reads "
             f"{text.context_length}"
         )
-    if isinstance(config, OpenCLIPConfig) and side != config.image.image_size:
-        faults.append(
-            f"the processor makes images of {side} px, the model reads {config.image.image_size}"
-        )
-    if side % config.image.patch_size:
+    own = config.image.image_size
+    if isinstance(config, OpenCLIPConfig) and side != own:
+        faults.append(f"the processor makes images of {side} px, the model reads {own}")
+    if side != own and side % config.image.patch_size:
         faults.append(
             f"the processor makes images of {side} px, no multiple of the model's patches of "
             f"{config.image.patch_size} px"

@@ -26,6 +26,11 @@ _TOKENIZER_FILES = (
     "vocab.json",
 )
 
+MODEL_SUFFIXES = frozenset(
+    (".bin", ".data", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors", ".txt")
+)
+"""Suffixes of the files of other libraries' models."""
+
 TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 """Values of `model_type` that `coca.inference.transformers_model` loads."""
 
@@ -95,3 +100,12 @@ def is_tokenizer(name: str) -> bool:
 def weights_in(folder: Path) -> Path | None:
     """Return the OpenCLIP weights file in a folder, or None."""
     return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """List the files of a model of another library that determine its vectors.
+
+    Weights, tokenizer and preprocessing are among them; texts for people are not.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES)
+    return [path for path in found if path.is_file() and path != folder / SOURCE_FILE]

@@ -71,6 +71,7 @@ from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.runtime.immich_model import OTHER_RUNTIMES
+from coca.weights import shipped
 
 logger = logging.getLogger(__name__)
 
@@ -506,3 +507,40 @@ def _file_key(path: Path) -> str:
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "--", text)
+
+
+# Model names.
+
+
+def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
+    """Resolve a model name to its folder; open weights are downloaded and converted if needed.
+
+    Args:
+        name: As for `load`.
+        open_weights: Source of open weights; default: the user's cache, then the hub.
+    """
+    kind, _, rest = str(name).partition(":")
+    if kind in ("openclip", "hf", "st"):
+        weights = open_weights or OpenWeights()
+        find = {
+            "openclip": weights.published,
+            "hf": weights.repository,
+            "st": weights.sentence_transformers,
+        }
+        return find[kind](rest)
+    path, known = Path(name), shipped()
+    if is_image_text(path):
+        return path
+    if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
+        return (open_weights or OpenWeights()).local(path)
+    if path.is_dir():
+        if (path / CONFIG_FILE).is_file() and not is_model(path):
+            refuse_code(path / CONFIG_FILE, path)
+        inner = path / "model"
+        return inner if not (path / CONFIG_FILE).exists() and inner.is_dir() else path
+    if str(name) in known:
+        return known[str(name)]
+    raise ModelError(
+        f"{name} is not a model folder, and no model of that name is shipped; shipped: "
+        f"{', '.join(known) or 'none'}"
+    )

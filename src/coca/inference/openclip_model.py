@@ -1,6 +1,7 @@
 """Image-text models of OpenCLIP: CLIP, SigLIP, MobileCLIP, ConvNeXt and EVA, by open_clip_torch.
 
-Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E
+shared embedding.
 """
 
 import json
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, did_you_mean
 from coca.core.extras import require
@@ -123,9 +125,18 @@ class OpenCLIPPredictor(ImageTextPredictor):
         text = self.tokenizer.clean_fn(text)
         return list(self._inner.encode(text, add_special_tokens=False))[:count]
 
-    @torch.inference_mode()
-    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        return as_array(self.model.encode_image(self._normalized(pixels)))
+    @property
+    def vision(self) -> nn.Module:
+        return self.model.visual
+
+    def image_features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        return self.model.encode_image(images)
+
+    def image_tokens(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B L F"]:
+        found = self.model.visual.forward_intermediates(
+            images, indices=1, normalize_intermediates=True, intermediates_only=True
+        )
+        return found["image_intermediates"][0].flatten(2).transpose(1, 2)
 
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:

@@ -4,7 +4,8 @@ SigLIP 2 of one size has the class of SigLIP; images of NaFlex keep their aspect
 library's processor cuts them into patches. Images are resized by Pillow, as in training and as by
 the library's own image processors of `backend="pil"`.
 
-Dimensions: B batch, S side of the model's input (pixels), E shared embedding.
+Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E shared
+embedding.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
@@ -75,10 +77,24 @@ class TransformersPredictor(ImageTextPredictor):
     def leading_ids(self, text: str, count: int) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
 
+    @property
+    def vision(self) -> nn.Module:
+        return self.model.vision_model
+
+    def image_features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        return _pooled(self.model.get_image_features(images))
+
+    def image_tokens(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B L F"]:
+        tokens: Tensor = self.vision(images).last_hidden_state
+        if self.model.config.model_type == "siglip":
+            return tokens
+        # CLIP and its relatives normalize the class token only, which comes first.
+        return self.model.vision_model.post_layernorm(tokens[:, 1:])
+
     @torch.inference_mode()
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
         if self._patches is None:
-            return as_array(_pooled(self.model.get_image_features(self._normalized(pixels))))
+            return super()._image_features(pixels)
         inputs = self._patches([as_pillow(it) for it in pixels], return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
         return as_array(_pooled(self.model.get_image_features(**inputs.to(self._device))))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
@@ -39,19 +40,28 @@ class CoCa(Captioner):
         image, text, pooler = config.image, config.text, config.pooler
         self.config = config
         self.image_encoder = IMAGE_ENCODERS.get(image.kind)(image)
+        if (size := self.image_encoder.embed_dim) not in (None, config.embed_dim):
+            raise ConfigError(
+                f"model.embed_dim is {config.embed_dim}, but the embeddings of the frozen encoder "
+                f"have {size} numbers; set it to {size}"
+            )
         self.captioning_pooler = (
             None
             if pooler.kind == "none"
             else AttentionalPooler(image.width, pooler.heads, pooler.captioning_queries)
         )
-        self.contrastive_pooler = AttentionalPooler(image.width, pooler.heads, 1)
+        self.contrastive_pooler = (
+            None if image.keeps_embeddings else AttentionalPooler(image.width, pooler.heads, 1)
+        )
         self.unimodal_decoder = UnimodalDecoder(text)
         self.multimodal_decoder = MultimodalDecoder(text, image.width)
         self.vocabulary = (
             None if text.tie_embeddings else Linear(text.width, text.vocab_size, bias=False)
         )
-        self.image_projection = _projection(image.width, config.embed_dim)
-        self.text_projection = _projection(text.width, config.embed_dim)
+        self.image_projection = self.text_projection = nn.Identity()
+        if not image.keeps_embeddings:
+            self.image_projection = _projection(image.width, config.embed_dim)
+            self.text_projection = _projection(text.width, config.embed_dim)
         classes = self.image_encoder.branch_classes
         self.class_branch = ClassBranch(classes, config.embed_dim) if classes else None
         self.log_scale = nn.Parameter(torch.empty(()))
@@ -71,7 +81,8 @@ class CoCa(Captioner):
     @property
     def poolings(self) -> Poolings:
         captioning = () if self.captioning_pooler is None else (self.captioning_pooler.decompose(),)
-        last = (self.contrastive_pooler.decompose(),)
+        pooler = self.contrastive_pooler
+        last = () if pooler is None else (pooler.decompose(),)
         cascade = self.config.pooler.kind == "cascade"
         contrastive = (*captioning, *last) if cascade else last
         return Poolings(captioning, contrastive, self.image_projection)
@@ -121,6 +132,11 @@ class CoCa(Captioner):
             pooler = self.captioning_pooler
             tokens = encoded if pooler is None else pooler(encoded)
         if embedding:
+            if self.contrastive_pooler is None:
+                raise ConfigError(
+                    "the embeddings are those of the frozen encoder (image.embeddings is tower), "
+                    "so this model has captions only"
+                )
             pooled = self.contrastive_pooler(tokens if cascade else encoded)[:, 0]
         return pooled, tokens
 

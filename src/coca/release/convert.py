@@ -13,9 +13,8 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder, write_json
-from coca.inference.loading import model_folder
 from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_model, weights_in
-from coca.inference.open_weights import OpenWeights
+from coca.inference.open_weights import OpenWeights, model_folder
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.openclip.openclip_config import (

@@ -10,7 +10,8 @@ import torch
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_json, write_atomic, write_json
 from coca.inference.hub import Hub, HuggingFace
-from coca.inference.loading import fingerprint, load, model_folder
+from coca.inference.loading import fingerprint, load
+from coca.inference.open_weights import model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa

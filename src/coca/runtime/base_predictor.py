@@ -90,6 +90,11 @@ class BasePredictor(ABC):
             raise AttributeError(message)
 
     @property
+    def model_fingerprint(self) -> str:
+        """Identifies all of the model, of which `fingerprint` may cover the embeddings only."""
+        return self.fingerprint
+
+    @property
     @abstractmethod
     def embed_dim(self) -> int:
         """Dimension of the embeddings."""

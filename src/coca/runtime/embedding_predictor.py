@@ -84,7 +84,8 @@ class EmbeddingPredictor(BasePredictor):
         raise UnsupportedError(
             f"{self.source} embeds single images and texts, and has no decoder for captions, "
             "reranking and answers: use a CoCa model for these, such as everyday (`coca index "
-            "--captions-from everyday` writes its captions)"
+            "--captions-from everyday` writes its captions), or train a decoder on this one "
+            "(recipes/pretrain/siglip2_captions.yaml)"
         )
 
     caption = score = embed_clips = caption_clips = explain_caption = head_logits = _refuse

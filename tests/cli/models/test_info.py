@@ -4,7 +4,12 @@ from typing import Any
 import pytest
 
 import coca
+from coca.inference.tower import TowerConfig
+from coca.model.coca import CoCa
+from coca.model.pretrained import save_model
+from tiny import tiny_config
 from tiny_cli import Run, RunJson
+from tiny_data import tiny_processor
 from tiny_image_text import write_transformers
 
 
@@ -58,3 +63,23 @@ def test_an_image_text_model_is_described(
     text = " ".join(run("info", str(folder)).stdout.split())
     assert "image-text model without a decoder, by transformers" in text
     assert loaded.fingerprint in text
+
+
+def test_a_captioner_on_an_image_text_model_shows_both_parts(
+    run: Run, run_json: RunJson, cwd: Path
+) -> None:
+    pytest.importorskip("transformers", reason="the extra transformers is not installed")
+    tower = write_transformers(cwd / "tower", "siglip")
+    image = TowerConfig(
+        kind="hf", name=str(tower), image_size=32, patch_size=8, width=32, embeddings="tower"
+    )
+    model = CoCa(tiny_config(image=image.resolved(), embed_dim=32))
+    save_model(cwd / "decoder", model)
+    tiny_processor().save(cwd / "decoder")
+    below, output = run_json("info", str(tower)), run_json("info", str(cwd / "decoder"))
+    total = below["parameters"]["total"]
+    assert output["tower"] == {"parameters": total, "fingerprint": below["fingerprint"]}
+    assert output["parameters"]["total"] == sum(it.numel() for it in model.parameters())
+    text = " ".join(run("info", str(cwd / "decoder")).stdout.split())
+    assert f"captioner on the frozen {tower} ({total:,} parameters" in text
+    assert "whose embeddings it keeps" in text

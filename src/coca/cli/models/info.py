@@ -29,8 +29,9 @@ def info(
     console = Console.current(json=as_json)
     if name is None:
         name = defaults.model_name(None)
-    from coca.inference.loading import model_folder
     from coca.inference.model_kinds import is_image_text
+    from coca.inference.open_weights import model_folder
+    from coca.inference.tower import TowerConfig
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
@@ -60,6 +61,15 @@ def info(
         f"images of {config.image.image_size} px, captions of up to "
         f"{config.text.context_length} tokens, vectors of {config.embed_dim} numbers"
     )
+    if isinstance(config.image, TowerConfig):
+        tower = config.image.load()
+        total = tower.parameter_counts()["total"]
+        kept = "whose embeddings it keeps" if config.image.keeps_embeddings else "new embeddings"
+        console.say(
+            f"captioner on the frozen {config.image.name} ({total:,} parameters, fingerprint "
+            f"{tower.fingerprint}), {kept}"
+        )
+        description["tower"] = {"parameters": total, "fingerprint": tower.fingerprint}
     console.emit(description)
 
 
@@ -68,7 +78,7 @@ def _image_text(console: Console, folder: Path) -> None:
     from importlib.metadata import version
 
     from coca.inference.image_text import load
-    from coca.inference.loading import model_files
+    from coca.inference.model_kinds import model_files
     from coca.runtime.embedding_predictor import EmbeddingPredictor
 
     loaded = load(folder, device="cpu")

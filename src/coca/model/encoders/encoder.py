@@ -53,7 +53,8 @@ class ImageEncoderConfig(Config):
 
     kind: str
     """Kind of encoder, with its own settings: `vit` is a Vision Transformer, `efficientnet_lite` a
-    small ConvNet, `timm` any model of timm by its name; a plugin may register others."""
+    small ConvNet, `timm` any model of timm by its name. `openclip` and `hf` are image-text models
+    by their names, frozen and without a copy in the checkpoint. A plugin may register others."""
     image_size: PositiveInt
     """Side of the square input in pixels."""
     patch_size: PositiveInt
@@ -67,7 +68,8 @@ class ImageEncoderConfig(Config):
         s, p = self.image_size, self.patch_size
         near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
         require(
-            s % p == 0,
+            # Patches of 14 px of a published model may leave a border of its 384 px.
+            self.is_pretrained or s % p == 0,
             f"patch_size {p} does not divide image_size {s}; near sizes that fit: "
             + ", ".join(map(str, near)),
         )
@@ -76,6 +78,20 @@ class ImageEncoderConfig(Config):
     def tokens(self) -> int:
         """Tokens of one image at the native size, without class token."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoder is frozen and has weights of its own, outside of the model's."""
+        return False
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """Whether embeddings are those of the encoder, so the model trains captions only."""
+        return False
+
+    def resolved(self) -> "ImageEncoderConfig":
+        """Return these settings with those that follow from the encoder's own files."""
+        return self
 
     def normalization(self) -> Normalization:
         """Return the normalization of the encoder's images."""
@@ -99,6 +115,8 @@ class ImageEncoder(nn.Module, ABC):
     config: ImageEncoderConfig
     extra_tokens: int = 0
     """Tokens before the patch tokens, such as a class token."""
+    embed_dim: int | None = None
+    """Size of the encoder's own embeddings, if the model keeps them."""
     class_names: tuple[str, ...] | None = None
     """Class names of the encoder's own classifier; None without one, or if they are unknown."""
 

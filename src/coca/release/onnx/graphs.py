@@ -25,7 +25,11 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
+from coca.core.errors import UnsupportedError
 from coca.core.extras import require
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.inference.tower import TowerPredictor
 from coca.model.captioner import Captioner
 from coca.model.layers.transformer import KeysAndValues
 from coca.processing.image import ImageConfig
@@ -137,6 +141,21 @@ class Graph:
     axes: Mapping[str, Any]
     input_names: Sequence[str]
     output_names: Sequence[str]
+
+
+def load_for_export(model: str | Path) -> Predictor:
+    """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU.
+
+    Raises:
+        UnsupportedError: The embeddings are those of a model of another library.
+    """
+    predictor = load(model, device="cpu", prepack=False)
+    if isinstance(predictor, TowerPredictor):
+        raise UnsupportedError(
+            f"{model} keeps the embeddings of {predictor.tower.source}, and runs on torch only: "
+            "serve it with `coca serve`, or train it with image.embeddings coca to export it"
+        )
+    return predictor
 
 
 def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:

@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, read_json, write_json
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.processing.tokenizer import TextTokenizer
 from coca.release.onnx.gates import BATCHES, MIN_COSINE
-from coca.release.onnx.graphs import Graph, translate
+from coca.release.onnx.graphs import Graph, load_for_export, translate
 from coca.release.onnx.onnx_export import gate_images, text_settings
 from coca.runtime.preprocess import TextSettings
 
@@ -124,7 +123,7 @@ def export_immich(
         out: Output folder; an existing one is replaced.
         images: Folder of images for the comparison; default: 32 drawn images.
     """
-    predictor = load(model, device="cpu", prepack=False)
+    predictor = load_for_export(model)
     resize = predictor.processor.image_config.resize
     if resize not in RESIZES:
         raise ConfigError(

@@ -12,13 +12,12 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import TextConfig
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import GateResult, check, measure
-from coca.release.onnx.graphs import OPSET, Graph, graphs_of, translate
+from coca.release.onnx.graphs import OPSET, Graph, graphs_of, load_for_export, translate
 from coca.release.onnx.quantize import QUANTIZED, quantize
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.files import (
@@ -113,8 +112,7 @@ def export_onnx(
         ConfigError: The folder has fewer than 8 images.
         MissingExtraError: The extra `onnx` is not installed.
     """
-    # The exported graphs cannot contain prepacked weights, whose layout is that of this CPU.
-    predictor = load(model, device="cpu", prepack=False)
+    predictor = load_for_export(model)
     precision: Literal["fp32", "int8"] = "int8" if int8 else "fp32"
     compared = gate_images(images)
     source = "drawn images" if images is None else "the folder of --images"

@@ -153,7 +153,7 @@ def _remove_older(shard: str, predictor: BasePredictor, out: str | Path, *, now:
 
 def _address(source: SampleSource, predictor: BasePredictor, captions: bool) -> str:
     """Hash everything that the result depends on: model, tar content and captioning."""
-    parts = (predictor.fingerprint, source.fingerprint, str(captions))
+    parts = (predictor.model_fingerprint, source.fingerprint, str(captions))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

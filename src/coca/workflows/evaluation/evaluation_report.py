@@ -230,7 +230,7 @@ def _lead(predictor: BasePredictor, entries: Sequence[CachedResult]) -> str:
     size = parameters_shown(sum(weight.numel() for weight in weights))
     last = max((entry.record for entry in entries), key=lambda record: record["started"])
     parts = [
-        f"{size} parameters, fingerprint {predictor.fingerprint}",
+        f"{size} parameters, fingerprint {predictor.model_fingerprint}",
         f"{last['started'][:10]}, {last['machine']['cores']} cores of {last['machine']['cpu']}",
     ]
     if last["code"] is not None:
@@ -246,7 +246,7 @@ def _as_json(
 ) -> str:
     content = {
         "model": predictor.source,
-        "fingerprint": predictor.fingerprint,
+        "fingerprint": predictor.model_fingerprint,
         "tasks": [
             {
                 "task": entry.result.task,

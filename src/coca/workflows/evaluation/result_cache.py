@@ -37,7 +37,7 @@ class CachedResult:
 def result_key(predictor: BasePredictor, config: TaskConfig, *, data: str) -> str:
     """Hash everything that a task's scores depend on."""
     precision = f"torch.{predictor.dtype}"
-    key = " ".join((str(FORMAT), predictor.fingerprint, precision, digest(config), data))
+    key = " ".join((str(FORMAT), predictor.model_fingerprint, precision, digest(config), data))
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

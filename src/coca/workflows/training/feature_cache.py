@@ -139,7 +139,8 @@ def feature_key(
 ) -> FeatureKey:
     """Compute the key of a source's feature file."""
     size = transform.config.image_size
-    blank = torch.zeros(1, 3, size, size, device=next(encoder.parameters()).device)
+    device = next(iter(encoder.feature_state().values())).device
+    blank = torch.zeros(1, 3, size, size, device=device)
     features, logits = _half(encoder.eval(), blank)
     return FeatureKey(
         encoder=encoder_hash,

@@ -328,6 +328,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
     else:
         paces = adapted(config.train, config.lora, head=config.head is not None)
     data = config.data.for_head(head)
+    objective = make_objective(config.loss, model, processor)
     features = features_of_run(
         data,
         sources,
@@ -340,7 +341,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
     trainer = start_trainer(
         config,
         model,
-        make_objective(config.loss, model, processor),
+        objective,
         data,
         sources,
         processor,

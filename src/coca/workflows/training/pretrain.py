@@ -20,6 +20,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.tower import TowerEncoder
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import Normalization
@@ -152,14 +153,11 @@ class PretrainConfig(Config):
                 "word_vectors train token embeddings on one process or by ddp, without lora (lora "
                 f"is {self.lora}, train.parallel is {self.train.parallel})"
             )
-        if (
-            self.data.features is not None
-            and self.init_from is None
-            and self.encoder_weights is None
-        ):
+        has_weights = self.init_from is not None or self.model.image.is_pretrained
+        if self.data.features is not None and not has_weights and self.encoder_weights is None:
             raise ConfigError(
                 "data.features is for an image encoder with pretrained weights; set "
-                "encoder_weights or init_from"
+                "encoder_weights or init_from, or model.image.kind openclip or hf"
             )
         if fault := dropout_fault(self.data.features, self.train.schedule):
             raise ConfigError(fault)
@@ -219,12 +217,13 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
     keep_freed_memory()
     prepared = _prepare(config, progress)
     model, processor = prepared.model, prepared.processor
+    objective = make_objective(config.loss, model, processor)
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
     trainer = start_trainer(
         config,
         model,
-        make_objective(config.loss, model, processor),
+        objective,
         replace(config.data, loader=replace(config.data.loader, class_names=names)),
         prepared.sources,
         processor,
@@ -271,6 +270,8 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     model = CoCa(_fitted(config.model, source, processor.tokenizer))
+    if isinstance(model.image_encoder, TowerEncoder):
+        model.image_encoder.check_images(processor.image_config)
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     lacking: set[str] | None = None
     if source is not None:
@@ -352,7 +353,10 @@ def _own(source: Predictor) -> Normalization:
 
 
 def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:
-    """Set the vocabulary size to that of the tokenizer, which a small corpus makes smaller."""
+    """Set the vocabulary size to that of the tokenizer, which a small corpus makes smaller.
+
+    Also set what follows from the files of a frozen encoder.
+    """
     asked = config.text.vocab_size
     found = tokenizer.vocab_size if source is None else source.model.config.text.vocab_size
     if found > asked:
@@ -360,7 +364,8 @@ def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokeniz
             f"the tokenizer has {found} tokens, but model.text.vocab_size is {asked}; raise it to "
             f"{found}"
         )
-    return replace(config, text=replace(config.text, vocab_size=found))
+    text = replace(config.text, vocab_size=found)
+    return replace(config, image=config.image.resolved(), text=text)
 
 
 def _finish(

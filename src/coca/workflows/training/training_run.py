@@ -136,6 +136,12 @@ def threads(count: int) -> Iterator[None]:
 
 def make_objective(config: LossConfig, model: Captioner, processor: Processor) -> CoCaObjective:
     """Create the objective of a run, with the teachers of its losses."""
+    embeds = ("contrastive_weight", "distillation_weight", "sentence_weight")
+    if model.config.image.keeps_embeddings and any(getattr(config, name) for name in embeds):
+        raise ConfigError(
+            "the model keeps the embeddings of its frozen encoder (model.image.embeddings is "
+            f"tower), so it has captions to train only; set {', '.join(embeds)} of loss to 0"
+        )
     teacher = None
     if config.sentence_weight:
         teacher = SentenceTeacher.load(config.sentences, processor.texts)
