@@ -3,17 +3,25 @@
     python benchmarks/embedding.py texts
     python benchmarks/embedding.py images --count 128
     python benchmarks/embedding.py small --count 1024 --photos 'photos/*.jpg'
+    python benchmarks/embedding.py models --count 16 --models ViT-B-32 everyday
 
 `texts` are captions of 12 tokens on average for `coca_ViT-B-32`, in batches of 64. `images` are
 files of 640 x 480 pixels. The peer reads them with a DataLoader of two workers and its own
 preprocessing; here `Predictor.embed_images` does both. `small` uses a model of the size of the
 packaged one, where decoding is the bottleneck. Without `--photos` the files are collages of the
 thumbnails of Flickr8k. All contestants have the same random weights.
+
+`models` compares CLIP, SigLIP and MobileCLIP models of open_clip, and `everyday`, with ONNX Runtime
+and OpenVINO on the exported files as well: images and texts, memory and start.
 """
 
 import argparse
+import json
+import os
+import random
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +33,17 @@ from options import run
 from peer import SMALL, captions, peer_model
 from PIL import Image
 from sample_data import VAL, make_photos
-from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
+from side_by_side import (
+    Rounds,
+    emit,
+    figure,
+    in_turn,
+    own_seconds,
+    ratio,
+    resident_mb,
+    table,
+    write_report,
+)
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -177,6 +195,7 @@ CONTESTANTS: dict[str, Contestants] = {
     },
     "images": image_contestants(small=False),
     "small": image_contestants(small=True),
+    "models": {},
 }
 TITLES = {
     "texts": "Text embeddings, coca_ViT-B-32, captions of about 12 tokens",
@@ -186,11 +205,267 @@ TITLES = {
 PER_S = {"texts": "captions/s", "images": "images/s", "small": "images/s"}
 
 
+# Image-text models of open_clip, and `everyday`: images and texts, memory and start.
+
+MODELS = ("ViT-B-32", "ViT-B-16-SigLIP2", "MobileCLIP2-S0", "MobileCLIP2-S2", "everyday")
+ENGINES = {
+    "library": "library, fp32",
+    "fp32": "here, fp32",
+    "bf16": "here, bf16",
+    "int8": "here, int8",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+WORDS = (
+    *("a", "the", "two", "red", "old", "man", "woman", "dog", "cat", "car", "street"),
+    *("beach", "water", "with", "on", "in", "near", "of", "running"),
+)
+SHORT = 16
+"""Images or texts per batch of `models`."""
+Encoders = tuple[Callable[[Sequence[Path]], Any], Callable[[Sequence[str]], Any]]
+
+
+def sentences(count: int) -> list[str]:
+    """Generate the same texts in each process, 10 words on average: log-normal, 3 to 40."""
+    chance = random.Random(0)
+    lengths = [min(40, max(3, round(chance.lognormvariate(2.2, 0.45)))) for _ in range(count)]
+    return [" ".join(chance.choices(WORDS, k=length)) for length in lengths]
+
+
+def write_model(name: str, folder: Path) -> None:
+    """Write a folder of open_clip with random weights, and its graphs in immich's layout."""
+    if name == "everyday":
+        from coca.release.onnx.onnx_export import export_onnx
+
+        export_onnx(name, folder / "onnx")
+        return
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    text = config["text_cfg"]
+    torch.manual_seed(0)
+    model = open_clip.create_model(name).eval()
+    (folder / "torch").mkdir(parents=True)
+    if text.pop("hf_tokenizer_name", None):
+        text["hf_tokenizer_name"] = str(folder / "torch")
+        _write_tokenizer(folder / "torch")
+    about = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
+    (folder / "torch" / "open_clip_config.json").write_text(json.dumps(about), encoding="utf-8")
+    torch.save(model.state_dict(), folder / "torch" / "open_clip_pytorch_model.bin")
+    for part, encode in (("visual", model.encode_image), ("textual", model.encode_text)):
+        (folder / "onnx" / part).mkdir(parents=True)
+        model.forward = encode
+        side = model.visual.preprocess_cfg["size"]
+        side = side if isinstance(side, int) else side[0]
+        sample = torch.zeros(2, 3, side, side)
+        if part == "textual":
+            sample = torch.ones(2, text["context_length"], dtype=torch.int32)
+        key = "image" if part == "visual" else "text"
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.backends.mha.set_fastpath_enabled(False)
+            torch.onnx.export(
+                *(model, (sample,), folder / "onnx" / part / "model.onnx"),
+                dynamo=False,
+                opset_version=17,
+                input_names=[key],
+                output_names=["out"],
+                dynamic_axes={key: {0: "batch"}, "out": {0: "batch"}},
+            )
+    preprocess = json.dumps(model.visual.preprocess_cfg)
+    (folder / "onnx" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "onnx" / "visual" / "preprocess_cfg.json").write_text(preprocess, encoding="utf-8")
+    # The texts of all graphs have the full length, so that any tokenizer takes the same time.
+    _write_tokenizer(folder / "onnx" / "textual")
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of the words of `sentences`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: id for id, word in enumerate(["<pad>", "</s>", *dict.fromkeys(WORDS)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def library(folder: Path) -> Encoders:
+    import open_clip
+
+    name = f"local-dir:{folder / 'torch'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+
+    def images(files: Sequence[Path]) -> Tensor:
+        photos = Photos(files, 0)
+        photos.change = preprocess
+        loader = torch.utils.data.DataLoader(photos, batch_size=SHORT, num_workers=0)
+        return torch.cat([model.encode_image(batch) for batch in loader])
+
+    def texts(items: Sequence[str]) -> Tensor:
+        starts = range(0, len(items), SHORT)
+        batches = (tokenizer(list(items[start : start + SHORT])) for start in starts)
+        return torch.cat([model.encode_text(ids) for ids in batches])
+
+    return images, texts
+
+
+class OpenVINOGraph:
+    """A graph compiled by OpenVINO, with the methods of a session of ONNX Runtime."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino
+
+        self.compiled = openvino.Core().compile_model(str(path), "CPU")
+
+    def get_inputs(self) -> list[Any]:
+        class Input:
+            def __init__(self, port: Any) -> None:
+                self.name, self.shape = port.get_any_name(), ["batch"]
+
+        return [Input(port) for port in self.compiled.inputs]
+
+    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [self.compiled(inputs)[0]]
+
+
+def engine(name: str, folder: Path) -> Encoders:
+    """Load a model by one of `ENGINES`."""
+    is_everyday = folder.name == "everyday"
+    if name == "library":
+        return library(folder)
+    if name in ("onnx", "openvino"):
+        import coca.runtime
+
+        exported = coca.runtime.load(folder / "onnx", batch_size=SHORT)
+        if name == "openvino":
+            for part in ("visual", "textual"):
+                graph = OpenVINOGraph(folder / "onnx" / part / "model.onnx")
+                exported._graphs[part] = graph  # type: ignore[attr-defined]
+        return exported.embed_images, exported.embed_texts
+    import coca
+
+    source = "everyday" if is_everyday else folder / "torch"
+    loaded = coca.load(source, device="cpu", precision=name, batch_size=SHORT)  # type: ignore[arg-type]
+    return loaded.embed_images, loaded.embed_texts
+
+
+def model_contestant(arguments: argparse.Namespace) -> None:
+    model, name = arguments.contestant.split(":")
+    photos = sorted((arguments.folder / "photos").glob("*.jpg"))
+    items: dict[str, Any] = {"images": photos, "texts": sentences(arguments.count * 2)}
+    start = own_seconds()
+    encoders: dict[str, Callable[[Any], Any]] = dict(
+        zip(items, engine(name, arguments.folder / model), strict=True)
+    )
+    figures = {}
+    with torch.inference_mode():
+        for kind, encode in encoders.items():
+            encode(items[kind][:1])
+        figures["start_s"] = own_seconds() - start
+        for kind, encode in encoders.items():
+            encode(items[kind][:SHORT])
+            begun, own = time.perf_counter(), own_seconds()
+            vectors = torch.as_tensor(encode(items[kind])).float()
+            figures[f"{kind}_per_s"] = len(items[kind]) / (time.perf_counter() - begun)
+            figures[f"{kind}_per_own_s"] = len(items[kind]) / (own_seconds() - own)
+            unit = nn.functional.normalize(vectors, dim=1)
+            np.save(arguments.folder / f"{model}-{name}-{kind}.npy", unit.numpy())
+    emit({**figures, "memory_mb": resident_mb(peak=True)})
+
+
+def model_referee(arguments: argparse.Namespace) -> Rounds:
+    """Measure each engine on each model, in turn, and write one table for each model."""
+    # A thread that waits for the other on a busy machine would count as work.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_photos(folder / "photos", arguments.photos, arguments.count)
+        for model in arguments.models:
+            write_model(model, folder / model)
+        engines = arguments.only or list(ENGINES)
+        pairs = [(model, engine) for model in arguments.models for engine in engines]
+        # A model of this package has no other library, and its graphs are not in immich's layout.
+        skipped = {("everyday", it) for it in ("library", "int8", "openvino")}
+        shared = ["models", "--count", str(arguments.count), "--folder", str(folder)]
+        rounds = in_turn(
+            {
+                f"{a}:{b}": [*shared, "--contestant", f"{a}:{b}"]
+                for a, b in pairs
+                if (a, b) not in skipped
+            },
+            rounds=arguments.rounds,
+        )
+        sections = []
+        for model in arguments.models:
+            found = {
+                key.split(":")[1]: own for key, own in rounds.items() if key.startswith(f"{model}:")
+            }
+            first = next(iter(found))
+            rows = []
+            for engine_name, own in found.items():
+                row = [ENGINES[engine_name]]
+                for kind in ("images", "texts"):
+                    paths = (folder / f"{model}-{it}-{kind}.npy" for it in (engine_name, first))
+                    one, other = map(np.load, paths)
+                    row += [
+                        figure(own, f"{kind}_per_own_s").shown(1),
+                        ratio(own, found[first], f"{kind}_per_own_s").shown(),
+                        ratio(own, found[first], f"{kind}_per_s").shown(1),
+                        # The tokenizer of the exported texts is another one.
+                        "-"
+                        if kind == "texts" and engine_name in ("onnx", "openvino")
+                        else f"{(one * other).sum(axis=1).min():.5f}",
+                    ]
+                row += [f"{figure(own, it).median:.0f}" for it in ("memory_mb", "start_s")]
+                rows.append(row)
+            sections.append(f"## {model}\n\n{table(MODEL_COLUMNS, rows)}")
+    write_report(
+        arguments,
+        rounds,
+        "embedding-models",
+        "Image-text models: the library against here, ONNX Runtime and OpenVINO",
+        f"{arguments.count} JPEG files and {arguments.count * 2} texts of about 10 words, in "
+        f"batches of {SHORT}; random weights, except `everyday`. Median of {arguments.rounds} "
+        "turns, lowest and highest in brackets. Times are processor times, workers included, and "
+        "so is the start, up to the first image and text; `wall` is the ratio of wall times, which "
+        "a busy machine distorts. The cosine is the lowest to the vectors of the first row. Memory "
+        "is the peak of the process. OpenVINO chooses bf16 by itself where the processor has it.",
+        *sections,
+        packages=("torch", "open_clip_torch", "timm", "onnxruntime", "openvino", "pillow"),
+    )
+    return rounds
+
+
+MODEL_COLUMNS = [
+    "",
+    *("images per s", "times less", "wall", "lowest cosine"),
+    *("texts per s", "times less", "wall", "lowest cosine"),
+    *("memory, MB", "start, s"),
+]
 QUICK = {"count": 128, "only": ["peer", "here", "bf16"], "rounds": 1}
-UNITS = {"per_s": "items/s", "per_own_s": "items per processor s"}
+UNITS = {
+    "*per_s": "items/s",
+    "*per_own_s": "items per processor s",
+    "start_s": "s",
+    "memory_mb": "MB",
+}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
+    if arguments.what == "models":
+        model_contestant(arguments)
+        return
     items: Tensor | list[Path] = captions(arguments.count)
     if arguments.what != "texts":
         items = sorted((arguments.folder / "photos").glob("*.jpg"))
@@ -208,6 +483,8 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     what, count = arguments.what, arguments.count
+    if what == "models":
+        return model_referee(arguments)
     known = CONTESTANTS[what]
     names = arguments.only or [name for name in known if "compiled" not in name]
     with tempfile.TemporaryDirectory() as name:
@@ -247,6 +524,7 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="?", default="texts", choices=list(CONTESTANTS))
     parser.add_argument("--count", type=int, default=256, help="texts or images (default 256)")
     parser.add_argument("--only", nargs="+", help="contestants to run")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="of `models`")
     parser.add_argument("--photos", default=VAL, help="*.jpg, or shards to make photos of")
     parser.add_argument("--folder", type=Path, help="shared folder; used by the script itself")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -23,7 +23,16 @@ from side_by_side import Rounds, Spread, Unavailable, machine, print_unavailable
 PEERS = {
     *("faiss", "lancedb", "open_clip", "open_clip_train", "tantivy", "webdataset"),
     *("apsw", "hnswlib", "qdrant_client", "sqlite_vec", "threadpoolctl", "usearch"),
-    *("bm25s", "matplotlib", "milvus_lite", "playwright", "pyarrow", "pymilvus", "torchao"),
+    *(
+        "bm25s",
+        "matplotlib",
+        "milvus_lite",
+        "openvino",
+        "playwright",
+        "pyarrow",
+        "pymilvus",
+        "torchao",
+    ),
 }
 """Modules of optional packages; a benchmark that lacks one is unavailable, not broken."""
 EXIT_UNAVAILABLE = 69

@@ -30,8 +30,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from coca.core.errors import ConfigError
 from coca.core.extras import npm_packages
-from coca.inference.loading import DTYPES
-from coca.model.pretrained import resolve_precision
+from coca.model.pretrained import DTYPES, resolve_precision
 from coca.processing.word_vectors import WordVectors
 from emoji_sets import WORDS, package_folder, read_json
 

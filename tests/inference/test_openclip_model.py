@@ -1,5 +1,6 @@
 """Image-text models of OpenCLIP, built by open_clip with random weights, against open_clip."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,11 +13,14 @@ pytest.importorskip("timm", reason="the extra train is not installed")
 
 import open_clip
 import torch
+from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, UnsupportedError
 from coca.inference import loading
+from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.open_weights import OpenWeights, model_folder
+from coca.model.pretrained import Precision
 from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_image_text import OPENCLIP, TEXTS, awkward_images, unit, upright_rgb, write_openclip
@@ -103,13 +107,59 @@ def test_what_needs_a_decoder_names_the_remedy(folder: Path) -> None:
         loading.load(folder)
 
 
-def test_half_precision_and_short_vectors_are_close(folder: Path) -> None:
+@pytest.mark.parametrize("family", ["clip", "siglip", "mobileclip"])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8")])
+def test_lower_precisions_are_close(
+    family: str, precision: Precision, dtype: str, tmp_path: Path
+) -> None:
+    folder, images = write_openclip(tmp_path, family), awkward_images()
     whole = coca.load(folder, device="cpu")
-    half = coca.load(folder, device="cpu", precision="bf16")
+    lower = coca.load(folder, device="cpu", precision=precision)
+    assert (lower.dtype, whole.dtype) == (dtype, "float32")
+    of_texts, of_images = lower.embed_texts(TEXTS), lower.embed_images(images)
+    assert of_texts.dtype == of_images.dtype == np.float32
+    assert (of_texts * whole.embed_texts(TEXTS)).sum(axis=1).min() > 0.99
+    assert (of_images * whole.embed_images(images)).sum(axis=1).min() > 0.99
+    assert not np.array_equal(of_texts, whole.embed_texts(TEXTS))
+
+
+def test_the_modules_of_the_library_stay_for_training(folder: Path) -> None:
+    kept = coca.load(folder, device="cpu", prepack=False)
+    model = open_clip.create_model(f"local-dir:{folder}")
+    assert isinstance(kept, ImageTextPredictor)
+    assert kept.model.state_dict().keys() == model.state_dict().keys()
+    np.testing.assert_allclose(
+        kept.embed_texts(TEXTS), coca.load(folder).embed_texts(TEXTS), atol=1e-6, rtol=0
+    )
+
+
+def test_a_text_has_the_same_vector_in_any_order(folder: Path) -> None:
+    loaded = coca.load(folder, device="cpu", batch_size=len(TEXTS))
+    backwards = loaded.embed_texts(TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(loaded.embed_texts(TEXTS), backwards, atol=1e-6, rtol=0)
+
+
+def test_a_photo_is_decoded_at_a_reduced_scale_below_fp32(folder: Path) -> None:
+    photo = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)).save(
+        photo, "JPEG"
+    )
+    whole, half = (coca.load(folder, device="cpu", precision=it) for it in ("fp32", "bf16"))
+    assert not np.array_equal(
+        whole.prepare_image(photo.getvalue()), half.prepare_image(photo.getvalue())
+    )
+
+
+def test_int8_is_for_the_cpu_and_for_other_libraries(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="everyday is a CoCa model; `coca export"):
+        coca.load("everyday", precision="int8")
+    with pytest.raises(ConfigError, match="device 'meta' has no numbers"):
+        coca.load(folder, device="meta", precision="int8")
+
+
+def test_short_vectors_are_the_first_numbers(folder: Path) -> None:
+    whole = coca.load(folder, device="cpu")
     short = coca.load(folder, device="cpu", dimensions=8)
-    assert half.dtype == "bfloat16"
-    assert half.embed_texts(TEXTS).dtype == np.float32
-    assert (half.embed_texts(TEXTS) * whole.embed_texts(TEXTS)).sum(axis=1).min() > 0.99
     expected = whole.embed_texts(TEXTS)[:, :8]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(short.embed_texts(TEXTS), expected, atol=1e-6)

@@ -4,9 +4,9 @@ Dimensions: B batch, S side of the model's input (pixels), L patches, F their fe
 embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from coca.core.errors import CocaError, ModelError
+from coca.inference.acceleration import accelerate
+from coca.model.pretrained import DTYPES, Resolved
 from coca.runtime.embedding_predictor import EmbeddingPredictor
 from coca.runtime.preprocess import ImageSettings
+from coca.runtime.short_vectors import normalized
+
+TEXT_GROUP = 16
+"""Texts of about equal length that are encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class Placement:
     """Where and how a model computes, and its fingerprint."""
 
     device: torch.device
-    dtype: torch.dtype
+    precision: Resolved
     batch_size: int
     """Images or texts per batch."""
     fingerprint: str
     """Identifies the files of the model."""
+    prepack: bool
+    """On a CPU, change the modules for inference."""
 
 
 class ImageTextPredictor(EmbeddingPredictor):
@@ -56,8 +64,12 @@ class ImageTextPredictor(EmbeddingPredictor):
             embed_dim: Size of an embedding.
         """
         super().__init__(source=str(folder), batch_size=placed.batch_size)
-        self.model = model.eval().to(placed.device, placed.dtype)
-        self.image_settings, self._size = settings, embed_dim
+        self.model = model.eval().to(placed.device, DTYPES[placed.precision])
+        self._precision, self._size = placed.precision, embed_dim
+        if placed.device.type == "cpu" and (placed.prepack or placed.precision == "int8"):
+            accelerate(self.model, int8=placed.precision == "int8")
+        # Decoding a photo takes longer than some models do, and changes a vector less than int8.
+        self.image_settings = replace(settings, reduced=placed.precision != "fp32")
         self.fingerprint = placed.fingerprint
         # Divided as torchvision does, so that equal pixels give equal values to the last bit.
         self._mean, self._std = (
@@ -75,7 +87,7 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     @property
     def dtype(self) -> str:
-        return str(self._dtype).removeprefix("torch.")
+        return "int8" if self._precision == "int8" else str(self._dtype).removeprefix("torch.")
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of the image encoder, of the rest, and of both."""
@@ -105,7 +117,8 @@ class ImageTextPredictor(EmbeddingPredictor):
         """Move images to the device and normalize them, in the precision of the model."""
         values = torch.from_numpy(pixels).to(self._device).to(torch.float32).div_(255)
         mean, std = self._mean.to(self._device), self._std.to(self._device)
-        return values.sub_(mean).div_(std).to(self._dtype)
+        values = values.sub_(mean).div_(std).to(self._dtype)
+        return values.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
@@ -118,6 +131,14 @@ class ImageTextPredictor(EmbeddingPredictor):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
+
+    def _encode_texts(self, tokens: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        # A group is padded to its longest text.
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        starts = range(0, len(order), TEXT_GROUP)
+        groups = [[tokens[row] for row in order[at : at + TEXT_GROUP]] for at in starts]
+        features = np.concatenate([self._text_features(group) for group in groups])
+        return self._short(normalized(features[np.argsort(order)]))
 
 
 def as_array(features: Float[Tensor, "B E"]) -> Float32[np.ndarray, "B E"]:

@@ -32,6 +32,7 @@ from coca.inference.tower import TowerConfig, TowerPredictor
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
     DETECTOR_FILES,
+    DTYPES,
     WEIGHTS_FILE,
     ModelConfig,
     Precision,
@@ -45,8 +46,6 @@ from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(
@@ -70,7 +69,8 @@ def load(
             Default: the shipped model `everyday`.
         device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Precision of weights and arithmetic; embeddings are always fp32. `auto` is bf16
-            where the device multiplies it faster than fp32, else fp32.
+            where the device multiplies it faster than fp32, else fp32. `int8` is for models of
+            other libraries; `coca export --format onnx --int8` quantizes a CoCa model.
         batch_size: Images or texts per batch, at least 1. On a CPU, 64 images of `everyday` at once
             take 0.8 GB more memory than 16.
         prepack: On a CPU, keep a second copy of the weights in prepacked order. Images take a
@@ -91,6 +91,11 @@ def load(
         raise ModelError(
             f"{name} is an image-text model without a decoder, and this needs a CoCa model; "
             f"shipped: {', '.join(shipped())}"
+        )
+    if precision == "int8":
+        raise ConfigError(
+            f"precision int8 is for models of other libraries, and {name} is a CoCa model; "
+            "`coca export --format onnx --int8` quantizes it"
         )
     if (path / SOURCE_FILE).is_file() and (caveat := caveat_of(path)):
         logger.warning("%s", caveat)

@@ -101,6 +101,9 @@ class OpenCLIPPredictor(ImageTextPredictor):
             model = library.create_model(name, require_pretrained=True)
             self.tokenizer = library.get_tokenizer(name)
         self._inner: Any = getattr(self.tokenizer, "tokenizer", None)
+        if placed.prepack and placed.device.type == "cpu":
+            timm = require("timm", extra="openclip")
+            model.visual = timm.utils.reparameterize_model(model.visual.eval(), inplace=True)
         content = read_model_json(folder / OPEN_CLIP_CONFIG)
         super().__init__(
             model,
@@ -140,4 +143,17 @@ class OpenCLIPPredictor(ImageTextPredictor):
 
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        return as_array(self.model.encode_text(self.tokenizer(list(texts)).to(self._device)))
+        ids = self.tokenizer(list(texts)).to(self._device)
+        text = getattr(self.model, "text", self.model)
+        pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+        mask = getattr(text, "attn_mask", None)
+        if mask is None or pool != "argmax" or getattr(text, "cls_emb", None) is not None:
+            return as_array(self.model.encode_text(ids))
+        # No token attends to those after it, and the end token, the highest id, has the result.
+        ends = ids.argmax(dim=1)
+        length = int(ends.max()) + 1
+        tokens = text.token_embedding(ids[:, :length]) + text.positional_embedding[:length]
+        found = text.transformer(tokens, attn_mask=mask[:length, :length])
+        found = text.ln_final(found[torch.arange(len(ids)), ends])
+        project = text.text_projection
+        return as_array(project(found) if isinstance(project, nn.Linear) else found @ project)

@@ -117,7 +117,8 @@ def load_tower(folder: Path) -> ImageTextPredictor:
         ConfigError: It is another kind of model, or reads images of any shape.
     """
     found = files_fingerprint(folder, model_files(folder))
-    placed = Placement(torch.device("cpu"), torch.float32, 64, found)
+    # Its modules stay as they are: they move to other devices with those that learn.
+    placed = Placement(torch.device("cpu"), "fp32", 64, found, False)
     tower: ImageTextPredictor | None = None
     if is_openclip(folder):
         from coca.inference.openclip_model import OpenCLIPPredictor

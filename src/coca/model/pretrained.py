@@ -315,8 +315,17 @@ def model_description(config: ModelConfig) -> dict[str, Any]:
 # the library's own limits, so a small product is timed once per process.
 
 
-Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
-"""`auto` is bf16 where the device multiplies it faster, else fp32."""
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""`auto` is bf16 where the device multiplies it faster, else fp32. `int8` is for models of other
+libraries on a CPU."""
+Resolved: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+}
+"""Type of the weights by precision; `int8` has a quantized copy."""
 
 ROWS, WIDTH, ROUNDS = 128, 512, 5
 _TIMED = (torch.float32, torch.bfloat16)
@@ -324,9 +333,7 @@ MIN_GAIN = 1.2
 """bf16 must be faster than fp32 by this factor; casts around the products cost time as well."""
 
 
-def resolve_precision(
-    precision: Precision, device: torch.device
-) -> Literal["fp32", "bf16", "fp16"]:
+def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
     """Resolve `auto` to the faster of fp32 and bf16 on a device; warn about a slow `bf16`."""
     if precision == "auto":
         chosen: Literal["fp32", "bf16"] = "bf16" if bf16_gain(device) >= MIN_GAIN else "fp32"

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from coca.core.errors import UnsupportedError
+from coca.core.prefetch import map_ahead
 from coca.core.progress import ProgressMaker
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, whole
@@ -74,10 +75,17 @@ class EmbeddingPredictor(BasePredictor):
     def _read_ahead(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
     ) -> Iterator[Any]:
-        """Yield batches of pixels; the images of a batch are read in threads."""
-        with ThreadPoolExecutor(os.cpu_count()) as readers:
-            for batch in self._batches(images, title, progress):
-                yield self._joined(list(readers.map(self.prepare_image, batch)))
+        """Yield batches of pixels; the next one is read in threads while the model computes."""
+        size = self.batch_size
+        batches = (images[start : start + size] for start in range(0, len(images), size))
+
+        def read(batch: Sequence[ImageInput]) -> Any:
+            return self._joined(list(readers.map(self.prepare_image, batch)))
+
+        with progress(title, len(images)) as bar, ThreadPoolExecutor(os.cpu_count()) as readers:
+            for pixels in map_ahead(read, batches, threads=1, ahead=1):
+                yield pixels
+                bar.advance(len(pixels))
 
     def _refuse(self, *inputs: Any, **options: Any) -> NoReturn:
         """Raise an error: the model has no decoder."""

@@ -238,8 +238,10 @@ class PrepackedParameter(nn.Parameter):
 
     @data.setter
     def data(self, other: Tensor) -> None:
-        _drop(self)
-        self.data = other
+        # `module.to` assigns each weight, also where it stays as it is.
+        if other is not self:
+            _drop(self)
+            self.data = other
 
     # The layout of a prepacked copy is valid in this process only, so it is not pickled or copied.
 

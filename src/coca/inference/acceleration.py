@@ -1,0 +1,126 @@
+"""Faster inference of other libraries' models on a CPU: the same modules, other arithmetic.
+
+- Weights of linear layers are prepacked, or quantized to 8 bits.
+- OpenCLIP's blocks multiply queries, keys and values by one prepacked weight, and attend by
+  `F.scaled_dot_product_attention`; `nn.MultiheadAttention` writes the matrix of attention to
+  memory.
+- The branches of timm's FastViT (MobileCLIP) are merged (`openclip_model`), and the weights of
+  convolutions have the channels last.
+
+Processor time of the image encoder per image, against the library in fp32 on an Intel Xeon with
+AMX, random weights; vectors in fp32 are equal to 1e-6:
+
+                        fp32        bf16
+    ViT-B/32            1.3 times   3.0 times less
+    ViT-B/16 SigLIP 2   1.2 times   3.1 times less
+    MobileCLIP 2 S0     2.9 times   4.5 times less
+
+Dimensions: B batch, L tokens, D input width, N output width, H heads, E width of a head.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coca.model.layers.prepacked import Linear, prepack_weights
+
+
+def accelerate(model: nn.Module, *, int8: bool) -> None:
+    """Change the modules of a model in place for inference on a CPU; not for training.
+
+    Args:
+        model: Model in evaluation mode, in its precision.
+        int8: Quantize the linear layers to 8 bits, instead of a prepacked copy of their weights.
+    """
+    # oneDNN's own order, else each convolution reorders its input and its output.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    block: Any
+    for block in list(model.modules()):
+        # Other libraries have linear layers and one function of torch in place of this module.
+        own = type(block).__name__ == "ResidualAttentionBlock" and not hasattr(block, "ln_1_kv")
+        if own and block.attn.batch_first:
+            block.attn = SelfAttention(block.attn)
+    # Subclasses are left alone: their library reads the weights itself.
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear]
+    for layer in layers:
+        if int8:
+            _quantize(layer)
+        else:
+            layer.__class__ = Linear
+    prepack_weights(model)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with the weights of a `nn.MultiheadAttention`."""
+
+    def __init__(self, source: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = source.num_heads
+        self.in_proj = _linear(source.in_proj_weight, source.in_proj_bias)
+        self.out_proj = _linear(source.out_proj.weight, source.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B L D"],
+        key: Float[Tensor, "B L D"],
+        value: Float[Tensor, "B L D"],
+        *,
+        need_weights: bool,
+        attn_mask: Float[Tensor, "L L"] | None = None,
+    ) -> tuple[Float[Tensor, "B L D"], None]:
+        """Attend; the arguments and results are those of `nn.MultiheadAttention`."""
+        assert query is key is value, "only self-attention has one product for all three"
+        assert not need_weights
+        joined = self.in_proj(query)
+        q, k, v = rearrange(joined, "B L (three H E) -> three B H L E", three=3, H=self.heads)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.out_proj(rearrange(found, "B H L E -> B L (H E)")), None
+
+
+def _linear(weight: Any, bias: Any) -> nn.Linear:
+    """Wrap existing parameters, without a copy."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = weight
+    if bias is not None:
+        layer.bias = bias
+    return layer
+
+
+class Int8Linear(nn.Linear):
+    """A linear layer with 8-bit weights; its inputs are quantized as they come.
+
+    The plain weights stay, since some libraries read them instead of calling the layer.
+    """
+
+    blocks: Tensor
+    """Weights from -127 to 127, in oneDNN's order."""
+    scales: Float[Tensor, " N"]
+
+    def forward(self, inputs: Float[Tensor, "*B D"]) -> Float[Tensor, "*B N"]:
+        """Compute W x + b in integers: one scale per output channel, and one for all inputs."""
+        low, high = (float(it) for it in torch.aminmax(inputs))
+        low, high = min(low, 0.0), max(high, 0.0)
+        # Without VNNI, a sum of two products of 8 bits does not fit in 16.
+        step = (high - low) / (254 if torch.cpu._is_vnni_supported() else 127) or 1.0
+        zero = round(-low / step)
+        # Positive, so that the conversion, which cuts decimals off, rounds to the nearest.
+        codes = torch.add(torch.tensor(zero + 0.5), inputs, alpha=1 / step).to(torch.uint8)
+        return torch.ops.onednn.qlinear_pointwise(
+            *(codes, step, zero, self.blocks, self.scales, torch.zeros(len(self.scales)).int()),
+            *(self.bias, 1.0, 0, inputs.dtype, "none", [], "none"),
+        )
+
+
+def _quantize(layer: nn.Linear) -> None:
+    """Quantize a linear layer in place."""
+    weight = layer.weight.detach().float()
+    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    codes = (weight / scales[:, None]).round().to(torch.int8)
+    layer.__class__ = Int8Linear
+    # PyTorch's own compiler quantizes linear layers by these operators.
+    layer.blocks = torch.ops.onednn.qlinear_prepack(codes, None)
+    layer.scales = scales
