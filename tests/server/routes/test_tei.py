@@ -3,7 +3,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
-from server_process import data_uri
+from server_process import ServerProcess, data_uri
 
 
 def test_texts_and_images_have_the_vectors_of_the_model(
@@ -21,6 +21,24 @@ def test_a_single_text_is_a_batch_of_one(client: TestClient) -> None:
     found = client.post("/embed", json=body).json()
     assert found == client.post("/embed", json={"inputs": ["a cat"]}).json()
     assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_requests_of_milvus_are_answered(
+    process: ServerProcess, predictor: Predictor, images: list[bytes]
+) -> None:
+    """The bodies and headers that `internal/util/function/models/tei` of Milvus 2.6 sends."""
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer key"}
+    inputs = ["a red car", data_uri(images[0]), *(["a dog"] * 30)]
+    # Fields that are false or empty are left out.
+    for options in ({}, {"truncate": True, "truncation_direction": "Right"}):
+        answer = process.request("POST", "/embed", {"inputs": inputs, **options}, headers)
+        assert answer.status == 200, answer.body
+        found = np.array(answer.json(), np.float32)
+        assert found.shape == (32, predictor.embed_dim)
+        assert np.allclose(found[0], predictor.embed_texts(["a red car"])[0], atol=1e-5)
+        assert np.allclose(found[1], predictor.embed_images(images[:1])[0], atol=1e-5)
+    ranks = process.request("POST", "/rerank", {"query": "a", "texts": ["b", "c"]}, headers).json()
+    assert sorted(rank["index"] for rank in ranks) == [0, 1]
 
 
 def test_fewer_dimensions_have_length_1(client: TestClient) -> None:

@@ -1,12 +1,15 @@
 """Image-text models of other libraries in every workflow of collections, and served."""
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, UnsupportedError
@@ -139,9 +142,9 @@ def test_zero_shot_classification_and_retrieval_are_evaluated(folder: Path, tmp_
         evaluate(folder, [TaskConfig(task="captioning", data=data)])
 
 
-def test_the_service_embeds_as_the_model_does(
-    model: BasePredictor, uri: str, photos: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def client(model: BasePredictor, uri: str, tmp_path: Path) -> Iterator[Any]:
+    """A service over the collection."""
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from fastapi.testclient import TestClient
 
@@ -150,19 +153,58 @@ def test_the_service_embeds_as_the_model_does(
     from coca.server.settings import ServerSettings
 
     settings = ServerSettings(thumbnails=tmp_path / "thumbnails", uploads=tmp_path / "uploads")
-    image = (photos / "5.png").read_bytes()
     with (
         open_service(uri, ["pictures"], settings, model=model) as service,
         TestClient(create_app(service, settings), base_url="http://localhost") as client,
     ):
-        answer = client.post("/v1/embeddings", json={"input": ["a dog", ""]}).json()
-        vectors = np.array([item["embedding"] for item in answer["data"]])
-        np.testing.assert_allclose(vectors, model.embed_texts(["a dog", ""]), atol=1e-6)
-        found = service.model.embed_images([image])
-        np.testing.assert_allclose(found, model.embed_images([image]), atol=1e-6)
-        hits = client.post("/v1/search", json={"text": "a dog", "limit": 3})
-        assert hits.status_code == 200, hits.text
-        assert len(hits.json()["hits"]) == 3
-        caption = client.post("/v1/caption", files={"image": image})
-        assert caption.status_code in (400, 501), caption.text
-        assert "use a CoCa model" in caption.text
+        yield client
+
+
+def test_the_service_embeds_as_the_model_does(
+    model: BasePredictor, client: Any, photos: Path
+) -> None:
+    answer = client.post("/v1/embeddings", json={"input": ["a dog", ""]}).json()
+    vectors = np.array([item["embedding"] for item in answer["data"]])
+    np.testing.assert_allclose(vectors, model.embed_texts(["a dog", ""]), atol=1e-6)
+    hits = client.post("/v1/search", json={"text": "a dog", "limit": 3})
+    assert hits.status_code == 200, hits.text
+    assert len(hits.json()["hits"]) == 3
+    caption = client.post("/v1/caption", files={"image": (photos / "5.png").read_bytes()})
+    assert caption.status_code in (400, 501), caption.text
+    assert "use a CoCa model" in caption.text
+
+
+def test_requests_of_immich_are_answered(model: BasePredictor, client: Any, photos: Path) -> None:
+    """The forms that `machine-learning.repository.ts` of immich's server sends."""
+    assert client.get("/ping").text == "pong"
+    image = (photos / "5.png").read_bytes()
+    entries = {"clip": {"visual": {"modelName": "ViT-B-32__openai"}}}
+    # A blob without a type.
+    files = {"image": ("blob", image, "application/octet-stream")}
+    answer = client.post("/predict", data={"entries": json.dumps(entries)}, files=files)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["imageHeight"], found["imageWidth"]) == Image.open(io.BytesIO(image)).size[::-1]
+    np.testing.assert_allclose(json.loads(found["clip"]), model.embed_images([image])[0], atol=1e-6)
+
+    options = {"modelName": "ViT-B-32__openai", "options": {"language": "de"}}
+    form = {"entries": (None, json.dumps({"clip": {"textual": options}})), "text": (None, "12")}
+    answer = client.post("/predict", files=form)
+    assert set(answer.json()) == {"clip"}, answer.text
+    vector = json.loads(answer.json()["clip"])
+    np.testing.assert_allclose(vector, model.embed_texts(["12"])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"facial-recognition": {"detection": {"modelName": "buffalo_l"}}},
+        {"clip": {"visual": {"modelName": "a"}}},
+        {"clip": {}},
+        {},
+        "clip",
+    ],
+)
+def test_other_tasks_of_immich_are_refused(client: Any, entries: object) -> None:
+    form = {"entries": (None, json.dumps(entries)), "text": (None, "a dog")}
+    assert client.post("/predict", files=form).status_code == 422
