@@ -233,7 +233,10 @@ def rule(parts: Parts, ranking: Ranking = _DEFAULT) -> np.ndarray:
     """Compute the score of queries and records, Q N."""
     caption = np.where(parts.given, parts.caption, np.nan)
     return np.stack(
-        [fused_scores(*row, ranking) for row in zip(parts.image, caption, parts.words, strict=True)]
+        [
+            fused_scores(image, of_caption, np.pad(words[:, np.newaxis], ((0, 0), (0, 1))), ranking)
+            for image, of_caption, words in zip(parts.image, caption, parts.words, strict=True)
+        ]
     )
 
 

@@ -41,6 +41,7 @@ empty without a date."""
 READ_METADATA, READ_TEXT = 1, 2
 """Flags of `Origin.read`: the metadata that photos carry, and the text inside images."""
 LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
+OCR_TEXT = "ocr_text"
 """Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
 
 MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
@@ -184,7 +185,7 @@ class Hit:
     fused_score: float | None = None
     """Sort key of a ranking with captions, the sum of `parts`."""
     parts: Mapping[str, float] | None = None
-    """What `image`, `caption` and `words` give to `fused_score`; see
+    """What `image`, `caption`, `words` and the `text` inside the image give to `fused_score`; see
     `coca.search.query.ranking`."""
     log_likelihood: float | None = None
     """Log-likelihood of the query as the image's caption, in nats; set by reranking only."""
@@ -244,6 +245,12 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def text_inside(metadata: Mapping[str, Any]) -> str:
+    """Return the text inside the image of a record with these metadata; empty without."""
+    text = metadata.get(OCR_TEXT)
+    return text if isinstance(text, str) else ""
 
 
 def content_id(data: bytes) -> str:

@@ -105,7 +105,8 @@ class Ranking(Config):
 
     The score of a record is `image_weight` x the cosine of query and image, plus `caption_weight` x
     the cosine of query and caption, plus `words_weight` x b / (b + `words_half`), where b is the
-    BM25 of the query's words in the caption.
+    BM25 of the query's words in the caption, plus `text_weight` x s^4, where s is the share of
+    these words that the text inside the image has.
     """
 
     range_error: ClassVar = ArgumentError
@@ -117,6 +118,8 @@ class Ranking(Config):
     words_weight: RankWeight = 0.4
     """Weight of the words of the caption, which find names and rare words: what a caption of
     infinite BM25 gets."""
+    text_weight: RankWeight = 0.6
+    """Weight of the text inside images: what a text with all words of the query gets."""
     words_half: Annotated[float, Gt(0)] = 4.0
     """BM25 for which a caption gets half of `words_weight`."""
     uncaptioned: RankWeight = 1.4

@@ -1,7 +1,7 @@
 """Photos in a collection: what they carry, also in records of before and with sidecars."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,3 +118,33 @@ def test_people_are_filtered_as_a_list(collection: Collection, make_record: Make
     assert (ids(any_of_both), ids(negate(any_of_both))) == (["a", "b"], ["c"])
     with pytest.raises(ArgumentError, match=r"lists are tags and metadata\.KEY, got 'people'"):
         has_any_tag(["Anna"], "people")
+
+
+class Reading:
+    """Stub of OCR: the text of an image is the text of its bytes."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __call__(self, images: Sequence[bytes]) -> list[str]:
+        self.read += len(images)
+        return [image.decode() if image.startswith(b"INVOICE") else "" for image in images]
+
+
+def test_the_text_inside_images_is_read_once_and_kept(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"INVOICE 2024-118")
+    (tmp_path / "b.jpg").write_bytes(b"a dog")
+    id, reading = content_id(b"INVOICE 2024-118"), Reading()
+    source = FileSource([tmp_path])
+    ingest([source], embedder, collection)
+    embedder.embedded.clear()
+    report = ingest([source], embedder, collection, text_reader=reading)
+    assert (report.updated, report.unchanged, embedder.embedded) == (2, 0, [])
+    assert collection.get([id])[id].metadata == {"ocr_text": "INVOICE 2024-118"}
+    (tmp_path / "a.json").write_text('{"year": 2024}')
+    for text_reader in (reading, None, reading):
+        ingest([source], embedder, collection, text_reader=text_reader)
+    kept = collection.get([id])[id].metadata
+    assert (kept, reading.read) == ({"ocr_text": "INVOICE 2024-118", "year": 2024}, 2)

@@ -18,6 +18,7 @@ from coca.search.query.match import (
     CAPTION_WEIGHT,
     COVERED_WEIGHT,
     IMAGE_WEIGHT,
+    TEXT_WEIGHT,
     Calibration,
     MatchScore,
     covered,
@@ -72,6 +73,9 @@ def test_the_score_is_that_of_a_hand_calculation() -> None:
     written = replace(named, origin=Origin(captioned=True))
     for alone in (written, record("")):
         assert SCORE.score(query, "a red dog", alone) == pytest.approx(centered @ (image - mean))
+    page = replace(record(""), metadata={"ocr_text": "The red dog inn"})
+    expected = centered @ (image - mean) + TEXT_WEIGHT
+    assert SCORE.score(query, "a red dog", page) == pytest.approx(expected)
 
 
 def test_the_means_are_those_of_texts_and_records() -> None:
@@ -93,7 +97,7 @@ def test_the_means_are_those_of_texts_and_records() -> None:
     ],
 )
 def test_words_of_the_query_in_the_caption(query: str, caption: str, expected: float) -> None:
-    assert covered(query, record(caption)) == pytest.approx(expected)
+    assert covered(query, caption) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("count", "rate"), [(40, 0.05), (41, 0.2), (200, 0.1)])

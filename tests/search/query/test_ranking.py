@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,23 @@ from coca.search.milvus.collection import Collection
 from coca.search.query import ranking as ranking_module
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
+from coca.search.query.match import covered
+from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.query_terms import Term
 from coca.search.query.ranking import fused_scores
 from coca.search.records import Hit, Origin, Record
 from coca.search.search_options import Ranking
 
 COSINES = st.floats(-1, 1)
-RECORD = st.tuples(COSINES, st.one_of(COSINES, st.just(math.nan)), st.floats(0, 40))
+RECORD = st.tuples(
+    COSINES, st.one_of(COSINES, st.just(math.nan)), st.floats(0, 40), st.floats(0, 1)
+)
 
 
-def score_by_hand(image: float, caption: float, bm25: float, ranking: Ranking) -> float:
-    score = ranking.image_weight * image
+def score_by_hand(
+    image: float, caption: float, bm25: float, share: float, ranking: Ranking
+) -> float:
+    score = ranking.image_weight * image + ranking.text_weight * share**4
     if math.isnan(caption):
         score += ranking.caption_weight * ranking.uncaptioned * image
     else:
@@ -30,14 +37,14 @@ def score_by_hand(image: float, caption: float, bm25: float, ranking: Ranking) -
     return score + ranking.words_weight * bm25 / (bm25 + ranking.words_half)
 
 
-def fused(records: list[tuple[float, float, float]], ranking: Ranking) -> list[float]:
-    parts = np.array(records, np.float64).reshape(-1, 3)
-    return fused_scores(parts[:, 0], parts[:, 1], parts[:, 2], ranking).tolist()
+def fused(records: list[tuple[float, float, float, float]], ranking: Ranking) -> list[float]:
+    parts = np.array(records, np.float64).reshape(-1, 4)
+    return fused_scores(parts[:, 0], parts[:, 1], parts[:, 2:], ranking).tolist()
 
 
 @given(st.lists(RECORD, max_size=9))
 def test_the_score_is_a_sum_of_absolute_similarities(
-    records: list[tuple[float, float, float]],
+    records: list[tuple[float, float, float, float]],
 ) -> None:
     for ranking in (
         Ranking(),
@@ -51,7 +58,7 @@ def test_the_score_is_a_sum_of_absolute_similarities(
 
 @given(st.lists(RECORD, min_size=1, max_size=9))
 def test_the_score_of_a_record_does_not_depend_on_the_others(
-    records: list[tuple[float, float, float]],
+    records: list[tuple[float, float, float, float]],
 ) -> None:
     assert fused(records, Ranking())[:1] == fused(records[:1], Ranking())
 
@@ -76,7 +83,7 @@ def captioned(
             text_vector=embedder.direction(caption.encode()) if caption else None,
             origin=Origin(captioned=n % 3 == 0),
             album=f"album {n % 4}" if n < 30 else "",
-            metadata={"n": n},
+            metadata={"n": n, "ocr_text": f"an image of a dog {n % 3}" if n % 4 == 1 else ""},
         )
         for n, caption in captions.items()
     )
@@ -107,14 +114,19 @@ def expected_hits(engine: SearchEngine, text: str, ranking: Ranking) -> list[tup
     query = engine.query([Term(text=text)])[0]
     records = engine.collection.get(engine.collection.ids())
     copy = CollectionCopy(engine.collection.in_milvus(), vectors=False)
-    bm25 = copy.words(text, ranking.captions).best(40)
+    words = copy.words(text, ranking.captions)
+    bm25 = words.best(40)
     scores = {}
     for id, record in records.items():
         counts = ranking.captions == "all" or record.caption_source == "given"
         captioned = counts and record.text_vector is not None
         caption = record.cosine(query, "text") if captioned else math.nan
         scores[id] = score_by_hand(
-            record.cosine(query, "image"), caption, bm25.get(id, 0.0), ranking
+            record.cosine(query, "image"),
+            caption,
+            bm25.get(id, 0.0),
+            float(words.of([id])[0, 1]),
+            ranking,
         )
     return sorted(scores.items(), key=lambda pair: (-round(pair[1], 6), pair[0]))
 
@@ -263,3 +275,29 @@ def test_a_ranking_that_cannot_be_is_refused(engines: list[SearchEngine]) -> Non
             engine.search("3", hybrid=False, ranking=Ranking())
         with pytest.raises(SearchError, match="on must be 'image'"):
             engine.search("3", hybrid=True, on="text")
+
+
+@pytest.mark.parametrize("caption", ["", "a red car"])
+@pytest.mark.parametrize("search", [CollectionCopy, MilvusSearch])
+def test_text_inside_an_image_is_ranked_by_its_words(
+    collection: Collection,
+    embedder: Any,
+    make_record: Callable[..., Record],
+    search: Callable[[Collection], Any],
+    caption: str,
+) -> None:
+    page = make_record("p", metadata={"ocr_text": "INVOICE 2024-118\nTotal 12.50"})
+    others = [make_record(f"{n}", metadata={"ocr_text": f"exit {n}"}) for n in range(30)]
+    vector = embedder.direction(caption.encode()) if caption else None
+    collection.upsert([page, make_record("c", caption=caption, text_vector=vector), *others])
+    engine = SearchEngine(embedder, search(collection))
+    words = Ranking(image_weight=0.0, caption_weight=0.0)
+    (best, *_) = engine.search("the invoice of 2024", ranking=words)
+    assert (best.id, best.caption_score, best.metadata) == ("p", None, page.metadata)
+    assert best.parts is not None
+    assert best.parts["text"] == pytest.approx(words.text_weight)
+    assert covered("invoice 2025", page.metadata["ocr_text"]) == 0.5
+    collection.upsert([replace(page, metadata={"ocr_text": "a letter"})])
+    hits = engine.search("invoice", ranking=words)
+    assert all("text" not in (hit.parts or {}) for hit in hits)
+    assert engine.search("the letter", ranking=words)[0].id == "p"

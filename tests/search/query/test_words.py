@@ -235,3 +235,11 @@ def test_searches_during_a_change_see_it_as_a_whole() -> None:
     done.set()
     thread.join()
     assert seen <= {(0,), (1,)}
+
+
+def test_coverage_is_the_share_of_a_query_weighted_by_idf() -> None:
+    index = WordIndex.build(["Invoice 2021, a chair", "", "invoices", "chair chair"])
+    assert index.coverage("the invoice of 2021")[0].tolist() == [0, 2]
+    common, rare = math.log1p(1.5 / 2.5), math.log1p(2.5 / 1.5)
+    assert index.coverage("invoice 2021")[1] == pytest.approx([1, common / (common + rare)])
+    assert index.coverage("zebra")[0].size == 0

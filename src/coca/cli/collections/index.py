@@ -49,6 +49,14 @@ def index(
             "a decoder.",
         ),
     ] = None,
+    ocr: Annotated[
+        bool,
+        typer.Option(
+            "--ocr",
+            help="Read the text inside images, which searches find by its words; also of images "
+            "that were indexed without.",
+        ),
+    ] = False,
     prune: Annotated[
         bool,
         typer.Option(
@@ -140,6 +148,7 @@ def index(
         encoding=encoding,
         captions=captions,
         captions_from=captions_from,
+        ocr=ocr,
         prune=prune,
         prune_empty=yes,
         bad_list=bad_list,

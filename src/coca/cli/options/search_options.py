@@ -169,7 +169,7 @@ def _parts(hits: Sequence["Hit"]) -> dict[str, list[str]]:
     """Format what each part of the ranking gives."""
     return {
         f"from {name}": [_number((hit.parts or {}).get(name), digits=3) for hit in hits]
-        for name in ("image", "caption", "words")
+        for name in ("image", "caption", "words", "text")
     }
 
 

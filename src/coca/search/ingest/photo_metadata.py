@@ -67,6 +67,8 @@ class PhotoMetadata:
     """City or town."""
     country: str | None = None
     """Country."""
+    ocr_text: str | None = None
+    """Text inside the image, one line a line, with `coca index --ocr`."""
 
     def as_metadata(self) -> dict[str, Any]:
         """Return the known fields as JSON values."""

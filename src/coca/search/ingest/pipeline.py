@@ -137,6 +137,7 @@ def ingest(
     collection: Collection,
     *,
     captioner: Captioner | None = None,
+    text_reader: Captioner | None = None,
     prune: bool = False,
     prune_empty: bool = False,
     path_cache: PathCache | None = None,
@@ -154,6 +155,7 @@ def ingest(
         embedder: Model of the collection.
         collection: The collection.
         captioner: Generates captions for images without one.
+        text_reader: Reads the text inside images, also of records whose text was never read.
         prune: Delete records of files missing from these sources. Folders that are missing, empty
             or unreadable, and folders with mount points, are spared: a drive may not be mounted.
         prune_empty: Also delete records of these folders, unless they are unreadable.
@@ -181,7 +183,7 @@ def ingest(
         with (
             progress(_TITLE, total) as bar,
             _open_planner(
-                collection, snapshot, embedder, captioner, batch_size, bar, bad_log
+                collection, snapshot, embedder, captioner, batch_size, bar, bad_log, text_reader
             ) as planner,
         ):
             for source in sources:
@@ -275,6 +277,7 @@ def embed_source(
             kept,
             snapshot,
             captioner=captioner,
+            text_reader=None,
             batch_size=batch_size,
             bar=bar,
             bad_log=None,
@@ -380,6 +383,7 @@ def _open_planner(
     batch_size: int,
     bar: Bar,
     bad_log: BadLog | None,
+    text_reader: Captioner | None = None,
 ) -> Iterator[UpsertPlanner]:
     """Create a planner with write-behind; on exit all writes are on disk."""
     with WriteBehind(collection) as writer:
@@ -388,6 +392,7 @@ def _open_planner(
             writer,
             snapshot,
             captioner=captioner,
+            text_reader=text_reader,
             batch_size=batch_size,
             bar=bar,
             bad_log=bad_log,

@@ -27,8 +27,10 @@ from coca.search.ingest.upsert_rules import CountCase, Merge, MergeCase, decide_
 from coca.search.predictor import Embedder
 from coca.search.records import (
     MAX_BYTES,
+    OCR_TEXT,
     ORIGIN,
     READ_METADATA,
+    READ_TEXT,
     Origin,
     Record,
     has_priority,
@@ -139,6 +141,10 @@ def with_annotation_of(fresh: Record, stored: Record) -> Record:
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
         fresh = replace(fresh, caption=stored.caption)
+    if OCR_TEXT in stored.metadata and OCR_TEXT not in fresh.metadata:
+        # Of the same bytes.
+        text = {OCR_TEXT: stored.metadata[OCR_TEXT]}
+        fresh = replace(fresh, metadata={**fresh.metadata, **text})
     kept = fresh.caption == stored.caption and has_text_vector(stored)
     return replace(
         fresh,
@@ -170,7 +176,7 @@ def label_of(annotation: Annotation) -> str:
 
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
-"""Generates a caption for each encoded image."""
+"""Generates a caption for each encoded image, or reads the text inside it."""
 
 _MAX_FILES_BYTES = MAX_BYTES[ORIGIN] // 2
 """Maximum size of the paths of one record; further copies are read again by each run."""
@@ -209,6 +215,7 @@ class UpsertPlanner:
         snapshot: CollectionSnapshot,
         *,
         captioner: Captioner | None,
+        text_reader: Captioner | None,
         batch_size: int,
         bar: Bar,
         bad_log: BadLog | None,
@@ -219,7 +226,8 @@ class UpsertPlanner:
         self._store = store
         self._snapshot = snapshot
         self._captioner = captioner
-        self._reads = READ_METADATA
+        self._text_reader = text_reader
+        self._reads = READ_METADATA | (READ_TEXT if text_reader else 0)
         self._batch_size = batch_size
         self._bar = bar
         self._bad_log = bad_log
@@ -281,6 +289,7 @@ class UpsertPlanner:
                     self.report.reject(item.entry.path, fault.reason, str(fault))
                 continue
             records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
+        self._read_texts(records, copies)
         self._write_captions(records, copies)
         self._embed_captions(records)
         changed = {
@@ -368,14 +377,17 @@ class UpsertPlanner:
                 merge in (Merge.UPDATE, Merge.KEEP)
                 and self._has_current_metadata(item, known, merge)
                 and (known.has_caption or self._captioner is None)
-                # Members of tars and rows of tables are not read again.
-                and (item.annotation is None or not self._reads & ~known.origin.read)
+                and not self._reads_of(item) & ~known.origin.read
             )
             if same:
                 # Finish the work of a killed run.
                 self.unlink_paths({path: id})
             return same
         return False
+
+    def _reads_of(self, item: LoadedItem) -> int:
+        """Return what an item is read again for; members of tars and rows only for their text."""
+        return self._reads if item.annotation is not None else self._reads & READ_TEXT
 
     def _has_current_metadata(self, item: LoadedItem, known: RecordState, merge: Merge) -> bool:
         """Return whether the record of a primary path has the current metadata."""
@@ -461,6 +473,7 @@ class UpsertPlanner:
         same = (record.origin.label, record.caption) == (joined.origin.label, joined.caption)
         same = same and (record.metadata, record.tags) == (joined.metadata, joined.tags)
         same = same and (is_captioned(joined) or self._captioner is None)
+        same = same and bool(joined.origin.read & READ_TEXT or self._text_reader is None)
         case = CountCase(merge, is_new_path=path not in record.origin.files, is_same=same)
         self.report.count(decide_count(case), path, of=record.path)
         return joined
@@ -528,6 +541,24 @@ class UpsertPlanner:
             return {}, {}
         assert self._embedder is not None, "without a model, all records are given"
         return embed_items(self._embedder, bare)
+
+    def _read_texts(
+        self, records: dict[str, Record], copies: Mapping[str, Sequence[LoadedItem]]
+    ) -> None:
+        """Read the text inside images whose text was never read."""
+        unread = {
+            id: image.data
+            for id, record in records.items()
+            if not record.origin.read & READ_TEXT and (image := copies[id][0].image) and image.data
+        }
+        if self._text_reader is None or not unread:
+            return
+        for id, text in zip(unread, self._text_reader(list(unread.values())), strict=True):
+            record = records[id]
+            own = Annotation(metadata=record.metadata)
+            read = own.over(Annotation(metadata={OCR_TEXT: text} if text else {}))
+            origin = replace(record.origin, read=record.origin.read | READ_TEXT)
+            records[id] = replace(record, metadata=read.metadata, origin=origin)
 
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[LoadedItem]]

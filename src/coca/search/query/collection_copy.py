@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,7 +42,15 @@ from coca.search.query.saved_copy import (
     write_copy,
 )
 from coca.search.query.vectors import VectorScan
-from coca.search.records import CollectionInfo, Hit, Origin, Record, batches, group_of
+from coca.search.records import (
+    CollectionInfo,
+    Hit,
+    Origin,
+    Record,
+    batches,
+    group_of,
+    text_inside,
+)
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
 
 logger = logging.getLogger(__name__)
@@ -63,6 +72,7 @@ class _Item:
 
     caption: str
     is_given: bool
+    metadata: Mapping[str, Any]
     vector: Float32[np.ndarray, " E"] | None = None
     text_vector: Float32[np.ndarray, " E"] | None = None
     hit: Hit | None = None
@@ -217,8 +227,8 @@ class CollectionCopy:
     def records_of(self, hits: Iterable[Hit]) -> dict[str, Record]:
         """Return the records of hits, as far as the copy and the hits have their fields.
 
-        These are caption, its source, and both vectors. Records that were deleted meanwhile are
-        missing.
+        These are caption, its source, metadata, and both vectors. Records that were deleted
+        meanwhile are missing.
         """
         by_id = {hit.id: hit for hit in hits}
         if not self.has_vectors:
@@ -233,6 +243,7 @@ class CollectionCopy:
                     id=hit.id,
                     path=hit.path,
                     caption=hit.caption,
+                    metadata=hit.metadata,
                     vector=images[number],
                     text_vector=texts[number] if rows.has_text[at[number]] else None,
                     origin=Origin(captioned=hit.caption_source == "model"),
@@ -284,7 +295,7 @@ class CollectionCopy:
             caption counts, they are those of `search`.
         """
         page.check_page(MAX_RESULTS)
-        if not self.has_captions(ranking.captions):
+        if not self.has_words(ranking.captions):
             return self.search(query, **vars(page))[0]
 
         def first(some: Sequence[int], count: int) -> list[list[tuple[str, RankedParts]]]:
@@ -295,7 +306,14 @@ class CollectionCopy:
                 return [ranked_rows(rows, captions, query[0], text, ranking, count, kept)]
 
         return [
-            ranked_hit(hit, ranking, image=parts.image, caption=parts.caption, bm25=parts.bm25)
+            ranked_hit(
+                hit,
+                ranking,
+                image=parts.image,
+                caption=parts.caption,
+                bm25=parts.bm25,
+                inside=parts.inside,
+            )
             for hit, parts in self._collect(first, 1, page)[0]
         ]
 
@@ -306,11 +324,11 @@ class CollectionCopy:
             rows = self._up_to_date()
             return word_hits(rows, self._captions(rows, captions), text)
 
-    def has_captions(self, choice: CaptionChoice) -> bool:
-        """Return whether any record has a caption that counts."""
+    def has_words(self, choice: CaptionChoice) -> bool:
+        """Return whether any record has a caption that counts, or text inside its image."""
         with self._lock:
-            rows = self._up_to_date()
-            return bool(self._captions(rows, choice).counts.any())
+            captions = self._captions(self._up_to_date(), choice)
+            return bool(captions.counts.any()) or not captions.texts.is_empty
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
         """Return all ids, sorted, and their vectors in that order; both are read-only.
@@ -424,12 +442,11 @@ class CollectionCopy:
     def _captions(self, rows: CopyRows, choice: CaptionChoice) -> CountedCaptions:
         """Return the captions that count; read them again for another choice than before."""
         if choice not in rows.captions:
-            texts = [""] * len(rows.ids)
-            for id, _, caption, origin in self.in_milvus().origins():
-                if id in rows.rows:
-                    item = _Item(caption, origin.caption_source(caption) == "given")
-                    texts[rows.rows[id]] = item.counted(choice)
-            rows.captions[choice] = counted_captions(texts)
+            captions, texts = [""] * len(rows.ids), [""] * len(rows.ids)
+            for id, item in _captioned(chain.from_iterable(self.in_milvus().read_hits())):
+                if (row := rows.rows.get(id)) is not None:
+                    captions[row], texts[row] = item.counted(choice), text_inside(item.metadata)
+            rows.captions[choice] = counted_captions(captions, texts)
         return rows.captions[choice]
 
     def _up_to_date(self) -> CopyRows:
@@ -483,7 +500,7 @@ class CollectionCopy:
                         items |= self._items(batch)
                         bar.advance(len(batch))
             else:
-                items = dict(_captioned(source.origins()))
+                items = dict(_captioned(chain.from_iterable(source.read_hits())))
         rows.ids = list(items)
         rows.rows = {id: row for row, id in enumerate(rows.ids)}
         rows.exists = np.ones(len(rows.ids), bool)
@@ -492,7 +509,8 @@ class CollectionCopy:
             rows.images = VectorScan(self._stacked([item.vector for item in items.values()]))
             rows.texts = VectorScan(self._stacked([item.text_vector for item in items.values()]))
         rows.captions["given"] = counted_captions(
-            [item.counted("given") for item in items.values()]
+            [item.counted("given") for item in items.values()],
+            [text_inside(item.metadata) for item in items.values()],
         )
         self._write_lines(rows, items)
         return rows
@@ -520,11 +538,14 @@ class CollectionCopy:
         self._write_lines(rows, items)
         rows.has_text[there] = [item.text_vector is not None for item in items.values()]
         for choice, captions in rows.captions.items():
-            texts = dict.fromkeys(gone, "")
-            texts |= {rows.rows[id]: item.counted(choice) for id, item in items.items()}
-            captions.words.replace(texts)
+            none = dict.fromkeys(gone, "")
+            counted = {rows.rows[id]: item.counted(choice) for id, item in items.items()}
+            captions.words.replace(none | counted)
+            texts = {rows.rows[id]: text_inside(item.metadata) for id, item in items.items()}
+            captions.texts.replace(none | texts)
             captions.counts = np.append(captions.counts, np.zeros(len(new), bool))
-            captions.counts[list(texts)] = [bool(text) for text in texts.values()]
+            captions.counts[gone] = False
+            captions.counts[there] = [bool(caption) for caption in counted.values()]
         if self.has_vectors and there:
             at = np.array(there, np.int64)
             rows.images = rows.images.replaced(
@@ -546,13 +567,14 @@ class CollectionCopy:
     def _items(self, ids: Sequence[str]) -> dict[str, _Item]:
         """Read what the copy has of these records, in their order; missing ids are skipped."""
         if not self.has_vectors:
-            found = dict(_captioned(self.in_milvus().origins(ids)))
+            found = dict(_captioned(self.in_milvus().hits(dict.fromkeys(ids, 0.0))))
         else:
             source = self.in_milvus()
             found = {
                 id: _Item(
                     record.caption,
                     record.caption_source == "given",
+                    record.metadata,
                     record.vector,
                     record.text_vector,
                     None if source.lease is None else record.as_hit(),
@@ -571,6 +593,6 @@ class CollectionCopy:
         return stacked
 
 
-def _captioned(origins: Iterable[tuple[str, str, str, Origin]]) -> Iterator[tuple[str, _Item]]:
-    for id, _, caption, origin in origins:
-        yield id, _Item(caption, origin.caption_source(caption) == "given")
+def _captioned(hits: Iterable[Hit]) -> Iterator[tuple[str, _Item]]:
+    for hit in hits:
+        yield hit.id, _Item(hit.caption, hit.caption_source == "given", hit.metadata)

@@ -52,7 +52,7 @@ class MilvusSearch:
     ) -> list[Hit]:
         """Search by image, caption and words; see `CollectionCopy.search_ranked`."""
         copy = self._words()
-        if not copy.has_captions(ranking.captions):
+        if not copy.has_words(ranking.captions):
             return self.search(query, **vars(page))[0]
         return search_ranked(self, copy.words(text, ranking.captions), query, ranking, page)
 

@@ -3,8 +3,12 @@
     score = image_weight cos(query, image)
           + caption_weight cos(query, caption)
           + words_weight b / (b + words_half)
+          + text_weight s^4
 
-b is the BM25 of the query's words in the caption, 0 where they share none. Nothing is normalized
+b is the BM25 of the query's words in the caption, 0 where they share none, and s the share of these
+words that the text inside the image has, weighted by their idf. (BM25 is low where few images have
+text, and in long texts: with it, a page with the words "oak table" came after photos of other
+things.) Nothing is normalized
 among the hits of a query, so the score of a record depends on the query and the record, and on the
 captions of the collection by BM25 only: it is the same on Milvus Lite, on a server, in a copy in
 memory and on a static page, on every page of hits, and with any number of records.
@@ -16,7 +20,7 @@ Dimensions: N records, E embedding.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +36,7 @@ from coca.search.search_options import Ranking, SearchOptions
 def fused_scores(
     image: Float[np.ndarray, " N"],
     caption: Float[np.ndarray, " N"],
-    bm25: Float[np.ndarray, " N"],
+    words: Float[np.ndarray, "N 2"],
     ranking: Ranking,
 ) -> Float[np.ndarray, " N"]:
     """Compute the scores by which records are sorted.
@@ -40,32 +44,39 @@ def fused_scores(
     Args:
         image: Cosine of query and image.
         caption: Cosine of query and caption; NaN for a record without a caption that counts.
-        bm25: BM25 of the query's words in the caption, 0 where they share none.
+        words: BM25 of the query's words in the caption, and share of them that the text inside the
+            image has.
         ranking: Weights.
     """
-    return sum(parts_of(image, caption, bm25, ranking).values(), np.zeros(len(image)))
+    return sum(parts_of(image, caption, words, ranking).values(), np.zeros(len(image)))
 
 
 def parts_of(
     image: Float[np.ndarray, " N"],
     caption: Float[np.ndarray, " N"],
-    bm25: Float[np.ndarray, " N"],
+    words: Float[np.ndarray, "N 2"],
     ranking: Ranking,
 ) -> dict[str, Float[np.ndarray, " N"]]:
-    """Compute what image, caption and words give to the scores; see `fused_scores`."""
+    """Compute what image, caption, words and text give to the scores; see `fused_scores`."""
+    bm25, share = words.astype(np.float64).T
     caption = np.where(np.isnan(caption), ranking.uncaptioned * image, caption)
     return {
         "image": ranking.image_weight * image,
         "caption": ranking.caption_weight * caption,
         "words": ranking.words_weight * bm25 / (bm25 + ranking.words_half),
+        "text": ranking.text_weight * share**4,
     }
 
 
-def ranked_hit(hit: Hit, ranking: Ranking, *, image: float, caption: float, bm25: float) -> Hit:
+def ranked_hit(
+    hit: Hit, ranking: Ranking, *, image: float, caption: float, bm25: float, inside: float
+) -> Hit:
     """Set the score of a hit, and what it consists of; a caption of NaN does not count."""
-    single = [np.array([one], np.float64) for one in (image, caption, bm25)]
-    given = parts_of(single[0], single[1], single[2], ranking)
+    single = [np.array([one], np.float64) for one in (image, caption)]
+    given = parts_of(single[0], single[1], np.array([[bm25, inside]]), ranking)
     parts = {name: float(part[0]) for name, part in given.items()}
+    if not inside:
+        del parts["text"]
     return replace(
         hit,
         score=image,
@@ -107,7 +118,7 @@ def search_ranked(
         images = collection.search(query, **dense | {"k": depth})[0]
         captions = collection.search(query, **dense | {"k": depth, "on": "text"})[0]
         candidates = _Candidates(collection, query[0], words, ranking, page)
-        candidates.add(images, captions, words.best(depth), depth=depth)
+        candidates.add(images, captions, [*words.best(depth)], words.rest(depth), depth=depth)
         for hit in candidates.ranked():
             found.setdefault(group_of(hit) if page.group_by else hit.id, hit)
         if len(found) >= page.offset + page.k or candidates.are_all:
@@ -133,7 +144,7 @@ class _Candidates:
         self._caption: dict[str, float] = {}
         # No record that a list lacks is nearer than the last one of the list.
         self._most_image = self._most_caption = 1.0
-        self._most_bm25 = math.inf
+        self._most_words = np.array([[math.inf, 1.0]])
         self.are_all = False
         """Whether no other record can be a hit."""
 
@@ -141,17 +152,21 @@ class _Candidates:
         self,
         images: Sequence[Hit],
         captions: Sequence[Hit],
-        best: Mapping[str, float],
+        best: Sequence[str],
+        rest: Float[np.ndarray, "1 2"],
         *,
         depth: int,
     ) -> None:
-        """Add the records of three lists, each of the first `depth` records."""
+        """Add the records of three lists, each of the first `depth` records.
+
+        No record that `best` lacks has higher similarities of words than `rest`.
+        """
         self._hits |= {hit.id: hit for hit in (*captions, *images)}
         self._image |= {hit.id: hit.score for hit in images}
         self._caption |= {hit.id: hit.score for hit in captions if self._ranking.counts(hit)}
         self._most_image = images[-1].score if images else -1.0
         self._most_caption = captions[-1].score if captions else -1.0
-        self._most_bm25 = min(best.values()) if len(best) == depth else 0.0
+        self._most_words = rest
         least = self._page.min_score
         self.are_all = (
             depth == DEPTHS[-1]
@@ -174,7 +189,7 @@ class _Candidates:
         least -= 10.0**-SCORE_DIGITS
         self._read([ids[row] for row in np.flatnonzero(~known & (most >= least))])
         ids = self._similar(id for id in ids if id in self._hits and self._is_known(id))
-        bm25 = dict(zip(ids, self._words.of(ids).tolist(), strict=True))
+        words = dict(zip(ids, self._words.of(ids).tolist(), strict=True))
         scores = dict(zip(ids, self._scores(ids).tolist(), strict=True))
         ids = [id for id in ids if scores[id] >= least]
         return [
@@ -183,7 +198,8 @@ class _Candidates:
                 self._ranking,
                 image=self._image[id],
                 caption=self._caption.get(id, math.nan),
-                bm25=bm25[id],
+                bm25=words[id][0],
+                inside=words[id][1],
             )
             for id in sorted(ids, key=lambda id: sort_key(scores[id], id))
         ]
@@ -194,8 +210,8 @@ class _Candidates:
             return -math.inf
         image = self._most_image
         captions = np.array([self._most_of_captions(image), math.nan])
-        bm25 = np.array([self._most_bm25, 0.0])
-        return float(fused_scores(np.full(2, image), captions, bm25, self._ranking).max())
+        words = np.repeat(self._most_words, 2, axis=0)
+        return float(fused_scores(np.full(2, image), captions, words, self._ranking).max())
 
     def _is_known(self, id: str) -> bool:
         """Return whether all cosines of a candidate are known."""

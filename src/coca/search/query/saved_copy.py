@@ -11,6 +11,7 @@ hits.jsonl           their fields, one JSON object a line
 arrays.npz           where each of these lines begins, and masks of records
 images, texts, sums  their vectors, see `VectorScan`: of images, of captions, and weighted sums
 words                the words of the captions that people gave, see `WordIndex`
+texts_inside         the words of the text inside images
 
 Dimensions: N records, Q queries, E embedding, K results, M matching records, B boundaries of lines,
 one more than there are lines, U bytes.
@@ -29,7 +30,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from coca.core.errors import CocaError
 from coca.core.files.atomic import atomic_folder
 from coca.search.milvus import lite
-from coca.search.query.ranking import fused_scores, parts_of
+from coca.search.query.ranking import fused_scores
 from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordIndex
 from coca.search.records import SCORE_DIGITS, CollectionInfo, Hit, sort_key
@@ -51,6 +52,8 @@ class RankedParts:
     caption: float
     """NaN where no caption counts."""
     bm25: float
+    inside: float
+    """Share of the query's words that the text inside the image has."""
 
 
 @dataclass
@@ -59,6 +62,8 @@ class CountedCaptions:
 
     words: WordIndex
     """The words of each row; none where the caption does not count."""
+    texts: WordIndex
+    """The words of the text inside the image of each row."""
     counts: Bool[np.ndarray, " N"]
     """Whether each row has a caption that counts."""
 
@@ -136,49 +141,66 @@ class WordHits:
         ids: Sequence[str],
         rows_of: Mapping[str, int],
         rows: Int[np.ndarray, " M"],
-        scores: Float32[np.ndarray, " M"],
+        words: Float32[np.ndarray, "M 2"],
     ) -> None:
-        """Take the rows, ascending as `WordIndex.scores` returns them, with their BM25."""
-        self._ids, self._rows_of, self._rows, self._scores = ids, rows_of, rows, scores
+        """Take the rows, ascending, with the BM25 of the caption and the share of the text."""
+        self._ids, self._rows_of, self._rows, self._words = ids, rows_of, rows, words
+        self._keys = words[:, 0] / (1 + words[:, 0]) + words[:, 1]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def best(self, count: int) -> dict[str, float]:
         """Return the ids of the best records with their BM25, best first."""
-        order = np.argsort(-self._scores, kind="stable")[:count]
-        return {self._ids[self._rows[at]]: float(self._scores[at]) for at in order}
+        order = np.argsort(-self._keys, kind="stable")[:count]
+        return {self._ids[self._rows[at]]: float(self._words[at, 0]) for at in order}
 
-    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, " N"]:
-        """Return the BM25 of these records, 0 where they share no word."""
+    def rest(self, count: int) -> Float32[np.ndarray, "1 2"]:
+        """Return the highest BM25 and share of all other records."""
+        others = np.argsort(-self._keys, kind="stable")[count:]
+        return self._words[others].max(axis=0, keepdims=True, initial=0)
+
+    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, "N 2"]:
+        """Return BM25 and share of these records, 0 where they have no word of the query."""
         return self.of_rows(np.array([self._rows_of.get(id, -1) for id in ids], np.int64))
 
-    def of_rows(self, rows: Int[np.ndarray, " N"]) -> Float32[np.ndarray, " N"]:
-        """Return the BM25 of these rows, 0 where they share no word."""
+    def of_rows(self, rows: Int[np.ndarray, " N"]) -> Float32[np.ndarray, "N 2"]:
+        """Return BM25 and share of these rows, 0 where they have no word of the query."""
         if not len(self._rows):
-            return np.zeros(len(rows), np.float32)
+            return np.zeros((len(rows), 2), np.float32)
         at = np.searchsorted(self._rows, rows).clip(max=len(self._rows) - 1)
-        return np.where(self._rows[at] == rows, self._scores[at], np.float32(0))
+        return np.where((self._rows[at] == rows)[:, np.newaxis], self._words[at], np.float32(0))
 
     def best_rows(
         self, count: int, kept: Bool[np.ndarray, " N"]
-    ) -> tuple[Int[np.ndarray, " M"], float]:
-        """Return the best rows that are kept, and the BM25 that no other one exceeds."""
+    ) -> tuple[Int[np.ndarray, " M"], Float32[np.ndarray, "1 2"]]:
+        """Return the best rows that are kept, and the similarities that no other one exceeds."""
         there = np.flatnonzero(kept[self._rows])
         if len(there) <= count:
-            return self._rows[there], 0.0
-        order = np.argpartition(-self._scores[there], count)
-        return self._rows[there[order[:count]]], float(self._scores[there[order[count]]])
+            return self._rows[there], np.zeros((1, 2), np.float32)
+        order = np.argpartition(-self._keys[there], count)
+        rest = self._words[there[order[count:]]].max(axis=0, keepdims=True)
+        return self._rows[there[order[:count]]], rest
 
 
-def counted_captions(texts: Sequence[str]) -> CountedCaptions:
-    """Index the caption of each row; an empty text is a row whose caption does not count."""
-    return CountedCaptions(WordIndex.build(texts), np.array([bool(text) for text in texts], bool))
+def counted_captions(captions: Sequence[str], texts: Sequence[str]) -> CountedCaptions:
+    """Index caption and text of each row; an empty caption is one that does not count."""
+    return CountedCaptions(
+        WordIndex.build(captions),
+        WordIndex.build(texts),
+        np.array([bool(caption) for caption in captions], bool),
+    )
 
 
 def word_hits(rows: CopyRows, captions: CountedCaptions, text: str) -> WordHits:
-    """Find the rows whose caption shares a word with a text."""
-    return WordHits(rows.ids, rows.rows, *captions.words.scores(text))
+    """Find the rows whose caption, or the text inside whose image, shares a word with a text."""
+    words = np.zeros((len(rows.ids), 2), np.float32)
+    for column, (found, scores) in enumerate(
+        (captions.words.scores(text), captions.texts.coverage(text))
+    ):
+        words[found, column] = scores
+    some = np.flatnonzero(words.any(axis=1))
+    return WordHits(rows.ids, rows.rows, some, words[some])
 
 
 def nearest_rows(
@@ -250,11 +272,11 @@ def ranked_rows(
     depth, first_words = max(4 * count, 64), max(4 * count, _FIRST_WORDS)
     while True:
         near, similarities = _top(scan, query, depth, kept)
-        worded, next_bm25 = found.best_rows(first_words, kept)
+        worded, rest = found.best_rows(first_words, kept)
         some = np.union1d(near, worded)
         scores = scan.scores_of(query, some) + _by_words(found.of_rows(some), ranking)
         best = _best(scores, count)
-        next_words = float(_by_words(np.array([next_bm25]), ranking)[0])
+        next_words = float(_by_words(rest, ranking)[0])
         least = float(scores[best].min()) if len(best) >= count else -math.inf
         # With a margin, since scores of equal records differ by rounding.
         if len(near) < depth or least > float(similarities[-1]) + next_words + _MARGIN:
@@ -263,18 +285,18 @@ def ranked_rows(
     some = some[best]
     image, caption = rows.images.scores_of(query, some), rows.texts.scores_of(query, some)
     caption = np.where(captions.counts[some] & rows.has_text[some], caption, np.float32(np.nan))
-    bm25 = found.of_rows(some)
-    fused = fused_scores(image, caption, bm25, ranking)
+    words = found.of_rows(some)
+    fused = fused_scores(image, caption, words, ranking)
     named = [
         (rows.ids[row], RankedParts(*map(float, parts)))
-        for row, *parts in zip(some, fused, image, caption, bm25, strict=True)
+        for row, *parts in zip(some, fused, image, caption, *words.T, strict=True)
     ]
     return sorted(named, key=lambda pair: sort_key(pair[1].fused, pair[0]))[:count]
 
 
-def _by_words(bm25: Float[np.ndarray, " N"], ranking: Ranking) -> Float[np.ndarray, " N"]:
-    nothing = np.zeros(len(bm25))
-    return parts_of(nothing, nothing, bm25, ranking)["words"]
+def _by_words(words: Float[np.ndarray, "N 2"], ranking: Ranking) -> Float[np.ndarray, " N"]:
+    nothing = np.zeros(len(words))
+    return fused_scores(nothing, nothing, words, ranking)
 
 
 def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
@@ -288,7 +310,7 @@ def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
 # The copy on disk.
 
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -366,7 +388,11 @@ def _read_rows(copy: Path) -> CopyRows:
         has_text=has_text,
         images=VectorScan.open(copy / "images"),
         texts=VectorScan.open(copy / "texts"),
-        captions={"given": CountedCaptions(WordIndex.open(copy / "words"), counts)},
+        captions={
+            "given": CountedCaptions(
+                WordIndex.open(copy / "words"), WordIndex.open(copy / "texts_inside"), counts
+            )
+        },
         fused=(Ranking(), VectorScan.open(copy / "sums")),
         lines=HitLines.open(copy / "hits.jsonl", starts),
     )
@@ -383,8 +409,9 @@ def write_copy(folder: Path, state: lite.FileState, info: CollectionInfo, rows: 
     captions = rows.captions["given"]
     sums = weighted_vectors(rows, Ranking(), order)
     with atomic_folder(folder / lite.COPY_FOLDER) as copy:
-        (copy / "words").mkdir()
-        captions.words.taken(order).save(copy / "words")
+        for name, index in (("words", captions.words), ("texts_inside", captions.texts)):
+            (copy / name).mkdir()
+            index.taken(order).save(copy / name)
         VectorScan(rows.images.vectors(order)).save(copy / "images")
         VectorScan(rows.texts.vectors(order)).save(copy / "texts")
         VectorScan(sums).save(copy / "sums")

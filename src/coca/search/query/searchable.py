@@ -23,8 +23,12 @@ class WordMatches(Protocol):
         """Return the ids of the best records with their BM25, best first."""
         ...
 
-    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, " N"]:
-        """Return the BM25 of these records, 0 where they share no word."""
+    def rest(self, count: int) -> Float32[np.ndarray, "1 2"]:
+        """Return the highest BM25 and share of all records but the best."""
+        ...
+
+    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, "N 2"]:
+        """Return the BM25 of caption and words, and the share of the words in the text inside."""
         ...
 
 

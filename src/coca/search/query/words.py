@@ -22,6 +22,7 @@ Dimensions: N rows, P postings, T terms, K matching rows.
 
 import hashlib
 import json
+import math
 import threading
 import unicodedata
 from array import array
@@ -177,6 +178,11 @@ class WordIndex:
         """Return the number of rows, with or without a caption."""
         return len(self._state.lengths)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a word."""
+        return not self._state.captions
+
     @classmethod
     def build(cls, texts: Iterable[str]) -> "WordIndex":
         """Index texts: row n is text n; an empty text is a row without a caption."""
@@ -202,6 +208,27 @@ class WordIndex:
                 total[rows] += np.float32(count * idf) * gain
         rows = np.flatnonzero(total)
         return rows, total[rows]
+
+    def coverage(self, query: str) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+        """Compute the share of a query's terms that each row has, weighted by their idf.
+
+        Unlike BM25, it depends neither on the length of a text nor on the number of texts.
+
+        Returns:
+            Rows with a term of the query, ascending, and their shares, above 0 to 1.
+        """
+        state = self._state
+        total, whole = np.zeros(len(state.lengths), np.float32), 0.0
+        for term in dict.fromkeys(content_terms(query)):
+            hashed = _hash(term)
+            found = [_live(state, one, one.postings(hashed))[0] for one in state.segments]
+            frequency = sum(map(len, found))
+            idf = math.log1p((state.captions - frequency + 0.5) / (frequency + 0.5))
+            whole += idf
+            for rows in found:
+                total[rows] += np.float32(idf)
+        rows = np.flatnonzero(total)
+        return rows, np.minimum(total[rows] / np.float32(whole or 1), np.float32(1))
 
     def replace(self, changed: Mapping[int, str]) -> None:
         """Replace the texts of rows; an empty text deletes the row's caption.

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import METADATA, Hit, batches
+from coca.search.records import METADATA, OCR_TEXT, Hit, batches
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
@@ -120,8 +120,12 @@ def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[Fa
         "tags": hit.tags,
         "album": hit.album,
         "caption_source": hit.caption_source,
-        # The captions of an image are not values to count.
-        **{f"{METADATA}.{key}": hit.metadata[key] for key in hit.metadata if key != "captions"},
+        # The captions of an image, and the text inside it, are not values to count.
+        **{
+            f"{METADATA}.{key}": hit.metadata[key]
+            for key in hit.metadata
+            if key not in ("captions", OCR_TEXT)
+        },
     }
     pairs: dict[FacetPair, None] = {}
     for field, value in fields.items():

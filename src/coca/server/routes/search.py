@@ -43,7 +43,8 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 @with_options(
     Ranking,
-    *("image_weight", "caption_weight", "words_weight", "words_half", "uncaptioned", "captions"),
+    *("image_weight", "caption_weight", "words_weight", "words_half", "text_weight"),
+    *("uncaptioned", "captions"),
     optional=True,
 )
 @with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
@@ -68,7 +69,7 @@ class Hit(Item):
     fused_score: float | None = None
     """Sort key where captions count for the ranking: the sum of `parts`."""
     parts: dict[str, float] | None = None
-    """What `image`, `caption` and `words` give to `fused_score`."""
+    """What `image`, `caption`, `words` and the `text` inside the image give to `fused_score`."""
     rank_score: float | None = None
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None

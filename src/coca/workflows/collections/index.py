@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
@@ -13,6 +13,7 @@ from coca.core.errors import ConfigError, MissingExtraError, ModelError, SearchE
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.text_reader import TextReader
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
@@ -51,6 +52,8 @@ logger = logging.getLogger(__name__)
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
+_OCR_IMAGES = 8
+
 ModelLoader: TypeAlias = Callable[[CollectionInfo | None], BasePredictor]
 """Loads the model to fill a collection with; None: the collection does not exist yet."""
 
@@ -68,6 +71,8 @@ class IndexSettings(TypedDict, total=False):
     """Generate captions for images that have none; default: True."""
     captions_from: BasePredictor | str | Path | None
     """Model that generates the captions; default: the model of the vectors, if it has a decoder."""
+    ocr: bool
+    """Read the text inside images (OCR), which searches find by its words; default: False."""
     prune: bool
     """Delete the records of files that no longer exist in the sources; default: False."""
     prune_empty: bool
@@ -142,6 +147,7 @@ def index_images(
             "--watch": watch is not None,
             "--prune": prune,
             "--no-captions": not settings.get("captions", True),
+            "--ocr": settings.get("ocr", False),
             "--captions-from": settings.get("captions_from") is not None,
             "--frame-interval": frame_interval_s != FRAME_INTERVAL_S,
             "--max-bad": settings.get("max_bad_fraction", MAX_BAD_FRACTION) != MAX_BAD_FRACTION,
@@ -214,6 +220,7 @@ def index_sources(
                 predictor,
                 collection,
                 captioner=_writer(predictor, settings),
+                text_reader=_text_reader() if settings.get("ocr") else None,
                 prune=settings.get("prune", False),
                 prune_empty=settings.get("prune_empty", False),
                 path_cache=path_cache,
@@ -221,7 +228,10 @@ def index_sources(
                     settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
                 ),
                 progress=progress,
-                batch_size=predictor.batch_size,
+                # The text of a page takes seconds, and the progress is that of whole batches.
+                batch_size=min(_OCR_IMAGES, predictor.batch_size)
+                if settings.get("ocr")
+                else predictor.batch_size,
             )
             # Here, so that the first search need not write the copy on disk.
             searched = searchable(collection, progress)
@@ -291,6 +301,12 @@ def counted_on_ctrl_c(collection: Collection) -> Iterator[None]:
             f"stopped by Ctrl-C: {info.count:,} images are in collection {info.collection!r} of "
             f"{info.uri}; the same command goes on from there"
         ) from None
+
+
+@cache
+def _text_reader() -> TextReader:
+    """Load the models of OCR, once for all runs of a watch."""
+    return TextReader()
 
 
 def _writer(predictor: BasePredictor, settings: IndexSettings) -> Captioner | None:
