@@ -210,6 +210,7 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
         ("GET", "/v1/search", "POST"),
         ("PUT", "/v1/search", "POST"),
         ("PUT", "/v1/items/x/original", "GET"),
+        ("TRACE", "/v1/items/x/thumbnail", "GET"),
         ("POST", "/v1/items/x", "DELETE, GET, PATCH, PUT"),
         ("GET", "/v1/items/delete", "POST"),
     ],
