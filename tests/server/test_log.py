@@ -11,10 +11,9 @@ def test_wrong_filters_of_requests_are_not_logged(
 ) -> None:
     options = ("--collection", "pictures", "--model", predictor.source)
     with serving("--uri", uri, *options, cache=tmp_path) as running:
-        # Each would be a traceback of Milvus; a full pipe would then stop the service.
+        # Each would be a traceback of Milvus.
         for filter in ("nosuch(width) > 1", "width > 1.5 and caption > 3", "1 == "):
             answer = running.post("/v1/search", {"text": "a cat", "filter": filter})
             assert answer.status == 400, answer.body
-        running.process.terminate()
-        assert running.process.stdout is not None
-        assert "Traceback" not in running.process.stdout.read()
+    assert running.log
+    assert "Traceback" not in "".join(running.log)

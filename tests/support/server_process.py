@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,6 +50,8 @@ class ServerProcess:
 
     url: str
     process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+    """Lines that it has written."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -109,7 +112,14 @@ def serving(
             for line in process.stdout:
                 shown.append(line)
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    yield ServerProcess(found[0], process)
+                    # A full pipe would stop the service at its next line.
+                    reader = Thread(target=shown.extend, args=[process.stdout], daemon=True)
+                    reader.start()
+                    try:
+                        yield ServerProcess(found[0], process, shown)
+                    finally:
+                        process.terminate()
+                        reader.join()
                     return
             raise AssertionError("coca serve ended early: " + "".join(shown))
         finally:
