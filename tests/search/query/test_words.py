@@ -82,15 +82,6 @@ def test_scores_are_those_of_bm25s_with_the_method_of_lucene(texts: list[str], q
     assert [found.get(row, 0.0) for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-@given(st.permutations(range(8)), st.lists(TEXT, min_size=8, max_size=8), QUERY)
-def test_the_order_of_rows_does_not_change_scores(
-    order: list[int], texts: list[str], query: str
-) -> None:
-    straight = as_dict(WordIndex.build(texts), query)
-    shuffled = as_dict(WordIndex.build([texts[row] for row in order]), query)
-    assert {order[row]: score for row, score in shuffled.items()} == straight
-
-
 @given(TEXTS, CHANGES, QUERY)
 def test_a_changed_index_equals_a_rebuilt_index(
     texts: list[str], changes: list[dict[int, str]], query: str
