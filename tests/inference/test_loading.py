@@ -282,9 +282,17 @@ def test_files_of_different_models_are_refused_with_every_fault(tmp_path: Path) 
         assert fault in str(caught.value)
 
 
-def test_an_unknown_precision_is_refused(folder: Path) -> None:
-    precision: Any = "int8"
-    with pytest.raises(ConfigError, match="precision 'int8' is unknown; choose one of auto, fp32"):
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [
+        ("int4", "precision 'int4' is unknown; choose one of auto, fp32"),
+        ("int8", "precision int8 is for models of other libraries, and .* is a CoCa model"),
+    ],
+)
+def test_a_precision_that_a_coca_does_not_have_is_refused(
+    folder: Path, precision: Any, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
         # Past the type checks of the tests, as a caller without them would come.
         inspect.unwrap(loading.load)(folder, precision=precision)
 
