@@ -17,15 +17,13 @@ from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement
 from coca.inference.model_kinds import (
-    is_image_text,
-    is_openclip,
-    is_sentence_transformers,
+    Library,
+    library_of,
     model_files,
 )
 from coca.inference.open_weights import model_folder
 from coca.model.pretrained import Precision, resolve_precision
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.files import is_immich
 from coca.runtime.predictor import load as load_on_onnx
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
@@ -48,7 +46,8 @@ def load(
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
     """
     folder = model_folder(name)
-    if not is_image_text(folder):
+    library = library_of(folder)
+    if library is None:
         return loading.load(
             folder,
             device=device,
@@ -58,7 +57,7 @@ def load(
             dimensions=dimensions,
         )
     loading.check_precision(precision)
-    if is_immich(folder):
+    if library == "immich":
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):
             raise ConfigError(
                 f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "
@@ -70,20 +69,20 @@ def load(
         keep_freed_memory()
     if precision == "int8" and target.type != "cpu":
         raise ConfigError(f"precision int8 runs on the CPU, got device {target}")
-    kind = _kind_of(folder)
+    kind = _predictor_of(library)
     found = files_fingerprint(folder, model_files(folder))
     chosen = resolve_precision(precision, target)
     loaded = kind(folder, Placement(target, chosen, batch_size, found, prepack))
     return loaded if dimensions is None else shorten(loaded, dimensions)
 
 
-def _kind_of(folder: Path) -> Callable[[Path, Placement], ImageTextPredictor]:
-    """Return the class that loads a folder; its import needs torch only."""
-    if is_openclip(folder):
+def _predictor_of(library: Library) -> Callable[[Path, Placement], ImageTextPredictor]:
+    """Return the class that loads the models of a library; its import needs torch only."""
+    if library == "openclip":
         from coca.inference.openclip_model import OpenCLIPPredictor
 
         return OpenCLIPPredictor
-    if is_sentence_transformers(folder):
+    if library == "sentence_transformers":
         from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
 
         return SentenceTransformersPredictor

@@ -1,6 +1,8 @@
 """Kinds of model folders: of this package, of other libraries, and their files."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json
@@ -35,6 +37,10 @@ TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 """Values of `model_type` that `coca.inference.transformers_model` loads."""
 
 
+Library: TypeAlias = Literal["immich", "openclip", "sentence_transformers", "transformers"]
+"""Library whose models are loaded as they are."""
+
+
 def is_model(folder: Path) -> bool:
     """Check whether a folder contains a model in this package's format."""
     return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
@@ -42,8 +48,18 @@ def is_model(folder: Path) -> bool:
 
 def is_image_text(folder: Path) -> bool:
     """Check whether a folder contains an image-text model of another library."""
-    kinds = (is_openclip, is_transformers, is_sentence_transformers, is_immich)
-    return any(is_kind(folder) for is_kind in kinds)
+    return library_of(folder) is not None
+
+
+def library_of(folder: Path) -> Library | None:
+    """Return the library whose image-text model a folder contains; None if it contains none."""
+    kinds: dict[Library, Callable[[Path], bool]] = {
+        "immich": is_immich,
+        "openclip": is_openclip,
+        "sentence_transformers": is_sentence_transformers,
+        "transformers": is_transformers,
+    }
+    return next((library for library, is_kind in kinds.items() if is_kind(folder)), None)
 
 
 def is_openclip(folder: Path) -> bool:
