@@ -1,10 +1,11 @@
 """Base class of image-text models of other libraries, by torch.
 
 Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E shared
-embedding.
+embedding, T tokens of a text.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
 from coca.core.errors import CocaError, ModelError
+from coca.core.files.atomic import atomic_folder
 from coca.inference.acceleration import accelerate
 from coca.model.pretrained import DTYPES, Resolved
 from coca.runtime.embedding_predictor import EmbeddingPredictor
@@ -25,6 +27,9 @@ from coca.runtime.short_vectors import normalized
 
 TEXT_GROUP = 16
 """Texts of about equal length that are encoded at once."""
+
+WEIGHTS = frozenset((".bin", ".pt", ".pth", ".safetensors"))
+"""Suffixes of files of weights."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,32 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     def image_tokens(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B L F"]:
         """Compute the patch tokens of normalized images: of the last layer, after its norm."""
+        raise NotImplementedError
+
+    def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        """Compute the embeddings of the output of `tokenize`, of any length."""
+        raise NotImplementedError
+
+    @property
+    def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
+        """The tokenizer, for other processes as well: texts to padded token ids."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Save the model in the format of its library, with the files of its tokenizer and images.
+
+        Args:
+            folder: Output folder; an existing one is replaced.
+        """
+        source = Path(self.source)
+        with atomic_folder(folder) as unfinished:
+            self._save_weights(unfinished)
+            for path in source.iterdir():
+                of_weights = path.suffix in WEIGHTS or path.name.endswith(".index.json")
+                if path.is_file() and not of_weights and not (unfinished / path.name).exists():
+                    shutil.copyfile(path, unfinished / path.name)
+
+    def _save_weights(self, folder: Path) -> None:
         raise NotImplementedError
 
     def normalize(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

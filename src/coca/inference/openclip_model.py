@@ -1,17 +1,17 @@
 """Image-text models of OpenCLIP: CLIP, SigLIP, MobileCLIP, ConvNeXt and EVA, by open_clip_torch.
 
 Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E
-shared embedding.
+shared embedding, T tokens of a text.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -74,13 +74,17 @@ def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Pat
             force_preprocess_cfg=library.transform.merge_preprocess_dict({}, about),
         )
         tokenizer = library.get_tokenizer(architecture)
-    tensors = {name: it.contiguous().clone() for name, it in model.state_dict().items()}
     content = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
     with atomic_folder(folder) as unfinished:
-        save_file(tensors, unfinished / OPEN_CLIP_WEIGHTS[0])
+        _save_weights(model, unfinished)
         if hasattr(tokenizer, "save_pretrained"):
             tokenizer.save_pretrained(unfinished)
         write_atomic(unfinished / OPEN_CLIP_CONFIG, json.dumps(content, indent=2).encode())
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
+    tensors = {name: it.contiguous().clone() for name, it in model.state_dict().items()}
+    save_file(tensors, folder / OPEN_CLIP_WEIGHTS[0])
 
 
 class OpenCLIPPredictor(ImageTextPredictor):
@@ -141,6 +145,16 @@ class OpenCLIPPredictor(ImageTextPredictor):
         )
         return found["image_intermediates"][0].flatten(2).transpose(1, 2)
 
+    @property
+    def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
+        return self.tokenizer
+
+    def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        return self.model.encode_text(tokens)
+
+    def _save_weights(self, folder: Path) -> None:
+        _save_weights(self.model, folder)
+
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
         ids = self.tokenizer(list(texts)).to(self._device)
@@ -148,7 +162,7 @@ class OpenCLIPPredictor(ImageTextPredictor):
         pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
         mask = getattr(text, "attn_mask", None)
         if mask is None or pool != "argmax" or getattr(text, "cls_emb", None) is not None:
-            return as_array(self.model.encode_text(ids))
+            return as_array(self.text_features(ids))
         # No token attends to those after it, and the end token, the highest id, has the result.
         ends = ids.argmax(dim=1)
         length = int(ends.max()) + 1

@@ -5,16 +5,17 @@ library's processor cuts them into patches. Images are resized by Pillow, as in 
 the library's own image processors of `backend="pil"`.
 
 Dimensions: B batch, S side of the model's input (pixels), L patches, F their features, E shared
-embedding.
+embedding, T tokens of a text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from coca.core.errors import ModelError
@@ -99,6 +100,19 @@ class TransformersPredictor(ImageTextPredictor):
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
         return as_array(_pooled(self.model.get_image_features(**inputs.to(self._device))))
 
+    @property
+    def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
+        return partial(_token_ids, self.tokenizer, self._padding, self.context_length)
+
+    def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        # CLIP needs no mask: it is causal, and may pad by its end token. SigLIP attends to padding.
+        is_bert = self.model.config.model_type in ("chinese_clip", "altclip")
+        mask = (tokens != self.tokenizer.pad_token_id).long() if is_bert else None
+        return _pooled(self.model.get_text_features(tokens, attention_mask=mask))
+
+    def _save_weights(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
         inputs = self.tokenizer(
@@ -109,6 +123,14 @@ class TransformersPredictor(ImageTextPredictor):
             return_tensors="pt",
         )
         return as_array(_pooled(self.model.get_text_features(**inputs.to(self._device))))
+
+
+def _token_ids(
+    tokenizer: Any, padding: str, length: int, texts: Sequence[str]
+) -> Int[Tensor, "B T"]:
+    return tokenizer(
+        list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
 
 
 def _pooled(output: Any) -> torch.Tensor:

@@ -10,7 +10,16 @@ input, pixels.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -226,7 +235,49 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
         ...
 
 
-class CoCaObjective:
+class ContrastiveObjective:
+    """The contrastive loss alone, of a model whose forward pass returns `Embedded`."""
+
+    def __init__(self, config: LossConfig) -> None:
+        """Create the objective."""
+        self.config = config
+
+    def __call__(self, model: Any, batch: Batch) -> Losses:
+        """Compute the loss of one batch."""
+        return self.match(model(batch.images, batch.tokens))
+
+    def constrain_(self, model: Any) -> None:
+        """Clamp the learned temperature to its range."""
+        model.clamp_temperature_()
+
+    def totals(self, model: Any, batch: Batch) -> Totals:
+        """Return weights of losses that this objective has not."""
+        one = model.log_scale.new_ones(())
+        return Totals(one, one, one)
+
+    def first_pass(self, model: Any, batch: Batch) -> FirstPass | None:
+        """Compute the embeddings of a micro-batch."""
+        return FirstPass(model(batch.images, batch.tokens))
+
+    def match(self, embedded: Embedded) -> Losses:
+        """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
+        contrast = CONTRASTIVE_LOSSES.get(self.config.contrastive)(embedded, self.config)
+        parts = {
+            "contrastive": contrast.loss.detach(),
+            "temperature": 1 / embedded.scale.detach(),
+            "image_to_text@1": contrast.image_to_text,
+        }
+        return Losses(self.config.contrastive_weight * contrast.loss, parts)
+
+    def run_part(
+        self, model: Any, batch: Batch, totals: Totals, gradient: Embedded | None
+    ) -> Losses:
+        """Backpropagate the gradient of `match` through a micro-batch."""
+        assert gradient is not None, "the first pass has embeddings"
+        return Losses(_surrogate_loss(model(batch.images, batch.tokens), gradient), {})
+
+
+class CoCaObjective(ContrastiveObjective):
     """The losses of a Contrastive Captioner from one forward pass.
 
     Parts: `contrastive`, `captioning`, `classification`, `distillation` and `sentence`, if their
@@ -243,7 +294,7 @@ class CoCaObjective:
         """Create the objective."""
         assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
         assert teacher is not None or not config.sentence_weight, "sentences need a teacher"
-        self.config = config
+        super().__init__(config)
         self.prompts = prompts
         self.teacher = teacher
 
@@ -264,10 +315,6 @@ class CoCaObjective:
         losses = self._sum_up(model, batch, output, self.totals(model, batch))
         embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
-
-    def constrain_(self, model: Captioner) -> None:
-        """Clamp the learned temperature to its range."""
-        model.clamp_temperature_()
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
         """Count tokens and labelled images over all ranks, as weights, and draw classes."""
@@ -308,16 +355,6 @@ class CoCaObjective:
         if self.config.contrastive_weight > 0:
             embedded = _embedded(model, model(taught.images, taught.tokens, captioning=False))
         return None if embedded is None and teacher is None else FirstPass(embedded, teacher)
-
-    def match(self, embedded: Embedded) -> Losses:
-        """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
-        contrast = CONTRASTIVE_LOSSES.get(self.config.contrastive)(embedded, self.config)
-        parts = {
-            "contrastive": contrast.loss.detach(),
-            "temperature": 1 / embedded.scale.detach(),
-            "image_to_text@1": contrast.image_to_text,
-        }
-        return Losses(self.config.contrastive_weight * contrast.loss, parts)
 
     def run_part(
         self, model: Captioner, batch: Batch, totals: Totals, gradient: Embedded | None

@@ -10,6 +10,7 @@ from coca.cli.options.recipes import Settings, data_root_required, has_section, 
 if TYPE_CHECKING:
     from coca.workflows.training.finetune import FinetuneConfig
     from coca.workflows.training.finetune_detection import DetectionConfig
+    from coca.workflows.training.finetune_retrieval import RetrievalConfig
     from coca.workflows.training.pretrain import PretrainConfig
     from coca.workflows.training.training_run import RunResult
 
@@ -49,22 +50,29 @@ def pretrain(settings: RecipeOverrides, as_json: Json = False) -> None:
 def finetune(settings: RecipeOverrides, as_json: Json = False) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
-    A recipe with a section `detector` trains an object detector on the image encoder. Resuming and
-    torchrun work as with `coca pretrain`.
+    A recipe with a section `detector` trains an object detector on the image encoder; one with a
+    section `retrieval` trains an image-text model of another library, such as CLIP and SigLIP, on
+    pairs. Resuming and torchrun work as with `coca pretrain`.
     """
     console = Console.current(json=as_json)
     from coca.cli.training.evaluate import SCORES, score_rows
     from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
+    from coca.workflows.training import finetune_retrieval as retrieval
 
     given = Settings.of(settings, folder="finetune")
-    config: workflow.FinetuneConfig | detection.DetectionConfig
+    config: workflow.FinetuneConfig | detection.DetectionConfig | retrieval.RetrievalConfig
     if has_section(given, "detector"):
         with data_root_required(given.recipes, given.changes):
             config = load(detection.DetectionConfig, given)
         world = join_from_environment(config.device)
         result = detection.finetune_detection(config, progress=console.progress)
+    elif has_section(given, "retrieval"):
+        with data_root_required(given.recipes, given.changes):
+            config = load(retrieval.RetrievalConfig, given)
+        world = join_from_environment(config.device)
+        result = retrieval.finetune_retrieval(config, progress=console.progress)
     else:
         with data_root_required(given.recipes, given.changes):
             config = load(workflow.FinetuneConfig, given)
@@ -84,7 +92,7 @@ def finetune(settings: RecipeOverrides, as_json: Json = False) -> None:
 
 def _report(
     console: Console,
-    config: "PretrainConfig | FinetuneConfig | DetectionConfig",
+    config: "PretrainConfig | FinetuneConfig | DetectionConfig | RetrievalConfig",
     result: "RunResult",
     **more: object,
 ) -> None:

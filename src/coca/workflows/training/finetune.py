@@ -23,6 +23,7 @@ from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.source import SourceConfig, read_metadata
+from coca.inference import image_text
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import normalize_answer
@@ -452,6 +453,6 @@ def scored(
     """Evaluate the finished model on the main rank, unless the run was interrupted."""
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
-        predictor = load(folder, device=str(device))
+        predictor = image_text.load(folder, device=str(device))
         scores = evaluate(predictor, tasks, out=run / SCORES_FOLDER, progress=progress)
     return RunResult(**vars(result), run=run, model=folder, scores=tuple(scores))
