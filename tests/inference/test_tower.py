@@ -34,10 +34,18 @@ from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.evaluation.result_cache import result_key
+from coca.workflows.training.finetune import finetune
 from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
 from tiny_image_text import write_openclip, write_transformers
 from tiny_run import same
-from tiny_workflows import NAMES, RECIPE, stopping_at, write_squares
+from tiny_workflows import (
+    NAMES,
+    RECIPE,
+    finetune_recipe,
+    stopping_at,
+    write_classes,
+    write_squares,
+)
 
 pytest.importorskip("open_clip", reason="the extra openclip is not installed")
 pytest.importorskip("transformers", reason="the extra transformers is not installed")
@@ -329,6 +337,24 @@ def test_settings_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(CocaError, match=complaint):
         pretrain(trained.config("refused", *changes))
+
+
+@one_tower
+def test_further_training_keeps_the_embeddings(
+    trained: Trained, tower: ImageTextPredictor, tmp_path: Path
+) -> None:
+    first = trained.root / "run"
+    again = pretrain(trained.config("again", f"init_from={first}", "train.steps=3"))
+    classes = write_classes(tmp_path / "classes")
+    head = finetune(finetune_recipe(first, classes, tmp_path / "head", "train.steps=3"))
+    assert head.scores[0].metrics
+    answers = load(head.model).classify(trained.files[:2])
+    assert len(answers[0]) == 4
+    texts = list(NAMES)
+    for result in (again, head):
+        loaded = load(result.model)
+        assert loaded.fingerprint == tower.fingerprint
+        assert np.array_equal(loaded.embed_texts(texts), tower.embed_texts(texts))
 
 
 @one_tower
