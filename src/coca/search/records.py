@@ -38,8 +38,9 @@ DateSource: TypeAlias = Literal["taken", "file", "added", ""]
 """Source of an image's date: time of capture, modification time of the file, time of the upload, or
 empty without a date."""
 
-READ_METADATA, READ_TEXT = 1, 2
-"""Flags of `Origin.read`: the metadata that photos carry, and the text inside images."""
+READ_METADATA, READ_TEXT, READ_PLACE = 1, 2, 4
+"""Flags of `Origin.read`: the metadata that photos carry, the text inside images, and the city at
+the place of a photo."""
 LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
 OCR_TEXT = "ocr_text"
 """Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
@@ -77,7 +78,7 @@ class Origin:
     dated: DateSource = ""
     """Source of the record's date if it is not the time of capture."""
     read: int = 0
-    """What has been read of the file besides its pixels: `READ_METADATA`, `READ_TEXT`, or both."""
+    """What has been read of the file besides its pixels: the flags `READ_METADATA` and others."""
 
     def caption_source(self, caption: str) -> CaptionSource:
         """Name the source of the record's caption."""

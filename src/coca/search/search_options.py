@@ -17,6 +17,7 @@ from coca.core.errors import ArgumentError
 from coca.search.index_params.index_types import MAX_RESULTS
 
 if TYPE_CHECKING:
+    from coca.search.filters import Filter
     from coca.search.records import Hit, Record
 
 Side: TypeAlias = Literal["image", "text"]
@@ -162,6 +163,55 @@ class QueryOptions(SearchOptions):
                 f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "
                 "false"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFilter(Config):
+    """When and where photos were taken; all that is given must hold.
+
+    Raises:
+        ArgumentError: A date, place or distance cannot be read.
+        MissingExtraError: A city is given, and the extra `places` is not installed.
+    """
+
+    range_error: ClassVar = ArgumentError
+    checks_types: ClassVar = True
+
+    since: str = ""
+    """Only images taken since the beginning of a day or period, such as 2024-06-01, 2021, May 2021,
+    summer 2019, last month, 3 days ago; or since a time, such as 2024-06-01T18:30."""
+    until: str = ""
+    """Only images taken until the end of a day or period."""
+    during: str = ""
+    """Only images taken within a day or period."""
+    near: str = ""
+    """Only photos taken near a city, such as Lisbon or "Springfield, US" (extra `places`), or near
+    latitude and longitude, such as 38.72,-9.14."""
+    within: str = "20km"
+    """Largest distance from `near`, such as 500m, 20km or 12mi."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.conditions()
+
+    def conditions(self) -> "list[Filter]":
+        """Return the filters; none if nothing is given."""
+        # Imported here, as NumPy is not an import of commands.
+        from coca.search.filters import taken
+        from coca.search.photo_filter import find_place, near, parse_distance, parse_period
+
+        conditions = []
+        if self.since or self.until:
+            first = parse_period(self.since)[0] if self.since else None
+            last = parse_period(self.until)[1] if self.until else None
+            conditions.append(taken(since=first, until=last))
+        if self.during:
+            first, last = parse_period(self.during)
+            conditions.append(taken(since=first, until=last))
+        if self.near:
+            distance_km = parse_distance(self.within)
+            conditions.append(near(*find_place(self.near), within_km=distance_km))
+        return conditions
 
 
 def check_text(text: str) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from coca.core.config.docs import docstrings, field_types
 from coca.core.config.frozen_config import Fraction
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
-from coca.search.search_options import INTERFACE_NAMES, QueryOptions
+from coca.search.search_options import INTERFACE_NAMES, PhotoFilter, QueryOptions
 
 MAX_LIMIT = 1_000
 """Maximum number of hits of one response."""
@@ -222,6 +222,7 @@ class Condition(Body):
     value: Value | Annotated[list[Value], Field(max_length=1_000)]
 
 
+@with_options(PhotoFilter, "since", "until", "during", "near", "within")
 class Scope(Body):
     """Items that a request covers: a collection, and filters that all must hold."""
 

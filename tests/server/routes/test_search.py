@@ -242,3 +242,21 @@ def test_null_is_the_default_of_a_field_of_a_ranking() -> None:
     schema = SearchRequest.model_json_schema()["properties"]["words_weight"]
     assert schema["description"].endswith(f"null: {Ranking.words_weight}.")
     assert options_of(SearchRequest(text="x")).ranking is None
+
+
+def test_dates_and_places_are_filters_of_each_request(client: TestClient) -> None:
+    def years(**fields: object) -> list[str]:
+        found = client.post("/v1/search", json={"limit": 9, **fields})
+        assert found.status_code == 200, found.text
+        return [hit["taken_at"][:4] for hit in found.json()["hits"]]
+
+    assert years(during="spring 2021") == ["2021"]
+    assert years(since="2021", until="May 2022", text="a red car") in (
+        ["2021", "2022"],
+        ["2022", "2021"],
+    )
+    assert years(near="38.72,-9.14", within="5km") == []
+    counted = client.post("/v1/facets", json={"since": "2024"}).json()["total"]
+    assert counted == len(years(since="2024"))
+    refused = client.post("/v1/search", json={"since": "some day"})
+    assert (refused.status_code, "a date must be" in refused.text) == (400, True)

@@ -10,6 +10,7 @@ from coca.cli.console import Console, Json, to_try
 from coca.cli.options import images
 from coca.cli.options.option_groups import grouped
 from coca.cli.options.search_options import (
+    FILTERS,
     CollectionOptions,
     FilterOptions,
     Limit,
@@ -55,7 +56,7 @@ def recommend(
             help="Weight of diversity in maximal marginal relevance, 0 to 1; 0: none.",
         ),
     ] = 0.3,
-    among: FilterOptions,
+    among: Annotated[FilterOptions, FILTERS],
     k: Limit = 10,
     target: CollectionOptions,
     as_json: Json = False,
@@ -235,7 +236,7 @@ def mine(
         bool,
         typer.Option("--model-captions", help="Write model-generated captions as well."),
     ] = False,
-    among: FilterOptions,
+    among: Annotated[FilterOptions, FILTERS],
     target: CollectionOptions,
     as_json: Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group, grouped
-from coca.cli.options.search_options import CollectionOptions, FilterOptions, print_hits
+from coca.cli.options.search_options import FILTERS, CollectionOptions, FilterOptions, print_hits
 from coca.search.search_options import INTERFACE_NAMES, QueryOptions, Ranking
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def search(
         ),
     ] = None,
     *,
-    among: FilterOptions,
+    among: Annotated[FilterOptions, FILTERS],
     options: Annotated[
         QueryOptions,
         Group(

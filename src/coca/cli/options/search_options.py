@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group
 from coca.core.progress import ProgressMaker, silent
+from coca.search.search_options import PhotoFilter
 
 if TYPE_CHECKING:
     from coca.runtime.base_predictor import BasePredictor
@@ -22,63 +23,27 @@ if TYPE_CHECKING:
 Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number of results.")]
 
 
-def _day(text: str) -> date:
-    with suppress(ValueError):
-        return date.fromisoformat(text)
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"must be a day such as 2024-06-01 or a time such as 2024-06-01T18:30, got {text!r}"
-        ) from error
+FILTERS = Group(panel="Filters", short={"filter": "-f"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterOptions:
+class FilterOptions(PhotoFilter):
     """Filter options of a search."""
 
-    filter: Annotated[
-        str,
-        typer.Option(
-            "--filter",
-            "-f",
-            help="Milvus filter expression, such as "
-            '\'metadata["year"] > 2020 and caption like "%car%"\'.',
-        ),
-    ] = ""
-    tag: Annotated[
-        list[str] | None,
-        typer.Option("--tag", help="Tag that every result must have; may be repeated."),
-    ] = None
-    since: Annotated[
-        date | None,
-        typer.Option(
-            "--since",
-            parser=_day,
-            metavar="DAY",
-            help="Only images taken on or after this day, such as 2024-06-01, or time.",
-        ),
-    ] = None
-    until: Annotated[
-        date | None,
-        typer.Option(
-            "--until",
-            parser=_day,
-            metavar="DAY",
-            help="Only images taken on or before this day or time.",
-        ),
-    ] = None
+    filter: str = ""
+    """Milvus filter expression, such as 'metadata["year"] > 2020 and caption like "%car%"'."""
+    tag: list[str] | None = None
+    """Tag that every result must have; may be repeated."""
 
     @property
     def expression(self) -> str:
         """Combine all options into one Milvus filter expression; empty without any."""
-        from coca.search.filters import all_of, has_all_tags, taken
+        from coca.search.filters import all_of, has_all_tags
 
         conditions = [self.filter] if self.filter else []
         if self.tag:
             conditions.append(has_all_tags(self.tag))
-        if self.since or self.until:
-            conditions.append(taken(since=self.since, until=self.until))
+        conditions += self.conditions()
         return str(all_of(*conditions)) if len(conditions) > 1 else "".join(conditions)
 
 

@@ -19,7 +19,17 @@ from xml.etree import ElementTree
 from PIL import Image, ImageFile, IptcImagePlugin
 
 from coca.core.files.formats import HEAD_BYTES, formats_of
-from coca.search.records import MAX_BYTES, MAX_TAG_BYTES, MAX_TAGS, METADATA
+from coca.search.photo_filter import gazetteer, has_gazetteer
+from coca.search.records import (
+    LATITUDE,
+    LONGITUDE,
+    MAX_BYTES,
+    MAX_TAG_BYTES,
+    MAX_TAGS,
+    METADATA,
+    READ_METADATA,
+    READ_PLACE,
+)
 
 T = TypeVar("T")
 
@@ -64,7 +74,7 @@ class PhotoMetadata:
     utc_offset: int | None = None
     """Offset of the zone of the capture time from UTC, in minutes. `time` is in UTC."""
     city: str | None = None
-    """City or town."""
+    """City or town; if the photo names none, that of its coordinates (extra `places`)."""
     country: str | None = None
     """Country."""
     ocr_text: str | None = None
@@ -182,6 +192,25 @@ class Header:
     def time(self) -> int:
         """Time of capture, in seconds since 1970; 0 if unknown."""
         return self.annotation.time
+
+
+def with_place(annotation: Annotation) -> Annotation:
+    """Add city and country of the place where a photo was taken, if the extra `places` is there."""
+    latitude, longitude = (annotation.metadata.get(name) for name in (LATITUDE, LONGITUDE))
+    is_named = "city" in annotation.metadata or "country" in annotation.metadata
+    if is_named or not has_gazetteer():
+        return annotation
+    if not (isinstance(latitude, int | float) and isinstance(longitude, int | float)):
+        return annotation
+    place = gazetteer().at(float(latitude), float(longitude))
+    if place is None:
+        return annotation
+    return annotation.over(Annotation(metadata={"city": place.city, "country": place.country}))
+
+
+def reads_of_files() -> int:
+    """Return the flags of `Origin.read` for what each run reads of a file."""
+    return READ_METADATA | (READ_PLACE if has_gazetteer() else 0)
 
 
 MAX_XMP_BYTES = 4 << 20

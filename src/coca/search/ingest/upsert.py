@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.progress import Bar
 from coca.search.ingest.ingest_report import BadLog, IngestReport
-from coca.search.ingest.photo_metadata import Annotation
+from coca.search.ingest.photo_metadata import Annotation, reads_of_files, with_place
 from coca.search.ingest.prefetch import LoadedItem, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
 from coca.search.ingest.upsert_rules import CountCase, Merge, MergeCase, decide_count, decide_merge
@@ -52,7 +52,7 @@ def fresh_record(item: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> 
     image, header = item.image, item.header
     assert image is not None
     assert vector is not None
-    annotation = image.annotation.over(header.annotation)
+    annotation = with_place(image.annotation.over(header.annotation))
     return Record(
         id=item.id,
         path=image.path,
@@ -68,7 +68,7 @@ def fresh_record(item: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> 
             files={image.path: image.etag},
             label=label_of(image.annotation),
             dated="" if annotation.time or not image.modified_at else "file",
-            read=READ_METADATA,
+            read=reads_of_files(),
         ),
     )
 
@@ -78,11 +78,15 @@ def with_file_metadata(stored: Record, item: LoadedItem) -> Record:
 
     What the record has, and what people changed in it, is kept.
     """
-    if item.given is not None or stored.origin.read & READ_METADATA:
+    missing = reads_of_files() & ~stored.origin.read
+    if item.given is not None or not missing:
         return stored
     given = stored.caption if stored.caption_source == "given" else ""
-    own = Annotation(given, stored.metadata, stored.tags).over(item.header.annotation)
-    origin = replace(stored.origin, read=stored.origin.read | READ_METADATA)
+    own = Annotation(given, stored.metadata, stored.tags)
+    if missing & READ_METADATA:
+        own = own.over(item.header.annotation)
+    own = with_place(own)
+    origin = replace(stored.origin, read=stored.origin.read | missing)
     if own.time and stored.date_source in ("file", ""):
         stored, origin = replace(stored, time=own.time), replace(origin, dated="")
     if own.caption and not given:
@@ -227,7 +231,7 @@ class UpsertPlanner:
         self._snapshot = snapshot
         self._captioner = captioner
         self._text_reader = text_reader
-        self._reads = READ_METADATA | (READ_TEXT if text_reader else 0)
+        self._reads = reads_of_files() | (READ_TEXT if text_reader else 0)
         self._batch_size = batch_size
         self._bar = bar
         self._bad_log = bad_log

@@ -16,9 +16,13 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from coca.core.errors import ConfigError
 from coca.core.files.local_files import file_etag
-from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation
+from coca.search.ingest.photo_metadata import (
+    PHOTO_FIELDS,
+    Annotation,
+    reads_of_files,
+    with_place,
+)
 from coca.search.records import (
-    READ_METADATA,
     UTC_OFFSET,
     DateSource,
     Origin,
@@ -198,7 +202,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     service.uploads.check_space()
     image = service.decoder.decode(data)
     given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)
-    annotation = given.over(image.annotation)
+    annotation = with_place(given.over(image.annotation))
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
@@ -227,7 +231,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
             files={str(path): file_etag(path)},
             captioned=generated,
             dated="" if annotation.time else "added",
-            read=READ_METADATA,
+            read=reads_of_files(),
         )
         record = replace(record, path=str(path), origin=origin)
         served.collection.upsert([record])

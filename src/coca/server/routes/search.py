@@ -13,7 +13,7 @@ from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, whe
 from coca.search.query.query_terms import Term
 from coca.search.records import ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
-from coca.search.search_options import Ranking
+from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_RANKED,
@@ -115,6 +115,7 @@ def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     parts = [
         *([scope.filter] if scope.filter.strip() else []),
         *(_condition(one) for one in scope.where),
+        *PhotoFilter(**given_options(scope, PhotoFilter)).conditions(),
         *more,
     ]
     # Also a single filter is checked for its quotes and parentheses.
