@@ -188,6 +188,14 @@ def test_entities_are_not_expanded() -> None:
     assert time.process_time() - started < 1
 
 
+def test_deep_xmp_is_not_read() -> None:
+    deep = "<rdf:Description>" * 40_000 + "</rdf:Description>" * 40_000
+    started = time.process_time()
+    assert read_xmp(xmp("<dc:title>found</dc:title>")).metadata == {"title": "found"}
+    assert read_xmp(xmp(f"<dc:title>found</dc:title>{deep}")) == Annotation()
+    assert time.process_time() - started < 5
+
+
 def test_long_texts_and_lists_are_cut_to_what_a_collection_stores() -> None:
     many = "".join(f"<rdf:li>{n}{'ü' * 600}</rdf:li>" for n in range(1_000))
     packet = xmp(

@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, TypeVar
@@ -215,9 +216,8 @@ def reads_of_files() -> int:
 
 MAX_XMP_BYTES = 4 << 20
 """Size above which XMP is not parsed, in bytes; that of an edited photo has tens of kilobytes."""
-_MAX_TEXT_BYTES, _MAX_CAPTION_BYTES = 1_024, 8_192
-_MAX_PEOPLE = 64
-_MAX_ELEMENTS = 100_000
+_MAX_TEXT_BYTES, _MAX_CAPTION_BYTES, _MAX_PEOPLE = 1_024, 8_192, 64
+_MAX_ELEMENTS, _MAX_LEVELS = 100_000, 32
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]+")
 _CAMERA_CAPTIONS = re.compile(
@@ -235,7 +235,7 @@ def read_header(image: bytes) -> Header:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
                 width, height = opened.size
-                exif, iptc, xmp = _exif_of(opened), _iptc_of(opened), _xmp_of(opened)
+                exif, iptc, xmp = _Exif(opened), _iptc_of(opened), _xmp_of(opened)
     except Exception:
         # On damaged files Pillow's readers raise nearly anything.
         return Header()
@@ -252,19 +252,22 @@ def read_xmp(packet: bytes) -> Annotation:
 
 # Exif: what the camera wrote.
 
-_CAMERA_IFD, _GPS_IFD = 0x8769, 0x8825
-_XMP_TAG = 0x02BC
+_CAMERA_IFD, _GPS_IFD, _XMP_TAG = 0x8769, 0x8825, 0x02BC
 
 
 class _Exif:
     """Values of Exif tags, converted and checked; None where they are missing or damaged."""
 
-    def __init__(self, exif: Image.Exif | None = None) -> None:
+    def __init__(self, image: Image.Image | None = None) -> None:
         self._ifds: list[Mapping[int, Any]] = []
         self.gps: Mapping[int, Any] = {}
-        if exif is not None:
-            self._ifds = [exif, _ifd(exif, _CAMERA_IFD)]
-            self.gps = _ifd(exif, _GPS_IFD)
+        # On damaged files Pillow's readers raise nearly anything.
+        with suppress(Exception):
+            exif = Image.Exif() if image is None else image.getexif()
+            self._ifds.append(exif)
+            self._ifds.append(exif.get_ifd(_CAMERA_IFD))
+        with suppress(Exception):
+            self.gps = exif.get_ifd(_GPS_IFD)
 
     def value(self, tag: int) -> Any:
         return next((ifd[tag] for ifd in self._ifds if tag in ifd), None)
@@ -274,20 +277,6 @@ class _Exif:
 
     def number(self, name: str, tag: int) -> Any:
         return _number(name, self.value(tag))
-
-
-def _exif_of(image: Image.Image) -> _Exif:
-    try:
-        return _Exif(image.getexif())
-    except Exception:
-        return _Exif()
-
-
-def _ifd(exif: Image.Exif, tag: int) -> Mapping[int, Any]:
-    try:
-        return exif.get_ifd(tag)
-    except Exception:
-        return {}
 
 
 def _place(gps: Mapping[int, Any]) -> dict[str, float]:
@@ -390,6 +379,22 @@ def _name(short: str) -> str:
     return f"{{{_NAMESPACES[prefix]}}}{local}"
 
 
+class _ShallowBuilder(ElementTree.TreeBuilder):
+    """Builds a tree of at most `_MAX_LEVELS` levels; a deeper one takes quadratic time to read."""
+
+    _level = 0
+
+    def start(self, tag: Any, attributes: Any) -> ElementTree.Element:
+        self._level += 1
+        if self._level > _MAX_LEVELS:
+            raise ValueError(f"more than {_MAX_LEVELS} levels of elements")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        self._level -= 1
+        return super().end(tag)
+
+
 class _Xmp:
     """Properties of an XMP packet."""
 
@@ -404,7 +409,9 @@ class _Xmp:
         if len(packet) > MAX_XMP_BYTES or "<!DOCTYPE" in text or text.count("<") > _MAX_ELEMENTS:
             return cls({}, ())
         try:
-            root = ElementTree.fromstring(text)
+            parser = ElementTree.XMLParser(target=_ShallowBuilder())
+            parser.feed(text)
+            root = parser.close()
         except (ElementTree.ParseError, ValueError):
             return cls({}, ())
         values: dict[str, list[str]] = {}
