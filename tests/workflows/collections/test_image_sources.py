@@ -429,3 +429,10 @@ def test_a_name_that_no_file_can_have_is_a_bad_image(tmp_path: Path, name: str) 
     (entry,) = source.entries()
     with pytest.raises(DataError, match="names no file"):
         source.read(entry)
+
+
+def test_the_motion_of_a_live_photo_is_not_a_video_of_its_own(tmp_path: Path) -> None:
+    for name in ("1.HEIC", "1.MOV", "2.jpg", "2.mov", "3.mov", "4.jpg", "4.mp4", "5.png", "5.mov"):
+        (tmp_path / name).touch()
+    source = VideoSource([tmp_path], frame_interval_s=5.0)
+    assert [Path(entry.path).name for entry in source.entries()] == ["3.mov", "4.mp4", "5.mov"]

@@ -17,6 +17,7 @@ from coca.workflows.collections.image_sources import (
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     read = ["a.jpg", "a.txt", "a.json", "b.HEIC", "b.mp4", "top.tar", "top.tar.idx"]
+    read += ["a.xmp", "a.NEF", "b.HEIC.xmp", "b.dng"]
     skipped = ["c.NEF", "deep/d.nef", "deep/e.zip", "deep/f.tar", "notes", "g.csv", "h.psd"]
     hidden = [".trash.zip", ".git/i.zip", "coca.db/records.parquet"]
     for name in read + skipped + hidden:

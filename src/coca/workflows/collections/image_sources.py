@@ -174,8 +174,18 @@ _SHORTER_PX = 720
 _JPEG_QUALITY = 90
 
 
+def is_live_photo(video: str | Path) -> bool:
+    """Return whether a video is the motion of a Live Photo: `NAME.mov` next to the photo `NAME`."""
+    stem, suffix = os.path.splitext(video)
+    return suffix.lower() == ".mov" and any(
+        os.path.exists(stem + variant)
+        for photo in (".heic", ".jpg", ".jpeg")
+        for variant in (photo, photo.upper())
+    )
+
+
 class VideoSource:
-    """Video files of folders and paths, with their sidecar texts.
+    """Video files of folders and paths, with their sidecar texts, without those of Live Photos.
 
     The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
     outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
@@ -196,6 +206,7 @@ class VideoSource:
         self._entries = [
             Entry(str(file), series_etag(file_etag(file), frame_interval_s))
             for file in find_files(paths, suffixes=VIDEO_SUFFIXES, warn=False)
+            if not is_live_photo(file)
         ]
 
     def entries(self) -> Sequence[Entry]:
@@ -503,7 +514,8 @@ _MOST_SUFFIXES = 6
 def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
     """Count the skipped files of the folders among the URIs; suffix in lower case -> count.
 
-    Sidecar files, hidden files and folders of Milvus Lite are not counted. Images and videos whose
+    Sidecar files, hidden files, folders of Milvus Lite, and raw photos next to a photo of the same
+    name are not counted. Images and videos whose
     package is not installed are reported where they are searched.
     """
     counts: Counter[str] = Counter()
@@ -524,9 +536,12 @@ def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
                 for path in visible
                 if path not in links and not path.endswith(".db")
             ]
-            for name in names:
-                suffix = os.path.splitext(name)[1].lower()
+            parts = {name: os.path.splitext(name) for name in names}
+            photos = {stem for stem, suffix in parts.values() if suffix.lower() in PHOTO_SUFFIXES}
+            for name, (stem, suffix) in parts.items():
+                suffix = suffix.lower()
                 is_read = suffix in _TAKEN or (suffix == ".tar" and here in tops)
+                is_read |= suffix in _RAW and stem in photos
                 if not (name.startswith(".") or is_read or os.path.join(here, name) in passed):
                     counts[suffix] += 1
     return dict(sorted((+counts).items()))
