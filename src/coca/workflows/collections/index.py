@@ -10,6 +10,7 @@ from typing import TypeAlias, TypedDict, Unpack
 
 from coca.core.config.frozen_config import check_options
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, SearchError
+from coca.core.extras import require_installed
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
@@ -141,6 +142,9 @@ def index_images(
     check_options(settings, IndexSettings.__annotations__, of="indexing")
     prune = settings.get("prune", False)
     trust_empty = prune and settings.get("prune_empty", False)
+    if settings.get("ocr"):
+        # Before a model is loaded, and a collection is made.
+        require_installed("rapidocr", extra="ocr")
     resolved = resolve_uris(uris, allow_missing=trust_empty)
     if files := vectors_files(resolved):
         idle = {
