@@ -438,9 +438,9 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
         f"{arguments.count} JPEG files and {arguments.count * 2} texts of about 10 words, in "
         f"batches of {SHORT}; random weights, except `everyday`. Median of {arguments.rounds} "
         "turns, lowest and highest in brackets. Times are processor times, workers included, and "
-        "so is the start, up to the first image and text; `wall` is the ratio of wall times, which "
-        "a busy machine distorts. The cosine is the lowest to the vectors of the first row. Memory "
-        "is the peak of the process. OpenVINO chooses bf16 by itself where the processor has it.",
+        "so is the start, up to the first image and text. Ratios are to the first row, round by "
+        "round; a busy machine distorts those of wall times. The cosine is the lowest to the "
+        "vectors of the first row. Memory is the peak of the process. OpenVINO chooses bf16 by itself where the processor has it.",
         *sections,
         packages=("torch", "open_clip_torch", "timm", "onnxruntime", "openvino", "pillow"),
     )
@@ -449,8 +449,8 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
 
 MODEL_COLUMNS = [
     "",
-    *("images per s", "times less", "wall", "lowest cosine"),
-    *("texts per s", "times less", "wall", "lowest cosine"),
+    *("images per s", "ratio", "ratio of wall times", "lowest cosine"),
+    *("texts per s", "ratio", "ratio of wall times", "lowest cosine"),
     *("memory, MB", "start, s"),
 ]
 QUICK = {"count": 128, "only": ["peer", "here", "bf16"], "rounds": 1}

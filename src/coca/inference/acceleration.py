@@ -7,13 +7,13 @@
 - The branches of timm's FastViT (MobileCLIP) are merged (`openclip_model`), and the weights of
   convolutions have the channels last.
 
-Processor time of the image encoder per image, against the library in fp32 on an Intel Xeon with
-AMX, random weights; vectors in fp32 are equal to 1e-6:
+Images and texts per second of processor time, as a multiple of the library's own fp32, on an Intel
+Xeon with AMX (`benchmarks/embedding.py models`); vectors in fp32 are equal to 1e-6:
 
-                        fp32        bf16
-    ViT-B/32            1.3 times   3.0 times less
-    ViT-B/16 SigLIP 2   1.2 times   3.1 times less
-    MobileCLIP 2 S0     2.9 times   4.5 times less
+                        images fp32, bf16, int8    texts fp32, bf16, int8
+    ViT-B/32            1.1  4.1  2.9              4.3  12.8  12.6
+    ViT-B/16 SigLIP 2   1.2  3.7  3.8              1.1   3.8   2.9
+    MobileCLIP 2 S0     2.0  4.1  2.1              1.0   4.0   1.9
 
 Dimensions: B batch, L tokens, D input width, N output width, H heads, E width of a head.
 """
