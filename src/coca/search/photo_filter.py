@@ -113,8 +113,9 @@ _FORMS: tuple[tuple[str, Callable[..., Period]], ...] = (
     (r"(\d{4})", lambda now, year: _months(int(year), 1, 12)),
     (r"(\d{4})-(0?[1-9]|1[0-2])", lambda now, year, month: _months(int(year), int(month))),
     (r"(\d{4})-(\d\d?)-(\d\d?)", lambda now, *parts: _day(*parts)),
+    (r"(\d{4})(\d\d)(\d\d)", lambda now, *parts: _day(*parts)),
     (r"(\d\d?)\.(\d\d?)\.(\d{4})", lambda now, day, month, year: _day(year, month, day)),
-    (r"(\d{4}-\d\d-\d\d[t ]\d\d.*)", _time),
+    (r"(\d{4}-?\d\d-?\d\d[t ]\d\d.*)", _time),
     (
         rf"{_SEASON} (?:of )?(\d{{4}})",
         lambda now, name, year: _months(int(year), _SEASONS[name], 3),
