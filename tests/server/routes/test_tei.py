@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
-from server_process import ServerProcess, data_uri
+from server_process import data_uri, serving
+from tiny_collection import write_collections
 
 
 def test_texts_and_images_have_the_vectors_of_the_model(
@@ -24,20 +27,23 @@ def test_a_single_text_is_a_batch_of_one(client: TestClient) -> None:
 
 
 def test_requests_of_milvus_are_answered(
-    process: ServerProcess, predictor: Predictor, images: list[bytes]
+    predictor: Predictor, images: list[bytes], tmp_path: Path
 ) -> None:
     """The bodies and headers that `internal/util/function/models/tei` of Milvus 2.6 sends."""
     headers = {"Content-Type": "application/json", "Authorization": "Bearer key"}
     inputs = ["a red car", data_uri(images[0]), *(["a dog"] * 30)]
-    # Fields that are false or empty are left out.
-    for options in ({}, {"truncate": True, "truncation_direction": "Right"}):
-        answer = process.request("POST", "/embed", {"inputs": inputs, **options}, headers)
-        assert answer.status == 200, answer.body
-        found = np.array(answer.json(), np.float32)
-        assert found.shape == (32, predictor.embed_dim)
-        assert np.allclose(found[0], predictor.embed_texts(["a red car"])[0], atol=1e-5)
-        assert np.allclose(found[1], predictor.embed_images(images[:1])[0], atol=1e-5)
-    ranks = process.request("POST", "/rerank", {"query": "a", "texts": ["b", "c"]}, headers).json()
+    uri = write_collections(tmp_path, predictor, {"pictures": images[:1]})
+    with serving("--uri", uri, "--model", predictor.source, cache=tmp_path / "cache") as process:
+        # Fields that are false or empty are left out.
+        for options in ({}, {"truncate": True, "truncation_direction": "Right"}):
+            answer = process.request("POST", "/embed", {"inputs": inputs, **options}, headers)
+            assert answer.status == 200, answer.body
+            found = np.array(answer.json(), np.float32)
+            assert found.shape == (32, predictor.embed_dim)
+            assert np.allclose(found[0], predictor.embed_texts(["a red car"])[0], atol=1e-5)
+            assert np.allclose(found[1], predictor.embed_images(images[:1])[0], atol=1e-5)
+        body = {"query": "a", "texts": ["b", "c"]}
+        ranks = process.request("POST", "/rerank", body, headers).json()
     assert sorted(rank["index"] for rank in ranks) == [0, 1]
 
 
