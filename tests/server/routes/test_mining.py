@@ -108,10 +108,10 @@ def test_captions_and_labels_are_those_of_the_model(
     assert [one["label"] for one in found] == [one.label for one in classes]
 
 
-def test_a_model_without_a_head_answers_by_generation(
+def test_a_model_without_a_head_answers_no_question(
     client: TestClient, images: list[bytes]
 ) -> None:
     request = {"id": content_id(images[0]), "question": "a red"}
-    body = client.post("/v1/answer", json=request).json()
-    assert body["method"] == "generation"
-    assert 0 <= body["answers"][0]["probability"] <= 1
+    answer = client.post("/v1/answer", json=request)
+    assert answer.status_code == 400
+    assert "has no head for questions" in answer.json()["error"]["message"]

@@ -1,11 +1,11 @@
 """Routes `/v1/caption`, `/v1/answer` and `/v1/classify`, with their bodies."""
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 
+from coca.core.errors import ConfigError
 from coca.runtime.caption_words import WordChoice
 from coca.server.bodies import MAX_TEXT, Body, CollectionName, ImageReference, Text
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -77,8 +77,6 @@ class AnswerResponse(Body):
     """Answers, best first."""
 
     answers: list[ScoredLabel]
-    method: Literal["head", "generation"]
-    """Classifier of the model's head, or generation with the question as prompt."""
 
 
 class ClassifyRequest(ImageReference):
@@ -148,18 +146,16 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
 
 @router.post("/answer")
 def answer(body: AnswerRequest, tenant: CurrentTenant) -> AnswerResponse:
-    """Answer a question by the head of the model, or by generation if it has no such head."""
+    """Answer a question by the head of the model; a model without one answers no question."""
     model = tenant.service.model
-    image = tenant.image(body, body.collection)
-    if model.predictor.answers_questions:
-        (labels,) = model.answer([image], [body.question])
-        found = [ScoredLabel(label=one.label, probability=one.probability) for one in labels]
-        return AnswerResponse(answers=found[: body.limit], method="head")
-    (best,) = model.caption([image], prompt=body.question)
-    return AnswerResponse(
-        answers=[ScoredLabel(label=best.completion, probability=min(1.0, math.exp(best.score)))],
-        method="generation",
-    )
+    if not model.predictor.answers_questions:
+        raise ConfigError(
+            "the model of this service has no head for questions, so it answers none: serve a "
+            "model that `coca finetune` gave one, or use /v1/caption with the question as prompt"
+        )
+    (labels,) = model.answer([tenant.image(body, body.collection)], [body.question])
+    found = [ScoredLabel(label=one.label, probability=one.probability) for one in labels]
+    return AnswerResponse(answers=found[: body.limit])
 
 
 @router.post("/classify")
