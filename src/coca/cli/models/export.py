@@ -143,11 +143,12 @@ def export(
         ),
     ] = ExportFormat.coca,
     int8: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--int8", help="With --format onnx or browser: 8-bit weights of both encoders."
+            help="With --format onnx or browser: 8-bit weights of both encoders; default: only "
+            "with browser."
         ),
-    ] = False,
+    ] = None,
     uri: Annotated[
         str | None,
         typer.Option(
@@ -234,7 +235,7 @@ def export(
     """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
-    _check_folder_name(model, out, to, int8=int8)
+    _check_folder_name(model, out, to, int8=bool(int8))
     if to is not ExportFormat.browser:
         _check_unused(
             {"--uri": uri, "--packages": packages, "--no-image-search": not image_search}, to
@@ -270,7 +271,7 @@ def export(
                 raise ConfigError("--int8 applies to --format onnx, got --format immich")
             _export_immich(console, model, out, images=images)
         else:
-            _export_onnx(console, model, out, int8=int8, images=images)
+            _export_onnx(console, model, out, int8=bool(int8), images=images)
         return
     if int8 or images is not None:
         raise ConfigError("--int8 and --images apply to --format onnx: add it")
@@ -358,7 +359,7 @@ def _export_browser(
     source: tuple[str, str, str],
     *,
     packages: Path | None,
-    int8: bool,
+    int8: bool | None,
     image_search: bool,
 ) -> None:
     from coca.release.browser.static_page import RUNTIME_PACKAGE, RUNTIME_VERSION, export_browser

@@ -5,9 +5,9 @@ ort/                          ONNX Runtime Web, from npm
 model/                        text.onnx, vision.onnx, tokenizer.json, preprocess.json
 queries.json                  rules of short queries, see `coca.search.query.query_terms`
 collection.json               the items, and the ranking of typed queries
-vectors.bin                   vectors of the images as 16-bit floats, in the order of the items
+vectors.bin                   vectors of the images as 8-bit numbers, in the order of the items
 caption_vectors.bin           those of the captions, if people gave some of them
-thumbnails/                   one JPEG file an item
+thumbnails/, images/          two JPEG files an item
 
 Dimensions: N items, E embedding.
 """
@@ -20,11 +20,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError, SearchError
@@ -118,8 +120,8 @@ def casefold_exceptions() -> dict[str, str]:
 # Items of a static page: fields, vectors and thumbnails, in the order of their ids.
 
 
-THUMBNAIL_SIDE = 320
-"""Length of the longer side of a thumbnail, in pixels."""
+THUMBNAIL_SIDE, IMAGE_SIDE = 320, 1_024
+"""Maximum length of the longer side of a thumbnail and of an enlarged image, in pixels."""
 
 
 def sorted_records(collection: Collection) -> list[Record]:
@@ -137,20 +139,32 @@ def sorted_records(collection: Collection) -> list[Record]:
 def write_vectors(folder: Path, records: Sequence[Record], *, captions: bool) -> None:
     """Write `vectors.bin`, and with `captions` also `caption_vectors.bin`.
 
-    They are 16-bit floats of shape (N, E), little-endian. A caption without a vector has zeros.
+    A caption without a vector has zeros.
     """
     vectors = np.stack([record.vector for record in records])
-    (folder / "vectors.bin").write_bytes(vectors.astype("<f2").tobytes())
+    (folder / "vectors.bin").write_bytes(vector_bytes(vectors))
     if captions:
         none = np.zeros_like(records[0].vector)
         found = [none if one.text_vector is None else one.text_vector for one in records]
-        (folder / "caption_vectors.bin").write_bytes(np.stack(found).astype("<f2").tobytes())
+        (folder / "caption_vectors.bin").write_bytes(vector_bytes(np.stack(found)))
+
+
+def vector_bytes(vectors: Float32[np.ndarray, "N E"]) -> bytes:
+    """Encode vectors as N 32-bit floats, then N times E numbers of 8 bits, little-endian.
+
+    The numbers of a vector times its float are the vector, rounded, with length 1; 0 for zeros.
+    """
+    largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-30)
+    codes = np.rint(vectors / largest * 127).astype(np.int8)
+    lengths = np.linalg.norm(codes.astype(np.float32), axis=1)
+    factors = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return bytes(factors.astype("<f4").tobytes() + codes.tobytes())
 
 
 def write_items(
     folder: Path, records: Sequence[Record], *, progress: ProgressMaker = silent
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write the thumbnails of a collection; describe its items.
+    """Write the thumbnails and enlarged images of a collection; describe its items.
 
     An image that cannot be read any more has no thumbnail.
 
@@ -158,6 +172,7 @@ def write_items(
         The fields of each item, and the number of items without a thumbnail.
     """
     (folder / "thumbnails").mkdir()
+    (folder / "images").mkdir()
     thumbnails: dict[str, dict[str, Any]] = {}
     read = ImageResolver()
     with progress("writing thumbnails", len(records)) as bar:
@@ -171,6 +186,10 @@ def write_items(
             "name": record.path.rsplit("/", 1)[-1],
             "caption": record.caption,
             "caption_source": record.caption_source,
+            "tags": list(record.tags),
+            # Of a folder its name, as its path is of the machine of the collection.
+            "album": record.album.rstrip("/").rsplit("/", 1)[-1],
+            "year": _year(record.time),
             **thumbnails[record.id],
         }
         for record in records
@@ -179,16 +198,32 @@ def write_items(
 
 
 def _thumbnail(folder: Path, record: Record, read: ImageResolver) -> dict[str, Any]:
-    """Write one thumbnail; return its path and size, or nothing if the image cannot be read."""
+    """Write both files of an image; return their paths and the thumbnail's size.
+
+    Nothing is written if the image cannot be read.
+    """
     try:
-        image = read_image(read_original(record, read), at_least=THUMBNAIL_SIDE)
+        image = read_image(read_original(record, read), at_least=IMAGE_SIDE)
     except DataError:
         return {}
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     # An id may contain any characters.
-    path = f"thumbnails/{hashlib.sha256(record.id.encode()).hexdigest()[:24]}.jpg"
-    image.save(folder / path, "JPEG", quality=82)
-    return {"thumbnail": path, "width": image.width, "height": image.height}
+    name = f"{hashlib.sha256(record.id.encode()).hexdigest()[:24]}.jpg"
+    for kind, side in (("images", IMAGE_SIDE), ("thumbnails", THUMBNAIL_SIDE)):
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        image.save(folder / kind / name, "JPEG", quality=82)
+    return {
+        "thumbnail": f"thumbnails/{name}",
+        "image": f"images/{name}",
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+def _year(seconds: int) -> int | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).year if seconds else None
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
 PAGE = Path(__file__).parent / "page"
@@ -224,7 +259,7 @@ def export_browser(
     collection: str,
     packages: Path,
     token: str = "",
-    int8: bool = False,
+    int8: bool | None = None,
     image_search: bool = True,
     progress: ProgressMaker = silent,
 ) -> BrowserResult:
@@ -238,7 +273,7 @@ def export_browser(
         collection: Name of the collection.
         packages: A `node_modules` folder with ONNX Runtime Web.
         token: `"user:password"` or an API key, if the server requires one.
-        int8: Quantize the encoders to 8 bits, unless the model is exported already.
+        int8: Quantize the encoders to 8 bits; default: unless the model is exported already.
         image_search: Include the image encoder.
         progress: Optional progress callback.
     """
@@ -308,15 +343,15 @@ def check_tokenizer(path: Path) -> None:
 
 
 @contextmanager
-def _exported(model: str | Path, *, int8: bool, progress: ProgressMaker) -> Iterator[Path]:
+def _exported(model: str | Path, *, int8: bool | None, progress: ProgressMaker) -> Iterator[Path]:
     """Yield the folder of an exported model; any other model is exported first."""
     if is_exported(model):
-        if int8:
+        if int8 is not None:
             raise ConfigError(f"{model} is exported already: --int8 does not apply, leave it out")
         yield Path(model)
         return
     from coca.release.onnx.onnx_export import export_onnx
 
     with TemporaryDirectory() as folder:
-        export_onnx(model, Path(folder) / "onnx", int8=int8, progress=progress)
+        export_onnx(model, Path(folder) / "onnx", int8=int8 is not False, progress=progress)
         yield Path(folder) / "onnx"

@@ -1,7 +1,7 @@
 // The exported graphs in ONNX Runtime, each loaded when it is first needed.
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
-import { fetched, json, once } from "./files.js";
+import { bytes, json, once } from "./files.js";
 import { rgb, square } from "./pixels.js";
 import { forms } from "./queries.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -11,8 +11,13 @@ ort.env.wasm.numThreads = 1;
 
 const graph = (name) =>
   once(name, async () => {
-    const bytes = await (await fetched(`model/${name}.onnx`)).arrayBuffer();
-    return ort.InferenceSession.create(new Uint8Array(bytes));
+    const [file, runtime] = await Promise.all([
+      bytes(`model/${name}.onnx`),
+      once("runtime", () => bytes("ort/ort-wasm-simd-threaded.wasm")),
+    ]);
+    // Loaded here, so that its progress is shown.
+    ort.env.wasm.wasmBinary = runtime;
+    return ort.InferenceSession.create(new Uint8Array(file));
   });
 const tokenizer = () =>
   once("tokenizer", async () => {

@@ -1,18 +1,43 @@
 // Search page of an exported collection: typed text, an image, or an image of the collection.
 
+import { onProgress } from "./files.js";
 import { embedImage } from "./model.js";
 import { Search } from "./search.js";
 
 const PAGE = 60;
+const FIELDS = ["tag", "album", "year"];
 const $ = (id) => document.getElementById(id);
-const [form, text, status, results, more] = ["search", "text", "status", "results", "more"].map($);
+const [form, text, status, results, more, progress, view] = [
+  "search", "text", "status", "results", "more", "progress", "view",
+].map($);
 
 let search;
 let collection;
+/** Hits of the last search, and those of them that the filters keep. */
+let found = [];
 let hits = [];
+let [name, order] = ["", ""];
+/** Search and filters that are shown, as in the address. */
+let [shown, filtered] = ["", ""];
 let latest = 0;
 
+const count = (number) => `${number.toLocaleString("en")} image${number === 1 ? "" : "s"}`;
+const address = (changes) => {
+  const query = new URLSearchParams(location.hash.slice(1));
+  for (const [key, value] of Object.entries(changes)) {
+    if (value) query.set(key, value);
+    else query.delete(key);
+  }
+  return `#${query}`;
+};
+
 async function start() {
+  onProgress(({ read, all }) => {
+    progress.hidden = !all;
+    if (all) Object.assign(progress, { max: all, value: read });
+    const mb = (size) => (size / 1e6).toFixed(1);
+    $("loading").textContent = all ? `Loading ${mb(read)} of ${mb(all)} MB` : "";
+  });
   try {
     search = await Search.open();
   } catch (error) {
@@ -23,36 +48,60 @@ async function start() {
   document.title = collection.title;
   $("title").textContent = collection.title;
   $("pick-button").hidden = !collection.image_search;
+  for (const field of FIELDS) fillFilter(field);
   addEventListener("hashchange", follow);
   follow();
+}
+
+const valuesOf = (item, field) => (field === "tag" ? item.tags : [item[field]]).filter(Boolean).map(String);
+
+function fillFilter(field) {
+  const counts = new Map();
+  for (const item of collection.items) {
+    for (const value of valuesOf(item, field)) counts.set(value, (counts.get(value) ?? 0) + 1);
+  }
+  const select = $(field);
+  for (const value of [...counts.keys()].sort()) select.add(new Option(`${value} (${counts.get(value)})`, value));
+  select.parentElement.hidden = counts.size < 2;
+  select.addEventListener("change", () => (location.hash = address({ [field]: select.value, item: "" })));
 }
 
 // Shows the search that the address names, so that Back returns to the search before.
 function follow() {
   const query = new URLSearchParams(location.hash.slice(1));
-  text.value = query.get("q") ?? "";
-  const row = collection.items.findIndex((item) => item.id === query.get("like"));
-  if (row >= 0) {
-    run(`Similar to ${described(collection.items[row])}`, () => search.byRow(row));
-  } else if (text.value) {
-    run(`“${text.value}”`, () => search.byText(text.value));
-  } else {
-    latest++;
-    hits = collection.items.map((_, number) => ({ row: number }));
-    show(`${collection.items.length.toLocaleString("en")} images`);
-  }
+  for (const field of FIELDS) $(field).value = query.get(field) ?? "";
+  const wanted = JSON.stringify(["q", "like", "image"].map((key) => query.get(key)));
+  if (wanted !== shown) {
+    shown = wanted;
+    text.value = query.get("q") ?? "";
+    const row = collection.items.findIndex((item) => item.id === query.get("like"));
+    if (row >= 0) run(`Similar to ${described(collection.items[row])}`, "most similar first", () => search.byRow(row));
+    else if (text.value) {
+      const order = collection.ranking ? "best matches first, by image and caption" : "best matches first, by image";
+      run(`“${text.value}”`, order, () => search.byText(text.value));
+    } else {
+      latest++;
+      found = collection.items.map((_, number) => ({ row: number }));
+      show("");
+    }
+  } else if (filtered !== filtersOf(query)) show(name);
+  const row = collection.items.findIndex((item) => item.id === query.get("item"));
+  if (row >= 0) open(row);
+  else if (view.open) view.close();
 }
 
-async function run(name, find) {
+const filtersOf = (query) => JSON.stringify(FIELDS.map((field) => query.get(field)));
+
+async function run(what, order, find) {
   const own = ++latest;
-  status.textContent = `Searching: ${name}`;
+  status.textContent = `Searching: ${what}`;
   results.setAttribute("aria-busy", "true");
   try {
-    const found = await find();
+    const ranked = await find();
     // A later search has replaced this one.
     if (own !== latest) return;
-    hits = found;
-    show(`${name}: ${hits.length.toLocaleString("en")} images, best first`);
+    found = ranked;
+    show(what, order);
   } catch (error) {
     if (own === latest) fail("The search failed", error);
   } finally {
@@ -64,16 +113,24 @@ function fail(what, error) {
   status.textContent = `${what}: ${error.message ?? error}`;
 }
 
-function show(line) {
+function show(what, sorted = order) {
+  [name, order] = [what, what ? sorted : ""];
+  const query = new URLSearchParams(location.hash.slice(1));
+  const kept = ({ row }) => FIELDS.every((field) => {
+    const value = query.get(field);
+    return !value || valuesOf(collection.items[row], field).includes(value);
+  });
+  hits = found.filter(kept);
+  filtered = filtersOf(query);
   results.replaceChildren();
   results.removeAttribute("aria-busy");
-  status.textContent = line;
+  status.textContent = name ? `${name}: ${count(hits.length)}, ${order}` : count(hits.length);
   showMore();
 }
 
 function showMore() {
-  const shown = results.childElementCount;
-  const added = hits.slice(shown, shown + PAGE).map(tile);
+  const before = results.childElementCount;
+  const added = hits.slice(before, before + PAGE).map(tile);
   results.append(...added);
   more.hidden = results.childElementCount >= hits.length;
   return added[0];
@@ -85,8 +142,12 @@ function tile({ row, score }) {
   const link = document.createElement("a");
   link.className = "tile";
   link.dataset.id = item.id;
-  link.href = `#${new URLSearchParams({ like: item.id })}`;
-  link.title = "Search for similar images";
+  if (score !== undefined) link.dataset.score = score;
+  link.href = "#";
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    location.hash = address({ item: item.id });
+  });
   if (item.thumbnail) {
     const image = document.createElement("img");
     image.src = item.thumbnail;
@@ -99,12 +160,6 @@ function tile({ row, score }) {
   caption.className = "caption";
   caption.textContent = described(item);
   link.append(caption);
-  if (score !== undefined) {
-    const figure = document.createElement("span");
-    figure.className = "score";
-    figure.textContent = score.toFixed(3);
-    link.append(figure);
-  }
   entry.append(link);
   return entry;
 }
@@ -113,19 +168,47 @@ function described(item) {
   return item.caption || item.name;
 }
 
+// Shows an image enlarged, with its record.
+function open(row) {
+  const item = collection.items[row];
+  const at = hits.findIndex((hit) => hit.row === row);
+  $("view-image").src = item.image ?? "";
+  $("view-image").alt = described(item);
+  $("view-image").hidden = !item.image;
+  $("view-title").textContent = described(item);
+  $("view-about").textContent = [item.name, item.album, item.tags.join(", "), item.year].filter(Boolean).join(" · ");
+  $("similar").href = `#${new URLSearchParams({ like: item.id })}`;
+  $("download").hidden = !item.image;
+  if (item.image) {
+    $("download").href = item.image;
+    $("download").download = `${item.name.replace(/\.\w+$/, "")}.jpg`;
+  }
+  for (const [id, step] of [["previous", -1], ["next", 1]]) {
+    const neighbour = at < 0 ? undefined : hits[at + step];
+    $(id).disabled = !neighbour;
+    $(id).onclick = () => location.replace(address({ item: collection.items[neighbour.row].id }));
+  }
+  if (!view.open) view.showModal();
+}
+
 function searchImage(file) {
   if (!file || !collection?.image_search) return;
   // Without the old address, as it does not describe this search.
-  history.replaceState(null, "", location.pathname + location.search);
+  const image = file.name || "the image";
+  history.replaceState(null, "", `#${new URLSearchParams({ image })}`);
   text.value = "";
-  const name = file.name ? `Similar to ${file.name}` : "Similar to the image";
-  run(name, async () => search.byVector(await embedImage(file)));
+  shown = JSON.stringify([null, null, image]);
+  const what = `Similar to ${image}`;
+  run(what, "most similar first", async () => search.byVector(await embedImage(file)));
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const query = text.value.trim();
-  location.hash = query ? new URLSearchParams({ q: query }) : "";
+  const hash = address({ q: text.value.trim(), like: "", image: "", item: "" });
+  // A failed search is repeated.
+  if (hash === location.hash) shown = "";
+  if (hash === location.hash) follow();
+  else location.hash = hash;
 });
 $("skip").addEventListener("click", (event) => {
   // The address names a search.
@@ -138,6 +221,24 @@ $("pick").addEventListener("change", (event) => {
   searchImage(event.target.files[0]);
   event.target.value = "";
 });
+$("theme").addEventListener("click", () => {
+  const { dataset } = document.documentElement;
+  const dark = dataset.theme ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("coca.theme", dataset.theme);
+});
+$("close").addEventListener("click", () => view.close());
+view.addEventListener("click", (event) => event.target === view && view.close());
+view.addEventListener("close", () => {
+  const id = new URLSearchParams(location.hash.slice(1)).get("item");
+  if (!id) return;
+  location.hash = address({ item: "" });
+  results.querySelector(`[data-id="${CSS.escape(id)}"]`)?.focus();
+});
+view.addEventListener("keydown", ({ key }) => {
+  if (key === "ArrowLeft") $("previous").click();
+  if (key === "ArrowRight") $("next").click();
+});
 addEventListener("paste", (event) => searchImage(event.clipboardData.files[0]));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
@@ -145,7 +246,7 @@ addEventListener("drop", (event) => {
   searchImage(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "/" && document.activeElement !== text && !event.ctrlKey && !event.metaKey) {
+  if (event.key === "/" && document.activeElement !== text && !event.ctrlKey && !event.metaKey && !view.open) {
     event.preventDefault();
     text.select();
   } else if (event.key === "Escape" && document.activeElement === text) {

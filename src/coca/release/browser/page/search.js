@@ -1,14 +1,14 @@
 // Exact search of the collection: by images, and of typed texts by given captions as well.
 
 import { BM25 } from "./bm25.js";
-import { fetched, json, once } from "./files.js";
+import { bytes, json, once } from "./files.js";
 import { embedQuery } from "./model.js";
 import { nameEmoji } from "./queries.js";
 import { rankedRows } from "./ranking.js";
 import { Vectors } from "./vectors.js";
 
 const vectorsOf = (path, size) =>
-  once(path, async () => new Vectors(await (await fetched(path)).arrayBuffer(), size));
+  once(path, async () => new Vectors(await bytes(path), size));
 
 export class Search {
   static async open() {

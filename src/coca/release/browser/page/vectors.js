@@ -1,22 +1,24 @@
 // Vectors of a collection, and exact search among them.
 
 export class Vectors {
-  // `buffer` contains 16-bit floating-point numbers, one vector after another.
+  // `buffer` has a 32-bit float for each vector, by which its 8-bit numbers are multiplied so that
+  // its length is 1, and then the vectors one after another.
   constructor(buffer, size) {
-    const halves = new Uint16Array(buffer);
     this.size = size;
-    this.count = halves.length / size;
-    this.numbers = Float32Array.from(halves, fromHalf);
+    this.count = buffer.byteLength / (size + 4);
+    this.factors = new Float32Array(buffer, 0, this.count);
+    this.codes = new Int8Array(buffer, 4 * this.count);
     this.rows = [...Array(this.count).keys()].filter((row) => this.has(row));
   }
 
   row(number) {
-    return this.numbers.subarray(number * this.size, (number + 1) * this.size);
+    const codes = this.codes.subarray(number * this.size, (number + 1) * this.size);
+    return Float32Array.from(codes, (code) => code * this.factors[number]);
   }
 
-  // Whether a row has a vector; without one it has zeros.
+  // Whether a row has a vector; without one its factor is zero.
   has(number) {
-    return this.row(number).some(Boolean);
+    return this.factors[number] !== 0;
   }
 
   // All rows with their cosines, nearest first, without rows of zeros.
@@ -30,8 +32,8 @@ export class Vectors {
     const scores = new Float32Array(this.count);
     for (let row = 0, at = 0; row < this.count; row++) {
       let sum = 0;
-      for (let n = 0; n < this.size; n++, at++) sum += unit[n] * this.numbers[at];
-      scores[row] = sum;
+      for (let n = 0; n < this.size; n++, at++) sum += unit[n] * this.codes[at];
+      scores[row] = sum * this.factors[row];
     }
     return scores;
   }
@@ -46,12 +48,4 @@ export function ranked(scores, rows) {
 function normalized(vector) {
   const length = Math.hypot(...vector);
   return vector.map((number) => number / length);
-}
-
-export function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
