@@ -146,6 +146,12 @@ def has_all_tags(tags: Sequence[str], field: str = TAGS) -> Filter:
     return _tagged("contains_all", tags, field) if tags else _everything()
 
 
+def has_key(key: str) -> Filter:
+    """Build a filter for records whose metadata has a key with a value other than null."""
+    there = f"exists {METADATA}[{quoted(key)}]"
+    return Filter(there, f"not ({there})")
+
+
 def all_of(*filters: str) -> Filter:
     """Combine filters with `and`; an empty filter keeps all records.
 

@@ -29,6 +29,11 @@ WHOLE = VectorEncoding()
 """The default encoding of vectors: all dimensions in float32."""
 CAPTION_SOURCE = "caption_source"
 """Derived from the origin; usable in filters."""
+FAVORITE, RATING, ALBUMS, TRASHED = "favorite", "rating", "albums", "trashed"
+"""Keys of the metadata for marks of people: true, 1 to 5, a list of names besides the album of the
+source, and the time of the deletion in seconds since 1970 while an item is in the trash."""
+MARKS = (FAVORITE, RATING, ALBUMS, TRASHED)
+"""Marks stay when a source gives an item new metadata, unless it gives the mark itself."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
 
@@ -134,6 +139,11 @@ class Record:
     def date_source(self) -> DateSource:
         """Source of the date: capture, file or upload; empty without a date."""
         return self.origin.date_source(self.time)
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """Metadata that people set in the service, see `MARKS`."""
+        return {key: self.metadata[key] for key in MARKS if key in self.metadata}
 
     @property
     def content(self) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
+from coca.search.filters import where
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.records import Record, check_same_model
+from coca.search.records import METADATA, TRASHED, Record, batches, check_same_model
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -35,6 +36,12 @@ from coca.workflows.collections.collection_model import (
 from coca.workflows.collections.image_resolver import ImageResolver
 
 logger = logging.getLogger(__name__)
+
+DAY_S = 86_400
+_PURGE_S = 3_600
+"""Time between two looks for items that have been in the trash for long, in seconds."""
+_DELETED = 1_000
+"""Number of items that are deleted at a time."""
 
 
 class Service:
@@ -106,7 +113,46 @@ class Service:
             self._reader = threading.Thread(target=self._read, name="read-ahead", daemon=True)
             self._reader.start()
 
+    def delete(self, served: ServedCollection, ids: AnyOf[str]) -> dict[str, Record]:
+        """Delete items with their thumbnails, and the files of uploads; return what was there."""
+        with served.writing():
+            found = served.collection.get(ids)
+            served.collection.delete(found)
+            for id, record in found.items():
+                self.thumbnails.remove(served.thumbnail_key(id))
+                for path in record.origin.files:
+                    self.uploads.remove(path)
+            served.forget_trash()
+        return found
+
+    def purge(self) -> None:
+        """Delete what has been in the trash for `trash_days`."""
+        days = self.settings.trash_days
+        for served in self.collections.values() if days else ():
+            # Another client may have moved items.
+            served.forget_trash()
+            if not served.has_trash:
+                continue
+            due_s = int(time.time()) - days * DAY_S
+            for ids in batches(
+                served.collection.ids(where(f"{METADATA}.{TRASHED}", "<=", due_s)), _DELETED
+            ):
+                self.delete(served, ids)
+                self.audit.write("purge", key="", address="", collection=served.name, ids=ids)
+
     def _read(self) -> None:
+        self._purge()
+        self._read_all()
+        while not self._closing.wait(_PURGE_S):
+            self._purge()
+
+    def _purge(self) -> None:
+        try:
+            self.purge()
+        except (CocaError, ServiceError) as error:
+            logger.warning("the trash could not be emptied: %s", error)
+
+    def _read_all(self) -> None:
         while self._to_read and not self._closing.is_set():
             served = self.collections[self._to_read[0]]
             began_s = time.monotonic()

@@ -45,6 +45,8 @@ class ServerSettings(Config):
     pixels take 1 to 10 on a busy machine."""
     show_paths: bool = False
     """Report the paths of files, and let filters compare them, to all keys."""
+    trash_days: Annotated[int, Ge(0)] = 30
+    """Days after which items in the trash are deleted; 0: never."""
     audit_log: Path | None = None
     """File to which a JSON line for each change is appended. Default: with keys, the log of the
     command."""

@@ -1,6 +1,7 @@
 """The catalog against the records of a real collection."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from coca.search.milvus.collection import Collection
-from coca.search.records import Record
+from coca.search.records import TRASHED, Record
 from coca.server.collections import catalog as catalog_module
-from coca.server.collections.catalog import Catalog
+from coca.server.collections.catalog import Catalog, Entry, count_months
 
 SOME = 'array_contains(tags, "t1")'
 
@@ -55,9 +56,32 @@ def test_entries_and_pages_are_the_records_in_order_after_each_write(
         for filter in ("", SOME):
             expected = ordered(collection, filter)
             assert [entry.id for entry in catalog.entries(filter)] == expected
-            pages = [catalog.page(filter, offset=at, limit=4) for at in range(0, 30, 4)]
-            assert {total for _, total in pages} == {len(expected)}
-            assert [hit.id for hits, _ in pages for hit in hits] == expected
+            entries = catalog.entries(filter)
+            pages = [catalog.hits(entries[at : at + 4]) for at in range(0, 30, 4)]
+            assert [hit.id for hits in pages for hit in hits] == expected
+
+
+def test_items_in_the_trash_are_listed_apart(collection: Collection) -> None:
+    catalog = Catalog(collection)
+    before = [entry.id for entry in catalog.entries()]
+    collection.upsert([record(4, metadata={TRASHED: 7}), record(6, metadata={TRASHED: 8})])
+    assert [entry.id for entry in catalog.entries()] == [
+        id for id in before if id not in ("04", "06")
+    ]
+    assert [entry.id for entry in catalog.entries(trashed=True)] == ["04", "06"]
+    assert [entry.id for entry in catalog.entries('id == "06"', trashed=True)] == ["06"]
+    collection.upsert([record(4), record(6)])
+    assert [entry.id for entry in catalog.entries()] == before
+    assert catalog.entries(trashed=True) == []
+
+
+def test_months_are_counted_in_the_order_of_the_list() -> None:
+    times = [datetime(2021, 6, 30, 23, 59, tzinfo=UTC), datetime(2021, 6, 1, tzinfo=UTC)]
+    times += [datetime(2021, 5, 31, tzinfo=UTC), datetime(1969, 12, 31, 1, tzinfo=UTC)]
+    seconds = [*(int(one.timestamp()) for one in times), 0, 0]
+    entries = [Entry(str(number), time, ()) for number, time in enumerate(seconds)]
+    assert count_months(entries) == [("2021-06", 2), ("2021-05", 1), ("1969-12", 1), ("", 2)]
+    assert count_months([]) == []
 
 
 def test_items_that_others_deleted_are_reported_once(

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,64 @@ def test_an_upload_has_what_the_photo_carries(client: TestClient) -> None:
     facets = client.post("/v1/facets", json=asked).json()["facets"]
     assert facets[0]["values"] == [{"value": 80, "count": 1}]
     client.delete(f"/v1/items/{item['id']}?collection=others")
+
+
+def test_marks_of_people_are_set_filtered_and_removed(client: TestClient) -> None:
+    item = client.post("/v1/items", json=new(240, album="Folder")).json()
+    assert (item["favorite"], item["rating"], item["albums"]) == (False, None, [])
+    url = f"/v1/items/{item['id']}?collection=others"
+    change = {"favorite": True, "rating": 4, "add_albums": ["Sea", "Best of", "Sea"]}
+    changed = client.patch(url, json=change).json()
+    assert (changed["favorite"], changed["rating"]) == (True, 4)
+    assert (changed["albums"], changed["album"]) == (["Sea", "Best of"], "Folder")
+    for field, value in (("albums", "Sea"), ("favorite", True), ("rating", 4)):
+        for given, found in ((value, [item["id"]]), ("other", [])):
+            where = [{"field": f"metadata.{field}", "operator": "has any", "value": [given]}]
+            body = {"collection": "others", "where": where}
+            assert ids(client, body) == ids(client, body | {"text": "a car"}) == found
+    change = {"favorite": False, "rating": 0, "remove_albums": ["Sea", "Best of"]}
+    assert client.patch(url, json=change).json() == item
+    assert client.patch(url, json={"rating": 6}).status_code == 422
+    client.delete(url)
+
+
+def test_an_item_in_the_trash_is_found_there_only(client: TestClient) -> None:
+    before = ids(client, {"collection": "others"})
+    item = client.post("/v1/items", json=new(241, caption="a cat", tags=["x"])).json()
+    url, id = f"/v1/items/{item['id']}?collection=others", item["id"]
+    purged = client.patch(url, json={"trashed": True}).json()["purge_at"]
+    assert datetime.fromisoformat(purged) > datetime.now(UTC) + timedelta(days=29)
+    for query in ({}, {"text": "a cat"}, {"text": "a cat", "filter": "width > 0"}):
+        body: dict[str, Any] = {"collection": "others", **query}
+        assert sorted(ids(client, body)) == sorted(before)
+        assert ids(client, body | {"trashed": True}) == [id]
+    scope = {"collection": "others"}
+    for trashed, total in ((False, len(before)), (True, 1)):
+        body = scope | {"trashed": trashed}
+        assert client.post("/v1/facets", json=body).json()["total"] == total
+    wanted = scope | {"positive": [{"text": "a cat"}]}
+    assert id not in {one["id"] for one in client.post("/v1/recommend", json=wanted).json()["hits"]}
+    # An image that is added again comes back.
+    assert client.post("/v1/items", json=new(241)).json() == item
+    assert set(ids(client, {"collection": "others"})) == {*before, id}
+    client.delete(url)
+
+
+def test_the_trash_is_emptied_after_its_days(client: TestClient, service: Service) -> None:
+    served, uris = service.collections["others"], []
+    for number in (242, 243, 244):
+        item = client.post("/v1/items", json=new(number)).json()
+        uris.append(f"/v1/items/{item['id']}?collection=others")
+    paths = [Path(served.record(uri[10:].partition("?")[0]).path) for uri in uris]
+    for uri in uris[:2]:
+        client.patch(uri, json={"trashed": True})
+    long_ago = int(time.time()) - service.settings.trash_days * 86_400
+    client.patch(uris[0], json={"metadata": {"trashed": long_ago}})
+    service.purge()
+    assert [client.get(uri).status_code for uri in uris] == [404, 200, 200]
+    assert [path.exists() for path in paths] == [False, True, True]
+    for uri in uris[1:]:
+        client.delete(uri)
 
 
 def test_an_upload_without_a_time_has_that_of_its_upload(client: TestClient) -> None:

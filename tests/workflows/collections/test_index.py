@@ -162,6 +162,25 @@ def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
     assert captions(uri) == {"a": "late a", "b": "", "c": ""}
 
 
+def test_new_metadata_of_a_source_keeps_the_marks_of_people(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    index_images([album], model, uri=uri, captions=False)
+    marks = {"favorite": True, "rating": 2, "albums": ["Sea"], "trashed": 7}
+    with Collection.open(uri) as collection:
+        records = collection.get(collection.ids()).values()
+        collection.upsert(replace(one, metadata={**one.metadata, **marks}) for one in records)
+    (album / "b.json").write_text(json.dumps({"captions": ["new b"], "rating": 5, "year": 1}))
+    assert index_images([album], model, uri=uri, captions=False).report.updated == 1
+    with Collection.open(uri) as collection:
+        found = {
+            Path(one.path).stem: one.metadata for one in collection.get(collection.ids()).values()
+        }
+    assert found["a"] == marks
+    assert found["b"] == marks | {"rating": 5, "year": 1}
+
+
 def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:

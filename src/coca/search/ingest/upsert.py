@@ -152,6 +152,7 @@ def with_annotation_of(fresh: Record, stored: Record) -> Record:
     kept = fresh.caption == stored.caption and has_text_vector(stored)
     return replace(
         fresh,
+        metadata={**stored.marks, **fresh.metadata},
         vector=stored.vector,
         text_vector=stored.text_vector if kept else fresh.text_vector,
         origin=origin,

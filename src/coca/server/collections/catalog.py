@@ -11,13 +11,17 @@ from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import METADATA, OCR_TEXT, Hit, batches
+from coca.search.records import METADATA, OCR_TEXT, TRASHED, Hit, batches
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
 """Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
+_UNCOUNTED = ("captions", OCR_TEXT, TRASHED)
+"""Metadata that is no value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""
 
@@ -34,6 +38,7 @@ class Entry:
     """Date in seconds since 1970, see `Record.date_source`; 0 if unknown."""
     values: tuple[FacetPair, ...]
     """Each value once; a list in the metadata has several values."""
+    is_trashed: bool = False
 
 
 class Catalog:
@@ -51,30 +56,31 @@ class Catalog:
         """
         self._collection, self._on_deleted = collection, on_deleted
         self._entries: list[Entry] = []
+        self._listed: list[Entry] = []
+        self._trashed: list[Entry] = []
         self._ids: frozenset[str] | None = None
         self._writes: int | None = None
         self._watch = Watch(collection, _STALE_S)
         self._lock = threading.Lock()
 
-    def entries(self, filter: str = "") -> Sequence[Entry]:
-        """List the items that a filter keeps, newest first; items of unknown time follow by id."""
+    def entries(self, filter: str = "", *, trashed: bool = False) -> Sequence[Entry]:
+        """List the items that a filter keeps, newest first; items of unknown time follow by id.
+
+        Args:
+            filter: Expression; empty keeps all items.
+            trashed: List the items in the trash instead of the others.
+        """
         with self._lock:
             self._refresh()
-            entries = self._entries
+            entries = self._trashed if trashed else self._listed
         if not filter:
             return entries
         kept = set(self._collection.ids(filter))
         return [entry for entry in entries if entry.id in kept]
 
-    def page(self, filter: str, *, offset: int, limit: int) -> tuple[list[Hit], int]:
-        """Read a page of the items that a filter keeps, in the order of `entries`.
-
-        Returns:
-            The items, with a score of 0, and the number of all items that the filter keeps.
-        """
-        entries = self.entries(filter)
-        ids = [entry.id for entry in entries[offset : offset + limit]]
-        return self._collection.hits(dict.fromkeys(ids, 0.0)), len(entries)
+    def hits(self, entries: Iterable[Entry]) -> list[Hit]:
+        """Read what a page of items shows; hits have a score of 0."""
+        return self._collection.hits(dict.fromkeys((entry.id for entry in entries), 0.0))
 
     def read(self) -> int:
         """Read the items, if that is due, and return their number."""
@@ -101,6 +107,10 @@ class Catalog:
             self._entries = kept
         else:
             return
+        self._trashed = [entry for entry in self._entries if entry.is_trashed]
+        self._listed = self._entries
+        if self._trashed:
+            self._listed = [entry for entry in self._entries if not entry.is_trashed]
         before, self._ids = self._ids, frozenset(entry.id for entry in self._entries)
         if before is not None and (deleted := before - self._ids):
             self._on_deleted(deleted)
@@ -112,7 +122,7 @@ def _entries(parts: Iterable[Sequence[Hit]]) -> Iterator[Entry]:
     known: dict[tuple[str, type, Any], FacetPair] = {}
     for hits in parts:
         for hit in hits:
-            yield Entry(hit.id, hit.time, _values(hit, known))
+            yield Entry(hit.id, hit.time, _values(hit, known), TRASHED in hit.metadata)
 
 
 def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[FacetPair, ...]:
@@ -120,12 +130,7 @@ def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[Fa
         "tags": hit.tags,
         "album": hit.album,
         "caption_source": hit.caption_source,
-        # The captions of an image, and the text inside it, are not values to count.
-        **{
-            f"{METADATA}.{key}": hit.metadata[key]
-            for key in hit.metadata
-            if key not in ("captions", OCR_TEXT)
-        },
+        **{f"{METADATA}.{key}": hit.metadata[key] for key in hit.metadata if key not in _UNCOUNTED},
     }
     pairs: dict[FacetPair, None] = {}
     for field, value in fields.items():
@@ -141,5 +146,16 @@ def _is_countable(value: Any) -> bool:
     )
 
 
-def _age(entry: Entry) -> tuple[int, str]:
-    return -entry.time, entry.id
+def count_months(entries: Sequence[Entry]) -> list[tuple[str, int]]:
+    """Count entries by month, `YYYY-MM` in UTC and newest first; empty for an unknown time."""
+    times = np.fromiter((entry.time for entry in entries), np.int64, len(entries))
+    months, counts = np.unique(
+        times[times != 0].astype("datetime64[s]").astype("datetime64[M]"), return_counts=True
+    )
+    found = list(zip(map(str, months[::-1]), map(int, counts[::-1]), strict=True))
+    unknown = int((times == 0).sum())
+    return [*found, ("", unknown)] if unknown else found
+
+
+def _age(entry: Entry) -> tuple[bool, int, str]:
+    return entry.time == 0, -entry.time, entry.id

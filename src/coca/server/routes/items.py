@@ -23,6 +23,10 @@ from coca.search.ingest.photo_metadata import (
     with_place,
 )
 from coca.search.records import (
+    ALBUMS,
+    FAVORITE,
+    RATING,
+    TRASHED,
     UTC_OFFSET,
     DateSource,
     Origin,
@@ -74,10 +78,20 @@ class Item(Body):
         dict[str, Any],
         Field(description=f"All other fields. Photos have {', '.join(PHOTO_FIELDS)}."),
     ]
+    favorite: bool
+    rating: int | None
+    """1 to 5 stars; null without a rating."""
+    albums: list[str]
+    """Albums that people put the item into, besides `album`."""
+    purge_at: str | None
+    """Time at which the item is deleted, in ISO 8601; null if it is not in the trash."""
     thumbnail: str
     """URL of a small JPEG."""
     original: str
     """URL of the encoded image as it is stored."""
+
+
+AlbumName: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class NewItem(Body):
@@ -108,6 +122,15 @@ class ItemChange(Body):
     time: int | None = None
     metadata: dict[str, Any] = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
+    favorite: bool | None = None
+    rating: Annotated[int, Field(ge=0, le=5)] | None = None
+    """1 to 5 stars; 0 removes the rating."""
+    add_albums: Annotated[list[AlbumName], Field(max_length=256)] = []
+    """Albums besides `album`, which is that of the folder or source."""
+    remove_albums: Annotated[list[AlbumName], Field(max_length=256)] = []
+    trashed: bool | None = None
+    """Move the item to the trash, or back. The service deletes it after `coca serve --trash-days`;
+    until then only requests with `trashed` find it."""
 
 
 class ItemIds(Body):
@@ -160,6 +183,10 @@ def fields_of(
         "date_source": record.date_source,
         "taken_at": _taken_at(record) if record.date_source == "taken" else None,
         "metadata": dict(record.metadata),
+        "favorite": record.metadata.get(FAVORITE) is True,
+        "rating": _rating(record.metadata.get(RATING)),
+        "albums": _albums(record.metadata),
+        "purge_at": _purge_at(record.metadata.get(TRASHED), tenant.service.settings.trash_days),
         "thumbnail": f"{url}/thumbnail{query}",
         "original": f"{url}/original{query}",
     }
@@ -170,6 +197,18 @@ def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
     given = metadata.get("captions")
     several = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
     return list(dict.fromkeys([*([caption] if caption else []), *several]))
+
+
+def _rating(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and 1 <= value <= 5 else None
+
+
+def _purge_at(trashed: object, days: int) -> str | None:
+    try:
+        due = datetime.fromtimestamp(trashed, UTC) if isinstance(trashed, int) and days else None
+        return due and (due + timedelta(days=days)).isoformat()
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
 def _taken_at(record: Record | FoundHit) -> str | None:
@@ -185,7 +224,7 @@ def _taken_at(record: Record | FoundHit) -> str | None:
 
 
 def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Record, bool]:
-    """Add an image to a collection; an image that is there already keeps its record.
+    """Add an image to a collection; one that is there keeps its record, and leaves the trash.
 
     Returns:
         The record, and whether it is new.
@@ -196,6 +235,8 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     if id is not None and id != own:
         raise ConfigError(f"id must be the hash of the image's bytes, {own!r}, got {id!r}")
     if (there := served.collection.get([own]).get(own)) is not None:
+        if TRASHED in there.metadata:
+            (there,), _ = change_items(tenant, served, [own], ItemChange(trashed=False))
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
     served.check_writable()
@@ -258,6 +299,8 @@ def change_items(
             _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
         ]
         served.collection.upsert(changed)
+        if change.trashed is not None:
+            served.forget_trash()
     tenant.record("change", served.name, ids=[record.id for record in changed])
     return changed, [id for id in wanted if id not in found]
 
@@ -271,13 +314,7 @@ def delete_items(
         The deleted ids, and the ids that do not exist.
     """
     wanted = list(dict.fromkeys(ids))
-    with served.writing():
-        found = served.collection.get(wanted)
-        served.collection.delete(found)
-        for id, record in found.items():
-            tenant.service.thumbnails.remove(served.thumbnail_key(id))
-            for path in record.origin.files:
-                tenant.service.uploads.remove(path)
+    found = tenant.service.delete(served, wanted)
     tenant.record("delete", served.name, ids=list(found))
     return [id for id in wanted if id in found], [id for id in wanted if id not in found]
 
@@ -287,7 +324,7 @@ def _changed(
 ) -> Record:
     tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
     removed = set(change.remove_tags)
-    metadata = {**record.metadata, **change.metadata}
+    metadata = {**record.metadata, **change.metadata, **_marks(record, change)}
     changed = replace(
         record,
         tags=tuple(tag for tag in dict.fromkeys(tags) if tag not in removed),
@@ -305,6 +342,27 @@ def _changed(
         )
     _check(changed.caption, changed.metadata, changed.tags, changed.album, changed.time)
     return changed
+
+
+def _marks(record: Record, change: ItemChange) -> dict[str, Any]:
+    """Return the changed marks as metadata; None removes a mark."""
+    marks: dict[str, Any] = {}
+    if change.favorite is not None:
+        marks[FAVORITE] = change.favorite or None
+    if change.rating is not None:
+        marks[RATING] = change.rating or None
+    if change.add_albums or change.remove_albums:
+        albums = dict.fromkeys([*_albums(record.metadata), *change.add_albums])
+        marks[ALBUMS] = [one for one in albums if one not in change.remove_albums] or None
+    if change.trashed is not None:
+        known = record.metadata.get(TRASHED)
+        marks[TRASHED] = (known or int(time.time())) if change.trashed else None
+    return marks
+
+
+def _albums(metadata: Mapping[str, Any]) -> list[str]:
+    given = metadata.get(ALBUMS)
+    return [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
 
 
 def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | None:

@@ -176,7 +176,7 @@ def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
         found: Sequence[Any] = [served.record(id) for id in body.ids]
     else:
         request = _request(body)
-        found, _, _ = run_search(tenant, request, options_of(request))
+        found = run_search(tenant, request, options_of(request)).hits
     sheet = draw_sheet([_pixels(tenant, served, one.id) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [

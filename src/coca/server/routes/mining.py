@@ -12,11 +12,12 @@ from pydantic import Field
 from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.core.files.local_files import size_in_etag
+from coca.search.filters import has_key
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, split_source_entries
+from coca.search.records import METADATA, TRASHED, split_source_entries
 from coca.search.search_options import MIN_SIMILARITY
 from coca.server.bodies import (
     MAX_EXAMPLES,
@@ -33,7 +34,13 @@ from coca.server.bodies import (
 )
 from coca.server.collections.catalog import Entry
 from coca.server.routes.items import NAME, Item, fields_of
-from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of
+from coca.server.routes.search import (
+    SearchResponse,
+    examples,
+    hit_of,
+    listed_entries,
+    query_filter,
+)
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
@@ -248,7 +255,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         _examples(tenant, body.positive, body.collection),
         negative=_examples(tenant, body.negative, body.collection),
         k=options.k,
-        filter=filter_of(tenant, body),
+        filter=query_filter(tenant, body),
         seen=body.seen,
         diversity=body.diversity,
         on=options.on,
@@ -267,6 +274,10 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     """Find groups of near-duplicates, by exact comparison of all pairs."""
     served = tenant.collection(body.collection)
     ids, vectors = CollectionCopy(served.collection).vectors()
+    if served.has_trash:
+        trashed = set(served.collection.ids(has_key(TRASHED)))
+        kept = [row for row, id in enumerate(ids) if id not in trashed]
+        ids, vectors = [ids[row] for row in kept], vectors[kept]
     found = near_duplicates(vectors, min_similarity=body.min_similarity)
     shown = [[ids[row] for row in rows] for rows in found.groups[: body.limit]]
     sizes = {
@@ -287,7 +298,7 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields, and the items by time of capture."""
     collection = tenant.collection(body.collection)
-    items = collection.catalog.entries(filter_of(tenant, body))
+    items = listed_entries(tenant, body)
     return FacetsResponse(
         collection=collection.name,
         total=len(items),

@@ -1,17 +1,26 @@
 """Routes `/v1/search` and `/v1/collections`, with their bodies."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.filters import all_of, has_all_tags, has_any_tag, names_in, where
+from coca.search.filters import (
+    all_of,
+    any_of,
+    has_all_tags,
+    has_any_tag,
+    has_key,
+    names_in,
+    negate,
+    where,
+)
 from coca.search.query.query_terms import Term
-from coca.search.records import ORIGIN, PATH, CollectionInfo
+from coca.search.records import METADATA, ORIGIN, PATH, TRASHED, CollectionInfo
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
@@ -27,6 +36,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
+from coca.server.collections.catalog import Entry, count_months
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.jobs import (
@@ -50,6 +60,9 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 @with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first."""
+
+    months: bool = False
+    """Count the items of a list without a query by month."""
 
     text: Text | None = None
     weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
@@ -80,6 +93,14 @@ class Hit(Item):
     """Whether the hit is above the limit of the collection; null without a calibration."""
 
 
+class MonthCount(Body):
+    """Number of items of a month."""
+
+    month: str
+    """`YYYY-MM` in UTC; empty for items of unknown time."""
+    count: int
+
+
 class SearchResponse(Body):
     """Hits, best first."""
 
@@ -89,6 +110,8 @@ class SearchResponse(Body):
     offset: int
     total: int | None
     """Number of items that the filters keep; null if it was not counted."""
+    months: list[MonthCount] | None = None
+    """Items by month, newest first, if a list without a query asked for it."""
     weak_matches: bool | None = None
     """Whether none of the first ten hits of the query matches, on whichever page; null without a
     calibration."""
@@ -101,6 +124,20 @@ class SearchResponse(Body):
 
 _HIDDEN = frozenset({PATH, ORIGIN})
 """Columns with paths of the machine of the service."""
+
+
+def listed_entries(tenant: Tenant, scope: Scope) -> Sequence[Entry]:
+    """List the items that a request covers, newest first."""
+    catalog = tenant.collection(scope.collection).catalog
+    return catalog.entries(filter_of(tenant, scope), trashed=scope.trashed)
+
+
+def query_filter(tenant: Tenant, scope: Scope, *more: str) -> str:
+    """Build the filter of a query, which leaves out the trash or everything else."""
+    if scope.trashed:
+        return filter_of(tenant, scope, *more, has_key(TRASHED))
+    trash = tenant.collection(scope.collection).has_trash
+    return filter_of(tenant, scope, *more, *([negate(has_key(TRASHED))] if trash else []))
 
 
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
@@ -131,21 +168,24 @@ def options_of(request: SearchRequest) -> ServedOptions:
     )
 
 
-def run_search(
-    tenant: Tenant, request: SearchRequest, options: ServedOptions
-) -> tuple[list[FoundHit], int | None, bool]:
-    """Find the hits of a request.
+@dataclass(frozen=True)
+class Found:
+    """Hits of a request; of a list without a query, their number, and their number by month."""
 
-    Returns:
-        The hits, the number of items if it was counted, and whether the hits have scores.
-    """
+    hits: list[FoundHit]
+    total: int | None = None
+    months: list[tuple[str, int]] | None = None
+
+
+def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
+    """Find the hits of a request."""
     collection = tenant.collection(request.collection)
     terms = terms_of(tenant, request)
     if not terms:
-        items, total = collection.catalog.page(
-            filter_of(tenant, request), offset=options.offset, limit=options.k
-        )
-        return items, total, False
+        entries = listed_entries(tenant, request)
+        page = entries[options.offset : options.offset + options.k]
+        months = count_months(entries) if request.months else None
+        return Found(collection.catalog.hits(page), total=len(entries), months=months)
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
     if options.offset + options.k > MAX_RANKED:
@@ -156,8 +196,8 @@ def run_search(
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
-    query = replace(options, filter=filter_of(tenant, request, *itself))
-    return collection.engine.search(terms=terms, **vars(query)), None, True
+    query = replace(options, filter=query_filter(tenant, request, *itself))
+    return Found(collection.engine.search(terms=terms, **vars(query)))
 
 
 def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
@@ -193,8 +233,12 @@ def _image_term(
 
 
 def _condition(one: Condition) -> str:
+    values = one.value if isinstance(one.value, list) else [one.value]
+    if one.field.startswith(f"{METADATA}.") and one.operator == "has any":
+        # Facets count the values of lists and those that are in no list alike.
+        texts = [value for value in values if isinstance(value, str)]
+        return any_of(where(one.field, "in", values), has_any_tag(texts, one.field))
     if one.field == "tags" or one.operator in ("has all", "has any"):
-        values = one.value if isinstance(one.value, list) else [one.value]
         tags = [tag for tag in values if isinstance(tag, str)]
         if one.operator not in ("has all", "has any") or not tags:
             raise ArgumentError(
@@ -218,14 +262,19 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
     options = options_of(body)
-    hits, total, scored = run_search(tenant, body, options)
-    verdicts = [hit.query_matches for hit in hits if hit.query_matches is not None]
+    found = run_search(tenant, body, options)
+    scored = found.total is None
+    verdicts = [hit.query_matches for hit in found.hits if hit.query_matches is not None]
+    months = None
+    if found.months is not None:
+        months = [MonthCount(month=month, count=count) for month, count in found.months]
     return SearchResponse(
         collection=collection.name,
-        hits=[hit_of(tenant, collection, hit, scored=scored) for hit in hits],
+        hits=[hit_of(tenant, collection, hit, scored=scored) for hit in found.hits],
         limit=options.k,
         offset=options.offset,
-        total=total,
+        total=found.total,
+        months=months,
         weak_matches=not verdicts[0] if verdicts else None,
         took_ms=(time.perf_counter() - started) * 1_000,
     )
