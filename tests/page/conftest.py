@@ -11,7 +11,7 @@ import pytest
 from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, write_images
 from server_process import serving
 
-TIMEOUT_MS = 600_000
+TIMEOUT_MS = int(os.environ.get("PAGE_TIMEOUT_MS", 600_000))
 """The time of a response depends on the load of the machine."""
 
 
@@ -84,4 +84,6 @@ def visit(address: str, browser: Any, watch: Watch) -> Iterator[Callable[..., An
 
     yield open_tab
     for context in contexts:
+        for tab in context.pages:
+            tab.unroute_all(behavior="ignoreErrors")
         context.close()

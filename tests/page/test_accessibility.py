@@ -51,6 +51,17 @@ def show_filters(tab: Any) -> None:
     tab.wait_for_selector(".facet-value")
 
 
+def open_menu(tab: Any) -> None:
+    open_item(tab)
+    tab.get_by_role("button", name="More", exact=True).click()
+    tab.wait_for_selector(".menu:popover-open")
+
+
+def show_suggestions(tab: Any) -> None:
+    tab.fill("#search-text", "tri")
+    tab.wait_for_selector(".suggestions [role=option]")
+
+
 def show_keys(tab: Any) -> None:
     tab.keyboard.press("?")
     tab.wait_for_selector(".keys")
@@ -61,6 +72,10 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "query with chips": ("/?q=circle&less=text%3A2%3A%3Ablue", None),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
+    "menu of an item": ("/", open_menu),
+    "suggestions": ("/", show_suggestions),
+    "trash": ("/?trash=1", None),
+    "sorted by date": ("/?q=circle&sort=newest", None),
     "selection": ("/", select),
     "part of the query": ("/?q=circle&more=text%3A%3A%3Ared", edit_term),
     "filters": ("/", show_filters),

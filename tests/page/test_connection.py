@@ -60,6 +60,17 @@ def test_a_wrong_key_is_refused_in_words(visit: Visit, watch: Watch) -> None:
     expect(tab.locator(".tile img.loaded").first).to_be_visible()
 
 
+def test_a_link_may_have_a_key_that_its_address_hides(visit: Visit) -> None:
+    tab = visit()
+    tab.goto(tab.url + "?q=circle#key=right")
+    sent: list[str] = []
+    tab.on("request", lambda request: sent.append(request.headers.get("authorization", "")))
+    tab.reload()
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    assert tab.url.endswith("/?q=circle")
+    assert "Bearer right" in sent
+
+
 def test_a_cancelled_key_can_be_entered_later(visit: Visit, watch: Watch) -> None:
     watch.expected.add(401)
     tab = visit()

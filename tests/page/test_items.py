@@ -41,9 +41,19 @@ def add(tab: Any, *files: Path) -> None:
     expect(tab.locator("#uploads h2")).to_have_text(re.compile(r"\d images? added"))
 
 
-def delete_selected(tab: Any) -> None:
-    tab.locator("#selection").get_by_role("button", name="Delete").click()
-    tab.locator(".dialog").get_by_role("button", name="Delete").click()
+def select(tab: Any, tile: Any, action: str) -> None:
+    """Select the image of a tile, and click a button of the selection."""
+    tile.locator("input").click(force=True)
+    tab.locator("#selection").get_by_role("button", name=action, exact=True).click()
+
+
+def send(tab: Any, path: str, method: str, body: dict[str, Any]) -> None:
+    tab.evaluate(
+        """([path, method, body]) => fetch(path, {
+          method, headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
+        }).then(answer => answer.json())""",
+        [path, method, body],
+    )
 
 
 @pytest.fixture
@@ -57,27 +67,69 @@ def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     add(tab, file)
     count(tab, 14)
     yield tab, tab.locator(f'.tile[data-id="{id}"]')
-    tab.evaluate(
-        """id => fetch("/v1/items/delete", {
-          method: "POST", headers: {"Content-Type": "application/json"},
-          body: JSON.stringify({ids: [id]}),
-        })""",
-        id,
-    )
+    send(tab, "/v1/items/delete", "POST", {"ids": [id]})
 
 
-def test_an_upload_is_found_and_deleted_after_a_confirmation(uploaded: tuple[Any, Any]) -> None:
+def test_a_deleted_image_comes_back_from_the_trash(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
     expect(tile.locator(".tile-match")).to_be_attached()
-    tile.locator("input").click(force=True)
-    tab.locator("#selection").get_by_role("button", name="Delete").click()
-    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
-    expect(tab.locator("#selection")).to_contain_text("1 image selected")
-    delete_selected(tab)
+    select(tab, tile, "Delete")
     expect(tile).to_have_count(0)
     expect(tab.locator("#selection")).to_be_hidden()
+    tab.locator(".toast").get_by_role("button", name="Undo").click()
+    expect(tile).to_be_visible()
+    select(tab, tile, "Delete")
+    expect(tile).to_have_count(0)
+    tab.get_by_role("button", name="Trash").click()
+    expect(tab.locator("#summary")).to_have_text("1 image")
+    select(tab, tile, "Restore")
+    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
+    tab.locator("#message").get_by_role("button", name="All images").click()
+    count(tab, 14)
+
+
+def test_an_image_of_the_trash_is_deleted_after_a_confirmation(
+    uploaded: tuple[Any, Any],
+) -> None:
+    tab, tile = uploaded
+    select(tab, tile, "Delete")
+    expect(tile).to_have_count(0)
+    tab.get_by_role("button", name="Trash").click()
+    tile.locator(".tile-link").click()
+    expect(tab.locator("dialog.item")).to_contain_text("In the trash until")
+    tab.keyboard.press("Escape")
+    select(tab, tile, "Delete forever")
+    text = tab.locator(".dialog-text")
+    expect(text).to_contain_text("The uploaded file is deleted, too.")
+    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
+    expect(tab.locator("#selection")).to_contain_text("1 image selected")
+    tab.locator("#selection").get_by_role("button", name="Delete forever").click()
+    tab.locator(".dialog").get_by_role("button", name="Delete").click()
+    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
+
+
+def test_a_deletion_states_which_files_are_deleted(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    other = tab.locator(".tile", has=tab.get_by_label("a green square", exact=True))
+    tile.locator("input").click(force=True)
+    select(tab, other, "Delete")
+    expect(other).to_have_count(0)
+    tab.get_by_role("button", name="Trash").click()
+    count(tab, 2)
+    text = tab.locator(".dialog-text")
+    for tiles, expected in (
+        ([other], "The file stays where it is."),
+        ([tile], "1 uploaded file will be deleted, too; the other files stay"),
+    ):
+        for one in tiles:
+            one.locator("input").click(force=True)
+        tab.locator("#selection").get_by_role("button", name="Delete forever").click()
+        expect(text).to_contain_text(expected)
+        tab.locator(".dialog").get_by_role("button", name="Cancel").click()
+    tab.locator("#selection").get_by_role("button", name="Restore").click()
+    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
 
 
 def test_an_upload_comes_first_with_its_name_and_time(uploaded: tuple[Any, Any]) -> None:
@@ -85,7 +137,7 @@ def test_an_upload_comes_first_with_its_name_and_time(uploaded: tuple[Any, Any])
     expect(tile).to_have_attribute("data-index", "0")
     tab.locator("#uploads").get_by_role("link", name="star.png").click()
     item = tab.locator("dialog.item")
-    expect(item.locator("h2")).to_have_text("star.png")
+    expect(item.locator(".details")).to_contain_text("star.png")
     year = datetime.now(UTC).year
     expect(item.locator(".details")).to_contain_text(re.compile(rf"Added.*{year}"))
     tab.keyboard.press("Escape")
@@ -104,32 +156,6 @@ def test_the_date_of_a_file_is_not_called_the_time_of_capture(visit: Visit) -> N
     tab.get_by_label("a copy of the red circle", exact=True).click()
     expect(details).to_contain_text("File date")
     expect(details).not_to_contain_text("Taken")
-
-
-def test_a_deletion_states_which_files_are_deleted(uploaded: tuple[Any, Any]) -> None:
-    tab, tile = uploaded
-    text = tab.locator(".dialog-text")
-    cancel = tab.locator(".dialog").get_by_role("button", name="Cancel")
-    tile.locator("input").click(force=True)
-    tab.locator("#selection").get_by_role("button", name="Delete").click()
-    expect(text).to_contain_text("The uploaded file is deleted, too.")
-    cancel.click()
-    tab.locator(".tile-check input").nth(1).click(force=True)
-    tab.locator("#selection").get_by_role("button", name="Delete").click()
-    expect(text).to_contain_text("1 uploaded file will be deleted, too; the other files stay")
-    cancel.click()
-    tile.locator(".tile-link").click()
-    tab.locator("dialog.item").get_by_role("button", name="Delete").click()
-    expect(text).to_contain_text("The uploaded file is deleted, too.")
-
-
-def test_a_deletion_of_an_indexed_image_keeps_its_file(visit: Visit) -> None:
-    tab = visit()
-    tab.get_by_role("button", name="Near-duplicates").click()
-    tab.locator("#min-similarity").fill("0.995")
-    group = tab.locator(".group", has_text="copy-of-circle.jpg")
-    group.get_by_role("button", name="Delete").first.click()
-    expect(tab.locator(".dialog-text")).to_contain_text("The file stays where it is.")
 
 
 def test_a_file_that_is_no_image_is_reported(visit: Visit, watch: Watch, tmp_path: Path) -> None:
@@ -155,16 +181,55 @@ def test_an_image_that_needs_an_extra_says_so_in_words(
     expect(failed).not_to_contain_text(re.compile("Errno|/|Bearer"))
 
 
-def test_selected_images_are_tagged_and_moved_to_an_album(uploaded: tuple[Any, Any]) -> None:
+def test_selected_images_get_tags_and_are_in_several_albums(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
-    for name, text, label in (("Tag", "festive, shiny", "Add tags"), ("Album", "Party", "Move")):
-        tile.locator("input").click(force=True)
-        tab.locator("#selection").get_by_role("button", name=name).click()
+    for name, text, label in (
+        ("Tag", "festive, shiny", "Add tags"),
+        ("Album", "Party, Best of", "Add"),
+        ("Album", "Birthday, -Best of", "Add"),
+    ):
+        select(tab, tile, name)
         tab.fill("#dialog-input", text)
-        tab.get_by_role("button", name=label).click()
+        tab.get_by_role("button", name=label, exact=True).click()
         expect(tab.locator("#selection")).to_be_hidden()
-    tab.goto(tab.url + "?tag=festive&in.album=%22Party%22")
+    for album, number in (("Party", 1), ("Birthday", 1), ("Best of", 0)):
+        tab.goto(f'{tab.url.split("?")[0]}?tag=festive&in.metadata.albums="{album}"')
+        expect(tab.locator("#summary")).to_have_text("1 image" if number else "0 images")
+    tab.go_back()
+    tile.locator(".tile-link").click()
+    item = tab.locator("dialog.item")
+    expect(item.locator(".tag-name")).to_have_text(["festive", "shiny", "Party", "Birthday"])
+    item.get_by_role("button", name="Remove Party").click()
+    expect(item.locator(".tag-name")).to_have_text(["festive", "shiny", "Birthday"])
+
+
+def test_an_album_leaves_the_folder_of_an_image_as_it_is(visit: Visit) -> None:
+    tab = visit("/?tag=circle")
+    tab.get_by_label("a red circle", exact=True).click()
+    item = tab.locator("dialog.item")
+    item.get_by_label("Add to an album").fill("Round")
+    tab.keyboard.press("Enter")
+    expect(item.locator(".tag-name")).to_have_text(["circle", "red", "Round"])
+    expect(item.locator(".details")).to_contain_text("circles")
+    item.get_by_role("button", name="Remove Round").click()
+    expect(item.locator(".tag-name")).to_have_text(["circle", "red"])
+
+
+def test_favorites_and_ratings_are_shown_and_filtered(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    tile.locator(".tile-link").click()
+    item = tab.locator("dialog.item")
+    tab.keyboard.press("l")
+    expect(item.get_by_role("button", name="Favorite")).to_have_attribute("aria-pressed", "true")
+    item.get_by_role("button", name="4 of 5 stars").click()
+    expect(item.locator(".mark-star[aria-pressed=true]")).to_have_count(4)
+    tab.keyboard.press("Escape")
+    expect(tile.locator(".tile-favorite")).to_be_visible()
+    tab.locator(".facet-value", has_text="★★★★").click()
     expect(tab.locator("#summary")).to_have_text("1 image")
+    tab.locator(".facet", has_text="Favorites").locator("input").check()
+    expect(tab.locator("#summary")).to_have_text("1 image")
+    expect(tile).to_be_visible()
 
 
 def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
@@ -191,7 +256,7 @@ def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
 def test_a_caption_shows_where_the_model_looks(visit: Visit) -> None:
     tab = visit()
     tab.locator(".tile-link").first.click()
-    tab.get_by_role("button", name="Caption and attention").click()
+    tab.get_by_role("button", name="Describe this image").click()
     word = tab.locator(".word").first
     expect(word).to_be_visible()
     word.hover()
@@ -216,15 +281,15 @@ def with_capabilities(tab: Any, *names: str) -> None:
 def test_a_model_without_a_head_for_questions_is_asked_none(visit: Visit) -> None:
     tab = visit()
     tab.locator(".tile-link").first.click()
-    expect(tab.get_by_role("button", name="Caption and attention")).to_be_visible()
+    expect(tab.get_by_role("button", name="Describe this image")).to_be_visible()
     expect(tab.locator("#question")).to_have_count(0)
 
 
 def test_a_model_that_only_embeds_writes_no_caption(visit: Visit) -> None:
     tab = visit()
     with_capabilities(tab)
-    expect(tab.locator(".item-caption")).to_be_visible()
-    for name in ("Caption and attention", "Describe this image", "Ask"):
+    expect(tab.locator("dialog.item h2")).to_be_visible()
+    for name in ("Describe this image", "Ask"):
         expect(tab.get_by_role("button", name=name)).to_have_count(0)
 
 
@@ -243,7 +308,7 @@ def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:
     tab = visit("/?tag=circle")
     tab.locator(".tile-link").last.click()
     item = tab.locator("dialog.item")
-    expect(item.locator(".item-caption").first).to_have_text("a red circle")
+    expect(item.locator("h2")).to_have_text("a red circle")
     expect(item.locator(".tag")).to_have_text(["circle", "red"])
     for text in ("200 pixels", "circles", "phone"):
         expect(item.locator(".details")).to_contain_text(text)
@@ -281,3 +346,21 @@ def test_near_duplicates_are_compared_side_by_side(visit: Visit) -> None:
     assert "view=duplicates" in tab.url
     tab.go_back()
     count(tab, 13)
+
+
+def test_the_best_of_all_near_duplicates_stay(visit: Visit) -> None:
+    tab = visit("/?view=duplicates")
+    tab.locator("#min-similarity").fill("0.995")
+    groups = tab.locator(".group")
+    expect(groups.filter(has_text="copy-of-circle.jpg")).to_be_visible()
+    images, number = tab.locator(".candidate").count(), groups.count()
+    best = [group.locator(".candidate-name").first.inner_text() for group in groups.all()]
+    tab.get_by_role("button", name="Keep the best of all").click()
+    moved = images - number
+    plural = "s" if moved > 1 else ""
+    expect(tab.locator(".dialog-text")).to_contain_text(f"{moved} image{plural} of {number} group")
+    tab.get_by_role("button", name="Move to the trash").click()
+    expect(tab.locator("#duplicates")).to_contain_text("No near-duplicates")
+    tab.locator(".toast").get_by_role("button", name="Undo").click()
+    expect(groups).to_have_count(number)
+    assert [group.locator(".candidate-name").first.inner_text() for group in groups.all()] == best

@@ -193,6 +193,7 @@ def test_a_missing_image_of_another_tab_is_reported(visit: Visit) -> None:
 def test_a_region_is_drawn_and_searched(visit: Visit) -> None:
     tab = visit()
     tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Search a region").click()
     area = tab.locator(".region-layer").bounding_box()
     x, y, width, height = (area[side] for side in ("x", "y", "width", "height"))
@@ -211,6 +212,7 @@ def test_a_region_is_drawn_and_searched(visit: Visit) -> None:
 def test_a_region_is_moved_by_keys(visit: Visit) -> None:
     tab = visit()
     tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Search a region").click()
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("Shift+ArrowDown")

@@ -62,9 +62,9 @@ def test_the_last_of_many_items_is_reached_by_a_key_and_by_an_address(visit: Vis
     assert tab.locator("*").count() <= MAX_NODES
     tab.keyboard.press("Enter")
     title = tab.locator("dialog.item h2")
-    expect(title).to_have_text(f"{MANY - 1:05}.jpg")
+    expect(title).to_have_text(f"row {MANY - 1}")
     other = visit(tab.evaluate("location.pathname + location.search"))
-    expect(other.locator("dialog.item h2")).to_have_text(f"{MANY - 1:05}.jpg")
+    expect(other.locator("dialog.item h2")).to_have_text(f"row {MANY - 1}")
 
 
 def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
@@ -72,17 +72,25 @@ def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
     expect(tab.locator(".tile img.loaded").first).to_be_visible()
     requests: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
-    tab.evaluate(
+    # A slow machine has longer frames: the distance follows the time, 300 viewports a second.
+    passed = tab.evaluate(
         """async () => {
-          for (let step = 1; step <= 60; step += 1) {
-            scrollTo(0, step / 60 * document.body.scrollHeight);
-            await new Promise(requestAnimationFrame);
+          const from = scrollY;
+          let last = await new Promise(requestAnimationFrame);
+          const end = last + 2000;
+          while (last < end) {
+            const now = await new Promise(requestAnimationFrame);
+            scrollBy(0, 0.3 * innerHeight * Math.min(now - last, 100));
+            last = now;
           }
+          return (scrollY - from) / document.body.scrollHeight;
         }"""
     )
-    expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_visible()
+    blocks = passed * MANY / 100
+    assert blocks > 30
+    tab.wait_for_function(VISIBLE)
     searches = [url for url in requests if url.endswith("/v1/search")]
-    assert len(searches) < MANY / 100 / 2
+    assert 0 < len(searches) < blocks / 2
 
 
 def test_images_that_pass_by_in_a_fast_scroll_are_not_requested(visit: Visit) -> None:
@@ -93,22 +101,20 @@ def test_images_that_pass_by_in_a_fast_scroll_are_not_requested(visit: Visit) ->
     # A slow machine has longer frames: the distance follows the time, 30 viewports a second.
     passed = tab.evaluate(
         """async () => {
-          const seen = new Set();
+          const from = scrollY;
           let last = await new Promise(requestAnimationFrame);
           const end = last + 2000;
           while (last < end) {
             const now = await new Promise(requestAnimationFrame);
             scrollBy(0, 0.03 * innerHeight * Math.min(now - last, 100));
             last = now;
-            const tiles = document.querySelectorAll(".tile[data-id]");
-            for (const tile of tiles) seen.add(tile.dataset.id);
           }
-          return seen.size;
+          return (scrollY - from) / document.body.scrollHeight;
         }"""
     )
     tab.wait_for_function(VISIBLE)
     images = [url for url in requests if "/thumbnail" in url]
-    assert 0 < len(images) < passed / 2
+    assert 0 < len(images) < passed * MANY / 2
 
 
 def test_keys_move_open_select_and_close(visit: Visit) -> None:
@@ -129,9 +135,9 @@ def test_keys_move_open_select_and_close(visit: Visit) -> None:
     expect(tab.locator("#selection")).to_contain_text("1 image selected")
     tab.keyboard.press("Enter")
     title = tab.locator("dialog.item h2")
-    expect(title).to_have_text("green-triangle.png")
+    expect(title).to_have_text("a green triangle")
     tab.keyboard.press("ArrowRight")
-    expect(title).to_have_text("orange-triangle.png")
+    expect(title).to_have_text("a orange triangle")
     tab.keyboard.press("Escape")
     expect(tab.locator("dialog.item")).to_be_hidden()
     # The focus follows in the event of closing, after the dialog is hidden.
@@ -208,6 +214,7 @@ def test_a_linked_image_has_neighbours_and_its_rank(visit: Visit) -> None:
 
 def test_a_linked_image_deep_in_a_collection_has_neighbours(visit: Visit) -> None:
     tab = visit("/?c=many")
+    expect(tab.locator("#summary")).to_contain_text("images")
     total = int(tab.locator("#summary").inner_text().split()[0].replace(",", ""))
     tab.locator(".tile-link").first.focus()
     tab.keyboard.press("End")
@@ -215,9 +222,9 @@ def test_a_linked_image_deep_in_a_collection_has_neighbours(visit: Visit) -> Non
     address = tab.get_by_label(f"row {total - 1}", exact=True).get_attribute("href")
     other = visit(address)
     title = other.locator("dialog.item h2")
-    expect(title).to_have_text(f"{total - 1:05}.jpg")
+    expect(title).to_have_text(f"row {total - 1}")
     other.get_by_role("button", name="Previous image").click()
-    expect(title).to_have_text(f"{total - 2:05}.jpg")
+    expect(title).to_have_text(f"row {total - 2}")
 
 
 def test_shift_selects_a_range(visit: Visit) -> None:
@@ -296,6 +303,7 @@ def test_a_state_and_its_address_are_a_round_trip(visit: Visit) -> None:
             const state = {
               ...emptyState(), text, weight: n ? 2.5 : 1, tags: texts.slice(1, n + 1),
               from: n ? "2020-01-31" : "", filter: text, album: n > 2, item: text,
+              sort: n % 2 ? "newest" : "", trash: n > 3,
               view: n ? "wall" : "duplicates",
               values: n ? {"metadata.a b": [text, 3, true]} : {},
               terms: n ? [

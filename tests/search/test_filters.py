@@ -242,7 +242,8 @@ def value_of(record: Record, field: str) -> Any:
 
 
 def test_a_key_is_there_with_any_value_but_null(tmp_path: Path) -> None:
-    kinds: list[dict[str, Any]] = [*({"k": one} for one in ([], "", 0, False, {}, None)), {}]
+    values: list[Any] = [[], "", 0, False, {}, None]
+    kinds: list[dict[str, Any]] = [*({"k": value} for value in values), {}]
     with Collection.open(
         str(tmp_path / "a.db"), embed_dim=4, fingerprint="0" * 24, create=True
     ) as collection:

@@ -8,14 +8,9 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import uvicorn
-from anyio import to_thread
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.staticfiles import StaticFiles
-from starlette.types import Scope
+from fastapi import FastAPI
 
 from coca import __version__
 from coca.core.errors import ConfigError
@@ -29,6 +24,7 @@ from coca.server.middleware.limits import (
     SameOriginWrites,
 )
 from coca.server.middleware.metrics import MeasureRequests, RequestMetrics
+from coca.server.page_files import PAGE, PageFiles
 from coca.server.routes import (
     generation,
     immich,
@@ -45,9 +41,6 @@ from coca.server.settings import ServerSettings
 
 # FastAPI application of the service.
 
-
-PAGE = Path(__file__).parent / "page"
-"""Folder of the web page; it is served if it has an `index.html`."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
@@ -105,28 +98,8 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     if tools is not None:
         app.router.routes.append(tools)
     if (PAGE / "index.html").is_file():
-        app.mount("/", _PageFiles(directory=PAGE, html=True), name="page")
+        app.mount("/", PageFiles(), name="page")
     return app
-
-
-class _PageFiles(StaticFiles):
-    """Files of the page, which a browser compares with the service before each use.
-
-    After an upgrade, a page of old and new scripts would otherwise fail.
-    """
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        # Otherwise any unknown path has status 405 for other methods, as if it were there.
-        if scope["method"] not in ("GET", "HEAD"):
-            _, found = await to_thread.run_sync(self.lookup_path, path)
-            if found is None:
-                raise HTTPException(404)
-        return await super().get_response(path, scope)
-
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        response = super().file_response(*args, **options)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 # Run the application in this process by uvicorn.

@@ -204,9 +204,10 @@ def _rating(value: object) -> int | None:
 
 
 def _purge_at(trashed: object, days: int) -> str | None:
+    if not isinstance(trashed, int) or not days:
+        return None
     try:
-        due = datetime.fromtimestamp(trashed, UTC) if isinstance(trashed, int) and days else None
-        return due and (due + timedelta(days=days)).isoformat()
+        return (datetime.fromtimestamp(trashed, UTC) + timedelta(days=days)).isoformat()
     except (OverflowError, OSError, ValueError):
         return None
 

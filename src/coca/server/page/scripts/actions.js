@@ -1,15 +1,44 @@
-// Bar of the selected images: tag, album, export and delete.
+// Bar of the selected images: tag, album, export, trash and deletion.
 
 import { api } from "./api.js";
-import { button, count, h } from "./dom.js";
+import { button, h } from "./dom.js";
 import { confirmDeletion, openDialog, promptDialog } from "./dialogs.js";
 import { jsonLines, saveBlob, zipOf } from "./files.js";
+import { count, t } from "./language.js";
 import { report, toast } from "./notices.js";
 
 const MAX_IDS = 1000;
 
+/** Change or delete items in parts that the service takes; returns whether all were written. */
+export async function writeItems(ids, collection, write) {
+  try {
+    for (let at = 0; at < ids.length; at += MAX_IDS) {
+      await write({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }) });
+    }
+    return true;
+  } catch (error) {
+    report(error);
+    return false;
+  }
+}
+
+/** Move items to the trash, with a way back; `onMoved(ids)` is called after both. */
+export async function moveToTrash(ids, collection, onMoved) {
+  const move = (trashed) => writeItems(ids, collection, (part) => api.change({ ...part, trashed }));
+  if (!(await move(true))) return false;
+  onMoved(ids);
+  const undo = async () => {
+    if (await move(false)) onMoved(ids);
+  };
+  toast(t("{images} moved to the trash", { images: count(ids.length, "image") }), { action: [t("Undo"), undo] });
+  return true;
+}
+
 export class SelectionBar {
-  /** `options`: `store`, `selection`, `writable()`, `terms`, `onChanged(ids)`, `onDeleted(ids)`. */
+  /**
+   * `options`: `store`, `wall`, `selection`, `writable()`, `terms`, `onChanged(ids)`,
+   * `onDeleted(ids)`.
+   */
   constructor(root, options) {
     this.root = root;
     Object.assign(this, options);
@@ -21,32 +50,65 @@ export class SelectionBar {
     this.root.hidden = size === 0;
     document.body.classList.toggle("with-selection", size > 0);
     if (!size) return;
-    const writes = this.writable()
+    const { trash } = this.store.state;
+    const text = { text: true };
+    const danger = { text: true, class: "button-quiet-danger" };
+    const all = this.wall.selectable;
+    const items = this.selection.items();
+    const favorite = !items.every((item) => item.favorite);
+    const writes = !this.writable() ? [] : trash
       ? [
-        button("Tag", "tag", () => this.#tag(), { text: true }),
-        button("Album", "album", () => this.#album(), { text: true }),
+        button(t("Restore"), "undo", () => this.#restore(), text),
+        button(t("Delete forever"), "trash", () => this.delete(), danger),
       ]
-      : [];
-    this.root.replaceChildren(
-      h("strong", { class: "selection-count", role: "status" }, `${count(size, "image")} selected`),
-      button("More like these", "more", () => this.#moreLike(), { text: true }),
+      : [
+        button(t("Tag"), "tag", () => this.#tag(), text),
+        button(t("Album"), "album", () => this.#album(), text),
+        button(t(favorite ? "Favorite" : "No favorite"), "heart", () => this.#change({ favorite }), text),
+        button(t("Delete"), "trash", () => this.delete(), danger),
+      ];
+    const parts = [
+      h("strong", { class: "selection-count", role: "status" }, t("{images} selected", { images: count(size, "image") })),
+      all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), text),
+      !trash && button(t("More like these"), "more", () => this.#moreLike(), text),
       ...writes,
-      button("Export", "download", () => this.#export(), { text: true }),
-      this.writable() && button("Delete", "trash", () => this.delete(), { text: true, class: "button-quiet-danger" }),
-      button("Clear the selection", "close", () => this.selection.clear()),
-    );
+      button(t("Export"), "download", () => this.#export(), text),
+      button(t("Clear the selection"), "close", () => this.selection.clear()),
+    ];
+    this.root.replaceChildren(...parts.filter(Boolean));
   }
 
-  /** Delete the selected images after a confirmation. */
+  /** Move the selected images to the trash, or delete those in the trash after a confirmation. */
   async delete() {
-    const name = count(this.selection.size, "image");
-    if (!(await confirmDeletion(name, this.selection.items()))) return;
-    const ids = this.selection.ids();
-    await this.#inParts(ids, (part) => api.remove(part), () => {
+    const [items, ids, { collection, trash }] = [this.selection.items(), this.selection.ids(), this.store.state];
+    const done = () => {
       this.selection.remove(ids);
       this.onDeleted(ids);
-      toast(`${name} deleted`);
-    });
+    };
+    if (!trash) {
+      await moveToTrash(ids, collection, done);
+      return;
+    }
+    const name = count(ids.length, "image");
+    if (!(await confirmDeletion(name, items)) || !(await writeItems(ids, collection, api.remove))) return;
+    done();
+    toast(t("{images} deleted", { images: name }));
+  }
+
+  async #restore() {
+    const [ids, { collection }] = [this.selection.ids(), this.store.state];
+    if (!(await writeItems(ids, collection, (part) => api.change({ ...part, trashed: false })))) return;
+    this.selection.remove(ids);
+    this.onDeleted(ids);
+    toast(t("{images} restored", { images: count(ids.length, "image") }));
+  }
+
+  async #all() {
+    try {
+      await this.wall.selectAll();
+    } catch (error) {
+      report(error);
+    }
   }
 
   #moreLike() {
@@ -60,60 +122,51 @@ export class SelectionBar {
 
   async #tag() {
     const suggestions = [...new Set(this.selection.items().flatMap((item) => item.tags))];
-    const text = await promptDialog("Tag the selected images", {
-      label: "Tags", action: "Add tags", suggestions,
-      hint: "Separate several tags by commas. A minus sign before a tag removes it.",
+    const { added, removed } = await this.#names(t("Tag the selected images"), {
+      label: t("Tags"), action: t("Add tags"), suggestions,
+      hint: t("Separate several tags by commas. A minus sign before a tag removes it."),
     });
-    if (!text) return;
-    const tags = text.split(",").map((tag) => tag.trim()).filter(Boolean);
-    const removed = tags.filter((tag) => tag.startsWith("-")).map((tag) => tag.slice(1));
-    const added = tags.filter((tag) => !tag.startsWith("-"));
-    await this.#change({ add_tags: added, remove_tags: removed }, "Tags changed");
+    if (added) await this.#change({ add_tags: added, remove_tags: removed });
   }
 
   async #album() {
-    const albums = [...new Set(this.selection.items().map((item) => item.album).filter(Boolean))];
-    const album = await promptDialog("Move the selected images to an album", {
-      label: "Album", action: "Move", suggestions: albums, hint: "An image is in one album: those of a folder leave its album. An empty name removes them.",
+    const suggestions = [...new Set(this.selection.items().flatMap((item) => item.albums))];
+    const { added, removed } = await this.#names(t("Add the selected images to albums"), {
+      label: t("Albums"), action: t("Add"), suggestions,
+      hint: t("Separate several albums by commas. A minus sign before an album removes the images from it."),
     });
-    if (album !== null) await this.#change({ album }, "Album changed");
+    if (added) await this.#change({ add_albums: added, remove_albums: removed });
   }
 
-  async #change(changes, message) {
-    const ids = this.selection.ids();
-    await this.#inParts(ids, (part) => api.change({ ...part, ...changes }), () => {
-      toast(`${message}: ${count(ids.length, "image")}`);
-      this.selection.clear();
-      this.onChanged(ids);
-    });
+  /** Ask for names, of which a minus sign removes one. */
+  async #names(title, options) {
+    const text = await promptDialog(title, options);
+    if (!text) return {};
+    const names = text.split(",").map((name) => name.trim()).filter(Boolean);
+    const removed = names.filter((name) => name.startsWith("-")).map((name) => name.slice(1).trim());
+    return { added: names.filter((name) => !name.startsWith("-")), removed: removed.filter(Boolean) };
   }
 
-  async #inParts(ids, write, done) {
-    const { collection } = this.store.state;
-    try {
-      for (let at = 0; at < ids.length; at += MAX_IDS) {
-        const body = { ids: ids.slice(at, at + MAX_IDS) };
-        if (collection) body.collection = collection;
-        await write(body);
-      }
-      done();
-    } catch (error) {
-      report(error);
-    }
+  async #change(changes) {
+    const [ids, { collection }] = [this.selection.ids(), this.store.state];
+    if (!(await writeItems(ids, collection, (part) => api.change({ ...part, ...changes })))) return;
+    toast(t("{images} changed", { images: count(ids.length, "image") }));
+    this.selection.clear();
+    this.onChanged(ids);
   }
 
   #export() {
     const items = this.selection.items();
     const note = h("p", { class: "hint", role: "status" });
-    const asJson = button("Records as JSON lines", "download", () => {
+    const asJson = button(t("Records as JSON lines"), "download", () => {
       saveBlob(jsonLines(items), "images.jsonl");
       dialog.close();
     }, { text: true });
-    const asZip = button("Images as ZIP", "download", async () => {
+    const asZip = button(t("Images as ZIP"), "download", async () => {
       asZip.disabled = true;
       try {
         const archive = await zipOf(items, (read) => {
-          note.textContent = `${read} of ${items.length} images read`;
+          note.textContent = t("{read} of {all} images read", { read, all: items.length });
         });
         saveBlob(archive, "images.zip");
         dialog.close();
@@ -125,10 +178,10 @@ export class SelectionBar {
     const content = h(
       "div",
       {},
-      h("p", { class: "dialog-text" }, "Save the records with captions, tags and metadata, or the original images."),
+      h("p", { class: "dialog-text" }, t("Save the records with captions, tags and metadata, or the original images.")),
       h("div", { class: "dialog-actions" }, asJson, asZip),
       note,
     );
-    const dialog = openDialog(`Export ${count(items.length, "image")}`, content);
+    const dialog = openDialog(t("Export {images}", { images: count(items.length, "image") }), content);
   }
 }

@@ -1,5 +1,7 @@
 // Client of the service's REST routes.
 
+import { t } from "./language.js";
+
 const KEY = "coca.key";
 
 /** A response with an error status. */
@@ -17,6 +19,14 @@ export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
 };
+
+/** Take the key of a link, `#key=KEY`, which browsers send to no server, and hide it. */
+export function takeKeyOfLink() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!key) return;
+  apiKey.set(key);
+  history.replaceState(history.state, "", location.pathname + location.search);
+}
 
 const MAX_WAIT_S = 10;
 const MAX_TRIES = 6;
@@ -53,12 +63,12 @@ async function send(path, options = {}, tries = 1) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The service does not answer. Is it still running?", 0);
+    throw new ApiError(t("The service does not answer. Is it still running?"), 0);
   }
   if (response.status === 401) {
     // Another request may have asked for a key meanwhile.
     if (apiKey.get() !== key || (await askOnce(Boolean(key)))) return send(path, options);
-    throw new ApiError("The service answers only with a key.", 401);
+    throw new ApiError(t("The service answers only with a key."), 401);
   }
   const wait = Number(response.headers.get("Retry-After"));
   if (response.status === 429 && wait > 0 && wait <= MAX_WAIT_S && tries < MAX_TRIES) {
@@ -75,7 +85,7 @@ async function messageOf(response) {
     const body = await response.json();
     return sentence(body.error?.message ?? `status ${response.status}`);
   } catch {
-    return `The service answered with status ${response.status}.`;
+    return t("The service answered with status {status}.", { status: response.status });
   }
 }
 
@@ -133,7 +143,7 @@ export function upload(body, { onProgress, signal }) {
     request.setRequestHeader("Content-Type", "application/json");
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
-    request.addEventListener("error", () => reject(new ApiError("The upload was interrupted.", 0)));
+    request.addEventListener("error", () => reject(new ApiError(t("The upload was interrupted."), 0)));
     request.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
     request.addEventListener("load", () => {
       let answer = null;
@@ -143,7 +153,7 @@ export function upload(body, { onProgress, signal }) {
         // A proxy may answer with a page of its own.
       }
       if (request.status < 300) return resolve(answer);
-      const message = answer?.error?.message ?? `The service answered ${request.status}.`;
+      const message = answer?.error?.message ?? t("The service answered with status {status}.", { status: request.status });
       return reject(new ApiError(sentence(message), request.status));
     });
     signal?.addEventListener("abort", () => request.abort());

@@ -1,6 +1,7 @@
 // Word-attention overlay: the words of a caption, and where the model looked at each of them.
 
 import { h } from "./dom.js";
+import { t } from "./language.js";
 
 /**
  * Show the words of a caption as buttons; one pressed, hovered or focused shows its map.
@@ -44,7 +45,7 @@ export function attentionWords(frame, maps, region) {
     }, word);
     return element;
   });
-  return h("p", { class: "words", role: "group", "aria-label": "Words of the caption" }, ...words);
+  return h("p", { class: "words", role: "group", "aria-label": t("Words of the caption") }, ...words);
 }
 
 // Attention divided by its mean over the words: some patches receive attention for every word.

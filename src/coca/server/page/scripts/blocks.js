@@ -3,6 +3,7 @@
 import { blockSize, layOut, ratioOf } from "./layout.js";
 
 const DIVIDER_HEIGHT = 68;
+const HEADING_HEIGHT = 46;
 
 /** Items of a result in blocks of one request each; blocks that are not loaded have an estimate. */
 export class Blocks {
@@ -15,6 +16,23 @@ export class Blocks {
     this.complete = false;
     /** Index of the first item after the last match, if it is below the threshold; else null. */
     this.firstWeak = null;
+    /** Sections with a heading each, as {start, title} in the order of their first items. */
+    this.sections = [];
+  }
+
+  /** Build the same blocks with another layout. */
+  relaid(options) {
+    const blocks = new Blocks(options);
+    blocks.sections = this.sections;
+    blocks.firstWeak = this.firstWeak;
+    blocks.resize(this.length, this.complete);
+    const items = this.blocks.flatMap((block) => block.items ?? Array.from(block.boxes, () => null));
+    blocks.blocks.forEach((_, at) => {
+      const some = items.slice(at * blocks.size, (at + 1) * blocks.size);
+      if (some.length && some.every(Boolean)) blocks.fill(at, some);
+    });
+    blocks.firstWeak = this.firstWeak;
+    return blocks;
   }
 
   /** Set the number of items. */
@@ -65,6 +83,23 @@ export class Blocks {
     return box ? box.y - DIVIDER_HEIGHT : null;
   }
 
+  /** Sections whose heading overlaps a range of the wall, each with its place `y`. */
+  headings(top, bottom) {
+    const placed = this.sections.map((section) => ({ ...section, y: this.headingAt(section) }));
+    return placed.filter(({ y }) => y !== null && y < bottom && y + HEADING_HEIGHT > top);
+  }
+
+  /** Position of the heading of a section; null outside of the result. */
+  headingAt({ start }) {
+    const box = this.box(start);
+    return box ? box.y - HEADING_HEIGHT : null;
+  }
+
+  /** Section of an item; undefined where there is none. */
+  sectionOf(index) {
+    return this.sections.findLast(({ start }) => start <= index);
+  }
+
   /** Indices of blocks that overlap a range of the wall, in CSS pixels. */
   overlapping(top, bottom) {
     const found = [];
@@ -76,13 +111,14 @@ export class Blocks {
   }
 
   /** Indices of tiles that overlap a range of the wall, in CSS pixels. */
-  visible(top, bottom) {
+  visible(top, bottom, left = 0, right = Infinity) {
     const found = [];
     for (const at of this.overlapping(top, bottom)) {
       const block = this.blocks[at];
       block.boxes.forEach((box, position) => {
         const y = block.top + box.y;
-        if (y < bottom && y + box.height > top) found.push(at * this.size + position);
+        const across = box.x <= right && box.x + box.width >= left;
+        if (across && y < bottom && y + box.height > top) found.push(at * this.size + position);
       });
     }
     return found;
@@ -122,7 +158,7 @@ export class Blocks {
   #measure() {
     let estimate = null;
     this.blocks.forEach((block, at) => {
-      const full = at < this.blocks.length - 1;
+      const full = at < this.blocks.length - 1 && !this.#breaks(at).length;
       if (block.items) this.#layOut(at);
       else if (full && estimate) Object.assign(block, estimate);
       else {
@@ -133,22 +169,37 @@ export class Blocks {
     this.#place();
   }
 
+  /** Places in a block before which a heading or the divider has its height, and at its end. */
+  #breaks(at) {
+    const start = at * this.size;
+    const found = this.sections
+      .filter((section) => section.start >= start && section.start <= start + this.size)
+      .map((section) => ({ before: section.start - start, height: HEADING_HEIGHT }));
+    const weak = this.firstWeak === null ? -1 : this.firstWeak - start;
+    if (weak >= 0 && weak < this.size) found.push({ before: weak, height: DIVIDER_HEIGHT });
+    return found;
+  }
+
   #layOut(at) {
     const block = this.blocks[at];
     const start = at * this.size;
     const length = block.items ? block.items.length : Math.min(this.size, this.length - start);
     const ratios = Array.from({ length }, (_, n) => ratioOf(block.items?.[n]));
-    const last = at === this.blocks.length - 1;
-    const weak = this.firstWeak === null ? -1 : this.firstWeak - start;
-    if (!block.items || weak < 0 || weak >= length) {
-      Object.assign(block, layOut(ratios, this.options, last));
-      return;
-    }
-    const strong = layOut(ratios.slice(0, weak), this.options, true);
-    const rest = layOut(ratios.slice(weak), this.options, last);
-    const shift = strong.height + DIVIDER_HEIGHT;
-    block.boxes = [...strong.boxes, ...rest.boxes.map((box) => ({ ...box, y: box.y + shift }))];
-    block.height = shift + rest.height;
+    const ends = at === this.blocks.length - 1;
+    block.boxes = [];
+    block.height = 0;
+    const breaks = this.#breaks(at);
+    const starts = breaks.filter(({ before }) => before < length);
+    if (starts[0]?.before !== 0) starts.unshift({ before: 0, height: 0 });
+    starts.forEach(({ before, height }, n) => {
+      const to = starts[n + 1]?.before ?? length;
+      // The row before a heading may be short.
+      const last = n + 1 < starts.length || ends || breaks.some((one) => one.before === to);
+      const part = layOut(ratios.slice(before, to), this.options, last);
+      const top = block.height + height;
+      block.boxes.push(...part.boxes.map((box) => ({ ...box, y: box.y + top })));
+      block.height = top + part.height;
+    });
   }
 
   #place() {

@@ -1,6 +1,7 @@
 // Modal dialogs: a confirmation, a text, and any content.
 
-import { button, count, h } from "./dom.js";
+import { button, h } from "./dom.js";
+import { count, t } from "./language.js";
 
 /** Open a modal dialog with a title; it removes itself when it is closed. */
 export function openDialog(title, content, { style = "", onClose = () => {} } = {}) {
@@ -12,7 +13,7 @@ export function openDialog(title, content, { style = "", onClose = () => {} } = 
       "div",
       { class: "dialog-head" },
       h("h2", { id: name }, title),
-      button("Close", "close", () => dialog.close(), { class: "dialog-close" }),
+      button(t("Close"), "close", () => dialog.close(), { class: "dialog-close" }),
     ),
     content,
   );
@@ -39,7 +40,7 @@ export function confirmDialog(title, text, action) {
       h(
         "div",
         { class: "dialog-actions" },
-        h("button", { class: "button", value: "", autofocus: true }, "Cancel"),
+        h("button", { class: "button", value: "", autofocus: true }, t("Cancel")),
         h("button", { class: "button button-danger", value: "yes" }, action),
       ),
     );
@@ -48,17 +49,20 @@ export function confirmDialog(title, text, action) {
 }
 
 /**
- * Ask before items are deleted: the service deletes the files of uploads with them.
+ * Ask before items are deleted for good: the service deletes the files of uploads with them.
  * @param {string} name Names the items in the text.
  */
 export function confirmDeletion(name, items) {
   const uploads = items.filter(({ uploaded }) => uploaded).length;
-  let files = "The files stay where they are.";
-  if (uploads === items.length) files = `The uploaded ${uploads === 1 ? "file is" : "files are"} deleted, too.`;
-  else if (uploads) files = `${count(uploads, "uploaded file")} will be deleted, too; the other files stay where they are.`;
-  else if (items.length === 1) files = "The file stays where it is.";
-  const title = items.length === 1 ? "Delete this image?" : `Delete ${count(items.length, "image")}?`;
-  return confirmDialog(title, `${name} will be removed from the collection. ${files}`, "Delete");
+  let files = t("The files stay where they are.");
+  if (uploads && uploads === items.length) files = t(uploads === 1 ? "The uploaded file is deleted, too." : "The uploaded files are deleted, too.");
+  else if (uploads) files = t("{files} will be deleted, too; the other files stay where they are.", { files: count(uploads, "uploaded file") });
+  else if (items.length === 1) files = t("The file stays where it is.");
+  const title = items.length === 1
+    ? t("Delete this image?")
+    : t("Delete {images}?", { images: count(items.length, "image") });
+  const text = t("{name} will be removed from the collection for good. {files}", { name, files });
+  return confirmDialog(title, text, t("Delete"));
 }
 
 /**
@@ -89,7 +93,7 @@ export function promptDialog(title, options) {
       h(
         "div",
         { class: "dialog-actions" },
-        h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, "Cancel"),
+        h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, t("Cancel")),
         h("button", { class: "button button-primary", value: "yes" }, action),
       ),
     );

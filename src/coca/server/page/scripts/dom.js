@@ -33,7 +33,7 @@ export function icon(name) {
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.append(use);
   return svg;
 }
@@ -45,24 +45,27 @@ export function button(label, iconName, onClick, { text = false, ...props } = {}
   const style = `button ${text ? "" : "button-icon"} ${props.class ?? ""}`.trim();
   return h(
     "button",
-    { type: "button", ...names, ...props, class: style, on: { click: onClick } },
+    { type: "button", ...names, ...props, class: style, on: onClick ? { click: onClick } : {} },
     ...content,
   );
 }
 
-export const $ = (selector, root = document) => root.querySelector(selector);
-
-/** Format a number as the reader's language writes it. */
-export const number = (value) => new Intl.NumberFormat().format(value);
-
-/** Format a count with its noun. */
-export const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
-
-/** Format a time of capture, in seconds since 1970. */
-export function date(seconds) {
-  const options = { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" };
-  return new Intl.DateTimeFormat(undefined, options).format(new Date(seconds * 1000));
+/** Build a button that shows further buttons; one of them, Escape or a click elsewhere hides them. */
+export function menu(label, iconName, entries) {
+  const list = h("div", { class: "menu", popover: "auto", on: { click: () => list.hidePopover() } }, ...entries);
+  const opener = button(label, iconName, null, { text: true, "aria-haspopup": "true" });
+  opener.popoverTargetElement = list;
+  list.addEventListener("beforetoggle", ({ newState }) => {
+    const { left, bottom, right } = opener.getBoundingClientRect();
+    list.style.top = `${bottom + 4}px`;
+    if (left < innerWidth / 2) list.style.left = `${left}px`;
+    else list.style.right = `${document.documentElement.clientWidth - right}px`;
+    opener.setAttribute("aria-expanded", String(newState === "open"));
+  });
+  return [opener, list];
 }
+
+export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Shorten a text to at most `length` characters. */
 export const shorten = (text, length) =>

@@ -1,16 +1,17 @@
 // Near-duplicates side by side, with what differs between them.
 
+import { moveToTrash } from "./actions.js";
 import { api } from "./api.js";
-import { $, button, count, date, h, number } from "./dom.js";
-import { confirmDeletion } from "./dialogs.js";
-import { announce, report, toast } from "./notices.js";
+import { confirmDialog } from "./dialogs.js";
+import { $, button, h } from "./dom.js";
+import { count, date, number, t } from "./language.js";
+import { announce, report } from "./notices.js";
 import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 import { labelOf } from "./tile.js";
 
 /** That of the service: it finds copies of half the size, and no two different photos. */
 const DEFAULT_SIMILARITY = 0.9;
 const MAX_GROUPS = 100;
-const MAX_IDS = 1000;
 
 /** Sort items so that the best one is the first: most pixels, then most bytes, then the oldest. */
 const byQuality = (a, b) =>
@@ -35,7 +36,7 @@ export class Duplicates {
   async show() {
     this.#request?.abort();
     this.#request = new AbortController();
-    const list = h("div", { class: "groups" }, h("p", { class: "hint busy-note" }, "Comparing all images…"));
+    const list = h("div", { class: "groups" }, h("p", { class: "hint busy-note" }, t("Comparing all images…")));
     this.#shown.clear();
     this.root.replaceChildren(this.#head(), list);
     const { collection } = this.store.state;
@@ -43,16 +44,18 @@ export class Duplicates {
     if (collection) body.collection = collection;
     try {
       const { groups, total } = await api.duplicates(body, this.#request.signal);
-      const text = groups.length ? count(total, "group") : "No near-duplicates";
+      const text = groups.length ? count(total, "group") : t("No near-duplicates");
       announce(text);
       list.replaceChildren(
         ...(groups.length ? groups.map(({ items }) => this.#group(items)) : [this.#none()]),
       );
       if (groups.length && this.writable()) $(".duplicates-head", this.root).append(
-        button("Keep the best of all", "check", () => this.#keepBest(), { text: true, title: "Of each group, keep the image with most pixels and bytes" }),
+        button(t("Keep the best of all"), "check", () => this.#keepBest(), {
+          text: true, title: t("Of each group, keep the image with most pixels and bytes"),
+        }),
       );
       if (total > groups.length) {
-        list.append(h("p", { class: "hint" }, `The ${groups.length} largest of ${number(total)} groups are shown.`));
+        list.append(h("p", { class: "hint" }, t("The {shown} largest of {all} groups are shown.", { shown: groups.length, all: number(total) })));
       }
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -81,9 +84,9 @@ export class Duplicates {
     return h(
       "div",
       { class: "duplicates-head" },
-      button("All images", "left", () => this.store.set({ view: "wall" }), { text: true }),
-      h("h2", {}, "Near-duplicates"),
-      h("label", { class: "range" }, h("span", {}, "Similarity at least "), output, range),
+      button(t("All images"), "left", () => this.store.set({ view: "wall" }), { text: true }),
+      h("h2", {}, t("Near-duplicates")),
+      h("label", { class: "range" }, h("span", {}, `${t("Similarity at least")} `), output, range),
     );
   }
 
@@ -91,8 +94,8 @@ export class Duplicates {
     return h(
       "div",
       { class: "empty" },
-      h("h2", {}, "No near-duplicates"),
-      h("p", {}, `No two images have a similarity of ${this.#similarity} or more.`),
+      h("h2", {}, t("No near-duplicates")),
+      h("p", {}, t("No two images have a similarity of {least} or more.", { least: this.#similarity })),
     );
   }
 
@@ -100,7 +103,7 @@ export class Duplicates {
     const best = items.toSorted(byQuality);
     const element = h(
       "section",
-      { class: "group", "aria-label": `${count(items.length, "image")} that are alike` },
+      { class: "group", "aria-label": t("{images} that are alike", { images: count(items.length, "image") }) },
       h("div", { class: "group-items" }, ...best.map((item) => this.#candidate(item, best, () => element))),
     );
     this.#shown.set(element, best);
@@ -111,7 +114,7 @@ export class Duplicates {
     const image = h("img", { alt: labelOf(item), loading: "lazy" });
     showImage(image, thumbnailPath(item, sideFor(320)));
     const facts = [
-      [(one) => one.width * one.height, item.width ? `${item.width} × ${item.height}` : "size unknown"],
+      [(one) => one.width * one.height, item.width ? `${item.width} × ${item.height}` : t("size unknown")],
       [(one) => one.bytes, item.bytes && fileSize(item.bytes)],
       [(one) => one.time, item.time && date(item.time)],
       [(one) => one.album, item.album],
@@ -132,14 +135,14 @@ export class Duplicates {
         "figcaption",
         {},
         h("strong", { class: "candidate-name", title: item.path }, item.name || item.id),
-        isBest && h("span", { class: "note" }, "best"),
+        isBest && h("span", { class: "note" }, t("best")),
         ...facts.map(([of, text]) => text && h(style(of), { class: "hint" }, text)),
       ),
       this.writable() && h(
         "div",
         { class: "candidate-actions" },
-        button("Keep only this", "check", () => this.#keep(item, items, group()), { text: true }),
-        button(`Delete ${item.name || item.id}`, "trash", () => this.#delete([item], items, group())),
+        button(t("Keep only this"), "check", () => this.#keep(item, items, group()), { text: true }),
+        button(t("Delete {name}", { name: item.name || item.id }), "trash", () => this.#delete([item], items, group())),
       ),
     );
   }
@@ -149,39 +152,28 @@ export class Duplicates {
   }
 
   async #delete(deleted, items, group) {
-    const name = count(deleted.length, "image");
-    const names = deleted.map((item) => item.name || item.id).join(", ");
-    if (!(await confirmDeletion(names, deleted))) return;
-    if (!(await this.#remove(deleted))) return;
     const ids = deleted.map((item) => item.id);
+    const changed = (moved) => {
+      this.onDeleted(moved);
+      // After an undo, the group is compared again.
+      if (!group.isConnected || !this.#shown.has(group)) this.show();
+    };
+    if (!(await moveToTrash(ids, this.store.state.collection, changed))) return;
     this.#shown.delete(group);
     const left = items.filter((item) => !ids.includes(item.id));
     if (left.length > 1) group.replaceWith(this.#group(left));
     else group.remove();
-    toast(`${name} deleted`);
   }
 
-  /** Delete all but the best image of each group. */
+  /** Move all but the best image of each group to the trash. */
   async #keepBest() {
-    const others = [...this.#shown.values()].flatMap(([, ...items]) => items);
-    if (!(await confirmDeletion(`${count(others.length, "image")} of ${count(this.#shown.size, "group")}`, others))) return;
-    for (let at = 0; at < others.length; at += MAX_IDS) {
-      if (!(await this.#remove(others.slice(at, at + MAX_IDS)))) return;
-    }
-    toast(`${count(others.length, "image")} deleted`);
-    this.show();
-  }
-
-  async #remove(items) {
-    const ids = items.map((item) => item.id);
-    const { collection } = this.store.state;
-    try {
-      await api.remove({ ids, ...(collection && { collection }) });
-    } catch (error) {
-      report(error);
-      return false;
-    }
-    this.onDeleted(ids);
-    return true;
+    const others = [...this.#shown.values()].flatMap(([, ...items]) => items.map(({ id }) => id));
+    const name = t("{images} of {groups}", { images: count(others.length, "image"), groups: count(this.#shown.size, "group") });
+    const text = t("{name} will be moved to the trash. The best image of each group stays.", { name });
+    if (!(await confirmDialog(t("Keep the best of all?"), text, t("Move to the trash")))) return;
+    await moveToTrash(others, this.store.state.collection, (ids) => {
+      this.onDeleted(ids);
+      this.show();
+    });
   }
 }

@@ -1,19 +1,30 @@
 // Filters: facets of tags, albums and metadata, a date histogram, and a filter expression.
 
 import { api, hasRoute } from "./api.js";
-import { button, h, number, shorten } from "./dom.js";
+import { button, h, shorten } from "./dom.js";
 import { histogram } from "./histogram.js";
+import { count as counted, number, t } from "./language.js";
 import { report } from "./notices.js";
 import { hasFilters, scopeOf } from "./state.js";
 
-const NAMES = { tags: "Tags", album: "Album", caption_source: "Captions", dates: "Date" };
-const VALUES = { given: "given with the image", model: "generated", "": "none" };
+const NAMES = {
+  tags: "Tags", album: "Folder", caption_source: "Captions", "metadata.albums": "Albums",
+  "metadata.favorite": "Favorites", "metadata.rating": "Rating",
+};
 const SHOWN = 8;
 
 const titleOf = (field) => {
-  const name = NAMES[field] ?? field.replace(/^metadata\./, "").replaceAll("_", " ");
-  return name.charAt(0).toUpperCase() + name.slice(1);
+  const name = field.replace(/^metadata\./, "").replaceAll("_", " ");
+  return t(NAMES[field] ?? name.charAt(0).toUpperCase() + name.slice(1));
 };
+
+/** Name a value of a field for people. */
+function valueName(field, value) {
+  if (field === "caption_source") return t({ given: "given with the image", model: "generated" }[value] ?? "none");
+  if (field === "metadata.favorite") return t("Favorites");
+  if (field === "metadata.rating" && value > 0) return "★".repeat(value);
+  return String(value);
+}
 
 export class Filters {
   #request = null;
@@ -77,9 +88,9 @@ export class Filters {
       h(
         "div",
         { class: "filters-head" },
-        h("h2", {}, "Filters"),
-        hasFilters(state) && button("Clear all", null, () => this.clear(), { text: true, class: "button-quiet" }),
-        button("Close the filters", "close", () => this.open(false), { class: "filters-close" }),
+        h("h2", {}, t("Filters")),
+        hasFilters(state) && button(t("Clear all"), null, () => this.clear(), { text: true, class: "button-quiet" }),
+        button(t("Close the filters"), "close", () => this.open(false), { class: "filters-close" }),
       ),
       ...sections,
       this.#expression(),
@@ -105,14 +116,14 @@ export class Filters {
     const { state } = this.store;
     const shown = facets.filter(({ field, values }) => values.length || this.#chosen(field).length);
     return [
-      h("p", { class: "hint" }, `${number(total)} ${total === 1 ? "image" : "images"}`),
+      h("p", { class: "hint" }, counted(total, "image")),
       (dates?.buckets.length > 0 || state.from || state.to) && this.#dates(dates),
       ...shown.map((facet) => this.#facet(facet)),
     ];
   }
 
   #waiting() {
-    if (hasRoute("post", "/v1/facets")) return h("p", { class: "hint" }, "Counting…");
+    if (hasRoute("post", "/v1/facets")) return h("p", { class: "hint" }, t("Counting…"));
     return this.#dates(null);
   }
 
@@ -120,7 +131,7 @@ export class Filters {
     return h(
       "section",
       { class: "facet", "aria-labelledby": "facet-dates" },
-      h("h3", { id: "facet-dates" }, "Date"),
+      h("h3", { id: "facet-dates" }, t("Date")),
       histogram(dates, this.store.state, (range) => this.store.set(range)),
     );
   }
@@ -154,16 +165,16 @@ export class Filters {
       { class: "facet", "aria-labelledby": title },
       h("h3", { id: title }, titleOf(field)),
       h("ul", { role: "list" }, ...rows),
-      more > 0 && button(`${more} more`, null, () => {
+      more > 0 && button(t("{number} more", { number: more }), null, () => {
         this.#expanded.add(field);
         this.draw();
       }, { text: true, class: "button-quiet" }),
-      more <= 0 && others > 0 && h("p", { class: "hint" }, `and ${number(others)} rarer values`),
+      more <= 0 && others > 0 && h("p", { class: "hint" }, t("and {number} rarer values", { number: number(others) })),
     );
   }
 
   #value(field, value, count, at, chosen) {
-    const name = field === "caption_source" ? (VALUES[value] ?? value) : String(value);
+    const name = valueName(field, value);
     // An album is often a folder, whose last part distinguishes it.
     const short = field === "album" ? name.replace(/\/+$/, "").split("/").at(-1) : name;
     const box = h("input", {
@@ -177,7 +188,7 @@ export class Filters {
         "label",
         { class: "facet-value", title: name },
         box,
-        h("span", { class: "facet-name" }, shorten(short || name || "none", 60)),
+        h("span", { class: "facet-name" }, shorten(short || name || t("none"), 60)),
         h("span", { class: "facet-count" }, number(count)),
       ),
     );
@@ -196,15 +207,15 @@ export class Filters {
     return h(
       "details",
       { class: "facet", open: Boolean(state.filter) },
-      h("summary", {}, "Filter expression"),
+      h("summary", {}, t("Advanced filter")),
       h(
         "form",
         { class: "filter-form", on: { submit } },
-        h("label", { class: "visually-hidden", for: "filter-expression" }, "Filter expression"),
+        h("label", { class: "visually-hidden", for: "filter-expression" }, t("Advanced filter")),
         input,
-        button("Apply", null, () => {}, { text: true, type: "submit" }),
+        button(t("Apply"), null, () => {}, { text: true, type: "submit" }),
       ),
-      h("p", { class: "hint", id: "filter-hint" }, "As in Milvus: width > 1000 and album == \"holidays\""),
+      h("p", { class: "hint", id: "filter-hint" }, t("As in Milvus: {example}", { example: 'width > 1000 and album == "holidays"' })),
     );
   }
 }

@@ -1,6 +1,7 @@
 // Date histogram: a bar per interval, and the first and last day of the filter.
 
-import { count, h } from "./dom.js";
+import { h } from "./dom.js";
+import { count, t } from "./language.js";
 
 const dayOf = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
 
@@ -54,8 +55,8 @@ export function histogram(dates, chosen, onChoose) {
       h("span", {}, buckets[0].label),
       h("span", {}, buckets.at(-1).label),
     ),
-    h("div", { class: "date-fields" }, field("from", "From"), field("to", "To")),
-    dates?.unknown > 0 && h("p", { class: "hint" }, `${count(dates.unknown, "image")} without a date`),
+    h("div", { class: "date-fields" }, field("from", t("From")), field("to", t("To"))),
+    dates?.unknown > 0 && h("p", { class: "hint" }, t("{images} without a date", { images: count(dates.unknown, "image") })),
   );
 }
 

@@ -1,5 +1,7 @@
 // Images of queries: read from files, reduced, and kept for the session, so that links to them work.
 
+import { t } from "./language.js";
+
 const MAX_SIDE = 1024;
 const MAX_RAW_BYTES = 24_000_000;
 const STORED = "coca.image.";
@@ -33,8 +35,8 @@ export function raw(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.addEventListener("load", () => resolve(reader.result));
-    reader.addEventListener("error", () => reject(new Error(`${file.name} cannot be read.`)));
-    if (file.size > MAX_RAW_BYTES) reject(new Error(`${file.name} is larger than 24 MB.`));
+    reader.addEventListener("error", () => reject(new Error(t("{name} cannot be read.", { name: file.name }))));
+    if (file.size > MAX_RAW_BYTES) reject(new Error(t("{name} is larger than 24 MB.", { name: file.name })));
     else reader.readAsDataURL(file);
   });
 }

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { openDialog } from "./dialogs.js";
+import { t } from "./language.js";
 
 const KEYS = [
   ["/", "Search"],
@@ -10,13 +11,16 @@ const KEYS = [
   ["X", "Select an image; with Shift, all up to it. On a touch screen: press long"],
   ["Esc", "Close, or clear the selection"],
   ["F", "Show or hide the filters"],
-  ["Delete", "Delete the selected images"],
+  ["Delete", "Move the selected images to the trash"],
+  ["+ - 0", "Enlarge an opened image, or show all of it"],
+  ["S", "Slideshow of the opened image and the next ones"],
+  ["L", "Mark an opened image as a favorite"],
   ["?", "Show these keys"],
 ];
 
 export function showKeys() {
-  const rows = KEYS.flatMap(([key, action]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, action)]);
-  openDialog("Keys", h("dl", { class: "keys" }, ...rows));
+  const rows = KEYS.flatMap(([key, action]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, t(action))]);
+  openDialog(t("Keys"), h("dl", { class: "keys" }, ...rows));
 }
 
 const isTyping = (target) =>

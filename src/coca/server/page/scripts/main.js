@@ -1,19 +1,23 @@
 // The page: joins state, search field, wall, filters, item view and uploads.
 
 import { SelectionBar } from "./actions.js";
-import { api, apiKey, hasRoute, onMissingKey, readRoutes } from "./api.js";
+import { api, apiKey, hasRoute, onMissingKey, readRoutes, takeKeyOfLink } from "./api.js";
 import { promptDialog } from "./dialogs.js";
-import { $, button, count, h, number } from "./dom.js";
+import { $, button, h } from "./dom.js";
 import { Duplicates } from "./duplicates.js";
 import { Filters } from "./filters.js";
 import { addImage, imageOf } from "./images.js";
 import { ItemView } from "./item.js";
 import { listenToKeys, showKeys } from "./keyboard.js";
+import { count, language, number, switchLanguage, t, translatePage } from "./language.js";
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { themeButton, tileSize, viewControls } from "./preferences.js";
+import { Scrubber } from "./scrubber.js";
+import { monthsOf } from "./sections.js";
 import { Selection } from "./selection.js";
-import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Store, emptyState, hasFilters, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Suggestions, examplesOf } from "./suggestions.js";
 import { Terms, readTyped } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
 import { Uploads } from "./uploads.js";
@@ -21,8 +25,12 @@ import { Wall } from "./wall.js";
 
 /** Ranked searches end here; lists of all items do not. */
 const MAX_RANKED = 16_384;
+/** Best hits of a query that are sorted by date. */
+const MAX_SORTED = 500;
 /** Interval in which a service that does not answer is asked again. */
 const RETRY_MS = 3000;
+/** Time between two searches while typing: what a search takes, so that a slow service is not flooded. */
+const PAUSE_MS = { least: 40, most: 600 };
 
 const store = new Store();
 const selection = new Selection();
@@ -30,6 +38,10 @@ const selection = new Selection();
 let connected = false;
 let retry = 0;
 let service = { collections: [], writable: false, capabilities: [] };
+/** When the last search began, and how long it took, in ms. */
+let [searched, took] = [0, 0];
+/** Captions of the collection that are examples of queries. */
+let examples = [];
 
 /** Return whether the model does more than search: "caption", "explain" or "answer". */
 const can = (name) => service.capabilities.includes(name);
@@ -56,12 +68,22 @@ const wall = new Wall($("#wall"), {
     less: (item) => terms.add(terms.ofItem(item, -1)),
   },
 });
+const scrubber = new Scrubber(wall);
 const filters = new Filters($("#filters"), $("#filters-toggle"), store);
+const suggestions = new Suggestions(search, $("#suggestions"), {
+  store, wall,
+  examples: () => examples,
+  onChoice: choose,
+});
 const onDeleted = (ids) => {
   selection.remove(ids);
   refresh();
 };
-const onChanged = () => filters.load();
+const onChanged = () => {
+  suggestions.forget();
+  filters.load();
+  if (!store.state.item) refresh();
+};
 const parts = { store, wall, selection, terms, can, writable, addressOf, onChanged, onDeleted };
 const itemView = new ItemView(parts);
 const duplicates = new Duplicates($("#duplicates"), parts);
@@ -71,6 +93,7 @@ const uploads = new Uploads($("#uploads"), { store, can, addressOf, onAdded: () 
 /** Read the result, the counts and the collections again, after items were written. */
 function refresh() {
   if (store.state.view === "wall") loadWall(wall.place ?? 0);
+  suggestions.forget();
   filters.load();
   describeCollections().catch(report);
 }
@@ -89,18 +112,43 @@ function loadWall(at = 0) {
   }
   const scope = scopeOf(state);
   const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
-  const ranked = hasQuery(state);
   document.body.classList.add("loading");
+  const began = performance.now();
+  searched = began;
+  const read = hasQuery(state) ? (state.sort ? byDate(body) : ranked(body)) : listed(body);
   const source = async (offset, limit, signal) => {
-    if (ranked && offset >= MAX_RANKED) return { hits: [], total: offset };
-    const size = ranked ? Math.min(limit, MAX_RANKED - offset) : limit;
-    const response = await api.search({ ...body, offset, limit: size }, signal);
+    const response = await read(offset, limit, signal);
     if (offset > 0) return response;
+    took = performance.now() - began;
     document.body.classList.remove("loading");
     describeResult(response);
     return response;
   };
-  wall.show(source, { length: ranked ? 0 : expectedCount(state), at });
+  wall.show(source, { length: hasQuery(state) ? 0 : expectedCount(state), at });
+}
+
+const listed = (body) => (offset, limit, signal) =>
+  api.search({ ...body, offset, limit, months: offset === 0 }, signal);
+
+const ranked = (body) => async (offset, limit, signal) => {
+  if (offset >= MAX_RANKED) return { hits: [], total: offset };
+  return api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
+};
+
+/** Sort the best hits by date: the matches of a calibrated collection, else a number of them. */
+function byDate(body) {
+  let all = null;
+  return async (offset, limit, signal) => {
+    if (!all) {
+      const response = await api.search({ ...body, limit: MAX_SORTED }, signal);
+      const matches = response.hits.findLastIndex((hit) => hit.is_match === true) + 1;
+      const hits = matches ? response.hits.slice(0, matches) : response.hits;
+      hits.sort((a, b) => (b.time ?? -Infinity) - (a.time ?? -Infinity) || 0);
+      all = { ...response, hits: hits.map((hit) => ({ ...hit, is_match: null })) };
+    }
+    const { hits } = all;
+    return { ...all, hits: hits.slice(offset, offset + limit), total: hits.length, months: monthsOf(hits) };
+  };
 }
 
 /** Show why nothing is shown; a service that does not answer is asked again until it does. */
@@ -112,23 +160,23 @@ function showFailure(error) {
   document.body.classList.remove("loading");
   clearTimeout(retry);
   if (error.status === 401) {
-    showMessage(message, "This service needs a key", "Without one it shows no images.", act("Enter a key", again));
+    showMessage(message, t("This service needs a key"), t("Without one it shows no images."), act(t("Enter a key"), again));
   } else if (error.status === 0) {
-    const text = "This page asks again every few seconds.";
-    showMessage(message, "The service does not answer", text, act("Try again", again));
+    const text = t("This page asks again every few seconds.");
+    showMessage(message, t("The service does not answer"), text, act(t("Try again"), again));
     retry = setTimeout(again, RETRY_MS);
   } else if (error.status === 400 && store.state.filter) {
-    const clear = act("Clear the filter", () => store.set({ filter: "" }));
-    showMessage(message, "The filter is not understood", error.message, clear);
+    const clear = act(t("Clear the filter"), () => store.set({ filter: "" }));
+    showMessage(message, t("The filter is not understood"), error.message, clear);
   } else {
     const mayWork = error.status === 429 || error.status >= 500;
-    showMessage(message, "The search failed", error.message, mayWork && act("Try again", again));
+    showMessage(message, t("The search failed"), error.message, mayWork && act(t("Try again"), again));
   }
   announce(error.message);
 }
 
 function expectedCount(state) {
-  const filtered = scopeOf(state).where.length || state.filter;
+  const filtered = scopeOf(state).where.length || state.filter || state.trash;
   const named = service.collections.find(({ name }) => name === state.collection);
   return filtered ? 0 : ((named ?? service.collections[0])?.count ?? 0);
 }
@@ -139,31 +187,68 @@ function describeResult(response) {
   const parts = [];
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
-  else parts.push("Best first");
-  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push("by image and caption");
+  else parts.push(t("Best matches first"));
+  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push(t("by image and caption"));
   summary.textContent = parts.join(" · ");
   summary.title = `${number(Math.round(response.took_ms))} ms`;
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
-  else if (weak === true) showNote(message, `Weak matches for ${queryName(state)}`);
-  wall.divider.textContent = "Weak matches";
-  const found = hasQuery(state) ? `Results for ${queryName(state)}: ` : "";
+  else if (state.trash) showNote(message, t("Images in the trash. The date of their deletion is in their view."));
+  else if (weak === true) showNote(message, t("Weak matches for {query}", { query: queryName(state) }));
+  wall.divider.textContent = t("Weak matches");
+  if (!hasQuery(state) && !hasFilters(state) && !state.trash && hits.length) examples = examplesOf(hits);
+  drawResultTools();
+  const found = hasQuery(state) ? `${t("Results for {query}", { query: queryName(state) })}: ` : "";
   announce(`${found}${parts.join(", ")}`);
+}
+
+/** Draw the examples of a page without a query, and the order and the bookmark of a query. */
+function drawResultTools() {
+  const { state } = store;
+  const text = { text: true };
+  const plain = !hasQuery(state) && !hasFilters(state) && !state.trash;
+  const tools = [];
+  if (state.trash) tools.push(button(t("All images"), "left", () => store.set({ trash: false }), text));
+  if (hasQuery(state)) {
+    const select = h(
+      "select",
+      {
+        class: "field field-small", id: "sort", "aria-label": t("Order"),
+        on: { change: () => store.set({ sort: select.value }) },
+      },
+      h("option", { value: "" }, t("Best matches first")),
+      h("option", { value: "newest" }, t("Newest first")),
+    );
+    select.value = state.sort;
+    tools.push(select);
+  }
+  if (!plain && !state.trash) {
+    const saved = suggestions.isSaved(state);
+    tools.push(button(t(saved ? "Forget this search" : "Save this search"), "bookmark", async () => {
+      const value = state.text || [...state.tags, ...Object.values(state.values).flat()].join(", ");
+      const name = saved || (await promptDialog(t("Save this search"), { label: t("Name"), action: t("Save"), value }));
+      if (name) suggestions.save(store.state, name);
+      drawResultTools();
+    }, { "aria-pressed": String(saved) }));
+  }
+  if (plain) tools.push(...examples.map((one) => button(one, "search", () => choose({ text: one }), { text: true, class: "chip-example" })));
+  $("#result-tools").replaceChildren(...tools);
 }
 
 function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
-  document.title = state.view === "duplicates" ? "Near-duplicates · coca" : title;
+  document.title = state.view === "duplicates" ? `${t("Near-duplicates")} · coca` : title;
   // What the reader types while the page starts, or next to another change, stays.
-  if (before && (before.text !== state.text || document.activeElement !== search)) search.value = state.text;
-  const listed = state.view === "wall";
-  $("#wall").hidden = !listed;
-  $(".toolbar").hidden = !listed;
-  $("#duplicates").hidden = listed;
+  const other = before && (before.text !== state.text || document.activeElement !== search);
+  if (other && readTyped(search.value).text !== state.text) search.value = state.text;
+  const wanted = state.view === "wall";
+  $("#wall").hidden = !wanted;
+  $(".toolbar").hidden = !wanted;
+  $("#duplicates").hidden = wanted;
   const changed = !before || resultOf(before) !== resultOf(state);
   if (changed) terms.draw();
-  if (changed && listed) {
+  if (changed && wanted) {
     duplicates.hide();
     loadWall(store.start);
   } else if (changed) {
@@ -195,19 +280,22 @@ function drawTools() {
   const select = h(
     "select",
     {
-      class: "field field-small", "aria-label": "Collection",
+      class: "field field-small", "aria-label": t("Collection"),
       on: { change: () => store.set({ ...emptyState(), collection: select.value }) },
     },
     ...collections.map(({ name, count: size }) =>
       h("option", { value: name, selected: name === chosen }, `${name} (${number(size)})`)),
   );
+  const { collection } = store.state;
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
-    ...(canAdd() ? [button("Add images", "upload", openUploads)] : []),
+    ...(canAdd() ? [button(t("Add images"), "upload", openUploads)] : []),
     ...(hasRoute("post", "/v1/duplicates")
-      ? [button("Near-duplicates", "duplicates", () => store.set({ view: "duplicates", item: "" }))]
+      ? [button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }))]
       : []),
-    button("Keys", "keyboard", showKeys, { class: "only-wide" }),
+    ...(writable() ? [button(t("Trash"), "trash", () => store.set({ ...emptyState(), collection, trash: true }))] : []),
+    button(t("Keys"), "keyboard", showKeys, { class: "only-wide" }),
+    button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { class: "only-wide" }),
     themeButton(),
   );
 }
@@ -227,22 +315,62 @@ async function searchBy(file) {
   }
 }
 
-function submit(event) {
-  event.preventDefault();
-  const typed = readTyped(search.value);
-  if (typed.term) {
+/** Whether the last entry of the history is of a text that is still being typed. */
+let typing = false;
+let pause = 0;
+
+function type() {
+  clearTimeout(pause);
+  const { text, term } = readTyped(search.value);
+  // A text with a sign is a further term, which waits for Enter.
+  if (term || text === store.state.text) return;
+  store.set({ text, weight: 1, view: "wall", item: "" }, { replace: typing });
+  typing = true;
+}
+
+/** Search a suggestion in place of what was typed. */
+function choose(changes) {
+  clearTimeout(pause);
+  search.value = changes.text;
+  store.set({ weight: 1, view: "wall", item: "", ...changes }, { replace: typing });
+  typing = false;
+  suggestions.remember(store.state);
+}
+
+/** Search what was typed, as a query that the reader has finished. */
+function finish() {
+  const { term } = readTyped(search.value);
+  type();
+  typing = false;
+  if (term) {
     search.value = store.state.text;
-    terms.add(typed.term);
-  } else store.set({ text: typed.text, weight: 1, view: "wall", item: "" });
+    terms.add(term);
+  } else if (store.state.view !== "wall") store.set({ view: "wall" });
+  suggestions.close();
+  suggestions.remember(store.state);
   if (matchMedia("(pointer: coarse)").matches) search.blur();
 }
 
 function listen() {
-  $("#search-form").addEventListener("submit", submit);
-  search.addEventListener("search", () => {
-    // The cross of the field empties it.
-    if (!search.value && store.state.text) store.set({ text: "", weight: 1 });
+  $("#search-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    finish();
   });
+  const typed = (event) => {
+    clearTimeout(pause);
+    if (event.isComposing) return;
+    const apart = Math.min(PAUSE_MS.most, Math.max(PAUSE_MS.least, took));
+    // The first letter after a pause is searched at once.
+    pause = setTimeout(type, searched + apart - performance.now());
+  };
+  search.addEventListener("input", typed);
+  search.addEventListener("compositionend", typed);
+  search.addEventListener("blur", () => {
+    type();
+    if (typing) suggestions.remember(store.state);
+    typing = false;
+  });
+  addEventListener("popstate", () => (typing = false));
   $("#search-image").addEventListener("click", () => pickImage.click());
   pickImage.addEventListener("change", () => {
     const [file] = pickImage.files;
@@ -250,8 +378,9 @@ function listen() {
     if (file) searchBy(file);
   });
   pickUploads.addEventListener("change", () => {
-    uploads.add([...pickUploads.files]);
+    const files = [...pickUploads.files];
     pickUploads.value = "";
+    uploads.add(files);
   });
   $(".brand").addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey) return;
@@ -260,17 +389,25 @@ function listen() {
   });
   store.addEventListener("change", ({ detail }) => drawState(detail.before));
   wall.addEventListener("failed", ({ detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
-  wall.addEventListener("received", () => itemView.found());
-  listenToTransfers({ onSearch: searchBy, onAdd: (files) => uploads.add(files), writable: canAdd });
+  wall.addEventListener("received", () => {
+    itemView.found();
+    scrubber.draw();
+    suggestions.draw();
+    if (selection.size) bar.draw();
+  });
+  listenToTransfers({
+    onSearch: searchBy, onAdd: (files) => uploads.add(files), writable: canAdd,
+    isEmpty: () => Boolean($(".empty-drop")),
+  });
   listenToKeys({ search, filters, wall, selection, bar });
 }
 
 onMissingKey(async (refused) => {
   apiKey.set("");
-  const key = await promptDialog("This service needs a key", {
-    label: "API key", action: "Continue", type: "password",
-    error: refused ? "The service does not accept this key." : "",
-    hint: "It is kept until this browser tab is closed.",
+  const key = await promptDialog(t("This service needs a key"), {
+    label: t("API key"), action: t("Continue"), type: "password",
+    error: refused ? t("The service does not accept this key.") : "",
+    hint: t("It is kept until this browser tab is closed."),
   });
   if (key) apiKey.set(key);
   return Boolean(key);
@@ -291,6 +428,8 @@ async function connect() {
 }
 
 function start() {
+  takeKeyOfLink();
+  translatePage();
   search.value = store.state.text;
   store.place = () => wall.place;
   drawTools();

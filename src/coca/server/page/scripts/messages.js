@@ -1,6 +1,7 @@
 // States of the wall without images: weak matches, nothing indexed, an invalid query.
 
 import { button, h } from "./dom.js";
+import { t } from "./language.js";
 import { hasFilters, hasQuery } from "./state.js";
 
 /** Show a message in place of the wall. */
@@ -28,36 +29,49 @@ const emptyFilters = { tags: [], values: {}, from: "", to: "", filter: "" };
 export function queryName({ text, terms }) {
   if (text) return `“${text}”`;
   const [first] = terms.filter(({ sign }) => sign > 0);
-  if (!first) return "this query";
+  if (!first) return t("this query");
   if (first.kind === "text") return `“${first.value}”`;
-  return first.region ? "this region" : "this image";
+  return t(first.region ? "this region" : "this image");
 }
 
 /** Show why a result has no items. */
 export function showNoItems(root, store, { writable, add }) {
   const { state } = store;
+  const primary = { text: true, class: "button-primary" };
   if (hasFilters(state)) {
     showMessage(
-      root, "No images with these filters", "Remove a filter to see more.",
-      button("Clear the filters", null, () => store.set(emptyFilters), { text: true, class: "button-primary" }),
+      root, t("No images with these filters"), t("Remove a filter to see more."),
+      button(t("Clear the filters"), null, () => store.set(emptyFilters), primary),
     );
   } else if (hasQuery(state)) {
-    showMessage(root, "No images found", "This collection has nothing to compare with.");
-  } else {
+    showMessage(root, t("No images found"), t("This collection has nothing to compare with."));
+  } else if (state.trash) {
     showMessage(
-      root, "No images yet", writable ? "Add images to search them by what they show." : "This collection is empty.",
-      writable && button("Add images", "upload", add, { text: true, class: "button-primary" }),
+      root, t("The trash is empty"), "",
+      button(t("All images"), "left", () => store.set({ trash: false }), primary),
     );
-  }
+  } else if (writable) {
+    showMessage(
+      root, t("No images yet"), t("Drop images here, and search them by what they show."),
+      button(t("Add images"), "upload", add, primary),
+    );
+    root.firstElementChild.classList.add("empty-drop");
+  } else showMessage(root, t("No images yet"), t("This collection is empty."));
 }
 
 /** Return why a query cannot be sent, as title and text; null if it can. */
 export function faultOf({ text, terms }, imageOf) {
   if (terms.some(({ kind, value }) => kind === "image" && !imageOf(value))) {
-    return ["The image of this query is gone", "It was chosen in another browser tab. Remove it, or choose it again."];
+    return [
+      t("The image of this query is gone"),
+      t("It was chosen in another browser tab. Remove it, or choose it again."),
+    ];
   }
   if (!text && terms.length && terms.every(({ sign }) => sign < 0)) {
-    return ["Add something to look for", "The query only excludes. Describe what you want to see more of."];
+    return [
+      t("Add something to look for"),
+      t("The query only excludes. Describe what you want to see more of."),
+    ];
   }
   return null;
 }

@@ -1,8 +1,11 @@
 // Short messages: toasts that are seen, and announcements for screen readers.
 
 import { $, button, h } from "./dom.js";
+import { t } from "./language.js";
 
 const TOAST_MS = 6000;
+/** A message with an action is longer there, since it must be reached. */
+const ACTION_MS = 15_000;
 const MAX_TOASTS = 3;
 
 /** Announce a change to screen readers. */
@@ -11,21 +14,30 @@ export function announce(text) {
   if (live.textContent !== text) live.textContent = text;
 }
 
-/** Show a message for some seconds; errors stay until they are closed. */
-export function toast(text, { error = false } = {}) {
+/**
+ * Show a message for some seconds; errors stay until they are closed.
+ * @param {{error: boolean, action: [string, function()]}} options `action`: label and function of a
+ *   button
+ */
+export function toast(text, { error = false, action = null } = {}) {
   const box = $("#toasts");
   for (const shown of box.children) if (shown.firstChild.textContent === text) shown.remove();
+  const act = () => {
+    element.remove();
+    action[1]();
+  };
   const element = h(
     "div",
     { class: `toast${error ? " toast-error" : ""}`, role: error ? "alert" : null },
     h("p", {}, text),
-    button("Close the message", "close", () => element.remove()),
+    action && button(action[0], null, act, { text: true, class: "toast-action" }),
+    button(t("Close the message"), "close", () => element.remove()),
   );
   box.append(element);
   while (box.children.length > MAX_TOASTS) box.firstElementChild.remove();
   if (error) return;
   announce(text);
-  setTimeout(() => element.remove(), TOAST_MS);
+  setTimeout(() => element.remove(), action ? ACTION_MS : TOAST_MS);
 }
 
 /** Report an error of a request; an aborted request is not an error. */

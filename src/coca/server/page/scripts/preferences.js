@@ -1,6 +1,7 @@
 // What this browser remembers: color theme, layout and size of the tiles.
 
 import { button, h } from "./dom.js";
+import { t } from "./language.js";
 
 const THEME = "coca.theme";
 const LAYOUT = "coca.layout";
@@ -14,7 +15,7 @@ export function themeButton() {
   const current = () => document.documentElement.dataset.theme ?? "auto";
   const build = () => {
     const theme = current();
-    const label = `Color theme: ${theme === "auto" ? "as the system" : theme}`;
+    const label = t("Color theme: {theme}", { theme: t(theme === "auto" ? "as the system" : theme) });
     return button(label, ICONS[theme], () => {
       const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
       if (next === "auto") delete document.documentElement.dataset.theme;
@@ -43,7 +44,7 @@ export function viewControls(root, onChange) {
   const { height, square } = tileSize();
   const range = h("input", {
     type: "range", class: "size-range", min: SIZES.min, max: SIZES.max, step: "10", value: height,
-    "aria-label": "Size of the images", title: "Size of the images",
+    "aria-label": t("Size of the images"), title: t("Size of the images"),
     on: {
       change: () => {
         localStorage.setItem(SIZE, range.value);
@@ -62,9 +63,9 @@ export function viewControls(root, onChange) {
     range,
     h(
       "div",
-      { class: "layouts", role: "group", "aria-label": "Layout" },
-      layout("justified", "Rows of whole images", !square),
-      layout("grid", "Grid of squares", square),
+      { class: "layouts", role: "group", "aria-label": t("Layout") },
+      layout("justified", t("Rows of whole images"), !square),
+      layout("grid", t("Grid of squares"), square),
     ),
   );
 }

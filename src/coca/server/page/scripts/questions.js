@@ -2,6 +2,7 @@
 
 import { api } from "./api.js";
 import { button, h } from "./dom.js";
+import { t } from "./language.js";
 import { announce, report } from "./notices.js";
 
 const LIMIT = 3;
@@ -9,11 +10,11 @@ const LIMIT = 3;
 /** Build the question box of an item. */
 export function askPanel(item, collection) {
   const input = h("input", {
-    class: "field", id: "question", placeholder: "What color is it?", maxlength: "4096",
+    class: "field", id: "question", placeholder: t("What color is it?"), maxlength: "4096",
     autocomplete: "off", enterkeyhint: "send",
   });
-  const answers = h("ol", { class: "answers", role: "list", "aria-label": "Answers" });
-  const ask = button("Ask", null, () => {}, { text: true, type: "submit" });
+  const answers = h("ol", { class: "answers", role: "list", "aria-label": t("Answers") });
+  const ask = button(t("Ask"), null, () => {}, { text: true, type: "submit" });
   const form = h("form", {
     class: "ask",
     on: {
@@ -27,7 +28,7 @@ export function askPanel(item, collection) {
           if (collection) body.collection = collection;
           const response = await api.answer(body);
           answers.replaceChildren(...response.answers.map(answerRow));
-          announce(`Answer: ${response.answers[0]?.label ?? "none"}`);
+          announce(t("Answer: {answer}", { answer: response.answers[0]?.label ?? t("none") }));
         } catch (error) {
           report(error);
         } finally {
@@ -39,7 +40,7 @@ export function askPanel(item, collection) {
   return h(
     "section",
     { class: "item-section" },
-    h("h3", {}, h("label", { for: "question" }, "Ask about this image")),
+    h("h3", {}, h("label", { for: "question" }, t("Ask about this image"))),
     form,
     answers,
   );

@@ -1,6 +1,7 @@
 // Draws a region on an image, by pointer or by keys.
 
 import { button, h } from "./dom.js";
+import { t } from "./language.js";
 
 const STEP = 0.02;
 const MIN_SIDE = 0.03;
@@ -20,15 +21,15 @@ export function drawRegion(frame, { start, action, onDone, onCancel }) {
     class: "region-box",
     tabindex: "0",
     role: "group",
-    "aria-label": "Region of the image. Arrow keys move it, Shift and arrow keys resize it.",
+    "aria-label": t("Region of the image. Arrow keys move it, Shift and arrow keys resize it."),
     on: { keydown: key },
   });
   const layer = h("div", { class: "region-layer", on: { pointerdown: pointerDown } }, box);
   const bar = h(
     "div",
     { class: "region-bar" },
-    h("p", { class: "hint" }, "Draw a rectangle on the image"),
-    button("Cancel", null, cancel, { text: true }),
+    h("p", { class: "hint" }, t("Draw a rectangle on the image")),
+    button(t("Cancel"), null, cancel, { text: true }),
     button(action, null, () => finish(), { text: true, class: "button-primary" }),
   );
   frame.append(layer);

@@ -18,6 +18,10 @@ export function emptyState() {
     to: "",
     filter: "",
     album: false,
+    /** Order of the hits of a query: "" is best first, "newest" is by date. */
+    sort: "",
+    /** Whether the items in the trash are shown instead of the others. */
+    trash: false,
     /** Whether a query of texts is also compared with the words of given captions. */
     words: true,
     item: "",
@@ -74,6 +78,8 @@ export function toQuery(state) {
   put("filter", state.filter);
   put("group", state.album ? "album" : "");
   put("words", state.words ? "" : "0");
+  put("sort", state.sort);
+  put("trash", state.trash ? "1" : "");
   put("item", state.item);
   put("at", state.item && state.at > 0 ? String(state.at) : "");
   const text = query.toString();
@@ -104,6 +110,8 @@ export function fromQuery(text) {
   state.filter = query.get("filter") ?? "";
   state.album = query.get("group") === "album";
   state.words = query.get("words") !== "0";
+  state.sort = query.get("sort") === "newest" ? "newest" : "";
+  state.trash = query.get("trash") === "1";
   state.item = query.get("item") ?? "";
   if (state.item && /^\d{1,7}$/.test(query.get("at"))) state.at = Number(query.get("at"));
   return state;
@@ -143,8 +151,9 @@ export function scopeOf(state) {
   const where = [];
   if (state.tags.length) where.push({ field: "tags", operator: "has all", value: state.tags });
   for (const [field, values] of Object.entries(state.values)) {
-    if (values.length === 1) where.push({ field, operator: "==", value: values[0] });
-    else if (values.length) where.push({ field, operator: "in", value: values });
+    // A list in the metadata, such as albums, has each of its values.
+    const operator = field.startsWith("metadata.") ? "has any" : "in";
+    if (values.length) where.push({ field, operator, value: values });
   }
   // Items of unknown time have the time 0.
   if (state.from) where.push({ field: "time", operator: ">=", value: secondsOf(state.from) });
@@ -154,6 +163,7 @@ export function scopeOf(state) {
   }
   const scope = { where, filter: state.filter };
   if (state.collection) scope.collection = state.collection;
+  if (state.trash) scope.trashed = true;
   return scope;
 }
 

@@ -1,8 +1,9 @@
 // Chips of a query: texts, items and images with their weights, wanted or unwanted.
 
-import { button, h, icon, shorten } from "./dom.js";
 import { openDialog } from "./dialogs.js";
+import { button, h, icon, shorten } from "./dom.js";
 import { imageOf } from "./images.js";
+import { t } from "./language.js";
 import { drawRegion } from "./region.js";
 import { hasOnlyTexts, term } from "./state.js";
 import { showImage } from "./thumbnails.js";
@@ -15,12 +16,12 @@ export function readTyped(text) {
   return { term: term("text", found[2], { sign: found[1] === "+" ? 1 : -1 }) };
 }
 
-const NAMES = { id: "this item", image: "your image" };
+const nameOf = (kind) => ({ id: t("this image"), image: t("your image") })[kind];
 
 const describe = ({ kind, value, sign, region }) => {
-  const whole = NAMES[kind] ?? `“${value}”`;
-  const name = region ? `a region of ${whole}` : whole;
-  return `${sign > 0 ? "More like" : "Less like"} ${name}`;
+  const whole = nameOf(kind) ?? `“${value}”`;
+  const name = region ? t("a region of {image}", { image: whole }) : whole;
+  return t(sign > 0 ? "More like {name}" : "Less like {name}", { name });
 };
 
 export class Terms {
@@ -43,18 +44,18 @@ export class Terms {
       chips.unshift(this.#chip(term("text", text, { weight }), -1));
     }
     if (text || terms.length) {
-      const add = button("Add", "more", () => this.#edit(null), {
-        text: true, class: "chip-add", title: "Add a text to the query",
+      const add = button(t("Add"), "more", () => this.#edit(null), {
+        text: true, class: "chip-add", title: t("Add a text to the query"),
       });
       chips.push(add);
     }
     if (hasOnlyTexts(this.store.state)) {
-      const toggle = button("Caption words", "check", () => {
+      const toggle = button(t("Search captions too"), "check", () => {
         this.store.set({ words: !words });
         this.root.querySelector(".chip-words")?.focus();
       }, {
         text: true, class: "chip-words", "aria-pressed": String(words),
-        title: "Also search the words of captions that people gave",
+        title: t("Also search the words of captions that people gave"),
       });
       chips.push(toggle);
     }
@@ -93,18 +94,18 @@ export class Terms {
       h(
         "button",
         {
-          type: "button", class: "chip-main", title: `${label}; weight ${one.weight}`,
+          type: "button", class: "chip-main", title: t("{term}; weight {weight}", { term: label, weight: one.weight }),
           on: { click: () => this.#edit(one, at) },
         },
         icon(one.sign < 0 ? "less" : "more"),
-        hidden(one.sign > 0 ? "More like " : "Less like "),
+        hidden(`${t(one.sign > 0 ? "More like" : "Less like")} `),
         ...(one.kind === "text"
           ? [h("span", {}, shorten(one.value, 40))]
-          : [this.#image(one, "chip-image"), hidden(NAMES[one.kind])]),
-        one.region && h("span", { class: "chip-note" }, "region"),
+          : [this.#image(one, "chip-image"), hidden(nameOf(one.kind))]),
+        one.region && h("span", { class: "chip-note" }, t("region")),
         one.weight !== 1 && h("span", { class: "chip-weight" }, `×${one.weight}`),
       ),
-      button(`Remove: ${label}`, "close", () => this.#remove(at), { class: "chip-remove" }),
+      button(t("Remove: {term}", { term: label }), "close", () => this.#remove(at), { class: "chip-remove" }),
     );
   }
 
@@ -112,7 +113,7 @@ export class Terms {
     const image = h("img", { class: style, alt: "" });
     if (one.kind === "id") showImage(image, this.thumbnailOf(one.value));
     else if (imageOf(one.value)) image.src = imageOf(one.value);
-    else return h("span", {}, "missing image");
+    else return h("span", {}, t("missing image"));
     return image;
   }
 
@@ -149,24 +150,24 @@ export class Terms {
       "form",
       { method: "dialog", class: "term-form" },
       one.kind === "text"
-        ? [h("label", { class: "field-label", for: "term-text" }, "Text"), value]
+        ? [h("label", { class: "field-label", for: "term-text" }, t("Text")), value]
         : this.#imageField(one, (drawn) => (region = drawn)),
       h(
         "fieldset",
         { class: "segments" },
-        h("legend", { class: "visually-hidden" }, "Direction"),
-        radio("More like this", 1),
-        radio("Less like this", -1),
+        h("legend", { class: "visually-hidden" }, t("Direction")),
+        radio(t("More like this"), 1),
+        radio(t("Less like this"), -1),
       ),
-      h("label", { class: "field-label", for: "term-weight" }, "Weight ", output),
+      h("label", { class: "field-label", for: "term-weight" }, `${t("Weight")} `, output),
       weight,
       h(
         "div",
         { class: "dialog-actions" },
-        h("button", { class: "button button-primary", value: "yes" }, given ? "Apply" : "Add"),
+        h("button", { class: "button button-primary", value: "yes" }, t(given ? "Apply" : "Add")),
       ),
     );
-    openDialog(given ? "Part of the query" : "Add to the query", form, {
+    openDialog(t(given ? "Change this term" : "Add to the query"), form, {
       onClose: (answer) => {
         const text = one.kind === "text" ? value.value.trim() : one.value;
         if (answer !== "yes" || !text) return;
@@ -191,7 +192,7 @@ export class Terms {
     let current = one.region;
     show(current);
     frame.append(mark);
-    const draw = button("Draw a region", "region", () => {
+    const draw = button(t("Draw a region"), "region", () => {
       draw.hidden = true;
       mark.hidden = true;
       const done = (region) => {
@@ -202,7 +203,7 @@ export class Terms {
         draw.focus();
       };
       drawRegion(frame, {
-        start: current, action: "Use this region", onDone: done, onCancel: () => done(current),
+        start: current, action: t("Use this region"), onDone: done, onCancel: () => done(current),
       });
     }, { text: true });
     return h("div", { class: "term-example" }, frame, draw);

@@ -1,6 +1,7 @@
 // A tile of the wall: image, score, check box, and the actions of an item.
 
 import { button, h, icon, shorten } from "./dom.js";
+import { t } from "./language.js";
 import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 
 /** Name of an item for labels: its caption, or its file name. */
@@ -15,11 +16,11 @@ export function scoresOf(hit) {
   const parts = Object.entries(hit.parts ?? {}).map(([name, value]) => `${name} ${shown(value)}`);
   const probability = hit.match_probability;
   return [
-    ["Match", typeof probability === "number" ? `${Math.round(probability * 100)} %` : ""],
-    ["Rank", parts.length ? `${shown(rankOf(hit))} = ${parts.join(" + ")}` : ""],
-    ["Similarity", shown(hit.score)],
-    ["Words (BM25)", shown(hit.bm25)],
-    ["Likelihood", shown(hit.log_likelihood)],
+    [t("Match"), typeof probability === "number" ? `${Math.round(probability * 100)} %` : ""],
+    [t("Rank"), parts.length ? `${shown(rankOf(hit))} = ${parts.join(" + ")}` : ""],
+    [t("Similarity"), shown(hit.score)],
+    [t("Words (BM25)"), shown(hit.bm25)],
+    [t("Likelihood"), shown(hit.log_likelihood)],
   ];
 }
 
@@ -42,7 +43,7 @@ export function tile(item, { width, height, address, strength, actions }) {
   const check = h("input", {
     type: "checkbox",
     tabindex: "-1",
-    "aria-label": `Select ${label}`,
+    "aria-label": t("Select {name}", { name: label }),
     on: {
       click: (event) => {
         event.stopPropagation();
@@ -56,6 +57,7 @@ export function tile(item, { width, height, address, strength, actions }) {
       class: "tile-link",
       href: address,
       tabindex: "-1",
+      draggable: "false",
       "aria-label": label,
       on: {
         click: (event) => {
@@ -67,7 +69,7 @@ export function tile(item, { width, height, address, strength, actions }) {
       },
     },
     image,
-    h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, "no image")),
+    h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, t("no image"))),
     h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name),
   );
   const match = h("span", { class: "tile-match", "aria-hidden": "true" });
@@ -80,12 +82,13 @@ export function tile(item, { width, height, address, strength, actions }) {
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
+    item.favorite && h("span", { class: "tile-favorite" }, icon("heart")),
     h(
       "div",
       { class: "tile-actions" },
-      act("Similar", "similar", actions.similar),
-      act("More like this", "more", actions.more),
-      act("Less like this", "less", actions.less),
+      act(t("Similar"), "similar", actions.similar),
+      act(t("More like this"), "more", actions.more),
+      act(t("Less like this"), "less", actions.less),
     ),
   );
   return element;

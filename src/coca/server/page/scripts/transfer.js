@@ -2,13 +2,14 @@
 
 import { $, h } from "./dom.js";
 import { imageFiles } from "./images.js";
+import { t } from "./language.js";
 
-/** Listen to drops and pastes; `onSearch(file)`, `onAdd(files)`, `writable()`. */
-export function listenToTransfers({ onSearch, onAdd, writable }) {
+/** Listen to drops and pastes; `onSearch(file)`, `onAdd(files)`, `writable()`, `isEmpty()`. */
+export function listenToTransfers({ onSearch, onAdd, writable, isEmpty }) {
   const zone = $("#drop");
   let depth = 0;
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const adds = (event) => writable() && event.clientX > innerWidth / 2;
+  const adds = (event) => writable() && (isEmpty() || event.clientX > innerWidth / 2);
   const hide = () => {
     depth = 0;
     zone.hidden = true;
@@ -19,8 +20,8 @@ export function listenToTransfers({ onSearch, onAdd, writable }) {
     if (!zone.hidden) return;
     zone.hidden = false;
     zone.replaceChildren(
-      h("p", { class: "drop-part" }, "Drop to search by this image"),
-      writable() && h("p", { class: "drop-part" }, "Drop to add to the collection"),
+      !(writable() && isEmpty()) && h("p", { class: "drop-part" }, t("Drop to search by this image")),
+      writable() && h("p", { class: "drop-part" }, t("Drop to add to the collection")),
     );
   });
   document.addEventListener("dragleave", (event) => {
@@ -29,7 +30,7 @@ export function listenToTransfers({ onSearch, onAdd, writable }) {
   document.addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;
     event.preventDefault();
-    [...zone.children].forEach((part, at) => part.classList.toggle("over", at === Number(adds(event))));
+    [...zone.children].forEach((part, at) => part.classList.toggle("over", zone.children.length === 1 || at === Number(adds(event))));
   });
   document.addEventListener("drop", (event) => {
     if (!hasFiles(event)) return;

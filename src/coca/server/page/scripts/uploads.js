@@ -1,9 +1,10 @@
 // Uploads with progress, and jobs that index folders of the service's machine.
 
 import { ApiError, api, hasRoute, upload } from "./api.js";
-import { $, button, count, h, shorten } from "./dom.js";
+import { $, button, h, shorten } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { raw } from "./images.js";
+import { count, t } from "./language.js";
 import { announce, report, toast } from "./notices.js";
 
 const AT_ONCE = 2;
@@ -23,9 +24,9 @@ export class Uploads {
   constructor(root, options) {
     this.root = root;
     Object.assign(this, options);
-    this.title = h("h2", {}, "Uploads");
+    this.title = h("h2", {}, t("Uploads"));
     this.list = h("ul", { class: "upload-list", role: "list" });
-    this.closeButton = button("Close", "close", () => this.#close());
+    this.closeButton = button(t("Close"), "close", () => this.#close());
     root.append(h("div", { class: "uploads-head" }, this.title, this.closeButton), this.list);
   }
 
@@ -34,8 +35,8 @@ export class Uploads {
     if (!files.length) return;
     this.root.hidden = false;
     for (const file of files) {
-      const bar = h("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
-      const note = h("span", { class: "hint" }, "waiting");
+      const bar = h("progress", { max: 1, value: 0, "aria-label": t("Upload of {name}", { name: file.name }) });
+      const note = h("span", { class: "hint" }, t("waiting"));
       const row = h("li", {}, h("span", { class: "upload-name", title: file.name }, shorten(file.name, 44)), note, bar);
       this.list.append(row);
       this.#queue.push({ file, bar, note, row });
@@ -58,7 +59,7 @@ export class Uploads {
       const link = h("a", { href: this.addressOf(item), on: { click: open } }, shorten(job.file.name, 44));
       $(".upload-name", job.row).replaceChildren(link);
       job.row.classList.add("upload-done");
-      job.note.textContent = "added";
+      job.note.textContent = t("added");
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#failed += 1;
@@ -79,14 +80,14 @@ export class Uploads {
     if (collection) body.collection = collection;
     const onProgress = (part) => {
       bar.value = part * 0.9;
-      note.textContent = part < 1 ? `${Math.round(part * 100)} %` : "indexing";
+      note.textContent = part < 1 ? `${Math.round(part * 100)} %` : t("indexing");
     };
     for (;;) {
       try {
         return await upload(body, { onProgress, signal: this.#stop.signal });
       } catch (error) {
         if (!(error instanceof ApiError) || !BUSY.has(error.status)) throw error;
-        note.textContent = "the service is busy; waiting";
+        note.textContent = t("the service is busy; waiting");
         await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
       }
     }
@@ -94,8 +95,10 @@ export class Uploads {
 
   #count() {
     const left = this.#running + this.#queue.length;
-    this.title.textContent = left ? `Adding ${count(left, "image")}` : `${count(this.#done, "image")} added`;
-    if (this.#failed) this.title.textContent += `, ${this.#failed} failed`;
+    this.title.textContent = left
+      ? t("Adding {images}", { images: count(left, "image") })
+      : t("{images} added", { images: count(this.#done, "image") });
+    if (this.#failed) this.title.textContent += t(", {number} failed", { number: this.#failed });
   }
 
   #finished() {
@@ -118,7 +121,7 @@ export class Uploads {
     const folder = h("input", {
       class: "field", id: "job-folder", placeholder: "/photos/2024", autocomplete: "off", spellcheck: "false",
     });
-    const list = h("ul", { class: "jobs", role: "list", "aria-label": "Jobs" });
+    const list = h("ul", { class: "jobs", role: "list", "aria-label": t("Jobs") });
     const start = async (event) => {
       event.preventDefault();
       const uri = folder.value.trim();
@@ -135,20 +138,20 @@ export class Uploads {
     const content = h(
       "div",
       {},
-      button("Choose images…", "upload", () => {
+      button(t("Choose images…"), "upload", () => {
         dialog.close();
         pickFiles();
       }, { text: true, class: "button-primary button-wide", autofocus: true }),
-      h("p", { class: "hint" }, "Or drop images anywhere on the page."),
+      h("p", { class: "hint" }, t("Or drop images anywhere on the page.")),
       hasRoute("post", "/v1/jobs") && h(
         "form",
         { class: "job-form", on: { submit: start } },
-        h("label", { class: "field-label", for: "job-folder" }, "Index a folder of the machine that runs the service"),
-        h("div", { class: "filter-form" }, folder, button("Index", null, () => {}, { text: true, type: "submit" })),
+        h("label", { class: "field-label", for: "job-folder" }, t("Add a folder on the server")),
+        h("div", { class: "filter-form" }, folder, button(t("Add"), null, () => {}, { text: true, type: "submit" })),
       ),
       list,
     );
-    const dialog = openDialog("Add images", content);
+    const dialog = openDialog(t("Add images"), content);
     if (hasRoute("get", "/v1/jobs")) this.#poll(list);
   }
 
@@ -163,7 +166,7 @@ export class Uploads {
         const active = jobs.filter(({ state }) => state === "queued" || state === "running");
         const ended = jobs.filter(({ id, state }) => running.has(id) && !["queued", "running"].includes(state));
         if (ended.length) {
-          toast(ended[0].state === "done" ? "The folder is indexed" : `The job ${ended[0].state}`);
+          toast(ended[0].state === "done" ? t("The folder is indexed") : t("The job ended: {state}", { state: t(ended[0].state) }));
           this.onAdded();
         }
         running.clear();
@@ -180,15 +183,17 @@ export class Uploads {
 
   #job(job) {
     const active = job.state === "queued" || job.state === "running";
-    const text = job.error ?? (job.total ? `${job.state}: ${job.done} of ${job.total}` : job.state);
-    const bar = h("progress", { max: job.total || 1, value: job.total ? job.done : null, "aria-label": "Progress" });
+    const text = job.error ?? (job.total
+      ? t("{state}: {done} of {all}", { state: t(job.state), done: job.done, all: job.total })
+      : t(job.state));
+    const bar = h("progress", { max: job.total || 1, value: job.total ? job.done : null, "aria-label": t("Progress") });
     return h(
       "li",
       {},
       h("span", {}, job.step || job.kind),
       h("span", { class: "hint" }, text),
       active && bar,
-      active && button("Cancel the job", "close", () => api.cancelJob(job.id).catch(report)),
+      active && button(t("Cancel the job"), "close", () => api.cancelJob(job.id).catch(report)),
     );
   }
 }

@@ -2,6 +2,9 @@
 
 import { Blocks } from "./blocks.js";
 import { h, perFrame } from "./dom.js";
+import { t } from "./language.js";
+import { dragSelection } from "./rubber.js";
+import { sectionsOf } from "./sections.js";
 import { ScrollSpeed } from "./speed.js";
 import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
 
@@ -12,6 +15,9 @@ const RETRY_MS = 3000;
 const GAP = 6;
 const LONG_PRESS_MS = 450;
 const MAX_DRIFT = 10;
+/** Items that "select all" selects at most, and of one request. */
+const MAX_SELECTED = 10_000;
+const MAX_PAGE = 1000;
 
 export class Wall extends EventTarget {
   #source = null;
@@ -23,6 +29,8 @@ export class Wall extends EventTarget {
   #current = 0;
   #anchor = null;
   #focusing = false;
+  /** Section -> its heading in the document. */
+  #headings = new Map();
   /** Request of the first items of the next result, while the old one is shown. */
   #next = null;
   /** Index that is shown at the top once its block is there. */
@@ -30,7 +38,10 @@ export class Wall extends EventTarget {
   /** Whether a finger touches the wall, and whether it pressed long, which began a selection. */
   #touched = false;
   #pressed = false;
-  #speed = new ScrollSpeed(() => this.#loadImages());
+  #speed = new ScrollSpeed(() => {
+    this.#request();
+    this.#loadImages();
+  });
 
   /**
    * @param {HTMLElement} root
@@ -49,7 +60,7 @@ export class Wall extends EventTarget {
       open: (item, event) => this.#tap(item, event),
     };
     this.open = actions.open;
-    this.list = h("ul", { class: "wall-list", role: "list", "aria-label": "Images" });
+    this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
     this.divider = h("p", { class: "wall-divider", hidden: true });
     root.append(this.list, this.divider);
     this.blocks = new Blocks(this.#layoutOptions());
@@ -62,7 +73,10 @@ export class Wall extends EventTarget {
     selection.addEventListener("change", () => this.#markSelected());
     this.list.addEventListener("focusin", (event) => this.#focused(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
-    this.list.addEventListener("pointerdown", (event) => this.#press(event));
+    this.list.addEventListener("pointerdown", (event) => {
+      this.#press(event);
+      dragSelection(this, event, () => (this.#pressed = true));
+    });
     // The end of a long press is no click, not even on the check box that has appeared.
     this.list.addEventListener("click", (event) => {
       if (!this.#pressed || !event.detail) return;
@@ -123,6 +137,7 @@ export class Wall extends EventTarget {
     this.#requests.clear();
     for (const element of this.#tiles.values()) discard(element);
     this.#tiles.clear();
+    this.#drawHeadings([]);
     this.#source = null;
     this.#current = 0;
     this.#anchor = null;
@@ -135,24 +150,12 @@ export class Wall extends EventTarget {
   /** Lay out again after a change of the tile size or the window. */
   relayout() {
     if (!this.#source) return;
-    const source = this.#source;
-    const { length, complete } = this.blocks;
     const first = this.#firstVisible();
-    const known = [];
-    for (let at = 0; at < length; at += 1) known.push(this.blocks.item(at));
-    const firstWeak = this.blocks.firstWeak;
     for (const element of this.#tiles.values()) discard(element);
     this.#tiles.clear();
     for (const request of this.#requests.values()) request.abort();
     this.#requests.clear();
-    this.blocks = new Blocks(this.#layoutOptions());
-    this.blocks.firstWeak = firstWeak;
-    this.blocks.resize(length, complete);
-    this.blocks.blocks.forEach((block, at) => {
-      const items = known.slice(at * this.blocks.size, (at + 1) * this.blocks.size);
-      if (items.length && items.every(Boolean)) this.blocks.fill(at, items);
-    });
-    this.#source = source;
+    this.blocks = this.blocks.relaid(this.#layoutOptions());
     if (first > 0) this.#reveal(first, "start");
     this.#draw();
     this.#request();
@@ -160,6 +163,16 @@ export class Wall extends EventTarget {
 
   item(index) {
     return this.blocks.item(index);
+  }
+
+  /** Draw the tile of an item again, after the item has changed. */
+  redraw(id) {
+    for (const [index, element] of this.#tiles) {
+      if (element.dataset.id !== id) continue;
+      discard(element);
+      this.#tiles.delete(index);
+    }
+    this.#draw();
   }
 
   /** Index of a loaded item; -1 if it is not loaded. */
@@ -206,6 +219,22 @@ export class Wall extends EventTarget {
       this.selection.add(items);
     } else this.selection.toggle(item);
     this.#anchor = index >= 0 ? index : null;
+  }
+
+  /** Number of items that `selectAll` selects: the matches of a query, or all; 0 if unknown. */
+  get selectable() {
+    const { firstWeak, complete, length } = this.blocks;
+    return Math.min(MAX_SELECTED, firstWeak ?? (complete ? length : 0));
+  }
+
+  /** Select all items of the result, also those that are not loaded. */
+  async selectAll() {
+    const [source, wanted] = [this.#source, this.selectable];
+    for (let at = 0; at < wanted; at += MAX_PAGE) {
+      const { hits } = await source(at, Math.min(MAX_PAGE, wanted - at));
+      if (source !== this.#source) return;
+      this.selection.add(hits);
+    }
   }
 
   /** All items that are loaded. */
@@ -259,6 +288,7 @@ export class Wall extends EventTarget {
     }
     for (const index of wanted) this.#drawTile(index);
     this.#drawDivider();
+    this.#drawHeadings(this.blocks.headings(...this.#viewport(OVERSCAN)));
     if (!this.#timer) {
       this.#timer = setTimeout(() => {
         this.#timer = 0;
@@ -332,8 +362,27 @@ export class Wall extends EventTarget {
     if (y !== null) this.divider.style.transform = `translateY(${y}px)`;
   }
 
+  #drawHeadings(headings) {
+    const wanted = new Map(headings.map((heading) => [heading.title, heading]));
+    for (const [title, element] of this.#headings) {
+      if (wanted.has(title)) continue;
+      element.remove();
+      this.#headings.delete(title);
+    }
+    for (const [title, { y }] of wanted) {
+      let element = this.#headings.get(title);
+      if (!element) {
+        element = h("div", { class: "wall-heading", "aria-hidden": "true" }, title);
+        this.#headings.set(title, element);
+        this.root.append(element);
+      }
+      element.style.transform = `translateY(${y}px)`;
+    }
+  }
+
   #request() {
-    if (!this.#source) return;
+    // What passes by too fast to be seen is not requested.
+    if (!this.#source || this.#speed.fast) return;
     // The first block also describes the result.
     const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
     for (const [at, request] of this.#requests) {
@@ -372,7 +421,8 @@ export class Wall extends EventTarget {
     this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: at === 0 } }));
   }
 
-  #received(at, { hits, total }) {
+  #received(at, { hits, total, months }) {
+    if (at === 0) this.blocks.sections = sectionsOf(months ?? []);
     const end = at * this.blocks.size + hits.length;
     const above = this.blocks.blocks[at].top + this.#top < 0;
     const bottomBefore = this.blocks.blocks[at].top + this.blocks.blocks[at].height;

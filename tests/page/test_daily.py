@@ -1,0 +1,350 @@
+"""Daily use: search while typing, suggestions, a timeline, selection, the viewer, and German."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+
+from playwright.sync_api import expect
+
+from page_service import MANY
+
+pytestmark = pytest.mark.page
+
+Visit = Callable[..., Any]
+
+
+def labels(tab: Any) -> list[str]:
+    """The labels of the tiles, in the order of the wall."""
+    tab.wait_for_selector(".tile-link img.loaded")
+    return [link.get_attribute("aria-label") for link in tab.locator(".tile-link").all()]
+
+
+def loaded(tab: Any) -> Any:
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    return tab
+
+
+def test_results_follow_the_letters_as_one_entry_of_the_history(visit: Visit) -> None:
+    tab = loaded(visit())
+    tab.locator("#search-text").press_sequentially("a red circle", delay=90)
+    expect(tab.locator(".tile-match").first).to_be_attached()
+    tab.wait_for_url("**/?q=a+red+circle")
+    tab.go_back()
+    expect(tab.locator("#summary")).to_have_text("13 images")
+    assert tab.input_value("#search-text") == ""
+
+
+def test_the_last_answer_wins(visit: Visit) -> None:
+    tab = loaded(visit())
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if json.loads(route.request.post_data).get("text") == "blue":
+            held.append(route)
+        else:
+            route.continue_()
+
+    tab.route("**/v1/search", hold)
+    with tab.expect_request("**/v1/search"):
+        tab.fill("#search-text", "blue")
+    tab.fill("#search-text", "a red triangle")
+    expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", "a red triangle")
+    assert len(held) == 1
+    # The page has given up the request that was overtaken.
+    tab.wait_for_url("**/?q=a+red+triangle")
+    expect(tab.locator(".stale")).to_have_count(0)
+    expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", "a red triangle")
+
+
+def test_a_sign_before_a_text_waits_for_enter(visit: Visit) -> None:
+    tab = loaded(visit("/?q=circle"))
+    searches: list[str] = []
+    tab.on("request", lambda request: searches.append(request.url))
+    tab.fill("#search-text", "-blue")
+    tab.wait_for_timeout(1_000)
+    assert not any(url.endswith("/v1/search") for url in searches)
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".chip-less")).to_contain_text("blue")
+
+
+def test_a_tag_and_a_caption_are_suggested(visit: Visit) -> None:
+    tab = loaded(visit())
+    options = tab.locator(".suggestions [role=option]")
+    tab.fill("#search-text", "tri")
+    expect(options.first).to_have_text("triangletag")
+    tab.keyboard.press("ArrowDown")
+    active = tab.locator("#search-text").get_attribute("aria-activedescendant")
+    expect(tab.locator(f"#{active}")).to_have_attribute("aria-selected", "true")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#summary")).to_have_text("4 images")
+    tab.wait_for_url("**/?tag=triangle")
+    expect(tab.locator(".suggestions")).to_be_hidden()
+    tab.fill("#search-text", "a green tri")
+    options.filter(has_text="a green triangle").click()
+    tab.wait_for_url("**/?q=a+green+triangle&tag=triangle")
+
+
+def test_recent_and_saved_searches_are_suggested(visit: Visit) -> None:
+    tab = loaded(visit())
+    options = tab.locator(".suggestions [role=option]")
+    tab.fill("#search-text", "round things")
+    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Save this search").click()
+    tab.fill("#dialog-input", "My circles")
+    tab.get_by_role("button", name="Save", exact=True).click()
+    expect(tab.get_by_role("button", name="Forget this search")).to_be_visible()
+    tab.reload()
+    tab.fill("#search-text", "")
+    expect(options.first).to_have_text("My circles")
+    expect(options.nth(1)).to_have_text("round things")
+    options.first.click()
+    tab.wait_for_url("**/?q=round+things")
+    tab.get_by_role("button", name="Forget this search").click()
+    expect(tab.get_by_role("button", name="Save this search")).to_be_visible()
+
+
+def test_examples_have_answers(visit: Visit) -> None:
+    tab = loaded(visit())
+    examples = tab.locator(".chip-example")
+    expect(examples).to_have_count(3)
+    text = examples.nth(1).inner_text()
+    examples.nth(1).click()
+    tab.wait_for_url("**/?q=*")
+    expect(tab.locator(".tile-match").first).to_be_attached()
+    assert labels(tab)[0] == text
+
+
+def test_an_empty_collection_takes_a_drop_anywhere(visit: Visit) -> None:
+    tab = visit()
+    nothing = {"collection": "pictures", "hits": [], "limit": 100, "offset": 0, "total": 0}
+    tab.route("**/v1/search", lambda route: route.fulfill(json=nothing | {"took_ms": 1}))
+    tab.reload()
+    expect(tab.locator(".empty-drop h2")).to_have_text("No images yet")
+    tab.route("**/v1/items", lambda route: route.fulfill(status=201, json={"id": "new"}))
+    with tab.expect_request("**/v1/items") as sent:
+        tab.evaluate(
+            """async () => {
+              const blob = await new Promise(done => document.createElement("canvas").toBlob(done));
+              const dataTransfer = new DataTransfer();
+              dataTransfer.items.add(new File([blob], "first.png", {type: "image/png"}));
+              const at = {dataTransfer, clientX: 10, bubbles: true, cancelable: true};
+              document.body.dispatchEvent(new DragEvent("drop", at));
+            }"""
+        )
+    assert json.loads(sent.value.post_data)["name"] == "first.png"
+    expect(tab.locator("#uploads h2")).to_have_text("1 image added")
+
+
+MONTHS = [
+    {"month": "2001-09", "count": 5_000},
+    {"month": "2001-08", "count": 7_030},
+    {"month": "1999-12", "count": MANY - 12_030},
+]
+
+
+def with_months(tab: Any, months: list[dict[str, Any]]) -> None:
+    """Answer lists as a collection whose items are of these months."""
+
+    def fill(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        route.fulfill(response=response, json=body | {"months": body["months"] and months})
+
+    tab.route("**/v1/search", fill)
+    tab.reload()
+    loaded(tab)
+
+
+def test_a_list_has_headings_by_month_and_its_years_beside_it(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    with_months(tab, MONTHS)
+    heading = tab.locator(".wall-heading")
+    expect(heading).to_have_text("September 2001")
+    first = tab.locator('.tile[data-index="0"]').bounding_box()
+    box = heading.bounding_box()
+    assert box["y"] + box["height"] <= first["y"] + 1
+    tab.locator(".tile-link").first.focus()
+    tab.keyboard.press("End")
+    expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_focused()
+    expect(tab.locator(".scrubber-year")).to_have_text(["2001", "1999"])
+    strip = tab.locator(".scrubber").bounding_box()
+    # A tenth of the height is in the first month of a quarter of the items.
+    tab.mouse.move(strip["x"] + 20, strip["y"] + 0.1 * strip["height"])
+    expect(tab.locator(".scrubber-bubble")).to_have_text("September 2001")
+    tab.mouse.move(strip["x"] + 20, strip["y"] + 0.9 * strip["height"])
+    tab.mouse.down()
+    tab.mouse.up()
+    expect(tab.locator(".scrubber-bubble")).to_have_text("December 1999")
+    tab.wait_for_function(
+        """() => [...document.querySelectorAll(".tile[data-id]")].some(
+          tile => tile.dataset.index > 15000 && tile.getBoundingClientRect().top > 0)"""
+    )
+
+
+def test_tiles_of_a_section_follow_its_heading_and_none_overlap(visit: Visit) -> None:
+    tab = visit()
+    wrong = tab.evaluate(
+        """async () => {
+          const {Blocks} = await import("/scripts/blocks.js");
+          const {sectionsOf} = await import("/scripts/sections.js");
+          const wrong = [];
+          for (const square of [false, true]) {
+            const blocks = new Blocks({width: 900, gap: 6, height: 150, square});
+            const months = [230, 9, 41, 300, 120].map(
+              (count, n) => ({month: `20${20 - n}-05`, count}));
+            blocks.sections = sectionsOf(months);
+            blocks.resize(700, true);
+            for (let at = 0; at < blocks.blocks.length; at += 2) {
+              const size = Math.min(blocks.size, 700 - at * blocks.size);
+              const items = Array.from({length: size}, (_, n) => ({width: 3 + n % 5, height: 4}));
+              blocks.fill(at, items);
+            }
+            for (const {start} of blocks.sections) {
+              const heading = blocks.headingAt({start});
+              if (start && blocks.box(start - 1).y + blocks.box(start - 1).height > heading)
+                wrong.push(["above", square, start]);
+              if (blocks.box(start).x !== 0) wrong.push(["row", square, start]);
+            }
+            for (let n = 1; n < 700; n += 1) {
+              const [a, b] = [blocks.box(n - 1), blocks.box(n)];
+              if (b.y < a.y - 0.5 || (Math.abs(b.y - a.y) < 0.5 && b.x < a.x + a.width))
+                wrong.push(["order", square, n]);
+            }
+            const again = blocks.relaid({width: 500, gap: 6, height: 150, square});
+            if (again.length !== 700 || again.sections.length !== 5) wrong.push("relaid");
+          }
+          return wrong;
+        }"""
+    )
+    assert wrong == []
+
+
+def test_few_images_a_month_are_headed_by_year_or_not_at_all(visit: Visit) -> None:
+    tab = visit()
+    titles = tab.evaluate(
+        """async () => {
+          const {sectionsOf} = await import("/scripts/sections.js");
+          const of = months => sectionsOf(months).map(one => [one.start, one.title]);
+          const month = (month, count) => ({month, count});
+          return [
+            of([month("2021-05", 30), month("2021-04", 9), month("", 3)]),
+            of([month("2021-05", 6), month("2021-04", 6), month("2019-01", 9), month("", 3)]),
+            of([month("2021-05", 1), month("2020-05", 1)]),
+            of([]),
+          ];
+        }"""
+    )
+    assert titles == [
+        [[0, "May 2021"], [30, "April 2021"], [39, "Without a date"]],
+        [[0, "2021"], [12, "2019"], [21, "Without a date"]],
+        [],
+        [],
+    ]
+
+
+def test_a_result_is_sorted_by_date(visit: Visit) -> None:
+    tab = loaded(visit("/?q=circle"))
+    by_match = labels(tab)
+    tab.locator("#sort").select_option("newest")
+    tab.wait_for_url("**/?q=circle&sort=newest")
+    expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", "a blue triangle")
+    by_date = labels(tab)
+    assert sorted(by_date) == sorted(by_match)
+    # The times of the drawings are those of the list without a query.
+    other = loaded(visit())
+    assert by_date == labels(other)
+
+
+def test_a_dragged_rectangle_selects_and_opens_nothing(visit: Visit) -> None:
+    tab = loaded(visit())
+    boxes = [tab.locator(f'.tile[data-index="{n}"]').bounding_box() for n in range(3)]
+    start, end = boxes[0], boxes[2]
+    tab.mouse.move(start["x"] + 60, start["y"] + 60)
+    tab.mouse.down()
+    tab.mouse.move(end["x"] + 40, end["y"] + 90, steps=6)
+    expect(tab.locator(".rubber")).to_be_visible()
+    tab.mouse.up()
+    expect(tab.locator("#selection")).to_contain_text("3 images selected")
+    expect(tab.locator(".rubber")).to_have_count(0)
+    expect(tab.locator("dialog[open]")).to_have_count(0)
+    tab.get_by_role("button", name="Select all 13 images").click()
+    expect(tab.locator("#selection")).to_contain_text("13 images selected")
+    expect(tab.locator("#selection")).not_to_contain_text("false")
+
+
+def test_all_of_many_results_are_selected(visit: Visit) -> None:
+    tab = loaded(visit("/?c=many"))
+    tab.locator(".tile-check input").first.click(force=True)
+    tab.get_by_role("button", name="Select all 10,000 images").click()
+    expect(tab.locator("#selection")).to_contain_text("10,000 images selected")
+
+
+def scale(tab: Any) -> float:
+    found: float = tab.evaluate(
+        """() => new DOMMatrix(getComputedStyle(
+          document.querySelector(".item-stage .region-frame")).transform).a"""
+    )
+    return found
+
+
+def test_an_image_is_enlarged_and_moved(visit: Visit) -> None:
+    tab = loaded(visit())
+    tab.locator(".tile-link").first.click()
+    frame = tab.locator(".item-stage .region-frame")
+    stage = tab.locator(".item-stage").bounding_box()
+    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    tab.keyboard.press("+")
+    tab.keyboard.press("+")
+    assert scale(tab) == pytest.approx(1.96)
+    tab.mouse.move(x, y)
+    tab.mouse.wheel(0, -400)
+    tab.wait_for_function("document.querySelector('.zoomed .region-frame')")
+    assert scale(tab) > 2.5
+    before = frame.bounding_box()["x"]
+    tab.mouse.down()
+    tab.mouse.move(x + 60, y, steps=3)
+    tab.mouse.up()
+    assert frame.bounding_box()["x"] == pytest.approx(before + 60, abs=2)
+    tab.mouse.dblclick(x, y)
+    assert scale(tab) == 1
+    tab.mouse.dblclick(x, y)
+    tab.keyboard.press("0")
+    assert scale(tab) == 1
+
+
+def test_a_slideshow_shows_the_next_image(visit: Visit) -> None:
+    tab = loaded(visit())
+    names = labels(tab)[:2]
+    tab.locator(".tile-link").first.click()
+    image = tab.locator("dialog.item .item-image")
+    expect(image).to_have_attribute("alt", names[0])
+    tab.keyboard.press("s")
+    expect(tab.locator(".item-panel")).to_be_hidden()
+    expect(image).to_have_attribute("alt", names[1])
+    tab.keyboard.press("s")
+    expect(tab.locator(".item-panel")).to_be_visible()
+
+
+def test_the_page_is_in_the_language_of_the_browser(visit: Visit) -> None:
+    tab = loaded(visit("/", locale="de-AT"))
+    expect(tab.locator("#summary")).to_have_text("13 Bilder")
+    assert tab.locator("#search-text").get_attribute("placeholder") == "Ein Bild beschreiben"
+    assert tab.locator("html").get_attribute("lang") == "de"
+    tab.get_by_role("button", name="English").click()
+    expect(tab.locator("#summary")).to_have_text("13 images")
+
+
+def test_the_first_load_needs_few_requests(visit: Visit) -> None:
+    tab = loaded(visit("/", viewport={"width": 1_440, "height": 900}))
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.reload()
+    expect(tab.locator(".tile img.loaded")).to_have_count(13)
+    expect(tab.locator(".facet-value").first).to_be_visible()
+    others = [url for url in requests if not re.search(r"/thumbnail\?", url)]
+    assert len(others) <= 12, others
