@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.inference import loading
 from coca.runtime.short_vectors import shorten, shortened
 
 
@@ -35,6 +34,7 @@ def test_other_sizes_are_an_error(dimensions: int) -> None:
 
 def test_a_short_predictor_shares_the_model_and_writes_the_same_captions(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="compares with the predictor of torch")
+    from coca.inference import loading
     from coca.inference.predictor import Predictor
     from tiny_data import image_bytes
     from tiny_model import write_model

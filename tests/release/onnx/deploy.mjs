@@ -187,7 +187,8 @@ function idsOf(text) {
 
 function textOf(ids) {
   const kept = ids.filter((id) => !layout.skipped.includes(id));
-  return kept.length ? tokenizer.decode(kept, { skip_special_tokens: false }).trim() : "";
+  const exactly = { skip_special_tokens: false, clean_up_tokenization_spaces: false };
+  return kept.length ? tokenizer.decode(kept, exactly).trim() : "";
 }
 
 const integers = (rows) =>
