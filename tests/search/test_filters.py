@@ -318,7 +318,7 @@ def test_a_filter_of_ones_own_joins_only_as_a_whole(
     ("arguments", "fault"),
     [
         (("vector", "==", 1), "no filter on 'vector'"),
-        (("tags", "==", "x"), "tags have has_any_tag"),
+        (("tags", "==", "x"), "lists in the metadata have has_any_tag"),
         (("caption", "~", "x"), "no operator '~'"),
         (("caption", "in", "x"), "needs a list"),
         (("caption", "not in", 3), "needs a list"),
