@@ -161,6 +161,7 @@ def test_photos_have_the_nearest_city_unless_they_name_one() -> None:
         ({"since": "x"}, "a date must be"),
         ({"since": "2021", "until": "2020"}, "the end comes first"),
         ({"near": "1,2", "within": "far"}, "a distance must be"),
+        ({"within": "5km"}, "has no near"),
     ],
 )
 def test_a_filter_is_checked_when_it_is_made(fields: dict[str, Any], fault: str) -> None:

@@ -187,11 +187,13 @@ class PhotoFilter(Config):
     near: str = ""
     """Only photos taken near a city, such as Lisbon or "Springfield, US" (extra `places`), or near
     latitude and longitude, such as 38.72,-9.14."""
-    within: str = "20km"
-    """Largest distance from `near`, such as 500m, 20km or 12mi."""
+    within: str = ""
+    """Largest distance from `near`, such as 500m, 20km or 12mi; default: 20km."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.within and not self.near:
+            raise ArgumentError(f"within is a distance from near, and {self.within!r} has no near")
         self.conditions()
 
     def conditions(self) -> "list[Filter]":
@@ -209,7 +211,7 @@ class PhotoFilter(Config):
             first, last = parse_period(self.during)
             conditions.append(taken(since=first, until=last))
         if self.near:
-            distance_km = parse_distance(self.within)
+            distance_km = parse_distance(self.within or "20km")
             conditions.append(near(*find_place(self.near), within_km=distance_km))
         return conditions
 

@@ -453,6 +453,7 @@ class UpsertPlanner:
         before = RecordState.of(record.path, record.caption, record.origin)
         caption = fresh.caption if item.given is not None else image.annotation.caption
         merge = decide_merge(self._case(path, etag, caption, before))
+        has_same_label = record.origin.label == fresh.origin.label != ""
         if merge is Merge.COPY and self._is_remounted(item, before):
             merge = Merge.TAKE_OVER
         joined = replace(record, origin=self._with_entry(record.origin, path, etag, merge))
@@ -463,7 +464,7 @@ class UpsertPlanner:
             entry = join_source_entries([*tables, etag])
             origin = replace(joined.origin, files={**joined.origin.files, path: entry})
             joined = replace(moved_record(record, fresh), origin=origin)
-        elif merge is Merge.UPDATE and record.origin.label == fresh.origin.label != "":
+        elif merge is Merge.UPDATE and item.given is None and has_same_label:
             # The metadata are as before, also if people changed the record since.
             if joined.date_source in ("file", "") and fresh.date_source == "file":
                 joined = replace(joined, time=fresh.time)
