@@ -44,7 +44,7 @@ import { nameEmoji } from "PAGE/queries.js";
 import { rankedRows } from "PAGE/ranking.js";
 import { Vectors } from "PAGE/vectors.js";
 const { items, ranking } = given;
-const vectors = (halves) => new Vectors(Uint16Array.from(halves).buffer, given.size);
+const vectors = (bytes) => new Vectors(Uint8Array.from(bytes).buffer, given.size);
 const [images, captions] = [given.images, given.captions].map(vectors);
 const counts = (row) => items[row].caption_source === "given" && captions.has(row);
 const words = new BM25(ranking.bm25);
@@ -109,13 +109,14 @@ class _Texts:
         raise NotImplementedError
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
-        return np.stack([_half(np.random.default_rng(list(text.encode()))) for text in texts])
+        return np.stack([_exact(np.random.default_rng(list(text.encode()))) for text in texts])
 
 
-def _half(random: np.random.Generator) -> Float32[np.ndarray, " E"]:
-    """Draw a unit vector of 16-bit numbers, which the page reads without rounding."""
-    vector = random.normal(0, 1, EMBED_DIM)
-    return (vector / np.linalg.norm(vector)).astype(np.float16).astype(np.float32)
+def _exact(random: np.random.Generator) -> Float32[np.ndarray, " E"]:
+    """Draw a unit vector that 8-bit numbers represent exactly."""
+    codes = random.integers(-126, 127, EMBED_DIM).astype(np.float32)
+    codes[random.integers(EMBED_DIM)] = 127
+    return codes / np.linalg.norm(codes)
 
 
 def _records(captioned: float, count: int = 150) -> list[Record]:
@@ -131,8 +132,8 @@ def _records(captioned: float, count: int = 150) -> list[Record]:
             id=f"{number:03}",
             path=f"{number}.jpg",
             caption="" if number % 7 == 0 else text.strip(),
-            vector=_half(draw),
-            text_vector=_half(draw) if has_vector and number % 7 else None,
+            vector=_exact(draw),
+            text_vector=_exact(draw) if has_vector and number % 7 else None,
             origin=Origin(captioned=not given),
         )
         records.append(replace(records[-1], id=one.id) if number % 5 == 4 else one)
@@ -163,8 +164,8 @@ def test_the_page_ranks_as_python_does(captioned: float, tmp_path: Path) -> None
         "ranking": settings,
         "rules": RULES,
         "size": EMBED_DIM,
-        "images": _halves(tmp_path / "vectors.bin"),
-        "captions": _halves(tmp_path / "caption_vectors.bin"),
+        "images": [*(tmp_path / "vectors.bin").read_bytes()],
+        "captions": [*(tmp_path / "caption_vectors.bin").read_bytes()],
         "queries": [
             {"text": text, "vector": embed_queries(texts.embed_texts, [text])[0].tolist()}
             for text in queries
@@ -174,10 +175,6 @@ def test_the_page_ranks_as_python_does(captioned: float, tmp_path: Path) -> None
     for hits_of in expected:
         for text, hits, found in zip(queries, hits_of, pages, strict=True):
             assert found == [hit.id for hit in hits], text
-
-
-def _halves(path: Path) -> list[int]:
-    return np.fromfile(path, "<u2").tolist()
 
 
 def test_a_page_without_given_captions_searches_images_alone() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from coca.processing.clip_bpe import ClipTokenizer
+from coca.release.browser.static_page import vector_bytes
 from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, square
 from coca.search.query.query_terms import RULES, query_forms
 from coca.weights import __path__ as weights
@@ -139,25 +140,28 @@ console.log(JSON.stringify(Array.from(square(image, given.settings))));
     assert np.abs(found - expected.astype(int)).max() <= 1
 
 
-def test_the_page_reads_16_bit_floats_and_ranks_all_vectors_by_cosine() -> None:
+def test_the_page_reads_8_bit_vectors_and_ranks_all_by_cosine() -> None:
     random = np.random.default_rng(0)
-    vectors = random.normal(0, 1, (50, 8))
+    vectors = random.normal(0, 1, (50, 8)).astype(np.float32)
     vectors[0, :4] = 0, 1e-6, -65504, 6e-8
     vectors[7] = 0
-    halves = vectors.astype("<f2")
     query = random.normal(0, 1, 12)
     script = """
 import { Vectors } from "PAGE/vectors.js";
-const vectors = new Vectors(Uint16Array.from(given.halves).buffer, 8);
+const vectors = new Vectors(Uint8Array.from(given.bytes).buffer, 8);
 const hits = vectors.nearest(Float32Array.from(given.query));
-console.log(JSON.stringify({ numbers: Array.from(vectors.numbers), hits }));
+const rows = [...Array(vectors.count).keys()].map((row) => Array.from(vectors.row(row)));
+console.log(JSON.stringify({ rows, hits }));
 """
-    given = {"halves": halves.view("<u2").ravel().tolist(), "query": query.tolist()}
-    found = node(script, given)
-    np.testing.assert_array_equal(found["numbers"], halves.ravel().astype(float))
+    found = node(script, {"bytes": [*vector_bytes(vectors)], "query": query.tolist()})
+    there = np.arange(50) != 7
+    units = np.zeros_like(vectors)
+    units[there] = vectors[there] / np.linalg.norm(vectors[there], axis=1, keepdims=True)
+    # A step is 1/127 of a vector's largest number.
+    np.testing.assert_allclose(found["rows"], units, atol=1 / 127)
     short = query[:8] / np.linalg.norm(query[:8])
-    scores = halves.astype(float) @ short
+    scores = np.array(found["rows"]) @ short
     order = np.argsort(-scores)
     expected = order[order != 7]
     assert [hit["row"] for hit in found["hits"]] == expected.tolist()
-    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], scores[expected], rtol=1e-4)
+    np.testing.assert_allclose([hit["score"] for hit in found["hits"]], scores[expected], atol=1e-6)
