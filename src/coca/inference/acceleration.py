@@ -105,7 +105,9 @@ class Int8Linear(nn.Linear):
         low, high = (float(it) for it in torch.aminmax(inputs))
         low, high = min(low, 0.0), max(high, 0.0)
         # Without VNNI, a sum of two products of 8 bits does not fit in 16.
-        step = (high - low) / (254 if torch.cpu._is_vnni_supported() else 127) or 1.0
+        fits = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        fits = fits and torch.cpu._is_vnni_supported()
+        step = (high - low) / (254 if fits else 127) or 1.0
         zero = round(-low / step)
         # Positive, so that the conversion, which cuts decimals off, rounds to the nearest.
         codes = torch.add(torch.tensor(zero + 0.5), inputs, alpha=1 / step).to(torch.uint8)
