@@ -16,11 +16,7 @@ from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement
-from coca.inference.model_kinds import (
-    Library,
-    library_of,
-    model_files,
-)
+from coca.inference.model_kinds import Library, library_of, model_files
 from coca.inference.open_weights import model_folder
 from coca.model.pretrained import Precision, resolve_precision
 from coca.runtime.base_predictor import BasePredictor

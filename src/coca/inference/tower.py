@@ -1,6 +1,6 @@
 """A captioner on a frozen image-text model: its image encoder by kind, and its predictor.
 
-The tower is a model of OpenCLIP or transformers. It is loaded by its name and is no part of the
+The tower is a model of OpenCLIP or transformers. It is loaded by its name and is not part of the
 captioner's weights, so a checkpoint has the trained layers only, and the tower's fingerprint.
 
 Dimensions: B batch, N images or texts, S side of the image (pixels), L patches, F features of the

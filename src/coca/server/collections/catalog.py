@@ -21,7 +21,7 @@ _READ_ROWS = 1_000
 _STALE_S = 30.0
 """Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
 _UNCOUNTED = ("captions", OCR_TEXT, TRASHED)
-"""Metadata that is no value to count."""
+"""Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""
 

@@ -55,7 +55,7 @@ class RetrievalLoraConfig(LoraConfig):
 
     match: tuple[str, ...] = ("*",)
     """Linear layers to adapt, by dotted name in the library's model; default: all. Attention of
-    OpenCLIP's own transformers has one matrix for queries, keys and values, which is no layer."""
+    OpenCLIP's own transformers has one matrix for queries, keys and values, not a layer."""
     modules_to_save: tuple[str, ...] = ()
     """Modules to train in full, by name as in `match`. Scale and bias of the loss always are."""
 
