@@ -1,5 +1,7 @@
 """Decoding of image files with Pillow, without torch: any source to upright RGB pixels.
 
+An audio file is read as the image of its spectrogram, see `coca.runtime.audio_file`.
+
 `coca.processing.image` decodes by the same rules, and lists the reasons of errors.
 
 Dimensions: H, W the image's height and width; h, w those of a part.
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from coca.core.errors import DataError, MissingExtraError
-from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, formats_of
+from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, audio_type, formats_of
+from coca.runtime.audio_file import audio_image
 
 # Thread-safe suppression of the warnings of image decoders.
 
@@ -98,12 +101,16 @@ _EXIF_ORIENTATION = 274
 
 
 def read_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+    audio_s: float | None = None,
 ) -> Image.Image:
     """Decode an image to upright RGB; see `coca.processing.image.decode`."""
     check_type(source)
     name = image_name(source)
-    with image_errors(name), opened(source, name) as (image, stream):
+    with image_errors(name), opened(source, name, audio_s) as (image, stream):
         check_size(image, name, max_pixels)
         if stream is not None:
             draft(image, at_least)
@@ -162,8 +169,13 @@ def image_name(source: ImageSource) -> str:
 
 
 @contextmanager
-def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
-    """Open an image lazily; yield it with its file stream, if it has one."""
+def opened(
+    source: ImageSource, name: str, audio_s: float | None = None
+) -> Iterator[tuple[Image.Image, Stream | None]]:
+    """Open an image lazily; yield it with its file stream, if it has one.
+
+    Audio is read up to `audio_s` seconds, and rejected if that is None.
+    """
     if isinstance(source, Image.Image):
         yield source, None
         return
@@ -174,6 +186,15 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
         head = stream.read(HEAD_BYTES)
         if not head:
             raise DataError(f"{name} is empty", reason="empty")
+        if audio_type(head) is not None:
+            if audio_s is None:
+                raise DataError(
+                    f"{name} is audio, and this model reads images; a model that hears states "
+                    "`audio_s`",
+                    reason="not_an_image",
+                )
+            yield audio_image(source, name, audio_s), None
+            return
         stream.seek(0)
         try:
             image = Image.open(stream, formats=formats_of(head))

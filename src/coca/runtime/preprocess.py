@@ -47,6 +47,8 @@ class ImageSettings:
     reduced: bool
     resampler: Literal["pillow", "torch"] = "pillow"
     """Library whose rounding resized pixels have; exported models have Pillow's."""
+    audio_s: float | None = None
+    """Seconds of audio that the model hears; None: images only."""
 
     @property
     def at_least(self) -> int | None:
@@ -79,7 +81,7 @@ class TextSettings:
 
 def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 H W"]:
     """Decode and resize an image to the model's input, a square except with `within`; 0 to 255."""
-    image = read_image(source, at_least=settings.at_least)
+    image = read_image(source, at_least=settings.at_least, audio_s=settings.audio_s)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))

@@ -26,7 +26,6 @@ from coca.workflows.collections.image_sources import (
     TableUri,
     TarsUri,
     VectorsUri,
-    VideoSource,
     VideoUri,
     check_filled,
     open_sources,
@@ -34,6 +33,7 @@ from coca.workflows.collections.image_sources import (
     resolve_uris,
     vectors_files,
 )
+from coca.workflows.collections.moments import VideoSource
 from tiny_data import CAPTIONS, image_bytes
 from tiny_video import video
 

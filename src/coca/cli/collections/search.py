@@ -45,9 +45,11 @@ def search(
         list[str] | None,
         typer.Option(
             "--image",
+            "--audio",
             "-i",
             metavar="FILE[:WEIGHT]",
-            help="Image query with an optional weight; may be repeated.",
+            help="Query by an image, or by audio if the model hears, with an optional weight; may "
+            "be repeated.",
         ),
     ] = None,
     *,

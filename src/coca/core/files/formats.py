@@ -1,12 +1,9 @@
-"""Supported image and video formats, by file suffix and by content; HEIF with the extra `heif`."""
+"""Supported image, video and audio formats, by file suffix and by content."""
 
 import functools
 import importlib.util
 
 from coca.core.extras import require
-
-# Supported image and video formats, by file suffix and by content.
-
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Supported formats by their Pillow names. Others are disabled to reduce the attack surface."""
@@ -22,6 +19,14 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv"}
     | {".ogv", ".wmv"}
 )
+
+AUDIO_SUFFIXES = frozenset(
+    {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+)
+"""Suffixes of audio, which a model with `audio_s` hears; needs the extra `audio`."""
+
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | AUDIO_SUFFIXES
+"""Suffixes of the images and audio of training data."""
 
 
 # HEIF support (HEIC photos of phones), with the extra `heif`.
@@ -44,6 +49,17 @@ def has_heif() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
 
 
+_AUDIO_SIGNATURES = (
+    (8, b"WAVE", "audio/wav"),
+    (8, b"AIFF", "audio/aiff"),
+    (8, b"AIFC", "audio/aiff"),
+    (0, b"fLaC", "audio/flac"),
+    (0, b"OggS", "audio/ogg"),
+    (0, b"ID3", "audio/mpeg"),
+    (4, b"ftypM4A", "audio/mp4"),
+)
+
+
 def is_heif(head: bytes) -> bool:
     """Return whether a file is a HEIF image (ISO/IEC 23008-12) and not AVIF."""
     if head[4:8] != b"ftyp":
@@ -51,6 +67,17 @@ def is_heif(head: bytes) -> bool:
     end = min(int.from_bytes(head[:4], "big"), HEAD_BYTES)
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
     return not brands & _AVIF_BRANDS and bool(brands & _BRANDS)
+
+
+def audio_type(head: bytes) -> str | None:
+    """Return the media type of an audio file by its first bytes; None: it is no audio."""
+    for start, signature, media_type in _AUDIO_SIGNATURES:
+        if head.startswith(signature, start):
+            return media_type
+    # MPEG audio without a tag begins with 11 bits that are set; JPEG has 8 and then others.
+    if head[:1] != b"\xff" or head[1:2] < b"\xe0":
+        return None
+    return "audio/aac" if head[1] & 0xF6 == 0xF0 else "audio/mpeg"
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
-from coca.core.files.formats import HEAD_BYTES, is_heif
+from coca.core.files.formats import HEAD_BYTES, audio_type, is_heif
 from coca.search.ingest.photo_metadata import Annotation
 
 # Encoded images of requests: data URIs and media types.
@@ -34,11 +34,12 @@ _SIGNATURES = (
 
 
 def media_type_of(data: bytes) -> str:
-    """Return the media type of an encoded image by its first bytes, without a decoder."""
+    """Return the media type of an encoded image or of audio by its first bytes."""
     for start, signature, media_type in _SIGNATURES:
         if data.startswith(signature, start):
             return media_type
-    return "image/heic" if is_heif(data[:HEAD_BYTES]) else "application/octet-stream"
+    head = data[:HEAD_BYTES]
+    return "image/heic" if is_heif(head) else audio_type(head) or "application/octet-stream"
 
 
 def read_data_uri(uri: str) -> bytes:

@@ -47,10 +47,12 @@ class Foreign(BaseModel):
 
 
 class TextOrImage(Foreign):
-    """A text or an image, as Jina has it."""
+    """A text, an image or a clip of audio, as Jina has it."""
 
     text: str | None = None
     image: DataUri | None = None
+    audio: DataUri | None = None
+    """Audio, for a model that hears."""
 
 
 Input: TypeAlias = str | TextOrImage
@@ -78,8 +80,8 @@ class EmbeddingRequest(Foreign):
     )
     model: str | None = None
     """Ignored: the service has one model."""
-    modality: Literal["text", "image"] | None = None
-    """Kind of inputs that are plain strings, as infinity has it; images are data URIs."""
+    modality: Literal["text", "image", "audio"] | None = None
+    """Kind of inputs that are plain strings, as infinity has it; images and audio are data URIs."""
     encoding_format: Literal["float", "base64"] | None = None
     """Null: `float`."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -242,9 +244,9 @@ router = APIRouter(tags=["openai"], route_class=KeyedRoute)
 @router.post("/v1/embeddings")
 @router.post("/embeddings")
 def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
-    """Embed texts, and images as data URIs."""
+    """Embed texts, and images and audio as data URIs."""
     model = tenant.service.model
-    texts, images = split_inputs(_inputs(body), images=body.modality == "image")
+    texts, images = split_inputs(_inputs(body), images=body.modality in ("image", "audio"))
     tenant.charge(texts=len(texts), images=len(images))
     vectors = model.embed_mixed(texts, images)
     if body.dimensions is not None:
@@ -341,23 +343,24 @@ def name_of(model: ServedModel) -> str:
 def split_inputs(
     inputs: Sequence[Input], *, images: bool = False
 ) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Separate texts and images, by position; plain data URIs are images, too."""
+    """Separate texts from images and audio, by position; plain data URIs are the latter, too."""
     texts: dict[int, str] = {}
     found: dict[int, bytes] = {}
     for row, one in enumerate(inputs):
         if isinstance(one, str):
-            if images or one.startswith("data:image/"):
+            if images or one.startswith(("data:image/", "data:audio/")):
                 found[row] = read_data_uri(one)
             else:
                 texts[row] = one
-        elif one.image is not None:
-            if one.text is not None:
-                raise ConfigError("an input must be a text or an image, got both")
-            found[row] = read_data_uri(one.image)
-        elif one.text is not None:
+            continue
+        given = [it for it in (one.text, one.image, one.audio) if it is not None]
+        if len(given) != 1:
+            found_many = "several" if given else "none"
+            raise ConfigError(f"an input must be a text, an image or audio, got {found_many}")
+        if one.text is not None:
             texts[row] = one.text
         else:
-            raise ConfigError("an input must be a text or an image, got neither")
+            found[row] = read_data_uri(given[0])
     return texts, found
 
 

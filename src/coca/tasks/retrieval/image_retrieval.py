@@ -21,6 +21,7 @@ from coca.data.sample import Sample
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.processing.image import decode, trimmed
+from coca.runtime.audio_file import WHOLE
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import TASKS, TaskConfig, TaskResult, read_samples
 
@@ -146,7 +147,8 @@ def _baseline(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> Tas
 def _thumbnails(samples: list[Sample], *, trim: bool) -> Float[ndarray, "N F"]:
     rows = []
     for sample in samples:
-        pixels = trimmed(decode(sample.image)) if trim else decode(sample.image)
+        pixels = decode(sample.image, audio_s=WHOLE)
+        pixels = trimmed(pixels) if trim else pixels
         small = F.interpolate(pixels[None].float(), _SIZE, mode="bilinear", antialias=True)
         rows.append(small.flatten() / 255)
     return torch.stack(rows).numpy()

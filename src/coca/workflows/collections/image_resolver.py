@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from coca.core.errors import DataError
+from coca.core.files.formats import AUDIO_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, read_file
 from coca.data.storage.storage import Storage, is_remote
 from coca.search.ingest.snapshot import WHOLE
@@ -12,16 +13,16 @@ from coca.search.records import frame_interval_of, series_of
 from coca.workflows.collections.image_sources import (
     TABLE_SUFFIXES,
     SampleSource,
-    VideoSource,
     open_sources,
     resolve_uri,
 )
+from coca.workflows.collections.moments import AudioSource, VideoSource
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
 
 
 class ImageResolver:
-    """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
+    """Reads files, URLs, members of tars, rows of tables and zips, and moments of videos and audio.
 
     The last tar, table or video stays open, so reading paths in sorted order is fastest.
     """
@@ -67,7 +68,13 @@ class ImageResolver:
     def _frame(self, path: str, etag: str) -> bytes:
         file = series_of(path, etag)
         if self._video != (file, etag):
-            source = VideoSource([file], frame_interval_s=frame_interval_of(etag) or 0.0)
+            interval_s = frame_interval_of(etag) or 0.0
+            is_audio = Path(file).suffix.lower() in AUDIO_SUFFIXES
+            source = (
+                AudioSource([file], audio_s=interval_s)
+                if is_audio
+                else VideoSource([file], frame_interval_s=interval_s)
+            )
             (entry,) = source.entries()
             if entry.etag != etag:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")

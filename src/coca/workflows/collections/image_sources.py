@@ -1,25 +1,22 @@
-"""Sources of `coca index`: each URI resolved once to images, videos, tars, tables or vectors.
+"""Sources of `coca index`: each URI resolved once: images, videos, audio, tars, tables, vectors.
 
 Each URI is interpreted here, once, by its name, suffix and kind of file. Later steps receive the
 typed result and do not look at names again.
 """
 
 import importlib.util
-import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-from coca.core.files.local_files import Roots, check_regular, file_etag, is_gone, modified_at
+from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.local_files import is_gone, modified_at
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PathSource, Source, SourceConfig
 from coca.data.sources.table import SUFFIXES
@@ -27,7 +24,6 @@ from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
-from coca.processing.video import read_frames
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import (
@@ -35,15 +31,9 @@ from coca.search.ingest.sources import (
     Entry,
     FileSource,
     SourceImage,
-    check_links,
     empty_folders,
-    find_files,
-    read_annotation,
 )
-from coca.search.records import series_etag, series_path
-
-# Resolve the URIs of an index run to folders, images, videos, tars, tables and vectors files.
-
+from coca.workflows.collections.moments import AudioSource, VideoSource
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """File suffix to kind of the source that reads it."""
@@ -83,6 +73,10 @@ class ImageUri(SourceUri):
 
 class VideoUri(SourceUri):
     """Local video file."""
+
+
+class AudioUri(SourceUri):
+    """Local audio file."""
 
 
 class TarsUri(SourceUri):
@@ -133,7 +127,7 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         return TarsUri(uri)
     if suffix in _TABLE_KINDS:
         return TableUri(uri, _TABLE_KINDS[suffix])
-    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not is_local:
+    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES | AUDIO_SUFFIXES and not is_local:
         raise ConfigError(f"{uri}: single URLs are not fetched; list them in a manifest")
     if is_local and not path.exists():
         raise DataError(f"there is no file or folder {uri}", reason="missing")
@@ -141,9 +135,11 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         return ImageUri(uri)
     if suffix in VIDEO_SUFFIXES:
         return VideoUri(uri)
+    if suffix in AUDIO_SUFFIXES:
+        return AudioUri(uri)
     advice = _WRONG_KINDS.get(
         suffix,
-        "supported are folders, images, videos, .tar shards, and tables: "
+        "supported are folders, images, videos, audio, .tar shards, and tables: "
         f"{', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{uri} cannot be indexed: {advice}")
@@ -164,94 +160,6 @@ def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
     # A folder and a file in it may both be given.
     files = {os.path.realpath(file): file for uri in vectors for file in uri.files}
     return list(files.values())
-
-
-# Video source of indexing: frames at a fixed interval, one album per video.
-
-
-_SHORTER_PX = 720
-"""Maximum shorter side of a stored frame, pixels; no model reads more."""
-_JPEG_QUALITY = 90
-
-
-def is_live_photo(video: str | Path) -> bool:
-    """Return whether a video is the motion of a Live Photo: `NAME.mov` next to the photo `NAME`."""
-    stem, suffix = os.path.splitext(video)
-    return suffix.lower() == ".mov" and any(
-        os.path.exists(stem + variant)
-        for photo in (".heic", ".jpg", ".jpeg")
-        for variant in (photo, photo.upper())
-    )
-
-
-class VideoSource:
-    """Video files of folders and paths, with their sidecar texts, without those of Live Photos.
-
-    The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
-    outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
-    """
-
-    def __init__(
-        self,
-        paths: Iterable[str | Path],
-        *,
-        frame_interval_s: float,
-        within: Sequence[str | Path] = (),
-    ) -> None:
-        paths = list(paths)
-        self._within = within
-        self._frame_interval_s = frame_interval_s
-        self._tops = {os.path.abspath(path) for path in paths}
-        self._roots = Roots(self._tops)
-        self._entries = [
-            Entry(str(file), series_etag(file_etag(file), frame_interval_s))
-            for file in find_files(paths, suffixes=VIDEO_SUFFIXES, warn=False)
-            if not is_live_photo(file)
-        ]
-
-    def entries(self) -> Sequence[Entry]:
-        """Return one entry per file, sorted by absolute path."""
-        return self._entries
-
-    def roots(self) -> Sequence[str]:
-        """Return the folders among the paths."""
-        return sorted(filter(os.path.isdir, self._tops))
-
-    def series(self, entry: Entry) -> Iterator[SourceImage]:
-        """Yield the frames of a video as JPEG images."""
-        check_links(entry.path, self._within)
-        annotation = read_annotation(entry.path)
-        caption = {"video_caption": annotation.caption} if annotation.caption else {}
-        try:
-            # Opening a FIFO would block until a writer appears.
-            modified_at = int(check_regular(entry.path).st_mtime)
-        except OSError as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-            raise DataError(
-                f"{entry.path} cannot be read: {error.strerror}", reason=reason
-            ) from error
-        for frame in read_frames(
-            entry.path, frame_interval_s=self._frame_interval_s, shorter_px=_SHORTER_PX
-        ):
-            stream = io.BytesIO()
-            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
-            seconds = round(frame.time_s, 3)
-            yield SourceImage(
-                path=series_path(entry.path, seconds),
-                data=stream.getvalue(),
-                annotation=replace(
-                    annotation,
-                    caption="",
-                    album=annotation.album or entry.path,
-                    metadata={**annotation.metadata, **caption, "seconds": seconds},
-                ),
-                modified_at=modified_at,
-                etag=entry.etag,
-            )
-
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Check whether a file at or below one of the paths no longer exists."""
-        return self._roots.has_lost(path)
 
 
 # Image sources of indexing: open folders, files, videos, tars and tables.
@@ -290,8 +198,7 @@ def open_sources(
     missing = [source.uri for source in uris if isinstance(source, MissingUri)]
     if files_and_folders or missing:
         sources.append(FileSource(files_and_folders, missing=missing, within=within))
-    if frame_interval_s and (videos := _open_videos(uris, frame_interval_s, within)):
-        sources.append(videos)
+    sources += _open_moments(uris, frame_interval_s, within)
     unreadable: list[UnreadableFile] = []
     if tars := [source.uri for source in uris if isinstance(source, TarsUri) or _has_tars(source)]:
         shards = SampleSource(
@@ -456,27 +363,29 @@ def _has_tars(uri: SourceUri) -> bool:
     )
 
 
-def _open_videos(
+def _open_moments(
     uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
-) -> VideoSource | None:
-    """Open the videos, if there are any; without `av`, videos in folders are skipped."""
-    source = VideoSource(
-        [source.uri for source in uris if isinstance(source, FolderUri | VideoUri)],
-        frame_interval_s=frame_interval_s,
-        within=within,
-    )
-    count = len(source.entries())
-    if not count:
-        return None
-    are_named = any(isinstance(source, VideoUri) for source in uris)
-    if not are_named and importlib.util.find_spec("av") is None:
-        logger.warning(
-            "%s videos are skipped: pip install 'coca-captioners[video]' to read them",
-            f"{count:,}",
-        )
-        return None
-    require("av", extra="video")
-    return source
+) -> list[AnySource]:
+    """Open videos and audio, if there are any; without `av`, those in folders are skipped."""
+    folders = [source.uri for source in uris if isinstance(source, FolderUri)]
+    videos = [source.uri for source in uris if isinstance(source, VideoUri)]
+    audio = [source.uri for source in uris if isinstance(source, AudioUri)]
+    opened: list[tuple[str, str, list[str], VideoSource | AudioSource]] = []
+    if frame_interval_s:
+        moving = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
+        opened.append(("videos", "video", videos, moving))
+    opened.append(("audio files", "audio", audio, AudioSource([*folders, *audio], within=within)))
+    kept: list[AnySource] = []
+    for kind, extra, named, source in opened:
+        if not (count := len(source.entries())):
+            continue
+        if not named and importlib.util.find_spec("av") is None:
+            remedy = f"pip install 'coca-captioners[{extra}]' to read them"
+            logger.warning("%s %s are skipped: %s", f"{count:,}", kind, remedy)
+            continue
+        require("av", extra=extra)
+        kept.append(source)
+    return kept
 
 
 # Files of folders that are skipped: their number by suffix, and a remedy for each kind.
@@ -507,7 +416,8 @@ _KINDS: Sequence[tuple[frozenset[str], str]] = (
     (_TABLES, "tables: pass those that list images by name"),
     (frozenset({LINK}), "pass the linked folders by name"),
 )
-_TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx"}
+_MEDIA = PHOTO_SUFFIXES | VIDEO_SUFFIXES | AUDIO_SUFFIXES
+_TAKEN = _MEDIA | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx"}
 _MOST_SUFFIXES = 6
 
 

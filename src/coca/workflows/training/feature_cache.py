@@ -198,7 +198,7 @@ class ViewReader:
         try:
             if isinstance(sample, DataError) or len(sample.images) != 1:
                 return None
-            pixels = decode(sample.image)
+            pixels = decode(sample.image, audio_s=self.transform.config.audio_s)
         except DataError:
             return None
         if self._augment is None:

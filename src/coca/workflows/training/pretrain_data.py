@@ -24,6 +24,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
+from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.caption_words import CaptionWords
 from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.distributed.context import DistributedContext
@@ -124,6 +125,9 @@ class DataConfig(Config):
     """Method that makes an image square."""
     trim: bool = False
     """Trim empty borders first, such as those of icons and product photos."""
+    audio_s: Annotated[float, Field(gt=0, le=MAX_SHOWN_S)] | None = None
+    """Seconds of audio that the model hears; a clip's first window is an image 100 pixels a second
+    wide and 128 high. null: images only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,7 +254,9 @@ def make_processor(
     caption_words: CaptionWords | None = None,
 ) -> Processor:
     """Create the processor of images and texts, which is saved with the finished model."""
-    image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
+    image = ImageConfig(
+        image_size=image_size, resize=config.resize, trim=config.trim, audio_s=config.audio_s
+    )
     if normalization is not None:
         image = replace(image, **normalization._asdict())
     return Processor(ImageTransform(image), tokenizer, context_length, caption_words=caption_words)

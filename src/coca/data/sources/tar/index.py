@@ -22,7 +22,7 @@ from jaxtyping import Int64, Shaped, UInt32
 
 from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
-from coca.core.files.formats import IMAGE_SUFFIXES
+from coca.core.files.formats import MEDIA_SUFFIXES
 from coca.data.sources.tar.scan import Member, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 
@@ -41,7 +41,7 @@ MAX_KEY_BYTES = 4096
 # Columns of the arrays below: role of a member in its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
-    (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
+    (suffix.removeprefix(".") for suffix in MEDIA_SUFFIXES), IMAGE
 )
 
 

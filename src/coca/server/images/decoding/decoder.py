@@ -175,7 +175,11 @@ class ProcessDecoder:
         ) from died
 
     def _start(self) -> WorkerProcess:
-        return WorkerProcess(max_pixels=self._max_pixels, timeout_s=self._timeout_s)
+        return WorkerProcess(
+            max_pixels=self._max_pixels,
+            timeout_s=self._timeout_s,
+            hears=self._settings.audio_s is not None,
+        )
 
 
 def _pixel_bytes(header: dict[str, Any], side: int) -> int:

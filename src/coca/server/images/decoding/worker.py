@@ -17,6 +17,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.files.formats import has_heif, register_heif
+from coca.runtime.audio_file import WHOLE, silent_wav
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import read_header
@@ -33,14 +34,14 @@ def main() -> None:
     """Answer messages until the service closes the pipe.
 
     The arguments of the process are the maximum number of bytes of memory, and of seconds for an
-    image.
+    image, and 1 if the model hears, else 0.
     """
-    max_memory, timeout_s = map(int, sys.argv[1:])
+    max_memory, timeout_s, hears = map(int, sys.argv[1:])
     requests = os.dup(0)
     answers = os.dup(1)
     # Ctrl-C in a terminal reaches the whole process group; the service ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _load_decoders()
+    _load_decoders(hears=bool(hears))
     _limit(resource.RLIMIT_AS, max_memory)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
@@ -66,7 +67,13 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
-    image = read_image(data, max_pixels=request["max_pixels"], at_least=request["at_least"])
+    settings = request.get("settings")
+    image = read_image(
+        data,
+        max_pixels=request["max_pixels"],
+        at_least=request["at_least"],
+        audio_s=WHOLE if settings is None else settings["audio_s"],
+    )
     if (side := request.get("side")) is not None:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     if request.get("jpeg"):
@@ -75,7 +82,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         return {"bytes": stream.tell()}, stream.getbuffer()
     if (box := request.get("box")) is not None:
         image = image.crop(pixel_box(box, image.width, image.height))
-    if (settings := request.get("settings")) is None:
+    if settings is None:
         return {"rows": image.height, "columns": image.width}, np.asarray(image)
     square, covered = model_input(image, ImageSettings(**settings))
     header = read_header(data)
@@ -99,7 +106,7 @@ def pixel_box(
     return left, top, right, bottom
 
 
-def _load_decoders() -> None:
+def _load_decoders(*, hears: bool) -> None:
     """Import all that an image may need, since files cannot be opened afterwards."""
     Image.init()
     if has_heif():
@@ -116,6 +123,10 @@ def _load_decoders() -> None:
         tiny.save(stream, format, exif=exif)
         read_image(stream.getvalue())
         read_header(stream.getvalue())
+    if hears:
+        read_image(silent_wav(), audio_s=WHOLE)
+    else:
+        sys.modules["av"] = None  # type: ignore[assignment]
     # NumPy starts its library of linear algebra at the first product.
     resize_columns(np.zeros((2, 1, 3), np.uint8), 1, "bilinear")
 

@@ -19,6 +19,7 @@ const STARS = [1, 2, 3, 4, 5];
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
 /** Metadata that the view shows elsewhere. */
+const IS_AUDIO = /\.(aac|aiff?|flac|m4a|mp3|og[ag]|opus|wav)(#t=[\d.]+)?$/i;
 const SHOWN = new Set(["captions", "name", "favorite", "rating", "albums", "trashed"]);
 
 /** Show an address as a link, and any other value as text. */
@@ -195,12 +196,15 @@ export class ItemView {
       this.frame.style.setProperty("--ratio", item.width / item.height);
       this.frame.style.setProperty("--pixels", Math.min(item.width, 1024));
     }
+    const player = IS_AUDIO.test(item.name) ? h("audio", { class: "item-audio", controls: true }) : "";
+    if (player) showImage(player, item.original);
     const step = (label, iconName, by, enabled) =>
       button(label, iconName, () => this.#step(by), { class: `item-${iconName}`, disabled: !enabled });
     const stage = h(
       "div",
       { class: "item-stage" },
       this.frame,
+      player,
       h("p", { class: "item-missing-note" }, t("The image cannot be read any more.")),
       step(t("Previous image"), "left", -1, index > 0),
       step(t("Next image"), "right", 1, index >= 0 && this.wall.item(index + 1)),
