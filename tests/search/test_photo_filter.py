@@ -13,6 +13,7 @@ from coca.search.ingest.photo_metadata import Annotation, with_place
 from coca.search.milvus.collection import Collection
 from coca.search.photo_filter import (
     EARTH_KM,
+    find_period,
     find_place,
     gazetteer,
     has_gazetteer,
@@ -58,6 +59,21 @@ def test_a_date_is_a_period(text: str, first: str, last: str) -> None:
     begin, end = parse_period(text, today=TODAY)
     assert begin == datetime.fromisoformat(first)
     assert end == datetime.fromisoformat(f"{last}T23:59:59")
+
+
+@pytest.mark.parametrize(
+    ("text", "period"),
+    [
+        ("beach last summer", "last summer"),
+        ("summer 2019 dog", "summer 2019"),
+        ("tree on 24 December 2019", "24 December 2019"),
+        ("invoice 2024", ""),
+        ("march of the penguins in summer", ""),
+        ("", ""),
+    ],
+)
+def test_a_date_is_found_in_a_text(text: str, period: str) -> None:
+    assert find_period(text) == period
 
 
 def test_a_time_is_a_moment() -> None:

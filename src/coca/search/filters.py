@@ -26,6 +26,7 @@ from coca.search.records import (
     PATH,
     TAGS,
     TIME,
+    TRASHED,
     WIDTH,
     CaptionSource,
 )
@@ -207,6 +208,10 @@ def names_in(filter: str) -> set[str]:
 def quoted(text: str) -> str:
     """Quote text as a literal of a filter."""
     return f'"{text.translate(_ESCAPES)}"'
+
+
+IN_TRASH = has_key(TRASHED)
+"""Filter for records in the trash."""
 
 
 def _compare_column(column: str, operator: str, value: object) -> Filter:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
@@ -31,6 +32,8 @@ _MONTHS |= {"mär": 3, "mai": 5, "okt": 10, "dez": 12}
 """Months by the first three letters of their English and German names."""
 _SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
 _SEASONS |= {"frühling": 3, "frühjahr": 3, "sommer": 6, "herbst": 9}
+_MAX_WORDS = 4
+"""Number of words of the longest date."""
 _UNITS = ("day", "week", "month", "year")
 
 
@@ -66,6 +69,29 @@ def parse_period(text: str, *, today: date | None = None) -> tuple[datetime, dat
         f"a date must be a day, month, season, year or time, such as 2024-06-01, May 2021, "
         f"summer 2019, 2021, last month or 2024-06-01T18:30, got {text!r}"
     )
+
+
+def find_period(text: str) -> str:
+    """Find the longest date in a text that `parse_period` reads; empty if there is none.
+
+    A number alone is none: `invoice 2024` may mean the text inside an image.
+
+    Example:
+        >>> find_period("beach last summer")
+        'last summer'
+    """
+    words = text.split()
+    runs = (
+        " ".join(words[at : at + size])
+        for size in range(min(len(words), _MAX_WORDS), 0, -1)
+        for at in range(len(words) - size + 1)
+    )
+    for run in runs:
+        with suppress(ArgumentError):
+            if not run.isdigit():
+                parse_period(run)
+                return run
+    return ""
 
 
 Period = tuple[date, date]

@@ -258,6 +258,11 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def is_trashed(metadata: Mapping[str, Any]) -> bool:
+    """Return whether a record is in the trash; as a filter, this is `filters.IN_TRASH`."""
+    return metadata.get(TRASHED) is not None
+
+
 def text_inside(metadata: Mapping[str, Any]) -> str:
     """Return the text inside the image of a record with these metadata; empty without."""
     text = metadata.get(OCR_TEXT)

@@ -122,16 +122,13 @@ class Service:
                 self.thumbnails.remove(served.thumbnail_key(id))
                 for path in record.origin.files:
                     self.uploads.remove(path)
-            served.forget_trash()
         return found
 
     def purge(self) -> None:
         """Delete what has been in the trash for `trash_days`."""
         days = self.settings.trash_days
         for served in self.collections.values() if days else ():
-            # Another client may have moved items.
-            served.forget_trash()
-            if not served.has_trash:
+            if not served.catalog.entries(trashed=True):
                 continue
             due_s = int(time.time()) - days * DAY_S
             for ids in batches(

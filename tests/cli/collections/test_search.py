@@ -2,11 +2,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coca.search.milvus.collection import Collection
 from tiny_cli import Run, RunJson
 from tiny_model import write_model
 
@@ -113,6 +115,27 @@ def test_unquoted_words_are_one_text(run: Run, run_json: RunJson, filled: Any) -
     apart = run("search", "red car", "blue sky").stderr
     assert "one text, 'red car blue sky'" in apart
     assert apart.endswith("--text 'red car' --text 'blue sky'\n")
+
+
+def test_a_date_in_the_text_is_named_with_its_option(run: Run, filled: Any) -> None:
+    hint = "'summer 2019' is part of the text; to search that time only: --during 'summer 2019'\n"
+    assert run("search", "a red car summer 2019").stderr == hint
+    assert run("search", "a red car summer 2019", "--since", "2001").stderr == ""
+    assert run("search", "invoice 2024").stderr == ""
+
+
+def test_what_is_in_the_trash_is_found_there_only(run_json: RunJson, filled: Any) -> None:
+    found = [one["id"] for one in run_json("search", "a red car")]
+    with Collection.open("coca.db") as collection:
+        (record,) = collection.get(found[:1]).values()
+        collection.upsert([replace(record, metadata={"trashed": 7})])
+    assert [one["id"] for one in run_json("search", "a red car")] == found[1:]
+    for option in ([], ["--in-memory"]):
+        there = run_json("search", "a red car", "--trashed", *option)
+        assert [one["id"] for one in there] == found[:1]
+    with Collection.open("coca.db") as collection:
+        collection.upsert([record])
+    assert [one["id"] for one in run_json("search", "a red car")] == found
 
 
 def test_an_image_file_as_query_is_searched_by_its_content(

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from coca.core.errors import SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
+from coca.search.query.milvus_search import MilvusSearch
 from coca.search.records import Origin, Record
+from coca.search.search_options import Ranking, SearchOptions
 
 
 @pytest.fixture
@@ -51,6 +54,58 @@ def test_memory_answers_as_milvus_does(filled: Collection, embedder: Any, asked:
         scores = [hit.score for hit in there]
         assert [hit.score for hit in here] == pytest.approx(scores, abs=1e-6)
         assert [hit.metadata for hit in here] == [hit.metadata for hit in there]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"on": "text"},
+        {"filter": 'metadata["n"] < 30'},
+        {"group_by": "album"},
+        {"on": "text", "filter": 'metadata["n"] < 30'},
+    ],
+)
+def test_the_trash_is_found_alone_or_not_at_all(
+    filled: Collection, embedder: Any, make_record: Callable[..., Record], asked: Any
+) -> None:
+    copy = CollectionCopy(filled)
+    query, most = embedder.direction(b"05")[np.newaxis], SearchOptions(k=40, **asked)
+
+    def ids(k: int = 40, **more: Any) -> list[str]:
+        options = {**asked, **more}
+        there, here = (
+            [hit.id for hit in one.search(query, k, **options)[0]] for one in (filled, copy)
+        )
+        assert here == there
+        for searched in (copy, MilvusSearch(filled)):
+            page = replace(most, k=k, **more)
+            ranked = searched.search_ranked(query, "c5 c7 c20", Ranking(), page)
+            if page.group_by is None and page.on == "image":
+                assert {hit.id for hit in ranked} == set(there)
+        return here
+
+    everything = ids()
+    records = filled.get(["05", "06", "20"])
+    trashed = [replace(one, metadata={**one.metadata, "trashed": 7}) for one in records.values()]
+    filled.upsert(trashed)
+    found = ids()
+    assert not {"05", "06", "20"} & set(found)
+    if "group_by" not in asked:
+        assert found == [id for id in everything if id not in records]
+    assert set(ids(trashed=True)) <= records.keys()
+    assert ids(trashed=True)
+    assert records.keys().isdisjoint(copy.vectors()[0])
+    assert len(copy.vectors()[0]) == len(copy.vectors()[1]) == 37
+    assert [hit.id for hit in SearchEngine(embedder, copy).similar("05", k=40)] == [
+        hit.id for hit in SearchEngine(embedder, filled).similar("05", k=40)
+    ]
+    # A copy that is opened again knows the trash, and one that was restored is found again.
+    copy.save()
+    copy = CollectionCopy(filled)
+    assert ids() == found
+    filled.upsert(records.values())
+    assert ids() == everything
 
 
 def test_an_engine_searches_it_like_an_index(filled: Collection, embedder: Any) -> None:

@@ -60,7 +60,10 @@ def search(
             panel=PANEL,
             short={"k": "-k"},
             names=INTERFACE_NAMES,
-            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
+            only=(
+                *("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
+                "trashed",
+            ),
         ),
     ],
     ranking: Annotated[Ranking | None, Group(panel="Ranking by image, caption and words")],
@@ -104,8 +107,16 @@ def search(
     if note := _reading(query or [], terms):
         console.note(note)
     from coca.search.milvus.lite import advice_on_size
+    from coca.search.photo_filter import find_period
     from coca.search.query.collection_copy import CollectionCopy
 
+    dated = bool(among.since or among.until or among.during)
+    periods = [] if dated else [find_period(term.text) for term in terms if term.text]
+    if period := next(filter(None, periods), ""):
+        console.note(
+            f"{period!r} is part of the text; to search that time only: "
+            f"--during {shlex.quote(period)}"
+        )
     options = replace(options, filter=among.expression, ranking=ranking)
     with target.open(
         in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress

@@ -39,7 +39,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.query.originals import read_original
 from coca.search.query.query_terms import RULES
 from coca.search.query.words import K1, STOP_WORDS, B, split_words, stems, stop_terms
-from coca.search.records import Record, check_same_model
+from coca.search.records import Record, check_same_model, is_trashed
 from coca.search.search_options import Ranking
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -125,9 +125,10 @@ THUMBNAIL_SIDE, IMAGE_SIDE = 320, 1_024
 
 
 def sorted_records(collection: Collection) -> list[Record]:
-    """Read all records of a collection, sorted by id."""
+    """Read all records of a collection but those in the trash, sorted by id."""
+    read = (record for batch in collection.read_through() for record in batch)
     records = sorted(
-        (record for batch in collection.read_through() for record in batch), key=lambda one: one.id
+        (record for record in read if not is_trashed(record.metadata)), key=lambda one: one.id
     )
     if not records:
         raise SearchError(

@@ -15,12 +15,20 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search import records
-from coca.search.filters import quoted, with_ids
+from coca.search.filters import IN_TRASH, all_of, negate, quoted, with_ids
 from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
 from coca.search.milvus.schema import served_rows
-from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
+from coca.search.records import (
+    ID,
+    SCORE_DIGITS,
+    Hit,
+    batches,
+    group_of,
+    is_trashed,
+    sort_key,
+)
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec
 
@@ -292,19 +300,29 @@ def ann_search(
         captions: Exclude records without a caption vector, whose placeholder vectors may match.
     """
     separate = vectors.collection is not vectors.images
+    look = _search_captions if separate else search_rows
+    # Only on demand: most collections have no placeholders and no trash, and a filter takes time.
+    hidden: list[tuple[Callable[[Row], bool], str]] = []
+    if captions and not separate:
+        hidden.append((lambda row: not row[records.HAS_TEXT], f"{records.HAS_TEXT} == true"))
+    if not page.trashed:
+        hidden.append((lambda row: is_trashed(row[records.METADATA]), negate(IN_TRASH)))
+    filters = [page.filter] if page.filter else []
+    if page.trashed:
+        filters.append(IN_TRASH)
 
     def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
-        request, rows = replace(page, k=limit, offset=0), np.stack(some)
-        if separate:
-            return _search_captions(vectors, rows, request)
-        found = search_rows(vectors, rows, request)
-        if captions and any(not row[records.HAS_TEXT] for answer in found for row in answer):
-            # Only on demand: most collections have no placeholders, and a filter takes time.
-            has_text = f"{records.HAS_TEXT} == true"
-            found = search_rows(
-                vectors, rows, replace(request, filter=_both(page.filter, has_text))
-            )
-        return found
+        while True:
+            filter = all_of(*filters) if len(filters) > 1 else "".join(filters)
+            request = replace(page, k=limit, offset=0, filter=filter)
+            found = look(vectors, np.stack(some), request)
+            rows = [row for answer in found for row in answer]
+            there = [one for one in hidden if any(one[0](row) for row in rows)]
+            if not there:
+                return found
+            for one in there:
+                hidden.remove(one)
+                filters.append(one[1])
 
     most = vectors.index.spec.max_results
     answers = pages(search, list(queries), offset=page.offset, k=page.k, max_limit=most)

@@ -33,6 +33,7 @@ def recommend(
     seen: Collection[str] = (),
     diversity: float = 0.0,
     on: Side = "image",
+    trashed: bool = False,
 ) -> list[Hit]:
     """Recommend unseen records that are similar to some examples and dissimilar to others.
 
@@ -47,6 +48,7 @@ def recommend(
             given as a file or as encoded bytes.
         diversity: Trade-off of MMR from 0 (similarity only) to 1 (diversity only).
         on: Vector field to search: `"image"` or `"text"` (captions).
+        trashed: Find records in the trash instead of the others.
 
     Returns:
         Hits, best first; `score` is the cosine to the combined query vector. With `diversity` they
@@ -66,7 +68,7 @@ def recommend(
         raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    SearchOptions(k=k, filter=filter, on=on).check_page(MAX_RESULTS)
+    SearchOptions(k=k, filter=filter, on=on, trashed=trashed).check_page(MAX_RESULTS)
     terms = [
         *_weigh(engine, positive, 1.0, on),
         *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
@@ -78,7 +80,8 @@ def recommend(
             "leave them out by a filter instead"
         )
     pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
-    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, filter=filter, on=on)
+    wanted = {"filter": filter, "on": on, "trashed": trashed}
+    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, **wanted)
     # An image may be there with an id that is not the hash of its bytes.
     paths = {
         str(one.image)

@@ -49,6 +49,7 @@ from coca.search.records import (
     Record,
     batches,
     group_of,
+    is_trashed,
     text_inside,
 )
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
@@ -268,7 +269,7 @@ class CollectionCopy:
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
 
         def first(some: Sequence[int], count: int) -> list[list[tuple[str, float]]]:
-            with self._kept(page.filter) as (rows, kept):
+            with self._kept(page) as (rows, kept):
                 scan = rows.images if page.on == "image" else rows.texts
                 if page.on == "text":
                     kept = kept & rows.has_text
@@ -299,7 +300,7 @@ class CollectionCopy:
             return self.search(query, **vars(page))[0]
 
         def first(some: Sequence[int], count: int) -> list[list[tuple[str, RankedParts]]]:
-            with self._kept(page.filter) as (rows, kept):
+            with self._kept(page) as (rows, kept):
                 if page.min_score is not None:
                     kept = kept & rows.images.at_least(query[0], page.min_score)
                 captions = self._captions(rows, ranking.captions)
@@ -331,7 +332,7 @@ class CollectionCopy:
             return bool(captions.counts.any()) or not captions.texts.is_empty
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
-        """Return all ids, sorted, and their vectors in that order; both are read-only.
+        """Return all ids but the trash, sorted, with their vectors in that order, read-only.
 
         Milvus returns rows in an order that changes with writes and differs between servers.
         Choices by position, such as the first of equal vectors, must not depend on it.
@@ -340,6 +341,9 @@ class CollectionCopy:
             rows = self._up_to_date()
             ids = sorted(rows.rows)
             order = np.array([rows.rows[id] for id in ids], np.int64)
+            if rows.trashed.any():
+                order = order[~rows.trashed[order]]
+                ids = [rows.ids[row] for row in order]
             scan = rows.images if on == "image" else rows.texts
             in_order = len(order) == len(rows.ids) and bool(np.all(order[1:] > order[:-1]))
             return ids, scan.rows if in_order else scan.vectors(order)
@@ -391,12 +395,12 @@ class CollectionCopy:
         return {hit.id: hit for hit in self.in_milvus().hits(dict.fromkeys(ids, 0.0))}
 
     @contextmanager
-    def _kept(self, filter: str) -> Iterator[tuple[CopyRows, Bool[np.ndarray, " N"]]]:
-        """Lock the rows; yield them, up to date, with the mask of those that a filter keeps."""
-        if not filter:
+    def _kept(self, page: SearchOptions) -> Iterator[tuple[CopyRows, Bool[np.ndarray, " N"]]]:
+        """Lock the rows; yield them, up to date, with the mask of those that are searched."""
+        if not (filter := page.filter):
             with self._lock:
                 rows = self._up_to_date()
-                yield rows, rows.exists
+                yield rows, rows.found(trashed=page.trashed)
             return
         while True:
             self._evaluate(filter)
@@ -405,7 +409,7 @@ class CollectionCopy:
                 # Other threads may have read all rows again, or ousted the result, meanwhile.
                 if filter in rows.kept:
                     mask = rows.kept[filter][1]
-                    kept = rows.exists.copy()
+                    kept = rows.found(trashed=page.trashed)
                     kept[: len(mask)] &= mask
                     kept[len(mask) :] = False
                     yield rows, kept
@@ -501,10 +505,7 @@ class CollectionCopy:
                         bar.advance(len(batch))
             else:
                 items = dict(_captioned(chain.from_iterable(source.read_hits())))
-        rows.ids = list(items)
-        rows.rows = {id: row for row, id in enumerate(rows.ids)}
-        rows.exists = np.ones(len(rows.ids), bool)
-        rows.has_text = np.array([item.text_vector is not None for item in items.values()], bool)
+        rows.add(items)
         if self.has_vectors:
             rows.images = VectorScan(self._stacked([item.vector for item in items.values()]))
             rows.texts = VectorScan(self._stacked([item.text_vector for item in items.values()]))
@@ -512,14 +513,17 @@ class CollectionCopy:
             [item.counted("given") for item in items.values()],
             [text_inside(item.metadata) for item in items.values()],
         )
-        self._write_lines(rows, items)
+        self._set_fields(rows, items)
         return rows
 
-    def _write_lines(self, rows: CopyRows, items: Mapping[str, _Item]) -> None:
-        """Set the fields of hits, of a copy of Milvus Lite."""
+    def _set_fields(self, rows: CopyRows, items: Mapping[str, _Item]) -> None:
+        """Set the masks of records, and on Milvus Lite the fields of hits."""
         for id, item in items.items():
+            row = rows.rows[id]
+            rows.has_text[row] = item.text_vector is not None
+            rows.trashed[row] = is_trashed(item.metadata)
             if item.hit is not None:
-                rows.lines.write(rows.rows[id], item.hit)
+                rows.lines.write(row, item.hit)
 
     def _update(self, rows: CopyRows, changed: Iterable[str]) -> None:
         """Read records again that were written or deleted, and update their rows."""
@@ -527,16 +531,11 @@ class CollectionCopy:
         items = self._items(changed)
         self._is_saved &= not changed
         new = [id for id in items if id not in rows.rows]
-        for id in new:
-            rows.rows[id] = len(rows.ids)
-            rows.ids.append(id)
-        rows.exists = np.append(rows.exists, np.ones(len(new), bool))
-        rows.has_text = np.append(rows.has_text, np.zeros(len(new), bool))
+        rows.add(new)
         gone = [rows.rows.pop(id) for id in changed if id not in items and id in rows.rows]
         rows.exists[gone] = False
         there = [rows.rows[id] for id in items]
-        self._write_lines(rows, items)
-        rows.has_text[there] = [item.text_vector is not None for item in items.values()]
+        self._set_fields(rows, items)
         for choice, captions in rows.captions.items():
             none = dict.fromkeys(gone, "")
             counted = {rows.rows[id]: item.counted(choice) for id, item in items.items()}

@@ -29,7 +29,7 @@ from jaxtyping import Float, Float32
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.query.searchable import VectorSearch, WordMatches
-from coca.search.records import SCORE_DIGITS, Hit, group_of, sort_key
+from coca.search.records import SCORE_DIGITS, Hit, group_of, is_trashed, sort_key
 from coca.search.search_options import Ranking, SearchOptions
 
 
@@ -240,10 +240,11 @@ class _Candidates:
         return max(self._most_caption, self._ranking.uncaptioned * image)
 
     def _read(self, ids: Sequence[str]) -> None:
-        """Read the vectors of candidates; records deleted meanwhile are dropped."""
+        """Read the vectors of candidates; those deleted or trashed meanwhile are dropped."""
         read = self._collection.get(ids) if ids else {}
         for id in ids:
-            if (record := read.get(id)) is None:
+            record = read.get(id)
+            if record is None or is_trashed(record.metadata) != self._page.trashed:
                 self._hits.pop(id, None)
                 continue
             self._hits[id] = record.as_hit()

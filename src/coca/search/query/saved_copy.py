@@ -19,7 +19,7 @@ one more than there are lines, U bytes.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -121,6 +121,8 @@ class CopyRows:
     exists: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
     has_text: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
     """Mask of records with a caption vector."""
+    trashed: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
+    """Mask of records in the trash."""
     images: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     texts: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     captions: dict[CaptionChoice, CountedCaptions] = field(default_factory=dict)
@@ -131,6 +133,20 @@ class CopyRows:
     kept: dict[str, tuple[int, Bool[np.ndarray, " N"]]] = field(default_factory=dict)
     """Filter -> number of writes that the result includes, and mask of the records that it keeps,
     for the last `_FILTERS` filters."""
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Add rows of new records."""
+        count = len(self.ids)
+        self.ids.extend(ids)
+        none = np.zeros(len(self.ids) - count, bool)
+        self.rows |= {id: row for row, id in enumerate(self.ids[count:], start=count)}
+        self.exists = np.append(self.exists, ~none)
+        self.has_text = np.append(self.has_text, none)
+        self.trashed = np.append(self.trashed, none)
+
+    def found(self, *, trashed: bool = False) -> Bool[np.ndarray, " N"]:
+        """Return the mask of the records that searches find, or of those in the trash."""
+        return self.exists & (self.trashed == trashed)
 
 
 class WordHits:
@@ -310,7 +326,7 @@ def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
 # The copy on disk.
 
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -378,7 +394,9 @@ def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
 
 def _read_rows(copy: Path) -> CopyRows:
     with np.load(copy / "arrays.npz", allow_pickle=False) as arrays:
-        starts, has_text, counts = (arrays[name] for name in ("starts", "has_text", "counts"))
+        starts, has_text, trashed, counts = (
+            arrays[name] for name in ("starts", "has_text", "trashed", "counts")
+        )
     ids = (copy / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
     rows = CopyRows(
         writes=0,
@@ -386,6 +404,7 @@ def _read_rows(copy: Path) -> CopyRows:
         rows={id: row for row, id in enumerate(ids)},
         exists=np.ones(len(ids), bool),
         has_text=has_text,
+        trashed=trashed,
         images=VectorScan.open(copy / "images"),
         texts=VectorScan.open(copy / "texts"),
         captions={
@@ -396,7 +415,7 @@ def _read_rows(copy: Path) -> CopyRows:
         fused=(Ranking(), VectorScan.open(copy / "sums")),
         lines=HitLines.open(copy / "hits.jsonl", starts),
     )
-    sizes = {len(ids), len(starts) - 1, len(rows.images), len(rows.texts), len(counts)}
+    sizes = {len(ids), len(starts) - 1, len(trashed), *map(len, (rows.images, rows.texts, counts))}
     if len(sizes) > 1:
         raise ValueError(f"files of {sorted(sizes)} records")
     return rows
@@ -421,6 +440,7 @@ def write_copy(folder: Path, state: lite.FileState, info: CollectionInfo, rows: 
             copy / "arrays.npz",
             starts=starts,
             has_text=rows.has_text[order],
+            trashed=rows.trashed[order],
             counts=captions.counts[order],
         )
         about = {

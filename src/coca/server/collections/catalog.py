@@ -15,7 +15,7 @@ import numpy as np
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import METADATA, OCR_TEXT, TRASHED, Hit, batches
+from coca.search.records import METADATA, OCR_TEXT, TRASHED, Hit, batches, is_trashed
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
@@ -122,7 +122,7 @@ def _entries(parts: Iterable[Sequence[Hit]]) -> Iterator[Entry]:
     known: dict[tuple[str, type, Any], FacetPair] = {}
     for hits in parts:
         for hit in hits:
-            yield Entry(hit.id, hit.time, _values(hit, known), TRASHED in hit.metadata)
+            yield Entry(hit.id, hit.time, _values(hit, known), is_trashed(hit.metadata))
 
 
 def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[FacetPair, ...]:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.search.filters import has_key
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.match import Calibration
-from coca.search.records import TRASHED, Hit, Record
+from coca.search.records import Hit, Record
 from coca.search.search_options import SearchOptions
 from coca.server.collections.catalog import Catalog
 from coca.server.errors import ServiceError
@@ -92,7 +91,6 @@ class ServedCollection:
     collection: Collection
     engine: SearchEngine
     catalog: Catalog
-    _has_trash: bool | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _indexing: bool = False
 
@@ -105,17 +103,6 @@ class ServedCollection:
                 code="indexing",
                 retry_after_s=5,
             )
-
-    @property
-    def has_trash(self) -> bool:
-        """Whether items are in the trash, as far as this service knows; searches leave them out."""
-        if self._has_trash is None:
-            self._has_trash = bool(self.collection.ids(has_key(TRASHED)))
-        return self._has_trash
-
-    def forget_trash(self) -> None:
-        """Look for items in the trash again at the next search, after some were moved."""
-        self._has_trash = None
 
     @contextmanager
     def writing(self) -> Iterator[None]:

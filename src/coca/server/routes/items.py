@@ -300,8 +300,6 @@ def change_items(
             _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
         ]
         served.collection.upsert(changed)
-        if change.trashed is not None:
-            served.forget_trash()
     tenant.record("change", served.name, ids=[record.id for record in changed])
     return changed, [id for id in wanted if id not in found]
 

@@ -12,12 +12,11 @@ from pydantic import Field
 from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.core.files.local_files import size_in_etag
-from coca.search.filters import has_key
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, TRASHED, split_source_entries
+from coca.search.records import METADATA, split_source_entries
 from coca.search.search_options import MIN_SIMILARITY
 from coca.server.bodies import (
     MAX_EXAMPLES,
@@ -37,9 +36,9 @@ from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import (
     SearchResponse,
     examples,
+    filter_of,
     hit_of,
     listed_entries,
-    query_filter,
 )
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
@@ -255,7 +254,8 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         _examples(tenant, body.positive, body.collection),
         negative=_examples(tenant, body.negative, body.collection),
         k=options.k,
-        filter=query_filter(tenant, body),
+        filter=filter_of(tenant, body),
+        trashed=body.trashed,
         seen=body.seen,
         diversity=body.diversity,
         on=options.on,
@@ -274,10 +274,6 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     """Find groups of near-duplicates, by exact comparison of all pairs."""
     served = tenant.collection(body.collection)
     ids, vectors = CollectionCopy(served.collection).vectors()
-    if served.has_trash:
-        trashed = set(served.collection.ids(has_key(TRASHED)))
-        kept = [row for row, id in enumerate(ids) if id not in trashed]
-        ids, vectors = [ids[row] for row in kept], vectors[kept]
     found = near_duplicates(vectors, min_similarity=body.min_similarity)
     shown = [[ids[row] for row in rows] for rows in found.groups[: body.limit]]
     sizes = {

@@ -14,13 +14,11 @@ from coca.search.filters import (
     any_of,
     has_all_tags,
     has_any_tag,
-    has_key,
     names_in,
-    negate,
     where,
 )
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, ORIGIN, PATH, TRASHED, CollectionInfo
+from coca.search.records import METADATA, ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
@@ -132,14 +130,6 @@ def listed_entries(tenant: Tenant, scope: Scope) -> Sequence[Entry]:
     return catalog.entries(filter_of(tenant, scope), trashed=scope.trashed)
 
 
-def query_filter(tenant: Tenant, scope: Scope, *more: str) -> str:
-    """Build the filter of a query, which leaves out the trash or everything else."""
-    if scope.trashed:
-        return filter_of(tenant, scope, *more, has_key(TRASHED))
-    trash = tenant.collection(scope.collection).has_trash
-    return filter_of(tenant, scope, *more, *([negate(has_key(TRASHED))] if trash else []))
-
-
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     """Combine the filter and the conditions of a request into one expression."""
     if (scope.filter or scope.where) and not tenant.service.settings.show_paths:
@@ -196,7 +186,7 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
-    query = replace(options, filter=query_filter(tenant, request, *itself))
+    query = replace(options, filter=filter_of(tenant, request, *itself))
     return Found(collection.engine.search(terms=terms, **vars(query)))
 
 
