@@ -71,6 +71,26 @@ def test_a_link_may_have_a_key_that_its_address_hides(visit: Visit) -> None:
     assert "Bearer right" in sent
 
 
+def test_a_link_that_ends_is_made_for_what_is_shown(visit: Visit) -> None:
+    tab = visit("/?q=circle")
+    expect(tab.get_by_role("button", name="Share")).to_have_count(0)
+    tab.evaluate("sessionStorage.setItem('coca.key', 'any')")
+    asked: list[Any] = []
+
+    def link(route: Any) -> None:
+        asked.append(route.request.post_data_json)
+        route.fulfill(json={"key": "link-1-a", "expires": "2027-01-31T12:00:00Z"})
+
+    tab.route("**/v1/links", link)
+    tab.reload()
+    tab.get_by_role("button", name="Share").click()
+    tab.fill("#dialog-input", "7")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#dialog-input")).to_have_value(re.compile(r"/\?q=circle#key=link-1-a$"))
+    expect(tab.locator(".dialog label")).to_contain_text("2027")
+    assert asked == [{"days": 7}]
+
+
 def test_a_cancelled_key_can_be_entered_later(visit: Visit, watch: Watch) -> None:
     watch.expected.add(401)
     tab = visit()

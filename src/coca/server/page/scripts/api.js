@@ -127,6 +127,7 @@ export const api = {
   remove: (body) => call("POST", "v1/items/delete", body),
   jobs: (signal) => call("GET", "v1/jobs", undefined, signal),
   startJob: (body) => call("POST", "v1/jobs", body),
+  link: (days) => call("POST", "v1/links", { days }),
   cancelJob: (id) => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`),
   /** Read an image as a blob. */
   blob: async (path, signal) => (await send(path, { signal })).blob(),

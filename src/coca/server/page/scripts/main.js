@@ -9,7 +9,7 @@ import { Filters } from "./filters.js";
 import { addImage, imageOf } from "./images.js";
 import { ItemView } from "./item.js";
 import { listenToKeys, showKeys } from "./keyboard.js";
-import { count, language, number, switchLanguage, t, translatePage } from "./language.js";
+import { count, date, language, number, switchLanguage, t, translatePage } from "./language.js";
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { themeButton, tileSize, viewControls } from "./preferences.js";
@@ -294,6 +294,7 @@ function drawTools() {
       ? [button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }))]
       : []),
     ...(writable() ? [button(t("Trash"), "trash", () => store.set({ ...emptyState(), collection, trash: true }))] : []),
+    ...(writable() && apiKey.get() && hasRoute("post", "/v1/links") ? [button(t("Share"), "share", share)] : []),
     button(t("Keys"), "keyboard", showKeys, { class: "only-wide" }),
     button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { class: "only-wide" }),
     themeButton(),
@@ -305,6 +306,24 @@ const pickUploads = $("#pick-uploads");
 
 function openUploads() {
   uploads.open(() => pickUploads.click());
+}
+
+/** Make a link to what is shown, which may only read and ends after some days. */
+async function share() {
+  const title = t("Share a link");
+  const days = await promptDialog(title, {
+    label: t("Days until the link ends"), type: "number", value: "30", action: t("Make the link"),
+    hint: t("Whoever has the link sees the same images, and cannot change them."),
+  });
+  if (!days) return;
+  try {
+    const { key, expires } = await api.link(Number(days));
+    const value = `${location.href.split("#")[0]}#key=${key}`;
+    const label = t("Until {date}", { date: date(Date.parse(expires) / 1000) });
+    if (await promptDialog(title, { label, value, action: t("Copy") })) await navigator.clipboard?.writeText(value);
+  } catch (error) {
+    report(error);
+  }
 }
 
 async function searchBy(file) {
