@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.text_reader import TextReader
 from coca.search.filters import where
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
@@ -60,6 +61,7 @@ class Service:
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads."""
         self.settings = settings
+        self.text_reader = TextReader() if settings.ocr else None
         # Threads and processes start after all checks, since nothing would end them.
         for collection in collections:
             check_same_model(
@@ -81,7 +83,10 @@ class Service:
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
         self.uploads = Uploads(settings.uploads, collections[0].info.uri)
         self.jobs = Jobs(
-            self.model, folders, batch_size=min(settings.max_batch, predictor.batch_size)
+            self.model,
+            folders,
+            batch_size=min(settings.max_batch, predictor.batch_size),
+            text_reader=self.text_reader,
         )
         self._resolvers = threading.local()
         self._reader: threading.Thread | None = None

@@ -45,6 +45,9 @@ class ServerSettings(Config):
     pixels take 1 to 10 on a busy machine."""
     show_paths: bool = False
     """Report the paths of files, and let filters compare them, to all keys."""
+    ocr: bool = False
+    """Read the text inside images (OCR) of uploads and of folders that the service indexes, which
+    searches find by its words (extra `ocr`). A page takes 3 to 4 seconds of a processor."""
     trash_days: Annotated[int, Ge(0)] = 30
     """Days after which items in the trash are deleted; 0: never."""
     audit_log: Path | None = None

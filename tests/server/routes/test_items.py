@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +16,7 @@ from coca.core.errors import StorageError
 from coca.inference.predictor import Predictor
 from coca.search.milvus import lite
 from coca.search.milvus.collection import Collection
-from coca.search.records import content_id
+from coca.search.records import READ_TEXT, content_id
 from coca.server.app import create_app
 from coca.server.images import uploads
 from coca.server.service import Service
@@ -69,6 +70,27 @@ def test_an_upload_has_what_the_photo_carries(client: TestClient) -> None:
     facets = client.post("/v1/facets", json=asked).json()["facets"]
     assert facets[0]["values"] == [{"value": 80, "count": 1}]
     client.delete(f"/v1/items/{item['id']}?collection=others")
+
+
+def test_the_text_of_an_upload_is_read_and_found(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(["INVOICE 2024-118", ""])
+
+    def read(images: Sequence[Any]) -> list[str]:
+        # Decoded by the process that untrusted images are decoded in.
+        assert [image.dtype for image in images] == ["uint8"]
+        return [next(texts)]
+
+    monkeypatch.setattr(service, "text_reader", read)
+    items = [client.post("/v1/items", json=new(number)).json() for number in (237, 238)]
+    assert [item["metadata"] for item in items] == [{"ocr_text": "INVOICE 2024-118"}, {}]
+    found = ids(client, {"collection": "others", "text": "invoice 118", "limit": 1})
+    assert found == [items[0]["id"]]
+    stored = service.collections["others"].collection.get([item["id"] for item in items])
+    assert all(record.origin.read & READ_TEXT for record in stored.values())
+    for item in items:
+        client.delete(f"/v1/items/{item['id']}?collection=others")
 
 
 def test_marks_of_people_are_set_filtered_and_removed(client: TestClient) -> None:

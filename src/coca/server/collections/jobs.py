@@ -18,6 +18,7 @@ from coca.core.errors import CocaError
 from coca.core.progress import Bar
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.upsert import Captioner
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
 from coca.server.model.served_model import ServedModel
@@ -60,7 +61,14 @@ class IndexJob:
 class Jobs:
     """Runs jobs in one thread, since Milvus Lite has one writer; thread-safe."""
 
-    def __init__(self, model: ServedModel, folders: Sequence[Path], *, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        folders: Sequence[Path],
+        *,
+        batch_size: int,
+        text_reader: Captioner | None = None,
+    ) -> None:
         """Start no thread before the first job.
 
         Args:
@@ -68,10 +76,11 @@ class Jobs:
             folders: Folders that jobs may index, with all folders in them. Links in them to files
                 elsewhere are unreadable.
             batch_size: Images in an embedding batch.
+            text_reader: Reads the text inside images; default: it is not read.
         """
         self.folders = tuple(folder.resolve() for folder in folders)
         self._model = model
-        self._batch_size = batch_size
+        self._batch_size, self._text_reader = batch_size, text_reader
         self._jobs: dict[str, IndexJob] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="index")
@@ -173,6 +182,7 @@ class Jobs:
             embedder,
             job.served.collection,
             captioner=embedder.caption if job.captions and writes else None,
+            text_reader=self._text_reader,
             bad_log=BadImageLog(None, MAX_BAD_FRACTION),
             progress=_Progress(job),
             batch_size=self._batch_size,

@@ -16,6 +16,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from coca.core.errors import ConfigError
 from coca.core.files.local_files import file_etag
+from coca.runtime.text_reader import MAX_SIDE_PX
 from coca.search.ingest.photo_metadata import (
     PHOTO_FIELDS,
     Annotation,
@@ -25,7 +26,9 @@ from coca.search.ingest.photo_metadata import (
 from coca.search.records import (
     ALBUMS,
     FAVORITE,
+    OCR_TEXT,
     RATING,
+    READ_TEXT,
     TRASHED,
     UTC_OFFSET,
     DateSource,
@@ -244,7 +247,11 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     service.uploads.check_space()
     image = service.decoder.decode(data)
     given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)
-    annotation = with_place(given.over(image.annotation))
+    annotation, read = with_place(given.over(image.annotation)), reads_of_files()
+    if service.text_reader is not None:
+        (text,) = service.text_reader([service.decoder.pixels(data, MAX_SIDE_PX)])
+        annotation = annotation.over(Annotation(metadata={OCR_TEXT: text} if text else {}))
+        read |= READ_TEXT
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
@@ -273,7 +280,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
             files={str(path): file_etag(path)},
             captioned=generated,
             dated="" if annotation.time else "added",
-            read=reads_of_files(),
+            read=read,
         )
         record = replace(record, path=str(path), origin=origin)
         served.collection.upsert([record])
