@@ -10,8 +10,9 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
     too_large      more pixels than allowed; checked in the header, before decoding
     truncated      the file ends before the image does
     corrupt        the data are inconsistent
-    missing_extra  a HEIF image, and the extra `heif` is not installed
-    unsupported    a pixel mode without a defined black and white, or a type that is not an image
+    missing_extra  a HEIF image or a raw photo, and the extra `heif` or `raw` is not installed
+    unsupported    a pixel mode without a defined black and white, a raw photo without a preview, or
+                   a type that is not an image
 """
 
 import importlib

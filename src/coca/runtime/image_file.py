@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from coca.core.errors import DataError, MissingExtraError
-from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, audio_type, formats_of
+from coca.core.extras import require
+from coca.core.files.formats import (
+    HEAD_BYTES,
+    IMAGE_FORMATS_SHOWN,
+    audio_type,
+    formats_of,
+    is_raw,
+)
 from coca.runtime.audio_file import audio_image
 
 # Thread-safe suppression of the warnings of image decoders.
@@ -98,6 +105,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 274
+_TURNED = (1, 2, 4, 3, 5, 8, 6, 7)
+"""EXIF orientation of each `flip` of LibRaw."""
 
 
 def read_image(
@@ -196,6 +205,11 @@ def opened(
             yield audio_image(source, name, audio_s), None
             return
         stream.seek(0)
+        if is_raw(head):
+            image, preview = _raw_preview(stream, name)
+            with image:
+                yield image, preview
+            return
         try:
             image = Image.open(stream, formats=formats_of(head))
         except MissingExtraError as error:
@@ -207,6 +221,30 @@ def opened(
             ) from error
         with image:
             yield image, stream
+
+
+def _raw_preview(stream: Stream, name: str) -> tuple[Image.Image, Stream | None]:
+    """Read the preview that a camera puts into a raw photo, turned as the photo is."""
+    try:
+        rawpy = require("rawpy", extra="raw")
+    except MissingExtraError as error:
+        raise DataError(f"{name} is a raw photo: {error}", reason="missing_extra") from error
+    try:
+        with rawpy.imread(stream) as photo:
+            sizes, found = photo.sizes, photo.extract_thumb()
+    except rawpy.LibRawError as error:
+        raise DataError(
+            f"{name} is a raw photo whose preview cannot be read: convert it to JPEG",
+            reason="unsupported",
+        ) from error
+    if found.format == rawpy.ThumbFormat.JPEG:
+        preview = io.BytesIO(found.data)
+        image: Image.Image = Image.open(preview, formats=("JPEG",))
+    else:
+        preview, image = None, Image.fromarray(found.data)
+        # A JPEG without Exif gets it from LibRaw.
+        image.getexif()[_EXIF_ORIENTATION] = _TURNED[sizes.flip]
+    return image, preview
 
 
 def open_file(path: str | Path, name: str) -> io.BufferedReader:

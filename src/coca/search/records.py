@@ -47,7 +47,7 @@ READ_METADATA, READ_TEXT, READ_PLACE = 1, 2, 4
 """Flags of `Origin.read`: the metadata that photos carry, the text inside images, and the city at
 the place of a photo."""
 LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
-OCR_TEXT = "ocr_text"
+OCR_TEXT, RAW_FILE = "ocr_text", "raw_file"
 """Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
 
 MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}

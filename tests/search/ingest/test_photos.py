@@ -148,3 +148,28 @@ def test_the_text_inside_images_is_read_once_and_kept(
         ingest([source], embedder, collection, text_reader=text_reader)
     kept = collection.get([id])[id].metadata
     assert (kept, reading.read) == ({"ocr_text": "INVOICE 2024-118", "year": 2024}, 2)
+
+
+def test_a_raw_photo_and_its_jpeg_are_one_item(
+    collection: Collection, embedder: Any, tmp_path: Path
+) -> None:
+    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
+    ingest([FileSource([tmp_path])], embedder, collection)
+    # Copied from the camera later; `b` has another folder, and `c` no other file.
+    raw = {name: name.encode() for name in ("a.NEF", "deep/a.dng", "c.CR2")}
+    for name, data in raw.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    embedder.embedded.clear()
+    report = ingest([FileSource([tmp_path])], embedder, collection)
+    assert (report.added, report.updated) == (2, 1)
+    assert sorted(embedder.embedded) == [b"c.CR2", b"deep/a.dng"]
+    record = collection.get([id])[id]
+    assert record.metadata == {"title": "Boat", "camera": "Canon EOS R5", "raw_file": "a.NEF"}
+    assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 3
+    # One that was indexed alone becomes a part of the photo that is copied later.
+    other = content_id(photo(tmp_path / "c.jpg", title="Tram"))
+    source = FileSource([tmp_path])
+    assert source.has_lost(str(tmp_path / "c.CR2"), "")
+    ingest([source], embedder, collection)
+    assert collection.get([other])[other].metadata["raw_file"] == "c.CR2"

@@ -20,6 +20,7 @@ from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
 from coca.server.images.decoding.worker import pixel_box
+from raw_photo import PREVIEW, raw_photo
 from server_process import child_processes
 from tiny_data import image_bytes
 
@@ -104,6 +105,23 @@ def test_heif_is_decoded_where_it_is_installed(decoder: ProcessDecoder) -> None:
     found = decoder.decode(stream.getvalue())
     expected = TRANSFORM.square(decode(stream.getvalue())).permute(1, 2, 0).numpy()
     assert np.array_equal(found.square, expected)
+
+
+def test_the_preview_of_a_raw_photo_is_decoded_where_that_is_installed(
+    decoder: ProcessDecoder,
+) -> None:
+    pytest.importorskip("rawpy", reason="the extra raw is not installed")
+    data = raw_photo(6)
+    found = decoder.decode(data)
+    expected = TRANSFORM.square(decode(data)).permute(1, 2, 0).numpy()
+    assert np.array_equal(found.square, expected)
+    assert (found.width, found.height) == PREVIEW[::-1]
+    assert found.annotation.metadata["camera"] == "NIKON Z 6"
+    small = Image.open(io.BytesIO(decoder.thumbnail(data, 256)))
+    assert max(small.size) == small.height == 256
+    for damaged in (data[:600], raw_photo(preview=False)):
+        with pytest.raises(DataError):
+            decoder.decode(damaged)
 
 
 def test_a_region_is_that_part_of_the_pixels(decoder: ProcessDecoder) -> None:

@@ -17,8 +17,8 @@ from coca.workflows.collections.image_sources import (
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     read = ["a.jpg", "a.txt", "a.json", "b.HEIC", "b.mp4", "top.tar", "top.tar.idx"]
-    read += ["a.xmp", "a.NEF", "b.HEIC.xmp", "b.dng"]
-    skipped = ["c.NEF", "deep/d.nef", "deep/e.zip", "deep/f.tar", "notes", "g.csv", "h.psd"]
+    read += ["a.xmp", "a.NEF", "a.CRW", "b.HEIC.xmp", "b.dng", "e.nef"]
+    skipped = ["c.CRW", "deep/d.crw", "deep/e.zip", "deep/f.tar", "notes", "g.csv", "h.psd"]
     hidden = [".trash.zip", ".git/i.zip", "coca.db/records.parquet"]
     for name in read + skipped + hidden:
         path = folder / name
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_skipped_files_of_a_folder_are_counted_by_suffix(folder: Path) -> None:
-    counts = {"": 1, ".csv": 1, ".nef": 2, ".psd": 1, ".tar": 1, ".zip": 1, LINK: 1}
+    counts = {"": 1, ".crw": 2, ".csv": 1, ".psd": 1, ".tar": 1, ".zip": 1, LINK: 1}
     assert skipped_files([FolderUri(str(folder))]) == counts
     overlapping = [FolderUri(str(folder / "deep")), FolderUri(str(folder))]
     # The tar is now at the top of a folder that was passed.
@@ -44,13 +44,13 @@ def test_what_is_passed_by_name_is_not_skipped(folder: Path) -> None:
         FolderUri(str(folder.parent / "linked")),
         ImageUri(str(folder / "h.psd")),
     ]
-    assert skipped_files(uris) == {"": 1, ".csv": 1, ".nef": 2, ".tar": 1}
+    assert skipped_files(uris) == {"": 1, ".csv": 1, ".crw": 2, ".tar": 1}
 
 
 def test_each_kind_is_one_sentence_with_its_remedy() -> None:
-    counts = {".nef": 2_000, ".cr2": 1, ".zip": 3, "": 1, ".doc": 2}
+    counts = {".pef": 2_000, ".crw": 1, ".zip": 3, "": 1, ".doc": 2}
     assert describe_skipped(counts) == [
-        "skipped 2,000 .nef, 1 .cr2: raw photos: index JPEG copies of them",
+        "skipped 2,000 .pef, 1 .crw: raw photos: index JPEG copies of them",
         "skipped 3 .zip: zips: pass those with a table by name, and unpack the others",
         "skipped 2 .doc, 1 without suffix: no images, videos or tars",
     ]

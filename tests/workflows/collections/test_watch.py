@@ -246,7 +246,7 @@ def test_a_watch_of_images_reports_the_result_of_each_run(tmp_path: Path, model:
 
     def watch(result: IndexResult) -> None:
         reports.append(result.report)
-        assert result.skipped == {".nef": 1}
+        assert result.skipped == {".crw": 1}
         if len(reports) == 2:
             raise StopWatching
         (photos / "1.png").write_bytes(image_bytes(1))
@@ -254,7 +254,7 @@ def test_a_watch_of_images_reports_the_result_of_each_run(tmp_path: Path, model:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "0.png").write_bytes(image_bytes(0))
-    (photos / "raw.nef").touch()
+    (photos / "raw.crw").touch()
     with pytest.raises(StopWatching):
         index_images([photos], model, uri=str(tmp_path / "a.db"), captions=False, watch=watch)
     assert reports == [IngestReport(added=1)] * 2

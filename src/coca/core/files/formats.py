@@ -1,7 +1,11 @@
-"""Supported image, video and audio formats, by file suffix and by content."""
+"""Supported image, video and audio formats, by file suffix and by content.
+
+HEIF needs the extra `heif`, and raw photos need the extra `raw`.
+"""
 
 import functools
 import importlib.util
+from typing import Literal
 
 from coca.core.extras import require
 
@@ -34,10 +38,12 @@ MEDIA_SUFFIXES = IMAGE_SUFFIXES | AUDIO_SUFFIXES
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 
-PHOTO_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
+RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
+
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES | RAW_SUFFIXES
 """Suffixes of images in photo folders; datasets have those of `IMAGE_SUFFIXES`."""
 
-HEAD_BYTES = 256
+HEAD_BYTES = 1_024
 """Number of leading bytes that identify the format of an image."""
 
 _BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -78,6 +84,45 @@ def audio_type(head: bytes) -> str | None:
     if head[:1] != b"\xff" or head[1:2] < b"\xe0":
         return None
     return "audio/aac" if head[1] & 0xF6 == 0xF0 else "audio/mpeg"
+
+
+# Raw photos of cameras, with the extra `raw`.
+
+_RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
+"""First bytes of RAF, ORF and RW2."""
+_SUBFILE_TYPE, _PHOTOMETRIC, _MAKER, _SUB_IFDS, _DNG_VERSION = 254, 262, 271, 330, 50_706
+_COLOR_FILTER_ARRAY = 32_803
+
+
+def has_raw() -> bool:
+    """Return whether the extra `raw` is installed."""
+    return importlib.util.find_spec("rawpy") is not None
+
+
+def is_raw(head: bytes) -> bool:
+    """Return whether a file is a raw photo, and no TIFF, by its first `HEAD_BYTES` bytes.
+
+    Most raw photos are TIFF files: DNG has its version, and others begin with a reduced image of a
+    camera that refers to the raw one.
+    """
+    if head.startswith(_RAW_HEADS) or head[4:12] == b"ftypcrx ":
+        return True
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    if head[:4] not in (b"II*\0", b"MM\0*"):
+        return False
+    at = int.from_bytes(head[4:8], order)
+    count = int.from_bytes(head[at : at + 2], order)
+    tags = {}
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(head) - 11), 12):
+        size = 2 if head[entry + 2 : entry + 4] == (3).to_bytes(2, order) else 4
+        value = head[entry + 8 : entry + 8 + size]
+        tags[int.from_bytes(head[entry : entry + 2], order)] = int.from_bytes(value, order)
+    return (
+        _DNG_VERSION in tags
+        or tags.get(_PHOTOMETRIC) == _COLOR_FILTER_ARRAY
+        or (tags.get(_SUBFILE_TYPE) == 1 and {_MAKER, _SUB_IFDS} <= tags.keys())
+        or head[8:10] == b"CR"
+    )
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:

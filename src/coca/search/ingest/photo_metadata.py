@@ -5,21 +5,29 @@ what the camera wrote (Metadata Working Group, "Guidelines for Handling Image Me
 files are untrusted: what is damaged is left out, texts and lists are cut, and no reader raises.
 """
 
-import io
 import json
-import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from PIL import Image, ImageFile, IptcImagePlugin
 
-from coca.core.files.formats import HEAD_BYTES, formats_of
+from coca.core.files.formats import HEAD_BYTES, is_raw
+from coca.runtime.image_file import decoder_warnings_ignored, opened
+from coca.search.ingest.exif import (
+    MAX_TEXT_BYTES,
+    Exif,
+    camera_of,
+    cut,
+    moment_of,
+    number_of,
+    place_of,
+    text_of,
+    texts_of,
+)
 from coca.search.photo_filter import gazetteer, has_gazetteer
 from coca.search.records import (
     LATITUDE,
@@ -80,6 +88,8 @@ class PhotoMetadata:
     """Country."""
     ocr_text: str | None = None
     """Text inside the image, one line a line, with `coca index --ocr`."""
+    raw_file: str | None = None
+    """Name of the raw file of the same photo, next to it."""
 
     def as_metadata(self) -> dict[str, Any]:
         """Return the known fields as JSON values."""
@@ -216,10 +226,9 @@ def reads_of_files() -> int:
 
 MAX_XMP_BYTES = 4 << 20
 """Size above which XMP is not parsed, in bytes; that of an edited photo has tens of kilobytes."""
-_MAX_TEXT_BYTES, _MAX_CAPTION_BYTES, _MAX_PEOPLE = 1_024, 8_192, 64
+_MAX_CAPTION_BYTES, _MAX_PEOPLE = 8_192, 64
 _MAX_ELEMENTS, _MAX_LEVELS = 100_000, 32
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]+")
 _CAMERA_CAPTIONS = re.compile(
     r"(olympus|sony|konica|minolta|kodak|nikon|samsung|casio) .*|dcim|digital camera|\W*|untitled"
     r"|screenshot|.{0,4}\d{3,}",
@@ -231,112 +240,25 @@ _CAMERA_CAPTIONS = re.compile(
 def read_header(image: bytes) -> Header:
     """Read the header of an encoded image; empty if damaged, as the model reports the error."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
-                width, height = opened.size
-                exif, iptc, xmp = _Exif(opened), _iptc_of(opened), _xmp_of(opened)
+        with decoder_warnings_ignored(), opened(image, "") as (shown, _):
+            width, height = shown.size
+            exif = own = Exif(shown.getexif())
+            if is_raw(image[:HEAD_BYTES]):
+                # The preview has an Exif of its own, or nothing but its orientation.
+                exif = Exif.of_raw(image) or own
+            iptc, xmp = _iptc_of(shown), _xmp_of(shown, exif)
     except Exception:
         # On damaged files Pillow's readers raise nearly anything.
         return Header()
     # From 5 on, the image is rotated by 90 degrees.
-    if (exif.number("orientation", 0x0112) or 1) >= 5:
+    if (own.number("orientation", 0x0112) or 1) >= 5:
         width, height = height, width
     return Header(width, height, _annotation(exif, iptc, xmp))
 
 
 def read_xmp(packet: bytes) -> Annotation:
     """Read an XMP packet, such as an `.xmp` sidecar; empty if it is damaged."""
-    return _annotation(_Exif(), {}, _Xmp.parse(packet))
-
-
-# Exif: what the camera wrote.
-
-_CAMERA_IFD, _GPS_IFD, _XMP_TAG = 0x8769, 0x8825, 0x02BC
-
-
-class _Exif:
-    """Values of Exif tags, converted and checked; None where they are missing or damaged."""
-
-    def __init__(self, image: Image.Image | None = None) -> None:
-        self._ifds: list[Mapping[int, Any]] = []
-        self.gps: Mapping[int, Any] = {}
-        # On damaged files Pillow's readers raise nearly anything.
-        with suppress(Exception):
-            exif = Image.Exif() if image is None else image.getexif()
-            self._ifds.append(exif)
-            self._ifds.append(exif.get_ifd(_CAMERA_IFD))
-        with suppress(Exception):
-            self.gps = exif.get_ifd(_GPS_IFD)
-
-    def value(self, tag: int) -> Any:
-        return next((ifd[tag] for ifd in self._ifds if tag in ifd), None)
-
-    def text(self, tag: int) -> str:
-        return _text(self.value(tag))
-
-    def number(self, name: str, tag: int) -> Any:
-        return _number(name, self.value(tag))
-
-
-def _place(gps: Mapping[int, Any]) -> dict[str, float]:
-    """Read latitude, longitude and altitude; 0, 0 is what devices without a fix write."""
-    found = {}
-    for name, tag, negative in (("latitude", 1, "S"), ("longitude", 3, "W")):
-        parts = gps.get(tag + 1)
-        if not isinstance(parts, Sequence) or isinstance(parts, str | bytes) or not parts:
-            return {}
-        degrees = [_float(part) for part in parts[:3]]
-        if None in degrees:
-            return {}
-        value = sum(part / 60**power for power, part in enumerate(degrees) if part is not None)
-        value = _number(name, -value if _text(gps.get(tag)).upper() == negative else value)
-        if value is None:
-            return {}
-        found[name] = value
-    if not any(found.values()):
-        return {}
-    altitude = _number("altitude", gps.get(6))
-    if altitude is not None:
-        below = gps.get(5) in (1, b"\x01", "\x01")
-        found["altitude"] = -altitude if below else altitude
-    return found
-
-
-def _camera(maker: str, model: str) -> str:
-    """Join maker and model; most models begin with the maker's name."""
-    first = maker.split(" ")[0]
-    return model if not maker or model.lower().startswith(first.lower()) else f"{first} {model}"
-
-
-def _moment(exif: _Exif) -> tuple[datetime, tzinfo | None] | None:
-    """Read the time of capture, with its zone if the camera or the satellites give it."""
-    for tag, zone_tag in ((0x9003, 0x9011), (0x9004, 0x9012), (0x0132, 0x9010)):
-        try:
-            local = datetime.strptime(exif.text(tag), "%Y:%m:%d %H:%M:%S")
-        except ValueError:
-            continue
-        try:
-            return local, datetime.strptime(exif.text(zone_tag), "%z").tzinfo
-        except ValueError:
-            return local, _zone_of(local, exif.gps)
-    return None
-
-
-_ZONE_STEP, _MOST_FIX_AGE = timedelta(minutes=15), timedelta(minutes=2)
-
-
-def _zone_of(local: datetime, gps: Mapping[int, Any]) -> tzinfo | None:
-    """Compare the clock of the camera with the time of the satellites, which is UTC."""
-    try:
-        day = datetime.strptime(_text(gps.get(29)), "%Y:%m:%d")
-        hours, minutes, seconds = (float(part) for part in gps[7])
-        apart = local - day - timedelta(hours=hours, minutes=minutes, seconds=seconds)
-        offset = round(apart / _ZONE_STEP) * _ZONE_STEP
-        is_zone = timedelta(hours=-12) <= offset <= timedelta(hours=14)
-        return timezone(offset) if is_zone and abs(apart - offset) <= _MOST_FIX_AGE else None
-    except (ValueError, TypeError, KeyError, ArithmeticError):
-        return None
+    return _annotation(Exif(), {}, _Xmp.parse(packet))
 
 
 # IPTC: what agencies and older programs write.
@@ -344,13 +266,15 @@ def _zone_of(local: datetime, gps: Mapping[int, Any]) -> tzinfo | None:
 _TITLE, _KEYWORDS, _CITY, _COUNTRY, _CAPTION = (2, 5), (2, 25), (2, 90), (2, 101), (2, 120)
 
 
-def _iptc_of(image: ImageFile.ImageFile) -> dict[tuple[int, int], list[str]]:
+def _iptc_of(image: Image.Image) -> dict[tuple[int, int], list[str]]:
+    if not isinstance(image, ImageFile.ImageFile):
+        return {}
     try:
         found = IptcImagePlugin.getiptcinfo(image) or {}
     except Exception:
         return {}
     return {
-        key: _texts(value if isinstance(value, list) else [value]) for key, value in found.items()
+        key: texts_of(value if isinstance(value, list) else [value]) for key, value in found.items()
     }
 
 
@@ -371,6 +295,7 @@ _NAMESPACES = {
     "digiKam": "http://www.digikam.org/ns/1.0/",
     "lr": "http://ns.adobe.com/lightroom/1.0/",
 }
+_XMP_TAG = 0x02BC
 _DEGREES = re.compile(r"(\d+),([\d.]+)(?:,([\d.]+))?([NSEW])")
 
 
@@ -433,15 +358,15 @@ class _Xmp:
         return cls(values, people)
 
     def texts(self, name: str) -> list[str]:
-        return _texts(self._values.get(_name(name), ()))
+        return texts_of(self._values.get(_name(name), ()))
 
-    def text(self, *names: str, most: int = _MAX_TEXT_BYTES) -> str:
+    def text(self, *names: str, most: int = MAX_TEXT_BYTES) -> str:
         """Return the first text of the first property that has one."""
         found = (text for name in names for text in self._values.get(_name(name), ()))
-        return next(filter(None, (_text(text, most) for text in found)), "")
+        return next(filter(None, (text_of(text, most) for text in found)), "")
 
     def number(self, field: str, *names: str) -> Any:
-        return _number(field, self.text(*names))
+        return number_of(field, self.text(*names))
 
     def degrees(self, field: str, name: str) -> Any:
         found = _DEGREES.fullmatch(self.text(name))
@@ -451,7 +376,7 @@ class _Xmp:
             value = float(found[1]) + float(found[2]) / 60 + float(found[3] or 0) / 3600
         except ValueError:
             return None
-        return _number(field, -value if found[4] in "SW" else value)
+        return number_of(field, -value if found[4] in "SW" else value)
 
     def moment(self) -> tuple[datetime, tzinfo | None] | None:
         for name in ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate"):
@@ -463,26 +388,22 @@ class _Xmp:
         return None
 
 
-def _xmp_of(image: Image.Image) -> _Xmp:
-    packet = image.info.get("xmp")
-    if packet is None and image.format == "TIFF":
-        packet = image.getexif().get(_XMP_TAG)
+def _xmp_of(image: Image.Image, exif: Exif) -> _Xmp:
+    packet = image.info.get("xmp", exif.value(_XMP_TAG))
     return _Xmp.parse(packet) if isinstance(packet, bytes) else _Xmp({}, ())
 
 
 def _property(element: ElementTree.Element, name: str) -> str:
     """Return a property of a structure: an attribute, or a child."""
     qualified = _name(name)
-    return _text(element.get(qualified) or element.findtext(qualified))
+    return text_of(element.get(qualified) or element.findtext(qualified))
 
 
 # The three together.
 
 
-def _annotation(
-    exif: _Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: _Xmp
-) -> Annotation:
-    described = _text(exif.value(0x010E), _MAX_CAPTION_BYTES)
+def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: _Xmp) -> Annotation:
+    described = text_of(exif.value(0x010E), _MAX_CAPTION_BYTES)
     caption = (
         xmp.text("dc:description", most=_MAX_CAPTION_BYTES)
         or "".join(iptc.get(_CAPTION, ())[:1])
@@ -492,15 +413,15 @@ def _annotation(
     trees = [*xmp.texts("digiKam:TagsList"), *xmp.texts("lr:hierarchicalSubject")]
     leaves = [re.split(r"[/|]", tree)[-1].strip() for tree in trees]
     keywords = [*(xmp.texts("dc:subject") or leaves), *iptc.get(_KEYWORDS, ())]
-    moment = _moment(exif) or xmp.moment()
+    moment = moment_of(exif) or xmp.moment()
     zone = moment[1].utcoffset(None) if moment and moment[1] else None
-    place: dict[str, Any] = _place(exif.gps)
+    place: dict[str, Any] = place_of(exif.gps)
     if not place:
         latitude = xmp.degrees("latitude", "exif:GPSLatitude")
         longitude = xmp.degrees("longitude", "exif:GPSLongitude")
         if latitude is not None and longitude is not None and (latitude or longitude):
             place = {"latitude": latitude, "longitude": longitude}
-    flash = _number("flash", exif.value(0x9209))
+    flash = number_of("flash", exif.value(0x9209))
 
     def number(name: str, tag: int, *properties: str) -> Any:
         found = exif.number(name, tag)
@@ -511,7 +432,7 @@ def _annotation(
         title=xmp.text("dc:title") or "".join(iptc.get(_TITLE, ())[:1]),
         people=tuple(people)[:_MAX_PEOPLE],
         rating=xmp.number("rating", "xmp:Rating") or exif.number("rating", 0x4746),
-        camera=_camera(
+        camera=camera_of(
             exif.text(0x010F) or xmp.text("tiff:Make"),
             exif.text(0x0110) or xmp.text("tiff:Model"),
         ),
@@ -530,67 +451,9 @@ def _annotation(
     return Annotation(
         caption,
         photo.as_metadata(),
-        tuple(_cut(tag, MAX_TAG_BYTES) for tag in dict.fromkeys(keywords))[:MAX_TAGS],
+        tuple(cut(tag, MAX_TAG_BYTES) for tag in dict.fromkeys(keywords))[:MAX_TAGS],
         time=_seconds(*moment) if moment else 0,
     )
-
-
-_RANGES: Mapping[str, tuple[type, float, float]] = {
-    "rating": (int, -1, 5),
-    "exposure_s": (float, 1e-6, 1e6),
-    "f_number": (float, 0.1, 1e3),
-    "focal_length": (float, 0.1, 1e5),
-    "iso": (int, 1, 1e8),
-    "flash": (int, 0, 255),
-    "orientation": (int, 1, 8),
-    "latitude": (float, -90, 90),
-    "longitude": (float, -180, 180),
-    "altitude": (float, -12_000, 1e6),
-}
-"""Type, least and most of each number; others are damaged, or mean that it is unknown."""
-
-
-def _number(name: str, value: Any) -> Any:
-    kind, least, most = _RANGES[name]
-    number = _float(value[0] if isinstance(value, list | tuple) and value else value)
-    if number is None or not least <= number <= most:
-        return None
-    return round(number) if kind is int else float(f"{number:.9g}")
-
-
-def _float(value: Any) -> float | None:
-    """Convert a number, or text such as `1/250`; None if it is none, or not finite."""
-    try:
-        over, _, under = value.partition("/") if isinstance(value, str) else (value, "", "")
-        number = float(over) / float(under or 1)
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _texts(values: Iterable[Any]) -> list[str]:
-    return list(filter(None, (_text(value) for value in values)))
-
-
-def _text(value: Any, most: int = _MAX_TEXT_BYTES) -> str:
-    """Decode a text, without the control characters and spaces around it, at most `most` bytes."""
-    if isinstance(value, str):
-        # Pillow decodes Exif as Latin-1, and most programs write UTF-8.
-        try:
-            value = value.encode("latin-1")
-        except UnicodeEncodeError:
-            return _cut(_CONTROL.sub(" ", value).strip(), most)
-    if not isinstance(value, bytes):
-        return ""
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = value.decode("latin-1")
-    return _cut(_CONTROL.sub(" ", text).strip(), most)
-
-
-def _cut(text: str, most: int) -> str:
-    return text.encode()[:most].decode("utf-8", "ignore").strip()
 
 
 def _seconds(local: datetime, zone: tzinfo | None) -> int:

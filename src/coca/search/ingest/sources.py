@@ -13,7 +13,13 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.annotations import read_sidecars, read_xmp_sidecars, sidecar_paths
 from coca.core.errors import DataError
-from coca.core.files.formats import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
+from coca.core.files.formats import (
+    HEIF_SUFFIXES,
+    PHOTO_SUFFIXES,
+    RAW_SUFFIXES,
+    has_heif,
+    has_raw,
+)
 from coca.core.files.local_files import (
     Roots,
     check_within,
@@ -23,6 +29,7 @@ from coca.core.files.local_files import (
     walk_files,
 )
 from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Annotation, read_xmp
+from coca.search.records import RAW_FILE
 
 # Encoded images of sources, with their annotations.
 
@@ -46,6 +53,13 @@ class SourceImage:
     """Etag: changes with the file, known without reading it; empty if the source has none."""
 
 
+_EXTRAS = (
+    ("HEIF images", HEIF_SUFFIXES, has_heif, "heif"),
+    ("raw photos", RAW_SUFFIXES, has_raw, "raw"),
+)
+"""Images that an extra reads."""
+
+
 def find_files(
     paths: Iterable[str | Path],
     *,
@@ -54,31 +68,49 @@ def find_files(
 ) -> list[Path]:
     """Find files by suffix below folders, plus the given files, sorted by absolute path.
 
-    Folders are searched as by `walk_files`. Without the extra `heif`, HEIF images of folders are
-    skipped with a warning. `warn` logs folders that cannot be read.
+    Folders are searched as by `walk_files`. A raw photo next to a photo of the same name is left
+    out. Without the extras `heif` and `raw`, HEIF images and raw photos of folders are skipped with
+    a warning. `warn` logs folders that cannot be read.
     """
+    return [Path(path) for path in sorted(_found(paths, suffixes, warn=warn))]
+
+
+def _found(
+    paths: Iterable[str | Path], suffixes: frozenset[str], *, warn: bool = True
+) -> dict[str, str]:
+    """Find files as `find_files` does; each has its raw file, or an empty text."""
     found: set[str] = set()
-    unread = frozenset() if has_heif() else HEIF_SUFFIXES & suffixes
-    left_out = 0
+    named: set[str] = set()
     for path in paths:
         top = os.path.abspath(path)
         if not os.path.isdir(top):
             if not os.path.exists(top):
                 raise DataError(f"there is no file or folder {path}", reason="missing")
             # Irregular files are refused when they are read, as in folders.
-            found.add(top)
-            continue
-        files = set(walk_files(top, suffixes, warn=warn))
-        unreadable = {file for file in files if os.path.splitext(file)[1].lower() in unread}
-        found |= files - unreadable
-        left_out += len(unreadable)
-    if left_out:
-        logger.warning(
-            "%s HEIF images are left out: pip install 'coca-captioners[heif]' installs what reads "
-            "them",
-            f"{left_out:,}",
-        )
-    return [Path(path) for path in sorted(found)]
+            named.add(top)
+        else:
+            found.update(walk_files(top, suffixes, warn=warn))
+    suffixes_of = {path: os.path.splitext(path)[1].lower() for path in found | named}
+    photos = {path for path, suffix in suffixes_of.items() if suffix not in RAW_SUFFIXES}
+    raw: dict[str, list[str]] = {}
+    for path in sorted(suffixes_of.keys() - photos):
+        raw.setdefault(os.path.splitext(path)[0], []).append(path)
+    for stem in {os.path.splitext(path)[0] for path in named & photos} - raw.keys():
+        names = (stem + end for suffix in RAW_SUFFIXES for end in (suffix, suffix.upper()))
+        raw[stem] = sorted(filter(os.path.exists, names))
+    paired = {path: "".join(raw.pop(os.path.splitext(path)[0], [])[:1]) for path in sorted(photos)}
+    paired |= {path: "" for paths in raw.values() for path in paths}
+    for kind, some, is_there, extra in _EXTRAS:
+        unread = () if is_there() else paired.keys() - named
+        left_out = [path for path in unread if suffixes_of[path] in some]
+        for path in left_out:
+            del paired[path]
+        if left_out:
+            logger.warning(
+                "%s %s are left out: pip install 'coca-captioners[%s]' installs what reads them",
+                *(f"{len(left_out):,}", kind, extra),
+            )
+    return paired
 
 
 def read_annotation(image: str | Path) -> Annotation:
@@ -230,7 +262,9 @@ class FileSource:
         self.missing = [os.path.abspath(path) for path in missing]
         self._roots = Roots(paths, missing=self.missing)
         self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
-        self._entries = [Entry(str(file), file_etag(file)) for file in find_files(paths)]
+        self._raw_of = _found(paths, PHOTO_SUFFIXES)
+        self._raw = frozenset(filter(None, self._raw_of.values()))
+        self._entries = [Entry(path, file_etag(path)) for path in sorted(self._raw_of)]
 
     def entries(self) -> Sequence[Entry]:
         """List the files, sorted by absolute path."""
@@ -242,13 +276,16 @@ class FileSource:
 
     def names(self) -> Sequence[str] | None:
         """List the files; None if a folder is searched."""
-        paths = [entry.path for entry in self._entries]
-        return paths if self._tops == set(paths) else None
+        paths = [*self._raw_of, *self._raw]
+        return paths if self._tops <= set(paths) else None
 
     def annotation(self, entry: Entry) -> Annotation:
         """Read the sidecar files; the folder is the album unless they give one."""
         check_links(entry.path, self._within)
         annotation = read_annotation(entry.path)
+        if raw := self._raw_of.get(entry.path):
+            metadata = {RAW_FILE: os.path.basename(raw), **annotation.metadata}
+            annotation = replace(annotation, metadata=metadata)
         return (
             annotation
             if annotation.album
@@ -267,5 +304,5 @@ class FileSource:
         )
 
     def has_lost(self, path: str, etag: str) -> bool:
-        """Return whether a file at or below one of the paths is missing."""
-        return self._roots.has_lost(path)
+        """Return whether a file at or below one of the paths is missing, or part of a photo."""
+        return path in self._raw or self._roots.has_lost(path)

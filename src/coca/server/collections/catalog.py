@@ -15,12 +15,12 @@ import numpy as np
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import METADATA, OCR_TEXT, TRASHED, Hit, batches, is_trashed
+from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, TRASHED, Hit, batches, is_trashed
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
 """Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
-_UNCOUNTED = ("captions", OCR_TEXT, TRASHED)
+_UNCOUNTED = ("captions", OCR_TEXT, RAW_FILE, TRASHED)
 """Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import is_gone, modified_at
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PathSource, Source, SourceConfig
@@ -235,7 +235,8 @@ def check_filled(
     if not any(source.entries() for source in sources):
         raise DataError(
             f"there is nothing to index in {', '.join(source.uri for source in uris)}: no image "
-            f"({', '.join(sorted(PHOTO_SUFFIXES))}), video or .tar is there"
+            f"({', '.join(sorted(PHOTO_SUFFIXES - RAW_SUFFIXES))}), raw photo, video or .tar is "
+            "there"
             + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
         )
@@ -394,11 +395,17 @@ def _open_moments(
 LINK = "links to folders"
 """Key of linked folders, next to the suffixes."""
 
-_RAW = (
-    frozenset({".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq"})
-    | {".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf"}
-    | {".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
-)
+_RAW = frozenset({".3fr", ".crw", ".dcr", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"}) | {
+    ".nrw",
+    ".pef",
+    ".raw",
+    ".rwl",
+    ".sr2",
+    ".srf",
+    ".srw",
+    ".x3f",
+}
+"""Raw photos that are not read."""
 _IMAGES = (
     frozenset({".ai", ".cdr", ".cin", ".dds", ".eps", ".exr", ".fit", ".fits", ".hdr"})
     | {".icns", ".ico", ".jp2", ".jpe", ".jfif", ".jxl", ".kra", ".pcx", ".pbm"}

@@ -13,7 +13,7 @@ from typing import TypeVar
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
-from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
 from coca.search.ingest.sources import AnySource, Entry, SourceImage
 from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
@@ -151,14 +151,15 @@ def changed_sources(
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
-        if path.suffix in (*SIDECAR_SUFFIXES, XMP_SUFFIX):
-            # A sidecar changed, so its images are indexed again: `NAME.xmp` or `NAME.jpg.xmp`.
+        if path.suffix in (*SIDECAR_SUFFIXES, XMP_SUFFIX) or path.suffix.lower() in RAW_SUFFIXES:
+            # A sidecar or raw file changed, so its images are indexed again: `NAME.xmp` or
+            # `NAME.jpg.xmp`.
             there.update(
                 str(file)
                 for file in path.parent.glob(f"{escape(path.stem)}*")
                 if file.suffix.lower() in _TAKEN and path.stem in (file.stem, file.name)
             )
-        elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
+        if path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
             there.add(str(path))
         elif roots.above(str(path)) == str(path):
             logger.warning(

@@ -4,11 +4,13 @@ It imports no torch, so that it starts in a fraction of a second. Before the fir
 what a decoder does not need: memory above a limit, opening of files and sockets, writing of files.
 """
 
+import importlib
 import io
 import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.core.files.formats import has_heif, register_heif
+from coca.core.files.formats import has_heif, has_raw, register_heif
 from coca.runtime.audio_file import WHOLE, silent_wav
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
@@ -109,11 +111,17 @@ def pixel_box(
 def _load_decoders(*, hears: bool) -> None:
     """Import all that an image may need, since files cannot be opened afterwards."""
     Image.init()
+    for package, is_there in (("pillow_heif", has_heif()), ("rawpy", has_raw())):
+        if is_there:
+            importlib.import_module(package)
+        else:
+            # Else the import would look for files, and report that none can be opened.
+            sys.modules[package] = None  # type: ignore[assignment]
     if has_heif():
         register_heif()
-    else:
-        # Else the import would look for files, and report that none can be opened.
-        sys.modules["pillow_heif"] = None  # type: ignore[assignment]
+    with suppress(DataError):
+        # The reader of raw photos imports modules at its first use.
+        read_image(b"IIRO" + bytes(64))
     # The reader of Exif, and the conversion to JPEG, import modules at their first use.
     tiny = Image.new("RGB", (1, 1))
     for format in ("JPEG", "TIFF", "PNG", "WEBP", "AVIF", "GIF"):
