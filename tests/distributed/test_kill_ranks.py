@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny_run
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.model.checkpoint import CHECKPOINT_FOLDER, load_newest
 from coca.train.distributed.parallel import Kind
 from tiny_ranks import HANGING_S, start_ranks
 from tiny_shared_run import KINDS, train_until_killed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny_run
-from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, step_folder
+from coca.model.checkpoint import Checkpoint, load_newest, step_folder
 from coca.train.distributed.parallel import Kind
 from tiny_ranks import Results, on_ranks
 from tiny_shared_run import KINDS, everything, first_parts, in_parts, resumed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tiny_run
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
+from coca.model.checkpoint import CHECKPOINT_FOLDER
 from tiny_ranks import on_ranks
 from tiny_shared_run import Outcome, all_scenes
 

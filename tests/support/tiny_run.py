@@ -16,8 +16,8 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
+from coca.model.checkpoint import CHECKPOINT_FOLDER
 from coca.model.coca import CoCa
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from coca.core.errors import StorageError
 from coca.model.coca import CoCa
+from coca.model.sharded_safetensors import copy_to_cpu, write_shards
 from coca.train.backward import backward
-from coca.train.checkpoints.sharded_safetensors import copy_to_cpu, write_shards
 from coca.train.checkpoints.state import distribute_like
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel

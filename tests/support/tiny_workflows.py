@@ -107,6 +107,11 @@ def run_on_this_rank(root: Path) -> Results:
     return {"step": torch.tensor(result.step), **model.state_dict()}
 
 
+def watched_run(image_folder: Path, run: Path, *overrides: str) -> Results:
+    """A run on each of several ranks."""
+    return {"step": torch.tensor(pretrain(recipe(image_folder, run, *overrides)).step)}
+
+
 CLASSES = ("red", "green", "blue", "yellow")
 
 FINETUNE_RECIPE: dict[str, Any] = {

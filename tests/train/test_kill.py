@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny_run
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.model.checkpoint import CHECKPOINT_FOLDER, load_newest
 from coca.train.optim.ema import EmaConfig
 from tiny_ranks import start_process
 

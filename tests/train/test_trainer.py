@@ -15,8 +15,8 @@ from coca.core.files import atomic
 from coca.data.batch import Batch
 from coca.model import pretrained
 from coca.model.captioner import Captioner
+from coca.model.checkpoint import CHECKPOINT_FOLDER
 from coca.model.coca import CoCa
-from coca.train.checkpoints.checkpoint import CHECKPOINT_FOLDER
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.ema import EmaConfig
 from coca.train.optim.optimizer import OptimizerConfig

@@ -34,7 +34,7 @@ from coca.cli.collections import (
 from coca.cli.console import configure, print_error
 from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
 from coca.cli.models import answer, caption, classify, detect, embed, export, info
-from coca.cli.training import config, demo, evaluate, train
+from coca.cli.training import config, demo, evaluate, runs, train
 from coca.core.errors import CocaError, ConfigError
 from coca.core.registry import load_plugin_file
 from coca.requirements import NEEDS_TORCH
@@ -86,6 +86,7 @@ _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Dat
 app.command(rich_help_panel=_TRAINING)(train.pretrain)
 app.command(rich_help_panel=_TRAINING)(train.finetune)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
+app.command(rich_help_panel=_TRAINING)(runs.runs)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
 app.command(rich_help_panel=_MODELS)(info.info)
 app.command(rich_help_panel=_MODELS)(embed.embed)

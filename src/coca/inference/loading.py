@@ -29,6 +29,7 @@ from coca.inference.model_kinds import (
 from coca.inference.open_weights import caveat_of, model_folder
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerConfig, TowerPredictor
+from coca.model.captioner import Captioner
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
     DETECTOR_FILES,
@@ -105,17 +106,15 @@ def load(
     _require_fit(path, config, processor)
     dtype = DTYPES[resolve_precision(precision, target)]
     model = load_model(path, device=target, dtype=dtype)
-    kind: type[Predictor] = Predictor
     if isinstance(config.image, TowerConfig):
         model.to(dtype)  # the tower, which no file of the model has
-        kind = TowerPredictor if config.image.keeps_embeddings else Predictor
     found = fingerprint(path)
     if path == shipped().get(path.name) and found != FINGERPRINTS.get(path.name, found):
         raise ModelError(
             f"{path} is damaged: the fingerprint of its files is {found}, and not "
             f"{FINGERPRINTS[path.name]}; install coca-captioners again"
         )
-    predictor = kind(
+    predictor = as_predictor(
         model,
         processor,
         fingerprint=found,
@@ -124,6 +123,28 @@ def load(
         prepack=prepack,
     )
     return predictor if dimensions is None else shorten(predictor, dimensions)
+
+
+def as_predictor(
+    model: Captioner,
+    processor: Processor,
+    *,
+    fingerprint: str,
+    source: str,
+    batch_size: int = 64,
+    prepack: bool = False,
+) -> Predictor:
+    """Create the predictor of a model in memory; arguments as of `Predictor`."""
+    image = model.config.image
+    keeps = isinstance(image, TowerConfig) and image.keeps_embeddings
+    return (TowerPredictor if keeps else Predictor)(
+        model,
+        processor,
+        fingerprint=fingerprint,
+        source=source,
+        batch_size=batch_size,
+        prepack=prepack,
+    )
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -48,6 +48,7 @@ from coca.inference.model_kinds import (
     refuse_code,
     weights_in,
 )
+from coca.inference.run_model import model_of_run
 from coca.model.openclip.openclip_config import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
@@ -536,8 +537,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
     if path.is_dir():
         if (path / CONFIG_FILE).is_file() and not is_model(path):
             refuse_code(path / CONFIG_FILE, path)
-        inner = path / "model"
-        return inner if not (path / CONFIG_FILE).exists() and inner.is_dir() else path
+        return model_of_run(path)
     if str(name) in known:
         return known[str(name)]
     raise ModelError(

@@ -53,7 +53,8 @@ _POOLERS = ("captioning_pooler", "contrastive_pooler", "pooler")
 ModelConfig: TypeAlias = CoCaConfig | OpenCLIPConfig
 """The configuration of either architecture."""
 
-_CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip": OpenCLIPConfig}
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip": OpenCLIPConfig}
+"""Configuration class of each architecture, by its name in files."""
 
 
 def build(config: ModelConfig) -> Captioner:
@@ -94,14 +95,19 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
     # `weights_digest` compares the weights with this digest.
     metadata = {"format": "pt", "digest": _digest(state)}
     write_atomic(folder / WEIGHTS_FILE, save(state, metadata=metadata))
-    architecture = next(name for name, kind in _CONFIGS.items() if isinstance(config, kind))
     content = {
         "format_version": FORMAT_VERSION,
-        "architecture": architecture,
+        "architecture": architecture_of(config),
         "model": to_dict(config),
     }
     write_json(folder / CONFIG_FILE, content)
     write_modules(folder)
+
+
+def architecture_of(config: object) -> str:
+    """Return the name of an architecture in files; of another kind of model its class."""
+    names = (name for name, kind in MODEL_CONFIGS.items() if isinstance(config, kind))
+    return next(names, type(config).__name__)
 
 
 def write_modules(folder: str | Path) -> None:
@@ -132,13 +138,13 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
             f"reads {FORMAT_VERSION}"
         )
     architecture = str(content.get("architecture"))
-    if architecture not in _CONFIGS:
+    if architecture not in MODEL_CONFIGS:
         raise ModelError(
             f"{path} has the architecture {architecture!r}; this version of coca builds "
-            f"{' and '.join(_CONFIGS)}"
+            f"{' and '.join(MODEL_CONFIGS)}"
         )
     try:
-        return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
+        return from_dict(MODEL_CONFIGS[architecture], content["model"], source=str(path))
     except ConfigError as error:
         raise ModelError(str(error)) from None
 

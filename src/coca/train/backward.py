@@ -137,6 +137,21 @@ def backward(
     )
 
 
+@torch.no_grad()
+def evaluate_batch(
+    model: ParallelModel[ModelT],
+    objective: Objective[ModelT],
+    batch: Batch,
+    *,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Losses:
+    """Compute the losses of a batch in evaluation mode; arguments and result as of `backward`."""
+    ready = batch.to(model.device)
+    with autocast():
+        losses = model.evaluate(lambda inner: objective(inner, ready))
+    return _mean_over_ranks(losses)
+
+
 def _backward_in_parts(
     model: ParallelModel[ModelT],
     objective: ChunkedLoss[ModelT],

@@ -1,19 +1,25 @@
-"""Trackers and metrics of a run: JSON lines, TensorBoard, rates and running means."""
+"""Trackers and metrics of a run: JSON lines, TensorBoard, W&B, MLflow, rates and running means."""
 
+import io
 import json
 import math
+import os
+import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from coca.core.errors import StorageError
+import numpy as np
+from PIL import Image
+
+from coca.core.errors import ConfigError, StorageError
 from coca.core.extras import require
-from coca.core.files.atomic import append_line, write_atomic
+from coca.core.files.atomic import append_line, read_json, write_atomic, write_json
 from coca.core.registry import Registry
 
-# Experiment trackers: JSON lines, TensorBoard, or a plugin's.
+# Experiment trackers: JSON lines, TensorBoard, Weights & Biases, MLflow, or a plugin's.
 
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,6 +40,25 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Flush buffered rows; `rewind` opens again."""
+        ...
+
+
+class CaptionSample(NamedTuple):
+    """A held-out image with the caption that the model generates at some step."""
+
+    image: bytes
+    """A thumbnail, as WebP."""
+    caption: str
+    references: tuple[str, ...]
+    """Captions of the data."""
+
+
+@runtime_checkable
+class CaptionTracker(Protocol):
+    """Optional interface of a tracker that shows sample captions with their images."""
+
+    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
+        """Log sample captions of one step."""
         ...
 
 
@@ -118,12 +143,197 @@ class TensorBoardTracker:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
+    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
+        """Add each image, and one text with all captions."""
+        assert self._writer is not None, "rewind opens the writer"
+        with _as_storage_error(self.folder):
+            for number, sample in enumerate(samples):
+                pixels = np.asarray(_opened(sample.image))
+                self._writer.add_image(f"captions/{number}", pixels, step, dataformats="HWC")
+            lines = (f"{number}. {sample.caption}" for number, sample in enumerate(samples))
+            self._writer.add_text("captions", "  \n".join(lines), step)
+
     def close(self) -> None:
         """Flush buffered events and close the event file."""
         if self._writer is not None:
             with _as_storage_error(self.folder):
                 self._writer.close()
             self._writer = None
+
+
+@TRACKERS.register("wandb")
+class WandbTracker:
+    """A run of Weights & Biases, online or offline by its own settings; needs the extra `wandb`.
+
+    Project, account and mode come from its variables `WANDB_PROJECT`, `WANDB_API_KEY` and
+    `WANDB_MODE`. Every start continues the same run. A row of a step that was logged before is left
+    out: W&B forgets nothing, and a resumed run repeats the same numbers.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._wandb: Any = require("wandb", extra="wandb")
+        self.folder = run_dir
+        self._run: Any = None
+        self._logged = -1
+
+    def rewind(self, step: int) -> None:
+        """Start or continue the run, with the settings of `recipe.json`."""
+        self.close()
+        path = self.folder / "wandb" / "run.json"
+        with _as_storage_error(path):
+            about = _kept(path, lambda: {"id": secrets.token_hex(4), "logged": -1})
+            self._logged = about["logged"]
+            try:
+                self._run = self._wandb.init(
+                    id=about["id"],
+                    resume="allow",
+                    name=self.folder.resolve().name,
+                    dir=str(self.folder),
+                    config=_recipe(self.folder),
+                    settings=self._wandb.Settings(console="off", silent=True),
+                )
+            except self._wandb.Error as error:
+                reason = str(error).partition("\n")[0]
+                raise ConfigError(
+                    f"Weights & Biases cannot start a run ({reason}); log in with `wandb login`, "
+                    "set WANDB_MODE=offline, or leave wandb out of train.trackers"
+                ) from error
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        assert self._run is not None, "rewind starts the run"
+        if step > self._logged:
+            self._run.log(dict(metrics), step=step, commit=True)  # now, before a kill
+            self._logged = step
+            path = self.folder / "wandb" / "run.json"
+            with _as_storage_error(path):
+                write_json(path, {"id": self._run.id, "logged": step})
+
+    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
+        """Log the images with their captions, as part of the row that follows."""
+        assert self._run is not None, "rewind starts the run"
+        if step > self._logged:
+            images = [
+                self._wandb.Image(_opened(sample.image), caption=sample.caption)
+                for sample in samples
+            ]
+            self._run.log({"captions": images}, step=step, commit=False)
+
+    def close(self) -> None:
+        """Finish the upload, or the file of an offline run."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+MLFLOW_FOLDER = "mlruns"
+
+
+@TRACKERS.register("mlflow")
+class MlflowTracker:
+    """A run of MLflow: of the server in `MLFLOW_TRACKING_URI`, else in `RUN/mlruns`.
+
+    It needs the extra `mlflow`. The experiment is `MLFLOW_EXPERIMENT_NAME`, or `coca`. Every start
+    continues the same run; a step that was logged before is left out, as with `wandb`.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._mlflow: Any = require("mlflow", extra="mlflow")
+        self.folder = run_dir
+        self._client: Any = None
+        self._id = ""
+        self._logged = -1
+
+    def rewind(self, step: int) -> None:
+        """Start or continue the run, with the settings of `recipe.json`."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None:
+            # The store without a server; MLflow asks for this consent since its version 3.7.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (self.folder / MLFLOW_FOLDER).resolve().as_uri()
+        path = self.folder / "mlflow.json"
+        with _as_storage_error(path):
+            try:
+                self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+                self._id = _kept(path, lambda: {"id": self._new_run()})["id"]
+                self._client.update_run(self._id, status="RUNNING")
+                history = self._client.get_metric_history(self._id, "lr")
+            except self._mlflow.MlflowException as error:
+                raise ConfigError(
+                    f"MLflow at {uri} cannot continue a run: {error}; set MLFLOW_TRACKING_URI, or "
+                    "leave mlflow out of train.trackers"
+                ) from error
+        self._logged = max((metric.step for metric in history), default=-1)
+
+    def _new_run(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "coca")
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        run = self._client.create_run(experiment, run_name=self.folder.resolve().name)
+        for key, value in flattened(_recipe(self.folder)).items():
+            self._client.log_param(run.info.run_id, key, str(value)[:500])
+        return str(run.info.run_id)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        if step <= self._logged:
+            return
+        now = time.time_ns() // 1_000_000
+        points = [
+            self._mlflow.entities.Metric(name.replace("@", "_at_"), value, now, step)
+            for name, value in metrics.items()
+        ]
+        self._client.log_batch(self._id, metrics=points)
+
+    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
+        """Log the images and a table of the captions as artifacts."""
+        if step <= self._logged:
+            return
+        for number, sample in enumerate(samples):
+            file = f"captions/{step}/{number}.png"
+            self._client.log_image(self._id, _opened(sample.image), file)
+        lines = (f"{number}\t{sample.caption}\n" for number, sample in enumerate(samples))
+        self._client.log_text(self._id, "".join(lines), f"captions/{step}/captions.tsv")
+
+    def close(self) -> None:
+        """Mark the run as finished; `rewind` continues it."""
+        if self._client is not None:
+            self._client.set_terminated(self._id)
+            self._client = None
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names; lists become `name.0`, `name.1`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list | tuple):
+            value = {str(number): one for number, one in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{key}.")
+        elif value != {}:
+            flat[key] = value
+    return flat
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Read a JSON object, or make and write it."""
+    try:
+        return dict(read_json(path))
+    except FileNotFoundError:
+        content = make()
+        write_json(path, content)
+        return content
+
+
+def _recipe(run_dir: Path) -> dict[str, Any]:
+    """Read the settings of a run; a trainer without a recipe has none."""
+    path = run_dir / "recipe.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def _opened(image: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(image)).convert("RGB")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -166,6 +376,13 @@ class MetricsLogger:
         """Restart the measurement of throughput."""
         self._pairs, self._since = 0, time.monotonic()
 
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Leave the block out of the measurement of throughput."""
+        stopped = time.monotonic()
+        yield
+        self._since += time.monotonic() - stopped
+
     def begin_row(self) -> None:
         """Reset the means for the next row."""
         self._sums: dict[str, float] = {}
@@ -191,14 +408,15 @@ class MetricsLogger:
         """Throughput since the last row, in pairs per second."""
         return self._pairs / max(time.monotonic() - self._since, 1e-9)
 
-    def row(self, *, lr: float) -> dict[str, float]:
-        """Compute the row: means, learning rate, number of skipped steps and throughput."""
+    def row(self, scores: Mapping[str, float] | None = None, *, lr: float) -> dict[str, float]:
+        """Compute the row: means, learning rate, number of skipped steps, throughput, `scores`."""
         means = {name: total / self._good_steps for name, total in self._sums.items()}
         self.last_row = {
             **means,
             "lr": lr,
             "bad_steps": float(self.bad_steps),
             "pairs_per_s": self.pairs_per_s,
+            **(scores or {}),
         }
         return self.last_row
 

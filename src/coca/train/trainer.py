@@ -4,8 +4,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,14 +19,13 @@ from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
-from coca.model.pretrained import resolve_precision
+from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward, cause_of, location_of, nonfinite_report
-from coca.train.checkpoints.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.train.checkpoints.manager import (
     OTHER_RANKS,
     CheckpointManager,
     require_same_run,
-    run_identity,
 )
 from coca.train.checkpoints.state import (
     distribute_like,
@@ -37,6 +36,7 @@ from coca.train.checkpoints.state import (
     restore_model,
     restore_optimizer,
     restore_random,
+    undisturbed,
 )
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 from coca.train.distributed.parallel import Kind, ParallelModel
@@ -85,7 +85,7 @@ class TrainConfig(Config):
     """Maximum number of consecutive steps with a non-finite loss or gradient before the run
     fails."""
     trackers: tuple[str, ...] = ("jsonl",)
-    """Experiment trackers: any of `jsonl`, `tensorboard`, or a plugin's."""
+    """Experiment trackers: any of `jsonl`, `tensorboard`, `wandb`, `mlflow`, or a plugin's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,6 +228,22 @@ class TrainResult:
     """Steps of this call; 0 if the run was finished before."""
 
 
+@runtime_checkable
+class Evaluation(Protocol):
+    """Scores the model of a run between two steps; all ranks call it."""
+
+    every: int
+    """Steps between two evaluations; one more follows the last step."""
+
+    def check(self, trainer: "Trainer[Any]") -> None:
+        """Raise an error before the first step for what cannot run."""
+        ...
+
+    def __call__(self, trainer: "Trainer[Any]") -> Mapping[str, float]:
+        """Return the scores by name, equal on all ranks."""
+        ...
+
+
 class Trainer(Generic[ModelT]):
     """Trains one model in one run folder.
 
@@ -253,6 +269,7 @@ class Trainer(Generic[ModelT]):
         config: TrainConfig,
         run_dir: str | Path,
         trackers: Sequence[Tracker] = (),
+        evaluation: "Evaluation | None" = None,
         device: str | torch.device = "auto",
     ) -> None:
         """Move the model to its device and create its optimizer; no files are read or written.
@@ -264,6 +281,7 @@ class Trainer(Generic[ModelT]):
             config: Number of steps, schedule, precision and more.
             run_dir: Folder of the run's checkpoints; created if needed.
             trackers: Experiment trackers, see `make_trackers`.
+            evaluation: Runs between steps, without an effect on them; None: none.
             device: Argument of `training_device`.
         """
         self.device = training_device(device)
@@ -281,12 +299,13 @@ class Trainer(Generic[ModelT]):
         self.config = config
         self.run_dir = Path(run_dir)
         self.trackers = tuple(trackers) if self.world.is_main else ()
+        self.evaluation = evaluation
         self.optimizer = make_optimizer(model, config.optimizer)
         self.ema = Ema(model, config.ema) if config.ema else None
         self.step = 0
         self._samples_seen = loader.state
         self._metrics = MetricsLogger()
-        self._logged = 0
+        self._logged = self._evaluated = 0
         self._checkpoints = CheckpointManager(self.run_dir, keep=config.keep, world=self.world)
         self._save_is_due = False
         self._resumed = False
@@ -356,7 +375,7 @@ class Trainer(Generic[ModelT]):
                 self.ema.restore({n: distribute_like(averages[n], tensors[n]) for n in tensors})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._metrics.restore(state["figures"])
-            self._logged = checkpoint.step
+            self._logged = self._evaluated = checkpoint.step
             self._checkpoints.found(checkpoint.folder, checkpoint.step)
             # A new rank takes the random state of rank 0.
             others = state.get(OTHER_RANKS, [])
@@ -374,6 +393,15 @@ class Trainer(Generic[ModelT]):
         averages = self.ema.tensors() if self.ema else {}
         with lost_ranks_reported(self.world):
             return gather_full_tensors({**model_tensors(self.model), **averages})
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Set the weights to their averages within a block, if the run keeps averages."""
+        return self.ema.applied() if self.ema else nullcontext()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context of a forward pass in the precision of the run."""
+        half = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     @property
     def _steps_left(self) -> int:
@@ -428,7 +456,7 @@ class Trainer(Generic[ModelT]):
             self.objective,
             batch,
             micro_batch=self.config.micro_batch,
-            autocast=self._autocast,
+            autocast=self.autocast,
         )
         norm = self.parallel.gradient_norm()
         metrics = _to_host(losses, norm)
@@ -446,10 +474,6 @@ class Trainer(Generic[ModelT]):
         else:
             self._report_skipped(batch, metrics)
         return metrics["loss"]
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        half = self.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _lr_of(self, update: int) -> float:
         """Compute the learning rate of an update, counted from 0."""
@@ -473,15 +497,16 @@ class Trainer(Generic[ModelT]):
             )
 
     def _log_and_save(self) -> None:
-        """Log metrics and save a checkpoint if due, or still due after a failure."""
+        """Evaluate, log metrics and save a checkpoint if due, or still due after a failure."""
         last = not self._steps_left
         try:
+            row = self._scores()
             if (last or self.step % self.config.log_every == 0) and self._logged < self.step:
-                row = self._metrics.row(lr=self._lr_of(self.step - 1))
-                for tracker in self.trackers:
-                    tracker.log(self.step, row)
+                row = self._metrics.row(row, lr=self._lr_of(self.step - 1))
                 self._metrics.begin_row()
                 self._logged = self.step
+            for tracker in self.trackers if row else ():
+                tracker.log(self.step, row)
         except StorageError as error:
             self._error = error
         self._save_is_due |= self.step % self.config.save_every == 0
@@ -490,6 +515,17 @@ class Trainer(Generic[ModelT]):
         if last or (self._save_is_due and not self._metrics.bad_in_a_row):
             self._save()
             self._save_is_due = False
+
+    def _scores(self) -> Mapping[str, float]:
+        """Evaluate the model if due; nothing of the training changes."""
+        evaluation = self.evaluation
+        if evaluation is None or self._evaluated == self.step:
+            return {}
+        if self._steps_left and self.step % evaluation.every:
+            return {}
+        self._evaluated = self.step
+        with self._metrics.clock_stopped(), undisturbed(self.model, self.device):
+            return evaluation(self)
 
     def _save(self) -> None:
         """Save a checkpoint, unless this step is saved already."""
@@ -517,9 +553,12 @@ class Trainer(Generic[ModelT]):
         return checkpoint
 
     def _identity(self) -> dict[str, object]:
-        return run_identity(
-            to_dict(self.model.config), to_dict(self.config), self.loader.fingerprint
-        )
+        return {
+            "architecture": architecture_of(self.model.config),
+            "model": to_dict(self.model.config),
+            "train": to_dict(self.config),
+            "data": self.loader.fingerprint,
+        }
 
 
 def _to_host(losses: Losses, norm: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import coca
-from coca.train.checkpoints.checkpoint import load_newest
+from coca.model.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training import pretrain as workflow
 from coca.workflows.training.training_run import RunResult
@@ -52,6 +52,15 @@ def test_a_run_is_trained_reported_and_resumed(run: Run, run_json: RunJson, reci
     printed = run("pretrain", recipe).stdout
     assert "3 steps are done with loss" in printed
     assert "model: runs/tiny/model" in printed
+
+
+def test_a_dry_run_is_reported_and_leaves_no_run(run: Run, run_json: RunJson, recipe: str) -> None:
+    output = run_json("pretrain", recipe, "--dry-run")
+    assert (output["steps"], output["batch_size"], output["ranks"]) == (3, 2, 1)
+    assert output["total_bytes"] > 4 * output["weights_bytes"]
+    printed = run("pretrain", recipe, "--dry-run").stdout
+    assert "3 steps of 2 pairs on 1 rank take about" in printed
+    assert not Path("runs").exists()
 
 
 def test_later_recipes_and_changes_win(run_json: RunJson, recipe: str) -> None:

@@ -16,17 +16,17 @@ from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.model.captioner import Captioner
-from coca.model.coca import CoCa
-from coca.processing.image import ImageConfig, ImageTransform
-from coca.processing.processor import Processor
-from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoints.checkpoint import (
+from coca.model.checkpoint import (
     CHECKPOINT_FOLDER,
     Checkpoint,
     load_newest,
     step_folder,
 )
-from coca.train.checkpoints.manager import CheckpointManager, require_same_run, run_identity
+from coca.model.coca import CoCa
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+from coca.train.checkpoints.manager import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.tracker import JsonLinesTracker, read_metrics
@@ -195,7 +195,13 @@ def test_another_model_is_refused_with_the_setting_that_differs(
 
 def test_every_setting_of_the_model_that_differs_is_reported() -> None:
     def held(**model: object) -> Checkpoint:
-        state = {"run": run_identity(model, {"steps": 2, "optimizer": {"name": "adamw"}}, "f")}
+        state = {
+            "run": {
+                "model": model,
+                "train": {"steps": 2, "optimizer": {"name": "adamw"}},
+                "data": "f",
+            }
+        }
         return Checkpoint(Path("run"), 1, state)
 
     now = held(width=8, head=None).state["run"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError
-from coca.train.checkpoints.checkpoint import load_newest, step_folder
+from coca.model.checkpoint import load_newest, step_folder
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import on_ranks
 from tiny_run import SignalAfter, same, tiny_trainer, weights

@@ -11,9 +11,9 @@ from torch import Tensor
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
+from coca.model.checkpoint import load_newest
 from coca.model.encoders.vit import VisionTransformer
 from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoints.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_ranks import on_ranks

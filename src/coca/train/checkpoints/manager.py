@@ -12,7 +12,7 @@ from torch import distributed
 
 from coca.core.errors import CocaError, ConfigError, StorageError
 from coca.core.files.atomic import atomic_folder
-from coca.train.checkpoints.checkpoint import (
+from coca.model.checkpoint import (
     Checkpoint,
     commit,
     fingerprints,
@@ -20,7 +20,7 @@ from coca.train.checkpoints.checkpoint import (
     save_checkpoint,
     step_folder,
 )
-from coca.train.checkpoints.sharded_safetensors import Groups, copy_to_cpu, write_shards
+from coca.model.sharded_safetensors import Groups, copy_to_cpu, write_shards
 from coca.train.checkpoints.state import gather_full_tensors
 from coca.train.distributed.context import DistributedContext
 
@@ -32,15 +32,8 @@ logger = logging.getLogger(__name__)
 _ADVICE = "choose another run folder, or restore the earlier settings"
 
 
-def run_identity(
-    model: Mapping[str, Any], train: Mapping[str, Any], fingerprint: str
-) -> dict[str, Any]:
-    """Build the identity of a run in a checkpoint, for `require_same_run`."""
-    return {"model": dict(model), "train": dict(train), "data": fingerprint}
-
-
 def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
-    """Raise if the configuration differs in a way that does not allow resuming.
+    """Raise if the identity of a run differs in a way that does not allow resuming.
 
     Other changes, such as a longer run or another learning rate, are allowed and logged.
     """

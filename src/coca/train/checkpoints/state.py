@@ -6,7 +6,8 @@ from full tensors.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,19 @@ def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
     torch.set_rng_state(_bytes(state["torch"]))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(_bytes(state["cuda"]), device)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore the random generators and the mode of every module after the block."""
+    state = random_state(device)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        restore_random(state, device)
 
 
 def _hex(state: Tensor) -> str:

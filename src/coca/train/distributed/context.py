@@ -59,10 +59,21 @@ class DistributedContext:
         distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
         return numbers.tolist()
 
-    def gather(self, value: T, group: distributed.ProcessGroup | None = None) -> list[T]:
-        """Gather the value of each rank, in rank order; `group` has the same ranks."""
+    def gather(
+        self,
+        value: T,
+        group: distributed.ProcessGroup | None = None,
+        *,
+        patient: bool = False,
+    ) -> list[T]:
+        """Gather the value of each rank, in rank order; `group` has the same ranks.
+
+        With `patient`, ranks may wait for hours.
+        """
         if self.size == 1:
             return [value]
+        if patient:
+            group = _long_timeout_group(_all_ranks())
         values: list[T | None] = [None] * self.size
         distributed.all_gather_object(values, value, group)
         return values  # type: ignore[return-value]

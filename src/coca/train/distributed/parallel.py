@@ -12,7 +12,12 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,6 +72,20 @@ class ParallelModel(Generic[ModelT]):
     def run(self, function: Callable[[ModelT], T]) -> T:
         """Run a function of the model in one forward pass; it returns tensors, tuples or dicts."""
         return cast(T, self._module(function))
+
+    def evaluate(self, function: Callable[[ModelT], T]) -> T:
+        """Run a function of the model as `run` does, in evaluation mode and without gradient.
+
+        DDP's exchange of buffers is left out, so that those of no rank change.
+        """
+        self.model.eval()
+        if isinstance(self._module, DistributedDataParallel):
+            return function(self.model)
+        result = self.run(function)
+        if isinstance(self._module, FSDPModule):
+            # Without a backward pass, its outermost parameters would stay gathered.
+            self._module.reshard()
+        return result
 
     @contextmanager
     def sync(self, last: bool) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Exponential moving average (EMA) of the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -49,6 +50,20 @@ class Ema:
         weights = [_local(weight).float() for weight in self._weights]
         averages = [_local(average) for average in self._averages]
         torch._foreach_lerp_(averages, weights, 1 - self.config.decay_at(number))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Set the weights to their averages within the block; each rank changes its own shards."""
+        with torch.no_grad():
+            before = [_local(weight).clone() for weight in self._weights]
+            for weight, average in zip(self._weights, self._averages, strict=True):
+                _local(weight).copy_(_local(average))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, kept in zip(self._weights, before, strict=True):
+                    _local(weight).copy_(kept)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by parameter name, as views."""

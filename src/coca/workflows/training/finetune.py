@@ -26,17 +26,18 @@ from coca.data.sources.source import SourceConfig, read_metadata
 from coca.inference import image_text
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.run_model import finished_weights
 from coca.metrics.answers import normalize_answer
 from coca.model.captioner import Captioner
+from coca.model.checkpoint import has_checkpoint
 from coca.model.coca_config import HeadConfig
-from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.lora import LoraConfig, add_lora_
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.optim.param_groups import GroupConfig
@@ -426,11 +427,12 @@ def _finish(
     progress: ProgressMaker,
 ) -> RunResult:
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
-    weights, world = trainer.weights(), DistributedContext.current()
-    if config.lora is not None:
-        weights = merged(weights, config.lora)
+    world = DistributedContext.current()
+    weights = finished_weights(trainer.weights(), config.lora, has_word_map=False)
     finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
-    folder = world.broadcast_from_main(lambda: save_finished(config.run, finished, processor))
+    folder = world.broadcast_from_main(
+        lambda: save_finished(config.run, finished, processor, step=result.step)
+    )
     return scored(
         config.run,
         config.evaluate,

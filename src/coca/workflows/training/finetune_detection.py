@@ -132,7 +132,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
 
     def write() -> Path:
         finished, trained = _finished(captioner, detector, weights, config.run)
-        folder = save_finished(config.run, finished, processor)
+        folder = save_finished(config.run, finished, processor, step=result.step)
         save_detector(folder, trained)
         return folder
 

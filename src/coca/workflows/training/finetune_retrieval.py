@@ -247,6 +247,9 @@ class PairProcessor(Processor):
         """Tokenize texts by the model's own tokenizer."""
         return self._tokenize(list(texts))
 
+    def save(self, folder: str | Path) -> None:
+        """Write nothing: the files of the model have its preprocessing and tokenizer."""
+
 
 def first_layers(model: PairModel, last: int) -> Iterator[str]:
     """Yield the names of the parameters before the last blocks of both encoders."""

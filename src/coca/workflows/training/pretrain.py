@@ -1,17 +1,20 @@
 """Pretraining run: from a recipe to a trained model folder.
 
 run/  recipe.json  record.json  tokenizer.json  caption_words.txt  metrics.jsonl
-      bad_samples.jsonl  checkpoints/
+      bad_samples.jsonl  checkpoints/  best/  samples/
 model/       what `coca.load` reads
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt
+from torch import Tensor
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
@@ -20,14 +23,16 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.run_model import finished_weights
 from coca.inference.tower import TowerEncoder
+from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
-from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.lora import LoraConfig, add_lora_
 from coca.model.pretrained import assemble
-from coca.model.word_map import add_word_map_, folded
+from coca.model.word_map import add_word_map_
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import WordVectors
@@ -45,6 +50,7 @@ from coca.workflows.training.pretrain_data import (
     obtain_tokenizer,
     open_sources,
 )
+from coca.workflows.training.run_evaluation import EvalConfig, RunEvaluation
 from coca.workflows.training.training_run import (
     RunResult,
     adapted,
@@ -131,6 +137,8 @@ class PretrainConfig(Config):
     """The loss."""
     train: TrainConfig
     """The training loop."""
+    eval: EvalConfig | None = None
+    """Evaluation while the run trains. null: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,16 +228,29 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
     objective = make_objective(config.loss, model, processor)
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
+    loader = replace(config.data.loader, class_names=names)
+    evaluation = None
+    if config.eval is not None:
+        evaluation = RunEvaluation(
+            config.eval,
+            run=config.run,
+            processor=processor,
+            loader=loader,
+            micro_batch=config.train.micro_batch,
+            finished=partial(_finished, config, model),
+            progress=progress,
+        )
     trainer = start_trainer(
         config,
         model,
         objective,
-        replace(config.data, loader=replace(config.data.loader, class_names=names)),
+        replace(config.data, loader=loader),
         prepared.sources,
         processor,
         features=features,
         train=adapted(config.train, config.lora, head=config.model.head is not None),
         facts=prepared.facts,
+        evaluation=evaluation,
     )
     with threads(config.threads):
         result = trainer.fit(progress)
@@ -269,7 +290,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         source = load(config.init_from, device="cpu", prepack=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
-    model = CoCa(_fitted(config.model, source, processor.tokenizer))
+    model = CoCa(fitted_config(config.model, source, processor.tokenizer))
     if isinstance(model.image_encoder, TowerEncoder):
         model.image_encoder.check_images(processor.image_config)
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
@@ -352,13 +373,18 @@ def _own(source: Predictor) -> Normalization:
     return Normalization(image.mean, image.std, image.interpolation)
 
 
-def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:
+def fitted_config(
+    config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer | None
+) -> CoCaConfig:
     """Set the vocabulary size to that of the tokenizer, which a small corpus makes smaller.
 
-    Also set what follows from the files of a frozen encoder.
+    Also set what follows from the files of a frozen encoder. Without source and tokenizer, the
+    vocabulary has the configured size.
     """
     asked = config.text.vocab_size
-    found = tokenizer.vocab_size if source is None else source.model.config.text.vocab_size
+    found = asked if tokenizer is None else tokenizer.vocab_size
+    if source is not None:
+        found = source.model.config.text.vocab_size
     if found > asked:
         raise ConfigError(
             f"the tokenizer has {found} tokens, but model.text.vocab_size is {asked}; raise it to "
@@ -368,15 +394,18 @@ def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokeniz
     return replace(config, image=config.image.resolved(), text=text)
 
 
+def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]) -> Captioner:
+    """Build the plain model of a run from the weights that the trainer gathered."""
+    has_word_map = config.word_vectors is not None
+    plain = finished_weights(weights, config.lora, has_word_map=has_word_map)
+    return assemble(model.config, plain, source=config.run)
+
+
 def _finish(
     config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
 ) -> RunResult:
     """Gather the weights from all ranks, and write the model folder on the main rank."""
     weights = trainer.weights()
-    if config.lora is not None:
-        weights = merged(weights, config.lora)
-    if config.word_vectors is not None:
-        weights = folded(weights)
 
     def write() -> Path:
         if not result.trained and not result.interrupted:
@@ -385,8 +414,8 @@ def _finish(
                 config.run,
                 result.step,
             )
-        finished = assemble(trainer.model.config, weights, source=config.run)
-        return save_finished(config.run, finished, processor)
+        finished = _finished(config, trainer.model, weights)
+        return save_finished(config.run, finished, processor, step=result.step)
 
     folder = DistributedContext.current().broadcast_from_main(write)
     return RunResult(**vars(result), run=config.run, model=folder)

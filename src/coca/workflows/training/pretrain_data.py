@@ -18,6 +18,7 @@ from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import keywords_of, templates_of, texts_of
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig, read_metadata
+from coca.model.checkpoint import has_checkpoint
 from coca.model.encoders.encoder import Normalization
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
@@ -26,7 +27,6 @@ from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
 from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.caption_words import CaptionWords
-from coca.train.checkpoints.checkpoint import has_checkpoint
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.trainer import training_device

@@ -1,6 +1,7 @@
 """Parts that all training runs share: run folder, teacher, loader and trainer.
 
-run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
+run/  recipe.json  record.json  processor.json  tokenizer.json  metrics.jsonl
+      bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
 """
 
@@ -20,18 +21,20 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
+from coca.inference.run_model import MODEL_FOLDER, TRAINING_FILE
 from coca.model.captioner import Captioner
 from coca.model.lora import LoraConfig
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
 from coca.tasks import TaskResult
+from coca.train.checkpoints.state import undisturbed
 from coca.train.distillation import ClassPrompts
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.sentence_teacher import SentenceTeacher
 from coca.train.tracker import make_trackers
-from coca.train.trainer import TrainConfig, Trainer, TrainResult
+from coca.train.trainer import Evaluation, TrainConfig, Trainer, TrainResult
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader
 
 # Run directory of training: recipe, record of all starts, and the finished model.
@@ -94,9 +97,15 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
             logger.warning("%s resumes with changed settings of %s", config.run, name)
 
 
-def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Record the recipe and the environment; `record.json` has one entry per start."""
+def begin(
+    config: RunConfig, processor: Processor, data_fingerprint: str, facts: Mapping[str, Any]
+) -> None:
+    """Record the recipe and the environment; `record.json` has one entry per start.
+
+    The processor is saved as well, so that checkpoints can be loaded as models.
+    """
     config.run.mkdir(parents=True, exist_ok=True)
+    processor.save(config.run)
     write_json(config.run / "recipe.json", to_dict(config))
     path = config.run / "record.json"
     entries = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
@@ -104,11 +113,12 @@ def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) ->
     write_json(path, {"recipe": digest(config), "starts": [*entries, entry]})
 
 
-def save_finished(run: Path, model: Captioner, processor: Processor) -> Path:
-    """Save the finished model in the run directory, and return its folder."""
-    folder = run / "model"
+def save_finished(run: Path, model: Captioner, processor: Processor, *, step: int) -> Path:
+    """Save the model of a run's last step, and return its folder."""
+    folder = run / MODEL_FOLDER
     save_model(folder, model)
     processor.save(folder)
+    write_json(folder / TRAINING_FILE, {"step": step})
     return folder
 
 
@@ -185,6 +195,7 @@ def start_trainer(
     features: Sequence[FeatureFile] = (),
     train: TrainConfig,
     facts: Mapping[str, Any],
+    evaluation: Evaluation | None = None,
 ) -> Trainer[ModelT]:
     """Build loader and trainer of a run, resume its last checkpoint, and record the start.
 
@@ -208,11 +219,15 @@ def start_trainer(
         config=train,
         run_dir=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        evaluation=evaluation,
         device=config.device,
     )
     trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
+    if evaluation is not None:
+        with undisturbed(model, trainer.device):
+            evaluation.check(trainer)
     recorded = {**facts, "precision": trainer.precision}
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, recorded))
+    world.broadcast_from_main(lambda: begin(config, processor, loader.fingerprint, recorded))
     return trainer
 
 

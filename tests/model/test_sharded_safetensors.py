@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from coca.train.checkpoints.sharded_safetensors import copy_to_cpu, read_group, write_whole
+from coca.model.sharded_safetensors import copy_to_cpu, read_group, write_whole
 from tiny_ranks import on_ranks
 from tiny_shards import WHOLE, write, write_into_a_file
 

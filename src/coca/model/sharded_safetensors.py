@@ -15,10 +15,6 @@ from typing import TypeAlias, cast
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from coca.core.errors import StorageError
 
@@ -39,6 +35,9 @@ def write_whole(folder: Path, groups: Groups) -> None:
 
 def copy_to_cpu(groups: Groups) -> Groups:
     """Copy tensors to the CPU, so that training does not change them."""
+    # Not at the top, here and below: a second of imports, which readers do not need.
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
     stager = DefaultStager(StagingOptions(*4 * (False,)))
     try:
         return cast(Groups, stager.stage({group: dict(t) for group, t in groups.items()}))
@@ -54,6 +53,10 @@ def write_shards(folder: Path, groups: Groups, ranks: distributed.ProcessGroup) 
     Returns:
         The files of this rank.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     for group, tensors in groups.items():
         writer = HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
         try:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from coca.core.errors import ModelError, StorageError
-from coca.train.checkpoints import checkpoint as module
-from coca.train.checkpoints import sharded_safetensors
-from coca.train.checkpoints.checkpoint import (
+from coca.model import checkpoint as module
+from coca.model import sharded_safetensors
+from coca.model.checkpoint import (
     CHECKPOINT_FOLDER,
     COMMIT_FILE,
     FORMAT_VERSION,

@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from coca.core.errors import ModelError, StorageError
 from coca.core.files.atomic import atomic_folder, sha256_file
-from coca.train.checkpoints.sharded_safetensors import Groups, read_group, write_whole
+from coca.model.sharded_safetensors import SUFFIX, Groups, read_group, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,12 @@ def save_checkpoint(
 
 def step_folder(run_dir: str | Path, step: int) -> Path:
     """Return the checkpoint folder of a step."""
-    return Path(run_dir) / CHECKPOINT_FOLDER / f"step_{step:08d}"
+    return Path(run_dir) / CHECKPOINT_FOLDER / step_name(step)
+
+
+def step_name(step: int) -> str:
+    """Name the folder of a step; names sort by step."""
+    return f"step_{step:08d}"
 
 
 def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str
 def remove_others(run_dir: str | Path, step: int, *, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`."""
     assert keep >= 1, "a run without a checkpoint cannot resume"
-    folders = _by_step(run_dir)
+    folders = checkpoint_folders(run_dir)
     kept = [folder for folder in folders if _step(folder) <= step][:keep]
     for folder in set(folders) - set(kept):
         shutil.rmtree(folder, ignore_errors=True)
@@ -109,18 +114,22 @@ def remove_others(run_dir: str | Path, step: int, *, keep: int) -> None:
 
 def has_checkpoint(run_dir: str | Path) -> bool:
     """Return whether the run has a checkpoint, complete or damaged."""
-    return bool(_by_step(run_dir))
+    return bool(checkpoint_folders(run_dir))
 
 
-def load_newest(run_dir: str | Path) -> Checkpoint | None:
+def load_newest(run_dir: str | Path, *, groups: Sequence[str] = ()) -> Checkpoint | None:
     """Find the newest complete checkpoint; None if the run has no checkpoints.
 
     Damaged checkpoints are logged and skipped.
+
+    Args:
+        run_dir: The run's folder.
+        groups: Groups of tensors to verify; default: all.
     """
     damaged = []
-    for folder in _by_step(run_dir):
+    for folder in checkpoint_folders(run_dir):
         try:
-            return _load(folder)
+            return _load(folder, groups)
         except _DamagedError as error:
             damaged.append(str(error))
             logger.warning("checkpoint passed over: %s", error)
@@ -130,6 +139,23 @@ def load_newest(run_dir: str | Path) -> Checkpoint | None:
             f"({'; '.join(damaged)}); remove that folder to start the run afresh"
         )
     return None
+
+
+def load_checkpoint(folder: Path, *, groups: Sequence[str] = ()) -> Checkpoint:
+    """Verify one checkpoint and read its state; `groups` as in `load_newest`.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    try:
+        return _load(folder, groups)
+    except _DamagedError as error:
+        raise ModelError(f"{error}; load another checkpoint of the run") from None
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder contains a checkpoint."""
+    return (folder / COMMIT_FILE).is_file() and (folder / STATE_FILE).is_file()
 
 
 def remove_unfinished(run_dir: str | Path) -> None:
@@ -143,8 +169,8 @@ class _DamagedError(Exception):
     """A checkpoint file differs from what was written."""
 
 
-def _load(folder: Path) -> Checkpoint:
-    _check(folder)
+def _load(folder: Path, groups: Sequence[str] = ()) -> Checkpoint:
+    _check(folder, groups)
     try:
         content = json.loads((folder / STATE_FILE).read_bytes())
     except OSError as error:
@@ -159,8 +185,11 @@ def _load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, content["step"], content["state"])
 
 
-def _check(folder: Path) -> None:
-    """Verify every file against the commit file, and the commit file by its own hash."""
+def _check(folder: Path, groups: Sequence[str]) -> None:
+    """Verify every file against the commit file, and the commit file by its own hash.
+
+    With `groups`, the tensors of other groups are not read.
+    """
     path = folder / COMMIT_FILE
     try:
         written = path.read_bytes()
@@ -170,12 +199,19 @@ def _check(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         raise _DamagedError(f"{path} is missing or damaged") from None
     for name, wanted in files.items():
+        if groups and name != STATE_FILE and _group_of(name) not in groups:
+            continue
         try:
             whole = _fingerprint(folder / name) == wanted
         except (OSError, StorageError) as error:
             raise _DamagedError(str(error)) from None
         if not whole:
             raise _DamagedError(f"{folder / name} is not as it was written")
+
+
+def _group_of(name: str) -> str:
+    """Return the group of a file, `GROUP.safetensors` or `GROUP/shard-....safetensors`."""
+    return name.partition("/")[0].removesuffix(SUFFIX)
 
 
 def _seal(files: Mapping[str, Any]) -> bytes:
@@ -197,7 +233,7 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def _by_step(run_dir: str | Path) -> list[Path]:
+def checkpoint_folders(run_dir: str | Path) -> list[Path]:
     """List the folders of all checkpoints, newest first."""
     folders = (Path(run_dir) / CHECKPOINT_FOLDER).glob("step_*")
     return sorted(

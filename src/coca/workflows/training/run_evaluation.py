@@ -1,0 +1,282 @@
+"""Evaluation while a run trains: validation loss, tasks, sample captions, and the best weights.
+
+run/  best/                     model of the best evaluation so far, with its score
+      samples/step_00000500/    captions.jsonl, and a thumbnail of each image
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from coca.core.config.frozen_config import Config
+from coca.core.errors import CocaError, ConfigError, DataError, did_you_mean
+from coca.core.files.atomic import atomic_folder, write_json
+from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.loader import Loader, LoaderConfig
+from coca.data.sources.source import SourceConfig
+from coca.inference.caching import caching
+from coca.inference.loading import as_predictor
+from coca.inference.predictor import Predictor
+from coca.inference.run_model import BEST_FOLDER, TRAINING_FILE
+from coca.model.captioner import Captioner
+from coca.model.checkpoint import step_name
+from coca.model.pretrained import save_model
+from coca.processing.processor import Processor
+from coca.tasks import TASKS, TaskConfig
+from coca.tasks.baselines import without_baselines
+from coca.tasks.task import check_task, read_samples, thumbnail
+from coca.train.backward import evaluate_batch
+from coca.train.distributed.context import DistributedContext
+from coca.train.tracker import CaptionSample, CaptionTracker
+from coca.train.trainer import Trainer
+from coca.workflows.training.pretrain_data import open_sources
+from coca.workflows.training.runs import CAPTIONS_FILE, SAMPLES_FOLDER, Best, best_of
+
+logger = logging.getLogger(__name__)
+
+VALIDATION = "val/"
+"""Prefix of the losses and metrics on `EvalConfig.sources`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """Evaluation while a run trains; it does not change the training's numbers."""
+
+    every: PositiveInt = 1000
+    """Steps between two evaluations; one more follows the last step."""
+    sources: tuple[SourceConfig, ...] = ()
+    """Held-out sources of the validation loss (`val/loss` and its parts)."""
+    samples: NonNegativeInt = 1024
+    """Samples of the validation loss, in whole batches: the same at each evaluation. 0: all."""
+    batch_size: PositiveInt | None = None
+    """Samples in a batch of the validation loss, summed over all ranks. The contrastive loss grows
+    with it. null: that of the training, or its micro-batches if there are any."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Tasks of `coca evaluate`, spread over the ranks; a score is named `TASK/METRIC`."""
+    captions: NonNegativeInt = 0
+    """Images of the first of `sources` that are captioned at each evaluation."""
+    best: str = ""
+    """Score by which the best weights are kept, such as `retrieval/image_to_text_recall@1`. Losses,
+    ranks and the temperature are best when low, all else when high. Default: `val/loss`, or the
+    first score of the first task."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        faults = []
+        if not self.sources and not self.tasks:
+            faults.append("eval has neither sources nor tasks; set at least one of them")
+        if self.captions and not self.sources:
+            faults.append(f"eval.captions is {self.captions}, but eval.sources has no images")
+        prefixes = [*([VALIDATION] if self.sources else []), *(f"{it}/" for it in self.names())]
+        if self.best and not self.best.startswith(tuple(prefixes)):
+            faults.append(
+                f"eval.best is {self.best!r}; it must begin with {' or '.join(prefixes)}, the "
+                "prefixes of the scores of this run"
+            )
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    def names(self) -> list[str]:
+        """Name the tasks; a second task of a kind gets a number."""
+        kinds = [task.task for task in self.tasks]
+        counts = [kinds[: number + 1].count(kind) for number, kind in enumerate(kinds)]
+        return [f"{k}{c}" if c > 1 else k for k, c in zip(kinds, counts, strict=True)]
+
+
+class RunEvaluation:
+    """Evaluates the model of a run; all ranks make one, and call its methods together."""
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        *,
+        run: Path,
+        processor: Processor,
+        loader: LoaderConfig,
+        micro_batch: int | None,
+        finished: Callable[[Mapping[str, Tensor]], Captioner],
+        progress: ProgressMaker = silent,
+    ) -> None:
+        """Open the held-out sources; nothing is evaluated.
+
+        Args:
+            config: What to evaluate, and when.
+            run: Folder of the run.
+            processor: That of the run.
+            loader: Configuration of the training's loader.
+            micro_batch: Pairs per micro-batch on each rank, or None.
+            finished: Builds the model from the weights that `Trainer.weights` gathers.
+            progress: Optional progress callback.
+        """
+        self.every = config.every
+        self._config, self._run, self._processor = config, run, processor
+        self._finished = finished
+        self._world = DistributedContext.current()
+        self._progress = progress if self._world.is_main else silent
+        self._sources = open_sources(config.sources)
+        size = config.batch_size or (micro_batch or 0) * self._world.size or loader.batch_size
+        self._loader = replace(loader, batch_size=self._fitted(size))
+
+    def check(self, trainer: Trainer[Any]) -> None:
+        """Raise an error for a task that cannot run, before the first step."""
+        weights = trainer.weights() if self._config.tasks else {}
+
+        def check() -> None:
+            for task in self._config.tasks:
+                check_task(self._predictor(weights, trainer), task)
+
+        self._world.broadcast_from_main(check)
+
+    def __call__(self, trainer: Trainer[Any]) -> dict[str, float]:
+        """Evaluate the weights that the run would finish with now; return the scores by name.
+
+        A task or a batch that fails is logged, and the run continues without its scores.
+        """
+        scores = self._validate(trainer) if self._sources else {}
+        weights = trainer.weights()
+        predictor = self._predictor(weights, trainer)
+        scores |= self._run_tasks(predictor)
+        if trainer.world.is_main:
+            if self._config.captions:
+                self._write_captions(predictor, trainer)
+            self._keep_best(scores, weights, trainer.step)
+        return scores
+
+    def _fitted(self, size: int) -> int:
+        """Reduce the batch size to the number of samples; it stays divisible by the ranks."""
+        ranks = self._world.size
+        fitted = min(size, self._samples) // ranks * ranks
+        if self._sources and not fitted:
+            raise ConfigError(
+                f"eval.batch_size is {size} and eval.sources have {self._samples} samples to use, "
+                f"but {ranks} ranks need at least one sample each"
+            )
+        return fitted or size
+
+    @property
+    def _samples(self) -> int:
+        total = sum(len(source) for _, source in self._sources)
+        return min(self._config.samples or total, total)
+
+    def _validate(self, trainer: Trainer[Any]) -> dict[str, float]:
+        """Compute the mean losses and metrics over the held-out samples, on all ranks together."""
+        loader = Loader(
+            self._sources,
+            self._loader,
+            self._processor,
+            seed=0,
+            rank=self._world.rank,
+            world_size=self._world.size,
+        )
+        count = self._samples // self._loader.batch_size
+        sums: dict[str, float] = {}
+        batches = islice(loader, count)
+        with trainer.averaged(), self._progress("validation", count) as bar:
+            for _ in range(count):
+                batch, error = None, None
+                try:
+                    batch = next(batches)
+                except DataError as caught:
+                    error = caught
+                errors = [it for it in self._world.gather(error) if it is not None]
+                if errors or batch is None:
+                    self._report(f"the validation loss is left out: {errors[0]}")
+                    return {}
+                losses = evaluate_batch(
+                    trainer.parallel, trainer.objective, batch, autocast=trainer.autocast
+                )
+                for name, value in {"loss": losses.total, **losses.parts}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / count
+                bar.advance()
+        return {f"{VALIDATION}{name}": value for name, value in sums.items()}
+
+    def _run_tasks(self, predictor: Predictor) -> dict[str, float]:
+        """Run this rank's tasks, and gather the scores of all ranks."""
+        own: dict[str, float] = {}
+        problems = []
+        tasks = list(zip(self._config.names(), self._config.tasks, strict=True))
+        # Several tasks often read the same samples.
+        cached = caching(predictor) if len(tasks) > 1 else predictor
+        for name, task in tasks[self._world.rank :: self._world.size]:
+            try:
+                result = TASKS.get(task.task)(cached, task, progress=self._progress)
+            except CocaError as error:
+                problems.append(f"{name} is left out: {error}")
+            else:
+                metrics = without_baselines(result.metrics)
+                own |= {f"{name}/{metric}": float(value) for metric, value in metrics.items()}
+        scores: dict[str, float] = {}
+        for found, failed in self._world.gather((own, problems), patient=True):
+            scores |= found
+            for problem in failed:
+                self._report(problem)
+        return scores
+
+    def _predictor(self, weights: Mapping[str, Tensor], trainer: Trainer[Any]) -> Predictor:
+        model = self._finished(weights).to(trainer.device)
+        source = f"{self._run} at step {trainer.step}"
+        return as_predictor(model, self._processor, fingerprint=source, source=source)
+
+    def _write_captions(self, predictor: Predictor, trainer: Trainer[Any]) -> None:
+        """Caption the first held-out images; write them, and log them where a tracker can."""
+        try:
+            found, _ = read_samples(self._config.sources[0], limit=self._config.captions)
+            written = predictor.caption([sample.image for sample in found])
+        except CocaError as error:
+            self._report(f"the sample captions are left out: {error}")
+            return
+        samples = [
+            CaptionSample(thumbnail(sample.image), caption.text, sample.captions)
+            for sample, caption in zip(found, written, strict=True)
+        ]
+        with atomic_folder(self._run / SAMPLES_FOLDER / step_name(trainer.step)) as folder:
+            lines = []
+            for number, (sample, (image, caption, references)) in enumerate(
+                zip(found, samples, strict=True)
+            ):
+                (folder / f"{number}.webp").write_bytes(image)
+                line = {"key": sample.key, "image": f"{number}.webp", "caption": caption}
+                lines.append(json.dumps({**line, "references": references}, ensure_ascii=False))
+            (folder / CAPTIONS_FILE).write_text("\n".join([*lines, ""]), encoding="utf-8")
+        for tracker in trainer.trackers:
+            if isinstance(tracker, CaptionTracker):
+                tracker.log_captions(trainer.step, samples)
+
+    def _keep_best(
+        self, scores: Mapping[str, float], weights: Mapping[str, Tensor], step: int
+    ) -> None:
+        """Write the model if its score is better than that of the kept one."""
+        if not scores:
+            return
+        name = self._config.best or next(iter(scores))
+        if name not in scores:
+            self._report(
+                f"eval.best is {name!r}, which is not a score; {did_you_mean(name, scores)}"
+            )
+            return
+        value, before = scores[name], best_of(self._run)
+        sign = -1 if is_best_low(name) else 1
+        if before is not None and before.score == name and sign * before.value >= sign * value:
+            return
+        with atomic_folder(self._run / BEST_FOLDER) as folder:
+            save_model(folder, self._finished(weights))
+            self._processor.save(folder)
+            write_json(folder / TRAINING_FILE, Best(name, value, step)._asdict())
+
+    def _report(self, problem: str) -> None:
+        if self._world.is_main:
+            logger.warning("%s", problem)
+
+
+def is_best_low(score: str) -> bool:
+    """Return whether lower values of a score are better."""
+    prefix, _, metric = score.partition("/")
+    losses = f"{prefix}/" == VALIDATION and not metric.endswith("@1")
+    return losses or "rank" in metric or "loss" in metric or "perplexity" in metric
