@@ -11,8 +11,8 @@ preprocessing; here `Predictor.embed_images` does both. `small` uses a model of 
 packaged one, where decoding is the bottleneck. Without `--photos` the files are collages of the
 thumbnails of Flickr8k. All contestants have the same random weights.
 
-`models` compares CLIP, SigLIP and MobileCLIP models of open_clip, and `everyday`, with ONNX Runtime
-and OpenVINO on the exported files as well: images and texts, memory and start.
+`models` compares CLIP, SigLIP and MobileCLIP models of open_clip, and `everyday`, compiled by
+OpenVINO and with ONNX Runtime on the exported files as well: images and texts, memory and start.
 """
 
 import argparse
@@ -214,7 +214,8 @@ ENGINES = {
     "bf16": "here, bf16",
     "int8": "here, int8",
     "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO",
+    "openvino": "OpenVINO, fp32",
+    "openvino-bf16": "OpenVINO, bf16",
 }
 WORDS = (
     *("a", "the", "two", "red", "old", "man", "woman", "dog", "cat", "car", "street"),
@@ -232,9 +233,11 @@ def sentences(count: int) -> list[str]:
     return [" ".join(chance.choices(WORDS, k=length)) for length in lengths]
 
 
-def write_model(name: str, folder: Path) -> None:
+def write_model(name: str, folder: Path, *, graphs: bool) -> None:
     """Write a folder of open_clip with random weights, and its graphs in immich's layout."""
     if name == "everyday":
+        if not graphs:
+            return
         from coca.release.onnx.onnx_export import export_onnx
 
         export_onnx(name, folder / "onnx")
@@ -252,6 +255,8 @@ def write_model(name: str, folder: Path) -> None:
     about = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
     (folder / "torch" / "open_clip_config.json").write_text(json.dumps(about), encoding="utf-8")
     torch.save(model.state_dict(), folder / "torch" / "open_clip_pytorch_model.bin")
+    if not graphs:
+        return
     for part, encode in (("visual", model.encode_image), ("textual", model.encode_text)):
         (folder / "onnx" / part).mkdir(parents=True)
         model.forward = encode
@@ -320,43 +325,22 @@ def library(folder: Path) -> Encoders:
     return images, texts
 
 
-class OpenVINOGraph:
-    """A graph compiled by OpenVINO, with the methods of a session of ONNX Runtime."""
-
-    def __init__(self, path: Path) -> None:
-        import openvino
-
-        self.compiled = openvino.Core().compile_model(str(path), "CPU")
-
-    def get_inputs(self) -> list[Any]:
-        class Input:
-            def __init__(self, port: Any) -> None:
-                self.name, self.shape = port.get_any_name(), ["batch"]
-
-        return [Input(port) for port in self.compiled.inputs]
-
-    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return [self.compiled(inputs)[0]]
-
-
 def engine(name: str, folder: Path) -> Encoders:
     """Load a model by one of `ENGINES`."""
     is_everyday = folder.name == "everyday"
     if name == "library":
         return library(folder)
-    if name in ("onnx", "openvino"):
+    if name == "onnx":
         import coca.runtime
 
         exported = coca.runtime.load(folder / "onnx", batch_size=SHORT)
-        if name == "openvino":
-            for part in ("visual", "textual"):
-                graph = OpenVINOGraph(folder / "onnx" / part / "model.onnx")
-                exported._graphs[part] = graph  # type: ignore[attr-defined]
         return exported.embed_images, exported.embed_texts
     import coca
 
     source = "everyday" if is_everyday else folder / "torch"
-    loaded = coca.load(source, device="cpu", precision=name, batch_size=SHORT)  # type: ignore[arg-type]
+    runtime: Any = "openvino" if name.startswith("openvino") else None
+    precision: Any = name.removeprefix("openvino").removeprefix("-") or "fp32"
+    loaded = coca.load(source, device="cpu", runtime=runtime, precision=precision, batch_size=SHORT)
     return loaded.embed_images, loaded.embed_texts
 
 
@@ -391,13 +375,13 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_photos(folder / "photos", arguments.photos, arguments.count)
-        for model in arguments.models:
-            write_model(model, folder / model)
         # The quick mode names contestants of the other measurements.
         engines = [it for it in ENGINES if not arguments.only or it in arguments.only]
+        for model in arguments.models:
+            write_model(model, folder / model, graphs="onnx" in engines)
         pairs = [(model, engine) for model in arguments.models for engine in engines]
         # A model of this package has no other library, and its graphs are not in immich's layout.
-        skipped = {("everyday", it) for it in ("library", "int8", "openvino")}
+        skipped = {("everyday", it) for it in ENGINES if it not in ("fp32", "bf16", "onnx")}
         shared = ["models", "--count", str(arguments.count), "--folder", str(folder)]
         rounds = in_turn(
             {
@@ -425,7 +409,7 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
                         ratio(own, found[first], f"{kind}_per_s").shown(1),
                         # The tokenizer of the exported texts is another one.
                         "-"
-                        if kind == "texts" and engine_name in ("onnx", "openvino")
+                        if kind == "texts" and engine_name == "onnx"
                         else f"{(one * other).sum(axis=1).min():.5f}",
                     ]
                 row += [f"{figure(own, it).median:.0f}" for it in ("memory_mb", "start_s")]
@@ -441,8 +425,7 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
         "turns, lowest and highest in brackets. Times are processor times, workers included, and "
         "so is the start, up to the first image and text. Ratios are to the first row, round by "
         "round; a busy machine distorts those of wall times. The cosine is the lowest to the "
-        "vectors of the first row. Memory is the peak of the process. OpenVINO chooses bf16 by "
-        "itself where the processor has it.",
+        "vectors of the first row. Memory is the peak of the process.",
         *sections,
         packages=("torch", "open_clip_torch", "timm", "onnxruntime", "openvino", "pillow"),
     )

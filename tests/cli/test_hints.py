@@ -57,6 +57,8 @@ def parse(line: str) -> None:
         ("search --similar x.jpg", "search --image x.jpg"),
         ("search dog --where 'width > 9'", "search dog --filter 'width > 9'"),
         ("search dog --gpu", "search dog --device cuda"),
+        ("search dog --dtype bf16", "search dog --model-precision bf16"),
+        ("embed x.jpg --precision int8", "embed x.jpg --model-precision int8"),
         ("search dog --verbose", "search dog --debug"),
         ("--verbose search dog", "search dog --debug"),
         ("search dog --top 5 --db x.db", "search dog -k 5 --uri x.db"),

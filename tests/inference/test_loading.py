@@ -18,9 +18,10 @@ from coca.inference import loading
 from coca.inference.loading import fingerprint
 from coca.inference.open_weights import OpenWeights, model_folder
 from coca.inference.predictor import Predictor
-from coca.model.pretrained import Precision, resolve_precision
+from coca.model.pretrained import resolve_precision
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.caption_words import WITHHELD, words_of
+from coca.runtime.execution import Precision
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model

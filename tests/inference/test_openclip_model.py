@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from coca.core.errors import ConfigError, MissingExtraError, ModelError, Unsuppo
 from coca.inference import loading
 from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.open_weights import OpenWeights, model_folder
-from coca.model.pretrained import Precision
+from coca.runtime.execution import Precision
 from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_image_text import OPENCLIP, TEXTS, awkward_images, unit, upright_rgb, write_openclip
@@ -155,6 +156,9 @@ def test_int8_is_for_the_cpu_and_for_other_libraries(folder: Path) -> None:
         coca.load("everyday", precision="int8")
     with pytest.raises(ConfigError, match="device 'meta' has no numbers"):
         coca.load(folder, device="meta", precision="int8")
+    unknown: Any = "tensorrt"
+    with pytest.raises(ConfigError, match="'tensorrt' is unknown; choose one of torch, onnx, open"):
+        coca.load(folder, runtime=unknown)
 
 
 def test_short_vectors_are_the_first_numbers(folder: Path) -> None:

@@ -18,7 +18,7 @@ import coca
 from coca.core.errors import ConfigError, DataError
 from coca.inference.predictor import Predictor
 from coca.model.coca_config import HeadConfig
-from coca.model.pretrained import Precision
+from coca.runtime.execution import Precision
 from coca.runtime.inputs import expand_positions, unique_samples
 from tiny_data import image_bytes
 from tiny_datasets import ANSWERS

@@ -146,6 +146,19 @@ def test_training_lowers_the_loss_and_captions_name_the_colours(
     assert len(written & set(NAMES)) >= 2
 
 
+def test_the_preprocessing_of_a_tower_is_read_without_its_weights(
+    trained: Trained, tower: ImageTextPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> ImageTextPredictor:
+        raise AssertionError(f"{folder} is loaded")
+
+    monkeypatch.setattr("coca.inference.tower.load_tower", fail)
+    kind = TOWERS[trained.name].image["kind"]
+    found = TowerConfig(kind=kind, name=str(trained.tower), width=8).normalization()
+    settings = tower.image_settings
+    assert found == (settings.mean, settings.std, settings.interpolation)
+
+
 def test_the_tokens_are_those_of_the_library(trained: Trained, tower: ImageTextPredictor) -> None:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     library: Any = tower.model

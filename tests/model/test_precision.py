@@ -9,6 +9,7 @@ import torch
 
 from coca.model import pretrained
 from coca.model.pretrained import MIN_GAIN, bf16_gain, resolve_precision
+from coca.runtime.execution import Precision
 
 CPU = torch.device("cpu")
 MEASURE = "import torch; from coca.model.pretrained import *; d = torch.device('cpu')"
@@ -35,7 +36,7 @@ def test_a_slow_bf16_is_used_as_requested_with_a_warning(
 
 @pytest.mark.parametrize("name", ["fp32", "fp16"])
 def test_other_precisions_need_no_measurement(
-    monkeypatch: pytest.MonkeyPatch, name: pretrained.Precision
+    monkeypatch: pytest.MonkeyPatch, name: Precision
 ) -> None:
     monkeypatch.setattr(pretrained, "bf16_gain", None)
     assert resolve_precision(name, CPU) == name

@@ -113,6 +113,8 @@ OPTIONS = _names(
         "--format huggingface": "--hf --huggingface --transformers",
         "--format onnx --int8": "--quantize --quantized --quantise --quant --int-8",
         "--half": "--fp16 --float16",
+        "--model-precision": "--dtype --precision",
+        "--model-precision bf16": "--bf16 --bfloat16",
         "--licence": "--license",
         "--device cuda": "--gpu --cuda",
         "--device cpu": "--cpu",

@@ -8,18 +8,20 @@ coca.load("downloads/siglip")                           a folder of these
 coca.load("immich-model")                               a folder in immich's layout
 """
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
-from coca.inference.image_text_predictor import ImageTextPredictor, Placement
-from coca.inference.model_kinds import Library, library_of, model_files
+from coca.inference.acceleration import OPENVINO_PRECISIONS
+from coca.inference.image_text_predictor import Placement
+from coca.inference.model_kinds import PREDICTORS, library_of, model_files
 from coca.inference.open_weights import model_folder
-from coca.model.pretrained import Precision, resolve_precision
+from coca.model.pretrained import resolve_precision
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import Precision, Runtime
 from coca.runtime.predictor import load as load_on_onnx
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
@@ -29,6 +31,7 @@ def load(
     name: str | Path = DEFAULT_MODEL,
     *,
     device: str | None = None,
+    runtime: Runtime | None = None,
     precision: Precision = "fp32",
     batch_size: int = 64,
     prepack: bool = True,
@@ -40,9 +43,26 @@ def load(
     A model of another library embeds and classifies; it has no decoder. In fp32 its vectors are
     those of the library to 1e-6. In other precisions they are close, and JPEG files are decoded at
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
+    `runtime` is that of `coca.runtime.execution.Execution`. With `int8` and `openvino`, the vectors
+    of a few inputs are compared with the library's, and a `ModelError` is raised if they differ.
     """
     folder = model_folder(name)
     library = library_of(folder)
+    loading.check_precision(precision)
+    if runtime not in (None, *(known := get_args(Runtime))):
+        raise ConfigError(f"runtime {runtime!r} is unknown; choose one of {', '.join(known)}")
+    if runtime == "openvino" and library in (None, "immich"):
+        raise ConfigError(
+            f"runtime openvino compiles image-text models of OpenCLIP and transformers, and {name} "
+            f"is {'a CoCa model' if library is None else 'an ONNX file'}; leave --runtime out"
+        )
+    if runtime == "onnx" or library == "immich":
+        if device not in (None, "cpu") or precision not in ("fp32", "auto"):
+            raise ConfigError(
+                f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "
+                f"precision {precision!r}"
+            )
+        return load_on_onnx(folder, batch_size=batch_size, dimensions=dimensions)
     if library is None:
         return loading.load(
             folder,
@@ -52,36 +72,24 @@ def load(
             prepack=prepack,
             dimensions=dimensions,
         )
-    loading.check_precision(precision)
-    if library == "immich":
-        if device not in (None, "cpu") or precision not in ("fp32", "auto"):
-            raise ConfigError(
-                f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "
-                f"precision {precision!r}"
-            )
-        return load_on_onnx(folder, batch_size=batch_size, dimensions=dimensions)
-    target = loading.device_named(device)
+    target = loading.device_named("cpu" if runtime == "openvino" and device is None else device)
     if target.type == "cpu":
         keep_freed_memory()
-    if precision == "int8" and target.type != "cpu":
-        raise ConfigError(f"precision int8 runs on the CPU, got device {target}")
-    kind = _predictor_of(library)
-    found = files_fingerprint(folder, model_files(folder))
+    compiled = runtime == "openvino"
+    if target.type != "cpu" and (compiled or precision == "int8"):
+        what = "runtime openvino" if compiled else "precision int8"
+        raise ConfigError(f"{what} runs on the CPU, got device {target}")
     chosen = resolve_precision(precision, target)
-    loaded = kind(folder, Placement(target, chosen, batch_size, found, prepack))
+    if compiled and chosen not in OPENVINO_PRECISIONS:
+        raise ConfigError(
+            f"precision must be auto, {' or '.join(OPENVINO_PRECISIONS)} with runtime openvino, "
+            f"got {precision}"
+        )
+    found = files_fingerprint(folder, model_files(folder))
+    placed = Placement(target, "fp32" if compiled else chosen, batch_size, found, prepack)
+    loaded = PREDICTORS[library](folder, placed)
+    if compiled:
+        loaded.compile_openvino(chosen)
+    elif target.type == "cpu" and (prepack or precision == "int8"):
+        loaded.accelerate()
     return loaded if dimensions is None else shorten(loaded, dimensions)
-
-
-def _predictor_of(library: Library) -> Callable[[Path, Placement], ImageTextPredictor]:
-    """Return the class that loads the models of a library; its import needs torch only."""
-    if library == "openclip":
-        from coca.inference.openclip_model import OpenCLIPPredictor
-
-        return OpenCLIPPredictor
-    if library == "sentence_transformers":
-        from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
-
-        return SentenceTransformersPredictor
-    from coca.inference.transformers_model import TransformersPredictor
-
-    return TransformersPredictor

@@ -5,7 +5,7 @@ embedding, T tokens of a text.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from coca.core.errors import CocaError, ModelError
+from coca.core.errors import CocaError, ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder
-from coca.inference.acceleration import accelerate
+from coca.inference.acceleration import accelerate, compile_openvino
 from coca.model.pretrained import DTYPES, Resolved
 from coca.runtime.embedding_predictor import EmbeddingPredictor
 from coca.runtime.preprocess import ImageSettings
@@ -27,6 +27,12 @@ from coca.runtime.short_vectors import normalized
 
 TEXT_GROUP = 16
 """Texts of about equal length that are encoded at once."""
+
+PROBES = ("a photo of a dog", "two people on a beach at sunset, Red car 1965")
+"""Texts that are embedded by two ways of computing, to compare them."""
+MIN_COSINES = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
+"""Lowest cosine of a vector to that of the library, by precision."""
+_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 WEIGHTS = frozenset((".bin", ".pt", ".pth", ".safetensors"))
 """Suffixes of files of weights."""
@@ -43,7 +49,7 @@ class Placement:
     fingerprint: str
     """Identifies the files of the model."""
     prepack: bool
-    """On a CPU, change the modules for inference."""
+    """Whether modules may be changed for inference."""
 
 
 class ImageTextPredictor(EmbeddingPredictor):
@@ -71,8 +77,8 @@ class ImageTextPredictor(EmbeddingPredictor):
         super().__init__(source=str(folder), batch_size=placed.batch_size)
         self.model = model.eval().to(placed.device, DTYPES[placed.precision])
         self._precision, self._size = placed.precision, embed_dim
-        if placed.device.type == "cpu" and (placed.prepack or placed.precision == "int8"):
-            accelerate(self.model, int8=placed.precision == "int8")
+        self._encode_image: Callable[..., Tensor] = self.image_features
+        self._encode_text: Callable[..., Tensor] = self._text_output
         # Decoding a photo takes longer than some models do, and changes a vector less than int8.
         self.image_settings = replace(settings, reduced=placed.precision != "fp32")
         self.fingerprint = placed.fingerprint
@@ -92,7 +98,67 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     @property
     def dtype(self) -> str:
-        return "int8" if self._precision == "int8" else str(self._dtype).removeprefix("torch.")
+        return _NAMES[self._precision]
+
+    def accelerate(self) -> None:
+        """Change the modules for faster inference on a CPU; see `coca.inference.acceleration`.
+
+        Raises:
+            ModelError: The precision is int8, which changes the vectors too much.
+        """
+        if self._precision != "int8":
+            accelerate(self.model, int8=False)
+            return
+        with self._compared():
+            accelerate(self.model, int8=True)
+
+    def compile_openvino(self, precision: Resolved) -> None:
+        """Compile both encoders by OpenVINO, for a CPU.
+
+        Args:
+            precision: Key of `coca.inference.acceleration.OPENVINO_PRECISIONS`.
+
+        Raises:
+            ConfigError: The library resizes images itself.
+            ModelError: The encoders cannot be compiled, or their vectors differ.
+            MissingExtraError: openvino is not installed.
+        """
+        settings, source = self.image_settings, Path(self.source)
+        if settings.resize == "within":
+            raise ConfigError(
+                f"runtime openvino compiles models of OpenCLIP and transformers with images of one "
+                f"size, and {source} is another; leave --runtime out"
+            )
+        with self._compared(), library_errors(source):
+            side = settings.image_size
+            self._encode_image = compile_openvino(
+                self.model,
+                self.image_features,
+                {"images": torch.zeros(2, 3, side, side)},
+                precision,
+            )
+            inputs = self._text_inputs(PROBES[:1])
+            self._encode_text = compile_openvino(self.model, self._text_output, inputs, precision)
+            self._precision = precision
+        self.image_settings = replace(settings, reduced=precision != "fp32")
+
+    @contextmanager
+    def _compared(self) -> Iterator[None]:
+        """Compare the vectors of a few inputs after the block with those before."""
+        noise = np.random.default_rng(0)
+        sizes = ((60, 80), (80, 60))
+        images = [as_pillow(noise.integers(0, 256, (3, *size), np.uint8)) for size in sizes]
+        before = self.embed_images(images), self.embed_texts(PROBES)
+        yield
+        after = self.embed_images(images), self.embed_texts(PROBES)
+        lowest = min(float((a * b).sum(axis=1).min()) for a, b in zip(before, after, strict=True))
+        needed = MIN_COSINES[self._precision]
+        if not lowest >= needed:
+            raise ModelError(
+                f"{self.source} in {self._precision} has a vector with a cosine of {lowest:.4f} to "
+                f"that of {self.library}, and {needed} is required; use another precision or "
+                "runtime, such as torch in fp32"
+            )
 
     def parameter_counts(self) -> dict[str, int]:
         """Count the parameters of the image encoder, of the rest, and of both."""
@@ -120,6 +186,14 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         """Compute the embeddings of the output of `tokenize`, of any length."""
+        raise NotImplementedError
+
+    def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Tokenize texts to the arguments of `_text_output`."""
+        raise NotImplementedError
+
+    def _text_output(self, **inputs: Tensor) -> Float[Tensor, "B E"]:
+        """Compute the embeddings of texts, of any length."""
         raise NotImplementedError
 
     @property
@@ -153,7 +227,12 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     @torch.inference_mode()
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
-        return as_array(self.image_features(self.normalize(pixels)))
+        return as_array(self._encode_image(images=self.normalize(pixels)))
+
+    @torch.inference_mode()
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        inputs = self._text_inputs(texts).items()
+        return as_array(self._encode_text(**{name: it.to(self._device) for name, it in inputs}))
 
     @property
     def _device(self) -> torch.device:

@@ -36,13 +36,13 @@ from coca.model.pretrained import (
     DTYPES,
     WEIGHTS_FILE,
     ModelConfig,
-    Precision,
     load_config_file,
     load_model,
     resolve_precision,
     weights_digest,
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.runtime.execution import Precision
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 

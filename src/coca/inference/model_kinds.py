@@ -1,11 +1,14 @@
 """Kinds of model folders: of this package, of other libraries, and their files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json
+from coca.inference.openclip_model import OpenCLIPPredictor
+from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
+from coca.inference.transformers_model import TransformersPredictor
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from coca.model.pretrained import CONFIG_FILE, MODULES_FILE, WEIGHTS_FILE
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
@@ -39,6 +42,15 @@ TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 
 Library: TypeAlias = Literal["immich", "openclip", "sentence_transformers", "transformers"]
 """Library whose models are loaded as they are."""
+PREDICTORS: Mapping[
+    Library,
+    type[OpenCLIPPredictor] | type[SentenceTransformersPredictor] | type[TransformersPredictor],
+] = {
+    "openclip": OpenCLIPPredictor,
+    "sentence_transformers": SentenceTransformersPredictor,
+    "transformers": TransformersPredictor,
+}
+"""Classes that load the models of a library by torch; they import it when they do."""
 
 
 def is_model(folder: Path) -> bool:

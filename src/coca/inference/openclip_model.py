@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,11 +20,10 @@ from coca.core.files.atomic import atomic_folder, read_model_json, write_atomic
 from coca.inference.image_text_predictor import (
     ImageTextPredictor,
     Placement,
-    as_array,
     library_errors,
 )
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
-from coca.runtime.preprocess import openclip_settings
+from coca.runtime.preprocess import ImageSettings, openclip_settings
 
 
 def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
@@ -113,9 +111,21 @@ class OpenCLIPPredictor(ImageTextPredictor):
             model,
             folder,
             placed,
-            settings=openclip_settings(model.visual.preprocess_cfg, folder),
+            settings=self.settings_of(folder),
             embed_dim=content["model_cfg"]["embed_dim"],
         )
+
+    @staticmethod
+    def settings_of(folder: Path) -> ImageSettings:
+        """Read the preprocessing of a folder of OpenCLIP, as `open_clip.create_model` does."""
+        transform = require("open_clip.transform", extra="openclip")
+        content = read_model_json(folder / OPEN_CLIP_CONFIG)
+        with library_errors(folder):
+            defaults = transform.PreprocessCfg()
+            given = transform.merge_preprocess_dict(defaults, content.get("preprocess_cfg"))
+            # The size of the architecture takes precedence.
+            size = content["model_cfg"]["vision_cfg"].get("image_size", defaults.size)
+            return openclip_settings({**given, "size": size}, folder)
 
     @property
     def context_length(self) -> int:
@@ -150,24 +160,33 @@ class OpenCLIPPredictor(ImageTextPredictor):
         return self.tokenizer
 
     def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        return self.model.encode_text(tokens)
+        if not self._is_causal:
+            return self.model.encode_text(tokens)
+        text = getattr(self.model, "text", self.model)
+        length = tokens.shape[1]
+        found = text.token_embedding(tokens) + text.positional_embedding[:length]
+        found = text.transformer(found, attn_mask=text.attn_mask[:length, :length])
+        # The end token has the highest id.
+        ends = tokens.argmax(dim=1)
+        found = text.ln_final(found[torch.arange(tokens.shape[0]), ends])
+        project = text.text_projection
+        return project(found) if isinstance(project, nn.Linear) else found @ project
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether no token attends to those after it, and the end token has the result."""
+        text = getattr(self.model, "text", self.model)
+        pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+        has_mask = getattr(text, "attn_mask", None) is not None
+        return has_mask and pool == "argmax" and getattr(text, "cls_emb", None) is None
 
     def _save_weights(self, folder: Path) -> None:
         _save_weights(self.model, folder)
 
-    @torch.inference_mode()
-    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        ids = self.tokenizer(list(texts)).to(self._device)
-        text = getattr(self.model, "text", self.model)
-        pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
-        mask = getattr(text, "attn_mask", None)
-        if mask is None or pool != "argmax" or getattr(text, "cls_emb", None) is not None:
-            return as_array(self.text_features(ids))
-        # No token attends to those after it, and the end token, the highest id, has the result.
-        ends = ids.argmax(dim=1)
-        length = int(ends.max()) + 1
-        tokens = text.token_embedding(ids[:, :length]) + text.positional_embedding[:length]
-        found = text.transformer(tokens, attn_mask=mask[:length, :length])
-        found = text.ln_final(found[torch.arange(len(ids)), ends])
-        project = text.text_projection
-        return as_array(project(found) if isinstance(project, nn.Linear) else found @ project)
+    def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        tokens = self.tokenizer(list(texts))
+        length = int(tokens.argmax(dim=1).max()) + 1 if self._is_causal else None
+        return {"tokens": tokens[:, :length]}
+
+    def _text_output(self, **inputs: Tensor) -> Float[Tensor, "B E"]:
+        return self.text_features(**inputs)

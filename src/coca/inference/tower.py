@@ -23,9 +23,12 @@ from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.core.files.atomic import files_fingerprint
 from coca.core.progress import ProgressMaker, ProgressOption
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement, as_array
-from coca.inference.model_kinds import is_openclip, is_transformers, model_files
+from coca.inference.model_kinds import PREDICTORS, library_of, model_files
 from coca.inference.open_weights import model_folder
+from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
+from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
+from coca.inference.transformers_model import TransformersPredictor
 from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -105,8 +108,8 @@ class TowerConfig(ImageEncoderConfig):
         return load_tower(self.folder())
 
     def normalization(self) -> Normalization:
-        """Return the normalization of the tower's images."""
-        settings = self.load().image_settings
+        """Return the normalization of the tower's images; its weights are not read."""
+        settings = _tower_class(self.folder()).settings_of(self.folder())
         return Normalization(settings.mean, settings.std, settings.interpolation)
 
 
@@ -116,24 +119,24 @@ def load_tower(folder: Path) -> ImageTextPredictor:
     Raises:
         ConfigError: It is another kind of model, or reads images of any shape.
     """
-    found = files_fingerprint(folder, model_files(folder))
+    kind, found = _tower_class(folder), files_fingerprint(folder, model_files(folder))
     # Its modules stay as they are: they move to other devices with those that learn.
-    placed = Placement(torch.device("cpu"), "fp32", 64, found, False)
-    tower: ImageTextPredictor | None = None
-    if is_openclip(folder):
-        from coca.inference.openclip_model import OpenCLIPPredictor
+    return kind(folder, Placement(torch.device("cpu"), "fp32", 64, found, False))
 
-        tower = OpenCLIPPredictor(folder, placed)
-    elif is_transformers(folder):
-        from coca.inference.transformers_model import TransformersPredictor
 
-        tower = TransformersPredictor(folder, placed)
-    if tower is None or tower.image_settings.resize == "within":
+def _tower_class(folder: Path) -> type[OpenCLIPPredictor] | type[TransformersPredictor]:
+    """Return the class of a tower, from its files without weights."""
+    kind = PREDICTORS.get(library) if (library := library_of(folder)) else None
+    if (
+        kind is None
+        or issubclass(kind, SentenceTransformersPredictor)
+        or kind.settings_of(folder).resize == "within"
+    ):
         raise ConfigError(
             f"{folder} is not an image-text model of OpenCLIP or transformers with images of one "
             "size, such as SigLIP 2 without NaFlex"
         )
-    return tower
+    return kind
 
 
 @IMAGE_ENCODERS.register("openclip")

@@ -8,7 +8,7 @@ Dimensions: B batch, S side of the model's input (pixels), L patches, F their fe
 embedding, T tokens of a text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,6 @@ class TransformersPredictor(ImageTextPredictor):
                 folder, dtype=torch.float32, output_loading_info=True, **local
             )
             self.tokenizer = library.AutoTokenizer.from_pretrained(folder, **local)
-            images = library.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"{folder} lacks weights of the model, such as {missing[0]}")
         text = model.config.text_config
@@ -62,10 +61,17 @@ class TransformersPredictor(ImageTextPredictor):
         # SigLIP was trained with padding that it attends to.
         is_siglip = model.config.model_type in ("siglip", "siglip2")
         self._padding = "max_length" if is_siglip else "longest"
-        self._patches = images if model.config.model_type == "siglip2" else None
-        settings = _image_settings(images, folder) if self._patches is None else unresized()
+        images = _image_processor(folder)
+        self._patches = images if _is_naflex(images) else None
         size = getattr(model.config, "projection_dim", None) or text.projection_size
+        settings = self.settings_of(folder)
         super().__init__(model, folder, placed, settings=settings, embed_dim=int(size))
+
+    @staticmethod
+    def settings_of(folder: Path) -> ImageSettings:
+        """Read the preprocessing of a folder of transformers."""
+        images = _image_processor(folder)
+        return unresized() if _is_naflex(images) else _image_settings(images, folder)
 
     @property
     def context_length(self) -> int:
@@ -113,16 +119,17 @@ class TransformersPredictor(ImageTextPredictor):
     def _save_weights(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
 
-    @torch.inference_mode()
-    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        inputs = self.tokenizer(
+    def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        return self.tokenizer(
             list(texts),
             padding=self._padding,
             truncation=True,
             max_length=self.context_length,
             return_tensors="pt",
         )
-        return as_array(_pooled(self.model.get_text_features(**inputs.to(self._device))))
+
+    def _text_output(self, **inputs: Tensor) -> Float[Tensor, "B E"]:
+        return _pooled(self.model.get_text_features(**inputs))
 
 
 def _token_ids(
@@ -136,6 +143,19 @@ def _token_ids(
 def _pooled(output: Any) -> torch.Tensor:
     features: torch.Tensor = output.pooler_output
     return features
+
+
+def _image_processor(folder: Path) -> Any:
+    library = require("transformers", extra="transformers")
+    with library_errors(folder):
+        return library.AutoImageProcessor.from_pretrained(
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+
+
+def _is_naflex(images: Any) -> bool:
+    """Check whether an image processor cuts images of any shape into patches."""
+    return hasattr(images, "max_num_patches")
 
 
 def _image_settings(images: Any, folder: Path) -> ImageSettings:

@@ -27,6 +27,7 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
+from coca.runtime.execution import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -321,9 +322,6 @@ def model_description(config: ModelConfig) -> dict[str, Any]:
 # the library's own limits, so a small product is timed once per process.
 
 
-Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-"""`auto` is bf16 where the device multiplies it faster, else fp32. `int8` is for models of other
-libraries on a CPU."""
 Resolved: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 DTYPES = {
     "fp32": torch.float32,

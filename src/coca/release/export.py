@@ -17,7 +17,7 @@ from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.pretrained import CONFIG_FILE, Precision, load_model, save_model
+from coca.model.pretrained import CONFIG_FILE, load_model, save_model
 from coca.release.convert import copy_model
 from coca.release.model_card import (
     CARD_FILE,
@@ -28,6 +28,7 @@ from coca.release.model_card import (
     model_card,
     results_of,
 )
+from coca.runtime.execution import Precision
 from coca.workflows.evaluation.report import table
 from coca.workflows.training.finetune import SCORES_FOLDER
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.text_reader import TextReader
 from coca.search.filters import where
 from coca.search.milvus.collection import Collection
@@ -28,7 +29,6 @@ from coca.server.keys import KeyConfig, KeyFile, KeyRing
 from coca.server.model.served_model import ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
-    Runtime,
     fitted,
     load_model,
     model_of,
@@ -225,8 +225,7 @@ def open_service(
     *,
     token: str = "",
     model: BasePredictor | str | Path | None = None,
-    device: str | None = None,
-    runtime: Runtime | None = None,
+    execution: Execution = DEFAULT,
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
     key_file: KeyFile | None = None,
@@ -240,8 +239,7 @@ def open_service(
         settings: Settings of the service.
         token: `"user:password"` or an API key, if the server requires one.
         model: A loaded model, a folder or a name; default: the model of the first collection.
-        device: Torch device of a model that is loaded; see `coca.load`.
-        runtime: Library that runs a model that is loaded; default: `onnx` for an exported folder.
+        execution: Device, library and precision of a model that is loaded.
         create: Create missing collections; then `model` is required.
         keys: Key -> what it may use; none: requests need no key.
         key_file: Keys that are read again when their file changes, in place of `keys`.
@@ -258,7 +256,7 @@ def open_service(
         if create:
             if model is None:
                 raise ConfigError("a model must be named to create collections: pass --model")
-            predictor = _loaded(model, runtime, device)
+            predictor = _loaded(model, execution)
             opened = [
                 stack.enter_context(open_collection(predictor, uri, name, token=token, create=True))
                 for name in collections
@@ -269,8 +267,8 @@ def open_service(
                 stack.enter_context(Collection.open(uri, name, token=token)) for name in collections
             ]
             info = opened[0].info
-            named = model_of(info, runtime=runtime) if model is None else model
-            predictor = fitted(_loaded(named, runtime, device), info)
+            named = model_of(info, runtime=execution.runtime) if model is None else model
+            predictor = fitted(_loaded(named, execution), info)
         service = Service(
             opened, predictor, settings, keys=keys, key_file=key_file, folders=folders
         )
@@ -278,9 +276,5 @@ def open_service(
         yield service
 
 
-def _loaded(
-    model: BasePredictor | str | Path, runtime: Runtime | None, device: str | None
-) -> BasePredictor:
-    if not isinstance(model, str | Path):
-        return model
-    return load_model(model, runtime=runtime, device=device)
+def _loaded(model: BasePredictor | str | Path, execution: Execution) -> BasePredictor:
+    return load_model(model, execution) if isinstance(model, str | Path) else model

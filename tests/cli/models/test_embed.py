@@ -60,3 +60,15 @@ def test_a_table_has_the_path_or_text_of_each_vector(
 def test_a_file_of_another_kind_is_refused(run: Run, images: list[str]) -> None:
     stderr = run("embed", *images, "-o", "vectors", code=2).stderr
     assert "must end in .npy, .csv, .jsonl or .parquet, such as vectors.npy" in stderr
+
+
+def test_the_precision_of_the_model_is_an_option(run: Run, model: str) -> None:
+    embed = ("embed", "-t", "a cat", "-m", model, "-o")
+    run(*embed, "whole.npy")
+    run(*embed, "half.npy", "--device", "cpu", "--model-precision", "bf16")
+    whole, half = (np.load(f"{name}.npy")[0] for name in ("whole", "half"))
+    assert 0.99 < whole @ half < 1 - 1e-7
+    refused = run(*embed, "x.npy", "--model-precision", "int8", code=2).stderr
+    assert "is a CoCa model; `coca export --format onnx --int8` quantizes it" in refused
+    refused = run(*embed, "x.npy", "--runtime", "openvino", code=2).stderr
+    assert "is a CoCa model; leave --runtime out" in refused

@@ -1,8 +1,12 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+import options_page
+from coca.cli.app import app
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError
@@ -52,3 +56,15 @@ def test_quiet_hides_the_bars_of_downloads(monkeypatch: pytest.MonkeyPatch) -> N
     defaults.keep_downloads_quiet(Console(quiet=True))
     assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
+
+
+def test_a_command_with_a_device_has_the_runtime_and_the_precision_of_the_model() -> None:
+    root: Any = typer.main.get_command(app)
+    loading = {}
+    for name, command in options_page.leaves(root, "coca"):
+        flags = {flag for option in options_page.options(command) for flag in option.opts}
+        if "--device" in flags:
+            loading[name] = {"--model-precision", "--runtime"} <= flags
+    # A detector is a model of this package, by torch in fp32.
+    assert [name for name, is_complete in loading.items() if not is_complete] == ["coca detect"]
+    assert {"coca index", "coca search", "coca serve", "coca mine"} <= {*loading}

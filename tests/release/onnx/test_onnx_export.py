@@ -21,6 +21,7 @@ from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.runtime import load
+from coca.runtime.execution import Execution
 from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.vector_encoding import VectorEncoding
@@ -213,7 +214,7 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
     index_images([images], predictor, uri=uri, captions=False, encoding=small)
     with (
         pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* with --model"),
-        open_search(uri, runtime="onnx"),
+        open_search(uri, execution=Execution(runtime="onnx")),
     ):
         pass
     with open_search(uri, model=exported[1]) as engine:
@@ -226,6 +227,7 @@ import base64, json, sys
 from pathlib import Path
 from fastapi.testclient import TestClient
 from coca.runtime import load
+from coca.runtime.execution import Execution
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
@@ -235,7 +237,7 @@ uri = out + "/pictures.db"
 index_images([photos], load(folder), uri=uri, captions=False)
 image = "data:image/png;base64," + base64.b64encode(Path(photos, "0.png").read_bytes()).decode()
 settings = ServerSettings(thumbnails=Path(out, "t"), uploads=Path(out, "u"))
-with open_service(uri, ["pictures"], settings, runtime="onnx") as service:
+with open_service(uri, ["pictures"], settings, execution=Execution(runtime="onnx")) as service:
     app = create_app(service, settings)
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
     result = {

@@ -13,6 +13,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.runtime.execution import Execution
 from coca.runtime.inputs import Caption
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
@@ -300,7 +301,11 @@ def test_a_ray_cluster_gives_the_same_files(
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
     monkeypatch.chdir(tmp_path)
     here = [os.path.relpath(shard) for shard in shards]
-    done = list(embed_shards_on_ray(here, os.path.relpath(folder), "ray", workers=3, device="cpu"))
+    done = list(
+        embed_shards_on_ray(
+            here, os.path.relpath(folder), "ray", workers=3, execution=Execution(device="cpu")
+        )
+    )
     assert {one.shard for one in done} == set(here)
     list(embed_shards(shards, model, tmp_path / "here"))
     assert sum(one.made for one in done) == SHARDS
@@ -334,4 +339,6 @@ def test_a_device_that_ray_cannot_give_is_refused() -> None:
     with pytest.raises(ConfigError, match="knows no accelerator"):
         share_of_each(1, {"CPU": 2.0}, device="cuda")
     with pytest.raises(ConfigError, match="must be cuda, cpu"):
-        next(embed_shards_on_ray([], "nano", "out", workers=1, device="cuda:1"))
+        next(
+            embed_shards_on_ray([], "nano", "out", workers=1, execution=Execution(device="cuda:1"))
+        )

@@ -15,6 +15,7 @@ import coca
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.data.sources.folder import FolderConfig
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import Execution
 from coca.search.ingest.reindex import reindex
 from coca.search.milvus.collection import Collection
 from coca.tasks import TaskConfig
@@ -68,6 +69,14 @@ def uri(model: BasePredictor, photos: Path, tmp_path_factory: pytest.TempPathFac
 def test_indexing_writes_no_captions(uri: str) -> None:
     with Collection.open(uri) as collection:
         assert [caption for _, _, caption, _ in collection.origins()] == [""] * COUNT
+
+
+def test_a_collection_stays_valid_in_another_precision(photos: Path, uri: str) -> None:
+    image = (photos / "3.png").read_bytes()
+    for precision in ("bf16", "int8"):
+        execution = Execution(device="cpu", precision=precision)
+        with open_search(uri, execution=execution) as engine:
+            assert engine.search(image=image, k=1)[0].path == str(photos / "3.png")
 
 
 def test_a_search_loads_the_model_of_the_collection(

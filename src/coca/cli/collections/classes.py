@@ -7,6 +7,7 @@ import typer
 from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults
 from coca.cli.options.class_names import read_names
+from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the colle
 
 
 @app.command()
+@grouped
 def add(
     labels: Labels,
     prompts: Annotated[
@@ -37,7 +39,8 @@ def add(
     uri: defaults.Uri = None,
     collection: Name = "classes",
     model: defaults.Model = None,
-    device: defaults.Device = None,
+    *,
+    execution: defaults.Run,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
@@ -54,7 +57,9 @@ def add(
 
     templates = prompts_named(prompts)
     info = (check_fillable if model else info_at)(uri, collection, token=token)
-    predictor = defaults.load_model(defaults.model_to_fill(model, info), device, info=info)
+    predictor = defaults.load_model(
+        defaults.model_to_fill(model, info, execution), execution, info=info
+    )
     with open_classes(predictor, uri, collection, token=token, create=True) as opened:
         add_classes(opened, predictor, names, templates=templates)
         there = class_names(opened)

@@ -40,7 +40,7 @@ def calibrate(
     ] = None,
     uri: defaults.Uri = None,
     model: defaults.Model = None,
-    device: defaults.Device = None,
+    execution: defaults.Run,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
@@ -60,7 +60,11 @@ def calibrate(
     with Collection.open(uri, name, token=token) as collection:
         made = run(
             collection,
-            defaults.load_model(model or model_of(collection.info), device, info=collection.info),
+            defaults.load_model(
+                model or model_of(collection.info, runtime=execution.runtime),
+                execution,
+                info=collection.info,
+            ),
             config,
             answers=answers,
             progress=console.progress,

@@ -1,6 +1,7 @@
 """Command `coca embed-shards`: embed tars with several processes, or on a Ray cluster."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from coca.cli.console import Console, Json, resumable, to_try
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from coca.workflows.collections.embed_shards import EmbeddedShard
 
 
+@grouped
 def embed_shards(
     tars: Annotated[
         list[str],
@@ -37,7 +40,8 @@ def embed_shards(
         ),
     ] = 0,
     model: defaults.Model = None,
-    device: defaults.Device = None,
+    *,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Embed WebDataset tars into Parquet files for `coca index`, with any number of processes.
@@ -59,7 +63,7 @@ def embed_shards(
             out,
             captions=captions,
             workers=on_ray,
-            device=device,
+            execution=execution,
             address=os.environ.get("RAY_ADDRESS"),
             progress=console.progress,
         )
@@ -68,7 +72,9 @@ def embed_shards(
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         results = embed_shards(
             shards,
-            defaults.load_model(model, device or _own_device()),
+            defaults.load_model(
+                model, replace(execution, device=execution.device or _own_device())
+            ),
             out,
             captions=captions,
             start=rank * len(shards) // size,

@@ -110,8 +110,7 @@ def index(
     *,
     encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new collection")],
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    execution: defaults.Run,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
@@ -128,8 +127,8 @@ def index(
     from coca.workflows.collections.index import index_images
 
     def load(info: "CollectionInfo | None") -> "BasePredictor":
-        named = defaults.model_to_fill(model, info, runtime)
-        return defaults.load_model(named, device, runtime)
+        named = defaults.model_to_fill(model, info, execution)
+        return defaults.load_model(named, execution)
 
     def report_run(result: "IndexResult") -> None:
         _report(console, result, where)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json, to_try
-from coca.cli.options import images
+from coca.cli.options import defaults, images
 from coca.cli.options.option_groups import grouped
 from coca.cli.options.search_options import (
     FILTERS,
@@ -59,6 +59,7 @@ def recommend(
     among: Annotated[FilterOptions, FILTERS],
     k: Limit = 10,
     target: CollectionOptions,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Recommend images from positive and negative examples, diversified by MMR.
@@ -74,7 +75,7 @@ def recommend(
     avoided = parse_terms(*_texts_and_files(negative)) if negative else []
     from coca.search.mining.recommend import recommend as recommended
 
-    with target.open() as engine:
+    with target.open(execution) as engine:
         hits = recommended(
             engine,
             wanted,
@@ -108,6 +109,7 @@ def duplicates(
         int, typer.Option("-k", "--limit", min=0, help="Maximum number of pairs to print.")
     ] = 20,
     target: CollectionOptions,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Find near-duplicates within a collection, or between it and other images.
@@ -125,7 +127,7 @@ def duplicates(
             collection,
             min_similarity=min_similarity,
             others=files,
-            predictor=target.load_model(collection) if files else None,
+            predictor=target.load_model(collection, execution) if files else None,
             keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
@@ -238,6 +240,7 @@ def mine(
     ] = False,
     among: Annotated[FilterOptions, FILTERS],
     target: CollectionOptions,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Select images of a collection for training, and write them as a manifest or as shards."""
@@ -276,7 +279,7 @@ def mine(
             diverse=diverse,
             max_similarity=max_similarity,
         )
-        predictor = target.load_model(collection)
+        predictor = target.load_model(collection, execution)
         subset = workflow.mine(
             collection,
             predictor,

@@ -25,7 +25,7 @@ def reindex(
     *,
     encoding: Annotated[VectorEncoding, Group(panel="New vectors; default: as the old vectors")],
     uri: defaults.Uri = None,
-    device: defaults.Device = None,
+    execution: defaults.Run,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
@@ -50,7 +50,7 @@ def reindex(
     index = parse_index(index_type) if index_type else None
     # The collection is opened first, so that its errors are raised before a model is loaded.
     with Collection.open(uri, collection, token=token) as old:
-        predictor = defaults.load_model(model, device)
+        predictor = defaults.load_model(model, execution)
         if old.info.fingerprint == predictor.fingerprint:
             raise ConfigError(f"{collection!r} contains the vectors of {model} already")
         with connected(uri, token) as connection:

@@ -88,7 +88,7 @@ def search(
         typer.Option("--explain", help="Show what image, caption and words give to the sum."),
     ] = False,
     target: CollectionOptions,
-    runtime: defaults.Runtime = None,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Search images by text, by image, or by a weighted sum of both.
@@ -119,7 +119,7 @@ def search(
         )
     options = replace(options, filter=among.expression, ranking=ranking)
     with target.open(
-        in_memory=in_memory, rescore_by=rescore_by, runtime=runtime, progress=console.progress
+        execution, in_memory=in_memory, rescore_by=rescore_by, progress=console.progress
     ) as engine:
         is_slow = not isinstance(engine.collection, CollectionCopy)
         if is_slow and (advice := advice_on_size(engine.collection.info)):

@@ -31,8 +31,7 @@ def serve(
         bool, typer.Option("--open", help="Open the web page in a browser.")
     ] = False,
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    execution: defaults.Run,
     token: defaults.Token = "",
     keys: Annotated[
         Path | None,
@@ -93,8 +92,7 @@ def serve(
         settings,
         token=token,
         model=model or (defaults.model_name(None) if create else os.environ.get("COCA_MODEL")),
-        device=device,
-        runtime=None if runtime is None else runtime.value,
+        execution=execution,
         create=create,
         key_file=key_file,
         folders=allow_folder or (),

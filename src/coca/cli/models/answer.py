@@ -8,6 +8,7 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from coca.runtime.inputs import Caption, Prediction
 
 
+@grouped
 def answer(
     files: images.Files,
     question: Annotated[
@@ -41,8 +43,8 @@ def answer(
         ),
     ] = None,
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    *,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Answer a question about each image, or judge a statement.
@@ -57,7 +59,7 @@ def answer(
     if not question.strip():
         raise ConfigError("the question is empty; ask something, such as 'what is this?'")
     paths = images.find(files)
-    predictor = defaults.load_model(model, device, runtime)
+    predictor = defaults.load_model(model, execution)
     if in_words:
         _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
         return

@@ -35,8 +35,7 @@ def caption(
     ] = None,
     out: images.Out = None,
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Caption images and videos.
@@ -55,7 +54,7 @@ def caption(
         raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
     from coca.inference.video import caption_files
 
-    predictor = defaults.load_model(model, device, runtime)
+    predictor = defaults.load_model(model, execution)
     outcomes = images.work_through(
         paths,
         lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=decoding),

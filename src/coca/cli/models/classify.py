@@ -11,6 +11,7 @@ import typer
 from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults, images
 from coca.cli.options.class_names import lines_of, read_names
+from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class By(StrEnum):
     likelihood = "likelihood"
 
 
+@grouped
 def classify(
     files: images.Files,
     labels: Annotated[
@@ -76,8 +78,8 @@ def classify(
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    *,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Classify images: zero-shot among any labels, or by the head of a fine-tuned model.
@@ -109,8 +111,8 @@ def classify(
 
         # Errors of the collection are raised before a model is loaded.
         found = find_classes(defaults.index_uri(uri), classes, token=token)
-        model = defaults.model_to_fill(model, found, runtime)
-    predictor = defaults.load_model(model, device, runtime)
+        model = defaults.model_to_fill(model, found, execution)
+    predictor = defaults.load_model(model, execution)
     if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     with ExitStack() as opened:

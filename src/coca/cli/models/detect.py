@@ -8,11 +8,13 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import grouped
 
 if TYPE_CHECKING:
     from coca.inference.detecting import Detection
 
 
+@grouped
 def detect(
     files: images.Files,
     model: Annotated[
@@ -31,7 +33,8 @@ def detect(
             help="Folder for the images with their boxes drawn; default: none are drawn.",
         ),
     ] = None,
-    device: defaults.Device = None,
+    *,
+    execution: defaults.RunDevice,
     as_json: Json = False,
 ) -> None:
     """Detect objects in images: a bounding box in pixels, a label and a score for each.
@@ -42,7 +45,7 @@ def detect(
     paths = images.find(files)
     from coca.inference.detecting import drawn, load_detector
 
-    detector = load_detector(model, device=device)
+    detector = load_detector(model, device=execution.device)
     outcomes = images.work_through(
         paths,
         lambda batch: detector.detect(batch, threshold=threshold),

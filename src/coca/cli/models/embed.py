@@ -7,6 +7,7 @@ import typer
 
 from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 NUMPY_SUFFIX = ".npy"
 
 
+@grouped
 def embed(
     files: Annotated[
         list[str] | None,
@@ -37,8 +39,8 @@ def embed(
         ),
     ] = Path("embeddings.npy"),
     model: defaults.Model = None,
-    device: defaults.Device = None,
-    runtime: defaults.Runtime = None,
+    *,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Embed images and videos, then texts, into unit vectors of one space.
@@ -60,7 +62,7 @@ def embed(
         raise ConfigError("there is nothing to embed: name images, or give --text")
     from coca.inference.video import embed_files
 
-    predictor = defaults.load_model(model, device, runtime)
+    predictor = defaults.load_model(model, execution)
     outcomes: list[Any] = images.work_through(
         paths,
         lambda batch: list(embed_files(predictor, batch)),

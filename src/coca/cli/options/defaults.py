@@ -5,14 +5,15 @@ collection  --uri,    then COCA_URI,    then coca.db,  then the demo's collectio
 """
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coca.cli.console import Console
+from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError, ModelError
+from coca.runtime.execution import Execution
 from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -33,28 +34,9 @@ Model = Annotated[
     ),
 ]
 
-
-class Runtimes(StrEnum):
-    """Libraries that run a model."""
-
-    torch = "torch"
-    onnx = "onnx"
-
-
-Runtime = Annotated[
-    Runtimes | None,
-    typer.Option(
-        "--runtime",
-        help="torch, or onnx for a folder that `coca export --format onnx` wrote, without torch; "
-        "default: by the content of the folder of --model.",
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="Torch device, such as cuda:0; default: an accelerator, else cpu."
-    ),
-]
+# `--precision` is the precision of stored vectors.
+Run = Annotated[Execution, Group(panel="Options", names={"precision": "model-precision"})]
+RunDevice = Annotated[Execution, Group(panel="Options", only=("device",))]
 Uri = Annotated[
     str | None,
     typer.Option(
@@ -89,15 +71,13 @@ def model_name(given: str | None) -> str:
     return given or os.environ.get("COCA_MODEL") or DEFAULT_MODEL
 
 
-def model_to_fill(
-    given: str | None, there: "CollectionInfo | None", runtime: Runtimes | None = None
-) -> str:
+def model_to_fill(given: str | None, there: "CollectionInfo | None", execution: Execution) -> str:
     """Return the model to fill a collection with: by default the model of its vectors."""
     if given is None and there is not None:
         from coca.workflows.collections.collection_model import model_of
 
         try:
-            return model_of(there, runtime=None if runtime is None else runtime.value)
+            return model_of(there, runtime=execution.runtime)
         except ModelError:
             if not os.environ.get("COCA_MODEL"):
                 raise
@@ -105,20 +85,13 @@ def model_to_fill(
 
 
 def load_model(
-    given: str | None,
-    device: str | None,
-    runtime: Runtimes | None = None,
-    *,
-    info: "CollectionInfo | None" = None,
+    given: str | None, execution: Execution, *, info: "CollectionInfo | None" = None
 ) -> "BasePredictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console.current(json=False))
     from coca.workflows.collections.collection_model import fitted, load_model
 
-    loaded = load_model(
-        model_name(given), runtime=None if runtime is None else runtime.value, device=device
-    )
-    return fitted(loaded, info)
+    return fitted(load_model(model_name(given), execution), info)
 
 
 def keep_downloads_quiet(console: Console) -> None:

@@ -49,7 +49,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     def expanded(**options: Any) -> None:
         for name, hint in groups.items():
-            own = {each.name: options.pop(each.name) for each in _fields_of(hint)}
+            own = {each.name: options.pop(_parameter(each, hint)) for each in _fields_of(hint)}
             options[name] = _built(hint, own)
         command(**options)
 
@@ -106,9 +106,16 @@ def _options_of(hint: Any) -> Iterator[inspect.Parameter]:
             annotation, default = annotation | None, None
         if group:
             annotation = _option(each, annotation, _in_options(texts[each.name], hint), group)
+        name = _parameter(each, hint)
         yield inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )
+
+
+def _parameter(each: Field[Any], hint: Any) -> str:
+    """Return the name of the parameter of a field: two groups may have fields of the same name."""
+    group = _group_of(hint)
+    return each.name if group is None else _flag(each.name, group)[2:].replace("-", "_")
 
 
 def _option(each: Field[Any], hint: Any, text: str, group: Group) -> Any:

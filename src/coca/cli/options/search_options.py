@@ -12,6 +12,7 @@ from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
 from coca.core.progress import ProgressMaker, silent
+from coca.runtime.execution import Execution
 from coca.search.search_options import PhotoFilter
 
 if TYPE_CHECKING:
@@ -54,15 +55,14 @@ class CollectionOptions:
     uri: defaults.Uri = None
     collection: defaults.Collection = "pictures"
     model: defaults.Model = None
-    device: defaults.Device = None
     token: defaults.Token = ""
 
     def open(
         self,
+        execution: Execution,
         *,
         in_memory: bool = False,
         rescore_by: str | None = None,
-        runtime: defaults.Runtimes | None = None,
         progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
         """Open the search engine: the collection and the model that filled it."""
@@ -75,8 +75,7 @@ class CollectionOptions:
             token=self.token,
             model=self.model,
             fallback=lambda: os.environ.get("COCA_MODEL"),
-            device=self.device,
-            runtime=None if runtime is None else runtime.value,
+            execution=execution,
             in_memory=in_memory,
             rescore_by=rescore_by,
             progress=progress,
@@ -89,12 +88,12 @@ class CollectionOptions:
 
         return Collection.open(uri, collection or self.collection, token=self.token)
 
-    def load_model(self, collection: "Collection") -> "BasePredictor":
+    def load_model(self, collection: "Collection", execution: Execution) -> "BasePredictor":
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 
-        named = self.model or model_of(collection.info)
-        return defaults.load_model(named, self.device, info=collection.info)
+        named = self.model or model_of(collection.info, runtime=execution.runtime)
+        return defaults.load_model(named, execution, info=collection.info)
 
 
 def print_hits(

@@ -9,6 +9,7 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import grouped
 from coca.cli.options.recipes import Settings, data_root_required, for_all_tasks
 from coca.core.errors import ConfigError, did_you_mean
 
@@ -19,6 +20,7 @@ SCORES = ["score", "value", "95 %", "by chance", "strongest baseline"]
 """Columns of the table of a task's scores."""
 
 
+@grouped
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
     tasks: Annotated[
@@ -42,7 +44,8 @@ def evaluate(
         list[str] | None,
         typer.Option("--compare", "-b", help="Another model to compare with; may be repeated."),
     ] = None,
-    device: defaults.Device = None,
+    *,
+    execution: defaults.Run,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on tasks, compared with chance level and other models."""
@@ -58,7 +61,7 @@ def evaluate(
         [model, *(compare or [])],
         configs,
         out=folder,
-        device=device,
+        execution=execution,
         progress=console.progress,
         log=console.note,
     )

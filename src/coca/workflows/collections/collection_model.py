@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import DEFAULT, Execution, Runtime
 from coca.runtime.files import runs_on_onnx
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
@@ -34,28 +35,30 @@ from coca.weights import FINGERPRINTS, shipped
 # Model of a collection: load it on a runtime, and open a collection with its model.
 
 
-Runtime: TypeAlias = Literal["torch", "onnx"]
-"""Library that runs a model."""
 E = TypeVar("E", bound=Embedder)
 
 
-def load_model(
-    name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
-) -> BasePredictor:
-    """Load a model by torch or by ONNX Runtime.
+def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredictor:
+    """Load a model on the library that runs it.
 
     Args:
         name: Any name that `coca.load` accepts, or a folder of `coca export --format onnx`.
-        runtime: Default: `onnx` for an exported folder, else `torch`.
-        device: Torch device; see `coca.load`.
+        execution: Device, library and precision.
     """
+    device, runtime, precision = execution.device, execution.runtime, execution.precision
     if runtime == "onnx" or (runtime is None and runs_on_onnx(name)):
         if device is not None:
             raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
+        if precision not in ("auto", "fp32"):
+            raise ConfigError(
+                f"--model-precision {precision} is for torch and openvino, and the runtime is "
+                "onnx, which runs a model as it was exported; `coca export --format onnx --int8` "
+                "writes 8-bit weights"
+            )
         return load_exported(name)
     from coca.inference.image_text import load
 
-    return load(name, device=device)
+    return load(name, **vars(execution))
 
 
 def fitted(model: E, info: CollectionInfo | None) -> E:
@@ -196,8 +199,7 @@ def open_search(
     token: str = "",
     model: Embedder | str | Path | None = None,
     fallback: Callable[[], str | Path | None] | None = None,
-    device: str | None = None,
-    runtime: Runtime | None = None,
+    execution: Execution = DEFAULT,
     in_memory: bool = False,
     rescore_by: str | None = None,
     progress: ProgressMaker = silent,
@@ -211,9 +213,7 @@ def open_search(
         model: A loaded model or a folder; default: the model of the collection.
         fallback: Returns the model to load if the collection's model is missing, or None if there
             is none. It may raise an error with further advice.
-        device: Torch device of a model that is loaded; see `coca.load`.
-        runtime: `torch`, or `onnx` for an exported model, without torch. Default: `onnx` for a
-            folder that `coca export --format onnx` wrote.
+        execution: Device, library and precision of a model that is loaded.
         in_memory: Load all vectors into memory for exact search.
         rescore_by: Address of a collection of the same name with whole vectors, which rank the
             first hits; see `coca.search.query.rerank`.
@@ -235,9 +235,8 @@ def open_search(
         else:
             searched = stack.enter_context(connect())
         if not isinstance(model, Embedder):
-            name = choose_model(model, searched.info, fallback=fallback, runtime=runtime)
-            embedder = load_embedder(name, runtime=runtime, device=device)
-            model = fitted(embedder, searched.info)
+            name = choose_model(model, searched.info, fallback=fallback, runtime=execution.runtime)
+            model = fitted(load_embedder(name, execution), searched.info)
         if in_memory and isinstance(searched, Collection):
             searched = CollectionCopy(searched, progress=progress)
         elif rescore_by is None:
@@ -248,13 +247,11 @@ def open_search(
         yield SearchEngine(model, searched, image_reader=_image_reader)
 
 
-def load_embedder(
-    name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
-) -> Embedder:
+def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
     """Load a model that embeds queries; a shipped model embeds texts without torch."""
-    if runtime is None and device is None and has_text_graph(name):
+    if execution == DEFAULT and has_text_graph(name):
         return TextEmbedder(str(name), lambda: load_model(name))
-    return load_model(name, runtime=runtime, device=device)
+    return load_model(name, execution)
 
 
 def _image_reader() -> Callable[[str, str], bytes]:

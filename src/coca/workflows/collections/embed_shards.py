@@ -20,10 +20,11 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import DEFAULT, Execution
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source
-from coca.workflows.collections.collection_model import lasting_name
+from coca.workflows.collections.collection_model import lasting_name, load_model
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner
 
@@ -185,7 +186,7 @@ def embed_shards_on_ray(
     *,
     workers: int,
     captions: bool = False,
-    device: str | None = None,
+    execution: Execution = DEFAULT,
     address: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
@@ -196,20 +197,20 @@ def embed_shards_on_ray(
         model: Folder or name of the model, the same on every node.
         out: Folder that every node can write to.
         workers: Number of workers. They share the accelerators of the cluster; if there are none or
-            `device` is `"cpu"`, they share its cores.
+            the device is `"cpu"`, they share its cores.
         captions: Generate captions for images that have none.
-        device: `"cpu"`, `"cuda"`, or None for an accelerator if available. Ray assigns the device
-            index.
+        execution: Library and precision of the model; its device is `"cpu"`, `"cuda"`, or None for
+            an accelerator if available. Ray assigns the device index.
         address: Address of a running cluster; default: a local cluster for this call.
         progress: Optional progress callback; counts tars.
 
     Yields:
         The result of each tar, as it finishes.
     """
-    if device not in (None, "cpu", "cuda"):
+    if execution.device not in (None, "cpu", "cuda"):
         raise ConfigError(
             f"--device must be cuda, cpu or not given with Ray, which assigns the devices, "
-            f"got {device}"
+            f"got {execution.device}"
         )
     ray = require("ray", extra="ray")
     pools = require("ray.util", extra="ray")
@@ -224,10 +225,13 @@ def embed_shards_on_ray(
     source = full_path(model) if os.path.exists(model) else model
     try:
         worker = ray.remote(_Worker).options(
-            **share_of_each(workers, ray.cluster_resources(), device=device)
+            **share_of_each(workers, ray.cluster_resources(), device=execution.device)
         )
         pool = pools.ActorPool(
-            [worker.remote(source, device, full_path(str(out)), captions) for _ in range(workers)]
+            [
+                worker.remote(source, execution, full_path(str(out)), captions)
+                for _ in range(workers)
+            ]
         )
         with progress("embed tars", len(shards)) as bar:
             for result in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
@@ -246,7 +250,7 @@ def share_of_each(
     Args:
         workers: Number of workers.
         cluster: Resources from `ray.cluster_resources`, such as `{"CPU": 16.0, "GPU": 2.0}`.
-        device: As for `embed_shards_on_ray`.
+        device: Device of `embed_shards_on_ray`.
     """
     accelerators = int(cluster.get("GPU", 0))
     if device == "cuda" and not accelerators:
@@ -259,10 +263,8 @@ def share_of_each(
 
 
 class _Worker:
-    def __init__(self, model: str, device: str | None, out: str, captions: bool) -> None:
-        from coca.inference.image_text import load
-
-        self._predictor = load(model, device=device)
+    def __init__(self, model: str, execution: Execution, out: str, captions: bool) -> None:
+        self._predictor = load_model(model, execution)
         self._out = out
         self._captions = captions
 

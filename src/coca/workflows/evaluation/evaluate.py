@@ -15,6 +15,7 @@ from coca.core.provenance import record
 from coca.inference.caching import caching
 from coca.inference.image_text import load
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.execution import DEFAULT, Execution
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from coca.workflows.evaluation import result_cache
@@ -34,7 +35,7 @@ def evaluate(
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
-    device: str | None = None,
+    execution: Execution = DEFAULT,
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[TaskResult]:
@@ -45,7 +46,7 @@ def evaluate(
         configs: The tasks, at least one.
         out: Folder for the report and for results; a task with a cached result is not run again.
             None: nothing is written.
-        device: Torch device of a model that is loaded; see `coca.load`.
+        execution: Device, library and precision of a model that is loaded.
         progress: Optional progress callback.
         log: Receives a status line for each task.
 
@@ -57,7 +58,9 @@ def evaluate(
         CocaError: The model cannot be loaded, or the samples lack what a task needs. Errors that
             need no images are raised before any task runs.
     """
-    (results,) = side_by_side([model], configs, out=out, device=device, progress=progress, log=log)
+    (results,) = side_by_side(
+        [model], configs, out=out, execution=execution, progress=progress, log=log
+    )
     return results
 
 
@@ -66,7 +69,7 @@ def side_by_side(
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
-    device: str | None = None,
+    execution: Execution = DEFAULT,
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[list[TaskResult]]:
@@ -90,7 +93,9 @@ def side_by_side(
     names = [it.source if isinstance(it, BasePredictor) else str(it) for it in models]
     if len({*names}) < len(names):
         raise ConfigError(f"one of the models {', '.join(names)} is named twice")
-    predictors = [it if isinstance(it, BasePredictor) else load(it, device=device) for it in models]
+    predictors = [
+        it if isinstance(it, BasePredictor) else load(it, **vars(execution)) for it in models
+    ]
     prints = [[check_task(predictor, config) for config in configs] for predictor in predictors]
     runs = [
         _run_all(predictor, configs, found, out, progress, log)

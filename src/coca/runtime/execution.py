@@ -1,0 +1,29 @@
+"""Where and how a model runs: options of every command that loads one.
+
+This module imports no NumPy and no torch, since its options are those of commands.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Runtime: TypeAlias = Literal["torch", "onnx", "openvino"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Device, library and precision of a model. Vectors of all of them can be compared."""
+
+    device: str | None = None
+    """Torch device, such as cuda:0; default: an accelerator, else cpu."""
+    runtime: Runtime | None = None
+    """Library that runs the model: torch; openvino, for models of OpenCLIP and transformers on a
+    CPU; or onnx, without torch, for a folder of `coca export --format onnx` or in immich's layout.
+    Default: onnx for such a folder, else torch."""
+    precision: Precision = "fp32"
+    """Precision of the model: fp32, bf16, fp16; auto for the faster of fp32 and bf16; or int8, for
+    models of other libraries on a CPU."""
+
+
+DEFAULT = Execution()
+"""By torch on the first accelerator, in fp32."""
