@@ -1,19 +1,23 @@
 """Models, tensors and averaged weights that are sharded over ranks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.nn import functional as F
 
 from coca.core.errors import StorageError
 from coca.model.coca import CoCa
+from coca.model.encoders.timm import TimmConfig
 from coca.model.sharded_safetensors import copy_to_cpu, write_shards
 from coca.train.backward import backward
 from coca.train.checkpoints.state import distribute_like
+from coca.train.distributed import parallel as parallel_module
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
@@ -37,6 +41,8 @@ def look() -> dict[str, Results]:
         "ddp": half_precision("ddp"),
         "fsdp": half_precision("fsdp"),
         "clipped": clipped(),
+        "blocks ddp": foreign_blocks("ddp"),
+        "blocks fsdp": foreign_blocks("fsdp"),
     }
 
 
@@ -76,6 +82,24 @@ def half_precision(kind: Kind) -> Results:
     )
     assert all(p.dtype == torch.float32 for p in parallel.model.parameters())
     return {"loss": losses.total, "grad_norm": parallel.gradient_norm()}
+
+
+def foreign_blocks(kind: Kind) -> Results:
+    """Figures of a step with an encoder of timm, and the number of groups in it."""
+    parallel_module.MIN_GROUP = 1_000
+    seed_weights()
+    image = TimmConfig(name="test_vit", image_size=32, patch_size=16, width=64)
+    parallel = ParallelModel(CoCa(tiny_config(image=image)), kind, device=CPU)
+    batch = ragged_batch(8)
+    pixels = F.interpolate(batch.images, 32)
+    batch = replace(batch, images=pixels).split(4)[DistributedContext.current().rank]
+    losses = backward(parallel, CoCaObjective(LossConfig()), batch)
+    groups = sum(isinstance(it, FSDPModule) for it in parallel.model.image_encoder.modules())
+    return {
+        "loss": losses.total,
+        "grad_norm": parallel.gradient_norm(),
+        "groups": torch.tensor(groups),
+    }
 
 
 def clipped() -> Results:

@@ -84,6 +84,18 @@ def test_pieces_in_half_precision_train_as_whole_weights_do(
 
 
 @pytest.mark.distributed
+def test_blocks_of_other_libraries_are_groups_by_their_size(
+    ranks: list[dict[str, Results]],
+) -> None:
+    for own in ranks:
+        replicated, sharded = own["blocks ddp"], own["blocks fsdp"]
+        # The six blocks of timm's `test_vit`.
+        assert (int(replicated["groups"]), int(sharded["groups"])) == (0, 6)
+        for name in ("loss", "grad_norm"):
+            torch.testing.assert_close(sharded[name], replicated[name])
+
+
+@pytest.mark.distributed
 def test_a_gradient_in_pieces_is_measured_and_clipped_as_a_whole(
     ranks: list[dict[str, Results]],
 ) -> None:

@@ -7,6 +7,7 @@ wrapper, `ParallelModel.run`. During it, DDP tracks the parameters, and FSDP2 ha
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -19,6 +20,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from coca.core.errors import ConfigError
@@ -27,6 +29,10 @@ from coca.model.openclip.openclip import OpenCLIPDecoderLayer
 from coca.train.distributed.context import DistributedContext
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]
+
+MIN_GROUP = 1_000_000
+"""Parameters from which an element of a sequence of modules, such as a block of a timm model, is
+gathered on its own; smaller ones are gathered with what is around them."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 T = TypeVar("T")
@@ -157,13 +163,13 @@ def _resolved(kind: Kind, world: DistributedContext) -> Kind:
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parameter]:
-    """Shard each block, then all other parameters; return those that cannot be sharded."""
+    """Shard each block, then all other parameters; return those that cannot be sharded.
+
+    Blocks of other libraries are recognized by their size, see `MIN_GROUP`.
+    """
     # Inputs stay in fp32: autocast also adds residuals in fp32.
-    block = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
-    )
+    plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    block = replace(plain, param_dtype=torch.bfloat16 if bf16 else None)
     # torch warns about in-place changes of views; keys and values are not changed in place.
     warnings.filterwarnings("ignore", message=".* returned a view tensor")
     # Inner modules first: sharded parameters do not belong to the group of an outer module.
@@ -177,6 +183,16 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parame
         if isinstance(part, OpenCLIPDecoderLayer):
             # Likewise, with the layer's own norm.
             register_fsdp_forward_method(part, "read_image")
+        if isinstance(part, nn.Sequential | nn.ModuleList):
+            for element in part:
+                whole = [it for it in element.parameters() if not isinstance(it, DTensor)]
+                if sum(it.numel() for it in whole) < MIN_GROUP:
+                    continue
+                if isinstance(element, nn.ModuleList | nn.ModuleDict):
+                    continue  # It has no forward pass.
+                # Batch norms need weights in the type of their statistics, fp32.
+                normed = any(isinstance(it, _NormBase) for it in element.modules())
+                fully_shard(element, mesh=mesh, mp_policy=plain if normed else block)
     # FSDP2 does not support scalar parameters, such as the temperature.
     scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
     fully_shard(module, mesh=mesh, ignored_params=set(scalars))
