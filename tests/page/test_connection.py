@@ -193,3 +193,25 @@ def test_a_filter_that_is_not_understood_can_be_cleared(visit: Visit, watch: Wat
     expect(tab.get_by_role("button", name="Try again")).to_have_count(0)
     tab.get_by_role("button", name="Clear the filter", exact=True).click()
     expect(tab.locator("#summary")).to_have_text("13 images")
+
+
+def test_an_opened_image_names_a_service_that_ended(visit: Visit, watch: Watch) -> None:
+    watch.expected.add(0)
+    tab = visit()
+    tab.locator(".tile-link").first.click()
+    expect(tab.locator(".item-image")).to_be_visible()
+    expect(tab.get_by_role("button", name="Next image")).to_be_enabled()
+    tab.route(re.compile("/v1/"), lambda route: route.abort())
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".item-missing-note")).to_have_text("The service does not answer")
+    # The message is in front of the opened image, and stays when that is closed.
+    tab.keyboard.press("l")
+    fault = tab.locator(".toast-error")
+    expect(fault).to_contain_text("The service does not answer")
+    fault.get_by_role("button").click()
+    expect(fault).to_have_count(0)
+    tab.keyboard.press("l")
+    expect(fault).to_have_count(1)
+    tab.keyboard.press("Escape")
+    expect(tab.locator("dialog[open]")).to_have_count(0)
+    expect(fault).to_be_visible()

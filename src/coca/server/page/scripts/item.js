@@ -187,7 +187,7 @@ export class ItemView {
     const image = h("img", { class: "item-image", alt: labelOf(item), draggable: "false" });
     image.addEventListener("error", () => {
       if (image.dataset.path === item.original) showImage(image, thumbnailPath(item, 1024));
-      else stage.classList.add("item-missing");
+      else this.#explain(stage, image.dataset.path);
     });
     showImage(image, thumbnailPath(item, 1024));
     this.frame = h("div", { class: "region-frame" }, image);
@@ -205,7 +205,7 @@ export class ItemView {
       { class: "item-stage" },
       this.frame,
       player,
-      h("p", { class: "item-missing-note" }, t("The image cannot be read any more.")),
+      h("p", { class: "item-missing-note" }),
       step(t("Previous image"), "left", -1, index > 0),
       step(t("Next image"), "right", 1, index >= 0 && this.wall.item(index + 1)),
     );
@@ -218,6 +218,16 @@ export class ItemView {
       onSwipe: (by) => this.#step(by),
     });
     return stage;
+  }
+
+  /** Say why an image is not shown. */
+  async #explain(stage, path) {
+    const text = await api.blob(path).then(
+      () => t("The image cannot be shown."),
+      ({ status }) => t(status === 0 ? "The service does not answer" : "The image cannot be read any more."),
+    );
+    $(".item-missing-note", stage).textContent = text;
+    stage.classList.add("item-missing");
   }
 
   #actions() {

@@ -187,13 +187,12 @@ function describeResult(response) {
   const parts = [];
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
-  else parts.push(t("Best matches first"));
   if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push(t("by image and caption"));
   summary.textContent = parts.join(" · ");
   summary.title = `${number(Math.round(response.took_ms))} ms`;
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
-  else if (state.trash) showNote(message, t("Images in the trash. The date of their deletion is in their view."));
+  else if (state.trash) showNote(message, t("Images in the trash. Open one to see when it is deleted for good."));
   else if (weak === true) showNote(message, t("Weak matches for {query}", { query: queryName(state) }));
   wall.divider.textContent = t("Weak matches");
   if (!hasQuery(state) && !hasFilters(state) && !state.trash && hits.length) examples = examplesOf(hits);

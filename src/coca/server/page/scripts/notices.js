@@ -28,12 +28,22 @@ export function toast(text, { error = false, action = null } = {}) {
   };
   const element = h(
     "div",
-    { class: `toast${error ? " toast-error" : ""}`, role: error ? "alert" : null },
+    {
+      class: `toast${error ? " toast-error" : ""}`, role: error ? "alert" : null,
+      // A click leaves the focus where it is, and so the keys of an opened image.
+      on: { mousedown: (event) => event.preventDefault() },
+    },
     h("p", {}, text),
     action && button(action[0], null, act, { text: true, class: "toast-action" }),
     button(t("Close the message"), "close", () => element.remove()),
   );
   box.append(element);
+  // What is outside of a modal dialog is behind it, and cannot be clicked.
+  const dialog = [...document.querySelectorAll("dialog:modal")].at(-1);
+  if (dialog && !dialog.contains(box)) {
+    dialog.append(box);
+    dialog.addEventListener("close", () => document.body.append(box), { once: true });
+  }
   while (box.children.length > MAX_TOASTS) box.firstElementChild.remove();
   if (error) return;
   announce(text);
