@@ -14,9 +14,13 @@ from PIL import Image
 
 from coca.core.config.frozen_config import load_config
 from coca.core.progress import ProgressMaker
+from coca.data.sources.tar import index as tar_index
+from coca.data.sources.tar.scan import Scan, scan_tar
+from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.loading import load
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from coca.workflows.training.pretrain_data import open_sources
 from tiny_ranks import Results
 
 NAMES = ("red square", "green square", "blue square", "yellow square")
@@ -110,6 +114,20 @@ def run_on_this_rank(root: Path) -> Results:
 def watched_run(image_folder: Path, run: Path, *overrides: str) -> Results:
     """A run on each of several ranks."""
     return {"step": torch.tensor(pretrain(recipe(image_folder, run, *overrides)).step)}
+
+
+def tars_scanned_by_this_rank(folder: Path) -> int:
+    """Number of tars without an index that this rank scans when all ranks open them."""
+    scanned: list[str] = []
+
+    def watch(stream: io.BufferedIOBase, path: str, **options: bool) -> Scan:
+        scanned.append(path)
+        return scan_tar(stream, path, **options)
+
+    setattr(tar_index, "scan_tar", watch)  # noqa: B010
+    ((_, source),) = open_sources([ShardsConfig(path=str(folder))])
+    assert len(source)
+    return len(scanned)
 
 
 CLASSES = ("red", "green", "blue", "yellow")

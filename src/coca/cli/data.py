@@ -1,7 +1,6 @@
 """Commands `coca data`: tokenizer, word vectors, tar index, feature cache, emoji."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,8 +11,6 @@ from coca.cli.console import Console, Json
 
 if TYPE_CHECKING:
     from coca.data.sample import Sample
-
-INDEX_THREADS = 8
 
 app = typer.Typer(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
 
@@ -140,25 +137,29 @@ def index(
         str,
         typer.Option("--index-folder", help="Folder for the indexes; default: next to the tars."),
     ] = "",
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            "--checksums",
+            help="Read the tars whole for checksums, which samples are then verified by.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Index WebDataset tars; this also detects truncated and damaged tars before a run.
+    """Index WebDataset tars; this also detects truncated tars before a run.
 
-    A run creates missing indexes by itself; this command creates them in advance.
+    A run creates missing indexes by itself; this command creates them in advance, with a process
+    for each core. Only the headers are read.
     """
     console = Console.current(json=as_json)
-    from coca.data.sources.tar.index import load_index
+    from coca.data.sources.tar.index import index_tars
     from coca.data.storage.storage import Storage
 
-    storage = Storage()
-    paths = storage.find(tars, suffix=".tar")
+    paths = Storage().find(tars, suffix=".tar")
     samples = 0
-    with (
-        console.progress("indexing tars", len(paths)) as bar,
-        ThreadPoolExecutor(INDEX_THREADS) as pool,
-    ):
-        for made in pool.map(lambda path: load_index(path, storage, folder=index_folder), paths):
-            samples += len(made.keys)
+    with console.progress("indexing tars", len(paths)) as bar:
+        for count in index_tars(paths, folder=index_folder, checksums=checksums):
+            samples += count
             bar.advance(1, samples=samples)
     where = f"in {index_folder}" if index_folder else "next to the tars"
     console.say(f"{len(paths)} tars contain {samples:,} samples; their indexes are {where}")

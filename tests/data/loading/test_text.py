@@ -118,7 +118,13 @@ def test_keywords_replace_captions_at_their_fraction() -> None:
     assert min(drawn["one"], drawn["two"]) > 180
 
 
-@pytest.mark.parametrize("metadata", [{}, {"tags": []}, {"tags": "red"}, {"tags": [3]}])
+def test_a_single_text_is_a_keyword() -> None:
+    sample = Sample("a", b"", ("a caption",), metadata={"caption_de": "ein Text"})
+    drawn = draws(sample, config(keyword_field="caption_de", keyword_fraction=1.0))
+    assert drawn.keys() == {"ein Text"}
+
+
+@pytest.mark.parametrize("metadata", [{}, {"tags": []}, {"tags": " "}, {"tags": [3]}])
 def test_a_sample_without_keywords_has_its_captions_only(metadata: dict[str, Any]) -> None:
     sample = Sample("a", b"", ("a caption",), metadata=metadata)
     assert draws(sample, config(keyword_field="tags", keyword_fraction=1.0)).keys() == {"a caption"}

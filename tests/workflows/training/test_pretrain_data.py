@@ -2,6 +2,7 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,9 @@ from coca.workflows.training.pretrain_data import (
     train_tokenizer,
 )
 from tiny_data import CAPTIONS, MemorySource, make_samples, tiny_processor
+from tiny_datasets import make_tar
+from tiny_ranks import HANGING_S, on_ranks, start_ranks
+from tiny_workflows import tars_scanned_by_this_rank
 
 SOURCE = SourceConfig(kind="memory", path="m")
 
@@ -221,3 +225,21 @@ def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_stage_beyond_the_run_is_refused(until: float) -> None:
     with pytest.raises(ConfigError, match=r"must be a number in \(0, 1\)"):
         ResolutionConfig(until=until, image_size=8)
+
+
+@pytest.mark.distributed
+def test_the_first_rank_indexes_the_tars_of_a_run_and_the_others_use_it(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(3):
+        make_tar(folder / f"{number}.tar", {"a.jpg": b"x", "a.txt": b"a caption"})
+    scanned = on_ranks(2, tmp_path, partial(tars_scanned_by_this_rank, folder))
+    assert scanned == [3, 0]
+
+
+@pytest.mark.distributed
+def test_tars_that_cannot_be_opened_are_reported_by_every_rank(tmp_path: Path) -> None:
+    ranks = start_ranks(2, tmp_path, partial(tars_scanned_by_this_rank, tmp_path / "none"))
+    for process in ranks:
+        process.join(HANGING_S)
+    assert [process.exitcode for process in ranks] == [1, 1]

@@ -50,8 +50,9 @@ def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]
 def keywords_of(sample: Sample, config: SourceConfig) -> list[str]:
     """List the keywords of a sample in `keyword_field`; empty without the field."""
     found = sample.metadata.get(config.keyword_field, ()) if config.keyword_field else ()
-    is_list = isinstance(found, list | tuple)
-    return _filled(it for it in found if isinstance(it, str)) if is_list else []
+    texts = [found] if isinstance(found, str) else found
+    is_list = isinstance(texts, list | tuple)
+    return _filled(it for it in texts if isinstance(it, str)) if is_list else []
 
 
 def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator) -> SampledText:

@@ -75,8 +75,8 @@ class SourceConfig(Config):
     the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
     keyword_field: str = ""
-    """Metadata field with a list of other texts that people search by, such as `keywords`, `tags`,
-    or captions in a second language; see `keyword_fraction`."""
+    """Metadata field with other texts that people search by, a list or one text, such as
+    `keywords`, `tags`, or captions in a second language; see `keyword_fraction`."""
 
     keyword_fraction: Fraction = 0.0
     """Fraction of visits, 0 to 1, whose text is one of the keywords in place of a caption. So a

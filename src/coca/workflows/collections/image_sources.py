@@ -294,7 +294,9 @@ class SampleSource:
     ) -> None:
         source: Source
         if on_bad_tar is not None and isinstance(config, ShardsConfig):
-            source = ShardSource(config, on_bad=on_bad_tar, allow_overlap=True, within=within)
+            source = ShardSource(
+                config, checksums=True, on_bad=on_bad_tar, allow_overlap=True, within=within
+            )
         else:
             source = open_source(config)
         if not isinstance(source, PathSource):

@@ -1,5 +1,6 @@
 """Data of a pretraining run: sources, tokenizer, processor and data loader."""
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, PositiveInt
 
 from coca.core.config.frozen_config import Config
-from coca.core.errors import ConfigError, DataError
+from coca.core.errors import CocaError, ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
@@ -155,8 +156,26 @@ class DataConfig(Config):
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> Sources:
-    """Open the sources of a run."""
-    return [(config, open_source(config)) for config in configs]
+    """Open the sources of a run; all ranks must call this function.
+
+    The first rank opens them before the others, then the first rank of each other machine, so that
+    indexes of tars are made once for a shared folder, and once on a machine with its own cache.
+    """
+    world, opened = DistributedContext.current(), None
+    hosts = world.gather(socket.gethostname(), patient=True)
+    turn = 0 if world.is_main else 1 if hosts.index(hosts[world.rank]) == world.rank else 2
+    for number in range(3 if world.size > 1 else 1):
+        error: CocaError | None = None
+        if number == turn:
+            try:
+                opened = [(config, open_source(config)) for config in configs]
+            except CocaError as caught:
+                error = caught
+        for failed in world.gather(error, patient=True):
+            if failed is not None:
+                raise failed
+    assert opened is not None, "each rank has a turn"
+    return opened
 
 
 def train_tokenizer(

@@ -1,121 +1,236 @@
-"""Tar index for random access: name, offset, size and CRC-32 of each member.
+"""Tar index for random access: key, and offset and size of each file, of every sample.
 
-The index of `NAME.tar` is the JSON file `NAME.tar.idx`. It has the identity of the tar
-(`Storage.state`), the offset of its end mark and, for each member, name, offset, size (bytes) and
-CRC-32.
+The index of `NAME.tar` is the file `NAME.tar.idx`: a line of JSON, then one record of equal size
+for each sample. A source reads the lines only. Records are read one by one, so that the memory of a
+process does not grow with the number of samples.
 """
 
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import tarfile
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from struct import Struct
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt32
 
 from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.files.formats import MEDIA_SUFFIXES
-from coca.data.sources.tar.scan import Member, scan_tar
+from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 SPOTS = 16
-"""Members to verify in a tar whose index was made on another machine."""
+"""Samples to verify in a tar whose index was made on another machine."""
 
 TICK_S = 0.02
 
-MAX_KEY_BYTES = 4096
-"""Longest key, bytes; the array of keys has the width of the longest key."""
+INDEX_THREADS = 8
+TARS_PER_PROCESS = 8
+"""Number of tars that pays for the start of a process."""
 
-# Columns of the arrays below: role of a member in its sample.
+MAX_KEY_BYTES = 4096
+"""Longest key, bytes; a record has the width of the longest key."""
+
+HEADER_BYTES = 4096
+"""Maximum length of the first line of an index."""
+
+# Columns of a record: role of a file in its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
     (suffix.removeprefix(".") for suffix in MEDIA_SUFFIXES), IMAGE
 )
 
+ABSENT = 0xFFFFFFFF
+"""Size of a file that a sample does not have."""
+_TOO_LARGE = ABSENT - 1
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Record(NamedTuple):
+    """A sample of a tar; offsets and sizes are bytes by column, `ABSENT` without such a file."""
+
+    key: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    crc32s: tuple[int, ...] | None
+    """Checksums of the files; None if the tar was indexed without reading them."""
+
+
+class _Header(NamedTuple):
+    """First line of an index file."""
+
+    version: int
+    tar: dict[str, int | str]
+    """State of the tar, as of `Storage.state`."""
+    end: int
+    """First byte of the end mark."""
+    rows: int
+    key_bytes: int
+    has_checksums: bool
+    digest: str
+    """Hash of keys and sizes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Layout of a record; `check` is a CRC-32 of the other fields."""
+        files: list[tuple[str, str, tuple[int, ...]]] = [
+            ("blocks", "<u4", (4,)),
+            ("sizes", "<u4", (4,)),
+        ]
+        if self.has_checksums:
+            files.append(("crc32s", "<u4", (4,)))
+        return np.dtype([("key", f"S{self.key_bytes}"), *files, ("check", "<u4")])
+
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar as compact arrays, since each process has a copy.
-
-    Dimensions: N samples; the four columns are `IMAGE`, `TEXT`, `JSON` and `LABEL`.
-    """
+    """The samples of one tar; records are read from the index file when they are needed."""
 
     path: str
-    keys: Shaped[np.ndarray, " N"]
-    """UTF-8 bytes."""
+    _header: _Header
+    _start: int
+    """First byte of the records in the index file."""
+    _content: str | bytes
+    """Path of the index file, or its bytes if it could be kept nowhere."""
+    _storage: Storage
 
-    offsets: Int64[np.ndarray, "N 4"]
-    sizes: Int64[np.ndarray, "N 4"]
-    """Bytes; -1 where the sample has no such member."""
-
-    crc32s: UInt32[np.ndarray, "N 4"]
+    def __len__(self) -> int:
+        return self._header.rows
 
     def digest(self) -> bytes:
-        """Hash the name of the tar and the names, sizes and checksums of its members."""
-        digest = hashlib.sha256(_base_name(self.path).encode("utf-8", "surrogateescape"))
-        for array in (self.keys, self.sizes, self.crc32s):
-            digest.update(array.tobytes())
-        return digest.digest()
+        """Hash the name of the tar and the keys and sizes of its samples."""
+        name = _base_name(self.path).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(name + self._header.digest.encode()).digest()
+
+    @property
+    def state(self) -> Mapping[str, int | str]:
+        """State of the tar when it was indexed, as of `Storage.state`."""
+        return self._header.tar
+
+    def read(self, rows: Sequence[int]) -> list[Record]:
+        """Read the records of samples.
+
+        Raises:
+            DataError: The index file is missing, or was damaged or replaced since it was opened.
+        """
+        layout = _layout(self._header.key_bytes, self._header.has_checksums)
+        size = layout.size
+        ranges = [(self._start + row * size, self._start + (row + 1) * size) for row in rows]
+        if isinstance(self._content, str):
+            parts = self._storage.read(self._content, ranges)
+        else:
+            parts = [self._content[start:end] for start, end in ranges]
+        records = []
+        for part in parts:
+            key, *numbers, check = layout.unpack(part)
+            if zlib.crc32(part[:-4]) != check:
+                raise DataError(
+                    f"{self._content if isinstance(self._content, str) else self.path} was damaged "
+                    "or replaced while it was read; remove it to index the tar again",
+                    reason="damaged_index",
+                )
+            records.append(
+                Record(
+                    key.rstrip(b"\0").decode("utf-8", "surrogateescape"),
+                    tuple([block * _BLOCK for block in numbers[:4]]),
+                    tuple(numbers[4:8]),
+                    tuple(numbers[8:]) or None,
+                )
+            )
+        return records
 
 
-def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
-    """Load the stored index of a tar, or scan the tar and store its index.
+@cache
+def _layout(key_bytes: int, has_checksums: bool) -> Struct:
+    """Return the layout of a record: that of `_Header.dtype`, which is slower to read."""
+    return Struct(f"<{key_bytes}s{12 if has_checksums else 8}II")
+
+
+def load_index(
+    path: str, storage: Storage, *, folder: str = "", checksums: bool = False
+) -> TarIndex:
+    """Load the stored index of a tar, or scan the headers of the tar and store its index.
 
     A stored index is valid if the tar has the same size and, on this machine, the same modification
     times (nanoseconds) and inode, or the same ETag of a remote tar. These are not comparable if the
     index was made on another machine: a copy with preserved times, or an index that was uploaded
-    with its tar. Then the headers and checksums of up to `SPOTS` members and the end mark are
-    verified. In all other cases the tar is scanned again.
+    with its tar. Then up to `SPOTS` samples and the end mark are verified. In all other cases the
+    tar is scanned again.
 
     Args:
         path: Path or URL of the tar.
         storage: Reader of the tar.
         folder: Folder of stored indexes. By default the folder of the tar; if that is not writable,
-            `index` in the user's cache.
+            or a URL, `index` in the user's cache.
+        checksums: Compute the CRC-32 of all files, which reads the whole tar.
     """
     state = storage.state(path)
     likely = None
     for index_path in _index_paths(path, folder):
-        kept = _read_index(index_path, storage)
-        if kept is None:
+        kept = _open_index(path, index_path, storage)
+        if kept is None or (checksums and not kept._header.has_checksums):
             continue
         fits = _compare(kept.state, state)
+        if fits and not is_remote(index_path):
+            return kept
         if fits:
-            return _arrange(path, kept.members)
+            return _keep(path, folder, kept._header, _records_of(kept, storage), storage)
         if fits is None and likely is None:
             likely = kept
-    if likely is not None and _agrees(likely, path, storage):
-        index = _arrange(path, likely.members)
-        _keep(path, folder, index_bytes(likely.members, state, likely.end))
-        return index
+    if likely is not None and _agrees(likely, storage):
+        header = likely._header._replace(tar=state)
+        records = _records_of(likely, storage)
+        return _keep(path, folder, header, records, storage)
     logger.info("indexing %s", path)
     state = _settled(path, state, storage)
     with storage.open(path) as stream:
-        members, end = scan_tar(stream, path)
-    index = _arrange(path, members)
-    if storage.state(path) == state:
-        _keep(path, folder, index_bytes(members, state, end))
-    else:
+        scan = scan_tar(stream, path, checksums=checksums)
+    header, records = _arranged(path, scan, state, has_checksums=checksums)
+    if storage.state(path) != state:
         logger.warning("%s changed while it was indexed; its index is not kept", path)
-    return index
+        content = _encoded(header)
+        return TarIndex(path, header, len(content), content + records, storage)
+    return _keep(path, folder, header, records, storage)
 
 
-def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: int) -> bytes:
-    """Serialize an index file."""
-    content = {"version": VERSION, "tar": dict(state), "end": end, "members": members}
-    return json.dumps(content, separators=(",", ":")).encode()
+def index_tars(paths: Sequence[str], *, folder: str = "", checksums: bool = False) -> Iterator[int]:
+    """Index tars in parallel, and yield the number of samples of each, in order.
+
+    Many tars are indexed by a process for each core, few in threads. Arguments as of `load_index`.
+    """
+    count = partial(_count_samples, folder=folder, checksums=checksums)
+    workers = min(os.cpu_count() or 1, len(paths) // TARS_PER_PROCESS)
+    if workers < 2:
+        with ThreadPoolExecutor(INDEX_THREADS) as threads:
+            yield from threads.map(count, paths)
+        return
+    # Not forked: obstore's threads do not exist in a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:
+        yield from processes.map(count, paths)
+
+
+def _count_samples(path: str, *, folder: str, checksums: bool) -> int:
+    return len(load_index(path, Storage(), folder=folder, checksums=checksums))
+
+
+def write_index(path: str, scan: Scan, storage: Storage) -> None:
+    """Write the index of a tar that was scanned with checksums next to it."""
+    header, records = _arranged(path, scan, storage.state(path), has_checksums=True)
+    write_atomic(f"{path}.idx", _encoded(header) + records)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -125,10 +240,14 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
+def _arranged(
+    path: str, scan: Scan, state: Mapping[str, int | str], *, has_checksums: bool
+) -> tuple[_Header, bytes]:
+    """Group the members of a tar by sample; return the header and the records."""
     rows: dict[str, int] = {}
-    found: dict[tuple[int, int], Member] = {}
-    for member in members:
+    names: dict[tuple[int, int], str] = {}
+    cells: list[tuple[int, int, int, int, int]] = []
+    for member in scan.members:
         key, extension = split_name(member.name)
         column = _COLUMNS.get(extension)
         if column is None:
@@ -139,52 +258,66 @@ def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
                 reason="bad_key",
             )
         row = rows.setdefault(key, len(rows))
-        if (row, column) in found:
+        if (row, column) in names:
             raise DataError(
                 f"{path} has two files of one kind for the key {key}: "
-                f"{found[row, column].name} and {member.name}",
+                f"{names[row, column]} and {member.name}",
                 reason="duplicate_key",
             )
-        found[row, column] = member
-    offsets = np.zeros((len(rows), 4), np.int64)
-    sizes = np.full((len(rows), 4), -1, np.int64)
-    crc32s = np.zeros((len(rows), 4), np.uint32)
-    for cell, member in found.items():
-        offsets[cell], sizes[cell], crc32s[cell] = member.offset, member.size, member.crc32
-    keys = np.array([key.encode("utf-8", "surrogateescape") for key in rows], np.bytes_)
-    return TarIndex(path, keys, offsets, sizes, crc32s)
+        names[row, column] = member.name
+        size = min(member.size, _TOO_LARGE)
+        cells.append((row, column, member.offset // _BLOCK, size, member.crc32))
+    keys = np.array([key.encode("utf-8", "surrogateescape") for key in rows] or [b""], np.bytes_)
+    header = _Header(
+        VERSION, dict(state), scan.end, len(rows), max(keys.itemsize, 1), has_checksums, ""
+    )
+    records = np.zeros(len(rows), header.dtype)
+    records["key"] = keys[: len(rows)]
+    records["sizes"] = ABSENT
+    for row, column, block, size, crc32 in cells:
+        records["blocks"][row, column], records["sizes"][row, column] = block, size
+        if has_checksums:
+            records["crc32s"][row, column] = crc32
+    for row in range(len(rows)):
+        records["check"][row] = zlib.crc32(records[row].tobytes()[:-4])
+    identity = keys[: len(rows)].tobytes() + records["sizes"].tobytes()
+    return header._replace(digest=hashlib.sha256(identity).hexdigest()), records.tobytes()
 
 
-class _Kept(NamedTuple):
-    """Content of an index file."""
-
-    state: dict[str, int | str]
-    end: int
-    members: list[Member]
+def _encoded(header: _Header) -> bytes:
+    return json.dumps(header._asdict(), separators=(",", ":")).encode() + b"\n"
 
 
-def _read_index(index_path: str, storage: Storage) -> _Kept | None:
-    """Read a stored index; None if it is missing, damaged, or of another version."""
+def _open_index(path: str, index_path: str, storage: Storage) -> TarIndex | None:
+    """Read the header of a stored index; None if it is missing, damaged, or of another version."""
     try:
-        content = json.loads(storage.read_all(index_path))
-        if content["version"] != VERSION:
-            return None
-        kept = _Kept(
-            dict(content["tar"]), content["end"], [Member(*one) for one in content["members"]]
-        )
-        tar_bytes = int(kept.state["bytes"])
-        for name, offset, size, crc32 in kept.members:
-            name.encode("utf-8", "surrogateescape")
-            if not (0 <= offset <= offset + size <= tar_bytes and 0 <= crc32 < 1 << 32):
-                raise ValueError(f"the position of {name!r:.80} is wrong")
-        if not 0 <= kept.end <= tar_bytes:
-            raise ValueError(f"the end {kept.end} is wrong")
-    except DataError:
+        # Not by `storage.read`, which keeps a file open that may be written again below.
+        with storage.open(index_path) as stream:
+            line = stream.readline(HEADER_BYTES)
+            size = stream.seek(0, os.SEEK_END)
+    except (DataError, OSError):
         return None
+    try:
+        about = json.loads(line)
+        if about["version"] != VERSION:
+            return None
+        header = _Header(**about)
+        tar_bytes, start = int(header.tar["bytes"]), len(line)
+        width = header.dtype.itemsize
+        if header.rows < 0 or not 0 < header.key_bytes <= MAX_KEY_BYTES:
+            raise ValueError(f"{header.rows} rows with keys of {header.key_bytes} bytes")
+        if size != start + header.rows * width or not 0 <= header.end <= tar_bytes:
+            raise ValueError(f"its size {size:,} or the end {header.end:,} is wrong")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("%s is damaged (%r) and is made again", index_path, error)
         return None
-    return kept
+    return TarIndex(path, header, start, index_path, storage)
+
+
+def _records_of(index: TarIndex, storage: Storage) -> bytes:
+    """Read all records of an index."""
+    assert isinstance(index._content, str), "a stored index"
+    return storage.read_all(index._content)[index._start :]
 
 
 def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
@@ -198,39 +331,47 @@ def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> boo
     return None if all(kept[name] == now[name] for name in shared) else False
 
 
-def _agrees(kept: _Kept, path: str, storage: Storage) -> bool:
-    """Verify a sample of members and the end mark against an index."""
-    by_offset = {member.offset: member for member in reversed(kept.members)}
-    offsets = sorted(by_offset)
-    chosen = {offsets[len(offsets) * spot // SPOTS] for spot in range(SPOTS) if offsets}
-    members = [by_offset[offset] for offset in sorted(chosen | set(offsets[-1:]))]
-    block = tarfile.BLOCKSIZE
+def _agrees(kept: TarIndex, storage: Storage) -> bool:
+    """Verify a sample of records and the end mark against an index."""
+    count = len(kept)
+    chosen = sorted({count * spot // SPOTS for spot in range(SPOTS) if count} | {count - 1} - {-1})
+    end = kept._header.end
     try:
+        wanted = [
+            (record, column)
+            # By other handles, since the index may be written again.
+            for record in replace(kept, _storage=Storage()).read(chosen)
+            for column, size in enumerate(record.sizes)
+            if size != ABSENT
+        ]
         *parts, end_mark = storage.read(
-            path,
-            [(one.offset - block, one.offset + one.size) for one in members]
-            + [(kept.end, kept.end + block)],
+            kept.path,
+            [
+                (record.offsets[column] - _BLOCK, record.offsets[column] + record.sizes[column])
+                for record, column in wanted
+            ]
+            + [(end, end + _BLOCK)],
         )
     except DataError:
         return False
-    return end_mark == bytes(block) and all(
-        _is_member(part[:block], part[block:], member)
-        for part, member in zip(parts, members, strict=True)
+    return end_mark == bytes(_BLOCK) and all(
+        _is_member(part[:_BLOCK], part[_BLOCK:], record, column)
+        for part, (record, column) in zip(parts, wanted, strict=True)
     )
 
 
-def _is_member(header: bytes, content: bytes, member: Member) -> bool:
+def _is_member(header: bytes, content: bytes, record: Record, column: int) -> bool:
     try:
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
         return False
+    key, extension = split_name(found.name)
     # Other names are in a separate header before this one.
-    is_plain = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME
-    return (
-        (found.name == member.name or not is_plain)
-        and found.size == member.size
-        and zlib.crc32(content) == member.crc32
-    )
+    is_plain = record.key.isascii() and len(record.key) <= tarfile.LENGTH_NAME - 5
+    named = key == record.key and _COLUMNS.get(extension) == column
+    checked = record.crc32s is None or zlib.crc32(content) == record.crc32s[column]
+    # A hard link has another name than its target, and its tar is scanned again.
+    return found.size == len(content) and checked and (named or not is_plain)
 
 
 def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[str, int | str]:
@@ -254,20 +395,25 @@ def _index_paths(path: str, folder: str) -> list[str]:
     own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
     if folder:
         return [os.path.join(folder, own)]
-    return [path + ".idx", os.path.join(user_cache(), "index", own)]
+    paths = [path + ".idx", os.path.join(user_cache(), "index", own)]
+    # A copy of a remote index is read instead of it: a record is a request.
+    return paths[::-1] if is_remote(path) else paths
 
 
-def _keep(path: str, folder: str, content: bytes) -> None:
+def _keep(path: str, folder: str, header: _Header, records: bytes, storage: Storage) -> TarIndex:
+    """Store an index in the first folder that can be written, and open it."""
+    first = _encoded(header)
     for index_path in _index_paths(path, folder):
         if is_remote(index_path) or _is_locked(Path(index_path).parent):
             continue
         try:
-            write_atomic(index_path, content)
+            write_atomic(index_path, first + records)
         except StorageError as error:
             logger.info("%s", error)
         else:
-            return
+            return TarIndex(path, header, len(first), index_path, storage)
     logger.warning("the index of %s can be kept nowhere; it is made again each time", path)
+    return TarIndex(path, header, len(first), first + records, storage)
 
 
 def _is_locked(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Full scan of a tar: find its members, compute their CRC-32, and detect damage."""
+"""Scan of a tar: find its members by their headers, and detect damage."""
 
 import io
 import logging
@@ -20,6 +20,7 @@ class Member(NamedTuple):
     offset: int
     size: int
     crc32: int
+    """Checksum of the content; 0 in a scan of the headers alone."""
 
 
 class Scan(NamedTuple):
@@ -30,7 +31,7 @@ class Scan(NamedTuple):
     """First byte of the end mark."""
 
 
-def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
+def scan_tar(stream: io.BufferedIOBase, path: str, *, checksums: bool = False) -> Scan:
     """Scan the files of a tar. A hard link counts as its target under its own name.
 
     Symbolic links, devices and FIFOs are skipped, with a warning that counts them.
@@ -38,8 +39,11 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
     Args:
         stream: The tar, at its start; must be seekable.
         path: Identifies the tar in errors.
+        checksums: Read the contents for their CRC-32; else only headers and the end are read.
     """
     members, seen, left_out = list[Member](), dict[str, Member](), list[str]()
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     try:
         with tarfile.open(fileobj=_Within(stream), mode="r:") as tar:  # type: ignore[call-overload]
             while (entry := tar.next()) is not None:
@@ -47,7 +51,7 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
                 tar.members.clear()
                 _check(entry)
                 if entry.isfile():
-                    members.append(_read(stream, entry))
+                    members.append(_read(stream, entry, size, checksums=checksums))
                 elif entry.islnk() and entry.linkname in seen:
                     members.append(seen[entry.linkname]._replace(name=entry.name))
                 elif not entry.isdir():
@@ -114,13 +118,16 @@ def _check(entry: tarfile.TarInfo) -> None:
         raise tarfile.ReadError(f"the name {entry.name!r:.80} contains a NUL")
 
 
-def _read(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:
+def _read(
+    stream: io.BufferedIOBase, entry: tarfile.TarInfo, size: int, *, checksums: bool
+) -> Member:
+    """Locate a member of a tar of `size` bytes, and compute its CRC-32 if asked."""
+    if missing := max(entry.offset_data + entry.size - size, 0):
+        raise EOFError(f"{_shown(entry.name)} lacks its last {missing:,} bytes")
+    crc32, left = 0, entry.size if checksums else 0
     stream.seek(entry.offset_data)
-    crc32, left = 0, entry.size
     while left:
         piece = stream.read(min(left, READ_BYTES))
-        if not piece:
-            raise EOFError(f"{_shown(entry.name)} lacks its last {left:,} bytes")
         crc32 = zlib.crc32(piece, crc32)
         left -= len(piece)
     return Member(entry.name, entry.offset_data, entry.size, crc32)

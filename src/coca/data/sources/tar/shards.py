@@ -32,7 +32,18 @@ from coca.core.files.local_files import MAX_IMAGE_BYTES, check_within, doubt, ne
 from coca.data.sample import Sample
 from coca.data.sources.source import SelectionConfig, register_source
 from coca.data.sources.table_source import selected_rows
-from coca.data.sources.tar.index import IMAGE, JSON, LABEL, TEXT, TarIndex, index_bytes, load_index
+from coca.data.sources.tar.index import (
+    ABSENT,
+    IMAGE,
+    INDEX_THREADS,
+    JSON,
+    LABEL,
+    TEXT,
+    Record,
+    TarIndex,
+    load_index,
+    write_index,
+)
 from coca.data.sources.tar.scan import scan_tar
 from coca.data.storage.remote import Range
 from coca.data.storage.storage import Storage, expand_braces, full_path, is_remote, matches
@@ -61,34 +72,37 @@ def read_tar(
         rows: Rows of the tar.
         columns: Members of each sample to read; without `IMAGE` its image is empty.
     """
-    spans = [_spans(tar, row, columns) if _fits(tar, row) else [] for row in rows]
-    wanted = [span for of_row in spans for span in of_row]
     try:
+        records = tar.read(rows)
+        spans = [_spans(it, columns) if _fits(it) else [] for it in records]
+        wanted = [span for of_row in spans for span in of_row]
         parts = iter(storage.read(tar.path, wanted) if wanted else [])
     except DataError as error:
         return [error] * len(rows)
     results: list[Sample | DataError] = []
-    for row, of_row in zip(rows, spans, strict=True):
+    for record, of_row in zip(records, spans, strict=True):
         content = {span: next(parts) for span in of_row}
         try:
-            results.append(_sample(tar, row, content, columns))
+            results.append(_sample(tar.path, record, content, columns))
         except DataError as error:
             results.append(error)
     return results
 
 
-def _fits(tar: TarIndex, row: int) -> bool:
-    """Return whether all members of the sample are within the size limit."""
-    return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
+def _largest(record: Record) -> int:
+    return max((size for size in record.sizes if size != ABSENT), default=0)
 
 
-def _spans(tar: TarIndex, row: int, columns: Sequence[int]) -> list[Range]:
-    """Compute the byte ranges of the members of a sample, merging close ranges."""
+def _fits(record: Record) -> bool:
+    """Return whether all files of the sample are within the size limit."""
+    return _largest(record) <= MAX_IMAGE_BYTES
+
+
+def _spans(record: Record, columns: Sequence[int]) -> list[Range]:
+    """Compute the byte ranges of the files of a sample, merging close ranges."""
     spans: list[Range] = []
-    for offset, size in sorted(
-        (int(tar.offsets[row, column]), int(tar.sizes[row, column])) for column in columns
-    ):
-        if size <= 0:
+    for offset, size in sorted((record.offsets[it], record.sizes[it]) for it in columns):
+        if size in (0, ABSENT):
             continue
         if spans and offset - spans[-1][1] <= SPAN_GAP_BYTES:
             spans[-1] = (spans[-1][0], offset + size)
@@ -98,23 +112,22 @@ def _spans(tar: TarIndex, row: int, columns: Sequence[int]) -> list[Range]:
 
 
 def _sample(
-    tar: TarIndex, row: int, spans: Mapping[Range, bytes], columns: Sequence[int]
+    path: str, record: Record, spans: Mapping[Range, bytes], columns: Sequence[int]
 ) -> Sample:
-    key = tar.keys[row].decode("utf-8", "surrogateescape")
-    if not _fits(tar, row):
+    key = record.key
+    if not _fits(record):
         raise DataError(
-            f"a file of {key} in {tar.path} has {int(tar.sizes[row].max()):,} bytes, and at most "
+            f"a file of {key} in {path} has {_largest(record):,} bytes, and at most "
             f"{MAX_IMAGE_BYTES:,} are read",
             reason="too_large",
         )
-    if tar.sizes[row, IMAGE] < 0:
-        raise DataError(f"{key} in {tar.path} has no image", reason="no_image")
-    image, text, record, label = (
-        _member(tar, row, column, key, spans) if column in columns else None
-        for column in ALL_COLUMNS
+    if record.sizes[IMAGE] == ABSENT:
+        raise DataError(f"{key} in {path} has no image", reason="no_image")
+    image, text, content, label = (
+        _file(path, record, column, spans) if column in columns else None for column in ALL_COLUMNS
     )
-    origin = f"{tar.path}: {key}"
-    fields = parse_record(record, f"{origin}.json") if record else {}
+    origin = f"{path}: {key}"
+    fields = parse_record(content, f"{origin}.json") if content else {}
     captions, labels, metadata = split_record(fields, f"{origin}.json")
     if not captions and text is not None:
         captions = (parse_text(text, f"{origin}.txt").strip(),)
@@ -123,18 +136,16 @@ def _sample(
     return Sample(key, image or b"", captions, labels, metadata)
 
 
-def _member(
-    tar: TarIndex, row: int, column: int, key: str, spans: Mapping[Range, bytes]
-) -> bytes | None:
-    offset, size = int(tar.offsets[row, column]), int(tar.sizes[row, column])
-    if size <= 0:
-        return None if size < 0 else b""
+def _file(path: str, record: Record, column: int, spans: Mapping[Range, bytes]) -> bytes | None:
+    offset, size = record.offsets[column], record.sizes[column]
+    if size in (0, ABSENT):
+        return None if size else b""
     start = max(start for start, _ in spans if start <= offset)
     content = next(part for span, part in spans.items() if span[0] == start)
     content = content[offset - start : offset - start + size]
-    if zlib.crc32(content) != tar.crc32s[row, column]:
+    if record.crc32s is not None and zlib.crc32(content) != record.crc32s[column]:
         raise DataError(
-            f"a file of {key} in {tar.path} differs from its checksum; the tar is damaged, or "
+            f"a file of {record.key} in {path} differs from its checksum; the tar is damaged, or "
             "changed after its index was made",
             reason="checksum",
         )
@@ -145,8 +156,6 @@ logger = logging.getLogger(__name__)
 
 # Consecutive samples of a remote tar, which are cheap to fetch with one request.
 REMOTE_BLOCK = 256
-
-INDEX_THREADS = 8
 
 _TAR_WITHIN = re.compile(r"\.tar(?=/)")
 
@@ -170,10 +179,12 @@ class ShardsConfig(SelectionConfig):
 class ShardSource:
     """Random-access source over a list of tar shards, in the order of the list.
 
-    Every file is verified against its CRC-32 when it is read.
+    Tars without an index are indexed by their headers. Where the index has checksums, every file is
+    verified when it is read.
 
     Args:
         config: Its `path` names tars, folders and glob patterns.
+        checksums: Index with checksums, so that `etag` follows the content of a sample.
         on_bad: Called with the path and error of each unreadable tar, which is then skipped.
         within: Folders that local tars must be in after links are resolved; empty: anywhere.
         allow_overlap: Read a tar once that several paths name, instead of raising.
@@ -183,6 +194,7 @@ class ShardSource:
         self,
         config: ShardsConfig,
         *,
+        checksums: bool = False,
         on_bad: Callable[[str, DataError], object] | None = None,
         within: Sequence[str | Path] = (),
         allow_overlap: bool = False,
@@ -197,7 +209,9 @@ class ShardSource:
             try:
                 if not is_remote(path):
                     check_within(path, within)
-                return load_index(path, self._storage, folder=config.index_folder)
+                return load_index(
+                    path, self._storage, folder=config.index_folder, checksums=checksums
+                )
             except DataError as error:
                 if on_bad is None:
                     raise
@@ -212,13 +226,13 @@ class ShardSource:
             on_bad(path, error)
         self._files = {full_path(tar.path) for tar in self._tars}
         self._left_out = set(map(full_path, bad))
-        self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
+        self._ends = np.cumsum([len(tar) for tar in self._tars])
         self._rows: np.ndarray | None = None
         self._rows = selected_rows(self._metadata, len(self), config)
         digests = b"".join(tar.digest() for tar in self._tars)
         chosen = b"" if self._rows is None else self._rows.tobytes()
         self.fingerprint = hashlib.sha256(digests + chosen).hexdigest()[:16]
-        """Hash of the names, sizes and checksums of all tar members, and of the selected rows."""
+        """Hash of the names of all tars, of keys and sizes in them, and of the selected rows."""
         default_block = REMOTE_BLOCK if any(map(is_remote, paths)) else 1
         self.block_size = config.block_size or default_block
 
@@ -229,18 +243,18 @@ class ShardSource:
 
     def key(self, row: int) -> str:
         """Return the key of the sample in its tar."""
-        tar, local_row = self._locate(row)
-        return tar.keys[local_row].decode("utf-8", "surrogateescape")
+        return self._record(row)[1].key
 
     def paths(self, row: int) -> tuple[str]:
         """Return the full path or URL of the tar, followed by the key."""
-        return (f"{full_path(self._locate(row)[0].path)}/{self.key(row)}",)
+        tar, record = self._record(row)
+        return (f"{full_path(tar.path)}/{record.key}",)
 
     def etag(self, row: int) -> str:
-        """Hash the checksums and sizes of the sample's files."""
-        tar, local_row = self._locate(row)
-        parts = tar.crc32s[local_row].tobytes() + tar.sizes[local_row].tobytes()
-        return hashlib.sha256(parts).hexdigest()[:16]
+        """Hash the sizes of the sample's files with their checksums, else with the tar's state."""
+        tar, record = self._record(row)
+        state = sorted(tar.state.items()) if record.crc32s is None else record.crc32s
+        return hashlib.sha256(f"{record.sizes} {state}".encode()).hexdigest()[:16]
 
     def owned(self, path: str, etag: str) -> bool:
         """Return whether a path belongs to a tar of this source, or to a deleted tar of it.
@@ -294,11 +308,15 @@ class ShardSource:
             raise result
         return result
 
+    def _record(self, row: int) -> tuple[TarIndex, Record]:
+        tar, local_row = self._locate(row)
+        return tar, tar.read([local_row])[0]
+
     def _locate(self, row: int) -> tuple[TarIndex, int]:
         row = row if self._rows is None else int(self._rows[row])
         number = int(np.searchsorted(self._ends, row, side="right"))
         tar = self._tars[number]
-        return tar, row - int(self._ends[number]) + len(tar.keys)
+        return tar, row - int(self._ends[number]) + len(tar)
 
 
 class ShardWriter:
@@ -376,9 +394,7 @@ class ShardWriter:
         path = self.folder / f"{self.name}-{len(self.paths):06d}.tar"
         write_atomic(path, buffer.getvalue())
         buffer.seek(0)
-        found = scan_tar(buffer, str(path))
-        index = index_bytes(found.members, Storage().state(str(path)), found.end)
-        write_atomic(path.with_name(path.name + ".idx"), index)
+        write_index(str(path), scan_tar(buffer, str(path), checksums=True), Storage())
         self.paths.append(path)
         self._waiting.clear()
 
