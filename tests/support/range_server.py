@@ -22,6 +22,8 @@ class RangeServer(ThreadingHTTPServer):
         self.folder = folder
         self.fail_every = fail_every
         self.etags = etags
+        self.refuses = ""
+        """Code of an S3 error, such as `ExpiredToken`, that answers every request."""
         self.seen: Counter[str] = Counter()
         self.targets: set[str] = set()
 
@@ -53,6 +55,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         self.server.targets.add(f"{self.command} {self.path}")
+        if self.server.refuses:
+            self.server.seen["refused"] += 1
+            error = f"<?xml?>\n<Error><Code>{self.server.refuses}</Code></Error>".encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(error)))
+            self.end_headers()
+            self.wfile.write(error if body else b"")
+            return
         path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         if not path.is_file():
             self.send_error(404)

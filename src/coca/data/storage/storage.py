@@ -8,6 +8,7 @@ import fnmatch
 import io
 import logging
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -327,6 +328,14 @@ def _retried(path: str, action: Callable[[], T]) -> T:
             raise DataError(f"{path} is missing", reason="missing") from error
         except Exception as error:
             # Each kind of store raises its own errors, without a common base class.
+            if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+                code = re.search(r"<Code>(\w+)</Code>", str(error))
+                raise DataError(
+                    f"{path} cannot be read: the server refuses access"
+                    f"{f' ({code[1]})' if code else ''}; check that the credentials in the "
+                    "environment have not expired and permit reading it",
+                    reason="refused",
+                ) from error
             what = str(error).partition("\n")[0]
             if wait_s is None:
                 raise DataError(f"{path} cannot be read: {what}", reason="unreachable") from error
