@@ -182,10 +182,12 @@ def _measure(
         kept.append(saved.bytes)
     images = micro * 3 * config.model.image.image_size**2 * 4
     activations = round(_extended(sizes, kept, micro)) + images
+    # DDP exchanges gradients by buckets, which are a second copy of them.
+    copies = 2 if parallel.world.size > 1 and train.parallel != "fsdp" else 1
     state = [it for values in optimizer.state.values() for it in values.values()]
     counted = {
         "weights_bytes": _bytes([*parameters, *model.buffers()]),
-        "gradients_bytes": _bytes(trained),
+        "gradients_bytes": copies * _bytes(trained),
         "optimizer_bytes": _bytes(it for it in state if isinstance(it, Tensor))
         + (sum(4 * _local(it).numel() for it in parameters) if train.ema else 0),
         "activations_bytes": activations,

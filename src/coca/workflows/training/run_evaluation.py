@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
@@ -178,6 +179,8 @@ class RunEvaluation:
         count = self._samples // self._loader.batch_size
         sums: dict[str, float] = {}
         batches = islice(loader, count)
+        # Some losses draw classes or sentences: the same at each evaluation.
+        torch.manual_seed(self._world.rank)
         with trainer.averaged(), self._progress("validation", count) as bar:
             for _ in range(count):
                 batch, error = None, None
