@@ -52,7 +52,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,11 @@ test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the rea
 	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) \
 		tests/inference/test_sentence_transformers_model.py tests/workflows/collections/test_image_text_models.py
 	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
+
+test-audio: $(DEV) ## Run the tests of audio: decoding, training, collections, the service, CLAP
+	$(BIN)/pytest tests/runtime/test_audio_file.py tests/inference/test_clap_model.py \
+		tests/workflows/training/test_audio_training.py tests/workflows/collections/test_audio.py \
+		tests/server/test_audio.py
 
 test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
 	$(BIN)/pytest -m gpu

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json
+from coca.inference.clap_model import ClapPredictor
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
 from coca.inference.transformers_model import TransformersPredictor
@@ -40,12 +41,20 @@ TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 """Values of `model_type` that `coca.inference.transformers_model` loads."""
 
 
-Library: TypeAlias = Literal["immich", "openclip", "sentence_transformers", "transformers"]
+CLAP_TYPES = ("clap",)
+"""Values of `model_type` that `coca.inference.clap_model` loads."""
+
+
+Library: TypeAlias = Literal["clap", "immich", "openclip", "sentence_transformers", "transformers"]
 """Library whose models are loaded as they are."""
 PREDICTORS: Mapping[
     Library,
-    type[OpenCLIPPredictor] | type[SentenceTransformersPredictor] | type[TransformersPredictor],
+    type[ClapPredictor]
+    | type[OpenCLIPPredictor]
+    | type[SentenceTransformersPredictor]
+    | type[TransformersPredictor],
 ] = {
+    "clap": ClapPredictor,
     "openclip": OpenCLIPPredictor,
     "sentence_transformers": SentenceTransformersPredictor,
     "transformers": TransformersPredictor,
@@ -66,6 +75,7 @@ def is_image_text(folder: Path) -> bool:
 def library_of(folder: Path) -> Library | None:
     """Return the library whose image-text model a folder contains; None if it contains none."""
     kinds: dict[Library, Callable[[Path], bool]] = {
+        "clap": is_clap,
         "immich": is_immich,
         "openclip": is_openclip,
         "sentence_transformers": is_sentence_transformers,
@@ -83,9 +93,14 @@ def is_openclip(folder: Path) -> bool:
 
 def is_transformers(folder: Path) -> bool:
     """Check whether a folder contains an image-text model of transformers."""
-    if is_model(folder) or not (folder / CONFIG_FILE).is_file():
-        return False
-    return is_transformers_config(folder / CONFIG_FILE)
+    config = folder / CONFIG_FILE
+    return not is_model(folder) and config.is_file() and _model_type(config) in TRANSFORMERS_TYPES
+
+
+def is_clap(folder: Path) -> bool:
+    """Check whether a folder contains a CLAP model of transformers."""
+    config = folder / CONFIG_FILE
+    return not is_model(folder) and config.is_file() and _model_type(config) in CLAP_TYPES
 
 
 def is_sentence_transformers(folder: Path) -> bool:
@@ -103,14 +118,19 @@ def refuse_code(config: Path, source: str | Path) -> None:
     if isinstance(content, dict) and "AutoModel" in (content.get("auto_map") or {}):
         raise ModelError(
             f"{source} needs Python code of its repository ({content['auto_map']['AutoModel']}), "
-            f"which is not run here; without code run {', '.join(TRANSFORMERS_TYPES)}"
+            f"which is not run here; without code run "
+            f"{', '.join((*TRANSFORMERS_TYPES, *CLAP_TYPES))}"
         )
 
 
 def is_transformers_config(path: Path) -> bool:
-    """Check whether a `config.json` describes an image-text model of transformers."""
+    """Check whether a `config.json` describes a model of transformers that is loaded here."""
+    return _model_type(path) in (*TRANSFORMERS_TYPES, *CLAP_TYPES)
+
+
+def _model_type(path: Path) -> Any:
     content = read_model_json(path)
-    return isinstance(content, dict) and content.get("model_type") in TRANSFORMERS_TYPES
+    return content.get("model_type") if isinstance(content, dict) else None
 
 
 def is_coca_config(path: Path) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.core.files.atomic import files_fingerprint
 from coca.core.progress import ProgressMaker, ProgressOption
+from coca.inference.clap_model import ClapPredictor
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement, as_array
 from coca.inference.model_kinds import PREDICTORS, library_of, model_files
 from coca.inference.open_weights import model_folder
@@ -129,7 +130,7 @@ def _tower_class(folder: Path) -> type[OpenCLIPPredictor] | type[TransformersPre
     kind = PREDICTORS.get(library) if (library := library_of(folder)) else None
     if (
         kind is None
-        or issubclass(kind, SentenceTransformersPredictor)
+        or issubclass(kind, ClapPredictor | SentenceTransformersPredictor)
         or kind.settings_of(folder).resize == "within"
     ):
         raise ConfigError(

@@ -62,6 +62,8 @@ class BasePredictor(ABC):
     """Kept numbers of each embedding; None: all. Set by `coca.runtime.short_vectors.shorten`."""
     has_decoder = has_attention_maps = True
     """Whether the model generates and scores captions, and has a map of attention for each word."""
+    reads_pixels = True
+    """Whether it reads the pixels of `image_settings`, and not files by its own library."""
     fingerprint: str
     """Identifies model and processor; only vectors of equal ones are comparable."""
     batch_size: int

@@ -238,8 +238,8 @@ MAX_SIDE = 1024
 models read fewer, and batches of photos at full size would exhaust memory."""
 
 
-def unresized() -> ImageSettings:
-    """Return the settings of a model whose library resizes and normalizes images itself."""
+def unresized(*, audio_s: float | None = None) -> ImageSettings:
+    """Return the settings of a model whose library prepares images, or audio, itself."""
     return ImageSettings(
         image_size=MAX_SIDE,
         resize="within",
@@ -248,6 +248,7 @@ def unresized() -> ImageSettings:
         std=(1.0, 1.0, 1.0),
         interpolation="bicubic",
         reduced=False,
+        audio_s=audio_s,
     )
 
 

@@ -61,6 +61,11 @@ class Service:
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads."""
         self.settings = settings
+        if not predictor.reads_pixels:
+            raise ConfigError(
+                f"{predictor.source} reads files by its own library, and the service decodes them "
+                "in processes of its own: use `coca index` and `coca search` with it"
+            )
         self.text_reader = TextReader() if settings.ocr else None
         # Threads and processes start after all checks, since nothing would end them.
         for collection in collections:

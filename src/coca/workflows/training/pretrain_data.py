@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
+from coca.core.files.formats import HEAD_BYTES, audio_type
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
@@ -281,7 +282,7 @@ def make_processor(
     return Processor(ImageTransform(image), tokenizer, context_length, caption_words=caption_words)
 
 
-def _require_usable(config: SourceConfig, source: Source, images: int) -> None:
+def _require_usable(config: SourceConfig, source: Source, images: int, *, hears: bool) -> None:
     """Check three samples of a source; raise if all are unusable in this run."""
     samples = []
     for row in sorted({0, len(source) // 2, len(source) - 1}):
@@ -294,6 +295,13 @@ def _require_usable(config: SourceConfig, source: Source, images: int) -> None:
             f"{images} of each; write a row for each image, or fine-tune a head with images: "
             f"{min(counts)}",
             reason="image_count",
+        )
+    heads = [sample.image[:HEAD_BYTES] for sample in samples]
+    if not hears and heads and all(map(audio_type, heads)):
+        raise DataError(
+            f"the samples of {config.title} are audio: set data.audio_s to the seconds of a clip "
+            "that the model hears, such as 2",
+            reason="audio",
         )
     if samples and not any(texts_of(sample, config)[0] for sample in samples):
         raise _without_text(config, len(samples))
@@ -316,7 +324,12 @@ def make_loader(
     """
     if config.loader.max_bad_fraction < _MANY_BAD:
         for source_config, source in sources:
-            _require_usable(source_config, source, config.loader.images_per_sample)
+            _require_usable(
+                source_config,
+                source,
+                config.loader.images_per_sample,
+                hears=processor.image_config.audio_s is not None,
+            )
     world = DistributedContext.current()
     augment, native = config.augment, processor.image_config
     stages = [
