@@ -94,18 +94,22 @@ def _image_text(console: Console, folder: Path) -> None:
             right=["parameters"],
         )
     fixed = loaded.image_settings.resize != "within"
+    kind = "image-text" if loaded.reads_pixels else "audio-text"
     console.say(
-        f"image-text model without a decoder, by {library['name']} {library['version']}: "
+        f"{kind} model without a decoder, by {library['name']} {library['version']}: "
         f"{total / 1e6:,.1f} MB in {folder}"
     )
+    read = f"images {'of' if fixed else 'of any shape up to'} {size} px"
+    if not loaded.reads_pixels:
+        read = f"audio of up to {loaded.image_settings.audio_s:g} s"
     console.say(
-        f"images {'of' if fixed else 'of any shape up to'} {size} px, texts of up to "
-        f"{loaded.context_length} tokens, vectors of {loaded.embed_dim} numbers"
+        f"{read}, texts of up to {loaded.context_length} tokens, vectors of {loaded.embed_dim} "
+        "numbers"
     )
     console.say(f"fingerprint {loaded.fingerprint}")
     console.emit(
         {
-            "kind": "image-text",
+            "kind": kind,
             "has_decoder": False,
             "library": library,
             "folder": str(folder),
