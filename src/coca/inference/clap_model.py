@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from coca.core.errors import DataError, ModelError
+from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.inference.image_text_predictor import (
     ImageTextPredictor,
@@ -22,6 +22,7 @@ from coca.inference.image_text_predictor import (
     as_array,
     library_errors,
 )
+from coca.inference.transformers_model import read_weights
 from coca.runtime.audio_file import read_audio
 from coca.runtime.image_file import image_name
 from coca.runtime.inputs import ImageInput
@@ -41,15 +42,7 @@ class ClapPredictor(ImageTextPredictor):
             ModelError: A file is missing or damaged.
             MissingExtraError: transformers is not installed.
         """
-        library = require("transformers", extra="transformers")
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        with library_errors(folder):
-            model, report = library.ClapModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, **local
-            )
-            self.tokenizer = library.AutoTokenizer.from_pretrained(folder, **local)
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(f"{folder} lacks weights of the model, such as {missing[0]}")
+        model, self.tokenizer = read_weights(folder)
         text = model.config.text_config
         # RoBERTa numbers its positions from the one after the padding token.
         self._positions = int(text.max_position_embeddings) - text.pad_token_id - 1

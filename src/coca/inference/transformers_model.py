@@ -44,15 +44,7 @@ class TransformersPredictor(ImageTextPredictor):
             ModelError: A file is missing or damaged, or the preprocessing is not supported.
             MissingExtraError: transformers is not installed.
         """
-        library = require("transformers", extra="transformers")
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        with library_errors(folder):
-            model, report = library.AutoModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, **local
-            )
-            self.tokenizer = library.AutoTokenizer.from_pretrained(folder, **local)
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(f"{folder} lacks weights of the model, such as {missing[0]}")
+        model, self.tokenizer = read_weights(folder)
         text = model.config.text_config
         self._positions = int(text.max_position_embeddings)
         if model.config.model_type == "altclip":
@@ -130,6 +122,25 @@ class TransformersPredictor(ImageTextPredictor):
 
     def _text_output(self, **inputs: Tensor) -> Float[Tensor, "B E"]:
         return _pooled(self.model.get_text_features(**inputs))
+
+
+def read_weights(folder: Path) -> tuple[Any, Any]:
+    """Read the model of a folder of transformers, in fp32, and its tokenizer.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+        MissingExtraError: transformers is not installed.
+    """
+    library = require("transformers", extra="transformers")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with library_errors(folder):
+        model, report = library.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **local
+        )
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, **local)
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{folder} lacks weights of the model, such as {missing[0]}")
+    return model, tokenizer
 
 
 def _token_ids(
