@@ -159,11 +159,11 @@ def test_a_moved_folder_is_indexed_under_its_new_name(
 def test_skipped_files_are_reported_with_a_remedy(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    for name in ("a.NEF", "b.nef", "c.zip"):
+    for name in ("a.XCF", "b.xcf", "c.zip"):
         (Path("photos") / name).touch()
-    assert run_json("index", "photos", "-m", model)["skipped"] == {".nef": 2, ".zip": 1}
+    assert run_json("index", "photos", "-m", model)["skipped"] == {".xcf": 2, ".zip": 1}
     warnings = run("index", "photos", "-m", model).stderr
-    assert "warning: skipped 2 .nef: raw photos" in warnings
+    assert "warning: skipped 2 .xcf: images of other formats" in warnings
     assert "warning: skipped 1 .zip" in warnings
 
 

@@ -65,6 +65,7 @@ async function send(path, options = {}, tries = 1) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(t("The service does not answer. Is it still running?"), 0);
   }
+  dispatchEvent(new Event("answered"));
   if (response.status === 401) {
     // Another request may have asked for a key meanwhile.
     if (apiKey.get() !== key || (await askOnce(Boolean(key)))) return send(path, options);

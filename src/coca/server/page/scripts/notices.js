@@ -45,14 +45,17 @@ export function toast(text, { error = false, action = null } = {}) {
     dialog.addEventListener("close", () => document.body.append(box), { once: true });
   }
   while (box.children.length > MAX_TOASTS) box.firstElementChild.remove();
-  if (error) return;
+  if (error) return element;
   announce(text);
   setTimeout(() => element.remove(), action ? ACTION_MS : TOAST_MS);
+  return element;
 }
 
 /** Report an error of a request; an aborted request is not an error. */
 export function report(error) {
   if (error.name === "AbortError") return;
   if (!error.status && error.status !== 0) console.error(error);
-  toast(error.message, { error: true });
+  const element = toast(error.message, { error: true });
+  // Nobody needs to close that the service was away once it is back.
+  if (error.status === 0) addEventListener("answered", () => element.remove(), { once: true });
 }
