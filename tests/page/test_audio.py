@@ -8,6 +8,7 @@ from page_service import CHROMIUM, Watch
 from server_process import serving
 from tiny_audio import tone, wav, write_hearing_model
 
+pytest.importorskip("playwright", reason="`make test-page` runs it")
 pytest.importorskip("av", reason="the extra audio is not installed")
 
 PLAYED = """async (audio) => {
