@@ -47,10 +47,9 @@ def steps_done(run: Path) -> int:
 
 
 def test_a_watched_run_that_is_killed_twice_equals_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     images = write_squares(tmp_path / "pictures")
     whole, run = tmp_path / "whole", tmp_path / "run"
 
@@ -64,7 +63,10 @@ def test_a_watched_run_that_is_killed_twice_equals_one_that_was_not(
     train(whole)
     for kill in (1, 2):
         ranks = start_ranks(2, tmp_path, partial(watched_run, images, run, *changes(images)))
-        while ranks[0].is_alive() and steps_done(run) < kill * STEPS // 3:
+        # Checkpoints are written while the run goes on.
+        while ranks[0].is_alive() and not (
+            steps_done(run) >= kill * STEPS // 3 and checkpoint_folders(run)
+        ):
             time.sleep(0.005)
         for process in ranks:
             os.kill(process.pid or 0, signal.SIGKILL)

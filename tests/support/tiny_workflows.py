@@ -113,6 +113,8 @@ def run_on_this_rank(root: Path) -> Results:
 
 def watched_run(image_folder: Path, run: Path, *overrides: str) -> Results:
     """A run on each of several ranks."""
+    # Here, since a fork server that runs already has the environment of before.
+    os.environ["WANDB_MODE"] = "offline"
     return {"step": torch.tensor(pretrain(recipe(image_folder, run, *overrides)).step)}
 
 
