@@ -76,9 +76,9 @@ def test_audio_is_indexed_and_found(folder: Path, tmp_path: Path) -> None:
 
 def test_what_it_cannot_do_is_one_sentence(folder: Path) -> None:
     predictor = coca.load(folder, device="cpu")
-    with pytest.raises(DataError, match="no audio of a known kind"):
+    with pytest.raises(DataError, match="not audio of a known kind"):
         predictor.embed_images([image_bytes(0)])
-    with pytest.raises(DataError, match="no audio, which this model reads"):
+    with pytest.raises(DataError, match="not audio, which this model reads"):
         predictor.embed_images([np.zeros((8, 8, 3), np.uint8)])
     with pytest.raises(UnsupportedError, match="no decoder"):
         predictor.caption(CLIPS[:1])

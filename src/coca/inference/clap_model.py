@@ -17,22 +17,20 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.inference.image_text_predictor import (
-    ImageTextPredictor,
     Placement,
     as_array,
     library_errors,
 )
-from coca.inference.transformers_model import read_weights
+from coca.inference.transformers_model import OwnTokenizer, read_weights
 from coca.runtime.audio_file import read_audio
 from coca.runtime.image_file import image_name
 from coca.runtime.inputs import ImageInput
-from coca.runtime.preprocess import ImageSettings, unresized
+from coca.runtime.preprocess import unresized
 
 
-class ClapPredictor(ImageTextPredictor):
+class ClapPredictor(OwnTokenizer):
     """A CLAP model with its own tokenizer and feature extractor."""
 
-    library = "transformers"
     reads_pixels = False
 
     def __init__(self, folder: Path, placed: Placement) -> None:
@@ -48,38 +46,21 @@ class ClapPredictor(ImageTextPredictor):
         self._positions = int(text.max_position_embeddings) - text.pad_token_id - 1
         self._extractor = _extractor(folder)
         size = int(model.config.projection_dim)
-        super().__init__(model, folder, placed, settings=self.settings_of(folder), embed_dim=size)
-
-    @staticmethod
-    def settings_of(folder: Path) -> ImageSettings:
-        """Read the length of the window of audio."""
-        return unresized(audio_s=float(_extractor(folder).max_length_s))
+        settings = unresized(audio_s=float(self._extractor.max_length_s))
+        super().__init__(model, folder, placed, settings=settings, embed_dim=size)
 
     @property
     def logit_scale(self) -> float:
         return float(self.model.logit_scale_a.detach().exp())
 
-    @property
-    def context_length(self) -> int:
-        return min(self._positions, int(self.tokenizer.model_max_length))
-
-    @property
-    def max_text_tokens(self) -> int:
-        return self.context_length - int(self.tokenizer.num_special_tokens_to_add())
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
-
     def prepare_image(self, image: ImageInput) -> Float32[np.ndarray, "C _ _"]:
         """Compute the input of the first window of one clip; thread-safe."""
         name = image_name(image)
         if not isinstance(image, bytes | str | Path):
-            raise DataError(f"{name} is no audio, which this model reads", reason="unsupported")
+            raise DataError(f"{name} is not audio, which this model reads", reason="unsupported")
         own = self._extractor
         length_s = float(own.max_length_s)
         samples = read_audio(image, name, rate=own.sampling_rate, length_s=length_s)
-        if not len(samples):
-            raise DataError(f"{name} is empty: it has no audio", reason="empty")
         inputs = own(samples, sampling_rate=own.sampling_rate, return_tensors="np")
         return np.asarray(inputs["input_features"][0], np.float32)
 
@@ -115,9 +96,6 @@ class ClapPredictor(ImageTextPredictor):
             inputs.input_ids.to(self._device), inputs.attention_mask.to(self._device)
         )
         return as_array(output.pooler_output)
-
-    def _save_weights(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
 
 
 def _extractor(folder: Path) -> Any:

@@ -32,10 +32,31 @@ from coca.runtime.preprocess import ImageSettings, unresized
 PILLOW_FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
 
 
-class TransformersPredictor(ImageTextPredictor):
-    """A model of transformers with its own tokenizer and preprocessing."""
+class OwnTokenizer(ImageTextPredictor):
+    """A model of transformers with its own tokenizer."""
 
     library = "transformers"
+    tokenizer: Any
+    _positions: int
+    """Positions of the text encoder that tokens can have."""
+
+    @property
+    def context_length(self) -> int:
+        return min(self._positions, int(self.tokenizer.model_max_length))
+
+    @property
+    def max_text_tokens(self) -> int:
+        return self.context_length - int(self.tokenizer.num_special_tokens_to_add())
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
+
+    def _save_weights(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+class TransformersPredictor(OwnTokenizer):
+    """A model of transformers with its own tokenizer and preprocessing."""
 
     def __init__(self, folder: Path, placed: Placement) -> None:
         """Load a folder of transformers; `coca.load` does so from a name.
@@ -64,17 +85,6 @@ class TransformersPredictor(ImageTextPredictor):
         """Read the preprocessing of a folder of transformers."""
         images = _image_processor(folder)
         return unresized() if _is_naflex(images) else _image_settings(images, folder)
-
-    @property
-    def context_length(self) -> int:
-        return min(self._positions, int(self.tokenizer.model_max_length))
-
-    @property
-    def max_text_tokens(self) -> int:
-        return self.context_length - int(self.tokenizer.num_special_tokens_to_add())
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
 
     @property
     def vision(self) -> nn.Module:
@@ -107,9 +117,6 @@ class TransformersPredictor(ImageTextPredictor):
         is_bert = self.model.config.model_type in ("chinese_clip", "altclip")
         mask = (tokens != self.tokenizer.pad_token_id).long() if is_bert else None
         return _pooled(self.model.get_text_features(tokens, attention_mask=mask))
-
-    def _save_weights(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
 
     def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         return self.tokenizer(

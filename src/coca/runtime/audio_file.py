@@ -67,8 +67,6 @@ def audio_image(source: AudioSource, name: str, length_s: float) -> Image.Image:
     is_whole = math.isinf(length_s)
     length_s = MAX_SHOWN_S if is_whole else length_s
     samples = read_audio(source, name, rate=SAMPLE_RATE, length_s=length_s)
-    if not len(samples):
-        raise DataError(f"{name} is empty: it has no audio", reason="empty")
     if not is_whole:
         samples = np.pad(samples, (0, math.ceil(length_s * SAMPLE_RATE) - len(samples)))
     return Image.fromarray(spectrogram(samples)).convert("RGB")
@@ -108,7 +106,7 @@ def audio_windows(source: AudioSource, name: str, window_s: float) -> Iterator[t
                 yield start / rate, _as_wav(whole[:size], rate)
                 start, kept, count = start + size, [whole[size:]], count - size
         if not start and not count:
-            raise DataError(f"{name} is empty: it has no audio", reason="empty")
+            raise _empty(name)
         if not start or count >= size / 10:
             yield start / rate, _as_wav(np.concatenate(kept), rate)
 
@@ -117,13 +115,16 @@ def read_audio(
     source: AudioSource, name: str, *, rate: int, length_s: float
 ) -> Float32[ndarray, " N"]:
     """Read the first `length_s` seconds of a clip as mono audio (-1 to 1) at a sample rate."""
-    pieces, missing = [np.zeros(0, np.float32)], math.ceil(length_s * rate)
+    pieces: list[Float32[ndarray, " N"]] = []
+    missing = math.ceil(length_s * rate)
     with _decoded(source, name, rate) as (_, decoded):
         for piece in decoded:
             pieces.append(piece[:missing])
             missing -= len(pieces[-1])
             if not missing:
                 break
+    if not any(map(len, pieces)):
+        raise _empty(name)
     return np.concatenate(pieces)
 
 
@@ -156,7 +157,7 @@ def _decoded(
     except Exception as error:
         # On damaged files PyAV raises nearly any exception, including IndexError.
         cause = getattr(error, "strerror", None) or error
-        sentence = f"{name} is no audio of a known kind, or it is damaged: {cause}"
+        sentence = f"{name} is not audio of a known kind, or it is damaged: {cause}"
         raise DataError(sentence, reason="corrupt") from error
 
 
@@ -175,6 +176,10 @@ def _pieces(
                 limit = f"longer than {_MAX_WAIT_S:g} s to read"
                 raise DataError(f"{name} took {limit}", reason="too_slow")
             yield samples
+
+
+def _empty(name: str) -> DataError:
+    return DataError(f"{name} is empty: it has no audio", reason="empty")
 
 
 def _library(name: str) -> Any:

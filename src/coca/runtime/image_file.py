@@ -26,8 +26,8 @@ from coca.core.extras import require
 from coca.core.files.formats import (
     HEAD_BYTES,
     IMAGE_FORMATS_SHOWN,
-    audio_type,
     formats_of,
+    is_audio,
     is_raw,
 )
 from coca.runtime.audio_file import audio_image
@@ -195,7 +195,7 @@ def opened(
         head = stream.read(HEAD_BYTES)
         if not head:
             raise DataError(f"{name} is empty", reason="empty")
-        if audio_type(head) is not None:
+        if is_audio(head):
             if audio_s is None:
                 raise DataError(
                     f"{name} is audio, and this model reads images; a model that hears states "

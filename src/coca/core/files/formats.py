@@ -55,7 +55,15 @@ def has_heif() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
 
 
-_AUDIO_SIGNATURES = (
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"),
+    (0, b"BM", "image/bmp"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavi", "image/avif"),
     (8, b"WAVE", "audio/wav"),
     (8, b"AIFF", "audio/aiff"),
     (8, b"AIFC", "audio/aiff"),
@@ -75,15 +83,22 @@ def is_heif(head: bytes) -> bool:
     return not brands & _AVIF_BRANDS and bool(brands & _BRANDS)
 
 
-def audio_type(head: bytes) -> str | None:
-    """Return the media type of an audio file by its first bytes; None: it is no audio."""
-    for start, signature, media_type in _AUDIO_SIGNATURES:
-        if head.startswith(signature, start):
+def media_type_of(data: bytes) -> str:
+    """Return the media type of an encoded image or of audio by its first bytes."""
+    for start, signature, media_type in _SIGNATURES:
+        if data.startswith(signature, start):
             return media_type
+    if is_heif(data[:HEAD_BYTES]):
+        return "image/heic"
     # MPEG audio without a tag begins with 11 bits that are set; JPEG has 8 and then others.
-    if head[:1] != b"\xff" or head[1:2] < b"\xe0":
-        return None
-    return "audio/aac" if head[1] & 0xF6 == 0xF0 else "audio/mpeg"
+    if data[:1] != b"\xff" or data[1:2] < b"\xe0":
+        return "application/octet-stream"
+    return "audio/aac" if data[1] & 0xF6 == 0xF0 else "audio/mpeg"
+
+
+def is_audio(head: bytes) -> bool:
+    """Return whether a file is audio, by its first bytes."""
+    return media_type_of(head).startswith("audio/")
 
 
 # Raw photos of cameras, with the extra `raw`.

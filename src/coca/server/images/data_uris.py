@@ -13,33 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
-from coca.core.files.formats import HEAD_BYTES, audio_type, is_heif
 from coca.search.ingest.photo_metadata import Annotation
 
 # Encoded images of requests: data URIs and media types.
 
 
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
-
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "image/jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
-    (8, b"WEBP", "image/webp"),
-    (0, b"GIF8", "image/gif"),
-    (0, b"BM", "image/bmp"),
-    (0, b"II*\0", "image/tiff"),
-    (0, b"MM\0*", "image/tiff"),
-    (4, b"ftypavi", "image/avif"),
-)
-
-
-def media_type_of(data: bytes) -> str:
-    """Return the media type of an encoded image or of audio by its first bytes."""
-    for start, signature, media_type in _SIGNATURES:
-        if data.startswith(signature, start):
-            return media_type
-    head = data[:HEAD_BYTES]
-    return "image/heic" if is_heif(head) else audio_type(head) or "application/octet-stream"
 
 
 def read_data_uri(uri: str) -> bytes:

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from coca.core.errors import StorageError
 from coca.core.files.atomic import user_cache, write_atomic
+from coca.core.files.formats import media_type_of
 from coca.search.milvus.lite import address_of, check_space, is_lite
-from coca.server.images.data_uris import media_type_of
 from coca.server.images.decoding.decoder import Decoder
 
 # Contact sheets: the images of hits in one image, numbered, for models that see.

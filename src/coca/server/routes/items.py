@@ -15,6 +15,7 @@ from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from coca.core.errors import ConfigError
+from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
 from coca.search.ingest.photo_metadata import (
@@ -41,7 +42,7 @@ from coca.search.records import Hit as FoundHit
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
-from coca.server.images.data_uris import media_type_of, read_data_uri
+from coca.server.images.data_uris import read_data_uri
 from coca.server.images.uploads import SIDES
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, UncountedRoute, Writer
 

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
-from coca.core.files.formats import HEAD_BYTES, audio_type
+from coca.core.files.formats import HEAD_BYTES, is_audio
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
@@ -297,7 +297,7 @@ def _require_usable(config: SourceConfig, source: Source, images: int, *, hears:
             reason="image_count",
         )
     heads = [sample.image[:HEAD_BYTES] for sample in samples]
-    if not hears and heads and all(map(audio_type, heads)):
+    if not hears and heads and all(map(is_audio, heads)):
         raise DataError(
             f"the samples of {config.title} are audio: set data.audio_s to the seconds of a clip "
             "that the model hears, such as 2",
