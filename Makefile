@@ -60,7 +60,7 @@ help: ## List all targets
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
 
-everyday: $(DEMO) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stage only
+everyday: $(DEMO) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stages only
 	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(START),--start "$(START)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run

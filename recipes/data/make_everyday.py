@@ -4,7 +4,7 @@
     python recipes/data/make_everyday.py --photos PHOTOS --start SECOND_EDITION
 
 The model in the package was made by the second command, which goes on from the weights of the
-second edition (folder src/coca/weights/everyday of commit 82f78a2b) and trains the last stage only.
+second edition (folder src/coca/weights/everyday of commit 82f78a2b) and trains the last stages.
 
 A finished step is skipped, and an interrupted one goes on, so the same command resumes. The
 commands with their times and the commit are in `record.json` of the output folder. Packages are
@@ -102,7 +102,7 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
 
 
 def first_stages(data: Path, out: Path, seed: int) -> Iterator[Step]:
-    """Yield the commands of the first two stages, whose mean the last stage goes on from."""
+    """Yield the commands of the first two stages, whose mean the last stages go on from."""
     first, second = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_unfrozen"))
     root, seeded = f"data_root={data}", f"seed={seed}"
     frozen, unfrozen, mean = (out / name for name in ("frozen", "unfrozen", "mean"))
@@ -113,10 +113,10 @@ def first_stages(data: Path, out: Path, seed: int) -> Iterator[Step]:
     yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
 
 
-def last_stage(
+def last_stages(
     photos: Path, data: Path, out: Path, seed: int, start: Path | None = None
 ) -> Iterator[Step]:
-    """Yield the commands that train the last stage, evaluate it, and write the card.
+    """Yield the commands that train the last stages, evaluate the result, and write the card.
 
     It goes on from `start`, such as the second edition, which lacks the classifier that the recipe
     adds; or from the mean of the first two stages, which has it.
@@ -128,10 +128,16 @@ def last_stage(
     classifier = () if start else ("encoder_weights=null",)
     settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}", *classifier)
     yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
-    mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.7")
+    mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.6")
     average = _coca("average", str(german), str(third), *mixture, "--out", str(mixed))
     yield Step(mixed, average)
-    yield Step(half, _coca("export", str(mixed), str(half), "--half"))
+    heads, joined = out / "heads", out / "joined"
+    only_heads = str(RECIPES / "pretrain" / "everyday_heads.yaml")
+    seeded = (root, f"seed={seed}", f"run={heads}", f"init_from={mixed}")
+    yield Step(heads / "model", _coca("pretrain", first, only_heads, *seeded), resumes=True)
+    both = (str(mixed), str(heads), "--class-scale", "0.7", "--out", str(joined))
+    yield Step(joined, _coca("average", *both))
+    yield Step(half, _coca("export", str(joined), str(half), "--half"))
     results = []
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
@@ -229,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes = given.out / "record.json"
         if given.start is None:
             take(first_stages(given.data, given.out, given.seed), notes)
-        take(last_stage(given.photos, given.data, given.out, given.seed, given.start), notes)
+        take(last_stages(given.photos, given.data, given.out, given.seed, given.start), notes)
 
 
 if __name__ == "__main__":

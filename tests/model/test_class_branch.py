@@ -52,7 +52,7 @@ def probabilities(model: CoCa, pixels: Tensor) -> np.ndarray:
 
 def by_hand(model: CoCa, plain: np.ndarray, likely: np.ndarray) -> np.ndarray:
     assert model.class_branch is not None
-    known = unit(np.sqrt(likely) @ model.class_branch.vectors.detach().numpy())
+    known = unit(likely**0.75 @ model.class_branch.vectors.detach().numpy())
     return unit(plain + model.class_branch.scale.item() * known)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import make_everyday
-from make_everyday import PHOTOS, Step, data_steps, first_stages, last_stage, main, take
+from make_everyday import PHOTOS, Step, data_steps, first_stages, last_stages, main, take
 
 
 def writing(path: Path, *, fail: bool = False) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
     steps = [
         *data_steps(tmp_path, tmp_path),
         *first_stages(tmp_path, out, 3),
-        *last_stage(tmp_path, tmp_path, out, 3),
+        *last_stages(tmp_path, tmp_path, out, 3),
     ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:
@@ -63,7 +63,7 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
 def test_the_classifier_is_added_to_a_start_that_lacks_it(
     tmp_path: Path, start: Path | None
 ) -> None:
-    words, training, *_ = (it.command for it in last_stage(tmp_path, tmp_path, tmp_path, 0, start))
+    words, training, *_ = (it.command for it in last_stages(tmp_path, tmp_path, tmp_path, 0, start))
     assert str(start or tmp_path / "mean") in words
     assert ("encoder_weights=null" in training) is (start is None)
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,8 +13,15 @@ import pytest
 import coca
 from coca.core.errors import ModelError
 from coca.inference import loading
+from coca.inference.predictor import Predictor
+from coca.release.onnx.onnx_export import text_settings
 from coca.runtime.short_vectors import shorten
-from coca.runtime.text_embedder import TEXT_GRAPH_FILE, TextEmbedder, has_text_graph
+from coca.runtime.text_embedder import (
+    METADATA_KEY,
+    TEXT_GRAPH_FILE,
+    TextEmbedder,
+    has_text_graph,
+)
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.weights import shipped
 from tiny_data import image_bytes
@@ -99,6 +107,22 @@ def test_anything_but_texts_loads_the_whole_model_once() -> None:
     assert embedder.caption([image], num_beams=1)[0].text
     assert len(loaded) == 1
     np.testing.assert_array_equal(scores, loaded[0].score([image], ["a car"]))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_graph_has_the_settings_that_an_export_would_write_now(name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(shipped()[name] / TEXT_GRAPH_FILE)
+    about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+    predictor = coca.load(name)
+    assert isinstance(predictor, Predictor)
+    processor = predictor.processor
+    settings = {
+        "image": asdict(processor.image_config.settings(resampler="pillow")),
+        "text": asdict(text_settings(predictor.model.config.text, processor)),
+    }
+    assert about["preprocess"] == json.loads(json.dumps(settings))
+    assert about["logit_scale"] == pytest.approx(predictor.logit_scale, rel=1e-6)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 BASES = {
     "everyday_unfrozen.yaml": "everyday.yaml",
     "everyday_third.yaml": "everyday.yaml",
+    "everyday_heads.yaml": "everyday.yaml",
 }
 """Recipes that change another one, and are named after it on the command line."""
 

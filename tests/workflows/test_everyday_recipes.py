@@ -26,6 +26,7 @@ RECIPES = Path(__file__).parent.parent.parent / "recipes"
 FIRST = RECIPES / "pretrain" / "everyday.yaml"
 SECOND = RECIPES / "pretrain" / "everyday_unfrozen.yaml"
 THIRD = RECIPES / "pretrain" / "everyday_third.yaml"
+HEADS = RECIPES / "pretrain" / "everyday_heads.yaml"
 ADAPT = RECIPES / "pretrain" / "adapt_everyday.yaml"
 
 SETS = (
@@ -42,7 +43,7 @@ SMALLER = (
     "model.image.image_size=64",
     "model.image.width=32",
     "model.pooler.heads=2",
-    "model.text.width=32",
+    "model.text.width=16",
     "model.text.heads=2",
     "model.text.mlp_width=32",
     "model.text.unimodal_layers=1",
@@ -96,20 +97,26 @@ def test_all_stages_run_as_they_are(root: Path) -> None:
     # The second edition has no classifier, so the recipe of the third adds it. Here it is there.
     last = (f"init_from={root}/second", "encoder_weights=null")
     third = stage("third", THIRD, changes=last)
-    for result in (first, second, third):
+    fourth = stage("fourth", HEADS, changes=(f"init_from={root}/third",))
+    for result in (first, second, third, fourth):
         rows = read_metrics(result.run)
         assert len(rows) == result.step == 4
         assert all(math.isfinite(row["loss"]) for row in rows)
         assert rows[-1]["distillation"] > 0
-        assert rows[-1]["sentence"] > 0
         assert load(result.model).model.class_branch is not None
-    one, other, last_one = (load(it.model).model.state_dict() for it in (first, second, third))
+        # The last stage leaves the texts as they are.
+        assert ("sentence" in rows[-1]) is (result is not fourth)
+    one, other, last_one, heads = (
+        load(it.model).model.state_dict() for it in (first, second, third, fourth)
+    )
     encoder = [name for name in one if name.startswith("image_encoder.backbone.")]
     changed = {name for name in encoder if not torch.equal(one[name], other[name])}
     assert changed
     assert not [name for name in changed if "bn" in name or "classifier" in name]
     assert all(torch.equal(other[name], last_one[name]) for name in encoder)
     assert any(not torch.equal(other[name], last_one[name]) for name in other)
+    trained = {name for name in heads if not torch.equal(heads[name], last_one[name])}
+    assert trained == {"image_projection.weight", "class_branch.vectors"}
 
 
 def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ class AttentionalPooler(nn.Module):
 BRANCH_SCALE = 0.5
 """Initial length of the class branch, where the other part of an embedding has length 1."""
 
+BRANCH_POWER = 0.75
+"""Power of the probabilities in the class branch; chosen by scores, see docs/lab-notes.md."""
+
 
 class AttentivePoolingHead(nn.Module):
     """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
@@ -153,10 +156,11 @@ class ClassBranch(nn.Module):
     """Part of the image embedding by the class probabilities of the encoder's own classifier.
 
     Contrastive training on few captions forgets most of the classes that an encoder with labelled
-    pretraining knows. The branch keeps them: vectors of the classes, weighted by the square roots
-    of their probabilities, are added to the embedding, which is normalized again. It is an addition
-    to the paper. ConSE (Norouzi et al. 2013, arXiv 1312.5650) embeds images by such a weighted mean
-    of word vectors.
+    pretraining knows. The branch keeps them: vectors of the classes, weighted by a power of their
+    probabilities, are added to the embedding, which is normalized again. A power below 1 gives more
+    weight to classes that a scene contains besides the first. It is an addition to the paper. ConSE
+    (Norouzi et al. 2013, arXiv 1312.5650) embeds images by a mean of word vectors that is weighted
+    by probabilities.
     """
 
     def __init__(self, classes: int, embed_dim: int) -> None:
@@ -166,7 +170,8 @@ class ClassBranch(nn.Module):
 
     def forward(self, probabilities: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         """Compute what is added to an embedding of length 1."""
-        return self.scale * unit(probabilities.sqrt().to(self.vectors.dtype) @ self.vectors)
+        weights = probabilities**BRANCH_POWER
+        return self.scale * unit(weights.to(self.vectors.dtype) @ self.vectors)
 
     @torch.no_grad()
     def init_weights(self) -> None:
