@@ -19,14 +19,13 @@ import tiny_image_text
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import CocaError, ConfigError, ModelError, UnsupportedError
 from coca.data.sources.factory import open_source
+from coca.inference import tower as tower_module
 from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.loading import load
-from coca.inference.tower import TowerConfig, TowerEncoder, TowerPredictor
+from coca.inference.tower import TowerConfig, TowerEncoder, TowerPredictor, load_tower
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.generation.generate import generate
-from coca.release.onnx.immich import export_immich
-from coca.release.onnx.onnx_export import export_onnx
 from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TaskConfig
 from coca.train.tracker import read_metrics
@@ -268,6 +267,28 @@ def test_the_checkpoint_has_the_decoder_alone(trained: Trained, tower: ImageText
 
 
 @one_tower
+def test_a_run_reads_its_tower_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def counted(folder: Path) -> ImageTextPredictor:
+        reads.append(folder)
+        return load_tower(folder)
+
+    monkeypatch.setattr(tower_module, "load_tower", counted)
+    held_out = {"every": 2, "sources": [{"kind": "folder", "path": str(trained.photos)}]}
+    small = ("train.steps=4", "data.features=null", f"eval={json.dumps(held_out)}")
+    first = pretrain(trained.config("once", *small))
+    assert reads == [trained.tower]
+    again = f"init_from={first.model}"
+    pretrain(trained.config("again", again, *small))
+    assert reads == [trained.tower] * 2
+    two, one = (load(trained.root / run, device="cpu") for run in ("once", "again"))
+    assert isinstance(two, TowerPredictor)
+    assert isinstance(one, TowerPredictor)
+    assert two.tower is not one.tower
+
+
+@one_tower
 def test_another_tower_of_that_name_is_refused(trained: Trained, tmp_path: Path) -> None:
     config = load(trained.root / "run").model.config
     assert isinstance(config, CoCaConfig)
@@ -371,18 +392,13 @@ def test_further_training_keeps_the_embeddings(
 
 
 @one_tower
-def test_what_the_tower_cannot_do_is_refused(
-    trained: Trained, predictor: TowerPredictor, tmp_path: Path
-) -> None:
+def test_what_the_tower_cannot_do_is_refused(trained: Trained, predictor: TowerPredictor) -> None:
     with pytest.raises(UnsupportedError, match="embed the frames"):
         predictor.embed_clips([trained.files[:2]])
     with pytest.raises(UnsupportedError, match="explain_caption"):
         predictor.explain_match(trained.files[0], "a red square")
     maps = predictor.explain_caption(trained.files[0], caption="red square")
     assert maps.words
-    for export in (export_onnx, export_immich):
-        with pytest.raises(UnsupportedError, match="runs on torch only"):
-            export(trained.root / "run", tmp_path / "out")
 
 
 def test_a_tower_of_images_of_any_shape_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ class Placement:
 class ImageTextPredictor(EmbeddingPredictor):
     """A model of another library, on a torch device."""
 
+    tokenizer: Any
+    """The tokenizer of the library."""
+
     def __init__(
         self,
         model: Any,
@@ -196,6 +199,11 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     def _text_output(self, **inputs: Tensor) -> Float[Tensor, "B E"]:
         """Compute the embeddings of texts, of any length."""
+        raise NotImplementedError
+
+    @property
+    def pads_to_context(self) -> bool:
+        """Whether the text encoder reads padding, so that each text has the context length."""
         raise NotImplementedError
 
     @property

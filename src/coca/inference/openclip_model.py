@@ -156,6 +156,10 @@ class OpenCLIPPredictor(ImageTextPredictor):
         return found["image_intermediates"][0].flatten(2).transpose(1, 2)
 
     @property
+    def pads_to_context(self) -> bool:
+        return not self._is_causal
+
+    @property
     def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
         return self.tokenizer
 

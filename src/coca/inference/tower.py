@@ -9,6 +9,8 @@ tower, D width of a token, E embedding.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -30,6 +32,7 @@ from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
 from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
 from coca.inference.transformers_model import TransformersPredictor
+from coca.model.captioner import Captioner
 from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -99,14 +102,14 @@ class TowerConfig(ImageEncoderConfig):
         return Path(self.name).expanduser()
 
     def load(self) -> ImageTextPredictor:
-        """Load the tower on the CPU, in fp32.
+        """Load the tower on the CPU, in fp32, unless `reusing_tower` has it.
 
         Raises:
             ModelError: The tower is missing, damaged, or not the one with the fingerprint.
             ConfigError: It is another kind of model, or reads images of any shape.
         """
-        self.resolved()
-        return load_tower(self.folder())
+        found, kept = self.resolved().fingerprint, _KEPT.get()
+        return load_tower(self.folder()) if kept is None or kept.fingerprint != found else kept
 
     def normalization(self) -> Normalization:
         """Return the normalization of the tower's images; its weights are not read."""
@@ -114,15 +117,39 @@ class TowerConfig(ImageEncoderConfig):
         return Normalization(settings.mean, settings.std, settings.interpolation)
 
 
-def load_tower(folder: Path) -> ImageTextPredictor:
+_KEPT: ContextVar[ImageTextPredictor | None] = ContextVar("kept tower", default=None)
+
+
+@contextmanager
+def reusing_tower(model: Captioner | None) -> Iterator[None]:
+    """Build captioners in the block on the tower that another one has, instead of its files.
+
+    Both then move to devices and precisions together.
+
+    Args:
+        model: A captioner; without a tower, or None, nothing changes.
+    """
+    encoder = None if model is None else model.image_encoder
+    token = _KEPT.set(encoder.tower if isinstance(encoder, TowerEncoder) else None)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def load_tower(folder: Path, *, prepack: bool = False) -> ImageTextPredictor:
     """Load an image-text model with images of one size from its folder, on the CPU in fp32.
+
+    Args:
+        folder: Folder of the model.
+        prepack: Merge the branches of MobileCLIP, for inference alone.
 
     Raises:
         ConfigError: It is another kind of model, or reads images of any shape.
     """
     kind, found = _tower_class(folder), files_fingerprint(folder, model_files(folder))
     # Its modules stay as they are: they move to other devices with those that learn.
-    return kind(folder, Placement(torch.device("cpu"), "fp32", 64, found, False))
+    return kind(folder, Placement(torch.device("cpu"), "fp32", 64, found, prepack))
 
 
 def _tower_class(folder: Path) -> type[OpenCLIPPredictor] | type[TransformersPredictor]:
@@ -167,7 +194,8 @@ class TowerEncoder(ImageEncoder):
                 f"image.image_size is {size}, but {config.name} reads images of {own} px; set it "
                 f"to {own}",
             )
-            _, tokens, width = self.features(torch.zeros(1, 3, size, size)).shape
+            blank = torch.zeros(1, 3, size, size, device=self.tower._device)
+            _, tokens, width = self.features(blank).shape
         side = math.isqrt(tokens)
         require(
             side == size // patch,

@@ -36,7 +36,6 @@ class OwnTokenizer(ImageTextPredictor):
     """A model of transformers with its own tokenizer."""
 
     library = "transformers"
-    tokenizer: Any
     _positions: int
     """Positions of the text encoder that tokens can have."""
 
@@ -109,13 +108,19 @@ class TransformersPredictor(OwnTokenizer):
         return as_array(_pooled(self.model.get_image_features(**inputs.to(self._device))))
 
     @property
+    def pads_to_context(self) -> bool:
+        return self._padding == "max_length"
+
+    @property
     def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
         return partial(_token_ids, self.tokenizer, self._padding, self.context_length)
 
     def text_features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        # CLIP needs no mask: it is causal, and may pad by its end token. SigLIP attends to padding.
-        is_bert = self.model.config.model_type in ("chinese_clip", "altclip")
-        mask = (tokens != self.tokenizer.pad_token_id).long() if is_bert else None
+        # CLIP needs no mask: it is causal, and may pad by its end token. SigLIP was trained without
+        # one, and has one where its tokenizer returns it.
+        is_clip = self.model.config.model_type == "clip"
+        has_mask = "attention_mask" in self.tokenizer.model_input_names and not is_clip
+        mask = (tokens != self.tokenizer.pad_token_id).long() if has_mask else None
         return _pooled(self.model.get_text_features(tokens, attention_mask=mask))
 
     def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:

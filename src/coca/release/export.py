@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from coca.core.errors import ModelError
+from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import read_json, write_atomic, write_json
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint, load
+from coca.inference.model_kinds import is_image_text
 from coca.inference.open_weights import model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
@@ -115,8 +116,14 @@ def export(
 
     Raises:
         ModelError: There is no such model, or the results are of another model.
+        UnsupportedError: It is a model of another library.
     """
     folder, out = model_folder(model), Path(out)
+    if is_image_text(folder):
+        raise UnsupportedError(
+            f"{model} is an image-text model of another library, whose own folder is the one to "
+            "share; --format onnx or immich makes one that runs without torch"
+        )
     known_as = fingerprint(folder)
     run, limits = folder.parent, card.limits
     reports = results or _reports(run, of=known_as)

@@ -21,7 +21,7 @@ from coca.core.prefetch import map_ahead
 from coca.core.progress import ProgressMaker
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, whole
-from coca.runtime.preprocess import square
+from coca.runtime.preprocess import TowerTokens, square
 from coca.runtime.short_vectors import normalized
 
 
@@ -99,3 +99,27 @@ class EmbeddingPredictor(BasePredictor):
     caption = score = embed_clips = caption_clips = explain_caption = head_logits = _refuse
     _from_squares = _image_tokens = _encode_prompt = _decode = _generate = _refuse
     _score_tokens = _scored_lengths = _check_decoding = _refuse
+
+
+class OnnxTower(EmbeddingPredictor):
+    """An image-text model without a decoder on ONNX Runtime, with the tokenizer of its library."""
+
+    library = "onnxruntime"
+    _tower_tokens: TowerTokens | None = None
+
+    @property
+    def tokens(self) -> TowerTokens:
+        """The tokenizer."""
+        assert self._tower_tokens is not None, "set by the constructor"
+        return self._tower_tokens
+
+    @property
+    def context_length(self) -> int:
+        return self.tokens.settings.context_length
+
+    @property
+    def max_text_tokens(self) -> int:
+        return self.tokens.max_text_tokens
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        return self.tokens.leading_ids(text, count)

@@ -3,12 +3,15 @@
 manifest.json     version, model fingerprint, sizes, SHA-256 of each file, results of the gates
 preprocess.json   resizing and token layout
 tokenizer.json    vocabulary of the `tokenizers` library
+tower_tokenizer.json  the same of a model of another library that embeds texts
 caption_words.txt words of captions; only if the model has a list
 vision.onnx       pixels -> image_embeds, image_tokens
 vision_fp32.onnx  the same with fp32 weights, for captions; only next to 8-bit convolutions
 text.onnx         input_ids -> text_embeds
 cross.onnx        image_tokens -> keys and values of each cross-attention layer
 decoder.onnx      one decoding step, with caches
+
+A model without a decoder has no tokenizer.json, cross.onnx and decoder.onnx.
 """
 
 from collections.abc import Mapping
@@ -20,10 +23,11 @@ from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json, sha256_file
 
 FORMAT_VERSION = 1
-MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE = (
+MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE, TOWER_TOKENIZER_FILE = (
     "manifest.json",
     "preprocess.json",
     "tokenizer.json",
+    "tower_tokenizer.json",
 )
 GRAPHS = ("vision", "text", "cross", "decoder")
 """Names of the graphs; each is in the file NAME.onnx."""
@@ -50,7 +54,7 @@ class Manifest:
     logit_scale: float
     """Factor from cosine similarity to logit."""
     unimodal_layers: int
-    """Decoder layers below the first cross-attention."""
+    """Decoder layers below the first cross-attention; as all sizes of a decoder, 0 without one."""
     multimodal_layers: int
     """Decoder layers with cross-attention."""
     heads: int

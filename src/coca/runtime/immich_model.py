@@ -10,22 +10,19 @@ and Multilingual CLIP. Texts are tokenized as by the service, images are resized
 Dimensions: B batch, S side of the model's input (pixels), T text tokens, E shared embedding.
 """
 
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 from jaxtyping import Float32, UInt8
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import files_fingerprint, read_model_json
-from coca.runtime.embedding_predictor import EmbeddingPredictor
+from coca.runtime.embedding_predictor import OnnxTower
 from coca.runtime.files import open_graph
-from coca.runtime.preprocess import openclip_settings
-from coca.runtime.tokenizer_file import guarded, leading_ids
+from coca.runtime.preprocess import TowerText, TowerTokens, openclip_settings
 
 SCALE = 100.0
 """Factor from cosine to logit where `config.json` has none; CLIP's training is clipped at it."""
@@ -33,13 +30,10 @@ GRAPH_BATCH = 4
 """Images or texts of one run; more take memory for their activations and no less time."""
 OTHER_RUNTIMES = (".armnn", ".md", ".rknn")
 """Suffixes of files next to the graphs that are not read."""
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class ImmichPredictor(EmbeddingPredictor):
+class ImmichPredictor(OnnxTower):
     """A model in immich's layout; a graph is loaded when it is first needed."""
-
-    library = "onnxruntime"
 
     def __init__(self, folder: Path, *, batch_size: int, threads: int | None) -> None:
         """Read the settings of a folder; `coca.runtime.load` does so."""
@@ -50,24 +44,23 @@ class ImmichPredictor(EmbeddingPredictor):
         about = read_model_json(folder / "config.json")
         preprocess = read_model_json(folder / "visual" / "preprocess_cfg.json")
         settings = read_model_json(folder / "textual" / "tokenizer_config.json")
-        self._tokenizer = guarded(
-            lambda: tokenizers.Tokenizer.from_file(str(path)), f"{path} is not a tokenizer.json"
-        )
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         try:
             self._size, text = int(about["embed_dim"]), about.get("text_cfg") or {}
             self._scale = float(about.get("logit_scale", SCALE))
-            self._length = int(text.get("context_length", 77))
-            self._pad_id = self._tokenizer.token_to_id(settings["pad_token"])
+            kind = (text.get("tokenizer_kwargs") or {}).get("clean")
+            texts = TowerText(
+                context_length=int(text.get("context_length", 77)),
+                pad_token=settings["pad_token"],
+                padding="context",
+                side="right",
+                cleaning="immich_canonical" if kind == "canonicalize" else "immich",
+            )
             self.image_settings = openclip_settings(preprocess, folder)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{folder} does not describe an image-text model: {type(error).__name__} {error}"
             ) from None
-        if self._pad_id is None:
-            raise ModelError(f"{path} lacks the padding token {settings['pad_token']!r}")
-        self._canonical = (text.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize"
+        self._tower_tokens = TowerTokens(path, texts)
         files = (
             it for name in ("config.json", "visual/*", "textual/*") for it in folder.glob(name)
         )
@@ -86,42 +79,15 @@ class ImmichPredictor(EmbeddingPredictor):
     def dtype(self) -> str:
         return "float32"
 
-    @property
-    def context_length(self) -> int:
-        return self._length
-
-    @property
-    def max_text_tokens(self) -> int:
-        return self._length - int(self._tokenizer.num_special_tokens_to_add(False))
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        return leading_ids(lambda part: self._encoded(part).ids, text, count)
-
     def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
         settings = self.image_settings
         mean, std = (np.array([[it]]).T.astype(np.float32) for it in (settings.mean, settings.std))
         return self._run("visual", {"image": (pixels.astype(np.float32) / 255 - mean) / std})
 
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        ids = np.full((len(texts), self._length), self._pad_id, np.int32)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            encoding = self._encoded(text)
-            encoding.truncate(self.max_text_tokens)
-            found = self._tokenizer.post_process(encoding).ids
-            ids[row, : len(found)], mask[row, : len(found)] = found, 1
+        ids, mask = (it.astype(np.int32) for it in self.tokens.encode(texts))
         # Multilingual CLIP reads a mask, and names its inputs as transformers does.
         return self._run("textual", {"text": ids, "input_ids": ids, "attention_mask": mask})
-
-    def _encoded(self, text: str) -> tokenizers.Encoding:
-        """Clean and encode a text, without special tokens."""
-        text = " ".join(text.split())
-        if self._canonical:
-            text = text.translate(_PUNCTUATION).lower()
-        failure = "the model's tokenizer cannot encode {!r}"
-        return guarded(
-            lambda: self._tokenizer.encode(text, add_special_tokens=False), failure, text
-        )
 
     def _run(self, name: str, inputs: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "B E"]:
         """Run a graph on a few rows at a time, or on one where its batch size is fixed."""

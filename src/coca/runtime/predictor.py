@@ -8,7 +8,7 @@ Dimensions: M texts scored against B images of a batch, T tokens of a text, S si
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
@@ -22,15 +22,17 @@ from PIL import Image
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
-from coca.core.progress import ProgressMaker, ProgressOption
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.beam_search import beam_search
 from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords
 from coca.runtime.decoder import Decoder, DecoderState
+from coca.runtime.embedding_predictor import OnnxTower
 from coca.runtime.files import (
     FLOAT_VISION,
     PREPROCESS_FILE,
     TOKENIZER_FILE,
+    TOWER_TOKENIZER_FILE,
     Manifest,
     is_immich,
     open_graph,
@@ -38,8 +40,16 @@ from coca.runtime.files import (
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.immich_model import ImmichPredictor
-from coca.runtime.inputs import Caption, ImageInput, OnError, SampleImages
-from coca.runtime.preprocess import ImageSettings, TextSettings, TextTokens, settings_from, square
+from coca.runtime.inputs import Caption, ImageInput, OnError, SampleImages, as_texts, whole
+from coca.runtime.preprocess import (
+    ImageSettings,
+    TextSettings,
+    TextTokens,
+    TowerText,
+    TowerTokens,
+    settings_from,
+    square,
+)
 from coca.runtime.scoring import score_captions, scored_lengths
 from coca.runtime.short_vectors import shorten
 
@@ -82,22 +92,25 @@ def load(
         loaded = ImmichPredictor(folder, batch_size=batch_size, threads=threads)
     else:
         manifest, where = read_manifest(folder), folder / PREPROCESS_FILE
-        image, text = settings_from(read_model_json(where), where)
-        loaded = Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
+        image, text, tower = settings_from(read_model_json(where), where)
+        kind: type[Exported] = ExportedTower if text is None else Predictor
+        loaded = kind(folder, manifest, image, text, tower, batch_size=batch_size, threads=threads)
     return loaded if dimensions is None else shorten(loaded, dimensions)
 
 
-class Predictor(BasePredictor):
-    """An exported model for inference; a graph is loaded when it is first needed."""
+class Exported(BasePredictor):
+    """The files of an exported model; a graph is loaded when it is first needed."""
 
-    has_attention_maps = False
+    _tower_tokens: TowerTokens | None = None
+    """Tokens of embedded texts, where the embeddings are those of a model of another library."""
 
     def __init__(
         self,
         folder: Path,
         manifest: Manifest,
         image: ImageSettings,
-        text: TextSettings,
+        text: TextSettings | None,
+        tower: TowerText | None = None,
         *,
         batch_size: int,
         threads: int | None,
@@ -106,9 +119,12 @@ class Predictor(BasePredictor):
         super().__init__(source=str(folder), batch_size=batch_size)
         self.manifest, self.image_settings = manifest, image
         self.fingerprint = manifest.fingerprint
-        self._folder, self._text, self._threads = folder, text, threads
-        words = CaptionWords.load(folder / CAPTION_WORDS_FILE)
-        self._text_tokens = TextTokens(folder / TOKENIZER_FILE, text, words)
+        self._folder, self._threads = folder, threads
+        if text is not None:
+            words = CaptionWords.load(folder / CAPTION_WORDS_FILE)
+            self._text, self._text_tokens = text, TextTokens(folder / TOKENIZER_FILE, text, words)
+        if tower is not None:
+            self._tower_tokens = TowerTokens(folder / TOWER_TOKENIZER_FILE, tower)
         self._runtime = require("onnxruntime", extra="runtime")
 
     @property
@@ -124,16 +140,57 @@ class Predictor(BasePredictor):
         """Precision of the weights: `float32` or `int8`."""
         return self.manifest.precision.replace("fp32", "float32")
 
+    @cached_property
+    def _vision_graph(self) -> Any:
+        return self._session("vision")
+
+    @cached_property
+    def _text_graph(self) -> Any:
+        return self._session("text")
+
+    def _session(self, name: str) -> Any:
+        path = self._folder / f"{name}.onnx"
+        return open_graph(self._runtime, path, threads=self._threads)
+
+
+class ExportedTower(OnnxTower, Exported):
+    """An exported image-text model of another library, without a decoder."""
+
+    def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
+        return _in_parts(self._vision_graph, "image_embeds", pixels)
+
+    def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        ids, _ = self.tokens.encode(texts)
+        return self._text_graph.run(None, {"input_ids": ids})[0]
+
+
+class Predictor(Exported):
+    """An exported model with a decoder, for inference."""
+
+    has_attention_maps = False
+
     @property
     def context_length(self) -> int:
-        return self._text.context_length
+        tower = self._tower_tokens
+        return self._text.context_length if tower is None else tower.settings.context_length
 
     @property
     def max_text_tokens(self) -> int:
+        if self._tower_tokens is not None:
+            return self._tower_tokens.max_text_tokens
         return self._text.context_length - 1 - len(self._text.suffix)
 
     def leading_ids(self, text: str, count: int) -> list[int]:
-        return self._text_tokens.leading_ids(text, count)
+        return (self._tower_tokens or self._text_tokens).leading_ids(text, count)
+
+    def embed_texts(
+        self, texts: str | Iterable[str], *, progress: ProgressOption = False
+    ) -> Float32[np.ndarray, "N E"]:
+        if self._tower_tokens is None:
+            return super().embed_texts(texts, progress=progress)
+        batches = self._batches(as_texts(texts), "embedding texts", as_maker(progress))
+        ids = (self._tower_tokens.encode([*map(whole, batch)])[0] for batch in batches)
+        return self._stacked([row for batch in ids for row in self._encode_texts(batch)])
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
         return square(image, self.image_settings)
@@ -174,26 +231,14 @@ class Predictor(BasePredictor):
         raise self._unsupported("has no head that answers")
 
     @cached_property
-    def _vision_graph(self) -> Any:
-        return self._session("vision")
-
-    @cached_property
     def _tokens_graph(self) -> Any:
         """Graph that computes image tokens."""
         is_apart = f"{FLOAT_VISION}.onnx" in self.manifest.files
         return self._session(FLOAT_VISION) if is_apart else self._vision_graph
 
     @cached_property
-    def _text_graph(self) -> Any:
-        return self._session("text")
-
-    @cached_property
     def _decoder(self) -> Decoder:
         return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
-
-    def _session(self, name: str) -> Any:
-        path = self._folder / f"{name}.onnx"
-        return open_graph(self._runtime, path, threads=self._threads)
 
     def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
         return self._short(_in_parts(self._vision_graph, "image_embeds", pixels))

@@ -9,12 +9,14 @@ T tokens.
 
 import html
 import math
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tokenizers
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
@@ -23,7 +25,13 @@ from coca.core.extras import require
 from coca.runtime.caption_words import CaptionWords, WordChoice
 from coca.runtime.image_file import Box, ImageSource, read_image, square_around, trim_border
 from coca.runtime.inputs import whole
-from coca.runtime.tokenizer_file import decode_ids, encode_text, leading_ids, read_tokenizer
+from coca.runtime.tokenizer_file import (
+    decode_ids,
+    encode_text,
+    guarded,
+    leading_ids,
+    read_tokenizer,
+)
 from coca.runtime.word_constraint import WordConstraint
 
 MAX_ASPECT_RATIO = 256
@@ -77,6 +85,24 @@ class TextSettings:
     """Ids that generation never chooses."""
     cleaning: Literal["none", "clip"]
     """`clip`: ftfy, HTML entities and lower case before tokenization."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerText:
+    """The tower section of `preprocess.json`: texts of an image-text model of another library."""
+
+    context_length: int
+    """Maximum number of tokens in a text, special tokens included."""
+    pad_token: str
+    padding: Literal["longest", "context"]
+    """Whether a text is padded to the longest of its batch, or always to the context length."""
+    side: Literal["right", "left"]
+    """Side of the padding."""
+    cleaning: Literal["none", "immich", "immich_canonical", "whitespace", "clip", "canonicalize"]
+    """What is done before tokenization. `immich` collapses white space, `immich_canonical` also
+    removes punctuation and converts to lower case. The others are those of OpenCLIP, with ftfy and
+    HTML entities: `whitespace`, `clip` also in lower case, `canonicalize` also without punctuation.
+    """
 
 
 def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 H W"]:
@@ -214,22 +240,117 @@ class TextTokens:
         return encode_text(self._backend, whole(self._clean(text)))
 
 
+class TowerTokens:
+    """Texts to token ids by a `tokenizer.json` of another library.
+
+    The file is run as that library runs it: it adds special tokens, and their names in a text
+    become these tokens.
+    """
+
+    def __init__(self, path: Path, settings: TowerText) -> None:
+        """Load a `tokenizer.json`."""
+        self.settings, self._clean = settings, _cleaner(settings.cleaning)
+        self._backend = guarded(
+            lambda: tokenizers.Tokenizer.from_file(str(path)), f"{path} is not a tokenizer.json"
+        )
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._pad_id = self._backend.token_to_id(settings.pad_token)
+        if self._pad_id is None:
+            raise ModelError(f"{path} lacks the padding token {settings.pad_token!r}")
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Maximum number of tokens in a text, without special tokens."""
+        return self.settings.context_length - self._backend.num_special_tokens_to_add(False)
+
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Encode the first `count` tokens of a text of any length, without special tokens."""
+        return leading_ids(lambda part: self._encoded(part).ids, text, count)
+
+    def encode(
+        self, texts: Sequence[str]
+    ) -> tuple[Int64[np.ndarray, "B T"], Int64[np.ndarray, "B T"]]:
+        """Encode texts, padded; a longer text keeps its special tokens.
+
+        Returns:
+            Token ids, and a mask that is 1 for tokens and 0 for padding.
+        """
+        rows = []
+        for text in texts:
+            encoding = self._encoded(text)
+            encoding.truncate(self.max_text_tokens)
+            rows.append(self._backend.post_process(encoding).ids)
+        is_fixed = self.settings.padding == "context"
+        length = self.settings.context_length if is_fixed else max(map(len, rows), default=1)
+        ids = np.full((len(rows), length), self._pad_id, np.int64)
+        mask = np.zeros_like(ids)
+        for row, found in enumerate(rows):
+            start = length - len(found) if self.settings.side == "left" else 0
+            ids[row, start : start + len(found)] = found
+            mask[row, start : start + len(found)] = 1
+        return ids, mask
+
+    def _encoded(self, text: str) -> tokenizers.Encoding:
+        """Clean and encode a text, without special tokens around it."""
+        return guarded(
+            lambda: self._backend.encode(self._clean(text), add_special_tokens=False),
+            "the model's tokenizer cannot encode {!r}",
+            text,
+        )
+
+
 def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:
     """Clean a text with the steps of CLIP, in their order; `fixed` is ftfy's `fix_text`."""
+    return _repaired(text, fixed).lower()
+
+
+def _repaired(text: str, fixed: Callable[[str], str]) -> str:
     # Skip ftfy for plain ASCII, which is most captions: it takes longer than all other steps.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(fixed(text)))
-    return " ".join(text.split()).lower()
+    return " ".join(text.split())
 
 
-def settings_from(content: Any, where: Path) -> tuple[ImageSettings, TextSettings]:
-    """Build both sections from the content of `preprocess.json`."""
+def _cleaner(cleaning: str) -> Callable[[str], str]:
+    """Return the function of `TowerText.cleaning`."""
+    if cleaning == "none":
+        return str
+    if cleaning == "immich":
+        return lambda text: " ".join(text.split())
+    if cleaning == "immich_canonical":
+        return lambda text: " ".join(text.split()).translate(_PUNCTUATION).lower()
+    fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
+    if cleaning == "whitespace":
+        return lambda text: _repaired(text, fixed)
+    if cleaning == "clip":
+        return lambda text: clean_as_clip(text, fixed)
+    return lambda text: " ".join(
+        clean_as_clip(text, fixed).replace("_", " ").translate(_PUNCTUATION).split()
+    )
+
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def settings_from(
+    content: Any, where: Path
+) -> tuple[ImageSettings, TextSettings | None, TowerText | None]:
+    """Build all sections from the content of `preprocess.json`; at least one is of texts."""
     try:
-        image, text = content["image"], content["text"]
+        image, text, tower = content["image"], content.get("text"), content.get("tower")
+        if text is None and tower is None:
+            raise KeyError("text")
         tuples = {name: tuple(image[name]) for name in ("mean", "std")}
-        ids = {name: tuple(text[name]) for name in ("suffix", "skipped", "suppressed")}
-        return ImageSettings(**{**image, **tuples}), TextSettings(**{**text, **ids})
-    except (KeyError, TypeError) as error:
+        if text is not None:
+            ids = {name: tuple(text[name]) for name in ("suffix", "skipped", "suppressed")}
+            text = TextSettings(**{**text, **ids})
+        return (
+            ImageSettings(**{**image, **tuples}),
+            text,
+            None if tower is None else TowerText(**tower),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
         raise ModelError(f"{where} does not describe the inputs of a model: {error}") from None
 
 

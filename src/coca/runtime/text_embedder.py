@@ -68,7 +68,8 @@ class TextEmbedder:
         about = json.loads(self._graph.get_modelmeta().custom_metadata_map[METADATA_KEY])
         for file, digest in about["files"].items():
             _check(folder / file, digest)
-        _, text = settings_from(about["preprocess"], path)
+        _, text, _ = settings_from(about["preprocess"], path)
+        assert text is not None, "the graph is one of a CoCa model"
         self._tokens = TextTokens(folder / TOKENIZER_FILE, text)
         self._load = cache(load)
         self.fingerprint = FINGERPRINTS[name]

@@ -171,7 +171,8 @@ def test_token_ids_and_text_vectors_equal_those_of_python(
     found: dict[str, Any], folder: Path, predictor: Predictor
 ) -> None:
     where = folder / "preprocess.json"
-    _, layout = settings_from(json.loads(where.read_text(encoding="utf-8")), where)
+    _, layout, _ = settings_from(json.loads(where.read_text(encoding="utf-8")), where)
+    assert layout is not None
     expected = TextTokens(folder / "tokenizer.json", layout).encode(TEXTS)
     longest = expected.shape[1]
     assert [

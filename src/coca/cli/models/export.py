@@ -331,6 +331,7 @@ def _check_unused(values: Mapping[str, object], to: ExportFormat) -> None:
 def _export_onnx(
     console: Console, model: str, out: Path, *, int8: bool, images: Path | None
 ) -> None:
+    from coca.release.onnx.gates import GateResult
     from coca.release.onnx.onnx_export import export_onnx
 
     result = export_onnx(model, out, int8=int8, images=images, progress=console.progress)
@@ -338,17 +339,20 @@ def _export_onnx(
         f"{model} is in {out}, compared with torch on {result.images} images "
         f"({result.image_source}):"
     )
-    console.table(
-        ["gate", "measured"],
-        [
-            ["lowest cosine of an image", f"{result.min_image_cosine:.6f}"],
-            ["lowest cosine of a text", f"{result.min_text_cosine:.6f}"],
-            ["mean recall, torch and exported", f"{result.torch_recall:.3f}, {result.recall:.3f}"],
+    rows = [
+        ["lowest cosine of an image", f"{result.min_image_cosine:.6f}"],
+        ["lowest cosine of a text", f"{result.min_text_cosine:.6f}"],
+    ]
+    if isinstance(result, GateResult):
+        recalls = f"{result.torch_recall:.3f}, {result.recall:.3f}"
+        rows += [
+            ["mean recall, torch and exported", recalls],
             ["equal captions, greedy", f"{result.equal_greedy_captions:.1%}"],
             ["equal captions, beam search", f"{result.equal_beam_captions:.1%}"],
-        ],
-        right=["measured"],
-    )
+        ]
+    else:
+        rows += [["largest difference of a number", f"{result.max_difference:.1e}"]]
+    console.table(["gate", "measured"], rows, right=["measured"])
     console.emit({"out": str(out), **asdict(result)})
 
 

@@ -29,10 +29,16 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.errors import ConfigError, DataError, SearchError, UnsupportedError
 from coca.core.files.atomic import atomic_folder
 from coca.core.progress import ProgressMaker, silent
-from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, is_exported, read_manifest
+from coca.runtime.files import (
+    PREPROCESS_FILE,
+    TOKENIZER_FILE,
+    TOWER_TOKENIZER_FILE,
+    is_exported,
+    read_manifest,
+)
 from coca.runtime.image_file import read_image
 from coca.runtime.tokenizer_file import build_tokenizer, read_content
 from coca.search.milvus.collection import Collection
@@ -291,6 +297,11 @@ def export_browser(
         atomic_folder(out) as unfinished,
     ):
         manifest = read_manifest(graphs)
+        if TOWER_TOKENIZER_FILE in manifest.files:
+            raise UnsupportedError(
+                f"the page has tokenizers of CoCa models only, and {model} has that of another "
+                "library; serve it with `coca serve`"
+            )
         # Vectors may be shorter than those of the model.
         size = min(opened.info.embed_dim, manifest.embed_dim)
         check_same_model(opened.info, fingerprint=manifest.fingerprint, embed_dim=size)

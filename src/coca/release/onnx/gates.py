@@ -13,7 +13,11 @@ from numpy import ndarray
 
 from coca.core.errors import ModelError
 from coca.core.progress import ProgressMaker, silent
+from coca.inference.image_text_predictor import MIN_COSINES
 from coca.inference.predictor import Predictor as TorchPredictor
+from coca.inference.tower import TowerPredictor
+from coca.release.onnx.tower_export import TEXTS
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.image_file import ImageSource
 from coca.runtime.inputs import Caption
 from coca.runtime.predictor import load
@@ -62,6 +66,71 @@ class GateResult:
     """Fraction of images with equal captions of beam search."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingResult:
+    """Differences of exported encoders from torch, of a model without a decoder."""
+
+    images: int
+    """Number of images."""
+    image_source: str
+    """Origin of the images."""
+    texts: int
+    """Number of texts."""
+    min_image_cosine: float
+    """Lowest cosine of an image's embedding to torch's, for equal pixels."""
+    min_text_cosine: float
+    """Lowest cosine of a text's embedding to torch's, with the exported tokenizer."""
+    max_difference: float
+    """Largest difference of a number of an embedding."""
+
+
+def measure_embeddings(
+    exported: Path,
+    torch: BasePredictor,
+    images: Sequence[ImageSource],
+    *,
+    image_source: str,
+    texts: Sequence[str] = TEXTS,
+) -> EmbeddingResult:
+    """Compare the encoders of an exported folder with torch, at batch sizes 1, 3 and 8."""
+    runtime = load(exported)
+    squares = [torch.prepare_image(image) for image in images]
+    expected = torch.embed_prepared(squares), torch.embed_texts(texts)
+    cosines: tuple[list[float], list[float]] = ([], [])
+    differences: list[float] = []
+    for size in BATCHES:
+        runtime.batch_size = size
+        parts = [squares[start : start + size] for start in range(0, len(squares), size)]
+        found = np.concatenate([*map(runtime.embed_prepared, parts)]), runtime.embed_texts(texts)
+        for kept, own, other in zip(cosines, found, expected, strict=True):
+            kept.append(_min_cosine(own, other))
+            differences.append(float(np.abs(own - other).max()))
+    return EmbeddingResult(
+        images=len(images),
+        image_source=image_source,
+        texts=len(texts),
+        min_image_cosine=min(cosines[0]),
+        min_text_cosine=min(cosines[1]),
+        max_difference=max(differences),
+    )
+
+
+def check_embeddings(result: EmbeddingResult, precision: str) -> None:
+    """Check the result against the gates of a precision, `fp32` or `int8`."""
+    needed = MIN_COSINE if precision == "fp32" else MIN_COSINES["int8"]
+    faults = [
+        f"{name} must be at least {needed}, got {value:.6f}"
+        for name in ("min_image_cosine", "min_text_cosine")
+        if not (value := getattr(result, name)) >= needed
+    ]
+    if faults:
+        raise ModelError(
+            f"nothing was written, since the {precision} files differ from torch on "
+            f"{result.images} images ({result.image_source}) and {result.texts} texts: "
+            f"{'; '.join(faults)}"
+        )
+
+
 def measure(
     exported: Path,
     torch: TorchPredictor,
@@ -71,9 +140,11 @@ def measure(
     progress: ProgressMaker = silent,
 ) -> GateResult:
     """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
-    config = replace(torch.processor.image_config, trim=False, reduced=False)
-    processor = torch.processor.with_image(config)
-    same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
+    same_pixels = torch
+    if not isinstance(torch, TowerPredictor):
+        config = replace(torch.processor.image_config, trim=False, reduced=False)
+        processor = torch.processor.with_image(config)
+        same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
     runtime = load(exported, batch_size=max(BATCHES))
     # Resizing to the same size changes nothing, so both read equal pixels.
     seen, own = [], []

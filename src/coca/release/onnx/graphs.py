@@ -25,37 +25,45 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from coca.core.errors import UnsupportedError
 from coca.core.extras import require
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
-from coca.inference.tower import TowerPredictor
 from coca.model.captioner import Captioner
 from coca.model.layers.transformer import KeysAndValues
 from coca.processing.image import ImageConfig
 from coca.runtime.files import cache_names, cross_names
+from coca.runtime.preprocess import ImageSettings
 
 OPSET = 20
 """Version of the ONNX operators."""
+BATCH = torch.export.Dim("batch", min=1, max=4096)
+"""The batch size, which is dynamic."""
 
 
-class Vision(nn.Module):
-    """Embedding and image tokens of images; pixels are normalized here."""
+class Pixels(nn.Module):
+    """A module that normalizes the pixels of images."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: Captioner, image: ImageConfig) -> None:
+    def __init__(self, image: ImageConfig | ImageSettings) -> None:
         super().__init__()
-        self.model = model
         self.register_buffer("mean", torch.tensor(image.mean).view(3, 1, 1) * 255)
         self.register_buffer("scale", 1 / (torch.tensor(image.std).view(3, 1, 1) * 255))
+
+    def normalized(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        return (pixels.float() - self.mean) * self.scale
+
+
+class Vision(Pixels):
+    """Embedding and image tokens of images."""
+
+    def __init__(self, model: Captioner, image: ImageConfig) -> None:
+        super().__init__(image)
+        self.model = model
 
     def forward(
         self, pixels: UInt8[Tensor, "B 3 S S"]
     ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
-        images = (pixels.float() - self.mean) * self.scale
-        return self.model.encode_image_and_tokens(images)
+        return self.model.encode_image_and_tokens(self.normalized(pixels))
 
 
 class Text(nn.Module):
@@ -143,24 +151,8 @@ class Graph:
     output_names: Sequence[str]
 
 
-def load_for_export(model: str | Path) -> Predictor:
-    """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU.
-
-    Raises:
-        UnsupportedError: The embeddings are those of a model of another library.
-    """
-    predictor = load(model, device="cpu", prepack=False)
-    if isinstance(predictor, TowerPredictor):
-        raise UnsupportedError(
-            f"{model} keeps the embeddings of {predictor.tower.source}, and runs on torch only: "
-            "serve it with `coca serve`, or train it with image.embeddings coca to export it"
-        )
-    return predictor
-
-
 def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:
     """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=2, max=model.config.text.context_length)
     side = image.image_size
     pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
@@ -168,7 +160,7 @@ def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:
         "vision",
         Vision(model, image),
         {"pixels": pixels},
-        {"pixels": {0: batch}},
+        {"pixels": {0: BATCH}},
         ["pixels"],
         ["image_embeds", "image_tokens"],
     )
@@ -180,24 +172,30 @@ def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:
         "text",
         Text(model),
         {"input_ids": ids},
-        {"input_ids": {0: batch, 1: length}},
+        {"input_ids": {0: BATCH, 1: length}},
         ["input_ids"],
         ["text_embeds"],
     )
+    yield from decoder_graphs(model, side)
+
+
+def decoder_graphs(model: Captioner, side: int) -> Iterator[Graph]:
+    """Yield the graphs `cross` and `decoder` of a model for images of `side` pixels."""
+    text = model.config.text
     with torch.no_grad():
         tokens = model.image_tokens(torch.zeros(2, 3, side, side))
     yield Graph(
         "cross",
         Cross(model),
         {"image_tokens": tokens},
-        {"image_tokens": {0: batch}},
+        {"image_tokens": {0: BATCH}},
         ["image_tokens"],
         cross_names(text.multimodal_layers),
     )
-    yield _decoder_graph(model, tokens, batch)
+    yield _decoder_graph(model, tokens)
 
 
-def _decoder_graph(model: Captioner, tokens: Tensor, batch: Any) -> Graph:
+def _decoder_graph(model: Captioner, tokens: Tensor) -> Graph:
     text = model.config.text
     with torch.no_grad():
         pairs = model.multimodal_decoder.read_image(tokens)
@@ -217,11 +215,11 @@ def _decoder_graph(model: Captioner, tokens: Tensor, batch: Any) -> Graph:
             "past": past,
         },
         {
-            "input_ids": {0: batch, 1: new},
-            "position_ids": {0: batch, 1: new},
-            "attention_mask": {0: batch, 1: new, 2: torch.export.Dim.AUTO},
-            "cross": [{0: batch}] * len(cross),
-            "past": [{0: batch, 2: cached}] * len(past),
+            "input_ids": {0: BATCH, 1: new},
+            "position_ids": {0: BATCH, 1: new},
+            "attention_mask": {0: BATCH, 1: new, 2: torch.export.Dim.AUTO},
+            "cross": [{0: BATCH}] * len(cross),
+            "past": [{0: BATCH, 2: cached}] * len(past),
         },
         [
             "input_ids",

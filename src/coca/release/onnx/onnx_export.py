@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +13,27 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
+from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.predictor import Predictor
 from coca.model.captioner import TextConfig
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.processor import Processor
-from coca.release.onnx.gates import GateResult, check, measure
-from coca.release.onnx.graphs import OPSET, Graph, graphs_of, load_for_export, translate
+from coca.release.onnx.gates import (
+    EmbeddingResult,
+    GateResult,
+    check,
+    check_embeddings,
+    measure,
+    measure_embeddings,
+)
+from coca.release.onnx.graphs import OPSET, decoder_graphs, graphs_of, translate
 from coca.release.onnx.quantize import QUANTIZED, quantize
+from coca.release.onnx.tower_export import (
+    load_for_export,
+    tower_graphs,
+    tower_of,
+    write_tower_tokenizer,
+)
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.files import (
     FLOAT_VISION,
@@ -27,6 +42,7 @@ from coca.runtime.files import (
     MANIFEST_FILE,
     PREPROCESS_FILE,
     TOKENIZER_FILE,
+    TOWER_TOKENIZER_FILE,
     Manifest,
 )
 from coca.runtime.image_file import ImageSource
@@ -37,6 +53,8 @@ from coca.runtime.preprocess import TextSettings, square
 
 DRAWN = 256
 """Number of drawn images. With 32, one query that changes its result costs a recall of 0.031."""
+DRAWN_FOR_COSINES = 32
+"""Number of drawn images where no recall is measured."""
 MAX_IMAGES = 512
 """Maximum number of images of a folder that are compared; they take some minutes."""
 _SIDE_PX = 256
@@ -93,7 +111,7 @@ def export_onnx(
     int8: bool = False,
     images: Path | None = None,
     progress: ProgressMaker = silent,
-) -> GateResult:
+) -> GateResult | EmbeddingResult:
     """Export a model to ONNX, and compare the files with torch before they are written.
 
     Args:
@@ -105,16 +123,19 @@ def export_onnx(
         progress: Optional progress callback.
 
     Returns:
-        The measured differences, which the manifest contains as well.
+        The measured differences, which the manifest contains as well; of embeddings alone for an
+        image-text model without a decoder.
 
     Raises:
         ModelError: There is no such model, or the files differ too much from torch.
+        UnsupportedError: The model, or its tokenizer, runs on its own library only.
         ConfigError: The folder has fewer than 8 images.
         MissingExtraError: The extra `onnx` is not installed.
     """
     predictor = load_for_export(model)
     precision: Literal["fp32", "int8"] = "int8" if int8 else "fp32"
-    compared = gate_images(images)
+    has_decoder = predictor.has_decoder
+    compared = gate_images(images, drawn=DRAWN if has_decoder else DRAWN_FOR_COSINES)
     source = "drawn images" if images is None else "the folder of --images"
     with atomic_folder(out) as unfinished:
         calibration = compared[:: max(1, len(compared) // CALIBRATION_IMAGES)]
@@ -126,8 +147,15 @@ def export_onnx(
             images=calibration,
             progress=progress,
         )
-        result = measure(unfinished, predictor, compared, image_source=source, progress=progress)
-        check(result, precision)
+        result: GateResult | EmbeddingResult
+        if isinstance(predictor, Predictor):
+            result = measure(
+                unfinished, predictor, compared, image_source=source, progress=progress
+            )
+            check(result, precision)
+        else:
+            result = measure_embeddings(unfinished, predictor, compared, image_source=source)
+            check_embeddings(result, precision)
         manifest = read_json(unfinished / MANIFEST_FILE)
         write_json(unfinished / MANIFEST_FILE, {**manifest, "gates": asdict(result)})
     return result
@@ -135,7 +163,7 @@ def export_onnx(
 
 def write_files(
     folder: Path,
-    predictor: Predictor,
+    predictor: Predictor | ImageTextPredictor,
     precision: Literal["fp32", "int8"],
     *,
     name: str,
@@ -152,30 +180,46 @@ def write_files(
         images: Calibration images for 8-bit convolutions.
         progress: Optional progress callback.
     """
-    settings = predictor.processor.image_config.settings(resampler="pillow")
-    pixels = [square(image, settings) for image in (images if precision == "int8" else ())]
-    decoder: Graph | None = None
-    with progress("translating graphs", len(GRAPHS)) as bar:
-        for graph in graphs_of(predictor.model, predictor.processor.image_config):
+    tower = tower_of(predictor)
+    captioner = predictor.model if isinstance(predictor, Predictor) else None
+    settings = predictor.image_settings
+    if isinstance(predictor, Predictor) and tower is None:
+        settings = predictor.processor.image_config.settings(resampler="pillow")
+        graphs = graphs_of(predictor.model, predictor.processor.image_config)
+    else:
+        assert tower is not None
+        decoding = decoder_graphs(captioner, settings.image_size) if captioner else ()
+        graphs = chain(tower_graphs(tower, captioner), decoding)
+    # Of the encoders of other libraries, convolutions stay in fp32, as with torch.
+    calibration = images if precision == "int8" and tower is None else ()
+    pixels = [square(image, settings) for image in calibration]
+    heads = size = 0
+    with progress("translating graphs", 2 if captioner is None else len(GRAPHS)) as bar:
+        for graph in graphs:
             translate(graph, folder / f"{graph.name}.onnx")
-            decoder = graph
+            if "past" in graph.inputs:
+                _, heads, _, size = graph.inputs["past"][0].shape
             bar.advance()
-    assert decoder is not None
-    for name in QUANTIZED if precision == "int8" else ():
+    for encoder in QUANTIZED if precision == "int8" else ():
         quantize(
-            folder / f"{name}.onnx",
-            pixels if name == "vision" else (),
+            folder / f"{encoder}.onnx",
+            pixels if encoder == "vision" else (),
             # With 8-bit convolutions, only 60 % of the captions of `everyday` are unchanged.
             float_copy=folder / f"{FLOAT_VISION}.onnx",
             progress=progress,
         )
-    predictor.processor.tokenizer.save(folder / TOKENIZER_FILE)
-    if predictor.processor.caption_words is not None:
-        predictor.processor.caption_words.save(folder / CAPTION_WORDS_FILE)
-    text = predictor.model.config.text
-    sections = {"image": asdict(settings), "text": asdict(text_settings(text, predictor.processor))}
+    sections = {"image": asdict(settings)}
+    layers = (0, 0)
+    if isinstance(predictor, Predictor):
+        text, processor = predictor.model.config.text, predictor.processor
+        processor.tokenizer.save(folder / TOKENIZER_FILE)
+        if processor.caption_words is not None:
+            processor.caption_words.save(folder / CAPTION_WORDS_FILE)
+        sections["text"] = asdict(text_settings(text, processor))
+        layers = (text.unimodal_layers, text.multimodal_layers)
+    if tower is not None:
+        sections["tower"] = asdict(write_tower_tokenizer(tower, folder / TOWER_TOKENIZER_FILE))
     write_json(folder / PREPROCESS_FILE, sections)
-    _, heads, _, size = decoder.inputs["past"][0].shape
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     manifest = Manifest(
         version=FORMAT_VERSION,
@@ -185,8 +229,8 @@ def write_files(
         opset=OPSET,
         embed_dim=predictor.embed_dim,
         logit_scale=predictor.logit_scale,
-        unimodal_layers=text.unimodal_layers,
-        multimodal_layers=text.multimodal_layers,
+        unimodal_layers=layers[0],
+        multimodal_layers=layers[1],
         heads=heads,
         head_size=size,
         files=files,

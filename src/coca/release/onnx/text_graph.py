@@ -15,9 +15,10 @@ from typing import Any
 
 from coca.core.extras import require
 from coca.core.files.atomic import sha256_file, write_atomic
+from coca.inference.loading import load
 from coca.inference.model_kinds import MODEL_FILES
 from coca.model.pretrained import WEIGHTS_FILE
-from coca.release.onnx.graphs import graphs_of, load_for_export, translate
+from coca.release.onnx.graphs import graphs_of, translate
 from coca.release.onnx.onnx_export import text_settings
 from coca.runtime.text_embedder import METADATA_KEY, TEXT_GRAPH_FILE
 
@@ -35,7 +36,7 @@ def write_text_graph(folder: str | Path) -> Path:
     """
     onnx = require("onnx", extra="onnx")
     folder = Path(folder)
-    predictor = load_for_export(folder)
+    predictor = load(folder, device="cpu", prepack=False)
     model, processor = predictor.model, predictor.processor
     (graph,) = (it for it in graphs_of(model, processor.image_config) if it.name == "text")
     with TemporaryDirectory() as scratch:

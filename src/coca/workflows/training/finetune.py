@@ -27,6 +27,7 @@ from coca.inference import image_text
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.inference.run_model import finished_weights
+from coca.inference.tower import reusing_tower
 from coca.metrics.answers import normalize_answer
 from coca.model.captioner import Captioner
 from coca.model.checkpoint import has_checkpoint
@@ -312,7 +313,8 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
     head = _head(config, sources, progress)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
-    model = build(_shape(config, source, head))
+    with reusing_tower(source.model):
+        model = build(_shape(config, source, head))
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     if config.weights == "pretrained":
         facts["model"] = asdict(adopt_weights(model, source))
@@ -429,7 +431,8 @@ def _finish(
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
     world = DistributedContext.current()
     weights = finished_weights(trainer.weights(), config.lora, has_word_map=False)
-    finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
+    with reusing_tower(trainer.model):
+        finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
     folder = world.broadcast_from_main(
         lambda: save_finished(config.run, finished, processor, step=result.step)
     )

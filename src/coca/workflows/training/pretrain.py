@@ -24,7 +24,7 @@ from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.inference.run_model import finished_weights
-from coca.inference.tower import TowerEncoder
+from coca.inference.tower import TowerEncoder, reusing_tower
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
@@ -290,7 +290,8 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         source = load(config.init_from, device="cpu", prepack=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
-    model = CoCa(fitted_config(config.model, source, processor.tokenizer))
+    with reusing_tower(None if source is None else source.model):
+        model = CoCa(fitted_config(config.model, source, processor.tokenizer))
     if isinstance(model.image_encoder, TowerEncoder):
         model.image_encoder.check_images(processor.image_config)
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
@@ -398,7 +399,8 @@ def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]
     """Build the plain model of a run from the weights that the trainer gathered."""
     has_word_map = config.word_vectors is not None
     plain = finished_weights(weights, config.lora, has_word_map=has_word_map)
-    return assemble(model.config, plain, source=config.run)
+    with reusing_tower(model):
+        return assemble(model.config, plain, source=config.run)
 
 
 def _finish(
