@@ -3,7 +3,9 @@
 import importlib.util
 import io
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +72,22 @@ def test_the_preview_is_read_upright_with_what_the_camera_wrote(
     assert header.time == 1717180200
     metadata = {"camera": "NIKON Z 6", "orientation": orientation}
     assert (header.annotation.metadata, header.annotation.tags) == (metadata, ("sea",))
+
+
+def test_the_exif_of_a_raw_photo_turns_a_preview_that_libraw_does_not_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rawpy = pytest.importorskip("rawpy", reason="the extra raw is not installed")
+    preview = io.BytesIO()
+    Image.new("RGB", PREVIEW).save(preview, "JPEG")
+    thumb = SimpleNamespace(format=rawpy.ThumbFormat.JPEG, data=preview.getvalue())
+    # So does LibRaw with a NEF of a Nikon D70 whose orientation exiftool set in all directories.
+    photo = SimpleNamespace(sizes=SimpleNamespace(flip=0), extract_thumb=lambda: thumb)
+    monkeypatch.setattr(rawpy, "imread", lambda stream: nullcontext(photo))
+    data = raw_photo(6)
+    image, header = read_image(data), read_header(data)
+    assert image.size == (header.width, header.height) == PREVIEW[::-1]
+    assert read_image(raw_photo(1)).size == PREVIEW
 
 
 def test_a_raw_photo_without_a_preview_is_an_error() -> None:

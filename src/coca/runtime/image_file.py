@@ -12,7 +12,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -244,7 +244,22 @@ def _raw_preview(stream: Stream, name: str) -> tuple[Image.Image, Stream | None]
         preview, image = None, Image.fromarray(found.data)
         # A JPEG without Exif gets it from LibRaw.
         image.getexif()[_EXIF_ORIENTATION] = _TURNED[sizes.flip]
+    if _orientation(image) == 1:
+        # LibRaw does not turn some photos, such as those that another program has turned.
+        stream.seek(0)
+        turned = raw_tags(stream.read()).get(_EXIF_ORIENTATION, 1)
+        image.getexif()[_EXIF_ORIENTATION] = turned
     return image, preview
+
+
+def raw_tags(data: bytes) -> Image.Exif:
+    """Read the tags of a raw photo that is a TIFF file; none of others."""
+    tags = Image.Exif()
+    with suppress(Exception):
+        # Olympus and Panasonic write magic numbers of their own.
+        magic = {b"II": b"II*\0", b"MM": b"MM\0*"}[data[:2]]
+        tags.load_from_fp(io.BytesIO(magic + data[4:]))
+    return tags
 
 
 def open_file(path: str | Path, name: str) -> io.BufferedReader:

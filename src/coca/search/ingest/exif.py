@@ -3,7 +3,6 @@
 All files are untrusted: what is damaged is left out, texts are cut, and no reader raises.
 """
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,8 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 from PIL import Image
+
+from coca.runtime.image_file import raw_tags
 
 # Values of metadata, converted and checked.
 
@@ -103,12 +104,7 @@ class Exif:
     @classmethod
     def of_raw(cls, data: bytes) -> "Exif":
         """Read the tags of a raw photo that is a TIFF file; none of others."""
-        tags = Image.Exif()
-        with suppress(Exception):
-            # Olympus and Panasonic write magic numbers of their own.
-            magic = {b"II": b"II*\0", b"MM": b"MM\0*"}[data[:2]]
-            tags.load_from_fp(io.BytesIO(magic + data[4:]))
-        return cls(tags)
+        return cls(raw_tags(data))
 
     def value(self, tag: int) -> Any:
         """Return the value of a tag as Pillow reads it."""
