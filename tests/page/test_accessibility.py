@@ -69,7 +69,10 @@ def show_keys(tab: Any) -> None:
 
 STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "all images": ("/", None),
-    "query with chips": ("/?q=circle&less=text%3A2%3A%3Ablue", None),
+    "query with chips": (
+        "/?q=circle+in+May+2012&less=text%3A2%3A%3Ablue&tag=circle",
+        None,
+    ),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
     "menu of an item": ("/", open_menu),
@@ -81,6 +84,7 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "filters": ("/", show_filters),
     "keys": ("/", show_keys),
     "near-duplicates": ("/?view=duplicates", None),
+    "albums": ("/?view=albums", None),
 }
 
 

@@ -360,7 +360,7 @@ def test_the_best_of_all_near_duplicates_stay(visit: Visit) -> None:
     plural = "s" if moved > 1 else ""
     expect(tab.locator(".dialog-text")).to_contain_text(f"{moved} image{plural} of {number} group")
     tab.get_by_role("button", name="Move to the trash").click()
-    expect(tab.locator("#duplicates")).to_contain_text("No near-duplicates")
+    expect(tab.locator("#duplicates")).to_contain_text("No two images")
     tab.locator(".toast").get_by_role("button", name="Undo").click()
     expect(groups).to_have_count(number)
     assert [group.locator(".candidate-name").first.inner_text() for group in groups.all()] == best

@@ -246,13 +246,13 @@ def test_weak_matches_are_reported_and_shown(visit: Visit) -> None:
     expect(tab.locator(".tile-weak").first).to_be_visible()
 
 
-def test_no_match_follows_the_line_where_weak_hits_come_between(visit: Visit) -> None:
+def test_no_match_follows_the_line_and_no_hit_before_it_is_pale(visit: Visit) -> None:
     tab = visit()
     with_match_fields(tab, matching=4, but=1)
     tab.fill("#search-text", "circle")
     tab.keyboard.press("Enter")
     expect(tab.locator(".wall-divider")).to_be_visible()
-    expect(tab.locator(".tile:not(.tile-weak)")).to_have_count(3)
+    expect(tab.locator(".tile:not(.tile-weak)")).to_have_count(4)
     line = tab.locator(".wall-divider").bounding_box()["y"]
     strong = [tile.bounding_box()["y"] for tile in tab.locator(".tile:not(.tile-weak)").all()]
     assert max(strong) < line

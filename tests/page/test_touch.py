@@ -101,3 +101,19 @@ def test_the_arrows_are_seen_on_a_white_image(visit: Visit) -> None:
     dark = [255 - ground[3] * (255 - part) for part in ground[:3]]
     assert ink[:3] == [255, 255, 255]
     assert max(dark) < 120
+
+
+def test_a_query_and_a_selection_leave_the_screen_to_the_images(visit: Visit) -> None:
+    tab = visit("/?q=circle&tag=circle", **PHONE)
+    tiles = tab.locator(".tile[data-id]")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    above = tab.locator(".header").bounding_box()["height"]
+    # The row of the view, that of the order, and that of the chips.
+    assert tiles.first.bounding_box()["y"] - above < 170
+    Finger(tab).move(center(tiles.first), hold_ms=700)
+    bar = tab.locator("#selection")
+    expect(bar).to_be_visible()
+    assert bar.bounding_box()["height"] < 70
+    delete = bar.get_by_role("button", name="Delete")
+    delete.scroll_into_view_if_needed()
+    expect(delete).to_be_in_viewport()

@@ -184,6 +184,10 @@ def test_a_reload_and_the_way_back_keep_the_place(visit: Visit) -> None:
     tab.reload()
     tab.wait_for_function(VISIBLE)
     assert abs(top(tab) - place) <= 30
+    # Keys go on from there.
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".tile-link:focus")).to_be_attached()
+    assert abs(top(tab) - place) <= 30
     tab.fill("#search-text", "row")
     tab.keyboard.press("Enter")
     expect(tab.locator("#summary")).not_to_contain_text("images")

@@ -26,6 +26,46 @@ def test_a_cached_thumbnail_needs_no_record(
         assert (image.format, max(image.size)) == ("JPEG", 24)
 
 
+def parts(content: bytes) -> list[bytes]:
+    """The parts of a response, each with its length before it."""
+    found = []
+    while content:
+        end = 4 + int.from_bytes(content[:4], "big")
+        found.append(content[4:end])
+        content = content[end:]
+    return found
+
+
+def test_several_thumbnails_have_one_response_in_the_order_of_their_ids(client: TestClient) -> None:
+    first, second = ids(client, {})[:2]
+    url = "/v1/items/thumbnails"
+    made = client.get(url, params={"id": [second, "missing", first], "side": "128"})
+    alone = [client.get(f"/v1/items/{id}/thumbnail?side=128").content for id in (second, first)]
+    assert parts(made.content) == [alone[0], b"", alone[1]]
+    # What is missing now may be there later.
+    assert made.headers["cache-control"] == "no-store"
+    again = client.get(url, params={"id": [first, second], "side": "128"})
+    assert "max-age" in again.headers["cache-control"]
+    assert client.get(url).status_code == 422
+    assert client.get(url, params={"id": [first] * 65}).status_code == 422
+
+
+def test_an_item_has_its_mean_color_once_it_has_a_thumbnail(
+    client: TestClient, service: Service
+) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 100, 0)).save(stream, "PNG")
+    body = {"image": data_uri(stream.getvalue()), "collection": "others"}
+    item = client.post("/v1/items", json=body).json()
+    assert item["color"] is None
+    client.get(item["thumbnail"])
+    path = f"/v1/items/{item['id']}?collection=others"
+    assert client.get(path).json()["color"] == "#c86400"
+    key = service.collections["others"].thumbnail_key(item["id"])
+    client.delete(path)
+    assert service.thumbnails.color(key) is None
+
+
 def test_another_collection_has_other_thumbnails(client: TestClient) -> None:
     url = f"/v1/items/{ids(client, {})[0]}/thumbnail"
     assert client.get(url).status_code == 200

@@ -45,6 +45,16 @@ def test_facets_count_values_and_years(client: TestClient) -> None:
     assert (facet["values"], facet["others"]) == ([{"value": "t0", "count": 2}], 1)
 
 
+def test_the_cover_of_a_value_is_its_newest_item(client: TestClient) -> None:
+    newest: dict[str, str] = {}
+    for hit in client.post("/v1/search", json={}).json()["hits"]:
+        for tag in hit["tags"]:
+            newest.setdefault(tag, hit["id"])
+    body = {"fields": ["tags"], "covers": True}
+    (facet,) = client.post("/v1/facets", json=body).json()["facets"]
+    assert {one["value"]: one["cover"] for one in facet["values"]} == newest
+
+
 def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
     answer = client.post("/v1/facets", json={"fields": ["origin"]})
     assert answer.status_code == 400

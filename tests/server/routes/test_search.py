@@ -260,3 +260,11 @@ def test_dates_and_places_are_filters_of_each_request(client: TestClient) -> Non
     assert counted == len(years(since="2024"))
     refused = client.post("/v1/search", json={"since": "some day"})
     assert (refused.status_code, "a date must be" in refused.text) == (400, True)
+
+
+def test_a_date_inside_a_text_is_named_and_does_not_filter(client: TestClient) -> None:
+    found = client.post("/v1/search", json={"text": "a red car, spring 2021"}).json()
+    assert found["period"] == {"text": "spring 2021", "first": "2021-03-01", "last": "2021-05-31"}
+    assert len(found["hits"]) == 6
+    for body in ({"text": "invoice 2024"}, {}):
+        assert client.post("/v1/search", json=body).json()["period"] is None

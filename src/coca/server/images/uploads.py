@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,12 +60,34 @@ SIDES = (128, 256, 512, 1_024)
 """Lengths of the longer side that are offered, in pixels."""
 
 
+_COLOR = re.compile(rb"\xff\xfe\x00\x09(#[0-9a-f]{6})")
+"""Comment of a thumbnail: the mean color of the image."""
+_HEAD_BYTES, _MAX_COLORS = 64, 200_000
+
+
 class Thumbnails:
     """Cache of thumbnails; a full disk only disables it."""
 
     def __init__(self, folder: Path | None, decoder: Decoder) -> None:
         self._folder = user_cache() / "thumbnails" if folder is None else folder
         self._decoder = decoder
+        self._colors: dict[str, str] = {}
+
+    def color(self, key: str) -> str | None:
+        """Return the mean color of an image as `#rrggbb`; None before its first thumbnail."""
+        if (known := self._colors.get(key)) is not None:
+            return known
+        for side in SIDES:
+            with contextlib.suppress(OSError), self._path(key, side).open("rb") as file:
+                if found := _COLOR.search(file.read(_HEAD_BYTES)):
+                    return self._keep(key, found[1].decode())
+        return None
+
+    def _keep(self, key: str, color: str) -> str:
+        if len(self._colors) >= _MAX_COLORS:
+            self._colors.clear()
+        self._colors[key] = color
+        return color
 
     def cached(self, key: str, side: int) -> bytes | None:
         """Read a thumbnail from the cache; None if it is missing."""
@@ -90,6 +113,7 @@ class Thumbnails:
 
     def remove(self, key: str) -> None:
         """Remove the thumbnails of an item from the cache."""
+        self._colors.pop(key, None)
         for side in SIDES:
             with contextlib.suppress(OSError):
                 self._path(key, side).unlink(missing_ok=True)

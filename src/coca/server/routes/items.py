@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -10,11 +11,12 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
 from jaxtyping import Float32
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
 
-from coca.core.errors import ConfigError
+from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
@@ -91,6 +93,8 @@ class Item(Body):
     """Time at which the item is deleted, in ISO 8601; null if it is not in the trash."""
     thumbnail: str
     """URL of a small JPEG."""
+    color: str | None
+    """Mean color as `#rrggbb`; null until a thumbnail of the image is made."""
     original: str
     """URL of the encoded image as it is stored."""
 
@@ -192,6 +196,7 @@ def fields_of(
         "albums": _albums(record.metadata),
         "purge_at": _purge_at(record.metadata.get(TRASHED), tenant.service.settings.trash_days),
         "thumbnail": f"{url}/thumbnail{query}",
+        "color": tenant.service.thumbnails.color(served.thumbnail_key(record.id)),
         "original": f"{url}/original{query}",
     }
 
@@ -388,7 +393,7 @@ def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> Non
 class _ItemId(Convertor[str]):
     """Part of a path that is an id, which may have slashes, and not another route below items."""
 
-    regex = "(?!delete$|.*/(?:thumbnail|original)$).+"
+    regex = "(?!(?:delete|thumbnails)$|.*/(?:thumbnail|original)$).+"
 
     def convert(self, value: str) -> str:
         """Return the id."""
@@ -405,6 +410,7 @@ uncounted = APIRouter(route_class=UncountedRoute)
 
 Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
 Named: TypeAlias = Annotated[CollectionName, Query()]
+Side: TypeAlias = Annotated[int, Query(ge=16, le=SIDES[-1])]
 
 _FRESH = {"Cache-Control": "private, max-age=86400"}
 
@@ -414,11 +420,46 @@ def thumbnail(
     id: Id,
     tenant: CurrentTenant,
     collection: Named = None,
-    side: Annotated[int, Query(ge=16, le=SIDES[-1])] = 256,
+    side: Side = 256,
 ) -> Response:
     """Return a small JPEG; `side` is rounded up to 128, 256, 512 or 1024 pixels."""
+    small = _thumbnail(tenant, tenant.collection(collection), id, side)
+    return Response(small, media_type="image/jpeg", headers=_FRESH)
+
+
+@uncounted.get("/thumbnails", responses={200: {"content": {"application/octet-stream": {}}}})
+def several_thumbnails(
+    id: Annotated[list[ItemId], Query(min_length=1, max_length=64)],
+    tenant: CurrentTenant,
+    collection: Named = None,
+    side: Side = 256,
+) -> StreamingResponse:
+    """Return small JPEGs in the order of the ids, each as soon as it is made.
+
+    Each has its length before it, a big-endian integer of four bytes; 0 where there is no image.
+    """
     served = tenant.collection(collection)
-    side = next(one for one in SIDES if one >= side)
+    made = tenant.service.thumbnails
+    kept = all(made.cached(served.thumbnail_key(one), _offered(side)) for one in id)
+
+    def each() -> Iterator[bytes]:
+        for one in id:
+            small = b""
+            with suppress(CocaError):
+                small = _thumbnail(tenant, served, one, side)
+            yield len(small).to_bytes(4, "big") + small
+
+    # A thumbnail that cannot be made now may be made later.
+    headers = _FRESH if kept else {"Cache-Control": "no-store"}
+    return StreamingResponse(each(), media_type="application/octet-stream", headers=headers)
+
+
+def _offered(side: int) -> int:
+    return next(one for one in SIDES if one >= side)
+
+
+def _thumbnail(tenant: Tenant, served: ServedCollection, id: str, side: int) -> bytes:
+    side = _offered(side)
     key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
     # The cache comes first: reading a record takes longer than reading the file.
     small = thumbnails.cached(key, side)
@@ -430,7 +471,7 @@ def thumbnail(
             thumbnails.remove(key)
             raise
         small = small or thumbnails.make(key, side, tenant.service.original(record))
-    return Response(small, media_type="image/jpeg", headers=_FRESH)
+    return small
 
 
 router.include_router(uncounted)

@@ -1,7 +1,7 @@
 """Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`, with their bodies."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Annotated, ClassVar, Literal
@@ -31,7 +31,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry
+from coca.server.collections.catalog import Entry, FacetPair
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import (
     SearchResponse,
@@ -98,6 +98,8 @@ class FacetsRequest(Scope):
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of values of a field."""
+    covers: bool = False
+    """Add the newest item of each value."""
     histogram: Literal["auto", "year", "month", "day"] = "auto"
 
 
@@ -106,6 +108,8 @@ class FacetValue(Body):
 
     value: Value
     count: int
+    cover: str | None = None
+    """Id of the newest item with the value; only if the request asks for `covers`."""
 
 
 class Facet(Body):
@@ -157,8 +161,10 @@ _MAX_DAYS, _MAX_MONTHS = 92, 120
 Interval = Literal["year", "month", "day"]
 
 
-def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
-    """Count the values of fields."""
+def count_facets(
+    items: Sequence[Entry], fields: Sequence[str] | None, limit: int, *, covers: bool = False
+) -> list[Facet]:
+    """Count the values of fields; `covers` adds the first item of each value."""
     for name in fields or ():
         if name not in _COLUMNS and not name.startswith(f"{METADATA}."):
             raise ArgumentError(
@@ -170,8 +176,9 @@ def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: in
     # `dict` keeps each field of an item once.
     known = Counter(chain.from_iterable(dict(it.values) for it in items))
     wanted = dict.fromkeys((*_COLUMNS, *counts)) if fields is None else fields
+    first = {pair: it.id for it in reversed(items) for pair in it.values} if covers else {}
     facets = [
-        _facet(name, counts.get(name, Counter()), limit, missing=len(items) - known[name])
+        _facet(name, counts.get(name, Counter()), limit, first, missing=len(items) - known[name])
         for name in wanted
     ]
     if fields is not None:
@@ -200,11 +207,21 @@ def histogram(
     return Histogram(interval=chosen, buckets=buckets, unknown=len(items) - len(times))
 
 
-def _facet(field: str, counts: Counter[Value], limit: int, *, missing: int) -> Facet:
+def _facet(
+    field: str,
+    counts: Counter[Value],
+    limit: int,
+    first: Mapping[FacetPair, str],
+    *,
+    missing: int,
+) -> Facet:
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
     return Facet(
         field=field,
-        values=[FacetValue(value=value, count=count) for value, count in ordered[:limit]],
+        values=[
+            FacetValue(value=value, count=count, cover=first.get((field, value)))
+            for value, count in ordered[:limit]
+        ],
         others=max(0, len(ordered) - limit),
         missing=missing,
     )
@@ -290,7 +307,7 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
 
 
-@router.post("/facets")
+@router.post("/facets", response_model_exclude_none=True)
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields, and the items by time of capture."""
     collection = tenant.collection(body.collection)
@@ -298,7 +315,7 @@ def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     return FacetsResponse(
         collection=collection.name,
         total=len(items),
-        facets=count_facets(items, body.fields, body.limit),
+        facets=count_facets(items, body.fields, body.limit, covers=body.covers),
         histogram=histogram(items, body.histogram),
     )
 

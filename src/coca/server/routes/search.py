@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -17,6 +18,7 @@ from coca.search.filters import (
     names_in,
     where,
 )
+from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA, ORIGIN, PATH, CollectionInfo
 from coca.search.records import Hit as FoundHit
@@ -99,6 +101,14 @@ class MonthCount(Body):
     count: int
 
 
+class FoundPeriod(Body):
+    """A date inside the text of a query, which does not filter."""
+
+    text: str
+    first: date
+    last: date
+
+
 class SearchResponse(Body):
     """Hits, best first."""
 
@@ -113,6 +123,8 @@ class SearchResponse(Body):
     weak_matches: bool | None = None
     """Whether none of the first ten hits of the query matches, on whichever page; null without a
     calibration."""
+    period: FoundPeriod | None = None
+    """A date inside `text`, such as "summer 2019", with its first and last day."""
     took_ms: float = 0.0
     """Time of the service for this request, in milliseconds."""
 
@@ -266,8 +278,16 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         total=found.total,
         months=months,
         weak_matches=not verdicts[0] if verdicts else None,
+        period=_period(body.text or ""),
         took_ms=(time.perf_counter() - started) * 1_000,
     )
+
+
+def _period(text: str) -> FoundPeriod | None:
+    if not (found := find_period(text)):
+        return None
+    first, last = parse_period(found)
+    return FoundPeriod(text=found, first=first.date(), last=last.date())
 
 
 @router.get("/collections")

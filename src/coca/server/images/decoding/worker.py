@@ -80,7 +80,8 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     if request.get("jpeg"):
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=THUMBNAIL_QUALITY)
+        mean = image.resize((1, 1), Image.Resampling.BOX).tobytes()
+        image.save(stream, "JPEG", quality=THUMBNAIL_QUALITY, comment=f"#{mean.hex()}")
         return {"bytes": stream.tell()}, stream.getbuffer()
     if (box := request.get("box")) is not None:
         image = image.crop(pixel_box(box, image.width, image.height))

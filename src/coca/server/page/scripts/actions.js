@@ -120,31 +120,27 @@ export class SelectionBar {
     this.store.set({ terms: [...terms, ...added], view: "wall", item: "" });
   }
 
-  async #tag() {
-    const suggestions = [...new Set(this.selection.items().flatMap((item) => item.tags))];
-    const { added, removed } = await this.#names(t("Tag the selected images"), {
-      label: t("Tags"), action: t("Add tags"), suggestions,
+  #tag() {
+    return this.#names("tags", t("Tag the selected images"), {
+      label: t("Tags"), action: t("Add tags"),
       hint: t("Separate several tags by commas. A minus sign before a tag removes it."),
     });
-    if (added) await this.#change({ add_tags: added, remove_tags: removed });
   }
 
-  async #album() {
-    const suggestions = [...new Set(this.selection.items().flatMap((item) => item.albums))];
-    const { added, removed } = await this.#names(t("Add the selected images to albums"), {
-      label: t("Albums"), action: t("Add"), suggestions,
+  #album() {
+    return this.#names("albums", t("Add the selected images to albums"), {
+      label: t("Albums"), action: t("Add"),
       hint: t("Separate several albums by commas. A minus sign before an album removes the images from it."),
     });
-    if (added) await this.#change({ add_albums: added, remove_albums: removed });
   }
 
-  /** Ask for names, of which a minus sign removes one. */
-  async #names(title, options) {
-    const text = await promptDialog(title, options);
-    if (!text) return {};
-    const names = text.split(",").map((name) => name.trim()).filter(Boolean);
-    const removed = names.filter((name) => name.startsWith("-")).map((name) => name.slice(1).trim());
-    return { added: names.filter((name) => !name.startsWith("-")), removed: removed.filter(Boolean) };
+  /** Ask for names to add; a minus sign removes one. */
+  async #names(field, title, options) {
+    const suggestions = [...new Set(this.selection.items().flatMap((item) => item[field]))];
+    const names = ((await promptDialog(title, { ...options, suggestions })) || "").split(",").map((name) => name.trim()).filter(Boolean);
+    const removed = names.filter((name) => name.startsWith("-")).map((name) => name.slice(1).trim()).filter(Boolean);
+    const added = names.filter((name) => !name.startsWith("-"));
+    if (names.length) await this.#change({ [`add_${field}`]: added, [`remove_${field}`]: removed });
   }
 
   async #change(changes) {

@@ -132,6 +132,8 @@ export const api = {
   cancelJob: (id) => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`),
   /** Read an image as a blob. */
   blob: async (path, signal) => (await send(path, { signal })).blob(),
+  /** Read a response while it arrives. */
+  reader: async (path) => (await send(path)).body.getReader(),
 };
 
 /**

@@ -14,7 +14,9 @@ export class Blocks {
     this.length = 0;
     /** Whether `length` is the number of items; else further items may follow. */
     this.complete = false;
-    /** Index of the first item after the last match, if it is below the threshold; else null. */
+    /** Number of items up to the last match; 0 without a match. */
+    this.matches = 0;
+    /** The same, if an item below the threshold follows; else null. */
     this.firstWeak = null;
     /** Sections with a heading each, as {start, title} in the order of their first items. */
     this.sections = [];
@@ -31,7 +33,7 @@ export class Blocks {
       const some = items.slice(at * blocks.size, (at + 1) * blocks.size);
       if (some.length && some.every(Boolean)) blocks.fill(at, some);
     });
-    blocks.firstWeak = this.firstWeak;
+    Object.assign(blocks, { firstWeak: this.firstWeak, matches: this.matches });
     return blocks;
   }
 
@@ -52,8 +54,8 @@ export class Blocks {
     block.items = items;
     // Only the first hits are marked, and words of a caption can put a weak hit before a match.
     if (index === 0) {
-      const weak = items.findLastIndex((item) => item.is_match === true) + 1;
-      this.firstWeak = items[weak]?.is_match === false ? weak : null;
+      this.matches = items.findLastIndex((item) => item.is_match === true) + 1;
+      this.firstWeak = items[this.matches]?.is_match === false ? this.matches : null;
     }
     this.#layOut(index);
     this.#place();
@@ -74,6 +76,11 @@ export class Blocks {
     const block = this.blocks[Math.floor(index / this.size)];
     const box = block?.boxes[index % this.size];
     return box ? { ...box, y: box.y + block.top } : null;
+  }
+
+  /** Return whether an item is below the threshold, and no match follows it. */
+  isWeak(index) {
+    return index >= this.matches && this.item(index)?.is_match === false;
   }
 
   /** Position of the line above the first item below the threshold; null where there is none. */

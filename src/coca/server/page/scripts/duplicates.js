@@ -44,10 +44,10 @@ export class Duplicates {
     if (collection) body.collection = collection;
     try {
       const { groups, total } = await api.duplicates(body, this.#request.signal);
-      const text = groups.length ? count(total, "group") : t("No near-duplicates");
-      announce(text);
+      const none = t("No two images have a similarity of {least} or more.", { least: this.#similarity });
+      announce(groups.length ? count(total, "group") : none);
       list.replaceChildren(
-        ...(groups.length ? groups.map(({ items }) => this.#group(items)) : [this.#none()]),
+        ...(groups.length ? groups.map(({ items }) => this.#group(items)) : [h("p", {}, none)]),
       );
       if (groups.length && this.writable()) $(".duplicates-head", this.root).append(
         button(t("Keep the best of all"), "check", () => this.#keepBest(), {
@@ -87,15 +87,6 @@ export class Duplicates {
       button(t("All images"), "left", () => this.store.set({ view: "wall" }), { text: true }),
       h("h2", {}, t("Near-duplicates")),
       h("label", { class: "range" }, h("span", {}, `${t("Similarity at least")} `), output, range),
-    );
-  }
-
-  #none() {
-    return h(
-      "div",
-      { class: "empty" },
-      h("h2", {}, t("No near-duplicates")),
-      h("p", {}, t("No two images have a similarity of {least} or more.", { least: this.#similarity })),
     );
   }
 

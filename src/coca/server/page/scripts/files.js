@@ -37,41 +37,21 @@ export async function zipOf(items, onProgress) {
   for (const [at, item] of items.entries()) {
     const data = new Uint8Array(await (await api.blob(item.original)).arrayBuffer());
     const name = new TextEncoder().encode(unique(item, names));
-    const fields = [0x0800, 0, 0, 0x21, crc32(data), data.length, data.length, name.length, 0];
-    const head = header(0x04034b50, [20], fields);
+    const fields = [[20, 2], [0x0800, 2], [0, 4], [0x21, 2], [crc32(data), 4], [data.length, 4], [data.length, 4], [name.length, 2], [0, 2]];
+    const head = packed([0x04034b50, 4], ...fields);
     parts.push(head, name, data);
-    directory.push(header(0x02014b50, [20, 20], [...fields, 0, 0, 0, 0, offset], true), name);
+    directory.push(packed([0x02014b50, 4], [20, 2], ...fields, [0, 6], [0, 4], [offset, 4]), name);
     offset += head.length + name.length + data.length;
     onProgress(at + 1);
   }
   const size = directory.reduce((sum, part) => sum + part.length, 0);
-  const end = new DataView(new ArrayBuffer(22));
-  end.setUint32(0, 0x06054b50, true);
-  end.setUint16(8, items.length, true);
-  end.setUint16(10, items.length, true);
-  end.setUint32(12, size, true);
-  end.setUint32(16, offset, true);
-  return new Blob([...parts, ...directory, end.buffer], { type: "application/zip" });
+  const end = packed([0x06054b50, 4], [0, 4], [items.length, 2], [items.length, 2], [size, 4], [offset, 4], [0, 2]);
+  return new Blob([...parts, ...directory, end], { type: "application/zip" });
 }
 
-// Fields in the order of both kinds of headers; sums, sizes and offsets have four bytes.
-function header(signature, versions, fields, central = false) {
-  const wide = new Set(central ? [4, 5, 6, 12, 13] : [4, 5, 6]);
-  const length = 4 + versions.length * 2 + fields.reduce((sum, _, n) => sum + (wide.has(n) ? 4 : 2), 0);
-  const view = new DataView(new ArrayBuffer(length));
-  view.setUint32(0, signature, true);
-  let at = 4;
-  for (const version of versions) {
-    view.setUint16(at, version, true);
-    at += 2;
-  }
-  fields.forEach((value, n) => {
-    if (wide.has(n)) view.setUint32(at, value, true);
-    else view.setUint16(at, value, true);
-    at += wide.has(n) ? 4 : 2;
-  });
-  return new Uint8Array(view.buffer);
-}
+/** Write integers, each with its number of bytes, the lowest byte first. */
+const packed = (...fields) =>
+  new Uint8Array(fields.flatMap(([value, bytes]) => Array.from({ length: bytes }, (_, n) => (n < 4 ? (value >>> (8 * n)) & 255 : 0))));
 
 function unique(item, names) {
   const wanted = (item.name || item.id).replace(/[\\/:\0]/g, "_");

@@ -10,19 +10,27 @@ import { hasFilters, scopeOf } from "./state.js";
 const NAMES = {
   tags: "Tags", album: "Folder", caption_source: "Captions", "metadata.albums": "Albums",
   "metadata.favorite": "Favorites", "metadata.rating": "Rating",
+  "metadata.people": "People", "metadata.city": "Town", "metadata.country": "Country", "metadata.camera": "Camera",
+  "metadata.lens": "Lens", "metadata.title": "Title", "metadata.ocr_text": "Text in the image", "metadata.raw_file": "Raw file",
 };
 const SHOWN = 8;
+/** Metadata that no family filters by; the advanced filter can. */
+export const TECHNICAL = ["orientation", "utc_offset", "flash", "exposure_s", "f_number", "focal_length", "iso", "latitude", "longitude", "altitude"];
+const HIDDEN = new Set(TECHNICAL.map((name) => `metadata.${name}`));
 
-const titleOf = (field) => {
+/** Name a field for people. */
+export const titleOf = (field) => {
   const name = field.replace(/^metadata\./, "").replaceAll("_", " ");
-  return t(NAMES[field] ?? name.charAt(0).toUpperCase() + name.slice(1));
+  return t(NAMES[field] ?? NAMES[`metadata.${field}`] ?? name.charAt(0).toUpperCase() + name.slice(1));
 };
 
 /** Name a value of a field for people. */
-function valueName(field, value) {
+export function valueName(field, value) {
   if (field === "caption_source") return t({ given: "given with the image", model: "generated" }[value] ?? "none");
   if (field === "metadata.favorite") return t("Favorites");
   if (field === "metadata.rating" && value > 0) return "★".repeat(value);
+  // An album is often a folder, whose last part distinguishes it.
+  if (field === "album") return value.replace(/\/+$/, "").split("/").at(-1);
   return String(value);
 }
 
@@ -114,7 +122,7 @@ export class Filters {
 
   #sections({ facets, histogram: dates, total }) {
     const { state } = this.store;
-    const shown = facets.filter(({ field, values }) => values.length || this.#chosen(field).length);
+    const shown = facets.filter(({ field, values }) => (values.length && !HIDDEN.has(field)) || this.#chosen(field).length);
     return [
       h("p", { class: "hint" }, counted(total, "image")),
       (dates?.buckets.length > 0 || state.from || state.to) && this.#dates(dates),
@@ -175,8 +183,6 @@ export class Filters {
 
   #value(field, value, count, at, chosen) {
     const name = valueName(field, value);
-    // An album is often a folder, whose last part distinguishes it.
-    const short = field === "album" ? name.replace(/\/+$/, "").split("/").at(-1) : name;
     const box = h("input", {
       type: "checkbox", id: `facet-${field}-${at}`, checked: chosen.includes(value),
       on: { change: () => this.#choose(field, value, box.checked) },
@@ -186,9 +192,9 @@ export class Filters {
       {},
       h(
         "label",
-        { class: "facet-value", title: name },
+        { class: "facet-value", title: String(value) },
         box,
-        h("span", { class: "facet-name" }, shorten(short || name || t("none"), 60)),
+        h("span", { class: "facet-name" }, shorten(name || t("none"), 60)),
         h("span", { class: "facet-count" }, number(count)),
       ),
     );

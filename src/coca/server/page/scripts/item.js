@@ -6,6 +6,7 @@ import { attentionWords } from "./attention.js";
 import { confirmDeletion } from "./dialogs.js";
 import { $, button, h, menu } from "./dom.js";
 import { saveBlob } from "./files.js";
+import { TECHNICAL, titleOf } from "./filters.js";
 import { count, date, t } from "./language.js";
 import { announce, report, toast } from "./notices.js";
 import { askPanel } from "./questions.js";
@@ -15,12 +16,24 @@ import { labelOf, scoresOf } from "./tile.js";
 import { Zoom } from "./zoom.js";
 
 const SLIDE_MS = 4000;
+const RETRY_MS = 3000;
 const STARS = [1, 2, 3, 4, 5];
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
-/** Metadata that the view shows elsewhere. */
 const IS_AUDIO = /\.(aac|aiff?|flac|m4a|mp3|og[ag]|opus|wav)(#t=[\d.]+)?$/i;
-const SHOWN = new Set(["captions", "name", "favorite", "rating", "albums", "trashed"]);
+/** Metadata that the view shows elsewhere. */
+const SHOWN = new Set(["captions", "name", "favorite", "rating", "albums", "trashed", ...TECHNICAL]);
+
+/** Write exposure time, aperture, focal length and sensitivity as cameras do. */
+function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {
+  const seconds = time && (time < 0.4 ? `1/${Math.round(1 / time)} s` : `${time} s`);
+  const parts = [seconds, aperture && `f/${aperture}`, length && `${length} mm`, iso && `ISO ${iso}`];
+  return parts.filter(Boolean).join(" · ");
+}
+
+/** Show a list as its values, and any other value as it is. */
+const shownValue = (value) =>
+  typeof value === "string" ? value : Array.isArray(value) ? value.map(shownValue).join(", ") : JSON.stringify(value);
 
 /** Show an address as a link, and any other value as text. */
 const linked = (value) =>
@@ -142,12 +155,9 @@ export class ItemView {
     } else if (document.fullscreenElement) this.#fullScreen(false);
   }
 
-  async #fullScreen(on) {
-    try {
-      await (on ? this.view.requestFullscreen?.() : document.exitFullscreen());
-    } catch {
-      // A browser may refuse; the slideshow then fills the window.
-    }
+  /** A browser may refuse; the slideshow then fills the window. */
+  #fullScreen(on) {
+    return (on ? this.view.requestFullscreen?.() : document.exitFullscreen())?.catch(() => {});
   }
 
   #draw() {
@@ -185,6 +195,7 @@ export class ItemView {
     const { item } = this;
     const index = this.wall.indexOf(item.id);
     const image = h("img", { class: "item-image", alt: labelOf(item), draggable: "false" });
+    image.addEventListener("load", () => stage.classList.remove("item-missing"));
     image.addEventListener("error", () => {
       if (image.dataset.path === item.original) showImage(image, thumbnailPath(item, 1024));
       else this.#explain(stage, image.dataset.path);
@@ -228,6 +239,8 @@ export class ItemView {
     );
     $(".item-missing-note", stage).textContent = text;
     stage.classList.add("item-missing");
+    if (text !== t("The service does not answer")) return;
+    setTimeout(() => stage.isConnected && showImage($(".item-image", stage), path), RETRY_MS);
   }
 
   #actions() {
@@ -440,17 +453,20 @@ export class ItemView {
 
   #details() {
     const { item } = this;
+    const { latitude, longitude } = item.metadata;
     const rows = [
       [t("Name"), item.name],
       [t("Folder"), item.album],
       [t(DATES[item.date_source] ?? "Date"), item.time ? date(item.time) : ""],
       [t("Size"), item.width ? t("{width} × {height} pixels", item) : ""],
+      [t("Exposure"), exposureOf(item.metadata)],
+      [t("Coordinates"), typeof latitude === "number" ? `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}` : ""],
       [t("File"), item.path],
       ["Id", item.id],
       ...scoresOf(item),
       ...Object.entries(item.metadata)
         .filter(([key]) => !SHOWN.has(key))
-        .map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)]),
+        .map(([key, value]) => [titleOf(key), shownValue(value)]),
     ].filter(([, value]) => value);
     const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, t("Open the original"));
     return h(

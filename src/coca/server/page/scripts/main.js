@@ -1,6 +1,7 @@
 // The page: joins state, search field, wall, filters, item view and uploads.
 
 import { SelectionBar } from "./actions.js";
+import { Albums } from "./albums.js";
 import { api, apiKey, hasRoute, onMissingKey, readRoutes, takeKeyOfLink } from "./api.js";
 import { promptDialog } from "./dialogs.js";
 import { $, button, h } from "./dom.js";
@@ -42,15 +43,17 @@ let service = { collections: [], writable: false, capabilities: [] };
 let [searched, took] = [0, 0];
 /** Captions of the collection that are examples of queries. */
 let examples = [];
+/** Date inside the text of the query, {text, first, last}; null without one. */
+let period = null;
 
 /** Return whether the model does more than search: "caption", "explain" or "answer". */
 const can = (name) => service.capabilities.includes(name);
 const writable = () => service.writable && hasRoute("patch", "/v1/items");
 const canAdd = () => service.writable && hasRoute("post", "/v1/items");
 const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
-const thumbnailOf = (id) => {
+const thumbnailOf = (id, side = 128) => {
   const { collection } = store.state;
-  return `/v1/items/${encodeURIComponent(id)}/thumbnail?side=128${collection ? `&collection=${encodeURIComponent(collection)}` : ""}`;
+  return `/v1/items/${encodeURIComponent(id)}/thumbnail?side=${side}${collection ? `&collection=${encodeURIComponent(collection)}` : ""}`;
 };
 
 const search = $("#search-text");
@@ -87,6 +90,7 @@ const onChanged = () => {
 const parts = { store, wall, selection, terms, can, writable, addressOf, onChanged, onDeleted };
 const itemView = new ItemView(parts);
 const duplicates = new Duplicates($("#duplicates"), parts);
+const albums = new Albums($("#albums"), { store, thumbnailOf });
 const bar = new SelectionBar($("#selection"), parts);
 const uploads = new Uploads($("#uploads"), { store, can, addressOf, onAdded: () => refresh() });
 
@@ -184,6 +188,7 @@ function expectedCount(state) {
 function describeResult(response) {
   const { state } = store;
   const { hits, total, weak_matches: weak } = response;
+  period = response.period ?? null;
   const parts = [];
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
@@ -221,6 +226,12 @@ function drawResultTools() {
     select.value = state.sort;
     tools.push(select);
   }
+  if (hasQuery(state) && period && !state.from && !state.to) {
+    const { text: name, first: from, last: to } = period;
+    // What is left of "beach in summer 2019" is "beach".
+    const left = state.text.split(/\s+/).join(" ").replace(name, "").trim().replace(/\s*\b(in|from|during|of|im|am|aus|von)$/i, "");
+    tools.push(button(t("Only {period}", { period: name }), "clock", () => choose({ text: left, from, to }), { text: true, class: "chip-add" }));
+  }
   if (!plain && !state.trash) {
     const saved = suggestions.isSaved(state);
     tools.push(button(t(saved ? "Forget this search" : "Save this search"), "bookmark", async () => {
@@ -237,14 +248,16 @@ function drawResultTools() {
 function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
-  document.title = state.view === "duplicates" ? `${t("Near-duplicates")} · coca` : title;
+  const views = { duplicates: t("Near-duplicates"), albums: t("Albums") };
+  document.title = views[state.view] ? `${views[state.view]} · coca` : title;
   // What the reader types while the page starts, or next to another change, stays.
   const other = before && (before.text !== state.text || document.activeElement !== search);
   if (other && readTyped(search.value).text !== state.text) search.value = state.text;
   const wanted = state.view === "wall";
   $("#wall").hidden = !wanted;
   $(".toolbar").hidden = !wanted;
-  $("#duplicates").hidden = wanted;
+  $("#duplicates").hidden = state.view !== "duplicates";
+  $("#albums").hidden = state.view !== "albums";
   const changed = !before || resultOf(before) !== resultOf(state);
   if (changed) terms.draw();
   if (changed && wanted) {
@@ -253,6 +266,7 @@ function drawState(before) {
   } else if (changed) {
     hideMessage(message);
     wall.clear();
+    scrubber.draw();
   }
   if (connected) drawParts(before, changed);
 }
@@ -261,6 +275,7 @@ function drawState(before) {
 function drawParts(before, changed) {
   const { state } = store;
   if (changed && state.view === "duplicates") duplicates.show();
+  if (changed && state.view === "albums") albums.show();
   if (!before || scopeKey(before) !== scopeKey(state)) filters.load();
   else filters.draw();
   if (state.item) itemView.show(state.item);
@@ -289,6 +304,9 @@ function drawTools() {
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
     ...(canAdd() ? [button(t("Add images"), "upload", openUploads)] : []),
+    ...(hasRoute("post", "/v1/facets")
+      ? [button(t("Albums"), "album", () => store.set({ ...emptyState(), collection, view: "albums" }))]
+      : []),
     ...(hasRoute("post", "/v1/duplicates")
       ? [button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }))]
       : []),

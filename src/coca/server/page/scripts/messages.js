@@ -39,22 +39,15 @@ export function showNoItems(root, store, { writable, add }) {
   const { state } = store;
   const primary = { text: true, class: "button-primary" };
   if (hasFilters(state)) {
-    showMessage(
-      root, t("No images with these filters"), t("Remove a filter to see more."),
-      button(t("Clear the filters"), null, () => store.set(emptyFilters), primary),
-    );
+    const clear = button(t("Clear the filters"), null, () => store.set(emptyFilters), primary);
+    showMessage(root, t("No images with these filters"), t("Remove a filter to see more."), clear);
   } else if (hasQuery(state)) {
     showMessage(root, t("No images found"), t("This collection has nothing to compare with."));
   } else if (state.trash) {
-    showMessage(
-      root, t("The trash is empty"), "",
-      button(t("All images"), "left", () => store.set({ trash: false }), primary),
-    );
+    showMessage(root, t("The trash is empty"), "", button(t("All images"), "left", () => store.set({ trash: false }), primary));
   } else if (writable) {
-    showMessage(
-      root, t("No images yet"), t("Drop images here, and search them by what they show."),
-      button(t("Add images"), "upload", add, primary),
-    );
+    const choose = button(t("Add images"), "upload", add, primary);
+    showMessage(root, t("No images yet"), t("Drop images here, and search them by what they show."), choose);
     root.firstElementChild.classList.add("empty-drop");
   } else showMessage(root, t("No images yet"), t("This collection is empty."));
 }
@@ -62,16 +55,10 @@ export function showNoItems(root, store, { writable, add }) {
 /** Return why a query cannot be sent, as title and text; null if it can. */
 export function faultOf({ text, terms }, imageOf) {
   if (terms.some(({ kind, value }) => kind === "image" && !imageOf(value))) {
-    return [
-      t("The image of this query is gone"),
-      t("It was chosen in another browser tab. Remove it, or choose it again."),
-    ];
+    return [t("The image of this query is gone"), t("It was chosen in another browser tab. Remove it, or choose it again.")];
   }
   if (!text && terms.length && terms.every(({ sign }) => sign < 0)) {
-    return [
-      t("Add something to look for"),
-      t("The query only excludes. Describe what you want to see more of."),
-    ];
+    return [t("Add something to look for"), t("The query only excludes. Describe what you want to see more of.")];
   }
   return null;
 }

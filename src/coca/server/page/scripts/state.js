@@ -92,7 +92,7 @@ export function fromQuery(text) {
   const state = emptyState();
   const weight = Number(query.get("w") || 1);
   state.collection = query.get("c") ?? "";
-  state.view = query.get("view") === "duplicates" ? "duplicates" : "wall";
+  state.view = ["duplicates", "albums"].find((name) => name === query.get("view")) ?? "wall";
   state.text = query.get("q") ?? "";
   state.weight = weight > 0 && weight <= 10 ? weight : 1;
   for (const [name, value] of query) {

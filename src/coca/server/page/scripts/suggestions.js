@@ -2,6 +2,7 @@
 
 import { api } from "./api.js";
 import { h, icon, shorten } from "./dom.js";
+import { valueName } from "./filters.js";
 import { t } from "./language.js";
 import { fromQuery, toQuery } from "./state.js";
 
@@ -10,6 +11,8 @@ const SAVED = "coca.saved";
 const MAX_RECENT = 6;
 const MAX_SAVED = 20;
 const MAX_SHOWN = 9;
+/** Captions among them: more would cover the images that they are about. */
+const MAX_CAPTIONS = 4;
 const MAX_VALUES = 1000;
 const EXAMPLES = 3;
 /** Fields whose values are suggested, and the icon of each. */
@@ -27,11 +30,14 @@ const read = (key) => {
   }
 };
 
+/** Drop the stop at the end of a caption. */
+const plain = (caption) => caption.replace(/[.\s]+$/, "");
+
 /** Choose captions of different images as examples of queries, which these images answer. */
 export function examplesOf(items) {
   const found = new Map();
   for (const { caption } of items) {
-    const text = caption.replace(/[.\s]+$/, "");
+    const text = plain(caption);
     const words = text.split(/\s+/).length;
     // The last word, mostly the object, differs between the examples.
     const last = text.split(/\s+/).at(-1).toLowerCase();
@@ -132,19 +138,19 @@ export class Suggestions {
     const typed = text.split(/\s+/).map((word) => ` ${word}`);
     const has = (one) => typed.every((word) => ` ${one.toLowerCase()}`.includes(word));
     const values = (this.#values ?? [])
-      .map((one) => ({ ...one, shown: one.field === "album" ? one.value.replace(/\/+$/, "").split("/").at(-1) : one.value }))
+      .map((one) => ({ ...one, shown: valueName(one.field, one.value) }))
       .filter(({ shown }) => has(shown))
       .map(({ field, value, shown }) => ({
         image: FIELDS[field], text: shown, note: t(field === "tags" ? "tag" : /album/.test(field) ? "album" : "filter"),
         run: () => this.#filter(field, value),
       }));
-    const captions = [...new Set(this.wall.loaded().map(({ caption }) => caption))]
+    const captions = [...new Set(this.wall.loaded().map(({ caption }) => plain(caption)))]
       .filter((caption) => has(caption) && caption.toLowerCase() !== text)
       .map((caption) => ({ image: "search", text: caption, run: () => this.onChoice({ text: caption }) }));
     const recent = read(RECENT)
       .filter(({ name }) => has(name) && name.toLowerCase() !== text)
       .map(({ name, query }) => ({ image: "clock", text: name, run: () => this.#go(query) }));
-    return [...values.slice(0, 4), ...recent.slice(0, 2), ...captions];
+    return [...values.slice(0, 4), ...recent.slice(0, 2), ...captions.slice(0, MAX_CAPTIONS)];
   }
 
   #go(query) {

@@ -2,8 +2,9 @@
 
 import { openDialog } from "./dialogs.js";
 import { button, h, icon, shorten } from "./dom.js";
+import { valueName } from "./filters.js";
 import { imageOf } from "./images.js";
-import { t } from "./language.js";
+import { date, t } from "./language.js";
 import { drawRegion } from "./region.js";
 import { hasOnlyTexts, term } from "./state.js";
 import { showImage } from "./thumbnails.js";
@@ -59,7 +60,25 @@ export class Terms {
       });
       chips.push(toggle);
     }
-    this.root.replaceChildren(...chips);
+    this.root.replaceChildren(...chips, ...this.#filters());
+  }
+
+  /** Build a chip for each filter, which removes it. */
+  #filters() {
+    const { tags, values, from, to } = this.store.state;
+    const without = (list, value) => list.filter((one) => one !== value);
+    const day = (text) => text && date(Date.parse(text) / 1000, { dateStyle: "medium" });
+    const filters = [
+      ...tags.map((tag) => [tag, { tags: without(tags, tag) }]),
+      ...Object.entries(values).flatMap(([field, chosen]) =>
+        chosen.map((value) => [valueName(field, value), { values: { ...values, [field]: without(chosen, value) } }])),
+      ...(from || to ? [[`${day(from)} – ${day(to)}`.trim(), { from: "", to: "" }]] : []),
+    ];
+    return filters.map(([name, changes]) => h(
+      "span", { class: "chip" },
+      h("span", { class: "chip-main" }, icon("filter"), h("span", {}, name)),
+      button(t("Remove: {term}", { term: name }), "close", () => this.store.set(changes), { class: "chip-remove" }),
+    ));
   }
 
   add(one) {

@@ -2,7 +2,7 @@
 
 import { button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
-import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
+import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnails.js";
 
 /** Name of an item for labels: its caption, or its file name. */
 export const labelOf = (item) => shorten(item.caption || item.name || item.id, 120);
@@ -30,16 +30,20 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 /**
  * Build the tile of an item; `loadImage` shows its image.
  * @param {object} item an item or a hit
- * @param {{width: number, address: string, strength: number, actions: object}} options `strength`:
- *   rank score as a share of the best one, 0 to 1; 0 without a query. `actions` has the functions
- *   open, select, similar, more and less, each called with the item
+ * @param {{width: number, address: string, strength: number, weak: boolean, actions: object}} options
+ *   `strength`: rank score as a share of the best one, 0 to 1; 0 without a query. `weak`: whether it
+ *   is pale, since no match follows it. `actions` has the functions open, select, similar, more and
+ *   less, each called with the item
  */
-export function tile(item, { width, height, address, strength, actions }) {
+export function tile(item, { width, height, address, strength, weak, actions }) {
   const label = labelOf(item);
   const path = thumbnailPath(item, sideFor(Math.max(width, height)));
   const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
-  image.addEventListener("load", () => image.classList.add("loaded"), { once: true });
-  image.addEventListener("error", () => element.classList.add("tile-broken"), { once: true });
+  image.addEventListener("load", () => {
+    image.classList.add("loaded");
+    element.classList.remove("tile-broken");
+  });
+  image.addEventListener("error", () => element.classList.add("tile-broken"));
   const check = h("input", {
     type: "checkbox",
     tabindex: "-1",
@@ -78,7 +82,7 @@ export function tile(item, { width, height, address, strength, actions }) {
     button(name, iconName, () => action(item), { tabindex: "-1", "aria-label": `${name}: ${label}` });
   const element = h(
     "li",
-    { class: `tile${item.is_match === false ? " tile-weak" : ""}`, data: { id: item.id } },
+    { class: `tile${weak ? " tile-weak" : ""}`, data: { id: item.id } },
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
@@ -91,17 +95,20 @@ export function tile(item, { width, height, address, strength, actions }) {
       act(t("Less like this"), "less", actions.less),
     ),
   );
+  // Until the thumbnail is there.
+  if (item.color) element.style.background = item.color;
   return element;
 }
 
 /** Load the image of a tile, if it has one that is not loaded. */
 export function loadImage(element) {
   const image = element.querySelector("img");
-  if (image && !image.src) showImage(image, image.dataset.path);
+  if (image && !image.src) showThumbnail(image);
 }
 
 /** Stop loading the image of a tile that leaves the page. */
 export function discard(element) {
-  element.querySelector("img")?.removeAttribute("src");
+  const image = element.querySelector("img");
+  if (image) dropThumbnail(image);
   element.remove();
 }

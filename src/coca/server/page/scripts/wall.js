@@ -112,7 +112,7 @@ export class Wall extends EventTarget {
     this.clear();
     this.#source = source;
     this.blocks.resize(Math.max(length || this.blocks.size, at && at + this.blocks.size), false);
-    this.#goal = at;
+    [this.#goal, this.#current] = [at, at];
     if (at) this.#reveal(at, "start");
     else scrollTo(0, 0);
     // Another layout since the request has blocks of another size.
@@ -308,7 +308,9 @@ export class Wall extends EventTarget {
     if (!element) {
       const { actions } = this;
       element = item
-        ? tile(item, { ...box, address: this.addressOf(item, index), strength: this.#strength(item), actions })
+        ? tile(item, {
+          ...box, address: this.addressOf(item, index), strength: this.#strength(item), weak: this.blocks.isWeak(index), actions,
+        })
         : placeholder();
       element.dataset.index = index;
       this.#tiles.set(index, element);
