@@ -17,13 +17,16 @@ from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core import errors
 from coca.core.config.frozen_config import load_config
 from coca.core.config.recipe import read_recipe
+from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.source import SOURCES
 from coca.data.sources.tar.shards import ShardWriter
 from coca.model.coca_config import CoCaConfig
+from coca.processing.tokenizer import TOKENIZERS
 from coca.search.milvus.collection import Collection
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OPTIMIZERS
+from coca.train.optim.schedule import SCHEDULES
 from coca.train.tracker import TRACKERS
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
@@ -35,7 +38,14 @@ from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
 
-REGISTRIES = {"source": SOURCES, "task": TASKS, "optimizer": OPTIMIZERS, "tracker": TRACKERS}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "source": SOURCES,
+    "task": TASKS,
+    "optimizer": OPTIMIZERS,
+    "tracker": TRACKERS,
+    "schedule": SCHEDULES,
+    "tokenizer": TOKENIZERS,
+}
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -75,8 +85,9 @@ def test_a_python_snippet_runs(
     block: Block, demo_like: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(demo_like)
-    # A plugin's lines register a name; the registry is left as it was.
-    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    # A plugin's lines register a name; the registries are left as they were.
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     try:
         exec(compile(block.text, name_of(block), "exec"), {})
     except (ModuleNotFoundError, errors.MissingExtraError) as error:
@@ -164,7 +175,7 @@ def documents() -> str:
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_every_registered_name_is_documented(kind: str) -> None:
     text = documents()
-    names: tuple[str, ...] = REGISTRIES[kind].names()  # type: ignore[attr-defined]
+    names = REGISTRIES[kind].names()
     assert [name for name in names if f"`{name}`" not in text] == []
 
 

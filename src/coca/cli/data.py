@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from coca.data.sample import Sample
 
 app = typer.Typer(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
-
-
-class Learned(StrEnum):
-    """Algorithm of the tokenizer."""
-
-    BPE = "bpe"
-    UNIGRAM = "unigram"
 
 
 class Text(StrEnum):
@@ -55,7 +48,9 @@ def tokenizer(
     vocab_size: Annotated[
         int, typer.Option("--vocab-size", min=261, help="Maximum number of tokens.")
     ] = 16_000,
-    learned: Annotated[Learned, typer.Option("--type", help="Algorithm.")] = Learned.BPE,
+    kind: Annotated[
+        str, typer.Option("--type", help="Algorithm: bpe, unigram, or a plugin's.")
+    ] = "bpe",
     lowercase: Annotated[
         bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
     ] = True,
@@ -81,7 +76,6 @@ def tokenizer(
     from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
 
     configs = [config_class_of(path)(path=path, text=text.value) for path in sources]
-    kind: Literal["bpe", "unigram"] = learned.value
     made = train_tokenizer(
         [(config, open_source(config)) for config in configs],
         vocab_size=vocab_size,
@@ -135,7 +129,9 @@ def index(
     ],
     index_folder: Annotated[
         str,
-        typer.Option("--index-folder", help="Folder for the indexes; default: next to the tars."),
+        typer.Option(
+            "--index-folder", help="Folder for the indexes; default: next to the tars."
+        ),
     ] = "",
     checksums: Annotated[
         bool,

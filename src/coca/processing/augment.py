@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config, Fraction
+from coca.core.registry import Registry
 from coca.processing.image import ImageConfig, ImageTransform
 
 MAX_MAGNITUDE = 30
@@ -63,6 +64,22 @@ class AugmentConfig(Config):
 
     erase: Fraction = 0.0
     """Probability of random erasing: a box of 2 to 33 % of the area gets the mean colour."""
+
+    extra: tuple[str, ...] = ()
+    """Augmentations that a plugin registers, applied in this order after all others."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.extra:
+            AUGMENTATIONS.get(name)
+
+
+AugmentationStep: TypeAlias = Callable[
+    [UInt8[Tensor, "3 S S"], torch.Generator], UInt8[Tensor, "3 S S"]
+]
+"""(pixels from 0 to 255, generator of the sample) -> pixels of the same shape."""
+
+AUGMENTATIONS: Registry[AugmentationStep] = Registry("augmentation")
 
 
 def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:
@@ -147,6 +164,7 @@ class Augment:
     def __init__(self, config: AugmentConfig, image_config: ImageConfig) -> None:
         self.config = config
         self.transform = ImageTransform(image_config)
+        self._extra = [AUGMENTATIONS.get(name) for name in config.extra]
         self._mean_color = (torch.tensor(image_config.mean) * 255).round().byte().view(3, 1, 1)
 
     def __call__(
@@ -163,6 +181,8 @@ class Augment:
         square = self._in_float(square, u)
         if u[13] < config.erase:
             self._erase_(square, *u[14:18])
+        for augmentation in self._extra:
+            square = augmentation(square, generator)
         return square
 
     def _in_float(self, square: UInt8[Tensor, "3 S S"], u: list[float]) -> UInt8[Tensor, "3 S S"]:

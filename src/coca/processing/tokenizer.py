@@ -9,10 +9,10 @@ Dimensions: B batch, T tokens.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import numpy as np
 import tokenizers
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
+from coca.core.registry import Registry
 from coca.runtime import tokenizer_file
 from coca.runtime.inputs import whole
 
@@ -151,7 +152,7 @@ class Tokenizer(TextTokenizer):
         texts: Iterable[str],
         *,
         vocab_size: int,
-        kind: Literal["bpe", "unigram"] = "bpe",
+        kind: str = "bpe",
         lowercase: bool = True,
         words: Sequence[str] = (),
     ) -> "Tokenizer":
@@ -161,45 +162,26 @@ class Tokenizer(TextTokenizer):
             texts: Captions, read once.
             vocab_size: Largest number of ids, including the 4 special tokens and the 256 bytes. The
                 vocabulary is smaller if the texts have too few distinct subwords.
-            kind: `"bpe"` merges the most frequent pairs; `"unigram"` keeps the most likely
-                subwords, as SentencePiece does.
+            kind: A name in `TOKENIZERS`: `"bpe"` merges the most frequent pairs; `"unigram"` keeps
+                the most likely subwords, as SentencePiece does.
             lowercase: Convert text to lower case.
             words: Words that are encoded as one token each, after a space or at the start of a
                 text; for `"bpe"` only. They are part of `vocab_size`. Words that the normalizer
                 changes, or that contain a space or an inner punctuation mark, are skipped.
         """
-        learned = vocab_size - len(words)
-        if learned <= _UNLEARNED:
+        if words and kind != "bpe":
+            raise ConfigError(f"words need a tokenizer of kind 'bpe', got {kind!r}")
+        if words and vocab_size - len(words) <= _UNLEARNED:
             raise ConfigError(
                 f"vocab_size is {vocab_size}; it must be above {_UNLEARNED + len(words)}, which "
                 f"the special tokens, the single bytes and {len(words)} words take"
             )
-        if words and kind != "bpe":
-            raise ConfigError(f"words need a tokenizer of kind 'bpe', got {kind!r}")
-        backend = tokenizers.Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
-        steps = [normalizers.NFC(), normalizers.Strip()]
-        if lowercase:
-            # Before NFC, since a lower-case letter may have a composed form that the capital lacks.
-            steps.insert(0, normalizers.Lowercase())
-        backend.normalizer = normalizers.Sequence(steps)
-        # A space belongs to the word after it. The first word gets a space as well, so that "car"
-        # is the same token at the start of a caption and within it.
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        backend.decoder = decoders.ByteLevel()
-        make = trainers.BpeTrainer if kind == "bpe" else trainers.UnigramTrainer
-        trainer = make(
-            vocab_size=learned,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
         checked = map(whole, texts)
         first = next(checked, None)
         if first is None:
             raise DataError("there is no text to learn a vocabulary from", reason="empty")
-        backend.train_from_iterator(chain([first], checked), trainer)
-        if kind == "unigram":
-            backend = _deterministic(backend)
+        learn = TOKENIZERS.get(kind)
+        backend = learn(chain([first], checked), vocab_size - len(words), lowercase)
         return cls(_with_words(backend, words) if words else backend)
 
     @property
@@ -277,6 +259,60 @@ class Tokenizer(TextTokenizer):
 
     def _text_ids(self, text: str) -> list[int]:
         return tokenizer_file.encode_text(self._backend, whole(text))
+
+
+TokenizerTrainer: TypeAlias = Callable[[Iterable[str], int, bool], tokenizers.Tokenizer]
+"""(texts, largest number of ids, whether to convert to lower case) -> a tokenizer of the package
+`tokenizers` whose ids 0 to 3 are `SPECIAL_TOKENS`. Its parts must be of the types in
+`coca.runtime.tokenizer_file`, so that the model loads without the plugin."""
+
+TOKENIZERS: Registry[TokenizerTrainer] = Registry("tokenizer")
+
+
+@TOKENIZERS.register("bpe")
+def _bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    return _byte_level(backend, trainers.BpeTrainer, texts, vocab_size, lowercase)
+
+
+@TOKENIZERS.register("unigram")
+def _unigram(texts: Iterable[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.Unigram())
+    return _deterministic(
+        _byte_level(backend, trainers.UnigramTrainer, texts, vocab_size, lowercase)
+    )
+
+
+def _byte_level(
+    backend: tokenizers.Tokenizer,
+    make: Callable[..., Any],
+    texts: Iterable[str],
+    vocab_size: int,
+    lowercase: bool,
+) -> tokenizers.Tokenizer:
+    """Train a vocabulary of byte sequences."""
+    if vocab_size <= _UNLEARNED:
+        raise ConfigError(
+            f"vocab_size is {vocab_size}; it must be above {_UNLEARNED}, which the special tokens "
+            "and the single bytes take"
+        )
+    steps = [normalizers.NFC(), normalizers.Strip()]
+    if lowercase:
+        # Before NFC, since a lower-case letter may have a composed form that the capital lacks.
+        steps.insert(0, normalizers.Lowercase())
+    backend.normalizer = normalizers.Sequence(steps)
+    # A space belongs to the word after it. The first word gets a space as well, so that "car" is
+    # the same token at the start of a caption and within it.
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = make(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
 
 
 def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, "B T"]:

@@ -1,14 +1,16 @@
 """Schedules as pure functions of the step: learning rate and patch dropout."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, TypeAlias
 
 from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ConfigError
+from coca.core.registry import Registry
 from coca.model.encoders.encoder import ImageEncoder
 
 
@@ -19,8 +21,9 @@ class ScheduleConfig(Config):
     warmup: NonNegativeInt | Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Length of the linear warmup: an integer is a number of steps, a number below 1 is a fraction
     of the run."""
-    decay: Literal["cosine", "linear", "constant"] = "linear"
-    """Shape of the learning rate decay after the warmup."""
+    decay: str = "linear"
+    """A registered schedule, the shape of the learning rate decay after the warmup: `cosine`,
+    `linear`, `constant`, or a plugin's."""
     final_lr_fraction: Fraction = 0.0
     """Final learning rate as a fraction of the peak; 0 to 1. Unused with `constant`."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -28,6 +31,32 @@ class ScheduleConfig(Config):
     0.5 the image encoder does half the work (FLIP, arXiv 2212.00794); the paper has none."""
     unmasked_tail: Fraction = 0.02
     """Fraction of the run, at its end, without patch dropout, as at inference; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        SCHEDULES.get(self.decay)
+
+
+Decay: TypeAlias = Callable[[float], float]
+"""Shape of a decay: (progress after the warmup, 0 to 1) -> learning rate between the final (0) and
+the peak (1)."""
+
+SCHEDULES: Registry[Decay] = Registry("learning rate schedule")
+
+
+@SCHEDULES.register("cosine")
+def _cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@SCHEDULES.register("linear")
+def _linear(progress: float) -> float:
+    return 1 - progress
+
+
+@SCHEDULES.register("constant")
+def _constant(progress: float) -> float:
+    return 1.0
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:
@@ -47,11 +76,7 @@ def lr_at(step: int, total: int, config: ScheduleConfig) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    if config.decay == "constant":
-        return 1.0
-    remaining = 1 - progress
-    if config.decay == "cosine":
-        remaining = (1 + math.cos(math.pi * progress)) / 2
+    remaining = SCHEDULES.get(config.decay)(progress)
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * remaining
 
 

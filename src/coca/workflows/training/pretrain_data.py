@@ -25,7 +25,7 @@ from coca.model.encoders.encoder import Normalization
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.processing.tokenizer import TextTokenizer, Tokenizer
+from coca.processing.tokenizer import TOKENIZERS, TextTokenizer, Tokenizer
 from coca.processing.word_vectors import read_word_list
 from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.caption_words import CaptionWords
@@ -51,8 +51,9 @@ class TokenizerConfig(Config):
 
     path: Path | None = None
     """A `tokenizer.json` to use; null: train one on the captions of the run's sources."""
-    kind: Literal["bpe", "unigram"] = "bpe"
-    """Algorithm of training; the paper uses SentencePiece's `unigram`."""
+    kind: str = "bpe"
+    """A registered algorithm of training: `bpe`, `unigram` (SentencePiece's, which the paper uses),
+    or a plugin's."""
     lowercase: bool = True
     """Convert text to lower case."""
     words: Path | None = None
@@ -63,6 +64,7 @@ class TokenizerConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        TOKENIZERS.get(self.kind)
         if self.words is not None and self.kind != "bpe":
             raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
 
