@@ -31,7 +31,12 @@ HANGING_S = 200.0
 
 
 def on_ranks(
-    count: int, folder: Path, function: Callable[[], T], *, backend: str = "gloo"
+    count: int,
+    folder: Path,
+    function: Callable[[], T],
+    *,
+    backend: str = "gloo",
+    limit_s: float = HANGING_S,
 ) -> list[T]:
     """What each of `count` processes gives; `function` must be in a module like this one.
 
@@ -39,7 +44,7 @@ def on_ranks(
     """
     ranks = start_ranks(count, folder, function, backend=backend)
     for process in ranks:
-        process.join(HANGING_S)
+        process.join(limit_s)
         process.kill()
     assert not any(process.exitcode for process in ranks), "a rank failed; its words are above"
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]

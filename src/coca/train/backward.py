@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
+from coca.train.blocks import compilation
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import ChunkedLoss, Embedded, FirstPass, Losses, Objective, add_losses
 
@@ -120,21 +121,22 @@ def backward(
     Returns:
         Losses of the pairs of all ranks, equal on each rank; without graph.
     """
-    if micro_batch is None or micro_batch >= len(batch.keys):
-        ready = batch.to(model.device)
-        with model.sync(True):
-            with autocast():
-                losses = model.run(lambda inner: objective(inner, ready))
-            losses.total.backward()
-        return _mean_over_ranks(losses)
-    if not isinstance(objective, ChunkedLoss):
-        raise ConfigError(
-            f"micro_batch is {micro_batch}, but {type(objective).__name__} needs the whole "
-            f"batch; remove micro_batch, or use batches of {micro_batch} pairs"
+    with compilation() if model.is_compiled else nullcontext():
+        if micro_batch is None or micro_batch >= len(batch.keys):
+            ready = batch.to(model.device)
+            with model.sync(True):
+                with autocast():
+                    losses = model.run(lambda inner: objective(inner, ready))
+                losses.total.backward()
+            return _mean_over_ranks(losses)
+        if not isinstance(objective, ChunkedLoss):
+            raise ConfigError(
+                f"micro_batch is {micro_batch}, but {type(objective).__name__} needs the whole "
+                f"batch; remove micro_batch, or use batches of {micro_batch} pairs"
+            )
+        return _mean_over_ranks(
+            _backward_in_parts(model, objective, batch, batch.split(micro_batch), autocast)
         )
-    return _mean_over_ranks(
-        _backward_in_parts(model, objective, batch, batch.split(micro_batch), autocast)
-    )
 
 
 @torch.no_grad()

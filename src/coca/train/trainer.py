@@ -69,6 +69,13 @@ class TrainConfig(Config):
     parallel: Kind = "auto"
     """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
     gradients and optimizer state. `auto` is `ddp` for several processes."""
+    compile: bool = False
+    """Compile the blocks of all towers (`torch.compile`). Faster steps after some minutes of
+    compilation at each start, if the compiler is not cached; it needs a C++ compiler. Losses differ
+    from uncompiled ones by rounding."""
+    recompute_every: PositiveInt | None = None
+    """Recompute the activations of every n-th block in the backward pass, which saves memory and
+    takes time; 1: of all blocks. null: keep all activations."""
     micro_batch: PositiveInt | None = None
     """Pairs per micro-batch on each rank. The result equals that of the whole batch, with less
     memory. null: the whole batch of the rank."""
@@ -292,7 +299,12 @@ class Trainer(Generic[ModelT]):
         )
         freeze(model, config.optimizer.freeze)
         self.parallel = ParallelModel(
-            model, config.parallel, device=self.device, bf16=self.precision == "bf16"
+            model,
+            config.parallel,
+            device=self.device,
+            bf16=self.precision == "bf16",
+            compiled=config.compile,
+            recompute_every=config.recompute_every,
         )
         self.objective = objective
         self.loader = loader

@@ -62,6 +62,19 @@ def test_micro_batches_keep_the_activations_of_one(images: Path, tmp_path: Path)
     assert small.activations_bytes == alone.activations_bytes
 
 
+def test_recomputed_blocks_keep_their_inputs_only(images: Path, tmp_path: Path) -> None:
+    kept = [
+        dry_run(recipe(images, tmp_path / "run", f"train.recompute_every={every}"))
+        for every in ("null", "2", "1")
+    ]
+    activations = [estimate.activations_bytes for estimate in kept]
+    assert activations == sorted(activations, reverse=True)
+    # Two blocks of text and one of the image, whose inputs are 32 numbers for each token.
+    patches = kept[0].batch_size * (16 // 8) ** 2
+    images_and_patches = kept[0].batch_size * 3 * 16 * 16 * 4 + patches * 32 * 4
+    assert activations[0] > activations[1] > activations[2] > images_and_patches
+
+
 def test_a_batch_that_does_not_fit_is_timed_with_few_pairs(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

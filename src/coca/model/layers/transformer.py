@@ -90,13 +90,19 @@ class SelfAttention(nn.Module):
         projected = self.qkv(tokens, self._bias())
         if packing is None:
             return self.out(self._mix(projected, causal=causal, cache=cache, mask=mask))
+        return self.out(self.mix_packed(projected, packing, causal=causal))
+
+    def mix_packed(
+        self, projected: Float[Tensor, "M D3"], packing: Packing, *, causal: bool
+    ) -> Float[Tensor, "M D"]:
+        """Attend within each caption of packed rows; its shapes differ in each batch."""
         parts = packing.split(projected)
         masks = packing.masks or (None,) * len(parts)
         mixed = [
             self._mix(part, causal=causal, mask=mask)
             for part, mask in zip(parts, masks, strict=True)
         ]
-        return self.out(packing.join(mixed))
+        return packing.join(mixed)
 
     def _mix(
         self,
@@ -162,13 +168,23 @@ class CrossAttention(nn.Module):
             assert isinstance(context, tuple)
             return self.out(self._mix(queries, context))
         assert isinstance(context, Tensor)
+        return self.out(self.mix_packed(queries, context, packing, norm))
+
+    def mix_packed(
+        self,
+        queries: Float[Tensor, "M D"],
+        context: Float[Tensor, "B S C"],
+        packing: Packing,
+        norm: nn.LayerNorm | None,
+    ) -> Float[Tensor, "M D"]:
+        """Attend from packed rows to unprojected tokens; its shapes differ in each batch."""
         keys, values = self.key_value.weight.chunk(2)
         # A key bias adds the same number to all scores of a query, so it has no effect.
         bias = self._bias().chunk(2)[1]
         if norm is not None:
             keys, values, bias = keys * norm.weight, values * norm.weight, bias + values @ norm.bias
         found = latent_attention(queries, context, keys, values, heads=self.heads, packing=packing)
-        return self.out(found + bias)
+        return found + bias
 
     def forward_shared(
         self,

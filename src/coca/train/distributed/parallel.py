@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from coca.core.errors import ConfigError
 from coca.model.layers.transformer import Block, CrossBlock
 from coca.model.openclip.openclip import OpenCLIPDecoderLayer
+from coca.train.blocks import prepare_blocks_
 from coca.train.distributed.context import DistributedContext
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]
@@ -45,7 +46,14 @@ class ParallelModel(Generic[ModelT]):
     """
 
     def __init__(
-        self, model: ModelT, kind: Kind, *, device: torch.device, bf16: bool = False
+        self,
+        model: ModelT,
+        kind: Kind,
+        *,
+        device: torch.device,
+        bf16: bool = False,
+        compiled: bool = False,
+        recompute_every: int | None = None,
     ) -> None:
         """Move the model to its device and wrap it; create the optimizer afterwards.
 
@@ -55,11 +63,15 @@ class ParallelModel(Generic[ModelT]):
             device: Device of this rank.
             bf16: All-gather the weights of blocks in bf16 (`fsdp` on accelerators only), which
                 autocast would cast them to.
+            compiled: Argument of `prepare_blocks_`.
+            recompute_every: Argument of `prepare_blocks_`.
         """
         self.model = model
         self.device = device
         self.world = DistributedContext.current()
         kind = _resolved(kind, self.world)
+        self.is_compiled = compiled
+        prepare_blocks_(model, compiled=compiled, recompute_every=recompute_every)
         self._module: nn.Module = _FunctionRunner(model)
         self._unsharded: list[nn.Parameter] = []
         if kind == "fsdp":
@@ -85,9 +97,11 @@ class ParallelModel(Generic[ModelT]):
         DDP's exchange of buffers is left out, so that those of no rank change.
         """
         self.model.eval()
-        if isinstance(self._module, DistributedDataParallel):
-            return function(self.model)
-        result = self.run(function)
+        # Each other batch size would be compiled.
+        with torch.compiler.set_stance("force_eager") if self.is_compiled else nullcontext():
+            if isinstance(self._module, DistributedDataParallel):
+                return function(self.model)
+            result = self.run(function)
         if isinstance(self._module, FSDPModule):
             # Without a backward pass, its outermost parameters would stay gathered.
             self._module.reshard()

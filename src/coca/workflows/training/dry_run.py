@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from coca.core.errors import ConfigError
@@ -25,6 +25,7 @@ from coca.model.coca import CoCa
 from coca.model.lora import add_lora_
 from coca.model.pretrained import count_parameters, resolve_precision
 from coca.train.backward import backward
+from coca.train.blocks import recomputed_blocks
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective
@@ -143,7 +144,14 @@ def _measure(
         add_lora_(model, config.lora)
     freeze(model, train.optimizer.freeze)
     precision = resolve_precision(train.precision, device)
-    parallel = ParallelModel(model, train.parallel, device=device, bf16=precision == "bf16")
+    parallel = ParallelModel(
+        model,
+        train.parallel,
+        device=device,
+        bf16=precision == "bf16",
+        compiled=train.compile,
+        recompute_every=train.recompute_every,
+    )
     optimizer = make_optimizer(model, train.optimizer)
     # Both need a tokenizer.
     objective = CoCaObjective(replace(config.loss, distillation_weight=0.0, sentence_weight=0.0))
@@ -158,7 +166,9 @@ def _measure(
         _synchronize(device)
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if saved is None else saved.recorded():
+        # Only the steps that are timed are worth compiling; others keep as much.
+        stance = torch.compiler.set_stance("force_eager") if saved and train.compile else None
+        with stance or nullcontext(), saved.recorded() if saved else nullcontext():
             backward(
                 parallel,
                 objective,
@@ -176,9 +186,13 @@ def _measure(
     micro = min(train.micro_batch or pairs, pairs)
     sizes = sorted({min(pairs, FEW_PAIRS // 2), min(pairs, FEW_PAIRS)})
     kept = []
+    recomputed = recomputed_blocks(model, train.recompute_every)
     for count in sizes:
         saved = _SavedTensors({_address(it) for it in parameters})
+        hooks = [block.register_forward_pre_hook(saved.add_inputs) for block in recomputed]
         step(count, saved=saved)
+        for hook in hooks:
+            hook.remove()
         kept.append(saved.bytes)
     images = micro * 3 * config.model.image.image_size**2 * 4
     activations = round(_extended(sizes, kept, micro)) + images
@@ -242,14 +256,20 @@ class _SavedTensors:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        def pack(tensor: Tensor) -> Tensor:
-            if tensor.layout == torch.strided and (place := _address(tensor)) not in self._seen:
-                self._seen.add(place)
-                self.bytes += tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(self._add, lambda tensor: tensor):
             yield
+
+    def add_inputs(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Count the inputs of a recomputed block, which no hook of autograd sees."""
+        for value in inputs:
+            if isinstance(value, Tensor):
+                self._add(value)
+
+    def _add(self, tensor: Tensor) -> Tensor:
+        if tensor.layout == torch.strided and (place := _address(tensor)) not in self._seen:
+            self._seen.add(place)
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor
 
 
 def _address(tensor: Tensor) -> int:
