@@ -10,8 +10,9 @@ from urllib.parse import unquote
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serves a folder; every `fail_every`-th range read breaks off or answers 500, by turns.
+    """Serves a folder, and takes files by PUT.
 
+    Every `fail_every`-th range read breaks off or answers 500, by turns.
     With `etags`, answers carry a hash of the content, as object stores send one.
     """
 
@@ -24,8 +25,11 @@ class RangeServer(ThreadingHTTPServer):
         self.etags = etags
         self.refuses = ""
         """Code of an S3 error, such as `ExpiredToken`, that answers every request."""
+        self.refuses_writes = ""
+        """Code that answers every PUT."""
         self.seen: Counter[str] = Counter()
         self.targets: set[str] = set()
+        self.sent_bytes = 0
 
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -56,12 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         self.server.targets.add(f"{self.command} {self.path}")
         if self.server.refuses:
-            self.server.seen["refused"] += 1
-            error = f"<?xml?>\n<Error><Code>{self.server.refuses}</Code></Error>".encode()
-            self.send_response(403)
-            self.send_header("Content-Length", str(len(error)))
-            self.end_headers()
-            self.wfile.write(error if body else b"")
+            self._refuse(self.server.refuses, body=body)
             return
         path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         if not path.is_file():
@@ -97,7 +96,30 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
             self.close_connection = True
         if body:
+            self.server.sent_bytes += len(content)
             self.wfile.write(content)
+
+    def _refuse(self, code: str, *, body: bool) -> None:
+        self.server.seen["refused"] += 1
+        error = f"<?xml?>\n<Error><Code>{code}</Code></Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(error)))
+        self.end_headers()
+        self.wfile.write(error if body else b"")
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.refuses_writes:
+            self._refuse(self.server.refuses_writes, body=True)
+            return
+        path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self.server.seen["put"] += 1
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
 
 class Serve(Protocol):

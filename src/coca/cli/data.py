@@ -130,7 +130,7 @@ def index(
     index_folder: Annotated[
         str,
         typer.Option(
-            "--index-folder", help="Folder for the indexes; default: next to the tars."
+            "--index-folder", help="Folder or URL for the indexes; default: next to the tars."
         ),
     ] = "",
     checksums: Annotated[
@@ -157,7 +157,7 @@ def index(
         for count in index_tars(paths, folder=index_folder, checksums=checksums):
             samples += count
             bar.advance(1, samples=samples)
-    where = f"in {index_folder}" if index_folder else "next to the tars"
+    where = f"in {index_folder}" if index_folder else "next to the tars, or in the user's cache"
     console.say(f"{len(paths)} tars contain {samples:,} samples; their indexes are {where}")
     console.emit({"tars": len(paths), "samples": samples})
 

@@ -119,6 +119,10 @@ class RemoteFolder:
         parts = self._obstore.get_ranges(self._store, path, starts=starts, ends=ends)
         return [bytes(part) for part in parts]
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file as a whole."""
+        self._obstore.put(self._store, self._path(name), content)
+
     def match(self, pattern: str) -> list[str]:
         """List the files that match a pattern with `*`, sorted."""
         listing = self._obstore.list_with_delimiter(self._store, self._prefix or None)

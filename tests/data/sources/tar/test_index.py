@@ -25,7 +25,7 @@ from coca.data.sources.tar.index import (
 )
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.storage.storage import Storage
-from range_server import Serve
+from range_server import RangeServer, Serve
 from tiny_datasets import FILES, make_tar
 
 
@@ -377,3 +377,65 @@ def test_an_index_that_was_uploaded_with_its_tar_is_used(
     make_tar(tmp_path / "x.tar", {"z.jpg": b"elsewhere"})
     assert keys(load_index(f"{server.url}/x.tar", Storage())) == ["z"]
     assert len(scans) == 2
+
+
+def test_bodies_of_large_files_behind_a_url_are_skipped_and_small_ones_read_along(
+    tmp_path: Path, serve: Serve
+) -> None:
+    large = {
+        f"{row}.{end}": bytes(n) for row in range(4) for end, n in (("jpg", 3 << 20), ("txt", 9))
+    }
+    small = {f"{row:03}.jpg": bytes(3_000) for row in range(300)}
+    make_tar(tmp_path / "large.tar", large)
+    make_tar(tmp_path / "small.tar", small)
+    server, kept = serve(tmp_path), str(tmp_path / "kept")
+    assert keys(load_index(f"{server.url}/large.tar", Storage(), folder=kept)) == list("0123")
+    assert server.sent_bytes < (tmp_path / "large.tar").stat().st_size / 20
+    asked = server.seen["range"]
+    found = load_index(f"{server.url}/small.tar", Storage(), folder=kept)
+    assert keys(found) == [f"{row:03}" for row in range(300)]
+    # A small first part, then windows of megabytes, and the check of the end.
+    assert server.seen["range"] - asked <= 4
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
+    """A server of the bucket `bucket`, and a cache for this test."""
+    server = serve(tmp_path, etags=True)
+    settings = {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "key",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "bucket").mkdir()
+    make_tar(tmp_path / "bucket" / "x.tar", FILES)
+    return server
+
+
+def test_an_index_is_written_to_a_folder_behind_a_url_once_and_read_by_other_machines(
+    bucket: RangeServer, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "s3://bucket/index"
+    for _ in range(2):
+        assert list(index_tars(["s3://bucket/x.tar"], folder=place)) == [2]
+    assert (bucket.seen["put"], len(scans)) == (1, 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another machine"))
+    assert keys(load_index("s3://bucket/x.tar", Storage(), folder=place)) == ["a", "deep/b"]
+    assert len(scans) == 1
+    make_tar(tmp_path / "bucket" / "x.tar", {"z.jpg": b"elsewhere"})
+    # A run reads the place and does not write to it.
+    assert keys(load_index("s3://bucket/x.tar", Storage(), folder=place)) == ["z"]
+    assert (bucket.seen["put"], len(scans)) == (1, 2)
+    assert list(index_tars(["s3://bucket/x.tar"], folder=place)) == [1]
+    assert bucket.seen["put"] == 2
+
+
+def test_a_place_of_indexes_that_cannot_be_written_is_one_sentence(bucket: RangeServer) -> None:
+    bucket.refuses_writes = "AccessDenied"
+    with pytest.raises(DataError, match=r"index/x\.tar-\w+\.idx cannot be written: .*AccessDenied"):
+        list(index_tars(["s3://bucket/x.tar"], folder="s3://bucket/index"))

@@ -153,6 +153,12 @@ class TarIndex:
             )
         return records
 
+    def read_bytes(self) -> bytes:
+        """Read all records, as they are stored."""
+        content = self._content
+        whole = self._storage.read_all(content) if isinstance(content, str) else content
+        return whole[self._start :]
+
 
 @cache
 def _layout(key_bytes: int, has_checksums: bool) -> Struct:
@@ -175,7 +181,8 @@ def load_index(
         path: Path or URL of the tar.
         storage: Reader of the tar.
         folder: Folder of stored indexes. By default the folder of the tar; if that is not writable,
-            or a URL, `index` in the user's cache.
+            or a URL, `index` in the user's cache. A folder behind a URL is read, and `index_tars`
+            writes to it; the index is also kept in the user's cache.
         checksums: Compute the CRC-32 of all files, which reads the whole tar.
     """
     state = storage.state(path)
@@ -188,16 +195,15 @@ def load_index(
         if fits and not is_remote(index_path):
             return kept
         if fits:
-            return _keep(path, folder, kept._header, _records_of(kept, storage), storage)
+            return _keep(path, folder, kept._header, kept.read_bytes(), storage)
         if fits is None and likely is None:
             likely = kept
     if likely is not None and _agrees(likely, storage):
         header = likely._header._replace(tar=state)
-        records = _records_of(likely, storage)
-        return _keep(path, folder, header, records, storage)
+        return _keep(path, folder, header, likely.read_bytes(), storage)
     logger.info("indexing %s", path)
     state = _settled(path, state, storage)
-    with storage.open(path) as stream:
+    with storage.open(path, skips=not checksums) as stream:
         scan = scan_tar(stream, path, checksums=checksums)
     header, records = _arranged(path, scan, state, has_checksums=checksums)
     if storage.state(path) != state:
@@ -224,7 +230,14 @@ def index_tars(paths: Sequence[str], *, folder: str = "", checksums: bool = Fals
 
 
 def _count_samples(path: str, *, folder: str, checksums: bool) -> int:
-    return len(load_index(path, Storage(), folder=folder, checksums=checksums))
+    storage = Storage()
+    index = load_index(path, storage, folder=folder, checksums=checksums)
+    if is_remote(folder):
+        *_, remote = _index_paths(path, folder)
+        stored = _open_index(path, remote, storage)
+        if stored is None or stored.state != index.state:
+            storage.write(remote, _encoded(index._header) + index.read_bytes())
+    return len(index)
 
 
 def write_index(path: str, scan: Scan, storage: Storage) -> None:
@@ -314,12 +327,6 @@ def _open_index(path: str, index_path: str, storage: Storage) -> TarIndex | None
     return TarIndex(path, header, start, index_path, storage)
 
 
-def _records_of(index: TarIndex, storage: Storage) -> bytes:
-    """Read all records of an index."""
-    assert isinstance(index._content, str), "a stored index"
-    return storage.read_all(index._content)[index._start :]
-
-
 def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
     """Compare a tar with its index; None if only the content can decide."""
     if kept["bytes"] != now["bytes"]:
@@ -393,9 +400,12 @@ def _index_paths(path: str, folder: str) -> list[str]:
     name = _base_name(path)
     full = path if is_remote(path) else os.path.abspath(path)
     own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
+    cached = os.path.join(user_cache(), "index", own)
+    if is_remote(folder):
+        return [cached, f"{folder.rstrip('/')}/{own}"]
     if folder:
         return [os.path.join(folder, own)]
-    paths = [path + ".idx", os.path.join(user_cache(), "index", own)]
+    paths = [path + ".idx", cached]
     # A copy of a remote index is read instead of it: a record is a request.
     return paths[::-1] if is_remote(path) else paths
 

@@ -168,7 +168,8 @@ class ShardsConfig(SelectionConfig):
 
     index_folder: str = ""
     """Folder of the tar indexes. By default they are stored next to the tars, or in the user's
-    cache (`~/.cache/coca/index`) if that folder is read-only."""
+    cache (`~/.cache/coca/index`) if that folder is read-only. A URL: a folder that `coca data index
+    --index-folder` has filled, which is copied to the cache."""
 
     block_size: NonNegativeInt = 0
     """Consecutive samples that are read together. 0 means 1 for local files and 256 for remote
