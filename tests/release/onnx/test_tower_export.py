@@ -140,6 +140,8 @@ def test_what_needs_a_decoder_or_another_export_is_refused(
 ) -> None:
     alone = load(exported.folder)
     assert not alone.has_decoder
+    about = json.loads(command("info", str(exported.folder), "--json"))
+    assert (about["fingerprint"], about["has_decoder"]) == (alone.fingerprint, False)
     with pytest.raises(UnsupportedError, match="use a CoCa model for these, such as everyday"):
         alone.caption(awkward_images()[:1])
     with pytest.raises(UnsupportedError, match="is an ONNX model already"):

@@ -35,6 +35,7 @@ def info(
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
+    from coca.runtime.files import is_exported
 
     config: ModelConfig
     folder = Path(name)
@@ -42,8 +43,8 @@ def info(
     if name in presets and not folder.is_dir():
         config = presets[name]
     elif folder.exists() or ":" in name or name in shipped():
-        folder = model_folder(name)
-        if is_image_text(folder):
+        folder = folder if is_exported(folder) else model_folder(name)
+        if is_exported(folder) or is_image_text(folder):
             _image_text(console, folder)
             return
         config = load_config_file(folder)
@@ -74,19 +75,25 @@ def info(
 
 
 def _image_text(console: Console, folder: Path) -> None:
-    """Print what an image-text model of another library is, and its sizes."""
+    """Print what an exported model, or one of another library, is, and its sizes."""
     from importlib.metadata import version
 
     from coca.inference.image_text import load
     from coca.inference.model_kinds import model_files
     from coca.runtime.embedding_predictor import EmbeddingPredictor
+    from coca.runtime.files import is_exported
+    from coca.runtime.predictor import load as load_exported
 
     # The parameters that the library counts: FastViT has fewer with merged branches.
-    loaded = load(folder, device="cpu", prepack=False)
-    assert isinstance(loaded, EmbeddingPredictor)
-    counts, size = loaded.parameter_counts(), loaded.image_settings.image_size
+    loaded = (
+        load_exported(folder) if is_exported(folder) else load(folder, device="cpu", prepack=False)
+    )
+    counts, runs = {}, "onnxruntime"
+    if isinstance(loaded, EmbeddingPredictor):
+        counts, runs = loaded.parameter_counts(), loaded.library
+    size = loaded.image_settings.image_size
     total = sum(path.stat().st_size for path in model_files(folder))
-    library = {"name": loaded.library, "version": version(loaded.library)}
+    library = {"name": runs, "version": version(runs)}
     if counts:
         console.table(
             ["part", "parameters"],
@@ -95,8 +102,9 @@ def _image_text(console: Console, folder: Path) -> None:
         )
     fixed = loaded.image_settings.resize != "within"
     kind = "image-text" if loaded.reads_pixels else "audio-text"
+    decoder = "with a decoder" if loaded.has_decoder else "without a decoder"
     console.say(
-        f"{kind} model without a decoder, by {library['name']} {library['version']}: "
+        f"{kind} model {decoder}, by {library['name']} {library['version']}: "
         f"{total / 1e6:,.1f} MB in {folder}"
     )
     read = f"images {'of' if fixed else 'of any shape up to'} {size} px"
@@ -110,7 +118,7 @@ def _image_text(console: Console, folder: Path) -> None:
     console.emit(
         {
             "kind": kind,
-            "has_decoder": False,
+            "has_decoder": loaded.has_decoder,
             "library": library,
             "folder": str(folder),
             "bytes": total,
