@@ -94,13 +94,28 @@ def test_more_recomputed_blocks_keep_fewer_activations() -> None:
     assert len(set(kept)) == 4
 
 
-def test_a_file_that_a_killed_compiler_left_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "kernel.main.so"
+def failed_import(path: Path) -> InductorError:
     path.touch()
+    return InductorError(ImportError(f"{path}: file too short"), None)
+
+
+def test_a_file_that_a_killed_compiler_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    path = tmp_path / "kernel.main.so"
     sentence = f"^{path} of torch's compiler cache was left unfinished .* start the run again$"
     with pytest.raises(CocaError, match=sentence), compilation():
-        raise InductorError(ImportError(f"{path}: file too short"), None)
+        raise failed_import(path)
     assert not path.exists()
+
+
+def test_no_other_library_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "libother.so"
+    with pytest.raises(ConfigError, match="a block cannot be compiled"), compilation():
+        raise failed_import(path)
+    assert path.exists()
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,7 @@ def compilation() -> Iterator[None]:
     """
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     # DDP's own splitting of graphs is for whole models.
     settings = config.patch(
@@ -133,11 +134,12 @@ def compilation() -> Iterator[None]:
             yield
     except TorchDynamoException as error:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [""]
-        if unfinished := re.search(r"ImportError: (/\S+\.so): ", lines[0]):
+        named = re.search(r"ImportError: (/\S+\.so): ", lines[0])
+        if named and (unfinished := Path(named[1])).is_relative_to(cache_dir()):
             # torch does not write it under another name first, and would load it at each start.
-            Path(unfinished[1]).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise CocaError(
-                f"{unfinished[1]} of torch's compiler cache was left unfinished by a process that "
+                f"{unfinished} of torch's compiler cache was left unfinished by a process that "
                 "was killed; it is removed now, start the run again"
             ) from error
         raise ConfigError(
