@@ -21,12 +21,16 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS = int(os.environ.get("STEPS", "30"))
 """Length of the run: `STEPS=200 pytest tests/distributed/test_kill_watched.py`."""
+COMPILE = bool(os.environ.get("COMPILE"))
+"""Whether the blocks are compiled, which takes minutes: `COMPILE=1 pytest ...`."""
+LIMIT_S = HANGING_S + (20 if COMPILE else 2) * STEPS
 
 
 def changes(images: Path) -> tuple[str, ...]:
     source = f"{{kind: folder, path: {images}}}"
     return (
         f"train.steps={STEPS}",
+        f"train.compile={str(COMPILE).lower()}",
         "train.save_every=5",
         "train.log_every=2",
         "train.ema.decay=0.9",
@@ -57,7 +61,7 @@ def test_a_watched_run_that_is_killed_twice_equals_one_that_was_not(
         for process in start_ranks(
             2, tmp_path, partial(watched_run, images, folder, *changes(images))
         ):
-            process.join(HANGING_S + 2 * STEPS)
+            process.join(LIMIT_S)
             assert process.exitcode == 0
 
     train(whole)

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.model.layers.prepacked import Linear, prepack_weights
 from coca.model.pretrained import Resolved
@@ -155,6 +156,7 @@ def compile_openvino(
         A thread-safe function with the arguments of `encode`.
 
     Raises:
+        ConfigError: OpenVINO does not compute in this precision on this processor.
         MissingExtraError: openvino is not installed.
     """
     openvino = require("openvino", extra="openvino")
@@ -173,7 +175,15 @@ def compile_openvino(
         "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = openvino.Core().compile_model(graph, "CPU", options)
+    try:
+        compiled = openvino.Core().compile_model(graph, "CPU", options)
+    except RuntimeError as error:
+        if precision == "fp32":
+            raise
+        raise ConfigError(
+            f"precision is {precision}, in which OpenVINO does not compute on this processor; set "
+            "it to fp32"
+        ) from error
     assert len(compiled.inputs) == len(example), "each argument changes the result"
 
     def run(**inputs: Tensor) -> Tensor:

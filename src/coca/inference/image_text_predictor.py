@@ -122,7 +122,7 @@ class ImageTextPredictor(EmbeddingPredictor):
             precision: Key of `coca.inference.acceleration.OPENVINO_PRECISIONS`.
 
         Raises:
-            ConfigError: The library resizes images itself.
+            ConfigError: The library resizes images itself, or the processor lacks the precision.
             ModelError: The encoders cannot be compiled, or their vectors differ.
             MissingExtraError: openvino is not installed.
         """
