@@ -60,7 +60,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     from playwright.sync_api import sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
-        raise Unavailable("there is no chromium: apt-get install chromium")
+        raise Unavailable("chromium is not installed: apt-get install chromium")
     folder = Path(arguments.folder)
     shutil.rmtree(folder / "thumbnails", ignore_errors=True)
     options = ("--model", arguments.model, "--device", "cpu")

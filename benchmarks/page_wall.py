@@ -260,7 +260,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     from playwright.sync_api import sync_playwright
 
     if (chromium := shutil.which("chromium")) is None:
-        raise Unavailable("there is no chromium: apt-get install chromium")
+        raise Unavailable("chromium is not installed: apt-get install chromium")
     model = loading.load(arguments.model, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         uri, cache = str(Path(folder) / "wall.db"), Path(folder) / "thumbnails"

@@ -19,7 +19,7 @@ TIMEOUT_MS = int(os.environ.get("PAGE_TIMEOUT_MS", 600_000))
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `coca serve` over a small and a large collection."""
     if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     pytest.importorskip("uvicorn", reason="the extra serve is not installed")
     import coca
     from coca.workflows.collections.index import index_images

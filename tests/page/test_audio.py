@@ -20,7 +20,7 @@ PLAYED = """async (audio) => {
 
 
 @pytest.mark.page
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 def test_a_clip_is_a_spectrogram_and_plays(
     browser: Any, watch: Watch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

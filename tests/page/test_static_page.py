@@ -47,7 +47,7 @@ TEXTS = ("a red circle", "blue", "circles", "Two triangles, it's green!")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """An exported model, a collection of its vectors, and the static page of both."""
     if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     if not (PACKAGES / "onnxruntime-web").is_dir():
         pytest.skip("onnxruntime-web is not installed: make test-page")
     import coca

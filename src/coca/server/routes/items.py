@@ -436,7 +436,7 @@ def several_thumbnails(
 ) -> StreamingResponse:
     """Return small JPEGs in the order of the ids, each as soon as it is made.
 
-    Each has its length before it, a big-endian integer of four bytes; 0 where there is no image.
+    Each has its length before it, a big-endian integer of four bytes; 0 if it cannot be made.
     """
     served = tenant.collection(collection)
     made = tenant.service.thumbnails
