@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 from coca.core.errors import ConfigError
 from coca.inference.caching import caching
 from coca.inference.predictor import Predictor
-from coca.runtime.inputs import as_images, as_texts
+from coca.runtime.inputs import as_images, as_texts, without_loose_marks
 from tiny_data import image_bytes
 from tiny_ranks import run_unchecked
 
@@ -34,6 +34,22 @@ def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_image() -> None:
 def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:
     with pytest.raises(ConfigError, match=r"shape of the scores, \(3, 1\), got \(2, 1\)"):
         predictor.score(images(), ["a"], only=np.ones((2, 1), bool))
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("a man 's dog , and a cat .", "a man's dog, and a cat."),
+        ("a dog . two cats .", "a dog. two cats."),
+        ("it does n't run !", "it doesn't run!"),
+        ("version .5 of 'sam'", "version .5 of 'sam'"),
+        (" . ", ". "),
+        ("", ""),
+    ],
+)
+def test_marks_of_a_caption_follow_their_word(written: str, shown: str) -> None:
+    assert without_loose_marks(written) == shown
+    assert without_loose_marks(shown) == shown
 
 
 # In a process of its own: the type checks of these tests would speak first.

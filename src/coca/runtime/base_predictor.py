@@ -35,6 +35,7 @@ from coca.runtime.inputs import (
     skipped_caption,
     unique_samples,
     with_skips,
+    without_loose_marks,
 )
 from coca.runtime.preprocess import ImageSettings
 from coca.runtime.prompts import PROMPTS, Templates, class_means, sentences_of
@@ -543,8 +544,8 @@ class BasePredictor(ABC):
         first, *others = (
             Caption(
                 # Decoded together, since a word may span the boundary.
-                self._decode([*prompt[1:], *one.token_ids]),
-                self._decode(one.token_ids),
+                without_loose_marks(self._decode([*prompt[1:], *one.token_ids])),
+                without_loose_marks(self._decode(one.token_ids)),
                 one.total,
                 tuple(one.token_ids),
                 tuple(one.log_probabilities),

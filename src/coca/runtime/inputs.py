@@ -6,6 +6,7 @@ along the sides.
 
 import logging
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import IOBase
@@ -150,6 +151,14 @@ class Caption:
     samples it is the score."""
     error: str = ""
     """Error message of an image that was skipped; its text is empty and its scores are NaN."""
+
+
+_SPACES_BEFORE_MARKS = re.compile(r"\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)")
+
+
+def without_loose_marks(text: str) -> str:
+    """Join marks to the word before them; models of Flickr8k write `a dog .` as its captions do."""
+    return _SPACES_BEFORE_MARKS.sub("", text)
 
 
 def skipped_caption(error: Exception) -> Caption:
