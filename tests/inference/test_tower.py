@@ -378,7 +378,7 @@ def test_further_training_keeps_the_embeddings(
     trained: Trained, tower: ImageTextPredictor, tmp_path: Path
 ) -> None:
     first = trained.root / "run"
-    again = pretrain(trained.config("again", f"init_from={first}", "train.steps=3"))
+    again = pretrain(trained.config("further", f"init_from={first}", "train.steps=3"))
     classes = write_classes(tmp_path / "classes")
     head = finetune(finetune_recipe(first, classes, tmp_path / "head", "train.steps=3"))
     assert head.scores[0].metrics
