@@ -51,6 +51,25 @@ def test_scrolling_through_many_items_keeps_few_nodes(visit: Visit) -> None:
     expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_visible()
 
 
+def test_images_that_a_further_letter_replaces_are_no_longer_loaded(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    held: list[Any] = []
+    ended: list[str] = []
+    tab.on("requestfailed", lambda request: ended.append(request.url))
+    thumbnails = re.compile(r"/thumbnails\?")
+    tab.route(thumbnails, lambda route: held.append(route))
+    tab.locator("#search-text").fill("row 7")
+    expect(tab.locator(".tile-match").first).to_be_attached()
+    while not held:
+        tab.wait_for_timeout(20)
+    first = held[0].request.url
+    tab.unroute(thumbnails)
+    tab.locator("#search-text").fill("row 1999")
+    tab.wait_for_function(VISIBLE)
+    assert first in ended
+
+
 def test_the_last_of_many_items_is_reached_by_a_key_and_by_an_address(visit: Visit) -> None:
     tab = visit("/?c=many")
     expect(tab.locator(".tile img.loaded").first).to_be_visible()

@@ -126,8 +126,12 @@ def run(
         read_timeout_s=settings.body_timeout_s,
         max_connections=max_connections(),
     )
+    app = create_app(service, settings)
+    # The page reads it at once; built by the first request, it would keep all others waiting for
+    # half a second.
+    threading.Thread(target=app.openapi, daemon=True).start()
     config = uvicorn.Config(
-        create_app(service, settings),
+        app,
         http=limited_protocol(limits),
         # Where no connection waits for a header, further requests get status 503.
         limit_concurrency=limits.max_connections + 1,

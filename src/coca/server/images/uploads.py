@@ -65,25 +65,32 @@ _COLOR = re.compile(rb"\xff\xfe\x00\x09(#[0-9a-f]{6})")
 _HEAD_BYTES, _MAX_COLORS = 64, 200_000
 
 
+def _color_of(jpeg: bytes) -> str | None:
+    found = _COLOR.search(jpeg, 0, _HEAD_BYTES)
+    return found[1].decode() if found else None
+
+
 class Thumbnails:
     """Cache of thumbnails; a full disk only disables it."""
 
     def __init__(self, folder: Path | None, decoder: Decoder) -> None:
         self._folder = user_cache() / "thumbnails" if folder is None else folder
         self._decoder = decoder
-        self._colors: dict[str, str] = {}
+        # None: there was no thumbnail when the color was first asked for.
+        self._colors: dict[str, str | None] = {}
 
     def color(self, key: str) -> str | None:
         """Return the mean color of an image as `#rrggbb`; None before its first thumbnail."""
-        if (known := self._colors.get(key)) is not None:
-            return known
+        if key in self._colors:
+            return self._colors[key]
+        found = None
         for side in SIDES:
-            with contextlib.suppress(OSError), self._path(key, side).open("rb") as file:
-                if found := _COLOR.search(file.read(_HEAD_BYTES)):
-                    return self._keep(key, found[1].decode())
-        return None
+            with contextlib.suppress(OSError), open(self._path(key, side), "rb") as file:
+                if found := _color_of(file.read(_HEAD_BYTES)):
+                    break
+        return self._keep(key, found)
 
-    def _keep(self, key: str, color: str) -> str:
+    def _keep(self, key: str, color: str | None) -> str | None:
         if len(self._colors) >= _MAX_COLORS:
             self._colors.clear()
         self._colors[key] = color
@@ -92,13 +99,18 @@ class Thumbnails:
     def cached(self, key: str, side: int) -> bytes | None:
         """Read a thumbnail from the cache; None if it is missing."""
         try:
-            return self._path(key, side).read_bytes() or None
+            small = self._path(key, side).read_bytes()
         except OSError:
             return None
+        if not self._colors.get(key):
+            # Another process may have made it.
+            self._keep(key, _color_of(small))
+        return small or None
 
     def make(self, key: str, side: int, data: bytes) -> bytes:
         """Encode the thumbnail of an image, and cache it."""
         small = self._decoder.thumbnail(data, side)
+        self._keep(key, _color_of(small))
         path = self._path(key, side)
         unfinished = path.with_name(f".incomplete-{uuid.uuid4().hex}")
         # The cache is not needed to answer.

@@ -133,7 +133,7 @@ export const api = {
   /** Read an image as a blob. */
   blob: async (path, signal) => (await send(path, { signal })).blob(),
   /** Read a response while it arrives. */
-  reader: async (path) => (await send(path)).body.getReader(),
+  reader: async (path, signal) => (await send(path, { signal })).body.getReader(),
 };
 
 /**

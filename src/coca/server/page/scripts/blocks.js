@@ -102,11 +102,6 @@ export class Blocks {
     return box ? box.y - HEADING_HEIGHT : null;
   }
 
-  /** Section of an item; undefined where there is none. */
-  sectionOf(index) {
-    return this.sections.findLast(({ start }) => start <= index);
-  }
-
   /** Indices of blocks that overlap a range of the wall, in CSS pixels. */
   overlapping(top, bottom) {
     const found = [];

@@ -291,12 +291,9 @@ async function describeCollections() {
 function drawTools() {
   const { collections } = service;
   const chosen = store.state.collection || collections[0]?.name;
+  const change = () => store.set({ ...emptyState(), collection: select.value });
   const select = h(
-    "select",
-    {
-      class: "field field-small", "aria-label": t("Collection"),
-      on: { change: () => store.set({ ...emptyState(), collection: select.value }) },
-    },
+    "select", { class: "field field-small", "aria-label": t("Collection"), on: { change } },
     ...collections.map(({ name, count: size }) =>
       h("option", { value: name, selected: name === chosen }, `${name} (${number(size)})`)),
   );

@@ -58,8 +58,8 @@ function keep(path, blob) {
 
 /** Path -> image of a tile whose thumbnail is to be requested. */
 const waiting = new Map();
-/** Images whose thumbnail is requested, or failed. */
-const asked = new WeakSet();
+/** Image whose thumbnail is requested, or failed -> its batch. */
+const asked = new WeakMap();
 let batches = 0;
 
 /** Show the thumbnail of a tile; one request reads those of several. */
@@ -73,9 +73,11 @@ export function showThumbnail(img) {
   }
 }
 
-/** Forget a tile that leaves the page. */
+/** Forget a tile that has left the page; a batch without tiles ends. */
 export function dropThumbnail(img) {
   if (waiting.get(img.dataset.path) === img) waiting.delete(img.dataset.path);
+  const batch = asked.get(img);
+  if (batch && ![...batch.images.values()].some((one) => one.isConnected)) batch.stop.abort();
   img.removeAttribute("src");
 }
 
@@ -89,12 +91,13 @@ async function sendBatches() {
     const address = addressOf(first);
     const paths = [...waiting.keys()].filter((path) => addressOf(path) === address).slice(0, BATCH);
     const images = new Map(paths.map((path) => [path, waiting.get(path)]));
+    const batch = { images, stop: new AbortController() };
     for (const [path, img] of images) {
       waiting.delete(path);
-      asked.add(img);
+      asked.set(img, batch);
     }
     batches += 1;
-    readBatch(address + paths.map((path) => `&id=${SINGLE.exec(path)[1]}`).join(""), images).finally(() => {
+    readBatch(address + paths.map((path) => `&id=${SINGLE.exec(path)[1]}`).join(""), batch).finally(() => {
       batches -= 1;
       sendBatches();
     });
@@ -102,10 +105,10 @@ async function sendBatches() {
 }
 
 /** Show each image of a batch as soon as it is there: four bytes of its length, and its JPEG. */
-async function readBatch(address, images) {
+async function readBatch(address, { images, stop }) {
   const fail = (img) => img.dispatchEvent(new Event("error"));
   try {
-    const reader = await api.reader(address);
+    const reader = await api.reader(address, stop.signal);
     let bytes = new Uint8Array(0);
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       const joined = new Uint8Array(bytes.length + part.value.length);
@@ -123,6 +126,7 @@ async function readBatch(address, images) {
       }
     }
   } catch (error) {
+    if (stop.signal.aborted) return;
     // A service that went away may come back.
     if (!error.status) setTimeout(() => {
       for (const img of images.values()) if (asked.delete(img) && img.isConnected) showThumbnail(img);

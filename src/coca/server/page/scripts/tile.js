@@ -1,6 +1,6 @@
 // A tile of the wall: image, score, check box, and the actions of an item.
 
-import { button, h, icon, shorten } from "./dom.js";
+import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
 import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnails.js";
 
@@ -30,10 +30,9 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 /**
  * Build the tile of an item; `loadImage` shows its image.
  * @param {object} item an item or a hit
- * @param {{width: number, address: string, strength: number, weak: boolean, actions: object}} options
- *   `strength`: rank score as a share of the best one, 0 to 1; 0 without a query. `weak`: whether it
- *   is pale, since no match follows it. `actions` has the functions open, select, similar, more and
- *   less, each called with the item
+ * @param {{width, height, address, strength, weak, actions}} options `strength`: rank score as a
+ *   share of the best one, 0 to 1; 0 without a query. `weak`: whether it is pale, since no match
+ *   follows it. `actions`: open, select, similar, more and less, each called with the item
  */
 export function tile(item, { width, height, address, strength, weak, actions }) {
   const label = labelOf(item);
@@ -43,11 +42,12 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
     image.classList.add("loaded");
     element.classList.remove("tile-broken");
   });
-  image.addEventListener("error", () => element.classList.add("tile-broken"));
+  image.addEventListener("error", () => {
+    if (!$(".tile-broken-note", link)) link.append(h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, t("no image"))));
+    element.classList.add("tile-broken");
+  });
   const check = h("input", {
-    type: "checkbox",
-    tabindex: "-1",
-    "aria-label": t("Select {name}", { name: label }),
+    type: "checkbox", tabindex: "-1", "aria-label": t("Select {name}", { name: label }),
     on: {
       click: (event) => {
         event.stopPropagation();
@@ -58,11 +58,7 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
   const link = h(
     "a",
     {
-      class: "tile-link",
-      href: address,
-      tabindex: "-1",
-      draggable: "false",
-      "aria-label": label,
+      class: "tile-link", href: address, tabindex: "-1", draggable: "false", "aria-label": label,
       on: {
         click: (event) => {
           if (event.metaKey || event.ctrlKey) return;
@@ -73,13 +69,9 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
       },
     },
     image,
-    h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, t("no image"))),
-    h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name),
   );
   const match = h("span", { class: "tile-match", "aria-hidden": "true" });
   match.style.width = `${strength * 100}%`;
-  const act = (name, iconName, action) =>
-    button(name, iconName, () => action(item), { tabindex: "-1", "aria-label": `${name}: ${label}` });
   const element = h(
     "li",
     { class: `tile${weak ? " tile-weak" : ""}`, data: { id: item.id } },
@@ -87,14 +79,22 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
     item.favorite && h("span", { class: "tile-favorite" }, icon("heart")),
-    h(
+  );
+  // Of a hundred tiles a few are pointed at; building these parts of all would delay each search.
+  const complete = () => {
+    if ($(".tile-actions", element)) return;
+    const act = (name, iconName, action) =>
+      button(name, iconName, () => action(item), { tabindex: link.tabIndex, "aria-label": `${name}: ${label}` });
+    link.append(h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name));
+    element.append(h(
       "div",
       { class: "tile-actions" },
       act(t("Similar"), "similar", actions.similar),
       act(t("More like this"), "more", actions.more),
       act(t("Less like this"), "less", actions.less),
-    ),
-  );
+    ));
+  };
+  for (const name of ["pointerenter", "focusin"]) element.addEventListener(name, complete);
   // Until the thumbnail is there.
   if (item.color) element.style.background = item.color;
   return element;
@@ -106,9 +106,9 @@ export function loadImage(element) {
   if (image && !image.src) showThumbnail(image);
 }
 
-/** Stop loading the image of a tile that leaves the page. */
+/** Remove a tile from the page, and stop loading its image. */
 export function discard(element) {
   const image = element.querySelector("img");
-  if (image) dropThumbnail(image);
   element.remove();
+  if (image) dropThumbnail(image);
 }

@@ -33,6 +33,8 @@ export class Wall extends EventTarget {
   #headings = new Map();
   /** Request of the first items of the next result, while the old one is shown. */
   #next = null;
+  /** Pixels around the viewport in which tiles are drawn: at first none, for a quick first image. */
+  #margin = 0;
   /** Index that is shown at the top once its block is there. */
   #goal = 0;
   /** Whether a finger touches the wall, and whether it pressed long, which began a selection. */
@@ -117,7 +119,7 @@ export class Wall extends EventTarget {
     else scrollTo(0, 0);
     // Another layout since the request has blocks of another size.
     if (first && size === this.blocks.size) this.#received(0, first);
-    this.#draw();
+    else this.#draw();
     this.#request();
   }
 
@@ -131,7 +133,7 @@ export class Wall extends EventTarget {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#next?.abort();
-    this.#goal = 0;
+    [this.#goal, this.#margin] = [0, 0];
     this.root.classList.remove("stale");
     for (const request of this.#requests.values()) request.abort();
     this.#requests.clear();
@@ -279,7 +281,7 @@ export class Wall extends EventTarget {
   #draw() {
     if (!this.#source) return;
     this.list.style.height = `${this.blocks.height}px`;
-    const wanted = new Set(this.blocks.visible(...this.#viewport(OVERSCAN)));
+    const wanted = new Set(this.blocks.visible(...this.#viewport(this.#margin)));
     for (const [index, element] of this.#tiles) {
       // A focused tile stays, or the focus would be lost.
       if (wanted.has(index) || element.contains(document.activeElement)) continue;
@@ -288,11 +290,14 @@ export class Wall extends EventTarget {
     }
     for (const index of wanted) this.#drawTile(index);
     this.#drawDivider();
-    this.#drawHeadings(this.blocks.headings(...this.#viewport(OVERSCAN)));
+    this.#drawHeadings(this.blocks.headings(...this.#viewport(this.#margin)));
     if (!this.#timer) {
       this.#timer = setTimeout(() => {
         this.#timer = 0;
         this.#request();
+        if (this.#margin || !this.#source) return;
+        this.#margin = OVERSCAN;
+        this.#draw();
       }, REQUEST_DELAY_MS);
     }
   }
