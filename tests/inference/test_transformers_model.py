@@ -54,6 +54,8 @@ def test_a_repository_of_transformers_is_copied(tmp_path: Path) -> None:
     repository = write_transformers(tmp_path / "hub" / "some" / "siglip", "siglip")
     (repository / "README.md").write_text("a model", encoding="utf-8")
     source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
+    # A folder is used where it is.
+    assert model_folder(f"hf:{repository}", open_weights=source) == repository
     saved = model_folder("hf:some/siglip", open_weights=source)
     shutil.rmtree(repository)
     assert model_folder("hf:some/siglip", open_weights=source) == saved

@@ -521,6 +521,8 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
         open_weights: Source of open weights; default: the user's cache, then the hub.
     """
     kind, _, rest = str(name).partition(":")
+    if kind in ("openclip", "hf") and rest and Path(rest).is_dir():
+        return model_folder(rest, open_weights=open_weights)
     if kind in ("openclip", "hf", "st"):
         weights = open_weights or OpenWeights()
         find = {
