@@ -19,8 +19,10 @@ import pytest
 
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from coca.weights import shipped
 from documented import COMMANDS, ROOT, Command, name_of
 from tiny_data import image_bytes
+from tiny_datasets import make_tar
 from tiny_model import write_model
 from tiny_openclip import WEIGHTS, write_open_clip
 from tiny_video import video
@@ -31,6 +33,8 @@ LEFT_OUT = {
     r"--format (onnx|immich)|--model immich-model": "runs in `make test-export`",
     r"--format browser|http\.server": "runs in `make test-page`",
     r"--runtime onnx": "runs in `make test-runtime`",
+    r"siglip2": "fetches SigLIP 2",
+    r"runs/sounds": "trains on sounds of Debian, see `recipes/data/sounds.py`",
     r"frozen.encoder": "needs weights of a package that no verb installs",
     r"(openclip|hf|st):|--push": "fetches weights of a gigabyte, or uploads",
     r"^(pip|\.venv|helm|torchrun) ?": "changes the environment, or needs a cluster",
@@ -160,6 +164,15 @@ def write_what_users_bring(root: Path, home: Path) -> None:
         for number, tar in enumerate(sorted((root / folder).glob("*.tar"))):
             tar.with_name(tar.name + ".idx").unlink(missing_ok=True)
             tar.rename(root / folder / f"{number:05d}.tar")
+    # As img2dataset writes them.
+    files: dict[str, bytes] = {}
+    for number in range(140):
+        key, text = f"{number:09d}", f"a car {number}"
+        files[f"{key}.jpg"] = image_bytes(number, form="JPEG", side=64)
+        files[f"{key}.txt"] = text.encode()
+        files[f"{key}.json"] = json.dumps({"key": key, "caption": text}).encode()
+    (root / "laion").mkdir()
+    make_tar(root / "laion" / "00000.tar", files)
     rows = [{"image": f"photos/{number}.jpg", "caption": f"car {number}"} for number in range(4)]
     (root / "table.csv").write_text(
         "image,caption\n" + "".join(f"{row['image']},{row['caption']}\n" for row in rows)
@@ -175,7 +188,10 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     for file in (root / "theirs").iterdir():
         shutil.copy(file, root / file.name)
     assert (root / WEIGHTS).exists()
-    write_model(root / "runs" / "newer")
+    for name in ("newer", "one", "two"):
+        write_model(root / "runs" / name)
+    for name in ("before", "after"):
+        shutil.copytree(shipped()["everyday"], root / "runs" / name)
     write_data_sets(root / "data")
     (home / "datasets").symlink_to(root / "data")
 
