@@ -237,13 +237,15 @@ def with_match_fields(tab: Any, *, matching: int, but: int | None = None) -> Non
     tab.route("**/v1/search", fill)
 
 
-def test_weak_matches_are_reported_and_shown(visit: Visit) -> None:
+def test_a_result_without_a_match_says_so_and_is_not_pale(visit: Visit) -> None:
     tab = visit()
     with_match_fields(tab, matching=0)
     tab.fill("#search-text", "a giraffe")
     tab.keyboard.press("Enter")
     expect(tab.locator("#message")).to_contain_text("Weak matches for “a giraffe”")
-    expect(tab.locator(".tile-weak").first).to_be_visible()
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    expect(tab.locator(".tile-weak")).to_have_count(0)
+    expect(tab.locator(".wall-divider")).to_be_hidden()
 
 
 def test_no_match_follows_the_line_and_no_hit_before_it_is_pale(visit: Visit) -> None:

@@ -16,7 +16,7 @@ export class Blocks {
     this.complete = false;
     /** Number of items up to the last match; 0 without a match. */
     this.matches = 0;
-    /** The same, if an item below the threshold follows; else null. */
+    /** The same, if there are matches and an item below the threshold follows; else null. */
     this.firstWeak = null;
     /** Sections with a heading each, as {start, title} in the order of their first items. */
     this.sections = [];
@@ -55,7 +55,7 @@ export class Blocks {
     // Only the first hits are marked, and words of a caption can put a weak hit before a match.
     if (index === 0) {
       this.matches = items.findLastIndex((item) => item.is_match === true) + 1;
-      this.firstWeak = items[this.matches]?.is_match === false ? this.matches : null;
+      this.firstWeak = this.matches && items[this.matches]?.is_match === false ? this.matches : null;
     }
     this.#layOut(index);
     this.#place();
@@ -78,9 +78,9 @@ export class Blocks {
     return box ? { ...box, y: box.y + block.top } : null;
   }
 
-  /** Return whether an item is below the threshold, and no match follows it. */
+  /** Return whether an item is below the threshold, and matches only precede it. */
   isWeak(index) {
-    return index >= this.matches && this.item(index)?.is_match === false;
+    return this.matches > 0 && index >= this.matches && this.item(index)?.is_match === false;
   }
 
   /** Position of the line above the first item below the threshold; null where there is none. */
