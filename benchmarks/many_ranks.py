@@ -342,8 +342,8 @@ def prediction(arguments: argparse.Namespace, hardware: Hardware) -> Iterator[st
     alone, square = loss_bytes(ranks, pairs, width), FP32 * (ranks * pairs) ** 2
     yield (
         f"The contrastive loss of 32,768 pairs over 64 ranks, embeddings of {width}: "
-        f"{alone / 1e9:.2f} GB on each rank. One matrix of all similarities has "
-        f"{square / 1e9:.2f} GB, and a loss that holds it has several."
+        f"{alone / 1e9:.2f} GB on each rank. One matrix of all similarities takes "
+        f"{square / 1e9:.2f} GB, and a loss without blocks needs several."
     )
 
 

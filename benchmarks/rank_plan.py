@@ -271,7 +271,7 @@ class Plan:
         return {"weights": share * self.passes * weights, "gradients": gradients, "loss": loss}
 
     def state(self) -> dict[str, float]:
-        """Compute the bytes of weights, gradients and optimizer that a rank holds between steps.
+        """Compute the bytes of weights, gradients and optimizer that a rank keeps between steps.
 
         Adafactor has momentum in bf16 and, of a matrix, the mean squares of its rows and columns,
         which FSDP does not split; of other tensors a mean square of each number.
