@@ -2,10 +2,12 @@
 
     python benchmarks/matching.py --photos FOLDER
 
-Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. Queries are
-those of the set, 60 absent concepts, and 100 texts of random letters. A query matches if one of its
-first ten hits does. Without `--photos` only the drawings are measured. The weights of the match
-score were chosen on the everyday queries.
+Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. A record
+without a given caption has the one that the model generates. Queries are those of the set, 60
+absent concepts, 100 texts of random letters, and for the set `words` common nouns that no caption
+of a photo has. A query matches if one of its first ten hits does. Without `--photos` only the
+drawings are measured. The weights of the match score were chosen on the everyday queries, that of
+generated captions on `words`.
 """
 
 import argparse
@@ -15,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from options import run
-from ranking import ANSWERS, UNCAPTIONED, add_data, embedded, loaded, sets_of
+from ranking import ANSWERS, SETS, UNCAPTIONED, add_data, embedded, loaded, sets_of
 from side_by_side import Figures, Rounds, table, write_report
 
 from coca.search.milvus.collection import Collection
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.records import Record
+from coca.search.records import Origin, Record
 from coca.workflows.collections.calibrate import calibrate
 
 MAX_QUERIES = 400
@@ -33,6 +35,7 @@ def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figu
     """Count the matching queries of a set, of which a fraction of the records has a caption."""
     data, predictor = embedded(name, arguments), loaded(arguments.model)
     given = np.random.default_rng(0).random(len(data["images"])) < captioned
+    generated = generated_captions(name, arguments) if captioned < 1 else data["captions"]
     with (
         tempfile.TemporaryDirectory() as folder,
         Collection.open(
@@ -46,7 +49,8 @@ def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figu
             Record(
                 id=f"{row:05}",
                 path=f"{row}.png",
-                caption=str(data["captions"][row]) if given[row] else "",
+                caption=str(data["captions"][row] if given[row] else generated[row]),
+                origin=Origin(captioned=not given[row] and arguments.captions),
                 vector=data["images"][row],
                 text_vector=data["caption vectors"][row] if given[row] else None,
             )
@@ -68,16 +72,31 @@ def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figu
             for row in rows
             if any(data["relevant"][row, int(hit.id)] for hit in engine.search(queries[row], k=5))
         ]
+        missing = [row for row in rows if not data["relevant"][row].any()]
+        nouns = [matches(queries[row]) for row in missing]
         absent = [matches(text) for text in ANSWERS["absent"]]
         letters = [matches(text) for text in random_texts()]
     return {
-        "queries": len(rows),
+        "queries": len(rows) - len(missing),
         "answered": len(answered),
         "found": sum(answered),
         "absent": sum(absent),
+        "nouns": sum(nouns),
+        "absent nouns": len(nouns),
         "letters": sum(letters),
         "calibration seconds": seconds,
     }
+
+
+def generated_captions(name: str, arguments: argparse.Namespace) -> np.ndarray:
+    """Generate the captions of a set, or read them from the cache; empty with `--no-captions`."""
+    path = Path(arguments.cache) / f"{name}-generated.npy"
+    if not arguments.captions:
+        return np.full(len(embedded(name, arguments)["images"]), "")
+    if not path.is_file():
+        captions = loaded(arguments.model).caption((SETS | UNCAPTIONED)[name](arguments).images)
+        np.save(path, [caption.text for caption in captions])
+    return np.load(path)
 
 
 def random_texts(count: int = 100) -> list[str]:
@@ -107,17 +126,19 @@ def referee(arguments: argparse.Namespace) -> Rounds:
                 f"{own['answered']:.0f} of {own['queries']:.0f}",
                 f"{right} ({share:.0%})",
                 f"{own['absent']:.0f} of {len(ANSWERS['absent'])}",
+                f"{own['nouns']:.0f} of {own['absent nouns']:.0f}" if own["absent nouns"] else "",
                 f"{own['letters']:.0f} of 100",
                 f"{own['calibration seconds']:.1f}",
             ]
         )
     columns = ["set", "answered in the top 5", "of these, match", "absent concepts that match"]
+    columns += ["absent nouns that match", "random letters that match", "calibration, processor s"]
     write_report(
         arguments,
         rounds,
         "matching",
         "Queries that match, with and without an answer",
-        table([*columns, "random letters that match", "calibration, processor s"], rows),
+        table(columns, rows),
         packages=["torch", "pymilvus", "milvus-lite"],
     )
     return rounds
@@ -127,5 +148,11 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="everyday", help="model (default everyday)")
     add_data(options)
+    options.add_argument(
+        "--captions",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="generate the missing captions, as coca index does (default yes)",
+    )
     options.add_argument("--cache", default="runs/bench/ranking", help="folder of the vectors")
     run(options, referee=referee, quick=QUICK, units=UNITS, rounds=1)

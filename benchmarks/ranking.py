@@ -35,7 +35,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.query.query_terms import query_forms
 from coca.search.query.ranking import fused_scores
-from coca.search.query.words import WordIndex
+from coca.search.query.words import WordIndex, analyze
 from coca.search.search_options import Ranking
 from coca.tasks.retrieval.keyword_search import match, read_answers
 
@@ -127,6 +127,24 @@ def classes(arguments: argparse.Namespace) -> Texts:
     return Texts(images, [""] * len(rows), queries, relevant)
 
 
+def words(arguments: argparse.Namespace) -> Texts:
+    """Photos without captions; a query is a noun, which two of the five captions have or none."""
+    samples = list(_samples(f"{arguments.photos}/flickr8k_224/val-*.tar"))
+    written = [[set(analyze(caption)) for caption in sample.captions] for sample in samples]
+    nouns = ANSWERS["nouns"].split()
+    counts = np.array(
+        [
+            [sum(term in some for some in captions) for captions in written]
+            for (term,) in map(analyze, nouns)
+        ]
+    )
+    # A noun that few captions have is neither there nor absent.
+    clear = ((counts > 1).sum(axis=1) >= 5) | (counts == 0).all(axis=1)
+    queries = [noun for noun, some in zip(nouns, clear, strict=True) if some]
+    images = [sample.image for sample in samples]
+    return Texts(images, [""] * len(images), queries, counts[clear] > 0)
+
+
 SETS: dict[str, Callable[[argparse.Namespace], Texts]] = {
     "everyday": lambda arguments: drawings(arguments, read_answers("everyday") or {}),
     "flickr": flickr,
@@ -134,7 +152,7 @@ SETS: dict[str, Callable[[argparse.Namespace], Texts]] = {
     "rooms": rooms,
     "exercises": exercises,
 }
-UNCAPTIONED = {"classes": classes}
+UNCAPTIONED = {"classes": classes, "words": words}
 TUNED = ("everyday", "flickr")
 DRAWN = ("everyday", "fresh")
 

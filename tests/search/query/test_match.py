@@ -16,7 +16,7 @@ from coca.search.predictor import Embedder
 from coca.search.query.engine import SearchEngine
 from coca.search.query.match import (
     CAPTION_WEIGHT,
-    COVERED_WEIGHT,
+    COVERED_WEIGHTS,
     IMAGE_WEIGHT,
     TEXT_WEIGHT,
     Calibration,
@@ -67,12 +67,14 @@ def test_the_score_is_that_of_a_hand_calculation() -> None:
     image, caption = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
     named = record("two red cars", text_vector=caption)
     mixed = IMAGE_WEIGHT * image + CAPTION_WEIGHT * caption
-    expected = centered @ (mixed - mean) + COVERED_WEIGHT * 0.5**2
+    expected = centered @ (mixed - mean) + COVERED_WEIGHTS["given"] * 0.5**2
     assert SCORE.score(query, "a red dog", named) == pytest.approx(expected)
-    # A caption of the model does not count: the image has its weight.
-    written = replace(named, origin=Origin(captioned=True))
-    for alone in (written, record("")):
-        assert SCORE.score(query, "a red dog", alone) == pytest.approx(centered @ (image - mean))
+    # Of a generated caption only the words count, and the vector is that of the image.
+    generated = replace(named, origin=Origin(captioned=True))
+    expected = centered @ (image - mean) + COVERED_WEIGHTS["model"] * 0.5**2
+    assert SCORE.score(query, "a red dog", generated) == pytest.approx(expected)
+    alone = SCORE.score(query, "a red dog", record(""))
+    assert alone == pytest.approx(centered @ (image - mean))
     page = replace(record(""), metadata={"ocr_text": "The red dog inn"})
     expected = centered @ (image - mean) + TEXT_WEIGHT
     assert SCORE.score(query, "a red dog", page) == pytest.approx(expected)
