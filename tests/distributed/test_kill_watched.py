@@ -17,13 +17,14 @@ from coca.workflows.training.runs import best_of
 from tiny_ranks import HANGING_S, start_ranks
 from tiny_workflows import watched_run, write_squares
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-
 STEPS = int(os.environ.get("STEPS", "30"))
 """Length of the run: `STEPS=200 pytest tests/distributed/test_kill_watched.py`."""
 COMPILE = bool(os.environ.get("COMPILE"))
 """Whether the blocks are compiled, which takes minutes: `COMPILE=1 pytest ...`."""
 LIMIT_S = HANGING_S + (20 if COMPILE else 2) * STEPS
+"""Maximum time of a run, of which the test has two and two killed ones."""
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(4 * LIMIT_S)]
 
 
 def changes(images: Path) -> tuple[str, ...]:
