@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.processing.image import decode
-from coca.processing.webp import decode_plain_webp
+from coca.processing.image import decode, decode_plain_webp, expect_many
 
 PLENTY = 50_000_000
+expect_many()
 
 
 def encoded(width: int, height: int, *, channels: int = 3, **options: Any) -> bytes:

@@ -37,6 +37,7 @@ from coca.runtime.image_file import (
     Stream,
     check_size,
     check_type,
+    decoder_warnings_ignored,
     draft,
     drawn_box,
     image_errors,
@@ -76,9 +77,7 @@ def decode(
         DataError: The image cannot be used; the module docstring lists the reasons.
     """
     check_type(source)
-    if isinstance(source, bytes) and hasattr(sys.modules.get(_FAST_DECODER), "decode_webp"):
-        from coca.processing.webp import decode_plain_webp
-
+    if isinstance(source, bytes):
         plain = decode_plain_webp(source, max_pixels=max_pixels)
         if plain is not None:
             return plain
@@ -95,6 +94,38 @@ def decode(
 def expect_many() -> None:
     """Load the decoders of torchvision: up to 1.5x as fast for JPEG and WebP; takes 2 s once."""
     importlib.import_module(_FAST_DECODER)
+
+
+# Layout: "RIFF", 4 bytes of size, "WEBP", name and size of the first chunk, a frame tag of 3 bytes,
+# the start code, and both sides in 14 bits each (RFC 9649, section 2.5; RFC 6386, section 9.1).
+_CHUNK = slice(8, 16)
+_PLAIN = b"WEBPVP8 "
+_START_CODE, _WIDTH, _HEIGHT = slice(23, 26), slice(26, 28), slice(28, 30)
+
+
+def decode_plain_webp(content: bytes, *, max_pixels: int) -> UInt8[Tensor, "3 H W"] | None:
+    """Decode a simple WebP file (VP8 without extensions) with torchvision, if that is loaded.
+
+    The pixels equal those of Pillow, in 3/4 of the time; memory layout (H, W, 3).
+
+    Returns None where Pillow is needed: other formats, transparency, animations, metadata that may
+    rotate the image, too many pixels, or damage.
+    """
+    decoder = sys.modules.get(_FAST_DECODER)
+    if decoder is None or not hasattr(decoder, "decode_webp"):
+        return None
+    if content[_CHUNK] != _PLAIN or content[_START_CODE] != b"\x9d\x01\x2a":
+        return None
+    width, height = (int.from_bytes(content[at], "little") & 0x3FFF for at in (_WIDTH, _HEIGHT))
+    if width * height > max_pixels:
+        return None
+    try:
+        # A copy, since torch warns about read-only memory.
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        with decoder_warnings_ignored():
+            return decoder.decode_webp(data, mode=decoder.ImageReadMode.RGB)
+    except RuntimeError:
+        return None
 
 
 def _decode_plain_jpeg(image: Image.Image, stream: Stream) -> UInt8[Tensor, "3 H W"] | None:
