@@ -32,7 +32,6 @@ from coca.search.query.saved_copy import (
     CountedCaptions,
     RankedParts,
     SavedCopy,
-    WordHits,
     counted_captions,
     nearest_rows,
     ranked_rows,
@@ -42,6 +41,7 @@ from coca.search.query.saved_copy import (
     write_copy,
 )
 from coca.search.query.vectors import VectorScan
+from coca.search.query.words import WordHits
 from coca.search.records import (
     CollectionInfo,
     Hit,
@@ -318,7 +318,7 @@ class CollectionCopy:
             for hit, parts in self._collect(first, 1, page)[0]
         ]
 
-    def words(self, text: str, captions: CaptionChoice = "given") -> "WordHits":
+    def words(self, text: str, captions: CaptionChoice = "given") -> WordHits:
         """Find the records whose caption shares a word with a text."""
         check_text(text)
         with self._lock:

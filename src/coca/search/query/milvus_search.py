@@ -11,8 +11,8 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.ranking import search_ranked
-from coca.search.query.saved_copy import WordHits
 from coca.search.query.searchable import Searchable, VectorSearch
+from coca.search.query.words import WordHits
 from coca.search.records import CollectionInfo, Hit, Record
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions
 

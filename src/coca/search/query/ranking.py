@@ -28,7 +28,8 @@ from jaxtyping import Float, Float32
 
 from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.query.searchable import VectorSearch, WordMatches
+from coca.search.query.searchable import VectorSearch
+from coca.search.query.words import WordHits
 from coca.search.records import SCORE_DIGITS, Hit, group_of, is_trashed, sort_key
 from coca.search.search_options import Ranking, SearchOptions
 
@@ -96,7 +97,7 @@ DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
 
 def search_ranked(
     collection: VectorSearch,
-    words: WordMatches,
+    words: WordHits,
     query: Float32[np.ndarray, "1 E"],
     ranking: Ranking,
     page: SearchOptions,
@@ -133,7 +134,7 @@ class _Candidates:
         self,
         collection: VectorSearch,
         query: Float32[np.ndarray, " E"],
-        words: WordMatches,
+        words: WordHits,
         ranking: Ranking,
         page: SearchOptions,
     ) -> None:

@@ -19,7 +19,7 @@ one more than there are lines, U bytes.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -32,7 +32,7 @@ from coca.core.files.atomic import atomic_folder
 from coca.search.milvus import lite
 from coca.search.query.ranking import fused_scores
 from coca.search.query.vectors import VectorScan
-from coca.search.query.words import WordIndex
+from coca.search.query.words import WordHits, WordIndex
 from coca.search.records import SCORE_DIGITS, CollectionInfo, Hit, sort_key
 from coca.search.search_options import CaptionChoice, Ranking
 from coca.search.vector_encoding import VectorEncoding
@@ -147,56 +147,6 @@ class CopyRows:
     def found(self, *, trashed: bool = False) -> Bool[np.ndarray, " N"]:
         """Return the mask of the records that searches find, or of those in the trash."""
         return self.exists & (self.trashed == trashed)
-
-
-class WordHits:
-    """Records that share a word with a query; see `WordMatches`."""
-
-    def __init__(
-        self,
-        ids: Sequence[str],
-        rows_of: Mapping[str, int],
-        rows: Int[np.ndarray, " M"],
-        words: Float32[np.ndarray, "M 2"],
-    ) -> None:
-        """Take the rows, ascending, with the BM25 of the caption and the share of the text."""
-        self._ids, self._rows_of, self._rows, self._words = ids, rows_of, rows, words
-        self._keys = words[:, 0] / (1 + words[:, 0]) + words[:, 1]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def best(self, count: int) -> dict[str, float]:
-        """Return the ids of the best records with their BM25, best first."""
-        order = np.argsort(-self._keys, kind="stable")[:count]
-        return {self._ids[self._rows[at]]: float(self._words[at, 0]) for at in order}
-
-    def rest(self, count: int) -> Float32[np.ndarray, "1 2"]:
-        """Return the highest BM25 and share of all other records."""
-        others = np.argsort(-self._keys, kind="stable")[count:]
-        return self._words[others].max(axis=0, keepdims=True, initial=0)
-
-    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, "N 2"]:
-        """Return BM25 and share of these records, 0 where they have no word of the query."""
-        return self.of_rows(np.array([self._rows_of.get(id, -1) for id in ids], np.int64))
-
-    def of_rows(self, rows: Int[np.ndarray, " N"]) -> Float32[np.ndarray, "N 2"]:
-        """Return BM25 and share of these rows, 0 where they have no word of the query."""
-        if not len(self._rows):
-            return np.zeros((len(rows), 2), np.float32)
-        at = np.searchsorted(self._rows, rows).clip(max=len(self._rows) - 1)
-        return np.where((self._rows[at] == rows)[:, np.newaxis], self._words[at], np.float32(0))
-
-    def best_rows(
-        self, count: int, kept: Bool[np.ndarray, " N"]
-    ) -> tuple[Int[np.ndarray, " M"], Float32[np.ndarray, "1 2"]]:
-        """Return the best rows that are kept, and the similarities that no other one exceeds."""
-        there = np.flatnonzero(kept[self._rows])
-        if len(there) <= count:
-            return self._rows[there], np.zeros((1, 2), np.float32)
-        order = np.argpartition(-self._keys[there], count)
-        rest = self._words[there[order[count:]]].max(axis=0, keepdims=True)
-        return self._rows[there[order[:count]]], rest
 
 
 def counted_captions(captions: Sequence[str], texts: Sequence[str]) -> CountedCaptions:

@@ -1,35 +1,15 @@
 """Protocols of a searchable collection, on Milvus or in memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.search.milvus.collection import Collection
+from coca.search.query.words import WordHits
 from coca.search.records import CollectionInfo, Hit, Record
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions
-
-
-@runtime_checkable
-class WordMatches(Protocol):
-    """Records that share a word with a query."""
-
-    def __len__(self) -> int:
-        """Return the number of records."""
-        ...
-
-    def best(self, count: int) -> dict[str, float]:
-        """Return the ids of the best records with their BM25, best first."""
-        ...
-
-    def rest(self, count: int) -> Float32[np.ndarray, "1 2"]:
-        """Return the highest BM25 and share of all records but the best."""
-        ...
-
-    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, "N 2"]:
-        """Return the BM25 of caption and words, and the share of the words in the text inside."""
-        ...
 
 
 @runtime_checkable
@@ -73,7 +53,7 @@ class Searchable(VectorSearch, Protocol):
         """Search by image, caption and words; by image alone where no caption counts."""
         ...
 
-    def words(self, text: str, captions: CaptionChoice = "given") -> WordMatches:
+    def words(self, text: str, captions: CaptionChoice = "given") -> WordHits:
         """Find the records whose caption shares a word with a text."""
         ...
 

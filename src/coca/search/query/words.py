@@ -17,7 +17,7 @@ Milvus Lite takes 2.5 s for three words at 50,000 captions and has no stemmer, S
 tantivy return each score as a Python object, and bm25s is rebuilt after each change: see
 docs/results.md.
 
-Dimensions: N rows, P postings, T terms, K matching rows.
+Dimensions: N rows, P postings, T terms, K and M matching rows.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt, UInt32, UInt64
+from jaxtyping import Bool, Float32, Int32, Int64, UInt, UInt32, UInt64
 from safetensors.numpy import save
 
 from coca.core.errors import ArgumentError, SearchError
@@ -287,12 +287,7 @@ class WordIndex:
 
     @classmethod
     def open(cls, folder: str | Path) -> "WordIndex":
-        """Open a saved index, memory-mapped.
-
-        Raises:
-            SearchError: It is missing or damaged, or was written with another version of the
-                analyzer; it must be built again.
-        """
+        """Open a saved index, memory-mapped."""
         path = Path(folder) / FILE
         try:
             analyzer, arrays = _mapped(path)
@@ -308,6 +303,56 @@ class WordIndex:
                 "build the word index again"
             )
         return cls(_whole(lengths, segment))
+
+
+class WordHits:
+    """Records that share a word with a query: BM25 of the caption, share of the text inside."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        rows_of: Mapping[str, int],
+        rows: Int64[np.ndarray, " M"],
+        words: Float32[np.ndarray, "M 2"],
+    ) -> None:
+        """Take the rows, ascending, with the BM25 of the caption and the share of the text."""
+        self._ids, self._rows_of, self._rows, self._words = ids, rows_of, rows, words
+        self._keys = words[:, 0] / (1 + words[:, 0]) + words[:, 1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def best(self, count: int) -> dict[str, float]:
+        """Return the ids of the best records with their BM25, best first."""
+        order = np.argsort(-self._keys, kind="stable")[:count]
+        return {self._ids[self._rows[at]]: float(self._words[at, 0]) for at in order}
+
+    def rest(self, count: int) -> Float32[np.ndarray, "1 2"]:
+        """Return the highest BM25 and share of all other records."""
+        others = np.argsort(-self._keys, kind="stable")[count:]
+        return self._words[others].max(axis=0, keepdims=True, initial=0)
+
+    def of(self, ids: Sequence[str]) -> Float32[np.ndarray, "N 2"]:
+        """Return BM25 and share of these records, 0 where they have no word of the query."""
+        return self.of_rows(np.array([self._rows_of.get(id, -1) for id in ids], np.int64))
+
+    def of_rows(self, rows: Int64[np.ndarray, " N"]) -> Float32[np.ndarray, "N 2"]:
+        """Return BM25 and share of these rows, 0 where they have no word of the query."""
+        if not len(self._rows):
+            return np.zeros((len(rows), 2), np.float32)
+        at = np.searchsorted(self._rows, rows).clip(max=len(self._rows) - 1)
+        return np.where((self._rows[at] == rows)[:, np.newaxis], self._words[at], np.float32(0))
+
+    def best_rows(
+        self, count: int, kept: Bool[np.ndarray, " N"]
+    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, "1 2"]]:
+        """Return the best rows that are kept, and the similarities that no other one exceeds."""
+        there = np.flatnonzero(kept[self._rows])
+        if len(there) <= count:
+            return self._rows[there], np.zeros((1, 2), np.float32)
+        order = np.argpartition(-self._keys[there], count)
+        rest = self._words[there[order[count:]]].max(axis=0, keepdims=True)
+        return self._rows[there[order[:count]]], rest
 
 
 def _hash(term: str) -> int:
@@ -403,9 +448,6 @@ def _mapped(path: Path) -> tuple[str | None, dict[str, np.ndarray]]:
     """Map the arrays of a safetensors file into memory, with the name of its analyzer.
 
     The library reads them into memory instead.
-
-    Raises:
-        ValueError: The file is damaged.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
