@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.errors import ArgumentError, SearchError, StorageError
+from coca.core.errors import ArgumentError, DataError, SearchError
 from coca.search.ingest import migrate as module
-from coca.search.ingest.migrate import migrate, read_records, write_records
+from coca.search.ingest.migrate import migrate
+from coca.search.ingest.parquet import read_vectors, write_vectors
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 
@@ -52,12 +53,26 @@ def same(first: Record, second: Record) -> bool:
 
 def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None:
     records = list(given(make_record).values())
-    write_records(tmp_path / "a.parquet", records)
-    again = read_records(tmp_path / "a.parquet")
+    write_vectors(tmp_path / "a.parquet", records)
+    again = list(read_vectors(tmp_path / "a.parquet"))
     assert all(same(one, other) for one, other in zip(records, again, strict=True))
     (tmp_path / "b.parquet").write_bytes(b"nothing")
-    with pytest.raises(StorageError, match=r"b\.parquet has no records"):
-        read_records(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet is damaged"):
+        list(read_vectors(tmp_path / "b.parquet"))
+
+
+def test_a_file_of_version_0_4_is_read(tmp_path: Path, make_record: MakeRecord) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    records, path = list(given(make_record).values()), tmp_path / "a.parquet"
+    write_vectors(path, records)
+    table = parquet.read_table(path)
+    texts = [None if one.text_vector is None else one.text_vector.tolist() for one in records]
+    at, column = table.schema.get_field_index("text_vector"), table.schema.field("text_vector")
+    table = table.set_column(at, column, arrow.array(texts, column.type))
+    parquet.write_table(table.drop_columns(["has_text"]), path)
+    assert any(one.text_vector is None for one in records)
+    again = list(read_vectors(path))
+    assert all(same(one, other) for one, other in zip(records, again, strict=True))
 
 
 def test_a_collection_arrives_whole_and_goes_back(

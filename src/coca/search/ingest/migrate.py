@@ -1,88 +1,22 @@
 """Migrate a collection between Milvus instances through Parquet files, resumably."""
 
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
-from coca.core.extras import require
 from coca.core.files.atomic import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
+from coca.search.ingest.parquet import read_vectors, write_vectors
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import row_digest, to_row
-from coca.search.records import Origin, Record, batches, check_same_model
-
-# Parquet files of records, written atomically, independent of the Milvus version.
-
-
-_TEXTS = ("id", "path", "caption", "album", "metadata", "origin")
-_NUMBERS = ("width", "height", "time")
-
-
-def write_records(path: str | Path, records: Sequence[Record]) -> None:
-    """Write records to a Parquet file atomically."""
-    arrow = require("pyarrow", extra="search")
-    vector = arrow.list_(arrow.float32())
-    schema = arrow.schema(
-        [(name, arrow.string()) for name in _TEXTS]
-        + [(name, arrow.int64()) for name in _NUMBERS]
-        + [("tags", arrow.list_(arrow.string())), ("vector", vector), ("text_vector", vector)]
-    )
-    table = arrow.Table.from_pylist([_to_row(record) for record in records], schema=schema)
-    file = io.BytesIO()
-    require("pyarrow.parquet", extra="search").write_table(table, file, compression="zstd")
-    write_atomic(path, file.getvalue())
-
-
-def read_records(path: str | Path) -> list[Record]:
-    """Read the records of a file written by `write_records`."""
-    return [_to_record(row) for row in _read(path).to_pylist()]
-
-
-def _read(path: str | Path, columns: list[str] | None = None) -> Any:
-    arrow, parquet = (require(name, extra="search") for name in ("pyarrow", "pyarrow.parquet"))
-    try:
-        return parquet.read_table(path, columns=columns)
-    except (OSError, arrow.ArrowException, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise StorageError(f"{path} has no records that can be read: {reason}") from error
-
-
-def _to_row(record: Record) -> dict[str, Any]:
-    text_vector = record.text_vector
-    return {
-        **{name: getattr(record, name) for name in ("id", "path", "caption", "album", *_NUMBERS)},
-        "tags": list(record.tags),
-        "metadata": json.dumps(dict(record.metadata), ensure_ascii=False),
-        "origin": json.dumps(record.origin.as_json(), ensure_ascii=False),
-        "vector": np.asarray(record.vector, np.float32),
-        "text_vector": None if text_vector is None else np.asarray(text_vector, np.float32),
-    }
-
-
-def _to_record(row: dict[str, Any]) -> Record:
-    text_vector = row["text_vector"]
-    return Record(
-        **{name: row[name] for name in ("id", "path", "caption", "album", *_NUMBERS)},
-        tags=tuple(row["tags"]),
-        metadata=json.loads(row["metadata"]),
-        origin=Origin(**json.loads(row["origin"])),
-        vector=np.asarray(row["vector"], np.float32),
-        text_vector=None if text_vector is None else np.asarray(text_vector, np.float32),
-    )
-
-
-# Migrate a collection between Milvus instances through Parquet, resumably.
-
+from coca.search.records import Record, batches, check_same_model
 
 _PART_ROWS = 5_000
 _MAX_PASSES = 10
@@ -132,7 +66,8 @@ def migrate(
         ArgumentError: Source and target are the same collection.
         SearchError: The models differ, the folder is of another migration, the source lost records
             meanwhile or keeps changing, or records are missing in the target.
-        StorageError: The folder is not writable, or a file in it is damaged.
+        StorageError: The folder is not writable.
+        DataError: A file in the folder is damaged.
     """
     if source.is_same(target):
         raise ArgumentError(
@@ -213,7 +148,7 @@ def _export(
     there: dict[str, bytes] = {}
     rows = 0
     for file in files:
-        read = read_records(file)
+        read = list(read_vectors(file))
         there |= {record.id: _digest(record) for record in read}
         rows += len(read)
     if gone := there.keys() - set(ids):
@@ -236,7 +171,7 @@ def _export(
                     f"remove {folder} and migrate again"
                 )
             file = folder / f"records-{len(files):06}.parquet"
-            write_records(file, list(found.values()))
+            write_vectors(file, list(found.values()))
             files.append(file)
             bar.advance(len(part))
     return files, rows + len(due)
@@ -283,7 +218,7 @@ def _import(
     ours: dict[str, set[bytes]] = {}
     with progress("write records", total) as bar:
         for file in files:
-            read = read_records(file)
+            read = list(read_vectors(file))
             if guarded:
                 for record in read:
                     ours.setdefault(record.id, set()).add(row_digest(to_row(record)))

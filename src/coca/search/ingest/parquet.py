@@ -1,4 +1,4 @@
-"""Parquet files of embedded records, for import into a collection.
+"""Parquet files of embedded records, for import into a collection or migration to another.
 
 The columns are those of a collection with both vectors in one row, so that Milvus can also import
 the files itself.
@@ -41,11 +41,13 @@ class VectorsInfo:
     """Number of rejected images."""
 
 
-def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
-    """Write a vectors file atomically."""
+def write_vectors(
+    path: str | Path, batch: Sequence[Record], about: VectorsInfo | None = None
+) -> None:
+    """Write embedded records to a file atomically; `about` makes it a vectors file."""
     arrow = require("pyarrow", extra="search")
     parquet = require("pyarrow.parquet", extra="search")
-    if batch:
+    if batch and about is not None:
         records.check_records(batch, about.embed_dim)
     schema = _schema(arrow, about)
     table = arrow.Table.from_pylist([_to_plain(record) for record in batch], schema)
@@ -72,7 +74,7 @@ def read_info(path: str | Path) -> VectorsInfo:
 
 
 def read_vectors(path: str | Path) -> Iterator[Record]:
-    """Iterate over the records of a vectors file."""
+    """Iterate over the records of a file that `write_vectors` wrote."""
     arrow = require("pyarrow", extra="search")
     parquet = require("pyarrow.parquet", extra="search")
     try:
@@ -81,7 +83,9 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
                 for row in batch.to_pylist():
                     row[records.METADATA] = json.loads(row[records.METADATA])
                     row[records.ORIGIN] = json.loads(row[records.ORIGIN])
-                    text_vector = row[records.TEXT_VECTOR] if row[records.HAS_TEXT] else None
+                    # Earlier files of `coca migrate` have null in place of a placeholder.
+                    has_text = row.get(records.HAS_TEXT, True)
+                    text_vector = row[records.TEXT_VECTOR] if has_text else None
                     yield to_record(row, text_vector)
     except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
@@ -117,7 +121,7 @@ def _to_plain(record: Record) -> dict[str, Any]:
     }
 
 
-def _schema(arrow: Any, about: VectorsInfo) -> Any:
+def _schema(arrow: Any, about: VectorsInfo | None) -> Any:
     text, number, vector = arrow.string(), arrow.int64(), arrow.list_(arrow.float32())
     types = {
         records.ID: text,
@@ -134,4 +138,5 @@ def _schema(arrow: Any, about: VectorsInfo) -> Any:
         records.HAS_TEXT: arrow.bool_(),
         records.ORIGIN: text,
     }
-    return arrow.schema(list(types.items()), metadata={_ABOUT: json.dumps(asdict(about))})
+    metadata = None if about is None else {_ABOUT: json.dumps(asdict(about))}
+    return arrow.schema(list(types.items()), metadata=metadata)
