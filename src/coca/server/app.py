@@ -16,14 +16,15 @@ from coca import __version__
 from coca.core.errors import ConfigError
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
-from coca.server.middleware.limits import (
+from coca.server.middleware import (
     BodyLimit,
     EndedConnections,
     LocalHostOnly,
+    MeasureRequests,
+    RequestMetrics,
     ResponseHeaders,
     SameOriginWrites,
 )
-from coca.server.middleware.metrics import MeasureRequests, RequestMetrics
 from coca.server.page_files import PAGE, PageFiles
 from coca.server.routes import (
     generation,

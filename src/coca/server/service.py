@@ -26,7 +26,7 @@ from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads
 from coca.server.keys import KeyConfig, KeyFile, KeyRing
-from coca.server.model.served_model import ServedModel
+from coca.server.served_model import ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
     fitted,

@@ -66,7 +66,7 @@ def serve(
     require("fastapi", extra="serve")
     from coca.server.app import run
     from coca.server.keys import KeyFile
-    from coca.server.middleware.limits import is_loopback
+    from coca.server.middleware import is_loopback
     from coca.server.service import open_service
 
     key_file = KeyFile(os.environ.get("COCA_API_KEYS", ""), keys)

@@ -21,7 +21,7 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.upsert import Captioner
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
-from coca.server.model.served_model import ServedModel
+from coca.server.served_model import ServedModel
 from coca.workflows.collections.image_sources import check_filled, open_sources, resolve_uris
 from coca.workflows.collections.index import MAX_BAD_FRACTION, BadImageLog
 from coca.workflows.collections.moments import heard_by

@@ -19,7 +19,7 @@ from coca.search.records import Hit, Record
 from coca.search.search_options import SearchOptions
 from coca.server.collections.catalog import Catalog
 from coca.server.errors import ServiceError
-from coca.server.model.batching import Batcher
+from coca.server.served_model import Batcher
 from coca.server.settings import ServerSettings
 
 

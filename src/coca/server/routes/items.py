@@ -20,12 +20,7 @@ from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
-from coca.search.ingest.photo_metadata import (
-    PHOTO_FIELDS,
-    Annotation,
-    reads_of_files,
-    with_place,
-)
+from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
     ALBUMS,
     FAVORITE,

@@ -37,7 +37,7 @@ from coca.server.bodies import (
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError, error_response
 from coca.server.images.uploads import SIDE_PX, draw_sheet
-from coca.server.middleware.limits import bounded, check_origin, check_values
+from coca.server.middleware import bounded, check_origin, check_values
 from coca.server.routes import mining
 from coca.server.routes import search as searching
 from coca.server.routes.items import Item, item_of

@@ -33,13 +33,7 @@ from coca.server.bodies import (
 )
 from coca.server.collections.catalog import Entry, FacetPair
 from coca.server.routes.items import NAME, Item, fields_of
-from coca.server.routes.search import (
-    SearchResponse,
-    examples,
-    filter_of,
-    hit_of,
-    listed_entries,
-)
+from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.

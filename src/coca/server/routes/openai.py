@@ -25,8 +25,8 @@ from coca.runtime.short_vectors import shortened
 from coca.server.bodies import MAX_TEXT, DataUri
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
-from coca.server.model.served_model import ServedModel
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.served_model import ServedModel
 
 # Bodies of `/v1/embeddings`, `/v1/rerank` and `/v1/models`, as OpenAI, Jina and Cohere have them.
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from coca.server.bodies import Body
 from coca.server.errors import ServiceError
-from coca.server.middleware.metrics import RequestMetrics
+from coca.server.middleware import RequestMetrics
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
 from coca.server.service import Service
 

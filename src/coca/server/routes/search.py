@@ -10,14 +10,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.filters import (
-    all_of,
-    any_of,
-    has_all_tags,
-    has_any_tag,
-    names_in,
-    where,
-)
+from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, names_in, where
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA, ORIGIN, PATH, CollectionInfo

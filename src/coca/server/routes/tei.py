@@ -14,7 +14,6 @@ from pydantic import Discriminator, Field, RootModel, StrictBool, Tag
 from coca import __version__
 from coca.runtime.short_vectors import shortened
 from coca.server.bodies import MAX_TEXT
-from coca.server.model.served_model import ServedModel
 from coca.server.routes.openai import (
     MAX_INPUTS,
     Foreign,
@@ -27,6 +26,7 @@ from coca.server.routes.openai import (
     split_inputs,
 )
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.served_model import ServedModel
 
 # Bodies of `/embed`, `/rerank`, `/similarity` and `/info`, as text-embeddings-inference has them.
 

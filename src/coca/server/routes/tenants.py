@@ -18,8 +18,8 @@ from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.keys import KeyConfig, requests_of
-from coca.server.middleware.limits import bounded, check_values
-from coca.server.model.served_model import ImageRegion
+from coca.server.middleware import bounded, check_values
+from coca.server.served_model import ImageRegion
 from coca.server.service import Service
 
 # Convert forms with an image file, `curl -F image=@cat.png`, to the JSON bodies of the routes.

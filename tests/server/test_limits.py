@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from coca.server.app import create_app
-from coca.server.middleware.limits import BodyLimit, is_loopback
+from coca.server.middleware import BodyLimit, is_loopback
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from coca.server.errors import ServiceError
-from coca.server.model.batching import Batcher, Turns
+from coca.server.served_model import Batcher, Turns
 
 FOREVER_S = 3_600.0
 

@@ -1,1 +1,0 @@
-"""ASGI middleware: limits of requests, headers of responses, metrics for Prometheus."""

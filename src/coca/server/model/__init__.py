@@ -1,1 +1,0 @@
-"""Served model: batches of many clients' requests, on torch or ONNX Runtime."""
