@@ -16,7 +16,7 @@ from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.sharded_safetensors import copy_to_cpu, write_shards
 from coca.train.backward import backward
-from coca.train.checkpoints.state import distribute_like
+from coca.train.checkpoints import distribute_like
 from coca.train.distributed import parallel as parallel_module
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel

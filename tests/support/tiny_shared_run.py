@@ -20,9 +20,9 @@ from coca.data.batch import Batch
 from coca.model import sharded_safetensors
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
+from coca.train import checkpoints as checkpoint_manager
 from coca.train.backward import backward
-from coca.train.checkpoints import manager as checkpoint_manager
-from coca.train.checkpoints.state import gather_full_tensors, model_tensors, optimizer_state
+from coca.train.checkpoints import gather_full_tensors, model_tensors, optimizer_state
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig, Losses

@@ -11,9 +11,9 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.processing.word_vectors import WordVectors
 from coca.train.backward import backward
+from coca.train.distillation import SentenceConfig, SentenceTeacher, sentence_loss
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
-from coca.train.sentence_teacher import SentenceConfig, SentenceTeacher, sentence_loss
 from tiny import caption, captioner, encode_letters, images
 
 SENTENCES = ("a cat", "a kitten", "a red car", "an auto", "the sea", "an ocean", "a tree")

@@ -44,13 +44,11 @@ from coca.train.distillation import (
     ClassPrompts,
     DistillationConfig,
     DrawnClasses,
-    distillation_loss,
-    draw_classes,
-)
-from coca.train.sentence_teacher import (
     DrawnSentences,
     SentenceConfig,
     SentenceTeacher,
+    distillation_loss,
+    draw_classes,
     sentence_loss,
 )
 

@@ -22,17 +22,15 @@ from coca.data.batch import Batch
 from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward, cause_of, location_of, nonfinite_report
-from coca.train.checkpoints.manager import (
+from coca.train.checkpoints import (
     OTHER_RANKS,
     CheckpointManager,
-    require_same_run,
-)
-from coca.train.checkpoints.state import (
     distribute_like,
     gather_full_tensors,
     model_tensors,
     optimizer_state,
     random_state,
+    require_same_run,
     restore_model,
     restore_optimizer,
     restore_random,

@@ -27,12 +27,11 @@ from coca.model.lora import LoraConfig
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
 from coca.tasks import TaskResult
-from coca.train.checkpoints.state import undisturbed
-from coca.train.distillation import ClassPrompts
+from coca.train.checkpoints import undisturbed
+from coca.train.distillation import ClassPrompts, SentenceTeacher
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
-from coca.train.sentence_teacher import SentenceTeacher
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Evaluation, TrainConfig, Trainer, TrainResult
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader

@@ -8,7 +8,7 @@ from torch import nn
 
 from coca.core.errors import ModelError
 from coca.model.coca import CoCa
-from coca.train.checkpoints.state import (
+from coca.train.checkpoints import (
     model_tensors,
     optimizer_state,
     random_state,

@@ -26,7 +26,7 @@ from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoints.manager import CheckpointManager, require_same_run
+from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.tracker import JsonLinesTracker, read_metrics

@@ -1,1 +1,0 @@
-"""Checkpoints: files, asynchronous saves, state of a run, and checks before a resume."""
