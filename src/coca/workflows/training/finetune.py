@@ -5,7 +5,6 @@ model/       what `coca.load` reads
 scores/      report.json  report.md  report.html  of the tasks in `evaluate`
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -54,6 +53,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
 )
 from coca.workflows.training.training_run import (
+    RunConfig,
     RunResult,
     adapted,
     compare_with_earlier,
@@ -227,8 +227,6 @@ def _titles(configs: Sequence[SourceConfig]) -> str:
 # Fine-tuning run: train a pretrained model with a head on a downstream task, and evaluate it.
 
 
-logger = logging.getLogger(__name__)
-
 ALL_BUT_HEAD = "!head"
 
 SCORES_FOLDER = "scores"
@@ -236,20 +234,12 @@ SCORES_FOLDER = "scores"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(Config):
+class FinetuneConfig(RunConfig):
     """Configuration of a fine-tuning run, as in a recipe."""
 
-    run: Path
-    """Folder of the run; an interrupted run in it is resumed."""
     model: str
     """Pretrained model, by any name that `coca.load` accepts. It sets architecture, initial
     weights, tokenizer and image preprocessing."""
-    seed: int = 0
-    """Seed of new weights, sample order and augmentation."""
-    device: str = "auto"
-    """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: NonNegativeInt = 0
-    """CPU threads per operation; 0: torch's default."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` initializes the same architecture from scratch, as a baseline without pretraining.
     """
@@ -437,17 +427,12 @@ def _finish(
         lambda: save_finished(config.run, finished, processor, step=result.step)
     )
     return scored(
-        config.run,
-        config.evaluate,
-        result,
-        folder=folder,
-        device=trainer.device,
-        progress=progress,
+        config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
     )
 
 
 def scored(
-    run: Path,
+    config: RunConfig,
     tasks: Sequence[TaskConfig],
     result: TrainResult,
     *,
@@ -459,5 +444,5 @@ def scored(
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = image_text.load(folder, device=str(device))
-        scores = evaluate(predictor, tasks, out=run / SCORES_FOLDER, progress=progress)
-    return RunResult(**vars(result), run=run, model=folder, scores=tuple(scores))
+        scores = evaluate(predictor, tasks, out=config.run / SCORES_FOLDER, progress=progress)
+    return RunResult(**vars(result), run=config.run, model=folder, scores=tuple(scores))

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.datasets.coco import BOXES
@@ -35,6 +34,7 @@ from coca.workflows.training.finetune import paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, open_sources
 from coca.workflows.training.training_run import (
+    RunConfig,
     RunResult,
     compare_with_earlier,
     save_finished,
@@ -46,17 +46,9 @@ ENCODER = "backbone.image_encoder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionConfig(Config):
+class DetectionConfig(RunConfig):
     """Configuration of a detection run, as in a recipe."""
 
-    run: Path
-    """Folder of the run; an interrupted run in it is resumed."""
-    seed: int = 0
-    """Seed of weights, sample order and augmentation."""
-    device: str = "auto"
-    """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: NonNegativeInt = 0
-    """CPU threads per operation; 0: torch's default."""
     model: str = "nano"
     """Model whose image encoder is used, by any name that `coca.load` accepts."""
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -138,12 +130,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
 
     folder = world.broadcast_from_main(write)
     return scored(
-        config.run,
-        config.evaluate,
-        result,
-        folder=folder,
-        device=trainer.device,
-        progress=progress,
+        config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +35,7 @@ from coca.train.trainer import TrainConfig
 from coca.workflows.training.finetune import FinetuneDataConfig, scored
 from coca.workflows.training.pretrain_data import open_sources
 from coca.workflows.training.training_run import (
+    RunConfig,
     RunResult,
     adapted,
     compare_with_earlier,
@@ -73,19 +74,11 @@ class RetrievalChoice(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(Config):
+class RetrievalConfig(RunConfig):
     """Configuration of a retrieval run, as in a recipe."""
 
-    run: Path
-    """Folder of the run; an interrupted run in it is resumed."""
     model: str
     """Image-text model of OpenCLIP or transformers, by any name that `coca.load` accepts."""
-    seed: int = 0
-    """Seed of adapters, sample order and augmentation."""
-    device: str = "auto"
-    """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: NonNegativeInt = 0
-    """CPU threads per operation; 0: torch's default."""
     retrieval: RetrievalChoice = field(default_factory=RetrievalChoice)
     """The loss, and the layers it trains."""
     lora: RetrievalLoraConfig | None = None
@@ -169,13 +162,9 @@ def finetune_retrieval(config: RetrievalConfig, *, progress: ProgressMaker = sil
         finished.save(config.run / "model")
         return config.run / "model"
 
+    folder = world.broadcast_from_main(write)
     return scored(
-        config.run,
-        config.evaluate,
-        result,
-        folder=world.broadcast_from_main(write),
-        device=trainer.device,
-        progress=progress,
+        config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
     )
 
 

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import NonNegativeInt
 from torch import Tensor
 
-from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
@@ -52,6 +50,7 @@ from coca.workflows.training.pretrain_data import (
 )
 from coca.workflows.training.run_evaluation import EvalConfig, RunEvaluation
 from coca.workflows.training.training_run import (
+    RunConfig,
     RunResult,
     adapted,
     compare_with_earlier,
@@ -100,18 +99,9 @@ FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora", "word_vect
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Config):
+class PretrainConfig(RunConfig):
     """Configuration of a pretraining run, as in a recipe."""
 
-    run: Path
-    """Folder of the run; an interrupted run in it is resumed."""
-    seed: int = 0
-    """Seed of weights, sample order and augmentation."""
-    device: str = "auto"
-    """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: NonNegativeInt = 0
-    """CPU threads per operation; 0: torch's default. With a loader with workers, a small model on a
-    busy machine is fastest with 1."""
     init_from: str | None = None
     """Model that provides initial weights and tokenizer, by any name that `coca.load` accepts: a
     folder, a run, a shipped model. Its architecture must equal `model`, except for image size,

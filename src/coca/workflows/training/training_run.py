@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
+from pydantic import NonNegativeInt
 from torch import nn
 
-from coca.core.config.frozen_config import digest, to_dict
+from coca.core.config.frozen_config import Config, digest, to_dict
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
@@ -56,24 +57,19 @@ class RunResult(TrainResult):
     """
 
 
-@runtime_checkable
-class RunConfig(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
     """Settings that all training recipes share."""
 
-    @property
-    def run(self) -> Path:
-        """Folder of the run."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of weights, sample order and augmentation."""
-        ...
-
-    @property
-    def train(self) -> TrainConfig:
-        """The training loop."""
-        ...
+    run: Path
+    """Folder of the run; an interrupted run in it is resumed."""
+    seed: int = 0
+    """Seed of new weights, sample order and augmentation."""
+    device: str = "auto"
+    """A torch device; `auto` uses a CUDA GPU if there is one."""
+    threads: NonNegativeInt = 0
+    """CPU threads per operation; 0: torch's default. With a loader with workers, a small model on a
+    busy machine is fastest with 1."""
 
 
 def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Sequence[str]) -> None:
@@ -173,18 +169,8 @@ def make_objective(config: LossConfig, model: Captioner, processor: Processor) -
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-@runtime_checkable
-class DeviceRunConfig(RunConfig, Protocol):
-    """A training recipe with the device to train on."""
-
-    @property
-    def device(self) -> str:
-        """Argument of `coca.train.trainer.training_device`."""
-        ...
-
-
 def start_trainer(
-    config: DeviceRunConfig,
+    config: RunConfig,
     model: ModelT,
     objective: Objective[ModelT],
     data: DataConfig,
@@ -205,7 +191,7 @@ def start_trainer(
         data,
         sources,
         processor,
-        steps=config.train.steps,
+        steps=train.steps,
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
         device=config.device,
@@ -217,7 +203,7 @@ def start_trainer(
         loader=loader,
         config=train,
         run_dir=config.run,
-        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        trackers=make_trackers(train.trackers, config.run) if world.is_main else (),
         evaluation=evaluation,
         device=config.device,
     )
