@@ -14,12 +14,11 @@ from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
 from coca.inference.loading import fingerprint
 from coca.inference.model_kinds import SOURCE_FILE
-from coca.metrics.intervals import interval_shown
 from coca.model.coca_config import HeadConfig
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
 from coca.processing.processor import Processor
-from coca.tasks.baselines import baseline_shown, without_baselines
+from coca.tasks.baselines import SCORE_COLUMNS, score_rows
 from coca.workflows.evaluation.report import table
 
 CARD_FILE = "README.md"
@@ -161,18 +160,7 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
 
 
 def _scores(task: dict[str, Any]) -> ResultTable:
-    metrics: dict[str, float] = task["metrics"]
     intervals = {name: (low, high) for name, (low, high) in task.get("intervals", {}).items()}
-    rows = [
-        [
-            name,
-            f"{value:.4g}",
-            interval_shown(intervals.get(name)),
-            _chance(metrics.get(f"chance_{name}")),
-            baseline_shown(metrics, name),
-        ]
-        for name, value in without_baselines(metrics).items()
-    ]
     record = task["record"]
     machine = record["machine"]
     note = f"{record['started'][:10]}, {machine['cores']} cores of {machine['cpu']}"
@@ -184,14 +172,10 @@ def _scores(task: dict[str, Any]) -> ResultTable:
     of = f" of {name}" if name else ""
     return ResultTable(
         f"{task['task']} on {task['samples']:,} samples{of}",
-        ("score", "value", "95 %", "by chance", "strongest baseline"),
-        rows,
+        SCORE_COLUMNS,
+        score_rows(task["metrics"], intervals),
         note,
     )
-
-
-def _chance(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _pipeline(head: HeadConfig | None) -> str:

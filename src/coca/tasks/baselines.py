@@ -28,6 +28,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.inference.predictor import require_coca
+from coca.metrics.intervals import interval_shown
 from coca.metrics.retrieval import first_relevant_rank
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
@@ -47,6 +48,8 @@ BASELINES: Mapping[str, str] = {
     "without": "caption without the word",
 }
 """Prefix of the metrics of a baseline, and its name in tables."""
+SCORE_COLUMNS = ("score", "value", "95 %", "by chance", "strongest baseline")
+"""Columns of a table of scores."""
 
 
 def without_baselines(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -71,6 +74,22 @@ def baseline_shown(metrics: Mapping[str, float], score: str) -> str:
     """Format the strongest baseline of a score for a table; empty if only chance is known."""
     found = strongest_baseline(metrics, score)
     return "" if found is None else f"{found[1]:.4g} ({found[0]})"
+
+
+def score_rows(
+    metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> list[list[str]]:
+    """Format the scores of a task as the rows of a table with `SCORE_COLUMNS`."""
+    return [
+        [
+            name,
+            f"{value:.4g}",
+            interval_shown(intervals.get(name)),
+            f"{metrics[chance]:.4g}" if (chance := f"chance_{name}") in metrics else "",
+            baseline_shown(metrics, name),
+        ]
+        for name, value in without_baselines(metrics).items()
+    ]
 
 
 def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
