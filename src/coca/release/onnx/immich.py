@@ -17,24 +17,23 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 from tokenizers import normalizers, processors
-from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, write_json
 from coca.inference.image_text_predictor import PROBES, ImageTextPredictor
 from coca.inference.predictor import Predictor
-from coca.model.captioner import Captioner
 from coca.processing.tokenizer import TextTokenizer
 from coca.release.onnx.gates import EmbeddingResult, check_embeddings, measure_embeddings
 from coca.release.onnx.graphs import BATCH, Graph, translate
 from coca.release.onnx.onnx_export import DRAWN_FOR_COSINES, gate_images, text_settings
 from coca.release.onnx.tower_export import (
-    TowerTextual,
-    TowerVisual,
+    Embedding,
     load_for_export,
+    tower_images,
     tower_of,
+    tower_texts,
     write_tower_tokenizer,
 )
 from coca.runtime.preprocess import TextSettings, TowerTokens
@@ -97,30 +96,6 @@ class ImmichResult(EmbeddingResult):
     not."""
 
 
-class Visual(nn.Module):
-    """Embedding of normalized images."""
-
-    def __init__(self, model: Captioner) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        """Compute unit-norm embeddings."""
-        return self.model.encode_image(image)
-
-
-class Textual(nn.Module):
-    """Embedding of padded token ids."""
-
-    def __init__(self, model: Captioner) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, text: Int32[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        """Compute unit-norm embeddings."""
-        return self.model.encode_text(text.long(), padded=True)
-
-
 def export_immich(
     model: str | Path, out: str | Path, *, images: Path | None = None
 ) -> ImmichResult:
@@ -155,24 +130,27 @@ def _write(folder: Path, predictor: Predictor | ImageTextPredictor, resize: str)
     visual.mkdir()
     textual.mkdir()
     tower, image = tower_of(predictor), predictor.image_settings
-    modules: tuple[nn.Module, nn.Module]
     if tower is None:
         assert isinstance(predictor, Predictor)
         layout = text_settings(predictor.model.config.text, predictor.processor)
         write_tokenizer(textual, predictor.processor.tokenizer, layout)
-        modules, ids = (Visual(predictor.model), Textual(predictor.model)), _example(layout)
+        model, ids = predictor.model, _example(layout)
+        images = Embedding(model, model.encode_image)
+        texts = Embedding(model, lambda given: model.encode_text(given.long(), padded=True))
         text = {
             "context_length": layout.context_length,
-            "vocab_size": predictor.model.config.text.vocab_size,
+            "vocab_size": model.config.text.vocab_size,
         }
     else:
-        modules = TowerVisual(tower), TowerTextual(tower)
+        images, texts = tower_images(tower), tower_texts(tower)
         text, ids = _write_tower_texts(textual, tower)
     side = image.image_size
-    examples = {"image": torch.zeros(2, 3, side, side)}, {"text": torch.from_numpy(ids)}
-    for name, module, inputs in zip(("visual", "textual"), modules, examples, strict=True):
-        axes = {key: {0: BATCH} for key in inputs}
-        graph = Graph(name, module, inputs, axes, [*inputs], [f"{name}_embeds"])
+    for name, module, key, example in (
+        ("visual", images, "image", torch.zeros(2, 3, side, side)),
+        ("textual", texts, "text", torch.from_numpy(ids)),
+    ):
+        axes = {"given": {0: BATCH}}
+        graph = Graph(name, module, {"given": example}, axes, [key], [f"{name}_embeds"])
         translate(graph, folder / name / "model.onnx")
     preprocess = {
         "size": [side, side],

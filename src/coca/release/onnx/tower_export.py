@@ -4,13 +4,13 @@ Dimensions: B batch, S side of an image (pixels), T text tokens, E embedding, Q 
 decoder on the model reads, C their width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from tokenizers import processors
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,12 +48,7 @@ TEXTS = (
 
 
 def load_for_export(model: str | Path) -> Predictor | ImageTextPredictor:
-    """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU.
-
-    Raises:
-        UnsupportedError: The model runs on its library only, or is exported already.
-        ConfigError: It is a model of another library whose images are not of one size.
-    """
+    """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU."""
     if runs_on_onnx(model) or runs_on_onnx(folder := model_folder(model)):
         raise UnsupportedError(f"{model} is an ONNX model already, and runs without torch as it is")
     library = library_of(folder)
@@ -94,26 +89,28 @@ class TowerVision(Pixels):
         return embeds if self.captioner is None else (embeds, self.captioner.image_tokens(images))
 
 
-class TowerVisual(nn.Module):
-    """Embedding of normalized images."""
+class Embedding(nn.Module):
+    """A function that embeds normalized images or token ids, with the model whose weights it has.
 
-    def __init__(self, tower: ImageTextPredictor) -> None:
+    Its input is named `given`.
+    """
+
+    def __init__(self, model: nn.Module, embed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.tower, self.model = tower, tower.model
+        self.model, self.embed = model, embed
 
-    def forward(self, image: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        return F.normalize(self.tower.image_features(image), dim=-1)
+    def forward(self, given: Tensor) -> Float[Tensor, "B E"]:
+        return self.embed(given)
 
 
-class TowerTextual(nn.Module):
-    """Embedding of padded token ids."""
+def tower_images(tower: ImageTextPredictor) -> Embedding:
+    """Return the module that embeds normalized images."""
+    return Embedding(tower.model, lambda images: F.normalize(tower.image_features(images), dim=-1))
 
-    def __init__(self, tower: ImageTextPredictor) -> None:
-        super().__init__()
-        self.tower, self.model = tower, tower.model
 
-    def forward(self, text: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        return F.normalize(self.tower.text_features(text.long()), dim=-1)
+def tower_texts(tower: ImageTextPredictor) -> Embedding:
+    """Return the module that embeds padded token ids."""
+    return Embedding(tower.model, lambda ids: F.normalize(tower.text_features(ids.long()), dim=-1))
 
 
 def tower_graphs(tower: ImageTextPredictor, captioner: Captioner | None) -> Iterator[Graph]:
@@ -130,20 +127,16 @@ def tower_graphs(tower: ImageTextPredictor, captioner: Captioner | None) -> Iter
     )
     yield Graph(
         "text",
-        TowerTextual(tower),
-        {"text": tower.tokenize(PROBES)},
-        {"text": {0: BATCH} if tower.pads_to_context else {0: BATCH, 1: length}},
+        tower_texts(tower),
+        {"given": tower.tokenize(PROBES)},
+        {"given": {0: BATCH} if tower.pads_to_context else {0: BATCH, 1: length}},
         ["input_ids"],
         ["text_embeds"],
     )
 
 
 def write_tower_tokenizer(tower: ImageTextPredictor, path: Path) -> TowerText:
-    """Write the tokenizer of a model, compared with the library's on texts of many scripts.
-
-    Raises:
-        UnsupportedError: The tokenizer needs the code of its library.
-    """
+    """Write the tokenizer of a model, compared with the library's on texts of many scripts."""
     inner: Any = tower.tokenizer
     cleaning: Any = "none"
     if isinstance(tower, OpenCLIPPredictor):
