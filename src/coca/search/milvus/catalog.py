@@ -87,13 +87,10 @@ def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionI
     schema.check_name(collection)
     if not check_folder(uri):
         return None
-    connection = Connection(uri, token=token, create=False)
-    try:
-        if (own := resolve(connection, collection)) is not None:
-            return replace(schema.describe_collection(connection, own)[0], collection=collection)
-        return None
-    finally:
-        connection.close()
+    with Connection(uri, token=token, create=False) as connection:
+        if (own := resolve(connection, collection)) is None:
+            return None
+        return replace(schema.describe_collection(connection, own)[0], collection=collection)
 
 
 def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
@@ -103,15 +100,12 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     """
     if not check_folder(uri):
         return []
-    connection = Connection(uri, token=token, create=False)
     found = []
-    try:
+    with Connection(uri, token=token, create=False) as connection:
         for name in schema.list_collections(connection):
             with suppress(SearchError):
                 info, layout = schema.describe_collection(connection, name)
                 found.append(replace(info, collection=layout.made_for))
-    finally:
-        connection.close()
     return found
 
 

@@ -79,6 +79,12 @@ class Connection:
             raise
         self.is_lite = self.capabilities.lite
 
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     @property
     def client(self) -> Any:
         """The client of Milvus."""
