@@ -102,7 +102,7 @@ def test_log_messages_are_printed_as_the_options_ask(
     logger.warning("careful")
     logger.error("broken")
     assert capsys.readouterr().err == printed
-    assert Console.current(json=False).quiet == quiet
+    assert Console().quiet == quiet
     room.configure(quiet=False, debug=False)
 
 

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from coca.cli.collections import (
 from coca.cli.console import configure, print_error
 from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
 from coca.cli.models import answer, caption, classify, detect, embed, export, info
+from coca.cli.options.option_groups import Commands
 from coca.cli.training import config, demo, evaluate, runs, train
 from coca.core.errors import CocaError, ConfigError
 from coca.core.registry import load_plugin_file
@@ -75,38 +77,27 @@ class CommandGroup(TyperGroup):
         return result
 
 
-app = typer.Typer(
+app = Commands(
     cls=CommandGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _add(panel: str, *commands: Callable[..., None]) -> None:
+    """Add commands to a panel of the help."""
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
 _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Data and settings"
-app.command(rich_help_panel=_TRAINING)(train.pretrain)
-app.command(rich_help_panel=_TRAINING)(train.finetune)
-app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
-app.command(rich_help_panel=_TRAINING)(runs.runs)
-app.command(rich_help_panel=_TRAINING)(demo.demo)
-app.command(rich_help_panel=_MODELS)(info.info)
-app.command(rich_help_panel=_MODELS)(embed.embed)
-app.command(rich_help_panel=_MODELS)(caption.caption)
-app.command(rich_help_panel=_MODELS)(classify.classify)
-app.command(rich_help_panel=_MODELS)(detect.detect)
-app.command(rich_help_panel=_MODELS)(answer.answer)
-app.command(rich_help_panel=_MODELS)(export.convert)
-app.command(rich_help_panel=_MODELS)(export.average)
-app.command(rich_help_panel=_MODELS)(export.export)
-app.command(rich_help_panel=_SEARCH)(index.index)
-app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)
-app.command(rich_help_panel=_SEARCH)(search.search)
-app.command(rich_help_panel=_SEARCH)(serve.serve)
-app.command(rich_help_panel=_SEARCH)(mining.recommend)
-app.command(rich_help_panel=_SEARCH)(mining.mine)
-app.command(rich_help_panel=_SEARCH)(mining.duplicates)
+_add(_TRAINING, train.pretrain, train.finetune, evaluate.evaluate, runs.runs, demo.demo)
+_add(_MODELS, info.info, embed.embed, caption.caption, classify.classify, detect.detect)
+_add(_MODELS, answer.answer, export.convert, export.average, export.export)
+_add(_SEARCH, index.index, embed_shards.embed_shards, search.search, serve.serve)
+_add(_SEARCH, mining.recommend, mining.mine, mining.duplicates, migrate.migrate, reindex.reindex)
 app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
-app.command(rich_help_panel=_SEARCH)(migrate.migrate)
-app.command(rich_help_panel=_SEARCH)(reindex.reindex)
 app.add_typer(collection.app, name="collection", rich_help_panel=_SEARCH)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)

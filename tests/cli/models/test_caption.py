@@ -6,13 +6,14 @@ import pytest
 from PIL import Image
 
 from coca.cli.models.caption import caption
+from coca.cli.options.option_groups import grouped
 from coca.inference.loading import load
 from coca.runtime.generation_config import GenerationConfig
 from tiny_cli import Run, RunJson
 
 
 def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> None:
-    options = inspect.signature(caption).parameters
+    options = inspect.signature(grouped(caption)).parameters
     shown = run("caption", "--help").stdout
     for field in dataclasses.fields(GenerationConfig):
         assert options[field.name].default == field.default

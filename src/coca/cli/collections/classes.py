@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
-from coca.cli.options import defaults
-from coca.cli.options.class_names import read_names
-from coca.cli.options.option_groups import grouped
+from coca.cli.console import Console, to_try
+from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import Commands
 from coca.core.errors import ConfigError
 
-app = typer.Typer(
+app = Commands(
     help="Manage class embeddings in a collection, for `coca classify --classes`.",
     no_args_is_help=True,
 )
@@ -22,11 +21,9 @@ Labels = Annotated[
         help="Class names: cat,dog, or a text file with one name per line.",
     ),
 ]
-Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 
 
 @app.command()
-@grouped
 def add(
     labels: Labels,
     prompts: Annotated[
@@ -37,18 +34,18 @@ def add(
         ),
     ] = "plain",
     uri: defaults.Uri = None,
-    collection: Name = "classes",
+    collection: defaults.Collection = "classes",
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
     token: defaults.Token = "",
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Add classes; existing classes are embedded again.
 
     Without --model, the model of these classes is used, else the model of the images at this URI.
     """
-    console, names = Console.current(json=as_json), _names(labels)
+    names = _names(labels)
     uri = defaults.index_uri(uri)
     from coca.runtime.prompts import prompts_named
     from coca.search.milvus.catalog import check_fillable
@@ -72,12 +69,13 @@ def add(
 def remove(
     labels: Labels,
     uri: defaults.Uri = None,
-    collection: Name = "classes",
+    collection: defaults.Collection = "classes",
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Remove classes."""
-    console, names = Console.current(json=as_json), _names(labels)
+    names = _names(labels)
     uri = defaults.index_uri(uri)
     from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names, remove_classes
@@ -94,12 +92,12 @@ def remove(
 @app.command("list")
 def list_(
     uri: defaults.Uri = None,
-    collection: Name = "classes",
+    collection: defaults.Collection = "classes",
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """List the classes."""
-    console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names
     from coca.workflows.collections.class_prompts import find_classes
@@ -114,7 +112,7 @@ def list_(
 
 
 def _names(labels: str) -> list[str]:
-    names = list(dict.fromkeys(read_names(labels)))
+    names = list(dict.fromkeys(images.read_names(labels)))
     if not names:
         raise ConfigError(f"there is no class in {labels!r}: name some, such as cat,dog")
     return names

@@ -1,27 +1,20 @@
 """Commands `coca collection`: list, describe, index, calibrate, alias and drop collections."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Commands, Group
 from coca.core.errors import ConfigError, SearchError
 from coca.search.search_options import CalibrationConfig
-
-if TYPE_CHECKING:
-    from coca.search.milvus.connection import Connection
-
 
 # Command `coca collection calibrate`: choose the limit of a match.
 
 
-@grouped
 def calibrate(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")
@@ -42,14 +35,13 @@ def calibrate(
     model: defaults.Model = None,
     execution: defaults.Run,
     token: defaults.Token = "",
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Calibrate a collection: choose the limit from which a hit matches a text.
 
     `coca index` does so for a collection of 32 images or more. Calibrate it again for another rate
     of false alarms, or by queries of your own.
     """
-    console = Console.current(json=as_json)
     uri = defaults.search_uri(uri)
     from coca.search.milvus.collection import Collection
     from coca.workflows.collections.calibrate import calibrate as run
@@ -82,7 +74,7 @@ def calibrate(
     console.emit({"collection": name, "calibration": made.summary()})
 
 
-app = typer.Typer(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
+app = Commands(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -90,12 +82,12 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the 
 
 
 @app.command(name="list")
-def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
+def list_(uri: defaults.Uri = None, token: defaults.Token = "", *, console: Console) -> None:
     """List the collections at a URI, with their record counts and aliases."""
-    console = Console.current(json=as_json)
     from coca.search.milvus.catalog import list_all
+    from coca.search.milvus.connection import Connection
 
-    with connected(defaults.search_uri(uri), token) as connection:
+    with Connection(defaults.search_uri(uri), token=token, create=False) as connection:
         found = list_all(connection)
     if found:
         rows = [
@@ -120,10 +112,10 @@ def info(
     name: Name = "pictures",
     uri: defaults.Uri = None,
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Print the records, model and index states of a collection."""
-    console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
     from coca.search.query.match import Calibration
 
@@ -194,10 +186,10 @@ def index_(
     ] = None,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Build another vector index; searches fail meanwhile, and no record is lost."""
-    console = Console.current(json=as_json)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.milvus.collection import Collection
 
@@ -214,16 +206,17 @@ def alias(
     collection: Annotated[str, typer.Argument(metavar="NAME", help="Collection it refers to.")],
     uri: defaults.Uri = None,
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Create or switch an alias of a collection, atomically.
 
     Clients that have the alias open still read the previous collection; their writes fail.
     """
-    console = Console.current(json=as_json)
     from coca.search.milvus.catalog import point_alias
+    from coca.search.milvus.connection import Connection
 
-    with connected(defaults.search_uri(uri), token) as connection:
+    with Connection(defaults.search_uri(uri), token=token, create=False) as connection:
         before = point_alias(connection, name, collection)
     console.say(
         f"{name!r} is an alias of {collection!r}"
@@ -238,11 +231,12 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without confirmation.")] = False,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Drop a collection with all its records; image files are not deleted."""
-    console = Console.current(json=as_json)
     from coca.search.milvus.catalog import drop_collection
+    from coca.search.milvus.connection import Connection
 
     uri = defaults.search_uri(uri)
     try:
@@ -252,22 +246,10 @@ def drop(
         raise ConfigError(f"refusing to drop {name!r} without confirmation; pass --yes") from None
     if not sure:
         raise ConfigError("nothing was dropped")
-    with connected(uri, token) as connection:
+    with Connection(uri, token=token, create=False) as connection:
         own_name = drop_collection(connection, name)
     console.say(f"collection {name!r} was dropped")
     console.emit({"dropped": name, "own_name": own_name})
 
 
 app.command()(calibrate)
-
-
-@contextmanager
-def connected(uri: str, token: str) -> Iterator["Connection"]:
-    """Open a connection to an existing Milvus folder or server for the duration of the block."""
-    from coca.search.milvus.connection import Connection
-
-    connection = Connection(uri, token=token, create=False)
-    try:
-        yield connection
-    finally:
-        connection.close()

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json, resumable, to_try
+from coca.cli.console import Console, resumable, to_try
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from coca.workflows.collections.embed_shards import EmbeddedShard
 
 
-@grouped
 def embed_shards(
     tars: Annotated[
         list[str],
@@ -42,14 +40,13 @@ def embed_shards(
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Embed WebDataset tars into Parquet files for `coca index`, with any number of processes.
 
     Start it once, or N times on machines that share the folder, or under torchrun. Each tar is
     embedded by one process; finished tars are skipped.
     """
-    console = Console.current(json=as_json)
     from coca.workflows.collections.embed_shards import embed_shards, find_shards
 
     shards = find_shards(tars)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import from_here
 from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _SHOWN_COPIES = 20
 
 
-@grouped
 def index(
     uris: Annotated[
         list[str],
@@ -112,13 +111,12 @@ def index(
     model: defaults.Model = None,
     execution: defaults.Run,
     token: defaults.Token = "",
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Index images: embed new and changed images, and upsert them into a Milvus collection.
 
     NAME.txt next to an image contains its captions, one a line; NAME.json captions and metadata.
     """
-    console = Console.current(json=as_json)
     if captions_from is not None and not captions:
         raise ConfigError(f"--captions-from {captions_from} excludes --no-captions")
     if yes and (watch or not prune):

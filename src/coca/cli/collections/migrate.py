@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, resumable
+from coca.cli.console import Console, resumable
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.search.vector_encoding import VectorEncoding
 
 
-@grouped
 def migrate(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Milvus URI: a .db path or a server.")
@@ -49,14 +48,13 @@ def migrate(
     ] = False,
     token: defaults.Token = "",
     to_token: Annotated[str, typer.Option("--to-token", help="As --token, for TARGET.")] = "",
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Copy a collection between two Milvus URIs, such as a .db folder and a server.
 
     The same command resumes an interrupted copy. No record is deleted from either side, and records
     of TARGET that differ are kept.
     """
-    console = Console.current(json=as_json)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.migrate import migrate as run
     from coca.search.ingest.vector_sample import sample_collection

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import grouped
 from coca.cli.options.search_options import (
     FILTERS,
     CollectionOptions,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from coca.workflows.collections.subset import Subset
 
 
-@grouped
 def recommend(
     positive: Annotated[
         list[str],
@@ -60,7 +58,7 @@ def recommend(
     k: Limit = 10,
     target: CollectionOptions,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Recommend images from positive and negative examples, diversified by MMR.
 
@@ -68,7 +66,6 @@ def recommend(
     the marginal relevance: (1 - D) x score - D x (cosine to the nearest result ranked above, -1
     for the first).
     """
-    console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_arguments, parse_terms
 
     wanted = parse_arguments(positive)
@@ -88,7 +85,6 @@ def recommend(
     print_hits(console, hits)
 
 
-@grouped
 def duplicates(
     against: Annotated[
         list[str] | None,
@@ -110,14 +106,13 @@ def duplicates(
     ] = 20,
     target: CollectionOptions,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Find near-duplicates within a collection, or between it and other images.
 
     Within a collection, files with identical bytes are listed as copies. `drop` of --json lists
     the files whose removal leaves neither a pair nor a copy.
     """
-    console = Console.current(json=as_json)
     files = images.find(against or [])
     from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.collections.mining import find_duplicates
@@ -174,7 +169,6 @@ def duplicates(
     )
 
 
-@grouped
 def mine(
     out: Annotated[
         Path,
@@ -241,10 +235,9 @@ def mine(
     among: Annotated[FilterOptions, FILTERS],
     target: CollectionOptions,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Select images of a collection for training, and write them as a manifest or as shards."""
-    console = Console.current(json=as_json)
     if (count is None) == (fraction is None):
         raise ConfigError("give the number of images by either --count or --fraction")
     if fraction is not None and not 0 < fraction <= 1:

@@ -5,15 +5,13 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.collections.collection import connected
-from coca.cli.console import Console, Json, resumable
+from coca.cli.console import Console, resumable
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
 from coca.search.vector_encoding import VectorEncoding
 
 
-@grouped
 def reindex(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
     collection: defaults.Collection = "pictures",
@@ -27,7 +25,7 @@ def reindex(
     uri: defaults.Uri = None,
     execution: defaults.Run,
     token: defaults.Token = "",
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Embed a collection's images with another model, then switch its alias to the result.
 
@@ -35,7 +33,6 @@ def reindex(
     the old model embeds only images added since, and deletes removed ones. Records that others
     write meanwhile are copied as well; after the switch, their writes through the name fail.
     """
-    console = Console.current(json=as_json)
     uri = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.reindex import ReindexReport
@@ -43,6 +40,7 @@ def reindex(
     from coca.search.ingest.vector_sample import sample_originals
     from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection
+    from coca.search.milvus.connection import Connection
     from coca.search.milvus.schema import CollectionSettings
     from coca.workflows.collections.collection_model import open_collection
     from coca.workflows.collections.image_resolver import ImageResolver
@@ -53,7 +51,7 @@ def reindex(
         predictor = defaults.load_model(model, execution)
         if old.info.fingerprint == predictor.fingerprint:
             raise ConfigError(f"{collection!r} contains the vectors of {model} already")
-        with connected(uri, token) as connection:
+        with Connection(uri, token=token, create=False) as connection:
             check_switchable(connection, collection)
         with open_collection(
             predictor,
@@ -74,7 +72,7 @@ def reindex(
 
             def switch(report: ReindexReport) -> bool:
                 if not report.lost or leave_out:
-                    with connected(uri, token) as connection:
+                    with Connection(uri, token=token, create=False) as connection:
                         before.append(point_alias(connection, collection, new_name))
                 return bool(before)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import FILTERS, CollectionOptions, FilterOptions, print_hits
 from coca.search.search_options import INTERFACE_NAMES, QueryOptions, Ranking
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PANEL = "Search"
 
 
-@grouped
 def search(
     query: Annotated[
         list[str] | None,
@@ -89,7 +88,7 @@ def search(
     ] = False,
     target: CollectionOptions,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Search images by text, by image, or by a weighted sum of both.
 
@@ -100,7 +99,6 @@ def search(
     --rerank the top K are sorted by their rank score. On a calibrated collection, results of a text
     query have a match probability, and "no" where it is below the threshold.
     """
-    console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_arguments
 
     terms = parse_arguments(query or [], text or [], image or [])

@@ -9,12 +9,11 @@ import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
 from coca.server.settings import ServerSettings
 
 
-@grouped
 def serve(
     *,
     uri: defaults.Uri = None,
@@ -60,7 +59,7 @@ def serve(
     One process holds a collection of Milvus Lite, so `coca index` must end before. Stop the service
     by Ctrl-C. Without keys, only requests from this machine are answered.
     """
-    console = Console.current(json=False)
+    console = Console()
     from coca.core.extras import require
 
     require("fastapi", extra="serve")

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from coca.runtime.inputs import Caption, Prediction
 
 
-@grouped
 def answer(
     files: images.Files,
     question: Annotated[
@@ -45,7 +43,7 @@ def answer(
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Answer a question about each image, or judge a statement.
 
@@ -53,7 +51,6 @@ def answer(
     With --generate, any model completes the question as it completes a caption. For a head that
     reads pairs, each two consecutive images form a pair.
     """
-    console = Console.current(json=as_json)
     if os.path.lexists(question):
         raise ConfigError(f"the last argument is the question, and {question} is a file")
     if not question.strip():

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import Group, grouped
+from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
 from coca.runtime.generation_config import GenerationConfig
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from coca.runtime.inputs import Caption
 
 
-@grouped
 def caption(
     files: images.Files,
     prompt: Annotated[
@@ -36,7 +35,7 @@ def caption(
     out: images.Out = None,
     model: defaults.Model = None,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Caption images and videos.
 
@@ -46,7 +45,6 @@ def caption(
     With --out FILE, each caption is a row: path, rank, caption, score, rank_score.
     """
     several = decoding.num_return_sequences > 1
-    console = Console.current(json=as_json)
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)

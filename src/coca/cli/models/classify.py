@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.options import defaults, images
-from coca.cli.options.class_names import lines_of, read_names
-from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ class By(StrEnum):
     likelihood = "likelihood"
 
 
-@grouped
 def classify(
     files: images.Files,
     labels: Annotated[
@@ -80,13 +77,12 @@ def classify(
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Classify images: zero-shot among any labels, or by the head of a fine-tuned model.
 
     With --out FILE, each label of an image is a row: path, rank, label, probability.
     """
-    console = Console.current(json=as_json)
     if out is not None:
         images.check_out(out)
     choices = _labels(labels or [], labels_file)
@@ -170,5 +166,5 @@ def _shown(labels: Sequence["Prediction"]) -> str:
 
 def _labels(listed: Sequence[str], file: Path | None) -> list[str]:
     """Merge the labels of both options, each once."""
-    named = [name for one in listed for name in read_names(one)]
-    return list(dict.fromkeys([*named, *(lines_of(file) if file else [])]))
+    named = [name for one in listed for name in images.read_names(one)]
+    return list(dict.fromkeys([*named, *(images.lines_of(file) if file else [])]))

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import grouped
 
 if TYPE_CHECKING:
     from coca.inference.detecting import Detection
 
 
-@grouped
 def detect(
     files: images.Files,
     model: Annotated[
@@ -35,13 +33,12 @@ def detect(
     ] = None,
     *,
     execution: defaults.RunDevice,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Detect objects in images: a bounding box in pixels, a label and a score for each.
 
     `coca finetune recipes/finetune/emoji_detection.yaml` trains a detector.
     """
-    console = Console.current(json=as_json)
     paths = images.find(files)
     from coca.inference.detecting import drawn, load_detector
 

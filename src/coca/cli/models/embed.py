@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import grouped
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 NUMPY_SUFFIX = ".npy"
 
 
-@grouped
 def embed(
     files: Annotated[
         list[str] | None,
@@ -41,7 +39,7 @@ def embed(
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Embed images and videos, then texts, into unit vectors of one space.
 
@@ -52,7 +50,6 @@ def embed(
 
     from coca.core.files.table_file import check_table_path
 
-    console = Console.current(json=as_json)
     check_table_path(out, others=[NUMPY_SUFFIX])
     if words := images.find_words(files or []):
         command = to_try("embed", "--text", " ".join(words))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError
 from coca.core.extras import npm_packages
@@ -55,10 +55,10 @@ def convert(
             "next to the weights, in an installed open_clip_torch, or from the hub.",
         ),
     ] = None,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Convert OpenCLIP weights to a model folder, or a model folder to OpenCLIP weights."""
-    console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
     if out.suffix.lower() in (".onnx", ".ort"):
         command = to_try("export", source, str(out.with_suffix("")), "--format", "onnx")
@@ -94,10 +94,10 @@ def average(
             "--class-scale", min=0, help="Scale of the class branch; default: the average."
         ),
     ] = None,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Average the weights of models that were trained from the same start."""
-    console = Console.current(json=as_json)
     from coca.release import convert as workflow
 
     made = workflow.average(sources, out, shares=shares or (), class_scale=class_scale)
@@ -227,13 +227,13 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="Make that repository private.")
     ] = False,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Export a model as a folder to share, as ONNX for `coca.runtime`, or as a page in the browser.
 
     ONNX files are written only if their embeddings and captions match those of torch.
     """
-    console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
     _check_folder_name(model, out, to, int8=bool(int8))
     if to is not ExportFormat.browser:

@@ -1,11 +1,12 @@
 """Command `coca info`: count the parameters of a model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
 from coca.weights import shipped
@@ -20,13 +21,13 @@ def info(
             "everyday.",
         ),
     ] = None,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Print the parameter count of each part of a model.
 
     The weights of a CoCa are not loaded; those of a model of another library are.
     """
-    console = Console.current(json=as_json)
     if name is None:
         name = defaults.model_name(None)
     from coca.inference.model_kinds import is_image_text
@@ -52,12 +53,7 @@ def info(
         near = did_you_mean(name, [*presets, *shipped()])
         raise ConfigError(f"{name!r} is neither a preset nor a folder; {near}")
     description = model_description(config)
-    counts = description["parameters"]
-    console.table(
-        ["part", "parameters"],
-        [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
-        right=["parameters"],
-    )
+    _table(console, description["parameters"])
     console.say(
         f"images of {config.image.image_size} px, captions of up to "
         f"{config.text.context_length} tokens, vectors of {config.embed_dim} numbers"
@@ -72,6 +68,14 @@ def info(
         )
         description["tower"] = {"parameters": total, "fingerprint": tower.fingerprint}
     console.emit(description)
+
+
+def _table(console: Console, counts: Mapping[str, int]) -> None:
+    console.table(
+        ["part", "parameters"],
+        [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
+        right=["parameters"],
+    )
 
 
 def _image_text(console: Console, folder: Path) -> None:
@@ -95,11 +99,7 @@ def _image_text(console: Console, folder: Path) -> None:
     total = sum(path.stat().st_size for path in model_files(folder))
     library = {"name": runs, "version": version(runs)}
     if counts:
-        console.table(
-            ["part", "parameters"],
-            [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
-            right=["parameters"],
-        )
+        _table(console, counts)
     fixed = loaded.image_settings.resize != "within"
     kind = "image-text" if loaded.reads_pixels else "audio-text"
     decoder = "with a decoder" if loaded.has_decoder else "without a decoder"

@@ -88,7 +88,7 @@ def load_model(
     given: str | None, execution: Execution, *, info: "CollectionInfo | None" = None
 ) -> "BasePredictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
-    keep_downloads_quiet(Console.current(json=False))
+    keep_downloads_quiet(Console())
     from coca.workflows.collections.collection_model import fitted, load_model
 
     return fitted(load_model(model_name(given), execution), info)

@@ -1,4 +1,4 @@
-"""Image arguments of commands: expansion of patterns and folders, per-file errors."""
+"""Image arguments of commands: patterns, folders and errors per file; and class names."""
 
 import glob
 import os
@@ -131,7 +131,7 @@ def print_outcomes(
     With `out`, the table is written to that file instead.
 
     Args:
-        console: Output of the command.
+        console: Console of the command.
         paths: The images.
         outcomes: From `work_through`.
         columns: Header of the table.
@@ -244,3 +244,28 @@ def _fault(path: str) -> Bad | None:
     except DataError as error:
         return Bad(path, str(error))
     return None
+
+
+# Class names: a list `a,b,c`, or a text file with one name per line.
+
+
+_TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
+
+
+def read_names(listed: str) -> list[str]:
+    """Read class names: from the text file of that name if it exists, else from `a,b,c`."""
+    path = Path(listed)
+    if listed and path.is_file():
+        return lines_of(path)
+    if "," not in listed and path.suffix.lower() in _TEXT_SUFFIXES:
+        raise ConfigError(f"there is no file {listed} to read labels from")
+    return [name for part in listed.split(",") if (name := part.strip())]
+
+
+def lines_of(path: Path) -> list[str]:
+    """Read one name per line; empty lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the labels in {path} cannot be read: {error}") from error
+    return [name for line in lines if (name := line.strip())]

@@ -8,10 +8,11 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import CommandFunctionType
 
 from coca.core.config.docs import docstrings, field_types, limits_of, without_none, without_range
 from coca.core.errors import ConfigError
@@ -31,8 +32,24 @@ class Group:
     """Fields that are options. Default: all."""
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: expand each parameter that is a dataclass into its options.
+class Commands(typer.Typer):
+    """Commands whose parameters that are dataclasses are expanded into options, by `grouped`."""
+
+    def command(
+        self, *arguments: Any, **settings: Any
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Return a decorator that adds a command, as that of Typer."""
+        register = super().command(*arguments, **settings)
+
+        def add(command: CommandFunctionType) -> CommandFunctionType:
+            register(grouped(command))
+            return command
+
+        return add
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Expand each parameter of a command that is a dataclass into its options.
 
     A configuration is annotated with its `Group`: `Annotated[GenerationConfig, Group(panel=...)]`.
     An optional one, such as `Annotated[Fusion | None, ...]`, is None unless one of its options is
@@ -70,10 +87,12 @@ def _kind_of(hint: Any) -> Any:
 
 
 def _fields_of(hint: Any) -> list[Field[Any]]:
-    """List the fields of a group that are options."""
+    """List the fields of a group that are options; one whose default is computed is none."""
     group, kind = _group_of(hint), _kind_of(hint)
-    chosen = None if group is None else group.only
-    return [each for each in fields(kind) if chosen is None or each.name in chosen]
+    plain = [each for each in fields(kind) if each.default is not MISSING]
+    if group is None or group.only is None:
+        return plain
+    return [each for each in plain if each.name in group.only]
 
 
 def _built(hint: Any, values: Mapping[str, Any]) -> Any:

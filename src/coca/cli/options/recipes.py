@@ -101,6 +101,12 @@ def load(kind: type[T], settings: Settings) -> T:
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
 
 
+def load_run(kind: type[T], settings: Settings) -> T:
+    """Load a configuration as `load`, and check that the local `data_root` exists."""
+    with data_root_required(settings.recipes, settings.changes):
+        return load(kind, settings)
+
+
 def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
     """Apply overrides to every task of a file; `data_root` applies to the file itself."""
     of_file = [change for change in changes if change.startswith("data_root=")]

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
+from coca.cli.options.option_groups import Commands
 from coca.cli.options.recipes import Settings, load
 
-app = typer.Typer(help="Resolve recipes, and list the available settings.")
+app = Commands(help="Resolve recipes, and list the available settings.")
 
 
 class Kind(StrEnum):
@@ -32,14 +33,13 @@ def show(
             help="YAML files of a run or a task, and overrides such as train.steps=100.",
         ),
     ],
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Validate a recipe and print it with all defaults."""
     import yaml
 
     from coca.core.config.frozen_config import to_dict
 
-    console = Console.current(json=as_json)
     given = Settings.of(settings)
     tree = to_dict(load(_class_of(_kind_of(given)), given))
     console.say(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
@@ -49,14 +49,14 @@ def show(
 @app.command()
 def keys(
     kind: Annotated[Kind, typer.Argument(help="Kind of recipe.")] = Kind.PRETRAIN,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """List every setting with its type, default and description."""
     import dataclasses
 
     from coca.core.config.docs import describe
 
-    console = Console.current(json=as_json)
     settings = list(describe(_class_of(kind)))
     console.table(
         ["key", "must be", "default", "what it does"],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, to_try
 from coca.cli.training.train import STOPPED
 from coca.core.errors import ConfigError
 from coca.weights import DEFAULT_MODEL
@@ -44,13 +44,13 @@ def demo(
     recipe: Annotated[
         Path, typer.Option("--recipe", help="With --from-scratch: recipe to train.")
     ] = Path("recipes/pretrain/emoji.yaml"),
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Search and caption photos; search, caption and score drawings that no training has read.
 
     Existing results are reused, so the same command resumes an interrupted demo.
     """
-    console = Console.current(json=as_json)
     if changes and not from_scratch:
         raise ConfigError(f"{changes[0]} changes a recipe, which only --from-scratch trains")
     if images is not None and from_scratch:

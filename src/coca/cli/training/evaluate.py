@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import grouped
 from coca.cli.options.recipes import Settings, data_root_required, for_all_tasks
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from coca.tasks import TaskConfig, TaskResult
 
-SCORES = ["score", "value", "95 %", "by chance", "strongest baseline"]
-"""Columns of the table of a task's scores."""
 
-
-@grouped
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
     tasks: Annotated[
@@ -46,10 +41,9 @@ def evaluate(
     ] = None,
     *,
     execution: defaults.Run,
-    as_json: Json = False,
+    console: Console,
 ) -> None:
     """Evaluate a model on tasks, compared with chance level and other models."""
-    console = Console.current(json=as_json)
     from coca.tasks import TASKS
     from coca.workflows.evaluation import evaluate as workflow
     from coca.workflows.evaluation.evaluation_report import overview
@@ -68,10 +62,7 @@ def evaluate(
     others = dict(zip(compare or [], of_others, strict=True))
     pairs = list(zip(configs, results, strict=True))
     for config, result in pairs:
-        for sentence in result.bad:
-            console.complain(sentence)
-        console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
-        console.table(SCORES, score_rows(result), right=SCORES[1:])
+        print_scores(console, config, result)
     if others or len(pairs) > 1 or any(config.benchmark for config in configs):
         table = overview(pairs, others)
         cells = [[text for text, _ in row] for row in table.cells()]
@@ -112,23 +103,13 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
     return [load_config(TaskConfig, {"task": name}, overrides=changes)]
 
 
-def score_rows(result: "TaskResult") -> list[list[str]]:
-    """Format the scores of a task as rows with the columns `SCORES`."""
-    from coca.metrics.intervals import interval_shown
-    from coca.tasks.baselines import baseline_shown, without_baselines
+def print_scores(console: Console, config: "TaskConfig", result: "TaskResult") -> None:
+    """Print the unreadable samples and the scores of a task."""
+    from coca.tasks.baselines import SCORE_COLUMNS, score_rows
 
-    metrics = result.metrics
-    return [
-        [
-            name.replace("_", " "),
-            f"{value:.4g}",
-            interval_shown(result.intervals.get(name)),
-            _chance(metrics.get(f"chance_{name}")),
-            baseline_shown(metrics, name),
-        ]
-        for name, value in without_baselines(metrics).items()
-    ]
-
-
-def _chance(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    for sentence in result.bad:
+        console.complain(sentence)
+    console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
+    rows = score_rows(result.metrics, result.intervals)
+    shown = [[name.replace("_", " "), *others] for name, *others in rows]
+    console.table(SCORE_COLUMNS, shown, right=SCORE_COLUMNS[1:])

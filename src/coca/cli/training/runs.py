@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console
 
 
 def runs(
@@ -14,13 +14,13 @@ def runs(
         Path | None,
         typer.Option("--html", help="Also write a page with curves and sample captions."),
     ] = None,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """List and compare runs: settings that differ, losses, scores; also while they train.
 
     With --json, the output contains the curves.
     """
-    console = Console.current(json=as_json)
     from coca.workflows.training import runs as workflow
 
     found = workflow.find_runs(folder)

@@ -1,12 +1,13 @@
 """Commands `coca pretrain` and `coca finetune`, with one process or several."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from coca.cli.console import Console, Json
-from coca.cli.options.recipes import Settings, data_root_required, has_section, load
+from coca.cli.console import Console
+from coca.cli.options.recipes import Settings, has_section, load_run
 
 if TYPE_CHECKING:
     from coca.workflows.training.dry_run import DryRun
@@ -37,21 +38,20 @@ def pretrain(
             help="Print sizes, memory and time of the run, and train and write nothing.",
         ),
     ] = False,
-    as_json: Json = False,
+    *,
+    console: Console,
 ) -> None:
     """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
 
     Ctrl-C saves a checkpoint and stops after the current step; so does SIGTERM, with exit code 0.
     Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
-    console = Console.current(json=as_json)
     from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import dry_run as estimates
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings, folder="pretrain")
-    with data_root_required(given.recipes, given.changes):
-        config = load(workflow.PretrainConfig, given)
+    config = load_run(workflow.PretrainConfig, given)
     world = join_from_environment(config.device)
     if dry_run:
         estimate = estimates.dry_run(config)
@@ -65,45 +65,34 @@ def pretrain(
         raise typer.Exit(STOPPED)
 
 
-def finetune(settings: RecipeOverrides, as_json: Json = False) -> None:
+def finetune(settings: RecipeOverrides, console: Console) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
     A recipe with a section `detector` trains an object detector on the image encoder; one with a
     section `retrieval` trains an image-text model of another library, such as CLIP and SigLIP, on
     pairs. Resuming and torchrun work as with `coca pretrain`.
     """
-    console = Console.current(json=as_json)
-    from coca.cli.training.evaluate import SCORES, score_rows
+    from coca.cli.training.evaluate import print_scores
     from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
     from coca.workflows.training import finetune_retrieval as retrieval
 
     given = Settings.of(settings, folder="finetune")
-    config: workflow.FinetuneConfig | detection.DetectionConfig | retrieval.RetrievalConfig
+    kind: type[FinetuneConfig | DetectionConfig | RetrievalConfig] = workflow.FinetuneConfig
+    train: Callable[..., RunResult] = workflow.finetune
     if has_section(given, "detector"):
-        with data_root_required(given.recipes, given.changes):
-            config = load(detection.DetectionConfig, given)
-        world = join_from_environment(config.device)
-        result = detection.finetune_detection(config, progress=console.progress)
+        kind, train = detection.DetectionConfig, detection.finetune_detection
     elif has_section(given, "retrieval"):
-        with data_root_required(given.recipes, given.changes):
-            config = load(retrieval.RetrievalConfig, given)
-        world = join_from_environment(config.device)
-        result = retrieval.finetune_retrieval(config, progress=console.progress)
-    else:
-        with data_root_required(given.recipes, given.changes):
-            config = load(workflow.FinetuneConfig, given)
-        world = join_from_environment(config.device)
-        result = workflow.finetune(config, progress=console.progress)
+        kind, train = retrieval.RetrievalConfig, retrieval.finetune_retrieval
+    config = load_run(kind, given)
+    world = join_from_environment(config.device)
+    result = train(config, progress=console.progress)
     if world.is_main:
         scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
         _report(console, config, result, scores=scores)
         for task, one in zip(config.evaluate, result.scores, strict=bool(result.scores)):
-            for sentence in one.bad:
-                console.complain(sentence)
-            console.say(f"{one.task} on {one.samples} samples of {task.data.title}")
-            console.table(SCORES, score_rows(one), right=SCORES[1:])
+            print_scores(console, task, one)
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
 
