@@ -154,10 +154,6 @@ def compile_openvino(
 
     Returns:
         A thread-safe function with the arguments of `encode`.
-
-    Raises:
-        ConfigError: OpenVINO does not compute in this precision on this processor.
-        MissingExtraError: openvino is not installed.
     """
     openvino = require("openvino", extra="openvino")
     # Not by `openvino.convert_model`, which reports its use to the maker over the network.

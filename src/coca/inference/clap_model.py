@@ -16,11 +16,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.extras import require
-from coca.inference.image_text_predictor import (
-    Placement,
-    as_array,
-    library_errors,
-)
+from coca.inference.image_text_predictor import Placement, as_array, library_errors
 from coca.inference.transformers_model import OwnTokenizer, read_weights
 from coca.runtime.audio_file import read_audio
 from coca.runtime.image_file import image_name
@@ -34,12 +30,7 @@ class ClapPredictor(OwnTokenizer):
     reads_pixels = False
 
     def __init__(self, folder: Path, placed: Placement) -> None:
-        """Load a folder of transformers; `coca.load` does so from a name.
-
-        Raises:
-            ModelError: A file is missing or damaged.
-            MissingExtraError: transformers is not installed.
-        """
+        """Load a folder of transformers; `coca.load` does so from a name."""
         model, self.tokenizer = read_weights(folder)
         text = model.config.text_config
         # RoBERTa numbers its positions from the one after the padding token.

@@ -104,11 +104,7 @@ class ImageTextPredictor(EmbeddingPredictor):
         return _NAMES[self._precision]
 
     def accelerate(self) -> None:
-        """Change the modules for faster inference on a CPU; see `coca.inference.acceleration`.
-
-        Raises:
-            ModelError: The precision is int8, which changes the vectors too much.
-        """
+        """Change the modules for faster inference on a CPU; see `coca.inference.acceleration`."""
         if self._precision != "int8":
             accelerate(self.model, int8=False)
             return
@@ -120,11 +116,6 @@ class ImageTextPredictor(EmbeddingPredictor):
 
         Args:
             precision: Key of `coca.inference.acceleration.OPENVINO_PRECISIONS`.
-
-        Raises:
-            ConfigError: The library resizes images itself, or the processor lacks the precision.
-            ModelError: The encoders cannot be compiled, or their vectors differ.
-            MissingExtraError: openvino is not installed.
         """
         settings, source = self.image_settings, Path(self.source)
         if settings.resize == "within":

@@ -22,10 +22,7 @@ from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import cached_digest
 from coca.core.malloc import keep_freed_memory
-from coca.inference.model_kinds import (
-    SOURCE_FILE,
-    is_image_text,
-)
+from coca.inference.model_kinds import SOURCE_FILE, is_image_text
 from coca.inference.open_weights import caveat_of, model_folder
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerConfig, TowerPredictor

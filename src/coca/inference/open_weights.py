@@ -61,13 +61,7 @@ from coca.model.openclip.openclip_weights import (
     restore_state_dict,
 )
 from coca.model.openclip.state_dict_io import read_state
-from coca.model.pretrained import (
-    CONFIG_FILE,
-    MODULES_FILE,
-    assemble,
-    build_on_meta,
-    save_model,
-)
+from coca.model.pretrained import CONFIG_FILE, MODULES_FILE, assemble, build_on_meta, save_model
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

@@ -17,11 +17,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError, did_you_mean
 from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, read_model_json, write_atomic
-from coca.inference.image_text_predictor import (
-    ImageTextPredictor,
-    Placement,
-    library_errors,
-)
+from coca.inference.image_text_predictor import ImageTextPredictor, Placement, library_errors
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from coca.runtime.preprocess import ImageSettings, openclip_settings
 
@@ -31,10 +27,6 @@ def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
 
     Returns:
         OpenCLIP's description: `hf_hub` (repository/file), preprocessing and activation.
-
-    Raises:
-        ConfigError: OpenCLIP has no such architecture or tag.
-        MissingExtraError: open_clip_torch is not installed.
     """
     library = require("open_clip", extra="openclip")
     about: Mapping[str, Any] = library.get_pretrained_cfg(*name.partition("/")[::2])
@@ -52,10 +44,6 @@ def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Pat
         about: Preprocessing and activation of the weights; missing keys are as for CLIP.
         weights: A checkpoint that OpenCLIP reads.
         folder: Output folder.
-
-    Raises:
-        ConfigError: OpenCLIP has no such architecture.
-        ModelError: The weights do not fit, or the tokenizer cannot be fetched.
     """
     library = require("open_clip", extra="openclip")
     config = library.get_model_config(architecture)
@@ -91,12 +79,7 @@ class OpenCLIPPredictor(ImageTextPredictor):
     library = "open_clip_torch"
 
     def __init__(self, folder: Path, placed: Placement) -> None:
-        """Load a folder of OpenCLIP; `coca.load` does so from a name.
-
-        Raises:
-            ModelError: A file is missing or damaged, or the preprocessing is not supported.
-            MissingExtraError: open_clip_torch is not installed.
-        """
+        """Load a folder of OpenCLIP; `coca.load` does so from a name."""
         library = require("open_clip", extra="openclip")
         name = f"local-dir:{folder}"
         with library_errors(folder):

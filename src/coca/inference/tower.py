@@ -102,12 +102,7 @@ class TowerConfig(ImageEncoderConfig):
         return Path(self.name).expanduser()
 
     def load(self) -> ImageTextPredictor:
-        """Load the tower on the CPU, in fp32, unless `reusing_tower` has it.
-
-        Raises:
-            ModelError: The tower is missing, damaged, or not the one with the fingerprint.
-            ConfigError: It is another kind of model, or reads images of any shape.
-        """
+        """Load the tower on the CPU, in fp32, unless `reusing_tower` has it."""
         found, kept = self.resolved().fingerprint, _KEPT.get()
         return load_tower(self.folder()) if kept is None or kept.fingerprint != found else kept
 
@@ -143,9 +138,6 @@ def load_tower(folder: Path, *, prepack: bool = False) -> ImageTextPredictor:
     Args:
         folder: Folder of the model.
         prepack: Merge the branches of MobileCLIP, for inference alone.
-
-    Raises:
-        ConfigError: It is another kind of model, or reads images of any shape.
     """
     kind, found = _tower_class(folder), files_fingerprint(folder, model_files(folder))
     # Its modules stay as they are: they move to other devices with those that learn.

@@ -58,12 +58,7 @@ class TransformersPredictor(OwnTokenizer):
     """A model of transformers with its own tokenizer and preprocessing."""
 
     def __init__(self, folder: Path, placed: Placement) -> None:
-        """Load a folder of transformers; `coca.load` does so from a name.
-
-        Raises:
-            ModelError: A file is missing or damaged, or the preprocessing is not supported.
-            MissingExtraError: transformers is not installed.
-        """
+        """Load a folder of transformers; `coca.load` does so from a name."""
         model, self.tokenizer = read_weights(folder)
         text = model.config.text_config
         self._positions = int(text.max_position_embeddings)
@@ -137,12 +132,7 @@ class TransformersPredictor(OwnTokenizer):
 
 
 def read_weights(folder: Path) -> tuple[Any, Any]:
-    """Read the model of a folder of transformers, in fp32, and its tokenizer.
-
-    Raises:
-        ModelError: A file is missing or damaged.
-        MissingExtraError: transformers is not installed.
-    """
+    """Read the model of a folder of transformers, in fp32, and its tokenizer."""
     library = require("transformers", extra="transformers")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with library_errors(folder):
@@ -182,11 +172,7 @@ def _is_naflex(images: Any) -> bool:
 
 
 def _image_settings(images: Any, folder: Path) -> ImageSettings:
-    """Read the settings of an image processor.
-
-    Raises:
-        ModelError: It does not resize to one square.
-    """
+    """Read the settings of an image processor."""
     given = images.to_dict()
     size, crop = dict(given.get("size") or {}), dict(given.get("crop_size") or {})
     short, side = size.get("shortest_edge"), size.get("height")

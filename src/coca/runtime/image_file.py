@@ -23,13 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from coca.core.errors import DataError, MissingExtraError
 from coca.core.extras import require
-from coca.core.files.formats import (
-    HEAD_BYTES,
-    IMAGE_FORMATS_SHOWN,
-    formats_of,
-    is_audio,
-    is_raw,
-)
+from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, formats_of, is_audio, is_raw
 from coca.runtime.audio_file import audio_image
 
 # Thread-safe suppression of the warnings of image decoders.

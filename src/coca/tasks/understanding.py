@@ -271,8 +271,6 @@ def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[
 
 # Visual entailment (SNLI-VE), NLVR and NLVR2, by a classification head.
 
-"""Number of correct and of wrong statements in a report."""
-
 ENTAILMENT_PART = 512
 """Statements whose images are in memory at the same time."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -208,11 +209,9 @@ def image_folder(config: AnnotationsConfig) -> str:
 
 def require_splits(config: SplitConfig, found: Iterable[str]) -> None:
     """Check that each requested split has samples."""
-    counts: dict[str, int] = {}
-    for split in found:
-        counts[split] = counts.get(split, 0) + 1
+    counts = Counter(found)
     for split in config.splits:
-        if not counts.get(split):
+        if not counts[split]:
             there = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
             raise DataError(
                 f"the split {split!r} of {config.title} has no sample; there are "

@@ -13,13 +13,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.annotations import read_sidecars, read_xmp_sidecars, sidecar_paths
 from coca.core.errors import DataError
-from coca.core.files.formats import (
-    HEIF_SUFFIXES,
-    PHOTO_SUFFIXES,
-    RAW_SUFFIXES,
-    has_heif,
-    has_raw,
-)
+from coca.core.files.formats import HEIF_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, has_heif, has_raw
 from coca.core.files.local_files import (
     Roots,
     check_within,

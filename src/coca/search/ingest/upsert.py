@@ -293,7 +293,7 @@ class UpsertPlanner:
                 for item in same:
                     self.report.reject(item.entry.path, fault.reason, str(fault))
                 continue
-            records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
+            records[id] = self._gather(stored.get(id), vectors.get(id), same)
         self._read_texts(records, copies)
         self._write_captions(records, copies)
         self._embed_captions(records)
@@ -426,7 +426,6 @@ class UpsertPlanner:
 
     def _gather(
         self,
-        id: str,
         record: Record | None,
         vector: Float32[np.ndarray, " E"] | None,
         copies: Sequence[LoadedItem],

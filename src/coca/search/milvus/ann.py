@@ -20,15 +20,7 @@ from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
 from coca.search.milvus.schema import served_rows
-from coca.search.records import (
-    ID,
-    SCORE_DIGITS,
-    Hit,
-    batches,
-    group_of,
-    is_trashed,
-    sort_key,
-)
+from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, is_trashed, sort_key
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec
 

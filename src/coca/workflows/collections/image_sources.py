@@ -26,13 +26,7 @@ from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
-from coca.search.ingest.sources import (
-    AnySource,
-    Entry,
-    FileSource,
-    SourceImage,
-    empty_folders,
-)
+from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage, empty_folders
 from coca.workflows.collections.moments import AudioSource, VideoSource
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}

@@ -8,7 +8,6 @@ The files of a tar that share a name up to the first dot are one sample: `KEY.jp
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import tarfile
@@ -151,8 +150,6 @@ def _file(path: str, record: Record, column: int, spans: Mapping[Range, bytes]) 
         )
     return content
 
-
-logger = logging.getLogger(__name__)
 
 # Consecutive samples of a remote tar, which are cheap to fetch with one request.
 REMOTE_BLOCK = 256
