@@ -22,6 +22,7 @@ from big_batch import make_batch
 from options import run
 from sample_data import HELP, TRAIN, located
 from side_by_side import Rounds, figure, ratio, table, write_report
+from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.config.frozen_config import load_config
 from coca.core.malloc import keep_freed_memory
@@ -44,27 +45,32 @@ KINDS = ("contrastive", "captioning", "coca")
 
 
 QUICK = {"rounds": 2, "batch": 32}
-UNITS = {"seconds": "processor s"}
+UNITS = {"seconds": "processor s", "flops": "FLOPs"}
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     steps = _preset_steps(arguments) if arguments.model else _recipe_steps(arguments)
-    for step in steps.values():
-        step()
+    flops = {}
+    for kind, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[kind] = counter.get_total_flops()
         step()  # the second step reuses memory and optimizer state
     rounds = Rounds({kind: [] for kind in KINDS})
     for turn in range(arguments.rounds):
         for kind in KINDS if turn % 2 == 0 else reversed(KINDS):
             begun = time.process_time()
             steps[kind]()
-            rounds[kind].append({"seconds": time.process_time() - begun})
+            seconds = time.process_time() - begun
+            rounds[kind].append({"seconds": seconds, "flops": flops[kind]})
     rows = [
         [
             f"{arguments.model or 'flickr8k'}_{kind}",
             figure(rounds[kind], "seconds").shown(3),
             ratio(rounds[kind], rounds["contrastive"], "seconds").shown(),
+            f"{flops[kind] / flops['contrastive']:.2f}",
         ]
         for kind in KINDS
     ]
@@ -73,7 +79,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         rounds,
         "_".join(filter(None, ("joint_cost", arguments.model))),
         "A step of both losses against a step of one",
-        table(["recipe", "processor seconds a step", "times contrastive only"], rows),
+        table(
+            ["recipe", "processor seconds a step", "times contrastive only", "FLOPs, times"], rows
+        ),
         f"Medians of {arguments.rounds} rounds of one step each, with the lowest and the highest; "
         f"{arguments.threads} thread, batch {arguments.batch}.",
         packages=("torch",),
