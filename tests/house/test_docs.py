@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,21 @@ def test_a_python_snippet_runs(
         pytest.skip(f"`make test-integrations` runs it: {error}")
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=name_of)
-def test_a_python_snippet_is_short(block: Block) -> None:
-    assert len(block.text.splitlines()) <= 12
-    assert ast.parse(block.text).body
+def test_python_snippets_are_short() -> None:
+    lines = {name_of(block): len(block.text.splitlines()) for block in PYTHON}
+    assert {name: count for name, count in lines.items() if count > 12} == {}
+    assert [name_of(block) for block in PYTHON if not ast.parse(block.text).body] == []
+
+
+@cache
+def command_tree() -> Any:
+    """Build the commands once: it takes longer than to parse one."""
+    return typer.main.get_command(app)
 
 
 def parsed(command: Command) -> tuple[str, Any]:
     """Return the name of a command and its parsed context; nothing is run."""
-    group: Any = typer.main.get_command(app)
-    words, name = command.arguments, "coca"
+    words, name, group = command.arguments, "coca", command_tree()
     while hasattr(group, "commands"):
         assert words, f"`{command.text}` stops before its command"
         assert words[0] in group.commands, f"`{command.text}`: {words[0]} is not a command"
@@ -113,21 +119,21 @@ def parsed(command: Command) -> tuple[str, Any]:
     return name, group.make_context(name, words)
 
 
-@pytest.mark.parametrize("command", OURS, ids=name_of)
-def test_a_documented_command_is_one_that_coca_accepts(command: Command) -> None:
-    name, context = parsed(command)
-    assert context.command.name in name
+def test_documented_commands_are_those_that_coca_accepts() -> None:
+    for command in OURS:
+        name, context = parsed(command)
+        assert context.command.name in name
 
 
-@pytest.mark.parametrize(
-    "command",
-    [it for it in OURS if {"pretrain", "finetune", "evaluate", "show"} & {*it.arguments[:2]}],
-    ids=name_of,
-)
-def test_the_settings_of_a_documented_command_exist(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_settings_of_documented_commands_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    for command in OURS:
+        if {"pretrain", "finetune", "evaluate", "show"} & {*command.arguments[:2]}:
+            check_settings(command)
+
+
+def check_settings(command: Command) -> None:
+    """Load the configuration that a command would run with."""
     name, context = parsed(command)
     given = Settings.of(context.params["tasks" if name == "coca evaluate" else "settings"])
     trees = [read_recipe(Path(recipe)) for recipe in given.recipes if recipe.endswith(".yaml")]
@@ -147,11 +153,15 @@ def test_the_settings_of_a_documented_command_exist(
     load_config(kind, *map(Path, given.recipes), overrides=given.changes)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *OF_RECIPES], ids=name_of)
-def test_a_command_names_files_of_the_project_that_exist(command: Command) -> None:
-    words = shlex.split(command.text)
-    named = [word for word in words if word.startswith(("recipes/", "docs/", "src/"))]
-    assert [word for word in named if not (ROOT / word).exists()] == []
+def test_commands_name_files_of_the_project_that_exist() -> None:
+    named = [
+        (name_of(command), word)
+        for command in (*COMMANDS, *OF_RECIPES)
+        for word in shlex.split(command.text)
+        if word.startswith(("recipes/", "docs/", "src/"))
+    ]
+    assert len(named) > 50
+    assert [(place, word) for place, word in named if not (ROOT / word).exists()] == []
 
 
 def test_every_recipe_has_its_command() -> None:
@@ -160,23 +170,24 @@ def test_every_recipe_has_its_command() -> None:
     assert [path for path in paths if path not in named] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_link_within_the_project_has_a_target(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
-    local = [target for target in targets if "://" not in target]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+def test_links_within_the_project_have_a_target() -> None:
+    links = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+        targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+        links += [(page, target) for target in targets if "://" not in target]
+    assert len(links) > 50
+    assert [link for link in links if not (link[0].parent / link[1]).exists()] == []
 
 
 def documents() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
-def test_every_registered_name_is_documented(kind: str) -> None:
+def test_every_registered_name_is_documented() -> None:
     text = documents()
-    names = REGISTRIES[kind].names()
-    assert [name for name in names if f"`{name}`" not in text] == []
+    names = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
+    assert [(kind, name) for kind, name in names if f"`{name}`" not in text] == []
 
 
 def test_every_error_is_documented() -> None:
@@ -200,10 +211,10 @@ def test_every_command_is_documented() -> None:
     assert [name for name in root.commands if f"coca {name}" not in text] == []
 
 
-@pytest.mark.parametrize("page", reference_pages.pages(), ids=name_of)
-def test_the_reference_equals_the_source(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert reference_pages.written(text) == text, "run `python tests/reference_pages.py`"
+def test_the_reference_equals_the_source() -> None:
+    texts = {name_of(page): page.read_text(encoding="utf-8") for page in reference_pages.pages()}
+    written = {name: reference_pages.written(text) for name, text in texts.items()}
+    assert written == texts, "run `python tests/reference_pages.py`"
 
 
 def test_the_page_of_options_equals_the_commands() -> None:
@@ -223,11 +234,12 @@ def test_every_page_is_in_the_menu() -> None:
     assert [page for page in pages if page not in menu] == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_the_head_of_a_recipe_has_purpose_command_machine_time_and_result(recipe: Path) -> None:
-    head = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
-    words = " ".join(head)
-    assert [w for w in ("What", "Command", "Machine", "Time", "Expect") if w not in words] == []
+def test_the_head_of_a_recipe_has_purpose_command_machine_time_and_result() -> None:
+    for recipe in RECIPES:
+        lines = recipe.read_text(encoding="utf-8").splitlines()
+        words = " ".join(line for line in lines if line.startswith("#"))
+        missing = [w for w in ("What", "Command", "Machine", "Time", "Expect") if w not in words]
+        assert missing == [], recipe
 
 
 def test_every_target_of_make_has_a_help_text() -> None:
