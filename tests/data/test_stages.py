@@ -46,9 +46,8 @@ def test_the_processor_itself_may_show_the_last_stage() -> None:
     assert last.images.shape[2:] == (8, 8)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_run_goes_on_with_the_size_where_it_stopped(workers: int, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (2, 0), (3, 0), (5, 0), (2, 2)])
+def test_a_run_goes_on_with_the_size_where_it_stopped(stop: int, workers: int) -> None:
     rest = run(7 - stop, start=8 * stop, settings={"workers": workers})
     assert same(rest, run(7)[stop:])
 

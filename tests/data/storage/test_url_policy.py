@@ -102,10 +102,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("table", ["m.csv", "https://public.example/m.csv"])
 @pytest.mark.parametrize("path", REFUSED)
-def test_addresses_of_this_machine_and_its_network_are_refused(table: str, path: str) -> None:
-    assert not allows(Reach(table), path)
+def test_addresses_of_this_machine_and_its_network_are_refused(path: str) -> None:
+    for table in ("m.csv", "https://public.example/m.csv"):
+        assert not allows(Reach(table), path), table
 
 
 def test_a_remote_table_reads_from_its_own_host_and_no_local_files() -> None:
