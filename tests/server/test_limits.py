@@ -44,16 +44,18 @@ def test_a_body_without_images_may_have_a_megabyte(
 
 
 @pytest.mark.parametrize(
-    ("path", "start"),
+    ("path", "start", "value"),
     [
-        ("/v1/search", b"["),
-        ("/v1/search", b'{"where": ['),
-        ("/v1/items", b'{"metadata": ['),
-        ("/v1/embeddings", b'{"input": ['),
-        ("/rerank", b'{"texts": ['),
+        ("/v1/search", b"[", b"[],"),
+        ("/v1/search", b'{"where": [', b"{},"),
+        ("/v1/search", b'{"where": [', b"0,"),
+        ("/v1/search", b'{"where": [', b"["),
+        ("/v1/search", b'{"where": [', b'"",'),
+        ("/v1/items", b'{"metadata": [', b"{},"),
+        ("/v1/embeddings", b'{"input": [', b'"",'),
+        ("/rerank", b'{"texts": [', b'"",'),
     ],
 )
-@pytest.mark.parametrize("value", [b"[],", b"{},", b"0,", b"[", b'"",'], ids=bytes.decode)
 def test_a_body_of_very_many_values_is_not_parsed(
     client: TestClient, path: str, start: bytes, value: bytes
 ) -> None:
@@ -147,7 +149,6 @@ CROSS_SITE = [
 ]
 
 
-@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -161,14 +162,15 @@ CROSS_SITE = [
         ("GET", "/mcp"),
     ],
 )
-def test_a_page_of_another_site_writes_nothing(
-    client: TestClient, method: str, path: str, headers: dict[str, str]
-) -> None:
+def test_a_page_of_another_site_writes_nothing(client: TestClient, method: str, path: str) -> None:
     if path == "/mcp":
         pytest.importorskip("mcp", reason="the extra mcp is not installed")
-    # As fetch sends a Blob: without a media type, so that the browser does not ask before.
-    answer = client.request(method, path, content=b'{"ids": ["x"]}', headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+    for headers in CROSS_SITE:
+        # As fetch sends a Blob: without a media type, so that the browser does not ask before.
+        answer = client.request(method, path, content=b'{"ids": ["x"]}', headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin"), (
+            headers
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,9 +190,9 @@ def test_the_page_of_the_service_and_programs_may_write(
     assert answer.json() == {"ids": [], "missing": ["x"]}
 
 
-@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
-def test_links_from_other_sites_are_answered(client: TestClient, headers: dict[str, str]) -> None:
-    assert client.get("/v1/collections", headers=headers).status_code == 200
+def test_links_from_other_sites_are_answered(client: TestClient) -> None:
+    for headers in CROSS_SITE:
+        assert client.get("/v1/collections", headers=headers).status_code == 200, headers
 
 
 def test_a_body_without_a_media_type_is_not_read_as_json(client: TestClient) -> None:
