@@ -16,6 +16,7 @@ from coca.model.encoders.vit import VisionTransformer
 from coca.processing.tokenizer import Tokenizer
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from coca.workflows.training.training_run import RunResult
 from tiny_ranks import on_ranks
 from tiny_workflows import NAMES, recipe, run_on_this_rank, stopping_at, write_squares
 
@@ -23,6 +24,18 @@ from tiny_workflows import NAMES, recipe, run_on_this_rank, stopping_at, write_s
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A finished run of the recipe without changes, next to its images; tests only read it."""
+    root = tmp_path_factory.mktemp("finished")
+    return pretrain(recipe(write_squares(root / "pictures"), root / "run"))
+
+
+def as_finished(finished: RunResult, *changes: str) -> PretrainConfig:
+    """The recipe of the finished run, with changes."""
+    return recipe(finished.run.with_name("pictures"), finished.run, *changes)
 
 
 def shipped(run: Path) -> dict[str, Tensor]:
@@ -41,15 +54,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
-    image_folder: Path, tmp_path: Path
+    finished: RunResult, image_folder: Path
 ) -> None:
-    result = pretrain(recipe(image_folder, tmp_path / "run"))
-    assert (result.step, result.interrupted) == (12, False)
-    assert result.metrics["loss"] > 0
-    predictor = load(result.model)
+    assert (finished.step, finished.interrupted) == (12, False)
+    assert finished.metrics["loss"] > 0
+    predictor = load(finished.model)
     assert predictor.embed_images(sorted(image_folder.glob("*.png"))[:2]).shape == (2, 32)
-    assert load(result.run).fingerprint == predictor.fingerprint
-    assert {path.suffix for path in result.model.iterdir()} == {".json", ".safetensors", ".txt"}
+    assert load(finished.run).fingerprint == predictor.fingerprint
+    assert {path.suffix for path in finished.model.iterdir()} == {".json", ".safetensors", ".txt"}
 
 
 def test_a_longer_run_learns_to_distinguish_the_colours(image_folder: Path, tmp_path: Path) -> None:
@@ -97,7 +109,7 @@ def test_a_finished_run_is_reported_and_trains_nothing(
 
 
 def test_the_finished_model_is_made_of_the_averages_if_they_are_kept(
-    image_folder: Path, tmp_path: Path
+    finished: RunResult, image_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     pretrain(recipe(image_folder, run, "train.ema.decay=0.9"))
@@ -105,36 +117,33 @@ def test_the_finished_model_is_made_of_the_averages_if_they_are_kept(
     assert not same(shipped(run), kept(run))
     (start,) = json.loads((run / "record.json").read_text())["starts"]
     assert start["model_weights"].startswith("averages over the run (decay 0.9)")
-    pretrain(recipe(image_folder, tmp_path / "plain"))
-    assert same(shipped(tmp_path / "plain"), kept(tmp_path / "plain"))
+    assert same(shipped(finished.run), kept(finished.run))
     # The run itself is not changed by being averaged.
-    assert same(kept(tmp_path / "plain"), kept(run))
+    assert same(kept(finished.run), kept(run))
 
 
-def test_the_folder_records_what_was_run(image_folder: Path, tmp_path: Path) -> None:
-    config = recipe(image_folder, tmp_path / "run")
-    pretrain(config)
-    kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert load_config(PretrainConfig, kept) == config
-    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [4, 8, 12]
+def test_the_folder_records_what_was_run(finished: RunResult) -> None:
+    kept = json.loads((finished.run / "recipe.json").read_text())
+    assert load_config(PretrainConfig, kept) == as_finished(finished)
+    assert [row["step"] for row in read_metrics(finished.run)] == [4, 8, 12]
 
 
-@pytest.mark.parametrize("change", ["seed=1", "tokenizer.lowercase=false"])
-def test_a_run_refuses_to_go_on_as_another(image_folder: Path, tmp_path: Path, change: str) -> None:
-    pretrain(recipe(image_folder, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="use another folder for the new run"):
-        pretrain(recipe(image_folder, tmp_path / "run", change))
-
-
-def test_a_refused_recipe_is_not_written_down_as_what_was_run(
-    image_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("seed=1", "use another folder for the new run"),
+        ("tokenizer.lowercase=false", "use another folder for the new run"),
+        ("model.initial_temperature=0.1", "is of another model"),
+    ],
+)
+def test_a_run_refuses_to_go_on_as_another_and_records_nothing(
+    finished: RunResult, change: str, complaint: str
 ) -> None:
-    run = tmp_path / "run"
-    pretrain(recipe(image_folder, run))
-    before = [(run / name).read_bytes() for name in ("recipe.json", "record.json")]
-    with pytest.raises(ConfigError, match="is of another model"):
-        pretrain(recipe(image_folder, run, "model.initial_temperature=0.1"))
-    assert [(run / name).read_bytes() for name in ("recipe.json", "record.json")] == before
+    records = [finished.run / name for name in ("recipe.json", "record.json")]
+    before = [path.read_bytes() for path in records]
+    with pytest.raises(ConfigError, match=complaint):
+        pretrain(as_finished(finished, change))
+    assert [path.read_bytes() for path in records] == before
 
 
 def test_a_run_that_never_began_leaves_no_tokenizer_to_the_next(
@@ -200,18 +209,13 @@ def test_a_classification_loss_needs_its_classes() -> None:
         recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused(image_folder: Path, tmp_path: Path) -> None:
-    pretrain(recipe(image_folder, tmp_path / "run", "train.steps=3"))
-    kept = tmp_path / "run" / "tokenizer.json"
+@pytest.mark.parametrize("start", ["tokenizer.path={}/tokenizer.json", "init_from={}"])
+def test_a_tokenizer_larger_than_the_model_is_refused(
+    finished: RunResult, image_folder: Path, tmp_path: Path, start: str
+) -> None:
+    changes = (start.format(finished.run), "model.text.vocab_size=200")
     with pytest.raises(ConfigError, match=r"raise it to \d+"):
-        pretrain(
-            recipe(
-                image_folder,
-                tmp_path / "next",
-                f"tokenizer.path={kept}",
-                "model.text.vocab_size=200",
-            )
-        )
+        pretrain(recipe(image_folder, tmp_path / "next", *changes))
 
 
 def test_a_recipe_without_sources_or_images_is_refused(tmp_path: Path) -> None:
@@ -280,9 +284,10 @@ def test_a_second_stage_begins_where_the_first_ended(image_folder: Path, tmp_pat
         pretrain(recipe(image_folder, second, *changes, f"init_from={second}"))
 
 
-def test_adapters_move_a_model_to_another_domain(image_folder: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(recipe(image_folder, first))
+def test_adapters_move_a_model_to_another_domain(
+    finished: RunResult, image_folder: Path, tmp_path: Path
+) -> None:
+    first, second = finished.run, tmp_path / "second"
     changes = (f"init_from={first}", "lora.rank=1", "lora.match=[image_encoder]")
     pretrain(recipe(image_folder, second, *changes))
     before, after = (load(it).model.state_dict() for it in (first, second))
@@ -306,19 +311,6 @@ def test_a_run_has_one_tokenizer() -> None:
         recipe(Path("p"), Path("r"), "init_from=a", "tokenizer.path=b")
 
 
-def test_the_vocabulary_of_the_first_stage_must_fit(image_folder: Path, tmp_path: Path) -> None:
-    pretrain(recipe(image_folder, tmp_path / "first", "train.steps=3"))
-    with pytest.raises(ConfigError, match=r"raise it to \d+"):
-        pretrain(
-            recipe(
-                image_folder,
-                tmp_path / "next",
-                f"init_from={tmp_path / 'first'}",
-                "model.text.vocab_size=200",
-            )
-        )
-
-
 def test_the_sigmoid_loss_and_its_bias_go_together(image_folder: Path, tmp_path: Path) -> None:
     for change in ("loss.contrastive=sigmoid", "model.initial_bias=-10"):
         with pytest.raises(ConfigError, match="sigmoid loss needs a bias, -10 in SigLIP"):
@@ -328,9 +320,8 @@ def test_the_sigmoid_loss_and_its_bias_go_together(image_folder: Path, tmp_path:
     assert float(shipped(tmp_path / "run")["logit_bias"]) != -10
 
 
-def test_a_tower_can_be_locked(image_folder: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(recipe(image_folder, first, "train.steps=3"))
+def test_a_tower_can_be_locked(finished: RunResult, image_folder: Path, tmp_path: Path) -> None:
+    first, second = finished.run, tmp_path / "second"
     pretrain(
         recipe(image_folder, second, f"init_from={first}", "train.optimizer.freeze=[image_encoder]")
     )
