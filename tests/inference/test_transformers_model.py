@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="the extra transformers is not instal
 
 import torch
 import transformers
+from PIL import Image
 
 import coca
 from coca.core.errors import MissingExtraError, ModelError
@@ -48,6 +49,17 @@ def test_vectors_equal_those_of_transformers(family: str, tmp_path: Path) -> Non
     assert (of_images @ of_images.T).min() < 0.9999
     assert (loaded.embed_dim, loaded.has_decoder) == (of_images.shape[1], False)
     assert loaded.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def test_an_image_that_is_opened_once_may_be_in_the_list_twice(tmp_path: Path) -> None:
+    loaded = coca.load(write_transformers(tmp_path), device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (expected,) = loaded.embed_images([tmp_path / "noise.png"])
+    # Its pixels are loaded at the first use, which two threads must not do at once.
+    with Image.open(tmp_path / "noise.png") as image:
+        vectors = loaded.embed_images([image] * 8)
+    np.testing.assert_allclose(vectors, np.stack([expected] * 8), atol=1e-6)
 
 
 def test_a_repository_of_transformers_is_copied(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 Dimensions: B batch, S side of the model's input (pixels), T tokens.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from PIL import Image
 from torch import Tensor
 
 from coca.core.config.frozen_config import from_dict, to_dict
@@ -22,6 +20,7 @@ from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length
 from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
 from coca.runtime.image_file import ImageSource
+from coca.runtime.inputs import reading_threads
 from coca.runtime.tokenizer_file import build_tokenizer, read_content, vocabulary_of
 from coca.runtime.word_constraint import WordConstraint
 
@@ -95,10 +94,7 @@ class Processor:
             # By NumPy: torch would start its own threads for each copy.
             squares[index].numpy()[:] = square.numpy()
 
-        # Decoding releases the GIL, so threads suffice. PIL images need one thread: an image may be
-        # in the list twice, and it loads its pixels lazily.
-        opened = any(isinstance(source, Image.Image) for source in sources)
-        with ThreadPoolExecutor(os.cpu_count() if many and not opened else 1) as readers:
+        with ThreadPoolExecutor(reading_threads(sources) if many else 1) as readers:
             for _ in readers.map(read, range(len(sources))):
                 pass
         return self.image.normalize(squares)

@@ -7,7 +7,6 @@ Dimensions: B batch, N images, H, W height and width of the model's input (pixel
 embedding.
 """
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from coca.core.errors import UnsupportedError
 from coca.core.prefetch import map_ahead
 from coca.core.progress import ProgressMaker
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.inputs import ImageInput, whole
+from coca.runtime.inputs import ImageInput, reading_threads, whole
 from coca.runtime.preprocess import TowerTokens, square
 from coca.runtime.short_vectors import normalized
 
@@ -82,7 +81,8 @@ class EmbeddingPredictor(BasePredictor):
         def read(batch: Sequence[ImageInput]) -> Any:
             return self._joined(list(readers.map(self.prepare_image, batch)))
 
-        with progress(title, len(images)) as bar, ThreadPoolExecutor(os.cpu_count()) as readers:
+        pool = ThreadPoolExecutor(reading_threads(images))
+        with progress(title, len(images)) as bar, pool as readers:
             for pixels in map_ahead(read, batches, threads=1, ahead=1):
                 yield pixels
                 bar.advance(len(pixels))

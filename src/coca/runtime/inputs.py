@@ -6,6 +6,7 @@ along the sides.
 
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Sequence[ImageInput]
     if isinstance(images, _NO_LIST) or is_tensor or not isinstance(images, Iterable):
         return [cast(ImageInput, images)]
     return cast(Sequence[ImageInput], images) if isinstance(images, Sequence) else list(images)
+
+
+def reading_threads(images: Sequence[object]) -> int:
+    """Return the number of threads that read images: one for each core, or one for PIL images.
+
+    Decoding releases the GIL, so threads suffice. A PIL image loads its pixels when they are first
+    read, and the same one may be in the list twice.
+    """
+    opened = any(isinstance(image, Image.Image) for image in images)
+    return 1 if opened else os.cpu_count() or 1
 
 
 def as_texts(texts: str | Iterable[str]) -> Sequence[str]:

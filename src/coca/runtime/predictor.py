@@ -7,7 +7,6 @@ Dimensions: M texts scored against B images of a batch, T tokens of a text, S si
 (pixels), E shared embedding, Q image tokens, C their width.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -17,7 +16,6 @@ from typing import Any, NoReturn, Unpack
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
-from PIL import Image
 
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.extras import require
@@ -40,7 +38,15 @@ from coca.runtime.files import (
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.immich_model import ImmichPredictor
-from coca.runtime.inputs import Caption, ImageInput, OnError, SampleImages, as_texts, whole
+from coca.runtime.inputs import (
+    Caption,
+    ImageInput,
+    OnError,
+    SampleImages,
+    as_texts,
+    reading_threads,
+    whole,
+)
 from coca.runtime.preprocess import (
     ImageSettings,
     TextSettings,
@@ -317,10 +323,7 @@ class Predictor(Exported):
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
     ) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
         """Yield batches of pixels; the next batch is read while the model computes the current."""
-        # PIL images load their pixels lazily, and one may be in the list twice.
-        opened = any(isinstance(image, Image.Image) for image in images)
-        workers = 1 if opened else os.cpu_count()
-        with ThreadPoolExecutor(workers) as readers:
+        with ThreadPoolExecutor(reading_threads(images)) as readers:
             ahead: list[Future[UInt8[np.ndarray, "3 S S"]]] = []
             with progress(title, len(images)) as bar:
                 for start in range(0, len(images) + self.batch_size, self.batch_size):
