@@ -139,12 +139,11 @@ def drip(connection: socket.socket) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("path", [b"/v1/search", b"/mcp"])
 def test_clients_that_leave_in_a_body_write_no_traceback(
-    own_uri: str, predictor: Predictor, tmp_path: Path, path: bytes
+    own_uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:
     with serving(*options(own_uri, predictor), cache=tmp_path) as running:
-        for _ in range(3):
+        for path in (b"/v1/search", b"/mcp") * 3:
             with opened(running, b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n") as leaving:
                 leaving.sendall(b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{")
         assert running.get("/healthz").status == 200
