@@ -69,17 +69,17 @@ def damaged(samples: list[Sample], every: int) -> MemorySource:
     return MemorySource(content)
 
 
-@pytest.mark.parametrize(("every", "workers"), [(10, 0), (20, 0), (100, 0), (10, 2)])
+@pytest.mark.parametrize(("every", "workers"), [(2, 0), (10, 0), (100, 0), (10, 2)])
 def test_bad_samples_are_replaced_and_leave_the_order_elsewhere(
     tmp_path: Path, every: int, workers: int
 ) -> None:
     samples = make_samples(100)
     good = take(make_loader(MemorySource(samples), batch_size=10), 20)
-    log = tmp_path / "bad_samples.jsonl"
+    log, source = tmp_path / "bad_samples.jsonl", damaged(samples, every)
     loader = make_loader(
-        damaged(samples, every),
+        source,
         batch_size=10,
-        settings={"max_bad_fraction": 0.2, "workers": workers},
+        settings={"max_bad_fraction": 0.6, "workers": workers},
         bad_log=log,
     )
     batches = take(loader, 20)
@@ -91,6 +91,8 @@ def test_bad_samples_are_replaced_and_leave_the_order_elsewhere(
             assert got not in bad_keys
     listed = [json.loads(line) for line in log.read_text().splitlines()]
     assert sorted(entry["row"] for entry in listed) == list(range(3, 100, every))
+    # Of every second sample, replacements are bad as well.
+    assert all(bad.key == source.key(bad.row) for batch in batches for bad in batch.bad)
     assert loader.bad_samples.counts.total() == sum(len(batch.bad) for batch in batches)
     assert {entry["source"] for entry in listed} == {"m0"}
 
