@@ -185,6 +185,8 @@ function idsOf(text) {
   return [layout.bos_id, ...textIds(text).slice(0, room), ...layout.suffix];
 }
 
+const SPACES_BEFORE_MARKS = /\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)/gu;
+
 function textOf(ids) {
   const kept = ids.filter((id) => !layout.skipped.includes(id));
   const exactly = { skip_special_tokens: false, clean_up_tokenization_spaces: false };
@@ -346,7 +348,8 @@ async function captioned(cross, prompt, size, penalty) {
     cached += 1;
   }
   const [best] = captions;
-  return { text: textOf([...prefix.slice(1), ...best.ids]), ids: best.ids, score: best.total };
+  const text = textOf([...prefix.slice(1), ...best.ids]).replace(SPACES_BEFORE_MARKS, "");
+  return { text, ids: best.ids, score: best.total };
 }
 
 async function scored(cross, text) {
