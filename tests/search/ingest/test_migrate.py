@@ -61,20 +61,6 @@ def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None
         list(read_vectors(tmp_path / "b.parquet"))
 
 
-def test_a_file_of_version_0_4_is_read(tmp_path: Path, make_record: MakeRecord) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    records, path = list(given(make_record).values()), tmp_path / "a.parquet"
-    write_vectors(path, records)
-    table = parquet.read_table(path)
-    texts = [None if one.text_vector is None else one.text_vector.tolist() for one in records]
-    at, column = table.schema.get_field_index("text_vector"), table.schema.field("text_vector")
-    table = table.set_column(at, column, arrow.array(texts, column.type))
-    parquet.write_table(table.drop_columns(["has_text"]), path)
-    assert any(one.text_vector is None for one in records)
-    again = list(read_vectors(path))
-    assert all(same(one, other) for one, other in zip(records, again, strict=True))
-
-
 def test_a_collection_arrives_whole_and_goes_back(
     source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:

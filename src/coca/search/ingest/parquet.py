@@ -83,10 +83,8 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
                 for row in batch.to_pylist():
                     row[records.METADATA] = json.loads(row[records.METADATA])
                     row[records.ORIGIN] = json.loads(row[records.ORIGIN])
-                    # Earlier files of `coca migrate` have null in place of a placeholder.
-                    has_text = row.get(records.HAS_TEXT, True)
-                    text_vector = row[records.TEXT_VECTOR] if has_text else None
-                    yield to_record(row, text_vector)
+                    captioned = row[records.HAS_TEXT]
+                    yield to_record(row, row[records.TEXT_VECTOR] if captioned else None)
     except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
 
