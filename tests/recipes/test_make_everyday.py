@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import make_everyday
-from make_everyday import PHOTOS, Step, data_steps, first_stages, last_stages, main, take
+from make_everyday import PHOTOS, Step, data_steps, main, stages, take
 
 
 def writing(path: Path, *, fail: bool = False) -> tuple[str, ...]:
@@ -37,6 +37,24 @@ def test_what_an_interrupted_step_wrote_is_kept_only_if_it_goes_on(
     assert made.read_text() == after
 
 
+@pytest.mark.parametrize("done", [3, 4])
+def test_a_training_that_a_signal_ended_early_is_not_finished(tmp_path: Path, done: int) -> None:
+    made, notes, following = tmp_path / "run" / "model", tmp_path / "notes", tmp_path / "next"
+    made.mkdir(parents=True)
+    (made.parent / "recipe.json").write_text(json.dumps({"train": {"steps": 4}}))
+    (made / "training.json").write_text(json.dumps({"step": done}))
+    steps = [
+        Step(made, writing(tmp_path / "log"), resumes=True),
+        Step(following, writing(following)),
+    ]
+    if done == 4:
+        take(steps, notes)
+    else:
+        with pytest.raises(SystemExit, match="stopped after step 3 of 4; the same command goes on"):
+            take(steps, notes)
+    assert following.exists() is notes.exists() is (done == 4)
+
+
 def test_a_step_whose_output_was_deleted_is_taken_again(tmp_path: Path) -> None:
     step = Step(tmp_path / "made", writing(tmp_path / "made"))
     take([step], tmp_path / "record.json")
@@ -49,8 +67,7 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
     out = tmp_path / "out"
     steps = [
         *data_steps(tmp_path, tmp_path),
-        *first_stages(tmp_path, out, 3),
-        *last_stages(tmp_path, tmp_path, out, 3),
+        *stages(tmp_path, tmp_path, out, settings=["seed=3"]),
     ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:
@@ -63,9 +80,11 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
 def test_the_classifier_is_added_to_a_start_that_lacks_it(
     tmp_path: Path, start: Path | None
 ) -> None:
-    words, training, *_ = (it.command for it in last_stages(tmp_path, tmp_path, tmp_path, 0, start))
-    assert str(start or tmp_path / "mean") in words
-    assert ("encoder_weights=null" in training) is (start is None)
+    steps = stages(tmp_path, tmp_path, tmp_path, settings=[], start=start)
+    made = {str(step.made.relative_to(tmp_path)): step.command for step in steps}
+    assert str(start or tmp_path / "frozen") in made["german"]
+    assert ("frozen/model" in made) is (start is None)
+    assert ("encoder_weights=null" in made["third/model"]) is (start is None)
 
 
 def test_missing_photos_are_all_named_before_anything_starts(
