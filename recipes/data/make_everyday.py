@@ -35,6 +35,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from coca.core.errors import DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
@@ -52,8 +54,14 @@ CLIPART = Path("/usr/share/openclipart/svg")
 """Folder of Debian's package openclipart-svg."""
 
 
+CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 LATER_STEPS = 400
 """Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
+FROM_SCRATCH = """From scratch by `recipes/data/make_everyday.py`. `recipes/pretrain/everyday.yaml`
+trains everything but the encoder, a frozen EfficientNet-Lite0 with its classifier of ImageNet.
+`add_words.py` adds German words, whose embeddings start at those of English words that occur with
+the same photos. `everyday_third.yaml` trains on for 400 steps, and `everyday_heads.yaml` the last
+layer of the image vectors. The weights are means of those before and after each of the last two."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +151,22 @@ def stages(
         evaluate = _coca("evaluate", str(half), recipe, root, "--out", str(scores))
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
-    finished, card = out / "everyday", str(RECIPES.parent / "scripts" / "cards" / "everyday.yaml")
-    described = ("--half", "--card", card, *results)
+    finished = out / "everyday"
+    described = ("--half", "--card", str(CARD if start else out / "card.yaml"), *results)
     yield Step(finished, _coca("export", str(half), str(finished), *described))
     graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
     yield Step(finished / "text.onnx", graph)
+
+
+def write_card(path: Path) -> None:
+    """Write the text of the card of a model from scratch: that of the package, but its training."""
+    text = yaml.safe_load(CARD.read_text(encoding="utf-8"))
+    text |= {
+        "load_as": "",
+        "training": FROM_SCRATCH,
+        "intended_use": "A model to compare `everyday` with.",
+    }
+    write_atomic(path, yaml.safe_dump(text, allow_unicode=True).encode())
 
 
 def take(steps: Iterable[Step], path: Path) -> None:
@@ -247,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
         notes = given.out / "record.json"
+        write_card(given.out / "card.yaml")
         settings = (f"seed={given.seed}", f"threads={given.threads}")
         steps = stages(given.photos, given.data, given.out, settings=settings, start=given.start)
         take(steps, notes)

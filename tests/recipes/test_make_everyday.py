@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import make_everyday
-from make_everyday import PHOTOS, Step, data_steps, main, stages, take
+from coca.core.config.frozen_config import load_config
+from coca.release.model_card import CardConfig
+from make_everyday import CARD, PHOTOS, Step, data_steps, main, stages, take, write_card
 
 
 def writing(path: Path, *, fail: bool = False) -> tuple[str, ...]:
@@ -65,6 +67,8 @@ def test_a_step_whose_output_was_deleted_is_taken_again(tmp_path: Path) -> None:
 
 def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    out.mkdir()
+    write_card(out / "card.yaml")
     steps = [
         *data_steps(tmp_path, tmp_path),
         *stages(tmp_path, tmp_path, out, settings=["seed=3"]),
@@ -85,6 +89,16 @@ def test_the_classifier_is_added_to_a_start_that_lacks_it(
     assert str(start or tmp_path / "frozen") in made["german"]
     assert ("frozen/model" in made) is (start is None)
     assert ("encoder_weights=null" in made["third/model"]) is (start is None)
+
+
+def test_the_card_of_a_model_from_scratch_tells_its_own_training(tmp_path: Path) -> None:
+    write_card(tmp_path / "card.yaml")
+    card, shipped = (load_config(CardConfig, path) for path in (tmp_path / "card.yaml", CARD))
+    assert card.data == shipped.data
+    assert "second edition" in shipped.training
+    assert "edition" not in card.training
+    command = list(stages(tmp_path, tmp_path, tmp_path, settings=[]))[-2].command
+    assert str(tmp_path / "card.yaml") in command
 
 
 def test_missing_photos_are_all_named_before_anything_starts(
