@@ -1,5 +1,6 @@
 """Training on cached features of a frozen encoder, compared with training on images."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
     with encoder_calls(monkeypatch) as calls:
         pretrain(recipe(tmp_path, "two", *AUGMENT, "seed=1"))
     assert sum(calls) == 1
+
+
+def test_a_run_waits_for_the_features_that_another_is_writing(
+    image_folder: Path,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compute_features(recipe(tmp_path, "one"))
+    (written,) = (tmp_path / "features").iterdir()
+    content = written.read_bytes()
+    unfinished = written.with_name(f".incomplete-{written.name}")
+    written.rename(unfinished)
+    with unfinished.open("r+b") as file, encoder_calls(monkeypatch) as calls:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def finish_writing(seconds: float) -> None:
+            assert "this one waits for it" in caplog.text
+            unfinished.rename(written)
+            file.close()
+
+        monkeypatch.setattr("coca.workflows.training.feature_cache.time.sleep", finish_writing)
+        compute_features(recipe(tmp_path, "two"))
+    assert sum(calls) == 1
+    assert written.read_bytes() == content
 
 
 def test_the_frozen_encoder_is_saved_as_it_was_published(

@@ -127,6 +127,10 @@ class FeatureFile:
         return found
 
 
+class FeaturesInUseError(StorageError):
+    """Another process is writing the feature file."""
+
+
 class FeatureWriter:
     """Writer of a feature file that continues an unfinished one.
 
@@ -216,7 +220,7 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageError(f"{path} is being written by another process; wait for it") from None
+        raise FeaturesInUseError(f"{path} is being written by another process") from None
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

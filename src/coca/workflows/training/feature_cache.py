@@ -23,7 +23,13 @@ from coca.core.config.frozen_config import digest, non_default
 from coca.core.errors import ConfigError, DataError
 from coca.core.prefetch import iterate_ahead
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.feature_file import FeatureFile, FeatureKey, Features, FeatureWriter
+from coca.data.loading.feature_file import (
+    FeatureFile,
+    FeatureKey,
+    Features,
+    FeaturesInUseError,
+    FeatureWriter,
+)
 from coca.data.loading.mixture import mix
 from coca.data.sample import Sample
 from coca.data.sources.source import EtagSource, Source, SourceConfig, read_rows
@@ -42,6 +48,8 @@ logger = logging.getLogger(__name__)
 BATCH_IMAGES = 32
 """Images in one forward pass of the encoder."""
 
+_WAIT_S = 0.5
+"""Time between attempts to write a file that another process is writing, in seconds."""
 _VIEW = 2 << 32  # separates the random streams of views from those of a run
 
 
@@ -102,8 +110,8 @@ def obtain_features(
 ) -> list[FeatureFile]:
     """Open the feature file of each source, and write those that are missing.
 
-    Writing continues where an earlier process stopped. The main rank writes; all ranks must call
-    this function.
+    Writing continues where an earlier process stopped, and waits for another process that writes
+    the same file. The main rank writes; all ranks must call this function.
     """
     settings = config.features
     if settings is None:
@@ -116,14 +124,18 @@ def obtain_features(
 
     def write() -> None:
         for (source_config, source), key in zip(sources, keys, strict=True):
-            if not (settings.folder / key.file_name).exists():
-                augment = (
-                    Augment(config.augment, transform.config)
-                    if config.augment != AugmentConfig()
-                    else None
-                )
-                images = ViewReader(source, transform, augment, key)
-                _write(source_config, images, encoder, settings.folder, device, progress)
+            augment = None
+            if config.augment != AugmentConfig():
+                augment = Augment(config.augment, transform.config)
+            images, warned = ViewReader(source, transform, augment, key), False
+            while not (settings.folder / key.file_name).exists():
+                try:
+                    _write(source_config, images, encoder, settings.folder, device, progress)
+                except FeaturesInUseError as error:
+                    if not warned:
+                        logger.warning("%s; this one waits for it", error)
+                        warned = True
+                    time.sleep(_WAIT_S)
 
     DistributedContext.current().broadcast_from_main(write)
     return [FeatureFile(settings.folder / key.file_name, key) for key in keys]
