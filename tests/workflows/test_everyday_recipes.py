@@ -119,6 +119,16 @@ def test_all_stages_run_as_they_are(root: Path) -> None:
     assert trained == {"image_projection.weight", "class_branch.vectors"}
 
 
+@pytest.mark.parametrize("later", [THIRD, HEADS])
+def test_a_tokenizer_of_the_first_stage_has_room_for_german_words_later(later: Path) -> None:
+    one, other = (
+        load_config(PretrainConfig, *recipes).model.text.vocab_size
+        for recipes in ([FIRST], [FIRST, later])
+    )
+    # As many as `add_words.py` finds in Multi30k.
+    assert other >= one + 2_761
+
+
 def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
