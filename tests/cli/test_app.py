@@ -14,7 +14,7 @@ import coca
 from coca.cli.app import app
 from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
-from tiny_cli import Run, RunJson
+from tiny_cli import Run, RunJson, run_traced
 
 
 def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]":
@@ -31,21 +31,10 @@ def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]"
 
 
 def test_the_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys\n"
-        "sys.argv = ['coca', '--help']\n"
-        "import coca.cli.app\n"
-        "try:\n"
-        "    coca.cli.app.main()\n"
-        "finally:\n"
-        "    print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    output, _, modules = run_traced("--help")
     heavy = {"torch", "numpy", "pydantic", "PIL", "pymilvus", "rich.progress", "tokenizers", "yaml"}
-    assert heavy & set(done.stderr.split()) == set()
-    assert "pretrain" in done.stdout
+    assert heavy & modules == set()
+    assert "pretrain" in output
 
 
 def test_a_group_of_commands_offers_only_what_it_has() -> None:

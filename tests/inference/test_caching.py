@@ -63,10 +63,6 @@ def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
     assert not np.allclose(vectors[0], vectors[2])
 
 
-def test_a_single_image_is_a_list_of_one(plain: Predictor) -> None:
-    assert caching(plain).embed_images(image_bytes(0)).shape == (1, plain.embed_dim)
-
-
 def test_vectors_of_a_collection_are_not_computed_again(plain: Predictor) -> None:
     model = caching(plain)
     bars: Bars = {}

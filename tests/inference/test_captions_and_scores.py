@@ -95,22 +95,6 @@ def test_each_image_may_have_its_own_prompt(predictor: Predictor) -> None:
         assert caption.text == predictor.caption(image, prompt=prompt, max_new_tokens=2)[0].text
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_new_tokens": 0}, "max_new_tokens must be .* of at least 1 or null, got 0"),
-        ({"prompt": "the small cat sleeps on a long wooden bench " * 4}, "leaves no room"),
-        ({"prompt": ["a", "the"]}, "2 prompts do not fit 5 images"),
-        ({"num_beams": 2, "temperature": 1.0}, "use either"),
-    ],
-)
-def test_a_wrong_wish_is_refused(
-    predictor: Predictor, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        predictor.caption(IMAGES, **options)
-
-
 def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None:
     images = predictor.processor.images(IMAGES)
     tokens = predictor.processor.texts(TEXTS)
@@ -136,11 +120,6 @@ def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None
         assert np.isneginf(some[~only]).all()
 
 
-def test_nothing_scores_nothing(predictor: Predictor) -> None:
-    assert predictor.score([], TEXTS).shape == (0, 5)
-    assert predictor.score(IMAGES, []).shape == (5, 0)
-
-
 def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: Predictor) -> None:
     templates = ("a {}", "the long {}")
     found = predictor.classify(IMAGES, LABELS, templates=templates, by="likelihood")
@@ -152,11 +131,6 @@ def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: 
         odds = {one.label: one.probability for one in row}
         assert_allclose([odds[label] for label in LABELS], wanted, rtol=1e-3)
         assert [one.probability for one in row] == sorted(odds.values(), reverse=True)
-
-
-def test_labels_are_checked_for_any_comparison(predictor: Predictor) -> None:
-    with pytest.raises(ConfigError, match="is given twice"):
-        predictor.classify(IMAGES, ["cat", "cat"], by="likelihood")
 
 
 def test_class_likelihoods_are_means_over_the_templates(predictor: Predictor) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from coca.core.errors import ConfigError
 from coca.inference.caching import caching
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import as_images, as_texts, without_loose_marks
@@ -29,11 +28,6 @@ def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
 def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_image() -> None:
     assert as_texts(np.array(["a", "b"])) == ["a", "b"]
     assert len(as_images(np.zeros((4, 5, 3), np.uint8))) == 1
-
-
-def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:
-    with pytest.raises(ConfigError, match=r"shape of the scores, \(3, 1\), got \(2, 1\)"):
-        predictor.score(images(), ["a"], only=np.ones((2, 1), bool))
 
 
 @pytest.mark.parametrize(

@@ -140,14 +140,6 @@ def test_a_batch_equals_its_rows_alone(
     assert_near(embed(items), alone)
 
 
-@pytest.mark.parametrize(("name", "items"), [("embed_images", IMAGES), ("embed_texts", TEXTS)])
-def test_the_order_of_the_answers_is_that_of_the_questions(
-    predictor: Predictor, name: str, items: list[bytes] | list[str]
-) -> None:
-    embed: Callable[[Any], ndarray] = getattr(predictor, name)
-    assert_near(embed(items[::-1]), embed(items)[::-1])
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_the_batch_size_changes_no_answer(predictor: Predictor, batch_size: int) -> None:
     other = of_size(predictor, batch_size)
@@ -176,11 +168,6 @@ def test_nothing_in_gives_nothing_out(predictor: Predictor) -> None:
     assert predictor.embed_texts([]).shape == (0, 24)
     assert predictor.caption([]) == []
     assert predictor.classify([], LABELS) == []
-
-
-def test_a_broken_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.png"):
-        predictor.embed_images([IMAGES[0], tmp_path / "nowhere.png"])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -213,13 +200,6 @@ def test_probabilities_are_the_softmax_of_scaled_cosines(predictor: Predictor) -
     assert_allclose([found[label] for label in LABELS], wanted[0].numpy(), rtol=1e-3)
 
 
-def test_the_order_of_labels_changes_no_probability(predictor: Predictor) -> None:
-    one = predictor.classify(IMAGES[0], LABELS)[0]
-    other = predictor.classify(IMAGES[0], LABELS[::-1])[0]
-    assert [it.label for it in one] == [it.label for it in other]
-    assert_allclose([it.probability for it in one], [it.probability for it in other], rtol=1e-3)
-
-
 def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Predictor) -> None:
     templates = ("a {}", "the long {}", "{} play")
     vectors = predictor.class_embeddings(LABELS, templates=templates)
@@ -231,17 +211,6 @@ def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Pred
 def test_one_label_given_as_a_text_is_certain(predictor: Predictor) -> None:
     (row,) = predictor.classify(IMAGES[0], "cat")
     assert [(one.label, one.probability) for one in row] == [("cat", 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [([], "there is no label"), (["cat", "dog", "cat"], "'cat' is given twice")],
-)
-def test_labels_must_be_there_and_differ(
-    predictor: Predictor, labels: list[str], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        predictor.classify(IMAGES, labels)
 
 
 def test_progress_counts_every_item(predictor: Predictor) -> None:
@@ -345,21 +314,3 @@ def test_labels_are_needed_without_a_head_for_images(predictor: Predictor) -> No
     for model in (predictor, answering(text_head(("a", "b")))):
         with pytest.raises(ConfigError, match="give labels, such as"):
             model.classify(IMAGES)
-
-
-@pytest.mark.parametrize(
-    ("name", "right"),
-    [
-        ("encode_image", "use 'embed_images'"),
-        ("encode_text", "use 'embed_texts'"),
-        ("generate", "use 'caption'"),
-        ("zero_shot", "use 'classify'"),
-        ("embed_imgs", "did you mean 'embed_images'"),
-    ],
-)
-def test_a_name_of_another_library_is_answered_with_the_method(
-    predictor: Predictor, name: str, right: str
-) -> None:
-    with pytest.raises(AttributeError, match=right):
-        getattr(predictor, name)
-    assert not hasattr(predictor, "no_such_method")

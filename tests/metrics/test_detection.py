@@ -42,23 +42,6 @@ def test_the_right_boxes_score_one_and_none_scores_nought() -> None:
     assert each == [0.0, 0.0, None]
 
 
-def test_a_case_counted_by_hand() -> None:
-    # Two objects. The surest box overlaps the first by .81, the next hits nothing, the last is the
-    # second itself. For the 7 overlaps up to .8, precision is 1 up to a recall of a half and 2/3
-    # beyond; for the 3 above, only the last box counts, behind two wrong ones: 1/3 up to a half.
-    truth = [true((0, [0, 0, 10, 10]), (0, [50, 50, 10, 10]))]
-    predicted = [
-        found((0, [0, 0, 9, 9], 0.9), (0, [80, 80, 10, 10], 0.8), (0, [50, 50, 10, 10], 0.7))
-    ]
-    scores, _ = detection_scores(truth, predicted, 1)
-    # 101 points of recall: 51 from 0 to .5, 50 above.
-    low = (51 * 1 + 50 * 2 / 3) / 101
-    high = 51 / 3 / 101
-    assert scores["AP50"] == pytest.approx(low, abs=1e-6)
-    assert scores["AP75"] == pytest.approx(low, abs=1e-6)
-    assert scores["AP"] == pytest.approx((7 * low + 3 * high) / 10, abs=1e-6)
-
-
 def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
     crowd = true((0, [50, 50, 40, 40]), crowd=True)
     one = true((0, [0, 0, 10, 10]))

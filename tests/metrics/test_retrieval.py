@@ -12,15 +12,12 @@ Problem = tuple[ndarray, ndarray]
 
 
 @st.composite
-def problems(draw: st.DrawFn, *, ties: bool = True) -> Problem:
-    """A similarity and its relevant items; few levels, so that ties abound, or none at all."""
+def problems(draw: st.DrawFn) -> Problem:
+    """A similarity of few levels, so that ties abound, or of many; and its relevant items."""
     queries, items = draw(st.integers(1, 6)), draw(st.integers(1, 9))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    if ties:
-        levels = random.integers(0, 3, (queries, items))
-    else:
-        levels = random.permuted(np.tile(np.arange(items), (queries, 1)), axis=1)
-    similarity = levels.astype(np.float32)
+    levels = draw(st.sampled_from([3, 99]))
+    similarity = random.integers(0, levels, (queries, items)).astype(np.float32)
     relevant = random.random((queries, items)) < 0.3
     relevant[np.arange(queries), random.integers(items, size=queries)] = True
     return similarity, relevant
@@ -44,16 +41,6 @@ def test_ranks_equal_those_of_a_stable_sort(problem: Problem) -> None:
 def test_recall_is_the_fraction_of_ranks_up_to_k(problem: Problem, k: int) -> None:
     ranks, scores = ranks_by_sorting(*problem), retrieval_scores(*problem)
     assert scores[f"recall@{k}"] == pytest.approx(sum(r <= k for r in ranks) / len(ranks))
-
-
-@given(problems(ties=False), st.sampled_from([1, 5, 10]))
-def test_recall_is_what_clip_benchmark_counts(problem: Problem, k: int) -> None:
-    """There: hits among the first k over all relevant items, and whether that is above 0."""
-    similarity, relevant = problem
-    first = np.argsort(-similarity, axis=1)[:, :k]
-    hits = np.take_along_axis(relevant, first, axis=1).sum(axis=1)
-    found = (hits / relevant.sum(axis=1) > 0).mean()
-    assert retrieval_scores(*problem)[f"recall@{k}"] == pytest.approx(found)
 
 
 @given(problems(), st.integers(1, 9))

@@ -4,8 +4,7 @@ import json
 import logging
 import random
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from coca.model.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
+from limited_disk import limited_disk
 
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, COMMIT_FILE)
@@ -237,30 +237,20 @@ def test_a_save_that_fails_midway_leaves_the_older_one(
     assert newest(tmp_path).step == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; needs permission to mount."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.call(["mount", *options]):
-        pytest.skip("no right to mount a small disk")
-    yield folder
-    subprocess.check_call(["umount", str(folder)])
+def test_a_disk_that_is_really_full_keeps_the_older_checkpoint(tmp_path: Path) -> None:
+    with limited_disk(tmp_path, kind="tmpfs", size_mb=1) as disk:
 
+        def save_bytes(step: int, count: int) -> None:
+            moments = {"exp_avg/weight": torch.zeros(count, dtype=torch.uint8)}
+            save_checkpoint(disk.folder, step, {"optimizer": moments}, state={})
 
-def test_a_disk_that_is_really_full_keeps_the_older_checkpoint(small_disk: Path) -> None:
-    def save_bytes(step: int, count: int) -> None:
-        moments = {"exp_avg/weight": torch.zeros(count, dtype=torch.uint8)}
-        save_checkpoint(small_disk, step, {"optimizer": moments}, state={})
-
-    save_bytes(1, 50_000)
-    with pytest.raises(StorageError, match="No space left"):
-        save_bytes(2, 400_000)
-    assert steps(small_disk) == [1]
-    assert newest(small_disk).step == 1
-    save_bytes(3, 50_000)
-    assert newest(small_disk).step == 3
+        save_bytes(1, 200_000)
+        with pytest.raises(StorageError, match="No space left"):
+            save_bytes(2, 1_600_000)
+        assert steps(disk.folder) == [1]
+        assert newest(disk.folder).step == 1
+        save_bytes(3, 200_000)
+        assert newest(disk.folder).step == 3
 
 
 def test_what_a_killed_save_left_is_never_loaded_and_is_removed(tmp_path: Path) -> None:

@@ -65,15 +65,6 @@ def test_the_embedding_is_the_sum_of_both_parts(model: CoCa) -> None:
     assert not np.allclose(found, plain, atol=1e-2)
 
 
-def test_features_of_a_cache_give_the_same_embedding(model: CoCa) -> None:
-    pixels, tokens = images("branch", 3), torch.tensor([caption(7, 8, length=8)] * 3)
-    with torch.no_grad():
-        features = model.image_encoder.features(pixels)
-        found = model(features, tokens, captioning=False).image_embedding
-        assert found is not None
-        torch.testing.assert_close(found, model.encode_image(pixels))
-
-
 def test_a_series_has_the_mean_probabilities_of_its_images(model: CoCa) -> None:
     series = images("branch", 6).reshape(2, 3, *images("branch").shape[1:])
     with torch.no_grad():

@@ -60,17 +60,6 @@ def test_the_last_answer_wins(visit: Visit) -> None:
     expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", "a red triangle")
 
 
-def test_a_sign_before_a_text_waits_for_enter(visit: Visit) -> None:
-    tab = loaded(visit("/?q=circle"))
-    searches: list[str] = []
-    tab.on("request", lambda request: searches.append(request.url))
-    tab.fill("#search-text", "-blue")
-    tab.wait_for_timeout(1_000)
-    assert not any(url.endswith("/v1/search") for url in searches)
-    tab.keyboard.press("Enter")
-    expect(tab.locator(".chip-less")).to_contain_text("blue")
-
-
 def test_a_tag_and_a_caption_are_suggested(visit: Visit) -> None:
     tab = loaded(visit())
     options = tab.locator(".suggestions [role=option]")

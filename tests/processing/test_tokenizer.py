@@ -92,41 +92,7 @@ def test_the_first_tokens_of_a_long_text_are_those_of_the_whole_text(
     assert tokenizer.leading_ids(long, count) == tokenizer.encode_prompt(long)[1:][:count]
 
 
-@given(tokenizer=trained, batch=st.lists(texts, min_size=1, max_size=4))
-def test_a_row_equals_its_caption_encoded_alone_up_to_padding(
-    tokenizer: Tokenizer, batch: list[str]
-) -> None:
-    together = tokenizer.encode(batch, context_length=48)
-    for row, text in zip(together, batch, strict=True):
-        alone = tokenizer.encode([text], context_length=48)[0]
-        assert row[: len(alone)].equal(alone)
-        assert not row[len(alone) :].any()
-
-
 # Examples
-
-
-def test_a_caption_that_is_too_long_keeps_its_last_two_tokens(tokenizer: Tokenizer) -> None:
-    row = tokenizer.encode(["a red car " * 50], context_length=13)[0].tolist()
-    assert len(row) == 13
-    assert row[0] == BOS
-    assert row[-2:] == [EOS, CLS]
-    assert tokenizer.decode(row).startswith("a red car")
-
-
-def test_an_empty_caption_and_an_empty_batch_are_fine(tokenizer: Tokenizer) -> None:
-    assert tokenizer.encode([""], context_length=32).tolist() == [[BOS, EOS, CLS, *[PAD] * 5]]
-    assert tokenizer.encode([], context_length=32).shape == (0, 8)
-
-
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_the_name_of_a_special_token_is_plain_text(lowercase: bool) -> None:
-    for kind in KINDS:
-        tokenizer = TRAINED[kind, lowercase]
-        for name in SPECIAL_TOKENS:
-            ids = tokenizer.encode([f"a {name} b"], context_length=64)[0].tolist()
-            assert ids.count(EOS) == ids.count(CLS) == ids.count(BOS) == 1
-            assert tokenizer.decode(ids) == tokenizer.normalize(f"a {name} b")
 
 
 def test_capital_letters_are_read_as_small_ones_only_if_asked() -> None:
@@ -269,11 +235,6 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes
     (tmp_path / "broken.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"broken\.json"):
         Tokenizer.load(tmp_path / "broken.json")
-
-
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"nowhere\.json"):
-        Tokenizer.load(tmp_path / "nowhere.json")
 
 
 def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -220,7 +220,9 @@ def test_unreadable_images_are_skipped(
         (lambda one: one.caption(IMAGES, num_beems=2), "did you mean 'num_beams'"),
         (lambda one: one.score(IMAGES, TEXTS, only=np.ones((1, 1), bool)), "shape of the scores"),
         (lambda one: one.classify(IMAGES), "no head that classifies images"),
+        (lambda one: one.classify(IMAGES, []), "there is no label"),
         (lambda one: one.classify(IMAGES, ["a", "a"]), "given twice"),
+        (lambda one: one.classify(IMAGES, ["a", "a"], by="likelihood"), "given twice"),
         (lambda one: one.classify(IMAGES, ["a"], templates=["cat"]), "has no {}"),
     ],
 )
@@ -236,6 +238,10 @@ def test_names_of_other_libraries_are_answered_with_the_method(predictor: BasePr
         for other in others:
             with pytest.raises(AttributeError, match=f"use '{name}'"):
                 getattr(predictor, other)
+    misspelled = "embed_imgs"
+    with pytest.raises(AttributeError, match="did you mean 'embed_images'"):
+        getattr(predictor, misspelled)
+    assert not hasattr(predictor, "no_such_method")
 
 
 def test_files_are_embedded_and_classified(predictor: BasePredictor, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     assert text_vector() is None
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("late", ["nothing", "the copy", "its caption"])
 def test_given_captions_have_priority_over_generated_captions_of_any_copy(
-    photo: Path, embedder: Any, collection: Collection, together: bool
+    photo: Path, embedder: Any, collection: Collection, late: str
 ) -> None:
     def fill() -> IngestReport:
         written = ["written"] * 2
@@ -103,34 +103,15 @@ def test_given_captions_have_priority_over_generated_captions_of_any_copy(
             captioner=lambda images: written[: len(images)],
         )
 
-    if not together:
+    copy = photo.with_name(f"z-{photo.name}")
+    if late != "the copy":
+        copy.write_bytes(photo.read_bytes())
+    if late != "nothing":
         fill()
-    copy = photo.with_name(f"z-{photo.name}")
+        assert record_of(collection, photo.read_bytes()).caption == "written"
     copy.write_bytes(photo.read_bytes())
     copy.with_suffix(".txt").write_text("given")
     fill()
-    assert record_of(collection, photo.read_bytes()).caption == "given"
-    assert fill() == IngestReport(unchanged=2)
-
-
-def test_captions_added_later_to_a_copy_have_priority_over_generated_captions(
-    photo: Path, embedder: Any, collection: Collection
-) -> None:
-    copy = photo.with_name(f"z-{photo.name}")
-    copy.write_bytes(photo.read_bytes())
-
-    def fill() -> IngestReport:
-        return ingest(
-            [FileSource([photo.parent])],
-            embedder,
-            collection,
-            captioner=lambda some: ["written"] * len(some),
-        )
-
-    fill()
-    assert record_of(collection, photo.read_bytes()).caption == "written"
-    copy.with_suffix(".txt").write_text("given")
-    assert fill() == IngestReport(updated=1, unchanged=1)
     assert record_of(collection, photo.read_bytes()).caption == "given"
     assert fill() == IngestReport(unchanged=2)
 

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.rows import to_record, to_row
 from coca.search.records import (
     CollectionInfo,
-    Record,
     check_same_model,
     content_id,
     has_priority,
@@ -30,30 +28,14 @@ INFO = CollectionInfo(
 )
 
 
-def test_a_record_survives_the_way_to_a_row_and_back() -> None:
-    record = Record(id="1", path="a.jpg", caption="a cat", metadata={"x": [1, None]}, vector=one())
-    again = to_record(to_row(record))
-    assert again == record
-    assert np.array_equal(again.vector, record.vector)
-
-
 def test_the_id_of_an_image_depends_on_its_bytes_alone() -> None:
     assert content_id(b"cat") == content_id(b"cat") != content_id(b"dog")
     assert len(content_id(b"cat")) == 32
 
 
-def test_the_model_that_filled_a_collection_is_let_in() -> None:
-    check_same_model(INFO, fingerprint="abc", embed_dim=4)
-
-
 def test_another_model_is_refused_by_both_names_and_a_way_out() -> None:
     with pytest.raises(SearchError, match=r"abc \(runs/abc\), and not by xyz: .*--collection NAME"):
         check_same_model(INFO, fingerprint="xyz", embed_dim=4)
-
-
-def test_another_size_is_named_too() -> None:
-    with pytest.raises(SearchError, match="has vectors of 4 numbers of this model, and not of 8"):
-        check_same_model(INFO, fingerprint="abc", embed_dim=8)
 
 
 @pytest.mark.parametrize(

@@ -17,28 +17,6 @@ MakeRecord = Callable[..., Record]
 DIRECTION = np.eye(16, dtype=np.float32)[0]
 
 
-def test_every_field_of_a_record_comes_back(
-    collection: Collection, make_record: MakeRecord
-) -> None:
-    record = make_record(
-        "cat",
-        caption="a cat",
-        width=640,
-        height=480,
-        time=-5,
-        tags=("cat", 'ä "quoted" one'),
-        album="holiday",
-        text_vector=make_record("a cat").vector,
-    )
-    collection.upsert([record])
-    found = collection.get(["cat"])["cat"]
-    assert found == record
-    assert np.array_equal(text_vector_of(found), text_vector_of(record))
-    hit = collection.search(record.vector[np.newaxis], 1)[0][0]
-    assert (hit.width, hit.height, hit.time) == (640, 480, -5)
-    assert (hit.tags, hit.album) == (record.tags, "holiday")
-
-
 def test_captions_are_found_by_their_own_vectors(
     collection: Collection, make_record: MakeRecord
 ) -> None:
@@ -71,20 +49,6 @@ def test_a_record_without_a_caption_is_never_found_by_one(
     assert collection.get(["mute 3"])["mute 3"].text_vector is None
 
 
-def test_a_caption_that_is_taken_back_is_found_no_more(
-    collection: Collection, make_record: MakeRecord
-) -> None:
-    collection.upsert(
-        [make_record("cat", text_vector=make_record("a cat").vector), make_record("dog")]
-    )
-    collection.upsert([make_record("cat")])
-    assert collection.search(make_record("a cat").vector[np.newaxis], 5, on="text") == [[]]
-    collection.upsert([make_record("dog", text_vector=make_record("a dog").vector)])
-    collection.delete(["dog"])
-    assert collection.search(make_record("a dog").vector[np.newaxis], 5, on="text") == [[]]
-    assert collection.count() == 1
-
-
 def test_a_caption_without_its_image_is_passed_over_and_pages_do_not_shift(
     collection: Collection, make_record: MakeRecord
 ) -> None:
@@ -114,6 +78,7 @@ def test_what_was_removed_just_now_is_not_found(
         collection.upsert([cat])
         collection.delete([cat.id])
         assert collection.search(cat.vector[np.newaxis], 5) == [[]]
+        assert collection.search(text_vector_of(cat)[np.newaxis], 5, on="text") == [[]]
         collection.upsert([cat])
         assert [hit.id for hit in collection.search(cat.vector[np.newaxis], 5)[0]] == [cat.id]
         collection.upsert([make_record(cat.id)])

@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import os
-import signal
 import socket
 import struct
 import zipfile
@@ -15,7 +13,7 @@ import pytest
 from PIL import Image
 
 from coca.search.records import content_id
-from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri
+from server_process import SEARCH_HEAD, ServerProcess, data_uri
 from tiny_data import image_bytes
 
 
@@ -291,14 +289,6 @@ def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
     for length in (10, len(SEARCH_HEAD), len(whole) - 10, len(whole)):
         with socket.create_connection(process.address) as connection:
             connection.sendall(whole[:length])
-
-
-def test_a_killed_decoder_is_replaced(process: ServerProcess) -> None:
-    for _ in range(2):
-        assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
-        for pid in child_processes(process.process.pid, "coca.server.images.decoding"):
-            os.kill(pid, signal.SIGKILL)
-    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 
 
 def test_an_image_that_is_no_base64_is_400(process: ServerProcess) -> None:

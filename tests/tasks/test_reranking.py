@@ -1,12 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.core.errors import ConfigError
-from coca.data.sources.folder import FolderConfig
 from coca.tasks.reranking import best_of_each_row, reranked
-from coca.tasks.task import TaskConfig
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +43,3 @@ def test_the_new_order_is_that_of_cosine_and_likelihood_together() -> None:
     log_p = np.log(np.array([[0.1, 0.4], [0.3, 0.4]]))
     wanted = 2 * similarity + log_p - np.log([0.2, 0.4])
     np.testing.assert_allclose(reranked(similarity, log_p, logit_scale=2.0), wanted)
-
-
-def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rerank must be a whole number of at least 0"):
-        TaskConfig(task="retrieval", data=FolderConfig(path="."), rerank=-1)

@@ -6,23 +6,13 @@ import pytest
 from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.tasks import TASKS, TaskConfig
+from coca.tasks import TaskConfig
 from coca.tasks.task import read_samples
 from tiny_data import make_samples
 from tiny_datasets import write_folder
 from tiny_run import Bars, recording
 
 BROKEN = Sample("s0001", b"no image at all", captions=("a cat",))
-
-
-def test_every_task_is_found_by_its_name() -> None:
-    assert {
-        "retrieval",
-        "image_retrieval",
-        "zero_shot",
-        "pixel_floor",
-        "trimmed_pixel_floor",
-    } <= set(TASKS.names())
 
 
 def test_samples_come_in_order_and_are_counted(tmp_path: Path) -> None:
@@ -66,6 +56,7 @@ def test_nothing_but_broken_images_is_an_error_with_a_cause(tmp_path: Path) -> N
     [
         ({"captions": "last"}, "captions must be one of 'all', 'first', got 'last'"),
         ({"limit": -1}, "limit must be a whole number of at least 0, got -1"),
+        ({"rerank": -1}, "rerank must be a whole number of at least 0, got -1"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(settings: dict[str, Any], message: str) -> None:

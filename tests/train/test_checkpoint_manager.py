@@ -317,13 +317,6 @@ def test_a_run_on_real_files_goes_on_exactly_with_other_workers(
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
-def test_a_run_whose_files_changed_is_refused(photos: Path, tmp_path: Path) -> None:
-    real_trainer(photos, tmp_path / "run", steps=5).fit()
-    (photos / "3.txt").write_text("something else altogether")
-    with pytest.raises(ConfigError, match="trained on other data"):
-        real_trainer(photos, tmp_path / "run").fit()
-
-
 GROUPS = {"model": {"weight": torch.ones(2)}}
 
 

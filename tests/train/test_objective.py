@@ -111,12 +111,6 @@ def test_loss_and_model_must_agree_on_a_bias(model: CoCa, batch: Batch) -> None:
     assert losses_of(biased, batch, captioning_weight=1.0).total > 0
 
 
-def test_blocks_of_rows_do_not_change_the_contrastive_loss(model: CoCa, batch: Batch) -> None:
-    plain = losses_of(model, batch, contrastive_weight=1.0).total
-    blocked = losses_of(model, batch, contrastive_weight=1.0, contrastive_rows=3).total
-    torch.testing.assert_close(plain, blocked)
-
-
 def test_label_smoothing_and_chunks_reach_the_captioning_loss(model: CoCa, batch: Batch) -> None:
     plain = losses_of(model, batch, captioning_weight=1.0).total
     chunked = losses_of(model, batch, captioning_weight=1.0, caption_chunk=3).total
@@ -169,13 +163,6 @@ def test_a_batch_without_any_label_gives_zero_and_finite_gradients(
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
     assert not any(gradient.any() for gradient in gradients)
-
-
-def test_the_temperature_is_clamped_to_its_range(model: CoCa) -> None:
-    with torch.no_grad():
-        model.log_scale.fill_(50.0)
-    CoCaObjective(LossConfig()).constrain_(model)
-    assert float(model.logit_scale.detach()) == pytest.approx(100.0)
 
 
 def test_classes_that_are_asked_for_but_absent_raise(model: CoCa, batch: Batch) -> None:

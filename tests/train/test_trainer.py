@@ -44,33 +44,11 @@ from tiny_run import (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_becomes_a_request(number: int) -> None:
-    with stop_on_signal() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested
-
-
 def test_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_on_signal():
         assert signal.getsignal(signal.SIGINT) not in before
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_outside_the_main_thread_no_handler_is_touched() -> None:
-    requests = []
-
-    def run() -> None:
-        with stop_on_signal() as stop:
-            requests.append((stop.requested, signal.getsignal(signal.SIGINT)))
-
-    before = signal.getsignal(signal.SIGINT)
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert requests == [(False, before)]
 
 
 def projection(model: CoCa) -> nn.Parameter:
@@ -354,15 +332,6 @@ def test_training_draws_nothing_from_the_global_generators(tmp_path: Path) -> No
     before = torch.get_rng_state()
     trainer.fit()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_two_runs_of_one_seed_are_equal_to_the_bit(
-    uninterrupted: Trainer[CoCa], tmp_path: Path
-) -> None:
-    again = tiny_trainer(tmp_path / "again")
-    again.fit()
-    assert same(weights(again), weights(uninterrupted))
-    assert rows(tmp_path / "again") == rows(tmp_path / "whole")
 
 
 def test_a_deterministic_run_allows_deterministic_algorithms_only(

@@ -28,12 +28,8 @@ def test_a_collection_is_listed_described_and_given_another_index(
     "call",
     [
         ["search", "x", "-k", "99999"],
-        ["search", "x", "--since", "2024-02-01", "--until", "2024-01-01"],
-        ["duplicates", "--min-similarity", "2"],
-        ["collection", "index", "pictures", "NOPE"],
         ["collection", "index", "pictures", "HNSW:M=1"],
         ["collection", "list", "--uri", "foo.txt"],
-        ["migrate", "coca.db", "./coca.db"],
     ],
 )
 def test_a_wrong_call_ends_with_2(run: Run, filled: Any, call: list[str]) -> None:

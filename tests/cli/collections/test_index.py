@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 
-from coca.data.sample import Sample
-from coca.data.sources.tar.shards import ShardWriter
 from tiny_cli import Run, RunJson
-from tiny_data import image_bytes
 
 
 @pytest.fixture
@@ -94,17 +91,6 @@ def test_a_bad_image_is_reported_and_the_rest_is_indexed(
     alone = run("index", "photos/text.jpg", "-m", model, code=1)
     assert "text.jpg" in alone.stderr
     assert "1 bad" in alone.stdout
-
-
-def test_tars_and_tables_are_indexed_with_folders(
-    run_json: RunJson, model: str, images: list[str]
-) -> None:
-    with ShardWriter("shards") as writer:
-        for n in range(7, 9):
-            writer.write(Sample(f"k{n}", image_bytes(n)))
-    Path("table.csv").write_text("image,caption\nphotos/0.png,a red car\n")
-    output = run_json("index", "shards/*.tar", "table.csv", "-m", model, "--no-captions")
-    assert (output["added"], output["count"]) == (3, 3)
 
 
 def test_a_tar_that_cannot_be_read_is_reported_by_the_exit_code_and_the_rest_is_indexed(

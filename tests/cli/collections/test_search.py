@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import pytest
 
 from coca.search.milvus.collection import Collection
-from tiny_cli import Run, RunJson
+from tiny_cli import Run, RunJson, run_traced
 from tiny_model import write_model
 
 
@@ -33,24 +31,12 @@ def test_an_image_finds_itself_first(run_json: RunJson, filled: Any, images: lis
 
 def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     """Counted in modules and objects: the time depends on the load of the machine."""
-    program = (
-        "import gc, sys\n"
-        "sys.argv = ['coca', 'search', 'a red car', '-k', '1']\n"
-        "import coca.cli.app\n"
-        "try:\n"
-        "    coca.cli.app.main()\n"
-        "finally:\n"
-        "    print(gc.get_freeze_count(), *sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "a red [car]" in done.stdout or ".png" in done.stdout
-    frozen, *modules = done.stderr.split()
-    assert int(frozen) > 100_000
+    output, frozen, modules = run_traced("search", "a red car", "-k", "1")
+    assert "a red [car]" in output or ".png" in output
+    assert frozen > 100_000
     # The first comes with drawing numbers on the meta device, and costs as much as torch itself.
     needless = {"torch._dynamo", "sympy", "torchvision", "transformers", "rich.markdown", "av"}
-    assert needless & set(modules) == set()
+    assert needless & modules == set()
     assert not {name for name in modules if name.startswith(("coca.train", "coca.tasks"))}
 
 
@@ -59,23 +45,12 @@ def test_a_text_search_by_a_shipped_model_imports_no_torch(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra search")
     run_json("index", "photos", "-m", "nano")
-    program = (
-        "import sys\n"
-        "sys.argv = ['coca', 'search', *sys.argv[1:]]\n"
-        "import coca.cli.app\n"
-        "try:\n"
-        "    coca.cli.app.main()\n"
-        "finally:\n"
-        "    print(*sys.modules, file=sys.stderr)\n"
-    )
     needless = {"torch", "torchvision", "einops", "timm", "fastapi", "coca.data", "coca.inference"}
 
     def imported(*words: str) -> set[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
-        )
-        assert ".png" in done.stdout
-        return needless & set(done.stderr.split())
+        output, _, modules = run_traced("search", *words)
+        assert ".png" in output
+        return needless & modules
 
     assert imported("a red car") == imported("a red car", "--text", "night:-0.5") == set()
     assert "torch" in imported("a red car", "--device", "cpu")
@@ -160,21 +135,6 @@ def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> N
     assert {one["fused_score"] for one in others} == {0.0}
 
 
-def test_a_typed_query_is_compared_with_given_captions(
-    run_json: RunJson, filled: Any, images: list[str]
-) -> None:
-    by_vector = run_json("search", "a car", "--no-hybrid")
-    joined = run_json("search", "cars")
-    (found,) = [hit for hit in joined if hit["bm25"]]
-    assert (found["caption"], found["caption_source"]) == ("a red [car]", "given")
-    assert {hit["id"] for hit in joined} == {hit["id"] for hit in by_vector}
-    assert all(hit["fused_score"] is not None for hit in joined)
-    everywhere = ["a car", "--image", images[2]]
-    assert run_json("search", *everywhere) == run_json("search", *everywhere, "--no-hybrid")
-    on_captions = ["a car", "--on", "text"]
-    assert run_json("search", *on_captions) == run_json("search", *on_captions, "--no-hybrid")
-
-
 def test_reranking_shows_the_likelihood_of_the_text(
     run: Run, run_json: RunJson, filled: Any
 ) -> None:
@@ -187,18 +147,8 @@ def test_reranking_shows_the_likelihood_of_the_text(
     ]
     assert [hit["id"] for hit in pages] == [hit["id"] for hit in again]
     first, *shown = run("search", "a red car", "--rerank", "3").stdout.splitlines()
-    assert first.split() == [
-        "rank",
-        "rank",
-        "score",
-        "log",
-        "likelihood",
-        "sum",
-        "words",
-        "score",
-        "caption",
-        "path",
-    ]
+    columns = "rank rank score log likelihood sum words score caption path"
+    assert first.split() == columns.split()
     scores = [float(line.split()[1]) for line in shown]
     assert scores == sorted(scores, reverse=True)
 
@@ -255,14 +205,6 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
     assert "a date must be a day, month" in run("search", "x", "--since", "June", code=2).stderr
     ends = ["--since", "2024-06-02", "--until", "2024-06-01"]
     assert "the end comes first" in run("search", "x", *ends, code=2).stderr
-
-
-def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: Any) -> None:
-    plain, exact = (run_json("search", "a red car", *one) for one in ([], ["--in-memory"]))
-    assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
-    command = ("search", "red car", "--hybrid", "--words-weight", "0.9")
-    plain, exact = (run_json(*command, *one) for one in ([], ["--in-memory"]))
-    assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
 
 
 def test_another_model_is_refused_by_one_sentence(

@@ -31,14 +31,6 @@ def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> 
     assert run_json("evaluate", model, "retrieval", *DATA) == output
 
 
-def test_several_tasks_are_a_list_and_share_their_changes(
-    run_json: RunJson, model: str, samples: str
-) -> None:
-    output = run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
-    assert [result["task"] for result in output] == ["retrieval", "zero_shot"]
-    assert output[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
-
-
 def test_a_file_may_hold_several_tasks_which_share_their_changes(
     run_json: RunJson, model: str, samples: str
 ) -> None:

@@ -10,7 +10,6 @@ from pydantic import Field, PositiveInt
 from coca.core.config.docs import (
     Setting,
     describe,
-    field_types,
     item_section,
     show,
     to_plain,
@@ -180,7 +179,3 @@ def test_plain_values_are_what_json_holds() -> None:
         "day": "2024-05-01",
         "none": None,
     }
-
-
-def test_types_come_in_the_order_of_the_fields() -> None:
-    assert field_types(Part) == {"width": int, "shown": bool}

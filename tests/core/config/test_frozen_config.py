@@ -250,14 +250,6 @@ def test_an_optional_section_is_made_when_it_is_given() -> None:
 # --- presets ---
 
 
-def test_a_bare_text_is_the_unchanged_preset() -> None:
-    assert run({"image": "tiny"}).image == ImageConfig(size=32, patch=8)
-
-
-def test_other_keys_change_the_preset() -> None:
-    assert run({"image": {"preset": "tiny", "size": 64}}).image == ImageConfig(size=64, patch=8)
-
-
 def test_an_override_changes_a_preset_given_as_text() -> None:
     assert run({"image": "tiny"}, overrides=["image.size=8"]).image == ImageConfig(size=8, patch=8)
 
@@ -393,12 +385,6 @@ def test_a_key_of_several_sections_is_reported_with_the_nearest_path() -> None:
     assert "did you mean 'model.image.size' or 'model.extra.size' or 'image.size'?" in sizes
     nearest = faults_of(overrides=["model.size=1"])[0]
     assert "did you mean 'model.image.size' or 'model.extra.size'?" in nearest
-
-
-def test_a_missing_setting_is_reported_with_its_type() -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config(RunConfig, {"model": {"image": {}}})
-    assert str(caught.value) == "model.width is missing; it must be a whole number"
 
 
 def test_two_unreadable_recipes_are_reported_and_nothing_else(tmp_path: Path) -> None:

@@ -46,16 +46,11 @@ def test_captions_find_their_images_by_number(tmp_path: Path) -> None:
 
 
 def test_a_domain_of_nocaps_is_a_split(tmp_path: Path) -> None:
-    source = open_source(write(tmp_path, IMAGES, NOTES, split="out-domain"))
+    config = write(tmp_path, IMAGES, NOTES, split="out-domain")
+    source = open_source(config)
     assert [source.key(row) for row in range(len(source))] == ["3"]
     with pytest.raises(DataError, match=r"'near-domain'.*in-domain \(1\), out-domain \(1\)"):
-        open_source(replace(_config(tmp_path), split="near-domain"))
-
-
-def _config(root: Path) -> SplitAnnotationsConfig:
-    return SplitAnnotationsConfig(
-        kind="coco_captions", path=str(root / "captions.json"), images=str(root / "photos")
-    )
+        open_source(replace(config, split="near-domain"))
 
 
 def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_path: Path) -> None:

@@ -26,29 +26,6 @@ def test_a_position_stays_inside_ranges_of_any_size(size: int, seed: int, positi
     assert 0 <= int(landed[0]) < size
 
 
-@given(size=sizes, seed=seeds)
-def test_a_position_is_permuted_alike_alone_or_among_others(size: int, seed: int) -> None:
-    together = permute(np.arange(size, dtype=np.uint64), words(size), mix(seed))
-    alone = permute(words(size // 2), words(size), mix(seed))
-    assert alone[0] == together[size // 2]
-
-
-def test_each_position_may_have_its_own_size_and_key() -> None:
-    positions, own_sizes, keys = words(3, 3, 90), words(10, 50, 91), mix(np.array([1, 2, 3]))
-    together = permute(positions, own_sizes, keys)
-    alone = [
-        permute(positions[i : i + 1], own_sizes[i : i + 1], keys[i : i + 1])[0] for i in range(3)
-    ]
-    assert together.tolist() == alone
-
-
-def test_another_key_gives_another_order() -> None:
-    positions = np.arange(1000, dtype=np.uint64)
-    first, second = (permute(positions, words(1000), mix(seed)) for seed in (1, 2))
-    # Two random orders of 1,000 agree in one position on average.
-    assert (first == second).sum() < 10
-
-
 def test_a_shuffle_leaves_no_trend() -> None:
     landed = permute(np.arange(10_000, dtype=np.uint64), words(10_000), mix(5)).astype(float)
     neighbours = np.corrcoef(landed[:-1], landed[1:])[0, 1]

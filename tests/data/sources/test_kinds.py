@@ -99,7 +99,6 @@ def test_every_kind_is_listed_here_and_reads_what_it_writes() -> None:
         ({"kind": "shard"}, "^kind = 'shard' is unknown; did you mean 'shards'?"),
         ({"kind": 3}, "^kind = 3 is unknown; known: class_folders, "),
         ({}, "^kind is missing; it must be one of 'class_folders', "),
-        ({"kind": "folder", "frames": 3}, "the images are not strips; set strip"),
         ({"kind": "folder", "wheer": {}}, "^wheer = {} is unknown; did you mean 'where'?"),
     ],
 )

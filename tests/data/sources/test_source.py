@@ -1,13 +1,10 @@
-from pathlib import Path
-
 import pytest
 
 from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ConfigError, DataError
-from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.source import SOURCES, BulkSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import BulkSource, Source, SourceConfig, read_rows
 from coca.data.sources.tar.shards import ShardsConfig
 from tiny_data import MemorySource, make_samples
 
@@ -36,8 +33,8 @@ def test_a_name_replaces_the_path_in_logs() -> None:
         ({"weight": 0.0}, "weight must be a number above 0, got 0.0"),
         ({"weight": float("nan")}, "weight must be a number above 0, got NaN"),
         ({"block_size": -1}, "block_size must be a whole number of at least 0"),
+        ({"frames": 0}, "frames must be a whole number above 0, got 0"),
         ({"frames": 3}, "frames is 3, but the images are not strips"),
-        ({"templates": ("a photo",)}, "has no {}"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], complaint: str) -> None:
@@ -48,15 +45,6 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, object], compla
 def test_a_configuration_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="shards is configured by ShardsConfig, got SourceConfig"):
         open_source(SourceConfig(kind="shards", path="x"))
-
-
-def test_the_kinds_of_this_package_are_registered() -> None:
-    assert {"folder", "manifest", "shards"} <= set(SOURCES.names())
-
-
-def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no sample"):
-        open_source(FolderConfig(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["folder", "manifest"])
@@ -71,12 +59,3 @@ def test_bad_rows_are_read_as_errors_at_their_positions() -> None:
     assert isinstance(source, Source)
     assert not isinstance(source, BulkSource)
     assert read_rows(source, [2, 1, 0]) == [good, error, good]
-
-
-def test_a_source_may_read_many_rows_at_once() -> None:
-    class Bulk(MemorySource):
-        def read_many(self, rows: list[int]) -> list[Sample | DataError]:
-            return [self.samples[row] for row in rows]
-
-    samples = make_samples(3)
-    assert read_rows(Bulk(samples), [2, 0]) == [samples[2], samples[0]]

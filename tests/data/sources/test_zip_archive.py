@@ -61,11 +61,6 @@ def test_rows_are_chosen_by_their_columns(tmp_path: Path) -> None:
     assert every.fingerprint != val.fingerprint
 
 
-def test_a_choice_that_fits_no_row_names_the_values_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"split is train or val"):
-        open_zip(write_zip(tmp_path / "a.zip"), where={"split": "test"})
-
-
 def test_a_damaged_row_is_read_as_an_error_for_any_choice(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as file:

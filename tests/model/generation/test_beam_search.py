@@ -158,27 +158,6 @@ def test_the_best_captions_are_sorted_and_differ(
         assert len(row) == 6 or groups
 
 
-def test_more_beams_never_find_worse_captions_here(model: Captioner, tokens: Tensor) -> None:
-    """Not guaranteed by beam search; it holds for these weights and fails for most mistakes."""
-    total = [
-        sum(row[0].total for row in generate(model, tokens, decoding=decoding))
-        for decoding in (
-            GenerationConfig(num_beams=1, length_penalty=0.0),
-            GenerationConfig(num_beams=12, length_penalty=0.0, early_stopping="certain"),
-        )
-    ]
-    assert total[1] > total[0] + 0.1
-
-
-def test_the_rank_is_the_sum_over_the_penalised_length(model: Captioner, tokens: Tensor) -> None:
-    decoding = GenerationConfig(num_beams=3, num_return_sequences=3, length_penalty=0.7)
-    for row in generate(model, tokens, decoding=decoding):
-        for one in row:
-            length = len(one.log_probabilities)
-            assert length == len(one.token_ids) + one.ended
-            assert one.rank == pytest.approx(one.total / length**0.7, abs=1e-5)
-
-
 def test_penalties_change_the_choice_but_not_the_reported_probabilities(
     model: Captioner, tokens: Tensor
 ) -> None:

@@ -116,35 +116,6 @@ def test_results_equal_those_of_torch_without_importing_it(
     assert np.shape(found["captions"])[0] == len(paths)
 
 
-def test_unreadable_images_are_skipped_as_with_torch(
-    exported: tuple[str, Path], images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, folder = exported
-    damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(b"no image")
-    paths = [str(path) for path in sorted(images.iterdir())]
-    paths[2:2] = [str(damaged)]
-    texts, other_name = ["a cat", "the car"], "encode_image"
-    torch_model, exported_model = coca.load(model, device="cpu", batch_size=2), load(folder)
-    for predictor in (torch_model, exported_model):
-        vectors = predictor.embed_images(paths, on_error="skip")
-        assert np.isnan(vectors).any(axis=1).nonzero()[0].tolist() == [2]
-        scores = predictor.score(paths, texts, on_error="skip")
-        assert np.isnan(scores).any(axis=1).nonzero()[0].tolist() == [2]
-        captions = predictor.caption(paths, on_error="skip", max_new_tokens=3)
-        assert [bool(one.error) for one in captions] == [it == 2 for it in range(len(paths))]
-        with pytest.raises(AttributeError, match="use 'embed_images'"):
-            getattr(predictor, other_name)
-    assert caplog.text.count("image 2 is skipped: ") == 6
-
-
-def test_progress_true_shows_a_line(
-    exported: tuple[str, Path], images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    load(exported[1]).embed_images(sorted(images.iterdir()), progress=True)
-    assert capsys.readouterr().err.endswith("\rembedding images 9/9\n")
-
-
 def test_the_manifest_has_digests_and_gates(exported: tuple[str, Path]) -> None:
     model, folder = exported
     manifest = json.loads((folder / "manifest.json").read_text())

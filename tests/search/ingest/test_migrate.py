@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.errors import ArgumentError, DataError, SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.ingest import migrate as module
 from coca.search.ingest.migrate import migrate
-from coca.search.ingest.parquet import read_vectors, write_vectors
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 
@@ -49,16 +48,6 @@ def same(first: Record, second: Record) -> bool:
         for one, other in ((first.vector, second.vector), (first.text_vector, second.text_vector))
     ]
     return first == second and all(np.array_equal(one, other) for one, other in vectors)
-
-
-def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None:
-    records = list(given(make_record).values())
-    write_vectors(tmp_path / "a.parquet", records)
-    again = list(read_vectors(tmp_path / "a.parquet"))
-    assert all(same(one, other) for one, other in zip(records, again, strict=True))
-    (tmp_path / "b.parquet").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"b\.parquet is damaged"):
-        list(read_vectors(tmp_path / "b.parquet"))
 
 
 def test_a_collection_arrives_whole_and_goes_back(

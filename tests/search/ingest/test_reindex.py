@@ -102,16 +102,6 @@ def test_everything_but_the_vectors_stays(both: tuple[Collection, Collection]) -
         assert record.vector.shape == (8,)
 
 
-def test_a_second_run_embeds_only_what_is_missing(both: tuple[Collection, Collection]) -> None:
-    old, new = both
-    reindex(old, Newer(), new)
-    new.delete([content_id(b"3")])
-    newer = Newer()
-    report = reindex(old, newer, new)
-    assert (report.embedded, report.kept) == (1, 5)
-    assert newer.embedded == [b"3"]
-
-
 def test_an_earlier_model_gets_what_the_collection_holds_now(
     both: tuple[Collection, Collection], folder: Path, embedder: Any
 ) -> None:

@@ -108,12 +108,6 @@ def test_the_trash_is_found_alone_or_not_at_all(
     assert ids() == everything
 
 
-def test_an_engine_searches_it_like_an_index(filled: Collection, embedder: Any) -> None:
-    resident = SearchEngine(embedder, CollectionCopy(filled))
-    plain = SearchEngine(embedder, filled)
-    assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
-
-
 def test_leaving_its_block_closes_the_collection(filled: Collection) -> None:
     with CollectionCopy(filled) as resident:
         assert len(resident) == 40

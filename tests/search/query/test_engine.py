@@ -9,7 +9,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.records import Hit, Record
+from coca.search.records import Record
 
 
 @pytest.fixture
@@ -163,11 +163,6 @@ def test_a_page_of_similar_images_that_cannot_be_is_refused(engine: SearchEngine
             engine.similar("8", k=k, offset=offset)
 
 
-def test_opposite_directions_cannot_be_joined(engine: SearchEngine, embedder: Any) -> None:
-    with pytest.raises(SearchError, match="opposite directions"):
-        engine.search("1", vector=-embedder.direction(b"1"))
-
-
 def test_terms_weigh_texts_images_and_vectors(engine: SearchEngine, embedder: Any) -> None:
     car, night, cat = (embedder.direction(name) for name in (b"car", b"night", b"cat"))
     terms = [
@@ -206,19 +201,3 @@ def test_captions_answer_where_they_are_asked(
     assert [hit.caption for hit in engine.search_batch(texts=["c7", "c9"], k=1, on="text")[1]] == [
         "c9"
     ]
-
-
-def test_an_album_gives_its_best_image_only(
-    embedder: Any, collection: Collection, make_record: Callable[..., Record]
-) -> None:
-    collection.upsert(
-        make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20)
-    )
-    engine = SearchEngine(embedder, collection)
-    everything = engine.search("17", k=20)
-    best: dict[str, Hit] = {}
-    for hit in everything:
-        best.setdefault(hit.album or hit.id, hit)
-    first_of_each = list(best.values())
-    assert engine.search("17", k=20, group_by="album") == first_of_each
-    assert len(first_of_each) == 8

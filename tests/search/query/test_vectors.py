@@ -112,11 +112,6 @@ def test_no_query_and_no_row_have_no_result() -> None:
     assert VectorScan(nothing).top(ROWS[:2], 10)[0].shape == (2, 0)
 
 
-def test_scores_of_rows_are_those_of_the_search() -> None:
-    rows, scores = SCAN.top(ROWS[:1], 50)
-    assert SCAN.scores_of(ROWS[0], rows[0]).tolist() == scores[0].tolist()
-
-
 def test_a_saved_set_returns_the_same_results(tmp_path: Path) -> None:
     SCAN.save(tmp_path / "vectors")
     opened = VectorScan.open(tmp_path / "vectors")

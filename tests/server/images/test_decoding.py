@@ -243,21 +243,3 @@ def test_a_process_sees_no_secrets_and_opens_no_files(monkeypatch: pytest.Monkey
 
 def test_the_decoder_is_a_decoder(decoder: ProcessDecoder) -> None:
     assert isinstance(decoder, Decoder)
-
-
-def endless_jpeg() -> bytes:
-    """A file of 350 kB whose last scan, of 17 bytes, is repeated 20,000 times."""
-    stream = io.BytesIO()
-    Image.new("L", (1_600, 1_600), 128).save(stream, "JPEG", progressive=True)
-    data = stream.getvalue()
-    start = data.rindex(b"\xff\xda")
-    return data[:start] + data[start:-2] * 20_000 + data[-2:]
-
-
-def test_an_image_that_takes_too_long_is_an_error() -> None:
-    data = endless_jpeg()
-    decoder = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=2.0, processes=1)
-    with pytest.raises(DataError, match="took longer than 2 seconds") as caught:
-        decoder.decode(data)
-    assert caught.value.reason == "too_slow"
-    decoder.close()

@@ -1,13 +1,11 @@
 import io
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import TypeAdapter
 
 from coca.core.config.docs import docstrings, field_types
-from coca.inference.predictor import Predictor
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
@@ -16,15 +14,6 @@ from coca.server.bodies import ServedOptions
 from coca.server.routes.search import SearchRequest, options_of
 from coca.server.service import Service
 from server_process import data_uri, ids
-
-
-def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:
-    body = client.post("/v1/search", json={"text": "a red car", "limit": 4}).json()
-    engine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, ranking=Ranking())
-    assert [(hit["id"], hit["score"]) for hit in body["hits"]] == [
-        (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in expected
-    ]
 
 
 def test_a_text_is_compared_with_given_captions(client: TestClient, service: Service) -> None:
@@ -198,15 +187,6 @@ def test_a_wrong_request_is_one_sentence(
     answer = client.post("/v1/search", json=body)
     assert answer.status_code == status, answer.text
     assert part in answer.json()["error"]["message"]
-
-
-def test_vectors_of_the_service_are_those_of_the_model(
-    service: Service, predictor: Predictor, images: list[bytes]
-) -> None:
-    texts = ["a cat", "two dogs play"]
-    assert np.allclose(service.model.embed_texts(texts), predictor.embed_texts(texts), atol=1e-5)
-    both = service.model.embed_images(images), predictor.embed_images(images)
-    assert np.allclose(*both, atol=1e-5)
 
 
 def test_collections_are_listed(client: TestClient) -> None:

@@ -9,16 +9,6 @@ from server_process import data_uri, serving
 from tiny_collection import write_collections
 
 
-def test_texts_and_images_have_the_vectors_of_the_model(
-    client: TestClient, predictor: Predictor, images: list[bytes]
-) -> None:
-    answer = client.post("/embed", json={"inputs": ["a red car", data_uri(images[0])]})
-    assert answer.status_code == 200, answer.text
-    text, image = np.array(answer.json())
-    assert np.allclose(text, predictor.embed_texts(["a red car"])[0], atol=1e-5)
-    assert np.allclose(image, predictor.embed_images(images[:1])[0], atol=1e-5)
-
-
 def test_a_single_text_is_a_batch_of_one(client: TestClient) -> None:
     body = {"inputs": "a cat", "normalize": True, "truncate": True, "truncation_direction": "Right"}
     found = client.post("/embed", json=body).json()

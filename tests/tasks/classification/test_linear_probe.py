@@ -45,14 +45,6 @@ def test_at_the_minimum_the_gradient_is_zero() -> None:
     np.testing.assert_allclose(errors.sum(axis=0), 0, atol=1e-3)
 
 
-def test_the_order_of_samples_changes_nothing() -> None:
-    inputs, targets = drawn(1)
-    order = np.random.default_rng(2).permutation(len(targets))
-    one = fit_logistic(inputs, targets, 4, c=1.0)
-    other = fit_logistic(inputs[order], targets[order], 4, c=1.0)
-    np.testing.assert_allclose(one.weight, other.weight, atol=1e-5)
-
-
 def test_the_penalty_is_chosen_by_samples_that_the_fit_does_not_see() -> None:
     random = np.random.default_rng(0)
     # One feature determines the class; 200 others are noise that a weak penalty fits.

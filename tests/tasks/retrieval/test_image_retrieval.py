@@ -37,14 +37,6 @@ def solve(
     return IMAGE_RETRIEVAL(predictor, config)
 
 
-def test_a_set_finds_itself(predictor: Predictor, tmp_path: Path) -> None:
-    some = samples([f"thing {number}" for number in range(12)])
-    result = solve(predictor, tmp_path, some, some)
-    assert result.metrics["image_to_image_recall@1"] == 1
-    assert result.metrics["image_to_image_median_rank"] == 1
-    assert result.samples == 12
-
-
 def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> None:
     asked = samples([f"thing {number % 5}" for number in range(9)])
     known = samples([f"thing {number % 4}" for number in range(20)], first=100)

@@ -42,12 +42,6 @@ def solve(
     return dict(PIXEL_FLOOR(predictor, config).metrics)
 
 
-def test_a_set_finds_itself(predictor: Predictor, tmp_path: Path) -> None:
-    scores = solve(predictor, tmp_path, samples(NAMES), samples(NAMES))
-    assert all(value == 1 for value in scores.values())
-    assert {"text_to_image_recall@1", "image_to_text_recall@1"} <= scores.keys()
-
-
 def test_only_names_on_both_sides_are_asked_for(predictor: Predictor, tmp_path: Path) -> None:
     known = samples([*NAMES[:7], *(f"unknown {number}" for number in range(3))])
     nameless = Sample("t", image_bytes(50))

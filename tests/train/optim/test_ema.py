@@ -59,20 +59,6 @@ def test_an_average_of_half_precision_weights_is_kept_whole() -> None:
     assert float(change) == pytest.approx(0.001, rel=0.02)
 
 
-def test_what_was_kept_goes_on_to_the_bit() -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    ema = Ema(model, PLAIN)
-    drift(model, 1)
-    ema.update(1)
-    other = Ema(model, PLAIN)
-    other.restore({name: tensor.clone() for name, tensor in ema.tensors().items()})
-    drift(model, 2)
-    for its in (ema, other):
-        its.update(2)
-    assert same(ema.tensors(), other.tensors())
-
-
 def test_averages_of_another_model_are_refused() -> None:
     ema = Ema(nn.Linear(3, 2, bias=False), PLAIN)
     with pytest.raises(ModelError, match="1 tensors exist in only one of the two, such as bias"):

@@ -10,7 +10,7 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_
 from coca.train.optim import optimizer as module
-from coca.train.optim.optimizer import OPTIMIZERS, OptimizerConfig, for_adapters, make_optimizer
+from coca.train.optim.optimizer import OptimizerConfig, for_adapters, make_optimizer
 from coca.train.optim.param_groups import GroupConfig
 from tiny import tiny_config
 
@@ -195,10 +195,6 @@ def test_a_missing_extra_raises_with_the_command_that_brings_it(
 def test_an_unknown_name_raises_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'adamw'"):
         make_optimizer(nn.Linear(3, 2), OptimizerConfig(name="adamv"))
-
-
-def test_the_registry_names_both() -> None:
-    assert {"adamw", "adafactor"} <= set(OPTIMIZERS.names())
 
 
 @pytest.mark.parametrize(

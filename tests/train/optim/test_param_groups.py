@@ -163,11 +163,6 @@ def test_layer_decay_finds_the_towers_of_the_openclip_variant() -> None:
     assert scales["multimodal_decoder.norm.weight"] == 1.0
 
 
-def test_layer_decay_of_one_changes_nothing() -> None:
-    model = CoCa(tiny_config())
-    assert settings_of(model, layer_decay=1.0) == settings_of(model)
-
-
 def test_a_model_without_towers_has_no_layer_decay() -> None:
     with pytest.raises(ConfigError, match="Linear has none"):
         parameter_groups(nn.Linear(3, 2), 0.1, layer_decay=0.9)

@@ -143,16 +143,6 @@ def test_a_collection_of_shorter_vectors_is_filled_and_searched(
         pass
 
 
-def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
-    uri = str(tmp_path / "pictures.db")
-    index_images([photos], load(model), uri=uri, captions=False)
-    other = write_model(tmp_path / "other", seed=1)
-    with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
-        pass
-    with pytest.raises(SearchError, match="filled by model"):
-        index_images([photos], load(other), uri=uri)
-
-
 def test_re_ranking_reads_images_of_every_source(
     model: Path,
     photos: Path,

@@ -22,11 +22,6 @@ from tiny_data import image_bytes
 REFERENCE = Path(__file__).parents[3] / "shared/reference"
 
 
-def test_an_unknown_benchmark_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'nocaps'"):
-        benchmark_named("no_caps")
-
-
 def test_a_score_is_found_by_its_metric_or_omitted() -> None:
     benchmark = benchmark_named("coco_captions")
     first = benchmark.models[0]

@@ -207,16 +207,6 @@ def test_a_head_that_reads_text_is_trained_together_with_generation(
     assert [best[0].label for best in answers] == ["red", "green", "1", "1"]
 
 
-def test_without_a_head_captions_alone_are_learned(
-    model: Path, image_folder: Path, tmp_path: Path
-) -> None:
-    overrides = ("head=null", "encoder_lr=null", "evaluate=[]")
-    loss = ("loss.classification_weight=0", "loss.captioning_weight=1")
-    result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", *overrides, *loss))
-    assert loading.load(result.model, device="cpu").classes == ()
-    assert "captioning" in result.metrics
-
-
 def nothing_was_begun(run: Path) -> bool:
     return not (run / "record.json").exists()
 

@@ -150,7 +150,10 @@ def test_a_fine_tuned_model_has_the_words_of_its_captions(tmp_path: Path) -> Non
     images, run = write_classes(tmp_path / "images"), tmp_path / "run"
     captions = ("head=null", "encoder_lr=null", "evaluate=[]", "loss.classification_weight=0")
     config = finetune_recipe(model, images, run, *captions, "loss.captioning_weight=1")
-    predictor = loading.load(finetune(config).model, device="cpu")
+    result = finetune(config)
+    assert "captioning" in result.metrics
+    predictor = loading.load(result.model, device="cpu")
+    assert predictor.classes == ()
     assert predictor.processor.caption_words == CaptionWords.of(
         ["bird", *["a", "photo", "of", "the"], *CLASSES]
     )
