@@ -87,7 +87,7 @@ class PhotoMetadata:
     country: str | None = None
     """Country."""
     ocr_text: str | None = None
-    """Text inside the image, one line a line, with `coca index --ocr`."""
+    """Text inside the image, line by line, with `coca index --ocr`."""
     raw_file: str | None = None
     """Name of the raw file of the same photo, next to it."""
 
