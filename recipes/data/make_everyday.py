@@ -3,8 +3,9 @@
     python recipes/data/make_everyday.py --photos PHOTOS
     python recipes/data/make_everyday.py --photos PHOTOS --start SECOND_EDITION
 
-The model in the package was made by the second command, which goes on from the weights of the
-second edition (folder src/coca/weights/everyday of commit 82f78a2b) and trains the last stages.
+The first command takes about two hours on two cores. The model in the package was made by the
+second one, which goes on from the second edition (folder src/coca/weights/everyday of commit
+82f78a2b): weights that were trained for longer, with the upper stages of the encoder.
 
 A finished step is skipped, and an interrupted one goes on, so the same command resumes. The
 commands with their times and the commit are in `record.json` of the output folder. Packages are
