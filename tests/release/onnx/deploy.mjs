@@ -122,8 +122,11 @@ function resampled(data, lines, input, output, step, line, outStep, outLine) {
 }
 
 function resized({ width, height, data }, w, h) {
-  if (width !== w) data = resampled(data, height, width, w, 1, width, 1, w);
-  if (height !== h) data = resampled(data, w, height, h, w, 1, w, 1);
+  const tall = height > h && height - h > 2 * (width - w);
+  if (tall) data = resampled(data, width, height, h, width, 1, width, 1);
+  const rows = tall ? h : height;
+  if (width !== w) data = resampled(data, rows, width, w, 1, width, 1, w);
+  if (rows !== h) data = resampled(data, w, rows, h, w, 1, w, 1);
   return { width: w, height: h, data };
 }
 

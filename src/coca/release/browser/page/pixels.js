@@ -116,12 +116,12 @@ const FILTERS = {
   },
 };
 
-// Resizes with the antialiased filters of Pillow: columns first, bytes in between.
+// Resizes with the antialiased filters of Pillow 13, in its order of axes; bytes in between.
 export function resample(image, width, height, interpolation) {
-  const filter = FILTERS[interpolation];
-  const across = image.width === width ? image : resampleRows(image, width, filter);
-  if (across.height === height) return across;
-  return transpose(resampleRows(transpose(across), height, filter));
+  const across = (one, to) => (one.width === to ? one : resampleRows(one, to, FILTERS[interpolation]));
+  const down = (one) => transpose(across(transpose(one), height));
+  const tall = image.height > height && image.height - height > 2 * (image.width - width);
+  return tall ? across(down(image), width) : down(across(image, width));
 }
 
 function resampleRows({ width: from, height, data }, width, filter) {
