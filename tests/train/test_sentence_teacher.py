@@ -105,24 +105,24 @@ def test_drawn_sentences_differ_and_have_their_own_vectors(
 
 
 @pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 1.0, "captioning_weight": 1.0}])
-def test_micro_batches_have_the_gradients_of_the_whole_batch(
+def test_micro_batches_have_the_gradients_of_the_whole_batch_in_every_step(
     model: CoCa, teacher: SentenceTeacher, batch: Batch, weights: dict[str, float]
 ) -> None:
     target = objective(teacher, sentence_weight=0.5, **weights)
     results = []
     for micro_batch in (None, 4):
         torch.manual_seed(3)
-        model.zero_grad()
         parallel = ParallelModel(model, "none", device=torch.device("cpu"))
-        losses = backward(parallel, target, batch, micro_batch=micro_batch)
-        gradients = {
-            name: it.grad.clone() for name, it in model.named_parameters() if it.grad is not None
-        }
-        results.append((losses, gradients))
-    (whole, expected), (parts, found) = results
-    assert whole.parts["sentence"] > 0
-    torch.testing.assert_close(parts.parts, whole.parts)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        for _ in range(2):
+            model.zero_grad()
+            losses = backward(parallel, target, batch, micro_batch=micro_batch)
+            gradients = {n: it.grad for n, it in model.named_parameters() if it.grad is not None}
+            results.append((losses, gradients))
+    for (whole, expected), (parts, found) in zip(results[:2], results[2:], strict=True):
+        torch.testing.assert_close(parts.parts, whole.parts)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    first, second = (losses.parts["sentence"] for losses, _ in results[:2])
+    assert 0 < first != second > 0  # each step draws its own sentences
 
 
 def test_the_text_embedding_learns_the_relations(model: CoCa, teacher: SentenceTeacher) -> None:

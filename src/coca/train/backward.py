@@ -170,6 +170,7 @@ def _backward_in_parts(
             for part, teacher in zip(parts, teachers, strict=True)
         ]
     totals = objective.totals(model.model, batch)
+    drawn = _random_state(model.device)
     embedded = [first.embedded for first in firsts if first.embedded is not None]
     losses, gradients = _match(objective, embedded) if embedded else (None, [None] * len(parts))
     for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
@@ -184,6 +185,9 @@ def _backward_in_parts(
             own.total.backward()
         own = own._replace(total=own.total.detach())
         losses = own if losses is None else add_losses(losses, own)
+    if firsts:
+        # Without it, the next step would draw the classes and sentences of this one again.
+        _restore_random(drawn, model.device)
     assert losses is not None, "a batch has at least one pair"
     return losses
 
