@@ -24,7 +24,7 @@ from coca.train.optim.param_groups import UNDECAYED_NAMES, GroupConfig, paramete
 
 logger = logging.getLogger(__name__)
 
-TABLES = ("token_embedding", "vocabulary")
+TABLES = {"token_embedding", "vocabulary"}
 """Matrices with one row per token: independent rows, and no map between layers."""
 
 MUON_MOMENTUM = 0.95
@@ -171,8 +171,7 @@ def _muon(groups: ParameterGroups, config: OptimizerConfig) -> Optimizer:
 
 def _is_map(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is a matrix between layers."""
-    parts = name.split(".")
-    return parameter.ndim == 2 and parts[-1] not in UNDECAYED_NAMES and not set(parts) & set(TABLES)
+    return parameter.ndim == 2 and (UNDECAYED_NAMES | TABLES).isdisjoint(name.split("."))
 
 
 def _can_fuse(groups: ParameterGroups) -> bool:

@@ -15,8 +15,12 @@ from coca.model.encoders.encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
-UNDECAYED_NAMES = ("positions", "queries")
-"""Matrices without weight decay: learned inputs, which decay to zero would erase."""
+UNDECAYED_NAMES = {
+    *("positions", "queries", "positional_embedding", "position_embedding"),
+    *("pos_embed", "cls_token", "reg_token", "relative_position_bias_table"),
+}
+"""Learned inputs without weight decay, which would erase them: of coca, OpenCLIP, transformers and
+timm. One of these is a part of the parameter's name."""
 
 TOWERS = (("image_encoder",), ("unimodal_decoder", "multimodal_decoder"))
 """Towers of layer-wise learning rate decay: both halves of the text decoder are one tower."""
@@ -69,8 +73,8 @@ def parameter_groups(
     """Split trainable parameters into groups of equal rate and decay, highest rate first.
 
     Biases, norm gains and the temperature have fewer than two axes and do not decay; nor do
-    position embeddings and pooling queries (`UNDECAYED_NAMES`). The token embedding decays: it is
-    a matrix, and with tied embeddings also the vocabulary layer.
+    position embeddings, pooling queries and class tokens (`UNDECAYED_NAMES`). The token embedding
+    decays: it is a matrix, and with tied embeddings also the vocabulary layer.
 
     Returns:
         Groups with `params`, their `names`, `weight_decay` and `lr_scale`, the factor on the
@@ -86,7 +90,7 @@ def parameter_groups(
     for name, parameter in trained.items():
         own = chosen.get(name, GroupConfig(match=name))
         decay = weight_decay if own.weight_decay is None else own.weight_decay
-        if parameter.ndim < 2 or name.split(".")[-1] in UNDECAYED_NAMES:
+        if parameter.ndim < 2 or not UNDECAYED_NAMES.isdisjoint(name.split(".")):
             decay = 0.0
         lr_scale = own.lr_scale * scales.get(name, 1.0)
         found.setdefault((lr_scale, decay), {})[name] = parameter
