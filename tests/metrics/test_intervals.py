@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from coca.metrics.intervals import bootstrap_interval, wilson_interval
+from coca.metrics.intervals import cluster_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "count"), [(76, 100), (97, 100), (0, 10), (10, 10), (1, 3)])
@@ -26,11 +26,31 @@ def test_what_is_no_fraction_of_trials_is_refused(fraction: float, count: int) -
         wilson_interval(fraction, count)
 
 
-def test_the_bootstrap_of_trials_is_near_wilson() -> None:
-    trials = np.arange(400) % 4 == 0
-    assert bootstrap_interval(trials.astype(float)) == pytest.approx(
-        wilson_interval(0.25, 400), abs=0.01
-    )
-    assert bootstrap_interval(np.ones(5)) == (1, 1)
-    with pytest.raises(ValueError, match="at least 1 value"):
-        bootstrap_interval(np.zeros(0))
+def test_clusters_of_one_trial_are_independent_trials() -> None:
+    trials = np.ones(400)
+    found = cluster_interval((np.arange(400) % 4 == 0).astype(float), trials)
+    assert found == pytest.approx(wilson_interval(0.25, 400), rel=1e-2)
+
+
+def test_trials_that_always_agree_count_once() -> None:
+    successes = 5.0 * (np.arange(400) % 4 == 0)
+    found = cluster_interval(successes, np.full(400, 5.0))
+    assert found == pytest.approx(wilson_interval(0.25, 400), rel=1e-2)
+
+
+def test_the_interval_is_of_all_trials_and_not_of_the_mean_over_clusters() -> None:
+    # 50 images with 1 caption that is found, 50 with 9 that are not: 50 of 500 captions.
+    successes, trials = np.repeat([1.0, 0.0], 50), np.repeat([1.0, 9.0], 50)
+    low, high = cluster_interval(successes, trials)
+    assert low < 0.1 < high < 0.2
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_equal_clusters_prove_no_certainty(fraction: float) -> None:
+    trials = np.full(20, 5.0)
+    assert cluster_interval(fraction * trials, trials) == wilson_interval(fraction, 20)
+
+
+def test_an_interval_of_no_cluster_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 cluster"):
+        cluster_interval(np.zeros(0), np.zeros(0))

@@ -3,29 +3,27 @@
 An interval is about the sample of queries or images. It has nothing of the spread over seeds of
 training, which needs several models.
 
-Dimensions: N independent units, such as queries or images.
+Dimensions: N clusters, such as images.
 """
 
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 from numpy import ndarray
 
 Z = 1.959964
 """Normal quantile of 97.5 %."""
 
-RESAMPLES = 1_000
 
-
-def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
+def wilson_interval(fraction: float, count: int | float) -> tuple[float, float]:
     """Compute Wilson's score interval of a fraction of independent trials (Wilson 1927).
 
     Unlike the normal approximation it stays in [0, 1] and fits small counts.
 
     Args:
         fraction: Fraction of successes, 0 to 1.
-        count: Number of trials, at least 1.
+        count: Number of trials, at least 1; a fractional effective sample size is allowed.
 
     Raises:
         ValueError: `fraction` or `count` is out of range.
@@ -40,23 +38,33 @@ def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def bootstrap_interval(values: Float[ndarray, " N"], *, seed: int = 0) -> tuple[float, float]:
-    """Compute the percentile interval of a mean by 1,000 bootstrap resamples of the units.
+def cluster_interval(
+    successes: Num[ndarray, " N"], trials: Num[ndarray, " N"]
+) -> tuple[float, float]:
+    """Compute Wilson's interval of a fraction of clustered trials, such as captions of images.
+
+    Trials of one cluster are not independent. Their number is replaced by the effective sample
+    size, from the variance between clusters (Kish 1965). If all succeed or none, it is the number
+    of clusters: 20 of 20 images do not prove a fraction of 1.
 
     Args:
-        values: Score of each unit, such as the fraction of an image's captions that find it.
-        seed: Seed of the resamples.
+        successes: Successes of each cluster.
+        trials: Trials of each cluster, at least 1.
 
     Raises:
-        ValueError: There is no value.
+        ValueError: There is no cluster.
     """
-    if not len(values):
-        raise ValueError("an interval needs at least 1 value, got none")
-    generator = np.random.default_rng(seed)
-    equal = np.full(len(values), 1 / len(values))
-    counts = generator.multinomial(len(values), equal, size=RESAMPLES)
-    low, high = np.percentile(counts @ np.asarray(values, float) / len(values), (2.5, 97.5))
-    return float(low), float(high)
+    clusters = len(trials)
+    if not clusters:
+        raise ValueError("an interval needs at least 1 cluster, got none")
+    total = float(trials.sum())
+    fraction = float(successes.sum()) / total
+    # Of a ratio of sums, linearized.
+    squares = float(np.square(successes - fraction * trials).sum())
+    variance = squares * clusters / max(1, clusters - 1) / total**2
+    of_one = fraction * (1 - fraction)
+    count = min(total, of_one / max(variance, 1e-12)) if of_one else float(clusters)
+    return wilson_interval(fraction, max(1.0, count))
 
 
 def interval_shown(interval: tuple[float, float] | None) -> str:

@@ -15,7 +15,7 @@ from numpy import ndarray
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.video import embed_clips, require_single_images
-from coca.metrics.intervals import bootstrap_interval, wilson_interval
+from coca.metrics.intervals import cluster_interval, wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.baselines import EncoderClassifier, recalls
@@ -86,9 +86,8 @@ def retrieval(
     captions_of = np.bincount(owners, minlength=len(samples))
     intervals = {}
     for k in (1, 5, 10):
-        # Captions of one image are not independent, so images are resampled.
-        each = np.bincount(owners, weights=ranks <= k, minlength=len(samples)) / captions_of
-        intervals[f"text_to_image_recall@{k}"] = bootstrap_interval(each)
+        found_of = np.bincount(owners, weights=ranks <= k, minlength=len(samples))
+        intervals[f"text_to_image_recall@{k}"] = cluster_interval(found_of, captions_of)
         intervals[f"image_to_text_recall@{k}"] = wilson_interval(
             float((to_text_ranks <= k).mean()), len(samples)
         )
