@@ -8,6 +8,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sources.folder import FolderConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.baselines import without_baselines
 from coca.tasks.classification.linear_probe import choose_c, drawn_rows, fit_logistic
 from coca.tasks.task import check_task
 from tiny_workflows import write_classes
@@ -90,6 +91,10 @@ def test_more_shots_are_reported_with_their_spread(
     assert first.metrics["top1_1_shot"] == pytest.approx(np.mean(each))
     assert first.metrics["spread_1_shot"] == pytest.approx(np.std(each, ddof=1))
     assert first.headline == ("top1_1_shot", "top1_3_shot")
+    # Chance and the most frequent class are baselines of each score, and not scores.
+    assert without_baselines(first.metrics).keys() == {
+        f"{name}_{shots}_shot" for name in ("top1", "spread") for shots in (1, 3)
+    }
 
 
 def test_few_shots_are_among_more_and_equal_for_each_class() -> None:

@@ -168,6 +168,7 @@ def few_shot(
     targets_known = known[1]
     features, targets, more_bad = _embedded(predictor, config.data, names, config.limit, progress)
     c = config.inverse_penalty or FEW_SHOT_C
+    most_frequent = float(np.bincount(targets).max() / len(targets))
     metrics, each = {}, {}
     with progress("few-shot", len(config.shots) * config.draws) as bar:
         for shots in config.shots:
@@ -182,7 +183,7 @@ def few_shot(
             spread = np.std(accuracy, ddof=1) if config.draws > 1 else 0.0
             metrics[f"spread_{shots}_shot"] = float(spread)
             metrics[f"chance_top1_{shots}_shot"] = 1 / len(names)
-    metrics["majority_top1"] = float(np.bincount(targets).max() / len(targets))
+            metrics[f"majority_top1_{shots}_shot"] = most_frequent
     details = {"classes": len(names), "draws": config.draws, "top1": each}
     headline = tuple(f"top1_{shots}_shot" for shots in config.shots)
     bad = (*bad, *more_bad)

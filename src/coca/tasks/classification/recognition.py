@@ -149,16 +149,21 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
     class_indices(samples, head.classes, config.data.title)
 
 
-def class_indices(
-    samples: Sequence[Sample], classes: Sequence[str], title: str
-) -> Int[ndarray, " N"]:
-    """Return the index of each sample's class in `classes`."""
+def require_labels(samples: Sequence[Sample], title: str) -> None:
+    """Check that each sample has a label."""
     if without := [sample.key for sample in samples if not sample.labels]:
         raise DataError(
             f"{len(without)} samples of {title} have no label (such as {without[0]}); use class "
             "folders, or a label column, member or sidecar",
             reason="no_label",
         )
+
+
+def class_indices(
+    samples: Sequence[Sample], classes: Sequence[str], title: str
+) -> Int[ndarray, " N"]:
+    """Return the index of each sample's class in `classes`."""
+    require_labels(samples, title)
     indices = {name: index for index, name in enumerate(classes)}
     if strange := sorted({sample.labels[0] for sample in samples} - indices.keys()):
         raise DataError(

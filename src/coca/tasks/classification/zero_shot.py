@@ -18,7 +18,7 @@ from coca.metrics.classification import top_k_accuracy
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.prompts import sentences_of, templates_named
 from coca.tasks.baselines import EncoderClassifier
-from coca.tasks.classification.recognition import classified
+from coca.tasks.classification.recognition import classified, require_labels
 from coca.tasks.reranking import best_of_each_row, reranked
 from coca.tasks.task import (
     PREFLIGHT,
@@ -96,12 +96,7 @@ def _scores(
 
 def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     """Return the candidate classes."""
-    if without := [sample.key for sample in samples if not sample.labels]:
-        raise DataError(
-            f"{len(without)} samples of {config.data.title} have no label (such as {without[0]}); "
-            "use class folders, or a label column, member or sidecar",
-            reason="no_label",
-        )
+    require_labels(samples, config.data.title)
     found = {humanize_label(sample.labels[0]) for sample in samples}
     known = list(config.classes)
     if not known:
