@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rank_plan import flop_counter
 from sample_data import HELP, TRAIN, VAL, located
 from side_by_side import Figures, Unavailable
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
@@ -203,7 +203,7 @@ class Study:
     def flops_of_pair(self) -> float:
         """Count the operations of a step for each pair, without those of the optimizer."""
         counted = copy.deepcopy(self)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             counted._update(0.0)
         return counter.get_total_flops() / self.batch_size
 

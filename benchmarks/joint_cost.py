@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from big_batch import make_batch
 from options import run
+from rank_plan import flop_counter
 from sample_data import HELP, TRAIN, located
 from side_by_side import Rounds, figure, ratio, table, write_report
-from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.config.frozen_config import load_config
 from coca.core.malloc import keep_freed_memory
@@ -54,7 +54,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     steps = _preset_steps(arguments) if arguments.model else _recipe_steps(arguments)
     flops = {}
     for kind, step in steps.items():
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             step()
         flops[kind] = counter.get_total_flops()
         step()  # the second step reuses memory and optimizer state

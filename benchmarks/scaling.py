@@ -5,8 +5,9 @@
 
 One of the four changes while the others stay as in `BASE`. A step is forward, both losses, backward
 and AdamW's update, on noise and random tokens. It runs in one thread and is measured in processor
-time, which other work on the machine does not change. Torch counts the operations; the ceiling is
-the peak of plain matrix products in the same process. A plot of the table is written as SVG.
+time, which other work on the machine does not change. `rank_plan` counts the operations; the
+ceiling is the peak of plain matrix products in the same process. A plot of the table is written as
+SVG.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from ceiling import ceiling
 from options import run
+from rank_plan import flop_counter
 from side_by_side import Rounds, emit, figure, in_turn, table, write_report
-from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
@@ -117,7 +118,7 @@ def measured(point: Point, *, steps: int, bf16: bool) -> tuple[float, float, flo
         losses.total.backward()
         optimizer.step()
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         step()
     times = []
     for _ in range(steps):

@@ -18,9 +18,9 @@ import torch
 from ceiling import ceiling
 from options import run
 from peer import BOS, CONTEXT, EOS, VOCAB_SIZE, captions, noise_images, peer_model
+from rank_plan import flop_counter
 from side_by_side import Rounds, emit, figure, in_turn, peak_bytes, ratio, table, write_report
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
@@ -130,7 +130,7 @@ UNITS = {"pairs_per_s": "pairs/s", "peak_bytes": "bytes", "flops": "FLOP/s"}
 def contestant(arguments: argparse.Namespace) -> None:
     bf16, batch = arguments.precision == "bf16", arguments.batch
     step = STEPS[arguments.contestant](batch, bf16)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         losses = [step()]
     times = []
     for _ in range(arguments.steps):
