@@ -157,3 +157,8 @@ def test_what_is_gone_is_reported(sources: list[Path], tmp_path: Path) -> None:
             read(frame.path, "7/0.5s")
         with pytest.raises(DataError, match="no such frame"):
             read(frame.path.replace("#t=0", "#t=77"), frame.etag)
+        film = sources[-1].rename(tmp_path / "live.mov")
+        (frame, *_) = (one for one in images_of([film]))
+        film.with_suffix(".jpg").write_bytes(image_bytes(0))
+        with pytest.raises(DataError, match=r"live\.mov has changed since"):
+            ImageResolver()(frame.path, frame.etag)

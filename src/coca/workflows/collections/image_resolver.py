@@ -75,8 +75,9 @@ class ImageResolver:
                 if is_audio
                 else VideoSource([file], frame_interval_s=interval_s)
             )
-            (entry,) = source.entries()
-            if entry.etag != etag:
+            # None of a video that became the motion of a Live Photo.
+            entry = next(iter(source.entries()), None)
+            if entry is None or entry.etag != etag:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")
             self._frames = {frame.path: frame.data for frame in source.series(entry)}
             self._video = (file, etag)

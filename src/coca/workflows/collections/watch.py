@@ -1,5 +1,6 @@
 """Folder watcher: index new, changed and deleted files as they change."""
 
+import importlib.util
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import TypeVar
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
-from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
 from coca.search.ingest.sources import AnySource, Entry, SourceImage
 from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
@@ -24,7 +25,8 @@ SETTLE_S = 0.5
 """Quiet period before files are read, seconds: a file being copied is incomplete."""
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
-_TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
+_IMAGES = PHOTO_SUFFIXES | {".tar"}
+_TAKEN = _IMAGES | VIDEO_SUFFIXES | AUDIO_SUFFIXES
 
 _Result = TypeVar("_Result")
 
@@ -148,6 +150,8 @@ def changed_sources(
         roots: The watched folders. A missing root may be an unmounted drive.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
     """
+    # Without `av`, videos and audio are skipped, as in folders.
+    read = _IMAGES if importlib.util.find_spec("av") is None else _TAKEN
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
@@ -157,9 +161,9 @@ def changed_sources(
             there.update(
                 str(file)
                 for file in path.parent.glob(f"{escape(path.stem)}*")
-                if file.suffix.lower() in _TAKEN and path.stem in (file.stem, file.name)
+                if file.suffix.lower() in read and path.stem in (file.stem, file.name)
             )
-        if path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
+        if path.is_dir() or (path.suffix.lower() in read and path.exists()):
             there.add(str(path))
         elif roots.above(str(path)) == str(path):
             logger.warning(
