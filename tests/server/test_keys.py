@@ -3,7 +3,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ KEYS = {
     "key-of-dora": KeyConfig(name="dora", write_quota=len(image_bytes(600)) + 1_000),
     "key-of-eva": KeyConfig(name="eva", collections=("pictures",), quota=1),
     "key-of-admin": KeyConfig(name="admin", admin=True),
+    "key-of-finn": KeyConfig(name="finn", expires=datetime.now(UTC) + timedelta(days=1)),
 }
 
 
@@ -232,6 +233,8 @@ def test_a_link_is_made_by_a_key_that_may_write(client: TestClient) -> None:
     made = client.post("/v1/links", json={"days": 2}, headers=as_key("key-of-anna"))
     assert made.status_code == 201, made.text
     assert 1.9 < (datetime.fromisoformat(made.json()["expires"]) - datetime.now(UTC)).days + 1 <= 2
+    ends = client.post("/v1/links", json={"days": 2}, headers=as_key("key-of-finn")).json()
+    assert datetime.fromisoformat(ends["expires"]) == KEYS["key-of-finn"].expires
     reader = as_key(made.json()["key"])
     named = client.get("/v1/collections", headers=reader).json()
     assert ([one["name"] for one in named["collections"]], named["writable"]) == (

@@ -15,6 +15,7 @@ from coca.core.errors import (
     CocaError,
     ConfigError,
     DataError,
+    MissingExtraError,
     StorageError,
     UnsupportedError,
 )
@@ -60,7 +61,7 @@ def status_of(error: CocaError) -> tuple[int, str]:
             return 400, "invalid_argument"
         case StorageError():
             return 507, "insufficient_storage"
-        case UnsupportedError():
+        case UnsupportedError() | MissingExtraError():
             return 501, "unsupported"
     return 500, "failed"
 
@@ -176,6 +177,7 @@ ERRORS = _described(
         422: "The request has another form, or an image cannot be decoded",
         429: "The key is above its rate or quota",
         500: "The service failed",
+        501: "The model does not have the operation, or the service an extra",
         503: "The service is overloaded or busy",
     }
 )

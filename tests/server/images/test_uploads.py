@@ -36,7 +36,9 @@ def parts(content: bytes) -> list[bytes]:
     return found
 
 
-def test_several_thumbnails_have_one_response_in_the_order_of_their_ids(client: TestClient) -> None:
+def test_several_thumbnails_have_one_response_in_the_order_of_their_ids(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = ids(client, {})[:2]
     url = "/v1/items/thumbnails"
     made = client.get(url, params={"id": [second, "missing", first], "side": "128"})
@@ -44,8 +46,17 @@ def test_several_thumbnails_have_one_response_in_the_order_of_their_ids(client: 
     assert parts(made.content) == [alone[0], b"", alone[1]]
     # What is missing now may be there later.
     assert made.headers["cache-control"] == "no-store"
+    read: list[str] = []
+    cached = service.thumbnails.cached
+
+    def counted(key: str, side: int) -> bytes | None:
+        read.append(key)
+        return cached(key, side)
+
+    monkeypatch.setattr(service.thumbnails, "cached", counted)
     again = client.get(url, params={"id": [first, second], "side": "128"})
     assert "max-age" in again.headers["cache-control"]
+    assert len(read) == 2
     assert client.get(url).status_code == 422
     assert client.get(url, params={"id": [first] * 65}).status_code == 422
 

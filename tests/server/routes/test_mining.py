@@ -1,4 +1,4 @@
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -7,6 +7,8 @@ from coca.inference.predictor import Predictor
 from coca.runtime.caption_words import CaptionWords, WordChoice, words_of
 from coca.search.mining.recommend import recommend
 from coca.search.records import content_id
+from coca.server.collections.catalog import Entry
+from coca.server.routes.mining import histogram
 from coca.server.service import Service
 from server_process import data_uri
 
@@ -25,6 +27,30 @@ def test_recommendations_are_those_of_the_library(
         diversity=0.3,
     )
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+@pytest.mark.parametrize("on", ["image", "text"])
+def test_the_weight_of_a_single_example_changes_nothing(
+    client: TestClient, images: list[bytes], on: str
+) -> None:
+    found = []
+    for weight in (1, 2):
+        body = {"positive": [{"id": content_id(images[0]), "weight": weight}], "on": on}
+        hits = client.post("/v1/recommend", json=body).json()["hits"]
+        found.append([hit["id"] for hit in hits])
+    assert found[0] == found[1]
+    assert set(found[0]) == {content_id(image) for image in images[1:]}
+
+
+@pytest.mark.parametrize("interval", ["auto", "year", "month", "day"])
+def test_each_known_time_is_in_one_interval(interval: Any) -> None:
+    known = [-62_135_596_800, -1, 1, 1_709_251_199, 1_709_251_200, 253_402_300_799]
+    unknown = [0, -62_135_596_801, 253_402_300_800, 2**63 - 1, -(2**63) + 1]
+    found = histogram([Entry(str(it), it, ()) for it in (*known, *unknown)], interval)
+    assert found.unknown == len(unknown)
+    for bucket in found.buckets:
+        assert bucket.count == sum(bucket.start <= it < bucket.end for it in known)
+    assert sum(bucket.count for bucket in found.buckets) == len(known)
 
 
 def test_facets_count_values_and_years(client: TestClient) -> None:

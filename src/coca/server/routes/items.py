@@ -435,7 +435,7 @@ def several_thumbnails(
     """
     served = tenant.collection(collection)
     made = tenant.service.thumbnails
-    kept = all(made.cached(served.thumbnail_key(one), _offered(side)) for one in id)
+    kept = all(made.has(served.thumbnail_key(one), _offered(side)) for one in id)
 
     def each() -> Iterator[bytes]:
         for one in id:

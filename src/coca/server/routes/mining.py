@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from fastapi import APIRouter
+from jaxtyping import Int64
 from pydantic import Field
 
 from coca.core.config.frozen_config import Fraction
@@ -14,10 +15,11 @@ from coca.core.errors import ArgumentError
 from coca.core.files.local_files import size_in_etag
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
+from coca.search.mining.recommend import vector_on
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA, split_source_entries
-from coca.search.search_options import MIN_SIMILARITY
+from coca.search.search_options import MIN_SIMILARITY, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -35,6 +37,7 @@ from coca.server.collections.catalog import Entry, FacetPair
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.service import DAY_S
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
@@ -151,8 +154,11 @@ _COLUMNS = ("tags", "album", "caption_source")
 _FEW = 50
 """Maximum number of values of a metadata field that is counted without being named."""
 _MAX_DAYS, _MAX_MONTHS = 92, 120
+_FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
+"""Begin of the year 1, and end of 9999: other times are damaged, and count as unknown."""
 
 Interval = Literal["year", "month", "day"]
+_UNITS: Mapping[Interval, str] = {"year": "Y", "month": "M", "day": "D"}
 
 
 def count_facets(
@@ -186,17 +192,18 @@ def histogram(
     items: Sequence[Entry], interval: Literal["auto", "year", "month", "day"]
 ) -> Histogram:
     """Count items by time of capture, in UTC; `auto` chooses the interval by the time span."""
-    times = [taken for item in items if (taken := _datetime(item.time)) is not None]
+    times = np.array([item.time for item in items], np.int64)
+    times = times[(times != 0) & (times >= _FIRST_S) & (times < _END_S)]
     chosen: Interval = _interval(times) if interval == "auto" else interval
-    counts = Counter(_start(taken, chosen) for taken in times)
+    periods, counts = np.unique(
+        times.astype("datetime64[s]").astype(f"datetime64[{_UNITS[chosen]}]"), return_counts=True
+    )
+    starts, ends = (
+        some.astype("datetime64[s]").astype(np.int64).tolist() for some in (periods, periods + 1)
+    )
     buckets = [
-        HistogramBucket(
-            start=int(start.timestamp()),
-            end=int(_next(start, chosen).timestamp()),
-            label=start.strftime({"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d"}[chosen]),
-            count=count,
-        )
-        for start, count in sorted(counts.items())
+        HistogramBucket(start=start, end=end, label=str(period), count=count)
+        for period, count, start, end in zip(periods, counts.tolist(), starts, ends, strict=True)
     ]
     return Histogram(interval=chosen, buckets=buckets, unknown=len(items) - len(times))
 
@@ -221,32 +228,11 @@ def _facet(
     )
 
 
-def _datetime(seconds: int) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(seconds, UTC) if seconds else None
-    except (OverflowError, OSError, ValueError):
-        return None
-
-
-def _interval(times: Sequence[datetime]) -> Interval:
-    days = (max(times) - min(times)).days if times else 0
+def _interval(times: Int64[np.ndarray, " N"]) -> Interval:
+    days = np.ptp(times) // DAY_S if len(times) else 0
     if days <= _MAX_DAYS:
         return "day"
     return "month" if days <= _MAX_MONTHS * 31 else "year"
-
-
-def _start(taken: datetime, interval: Interval) -> datetime:
-    day = taken.day if interval == "day" else 1
-    month = 1 if interval == "year" else taken.month
-    return datetime(taken.year, month, day, tzinfo=UTC)
-
-
-def _next(start: datetime, interval: Interval) -> datetime:
-    if interval == "day":
-        return datetime.fromtimestamp(start.timestamp() + 86_400, UTC)
-    if interval == "year" or start.month == 12:
-        return start.replace(year=min(start.year + 1, 9_999), month=1)
-    return start.replace(month=start.month + 1)
 
 
 # Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
@@ -260,14 +246,16 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     """Recommend items by positive and negative examples, which are left out of the hits."""
     collection = tenant.collection(body.collection)
     options = ServedOptions(**given_options(body, ServedOptions))
+    given = (*body.positive, *body.negative)
+    items = [one.id for one in given if one.id is not None and one.region is None]
     hits = find_recommended(
         collection.engine,
-        _examples(tenant, body.positive, body.collection),
-        negative=_examples(tenant, body.negative, body.collection),
+        _examples(tenant, body.positive, body.collection, options.on),
+        negative=_examples(tenant, body.negative, body.collection, options.on),
         k=options.k,
         filter=filter_of(tenant, body),
         trashed=body.trashed,
-        seen=body.seen,
+        seen={*body.seen, *items},
         diversity=body.diversity,
         on=options.on,
     )
@@ -314,12 +302,13 @@ def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     )
 
 
-def _examples(tenant: Tenant, given: list[Example], collection: str | None) -> list[str | Term]:
-    """Build examples; items stay ids, so that they are left out of the hits."""
-    found: list[str | Term] = []
+def _examples(tenant: Tenant, given: list[Example], collection: str | None, on: Side) -> list[Term]:
+    """Build a term for each example: of an item its vector on the side that is searched."""
+    found: list[Term] = []
     for one in given:
-        if one.id is not None and one.region is None and one.weight == 1:
-            found.append(tenant.collection(collection).record(one.id).id)
+        if one.id is not None and one.region is None:
+            vector = vector_on(tenant.collection(collection).record(one.id), on)
+            found.append(Term(vector=vector, weight=one.weight))
         else:
             found += examples(tenant, [one], collection, sign=1)
     return found

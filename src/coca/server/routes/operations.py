@@ -93,4 +93,5 @@ def link(body: LinkRequest, tenant: Writer) -> Link:
         )
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=body.days)
     tenant.record("link", "", expires=expires.isoformat())
-    return Link(key=tenant.service.keys.link(tenant.key, expires), expires=expires)
+    ends = min(expires, tenant.key.expires or expires)
+    return Link(key=tenant.service.keys.link(tenant.key, expires), expires=ends)

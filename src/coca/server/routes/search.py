@@ -235,7 +235,7 @@ def _condition(one: Condition) -> str:
         return any_of(where(one.field, "in", values), has_any_tag(texts, one.field))
     if one.field == "tags" or one.operator in ("has all", "has any"):
         tags = [tag for tag in values if isinstance(tag, str)]
-        if one.operator not in ("has all", "has any") or not tags:
+        if one.operator not in ("has all", "has any") or not 0 < len(tags) == len(values):
             raise ArgumentError(
                 'tags take the operators "has all" and "has any" with a list of texts, got '
                 f"{one.field} {one.operator} {one.value!r}"
