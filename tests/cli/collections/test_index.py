@@ -106,7 +106,7 @@ def test_unindexable_sources_are_reported_before_the_model_is_loaded(run: Run, c
     Path("table.json").write_text("[]")
     output = run("index", "table.json", "-m", "absent", code=2).stderr
     assert output.startswith("error: table.json cannot be indexed: a manifest has one JSON object")
-    assert "no file or folder" in run("index", "nowhere", code=1).stderr
+    assert "nowhere does not exist" in run("index", "nowhere", code=1).stderr
 
 
 def test_a_folder_without_images_is_an_error_unless_all_were_removed(

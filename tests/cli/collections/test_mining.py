@@ -46,7 +46,7 @@ def test_what_is_liked_or_was_seen_is_not_recommended(
     )
     assert filled[1] not in {hit["path"] for hit in mixed}
     assert "score" in run("recommend", "a car").stdout
-    assert "no image none.png" in run("recommend", "none.png", code=2).stderr
+    assert "none.png does not exist" in run("recommend", "none.png", code=2).stderr
 
 
 def test_near_duplicates_are_reported_within_and_against_others(

@@ -28,7 +28,7 @@ def test_labels_that_name_a_file_are_read_from_it(
     (output,) = run_json("classify", images[0], "--labels", "labels.txt", "-m", model)
     assert {one["label"] for one in output["predictions"]} == {"cat", "red, car"}
     missing = run("classify", images[0], "--labels", "other.txt", "-m", model, code=2)
-    assert "there is no file other.txt" in missing.stderr
+    assert "the file of labels other.txt does not exist" in missing.stderr
 
 
 def test_labels_come_from_a_file_as_well(run_json: RunJson, model: str, images: list[str]) -> None:

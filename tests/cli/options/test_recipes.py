@@ -85,7 +85,9 @@ def test_a_recipe_of_the_package_is_given_by_its_name() -> None:
     with pytest.raises(ConfigError, match="no recipe 'emojy'; did you mean 'emoji'"):
         recipe_path("recipe:emojy")
     # A name without `recipe:`, and a path of the clone from elsewhere.
-    with pytest.raises(ConfigError, match="no file emoji; the package has recipe:pretrain/emoji"):
+    with pytest.raises(
+        ConfigError, match="emoji does not exist; the package has recipe:pretrain/emoji"
+    ):
         recipe_path("emoji")
     with pytest.raises(ConfigError, match=r"package has recipe:pretrain/nano$"):
         recipe_path("elsewhere/recipes/pretrain/nano.yaml")

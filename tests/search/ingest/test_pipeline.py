@@ -568,6 +568,6 @@ def test_a_folder_that_is_not_there_changes_nothing(
 ) -> None:
     run()
     folder.rename(folder.with_name("unplugged"))
-    with pytest.raises(DataError, match="no file or folder"):
+    with pytest.raises(DataError, match="does not exist"):
         run(prune=True)
     assert collection.count() == 3

@@ -163,7 +163,7 @@ def test_records_of_a_missing_folder_are_removed_where_that_is_stated(
     # pymilvus warns of its own on old servers.
     assert not [record for record in caplog.records if record.name.startswith("coca")]
     assert ingest([gone], embedder, collection, **settings) == IngestReport(unchanged=1)
-    assert f"there is no file or folder {folder}, and no record of it" in caplog.text
+    assert f"{folder} does not exist, and the collection has no record of it" in caplog.text
 
 
 def test_a_copy_takes_no_caption_from_a_file_that_is_out_of_reach(

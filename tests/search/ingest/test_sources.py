@@ -36,7 +36,7 @@ def test_a_file_that_is_named_is_read_with_any_suffix(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file or folder .*absent"):
+    with pytest.raises(DataError, match=r"absent does not exist"):
         find_files([tmp_path / "absent"])
 
 

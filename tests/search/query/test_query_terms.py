@@ -237,8 +237,8 @@ def test_quoted_words_and_options_join_the_arguments(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("b.jpg", "no image b.jpg; to search for the text, use --text b.jpg"),
-        ("b.jpg:0.5 dog", "no image b.jpg;"),
+        ("b.jpg", "b.jpg does not exist; to search for the text, use --text b.jpg"),
+        ("b.jpg:0.5 dog", "b.jpg does not exist;"),
         ("photo of b.jpg file", "use --text 'photo of b.jpg file'"),
         ("clip.mp4 at night", "use --text 'clip.mp4 at night'"),
         ("my photo.png", "for 'my photo.png' quote the name"),

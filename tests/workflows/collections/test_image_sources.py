@@ -82,7 +82,7 @@ def test_a_uri_is_resolved_by_name_and_kind_of_file(
         ("a.tar.gz", ConfigError, "compressed tars"),
         ("a.doc", ConfigError, "supported are folders"),
         ("https://example.org/a.jpg", ConfigError, "list them in a manifest"),
-        ("absent", DataError, "no file or folder"),
+        ("absent", DataError, "absent does not exist"),
     ],
 )
 def test_a_uri_that_cannot_be_indexed_is_refused_with_a_remedy(

@@ -294,7 +294,7 @@ def test_a_model_is_loaded_after_the_sources_are_checked_and_for_the_collection_
         return model
 
     uri = str(tmp_path / "pictures.db")
-    with pytest.raises(DataError, match="no file or folder"):
+    with pytest.raises(DataError, match="does not exist"):
         index_images([tmp_path / "absent"], load_model, uri=uri)
     assert not given
     first = index_images([album], load_model, uri=uri, captions=False)

@@ -343,7 +343,7 @@ def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
         if Path(name).is_file():
             files.append(word)
         elif {Path(name).suffix.lower(), Path(word).suffix.lower()} & set(IMAGE_SUFFIXES):
-            raise ConfigError(f"there is no image {word}")
+            raise ConfigError(f"{word} does not exist")
         else:
             texts.append(word)
     return texts, files

@@ -89,7 +89,7 @@ def classify(
     if not choices and not classes and (words := images.find_words(files)):
         others = [file for file in files if file not in words]
         command = to_try("classify", *others, "--labels", ",".join(words))
-        raise ConfigError(f"there is no file {words[0]}; if it is a label: {command}")
+        raise ConfigError(f"{words[0]} does not exist; if it is a label: {command}")
     paths = images.find(files, videos=True)
     from coca.inference.video import classify_files
     from coca.runtime.prompts import prompts_named

@@ -53,7 +53,7 @@ def embed(
     check_table_path(out, others=[NUMPY_SUFFIX])
     if words := images.find_words(files or []):
         command = to_try("embed", "--text", " ".join(words))
-        raise ConfigError(f"there is no file {words[0]}; if it is a text: {command}")
+        raise ConfigError(f"{words[0]} does not exist; if it is a text: {command}")
     paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name images, or give --text")

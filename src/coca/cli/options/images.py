@@ -258,7 +258,7 @@ def read_names(listed: str) -> list[str]:
     if listed and path.is_file():
         return lines_of(path)
     if "," not in listed and path.suffix.lower() in _TEXT_SUFFIXES:
-        raise ConfigError(f"there is no file {listed} to read labels from")
+        raise ConfigError(f"the file of labels {listed} does not exist")
     return [name for part in listed.split(",") if (name := part.strip())]
 
 

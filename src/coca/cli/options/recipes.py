@@ -50,7 +50,7 @@ def recipe_path(name: str, preferred: str = "") -> str:
     kind, colon, wanted = name.partition(":")
     if kind != "recipe" or not colon:
         if not Path(name).exists() and (alike := _shipped_as(name, preferred)):
-            raise ConfigError(f"there is no file {name}; the package has {' and '.join(alike)}")
+            raise ConfigError(f"{name} does not exist; the package has {' and '.join(alike)}")
         return name
     folder = shipped_recipes()
     known = {

@@ -175,7 +175,7 @@ def ingest(
     total = snapshot.look_at(sources, trust_empty=prune_empty)
     for top in (top for one in sources if isinstance(one, FileSource) for top in one.missing):
         if not snapshot.has_below(top):
-            logger.warning("there is no file or folder %s, and no record of it", top)
+            logger.warning("%s does not exist, and the collection has no record of it", top)
     reader = _reader(embedder, snapshot, captioner, batch_size)
     if prune:
         _warn_of_spared(snapshot)

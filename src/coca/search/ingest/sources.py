@@ -79,7 +79,7 @@ def _found(
         top = os.path.abspath(path)
         if not os.path.isdir(top):
             if not os.path.exists(top):
-                raise DataError(f"there is no file or folder {path}", reason="missing")
+                raise DataError(f"{path} does not exist", reason="missing")
             # Irregular files are refused when they are read, as in folders.
             named.add(top)
         else:

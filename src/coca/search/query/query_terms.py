@@ -330,7 +330,7 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
         whole = " ".join(words)
         quotes = f"; for {whole!r} quote the name" if os.path.isfile(whole) else ""
         raise ConfigError(
-            f"there is no image {word}{quotes}; to search for the text, use --text {text}"
+            f"{word} does not exist{quotes}; to search for the text, use --text {text}"
         )
 
 

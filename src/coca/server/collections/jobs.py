@@ -143,7 +143,7 @@ class Jobs:
                 code="folder_not_allowed",
             )
         if not os.path.isdir(folder):
-            raise ServiceError(f"there is no folder {uri!r}", status=404, code="no_such_folder")
+            raise ServiceError(f"{uri!r} is not a folder", status=404, code="no_such_folder")
         return folder
 
     def _run(self, job: IndexJob) -> None:

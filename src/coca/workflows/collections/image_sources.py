@@ -124,7 +124,7 @@ def resolve_uri(uri: str | Path) -> SourceUri:
     if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES | AUDIO_SUFFIXES and not is_local:
         raise ConfigError(f"{uri}: single URLs are not fetched; list them in a manifest")
     if is_local and not path.exists():
-        raise DataError(f"there is no file or folder {uri}", reason="missing")
+        raise DataError(f"{uri} does not exist", reason="missing")
     if suffix in PHOTO_SUFFIXES:
         return ImageUri(uri)
     if suffix in VIDEO_SUFFIXES:
