@@ -156,7 +156,7 @@ class Service:
     def _purge(self) -> None:
         try:
             self.purge()
-        except (CocaError, ServiceError) as error:
+        except CocaError as error:
             logger.warning("the trash could not be emptied: %s", error)
 
     def _read_all(self) -> None:

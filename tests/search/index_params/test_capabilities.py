@@ -13,8 +13,7 @@ def test_a_newer_server_loses_nothing() -> None:
     for older, newer in pairwise(tables):
         assert older.indexes <= newer.indexes
         assert older.vector_types <= newer.vector_types
-        assert older.vector_columns <= newer.vector_columns
-        for ability in ("group_by", "templates"):
+        for ability in ("several_vectors", "partition_key", "shards", "replicas"):
             assert getattr(older, ability) <= getattr(newer, ability)
 
 

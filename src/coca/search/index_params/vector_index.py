@@ -41,14 +41,8 @@ class Capabilities:
     """
     vector_types: frozenset[str]
     """Data types of vectors, by their Milvus names."""
-    metrics: frozenset[str]
-    """Metrics for float vectors."""
-    vector_columns: int
-    """Maximum number of vector columns in a collection."""
-    group_by: bool
-    """One result for each value of a column. Milvus 2.3 accepts the parameter and ignores it."""
-    templates: bool
-    """Filter templates: values are sent separately from the expression."""
+    several_vectors: bool
+    """Whether image and caption vectors fit into one row."""
     shards: bool
     """Several shards for writes."""
     replicas: bool
@@ -59,11 +53,6 @@ class Capabilities:
     Milvus 2.3 upserts rows into the wrong partition, where no filter finds them: tested on 2.3.5.
     """
 
-    @property
-    def several_vectors(self) -> bool:
-        """Whether image and caption vectors fit into one row."""
-        return self.vector_columns > 1
-
 
 _LITE = Capabilities(
     name="Milvus Lite",
@@ -71,10 +60,7 @@ _LITE = Capabilities(
     lite=True,
     indexes=frozenset(row.name for row in INDEX_TYPES.values() if row.lite),
     vector_types=frozenset({"FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"}),
-    metrics=frozenset({"COSINE", "IP", "L2"}),
-    vector_columns=4,
-    group_by=True,
-    templates=False,
+    several_vectors=True,
     shards=False,
     replicas=False,
     partition_key=False,
@@ -85,10 +71,7 @@ _SERVER_2_3 = Capabilities(
     version=(2, 3, 0),
     indexes=frozenset(),
     vector_types=frozenset({"FLOAT_VECTOR", "BINARY_VECTOR"}),
-    metrics=frozenset({"COSINE", "IP", "L2"}),
-    vector_columns=1,
-    group_by=False,
-    templates=False,
+    several_vectors=False,
     shards=True,
     replicas=True,
     partition_key=False,
@@ -98,19 +81,15 @@ _SERVER_2_4 = replace(
     _SERVER_2_3,
     vector_types=_SERVER_2_3.vector_types
     | {"FLOAT16_VECTOR", "BFLOAT16_VECTOR", "SPARSE_FLOAT_VECTOR"},
-    vector_columns=4,
-    group_by=True,
+    several_vectors=True,
     partition_key=True,
 )
 
-_SERVER_2_5 = replace(_SERVER_2_4, templates=True)
-
-_SERVER_2_6 = replace(_SERVER_2_5, vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"})
+_SERVER_2_6 = replace(_SERVER_2_4, vector_types=_SERVER_2_4.vector_types | {"INT8_VECTOR"})
 
 _SERVERS = {
     (2, 3, 0): _SERVER_2_3,
     (2, 4, 0): _SERVER_2_4,
-    (2, 5, 0): _SERVER_2_5,
     (2, 6, 0): _SERVER_2_6,
 }
 """First version of a server -> its features, but for the index types."""
@@ -124,7 +103,7 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
         uri: URI, by which Zilliz Cloud is recognized.
 
     Example:
-        >>> capabilities_of("v2.3.5").group_by, capabilities_of("v2.6.4").group_by
+        >>> capabilities_of("v2.3.5").partition_key, capabilities_of("v2.6.4").partition_key
         (False, True)
     """
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", server_version)

@@ -382,8 +382,4 @@ def _search_captions(
 def _without(albums: Sequence[str], filter: str) -> str:
     if not albums:
         return filter
-    return _both(filter, f"{records.ALBUM} not in [{', '.join(map(quoted, albums))}]")
-
-
-def _both(filter: str, other: str) -> str:
-    return f"({filter}) and {other}" if filter else other
+    return all_of(filter, f"{records.ALBUM} not in [{', '.join(map(quoted, albums))}]")

@@ -94,6 +94,7 @@ def mine(
         check_classes_model(mining.uncertain_among.info, predictor)
     resident = CollectionCopy(collection, progress=progress)
     ids, vectors = resident.vectors()
+    total = len(ids)
     if mining.filter:
         kept = set(collection.ids(mining.filter))
         rows = [row for row, id in enumerate(ids) if id in kept]
@@ -103,7 +104,7 @@ def mine(
     chosen = choose(vectors, choice, scores=scores, away_from=away, progress=progress)
     given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
     if not given:
-        raise SearchError(_nothing_left(len(collection.ids()), len(vectors), scores, choice))
+        raise SearchError(_nothing_left(total, len(vectors), scores, choice))
     return write_subset(out, collection, given, model_captions=model_captions, progress=progress)
 
 
