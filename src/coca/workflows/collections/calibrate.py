@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
+from coca.search.filters import IN_TRASH
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
 from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
@@ -62,17 +63,20 @@ def calibrate(
         progress: Optional progress callback.
 
     Raises:
-        SearchError: Another model filled the collection, it is empty, or there are too few texts
-            for the rate of false alarms.
+        SearchError: Another model filled the collection, all its records are in the trash, or there
+            are too few texts for the rate of false alarms.
         ConfigError: A correct image of `answers` is not in the collection.
     """
     config = config or CalibrationConfig()
     info = collection.info
     check_same_model(info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     random = np.random.default_rng(config.seed)
-    ids = sorted(collection.ids())
+    everything = set(collection.ids())
+    ids = sorted(everything.difference(collection.ids(IN_TRASH)))
     if not ids:
-        raise SearchError(f"collection {info.collection!r} has no records to calibrate with")
+        raise SearchError(
+            f"collection {info.collection!r} has no records outside the trash to calibrate with"
+        )
     searched = searched or searchable(collection, progress)
     sample = collection.get(_drawn(ids, _RECORDS, random)).values()
     absent = absent_texts()
@@ -101,7 +105,7 @@ def calibrate(
         np.array(own),
         false_alarms=config.false_alarms,
         fingerprint=info.fingerprint,
-        records=len(ids),
+        records=len(everything),
     )
     collection.keep_calibration(calibration.to_json())
     return calibration
@@ -110,8 +114,8 @@ def calibrate(
 def needs_calibration(collection: Collection) -> bool:
     """Return whether the number of records has changed by more than a tenth since a calibration.
 
-    A collection of less than 32 records needs none, nor does one that was calibrated by a list of
-    queries.
+    A collection of less than 32 records outside the trash needs none, nor does one that was
+    calibrated by a list of queries.
     """
     count = collection.count()
     if count < MIN_RECORDS:
@@ -121,9 +125,11 @@ def needs_calibration(collection: Collection) -> bool:
         old = Calibration.of(info, fingerprint=info.fingerprint)
     except SearchError:
         old = None
-    return old is None or (
-        LISTED not in old.other and abs(count - old.records) > MAX_CHANGE * old.records
-    )
+    if old is not None and (
+        LISTED in old.other or abs(count - old.records) <= MAX_CHANGE * old.records
+    ):
+        return False
+    return count - len(collection.ids(IN_TRASH)) >= MIN_RECORDS
 
 
 @cache

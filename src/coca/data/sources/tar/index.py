@@ -322,7 +322,7 @@ def _open_index(path: str, index_path: str, storage: Storage) -> TarIndex | None
         if size != start + header.rows * width or not 0 <= header.end <= tar_bytes:
             raise ValueError(f"its size {size:,} or the end {header.end:,} is wrong")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        logger.warning("%s is damaged (%r) and is made again", index_path, error)
+        logger.warning("%s cannot be read (%r) and is made again", index_path, error)
         return None
     return TarIndex(path, header, start, index_path, storage)
 
