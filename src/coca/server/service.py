@@ -135,29 +135,27 @@ class Service:
         return found
 
     def purge(self) -> None:
-        """Delete what has been in the trash for `trash_days`."""
-        days = self.settings.trash_days
-        for served in self.collections.values() if days else ():
-            if not served.catalog.entries(trashed=True):
-                continue
-            due_s = int(time.time()) - days * DAY_S
-            for ids in batches(
-                served.collection.ids(where(f"{METADATA}.{TRASHED}", "<=", due_s)), _DELETED
-            ):
-                self.delete(served, ids)
-                self.audit.write("purge", key="", address="", collection=served.name, ids=ids)
+        """Delete what has been in the trash for `trash_days`; a busy collection keeps its trash."""
+        for served in self.collections.values() if self.settings.trash_days else ():
+            try:
+                self._empty_trash(served)
+            except CocaError as error:
+                logger.warning("the trash of %s could not be emptied: %s", served.name, error)
+
+    def _empty_trash(self, served: ServedCollection) -> None:
+        if not served.catalog.entries(trashed=True):
+            return
+        due_s = int(time.time()) - self.settings.trash_days * DAY_S
+        due = served.collection.ids(where(f"{METADATA}.{TRASHED}", "<=", due_s))
+        for ids in batches(due, _DELETED):
+            self.delete(served, ids)
+            self.audit.write("purge", key="", address="", collection=served.name, ids=ids)
 
     def _read(self) -> None:
-        self._purge()
+        self.purge()
         self._read_all()
         while not self._closing.wait(_PURGE_S):
-            self._purge()
-
-    def _purge(self) -> None:
-        try:
             self.purge()
-        except CocaError as error:
-            logger.warning("the trash could not be emptied: %s", error)
 
     def _read_all(self) -> None:
         while self._to_read and not self._closing.is_set():

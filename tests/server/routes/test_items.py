@@ -134,8 +134,17 @@ def test_an_item_in_the_trash_is_found_there_only(client: TestClient) -> None:
     client.delete(url)
 
 
-def test_the_trash_is_emptied_after_its_days(client: TestClient, service: Service) -> None:
+def test_the_trash_is_emptied_after_its_days_though_another_collection_is_busy(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served, uris = service.collections["others"], []
+    first = next(iter(service.collections.values()))
+
+    def busy(trashed: bool) -> None:
+        raise StorageError("another process is indexing")
+
+    assert first is not served
+    monkeypatch.setattr(first.catalog, "entries", busy)
     for number in (242, 243, 244):
         item = client.post("/v1/items", json=new(number)).json()
         uris.append(f"/v1/items/{item['id']}?collection=others")
