@@ -38,6 +38,11 @@ WITHHELD_GROUPS = {
     "what an image does not show": "bisexual criminal criminals gangster gangsters gay gays "
     "homeless homosexual homosexuals illegal lesbian lesbians queer terrorist terrorists thug "
     "thugs",
+    "origin and faith": "african african-american african-americans africans american americans "
+    "amish arab arabic arabs asian asians buddhist buddhists caucasian caucasians chinese "
+    "christian christians foreigner foreigners hindu hindus hispanic hispanics immigrant "
+    "immigrants indian indians japanese jew jewish jews latina latino latinos mexican mexicans "
+    "muslim muslims",
     "profanity": "bastard bastards bitch bitches crap damn fuck fucked fucking shit shitty",
 }
 """Words that a model does not volunteer, about people in particular, by their reason. Training
