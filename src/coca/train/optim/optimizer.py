@@ -24,8 +24,8 @@ from coca.train.optim.param_groups import UNDECAYED_NAMES, GroupConfig, paramete
 
 logger = logging.getLogger(__name__)
 
-TABLES = {"token_embedding", "vocabulary"}
-"""Matrices with one row per token: independent rows, and no map between layers."""
+TABLES = {"token_embedding", "vocabulary", "positional_embedding", "position_embedding"}
+"""Matrices with one row per token or position: independent rows, and no map between layers."""
 
 MUON_MOMENTUM = 0.95
 """Momentum of the gradient before orthogonalization; the value of Muon's author."""

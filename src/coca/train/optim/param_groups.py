@@ -16,11 +16,11 @@ from coca.model.encoders.encoder import ImageEncoder
 logger = logging.getLogger(__name__)
 
 UNDECAYED_NAMES = {
-    *("positions", "queries", "positional_embedding", "position_embedding"),
+    *("positions", "queries"),
     *("pos_embed", "cls_token", "reg_token", "relative_position_bias_table"),
 }
-"""Learned inputs without weight decay, which would erase them: of coca, OpenCLIP, transformers and
-timm. One of these is a part of the parameter's name."""
+"""Learned inputs without weight decay, which would erase them: of coca and timm. Those of OpenCLIP
+and transformers decay, as in these libraries. One of these is a part of the parameter's name."""
 
 TOWERS = (("image_encoder",), ("unimodal_decoder", "multimodal_decoder"))
 """Towers of layer-wise learning rate decay: both halves of the text decoder are one tower."""
