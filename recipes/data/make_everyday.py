@@ -58,11 +58,12 @@ CLIPART = Path("/usr/share/openclipart/svg")
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 LATER_STEPS = 400
 """Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
-FROM_SCRATCH = """From scratch by `recipes/data/make_everyday.py`. `recipes/pretrain/everyday.yaml`
+FROM_SCRATCH = f"""From scratch by `recipes/data/make_everyday.py`. `recipes/pretrain/everyday.yaml`
 trains everything but the encoder, a frozen EfficientNet-Lite0 with its classifier of ImageNet.
 `add_words.py` adds German words, whose embeddings start at those of English words that occur with
-the same photos. `everyday_third.yaml` trains on for 400 steps, and `everyday_heads.yaml` the last
-layer of the image vectors. The weights are means of those before and after each of the last two."""
+the same photos. `everyday_third.yaml` trains on for {LATER_STEPS} steps, and `everyday_heads.yaml`
+the last layer of the image vectors. The weights are means of those before and after each of the
+last two."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def cluster_interval(
         trials: Trials of each cluster, at least 1.
 
     Raises:
-        ValueError: There is no cluster.
+        ValueError: The arrays are empty.
     """
     clusters = len(trials)
     if not clusters:
