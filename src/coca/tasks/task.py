@@ -1,6 +1,6 @@
 """Downstream tasks: the registry, their configuration and results, and samples for reports.
 
-Axes: N samples, C classes.
+Axes: N samples, C classes, K samples of the reference.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from PIL import Image
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -217,6 +217,8 @@ class TaskResult:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """95 % confidence intervals of metrics over the samples, for one model; see
     `coca.metrics.intervals`."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the data, such as how many images were left out, for the report."""
 
 
 class Task(Protocol):
@@ -304,6 +306,17 @@ def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
             f"{without[0]}); {config.task} needs one for each image",
             reason="no_caption",
         )
+
+
+def identical_images(samples: Sequence[Sample], known: Sequence[Sample]) -> Bool[ndarray, "N K"]:
+    """Find the pairs of images whose files have the same bytes."""
+    rows: dict[bytes, list[int]] = {}
+    for row, sample in enumerate(known):
+        rows.setdefault(hashlib.sha256(sample.image).digest(), []).append(row)
+    same = np.zeros((len(samples), len(known)), dtype=bool)
+    for number, sample in enumerate(samples):
+        same[number, rows.get(hashlib.sha256(sample.image).digest(), [])] = True
+    return same
 
 
 def read_samples(

@@ -1,8 +1,11 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.folder import FolderConfig
@@ -61,9 +64,20 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("data") / "colors")
 
 
-def config(task: str, image_folder: Path, **settings: Any) -> TaskConfig:
-    source = FolderConfig(path=str(image_folder))
-    return TaskConfig(task=task, **{"data": source, "reference": source, **settings})
+@pytest.fixture(scope="module")
+def others(image_folder: Path) -> Path:
+    """The same images in other files: a probe does not learn from equal bytes."""
+    folder = image_folder.with_name("others")
+    for path in image_folder.rglob("*.png"):
+        copy = folder / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(copy, compress_level=0)
+    return folder
+
+
+def config(task: str, image_folder: Path, others: Path, **settings: Any) -> TaskConfig:
+    data, reference = (FolderConfig(path=str(folder)) for folder in (image_folder, others))
+    return TaskConfig(task=task, **{"data": data, "reference": reference, **settings})
 
 
 def run(predictor: Predictor, settings: TaskConfig) -> TaskResult:
@@ -71,17 +85,21 @@ def run(predictor: Predictor, settings: TaskConfig) -> TaskResult:
     return TASKS.get(settings.task)(predictor, settings)
 
 
-def test_a_linear_layer_distinguishes_colours(predictor: Predictor, image_folder: Path) -> None:
-    result = run(predictor, config("linear_probe", image_folder, inverse_penalty=100.0))
+def test_a_linear_layer_distinguishes_colours(
+    predictor: Predictor, image_folder: Path, others: Path
+) -> None:
+    result = run(predictor, config("linear_probe", image_folder, others, inverse_penalty=100.0))
     assert result.metrics["top1"] == 1
     assert (result.metrics["chance_top1"], result.metrics["majority_top1"]) == (0.25, 0.25)
     assert result.details["learned_from"] == result.samples == 12
 
 
 def test_more_shots_are_reported_with_their_spread(
-    predictor: Predictor, image_folder: Path
+    predictor: Predictor, image_folder: Path, others: Path
 ) -> None:
-    settings = config("few_shot", image_folder, shots=(1, 3), draws=4, inverse_penalty=100.0)
+    settings = config(
+        "few_shot", image_folder, others, shots=(1, 3), draws=4, inverse_penalty=100.0
+    )
     first, again = run(predictor, settings), run(predictor, settings)
     assert first.metrics == again.metrics
     assert first.metrics["top1_3_shot"] == 1  # every image is learned
@@ -97,6 +115,24 @@ def test_more_shots_are_reported_with_their_spread(
     }
 
 
+@pytest.mark.parametrize("task", ["linear_probe", "few_shot"])
+def test_nothing_is_learned_from_the_images_to_classify(
+    predictor: Predictor, image_folder: Path, others: Path, tmp_path: Path, task: str
+) -> None:
+    settings = config(task, image_folder, others, shots=(1,), inverse_penalty=1.0)
+    alone = run(predictor, settings)
+    both = tmp_path / "both"
+    shutil.copytree(others, both)
+    for path in image_folder.rglob("*.png"):
+        shutil.copy(path, both / path.parent.name / f"copy-{path.name}")
+    mixed = run(predictor, replace(settings, reference=FolderConfig(path=str(both))))
+    assert mixed.metrics == alone.metrics
+    assert "12 of 24 images" in mixed.notes[0]
+    with pytest.raises(DataError, match="nothing is left to learn from") as caught:
+        run(predictor, replace(settings, reference=settings.data))
+    assert caught.value.reason == "no_other_image"
+
+
 def test_few_shots_are_among_more_and_equal_for_each_class() -> None:
     targets = np.random.default_rng(0).integers(0, 3, 60)
     few, more = (drawn_rows(targets, 3, shots, seed=1) for shots in (2, 5))
@@ -107,27 +143,27 @@ def test_few_shots_are_among_more_and_equal_for_each_class() -> None:
 
 @pytest.mark.parametrize("task", ["linear_probe", "few_shot"])
 def test_missing_data_are_reported_before_any_work(
-    predictor: Predictor, image_folder: Path, tmp_path: Path, task: str
+    predictor: Predictor, image_folder: Path, others: Path, tmp_path: Path, task: str
 ) -> None:
     with pytest.raises(ConfigError, match="name them as reference"):
-        check_task(predictor, config(task, image_folder, reference=None))
+        check_task(predictor, config(task, image_folder, others, reference=None))
     strange = tmp_path / "purple"
     strange.mkdir()
     (strange / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     other = FolderConfig(path=str(tmp_path))
     with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
-        check_task(predictor, config(task, image_folder, data=other, shots=(1,)))
+        check_task(predictor, config(task, image_folder, others, data=other, shots=(1,)))
 
 
 def test_more_shots_than_there_are_images_are_reported(
-    predictor: Predictor, image_folder: Path
+    predictor: Predictor, image_folder: Path, others: Path
 ) -> None:
     with pytest.raises(DataError, match=r"fewer than 4 images of 4 classes, such as 'blue'"):
-        check_task(predictor, config("few_shot", image_folder, shots=(1, 4)))
+        check_task(predictor, config("few_shot", image_folder, others, shots=(1, 4)))
 
 
-def test_shots_below_one_are_refused(image_folder: Path) -> None:
+def test_shots_below_one_are_refused(image_folder: Path, others: Path) -> None:
     with pytest.raises(
         ConfigError, match="shots must be a list of at least 1, each a whole number above 0"
     ):
-        config("few_shot", image_folder, shots=(0,))
+        config("few_shot", image_folder, others, shots=(0,))

@@ -1,7 +1,10 @@
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
@@ -23,6 +26,13 @@ def samples(names: list[str], *, first: int = 0, labelled: bool = True) -> list[
         )
         for number, name in enumerate(names)
     ]
+
+
+def reencoded(image: bytes) -> bytes:
+    """The same pixels in other bytes."""
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(image)).save(stream, "PNG", compress_level=0)
+    return stream.getvalue()
 
 
 def solve(
@@ -59,13 +69,37 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
 def test_images_without_labels_are_joined_by_their_first_caption(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    some = samples(["a", "b", "c"], labelled=False)
-    assert solve(predictor, tmp_path, some, some).metrics["image_to_image_recall@1"] == 1
+    asked = samples(["a", "b", "c"], labelled=False)
+    # The same pixels, in another file.
+    known = [replace(sample, image=reencoded(sample.image)) for sample in asked]
+    assert solve(predictor, tmp_path, asked, known).metrics["image_to_image_recall@1"] == 1
+
+
+def test_images_are_not_compared_with_themselves(predictor: Predictor, tmp_path: Path) -> None:
+    some = samples([f"thing {number % 5}" for number in range(16)])
+    alone = Sample("alone", image_bytes(90), labels=("nobody else",))
+    result = solve(predictor, tmp_path, [*some, alone], [*some, alone])
+    vectors = predictor.embed_images([it.image for it in (*some, alone)])
+    ranks = []
+    for number, sample in enumerate(some):
+        order = np.argsort(-(vectors @ vectors[number]), kind="stable")
+        others = [[*some, alone][row].labels for row in order if row != number]
+        ranks.append(others.index(sample.labels) + 1)
+    assert result.samples == 16
+    assert result.metrics["image_to_image_recall@1"] == np.mean(np.array(ranks) == 1)
+    assert result.metrics["image_to_image_median_rank"] == np.median(ranks)
+    # Things 1 to 4 have two others among 16, thing 0 has three.
+    chance = (12 * 2 / 16 + 4 * 3 / 16) / 16
+    assert result.metrics["chance_image_to_image_recall@1"] == pytest.approx(chance)
+    assert "16 of 16 images are also in" in result.notes[0]
+    with pytest.raises(DataError, match="on another image"):
+        solve(predictor, tmp_path / "again", [alone], [alone, some[0]])
 
 
 def test_any_label_in_common_makes_a_hit(predictor: Predictor, tmp_path: Path) -> None:
     asked = [Sample("q", image_bytes(1), labels=("cat", "red_panda"))]
-    known = [Sample("k", image_bytes(1), labels=("red panda",)), *samples(["dog"], first=3)]
+    image = reencoded(image_bytes(1))
+    known = [Sample("k", image, labels=("red panda",)), *samples(["dog"], first=3)]
     result = solve(predictor, tmp_path, asked, known)
     assert result.metrics["image_to_image_recall@1"] == 1
 
@@ -86,16 +120,17 @@ def test_chance_is_what_blind_drawing_finds(predictor: Predictor, tmp_path: Path
 def test_a_limit_takes_the_first_queries_and_leaves_the_reference_whole(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    some = samples([f"thing {number}" for number in range(12)])
-    result = solve(predictor, tmp_path, some, some, limit=4)
+    names = [f"thing {number}" for number in range(12)]
+    asked, known = samples(names), samples(names, first=100)
+    result = solve(predictor, tmp_path, asked, known, limit=4)
     assert result.samples == 4
     assert result.metrics["chance_image_to_image_recall@1"] == pytest.approx(1 / 12)
 
 
 def test_unreadable_images_of_both_sides_are_reported(predictor: Predictor, tmp_path: Path) -> None:
-    some = samples(["a", "b"])
+    asked, known = samples(["a", "b"]), samples(["a", "b"], first=9)
     broken = Sample("broken", b"no image", labels=("a",))
-    result = solve(predictor, tmp_path, [*some, broken], [*some, broken])
+    result = solve(predictor, tmp_path, [*asked, broken], [*known, broken])
     assert len(result.bad) == 2
 
 

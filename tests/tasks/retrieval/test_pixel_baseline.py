@@ -43,10 +43,21 @@ def solve(
 
 
 def test_only_names_on_both_sides_are_asked_for(predictor: Predictor, tmp_path: Path) -> None:
-    known = samples([*NAMES[:7], *(f"unknown {number}" for number in range(3))])
+    named = samples([*NAMES[:7], *(f"unknown {number}" for number in range(3))])
+    # The same pixels, in other files.
+    known = [framed(sample, 0) for sample in named]
     nameless = Sample("t", image_bytes(50))
     scores = solve(predictor, tmp_path, samples(NAMES), [*known, nameless])
     assert all(value == 1 for value in scores.values())
+
+
+def test_images_are_not_compared_with_themselves(predictor: Predictor, tmp_path: Path) -> None:
+    # Each image and its negative have the same name, and differ more than any two images.
+    some = samples(NAMES)
+    other = [replace(framed(it, 0, negative=True), key=f"{it.key}n") for it in some]
+    both = [*some, *other]
+    scores = solve(predictor, tmp_path, both, both)
+    assert scores["image_to_text_recall@1"] == scores["text_to_image_recall@1"] == 0
 
 
 def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> None:
@@ -68,14 +79,15 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
         assert scores[f"{way}_median_rank"] == np.median(ranks)
 
 
-def framed(sample: Sample, border: int) -> Sample:
-    """The same image within a white border."""
-    inner = decode(sample.image)
+def framed(sample: Sample, border: int, *, negative: bool = False) -> Sample:
+    """The same image or its negative within a white border, in other bytes."""
+    inner = 255 - decode(sample.image) if negative else decode(sample.image)
     side = inner.shape[1] + 2 * border
     whole = torch.full((3, side, side), 255, dtype=torch.uint8)
     whole[:, border : side - border, border : side - border] = inner
     stream = io.BytesIO()
-    Image.fromarray(whole.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
+    image = Image.fromarray(whole.permute(1, 2, 0).contiguous().numpy())
+    image.save(stream, "PNG", compress_level=0)
     return replace(sample, image=stream.getvalue())
 
 

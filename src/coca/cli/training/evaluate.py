@@ -104,12 +104,14 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
 
 def print_scores(console: Console, config: "TaskConfig", result: "TaskResult") -> None:
-    """Print the unreadable samples and the scores of a task."""
+    """Print the unreadable samples, the notes and the scores of a task."""
     from coca.tasks.baselines import SCORE_COLUMNS, score_rows
 
     for sentence in result.bad:
         console.complain(sentence)
     console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
+    for sentence in result.notes:
+        console.say(sentence)
     rows = score_rows(result.metrics, result.intervals)
     shown = [[name.replace("_", " "), *others] for name, *others in rows]
     console.table(SCORE_COLUMNS, shown, right=SCORE_COLUMNS[1:])

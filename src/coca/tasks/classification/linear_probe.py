@@ -7,7 +7,7 @@ Dimensions: N samples, E features, K classes.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from coca.tasks.task import (
     TASKS,
     TaskConfig,
     TaskResult,
+    identical_images,
     read_all_metadata,
     read_samples,
 )
@@ -137,22 +138,25 @@ def linear_probe(
 ) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy of logistic regression on embeddings.
 
-    The classifier is trained on `reference`. The penalty is chosen on a fifth of `reference`, never
-    on the evaluated samples.
+    The classifier is trained on `reference`, without images that `data` contains too (files with
+    the same bytes). The penalty is chosen on a fifth of them, never on the evaluated samples.
     """
-    known, names, bad = _learned(predictor, config, progress)
-    features, targets, more_bad = _embedded(predictor, config.data, names, config.limit, progress)
-    c = config.inverse_penalty or choose_c(*known, len(names), candidates=CANDIDATES)
-    layer = fit_logistic(*known, len(names), c=c)
-    return classified(
+    sets = _embedded(predictor, config, progress)
+    known, classes = sets.known, len(sets.names)
+    features, targets = sets.asked
+    c = config.inverse_penalty or choose_c(*known, classes, candidates=CANDIDATES)
+    logits = fit_logistic(*known, classes, c=c).logits(features)
+    learned_from = len(known[1])
+    result = classified(
         "linear_probe",
-        layer.logits(features),
+        logits,
         targets,
-        names,
-        (*bad, *more_bad),
+        sets.names,
+        sets.bad,
         inverse_penalty=c,
-        learned_from=len(known[1]),
+        learned_from=learned_from,
     )
+    return replace(result, notes=sets.notes)
 
 
 @TASKS.register("few_shot")
@@ -161,12 +165,13 @@ def few_shot(
 ) -> TaskResult:
     """Compute few-shot top-1 accuracy of logistic regression: mean and spread over draws.
 
-    Each draw samples `shots` images per class from `reference`; smaller draws are subsets of larger
-    ones. The spread is the standard deviation over the draws.
+    Each draw samples `shots` images per class from `reference`, without those that `data` contains
+    too; smaller draws are subsets of larger ones. The spread is the standard deviation over the
+    draws.
     """
-    known, names, bad = _learned(predictor, config, progress)
-    targets_known = known[1]
-    features, targets, more_bad = _embedded(predictor, config.data, names, config.limit, progress)
+    sets = _embedded(predictor, config, progress)
+    (features_known, targets_known), names = sets.known, sets.names
+    features, targets = sets.asked
     c = config.inverse_penalty or FEW_SHOT_C
     most_frequent = float(np.bincount(targets).max() / len(targets))
     metrics, each = {}, {}
@@ -175,7 +180,7 @@ def few_shot(
             accuracy = []
             for draw in range(config.draws):
                 rows = drawn_rows(targets_known, len(names), shots, seed=draw)
-                layer = fit_logistic(known[0][rows], targets_known[rows], len(names), c=c)
+                layer = fit_logistic(features_known[rows], targets_known[rows], len(names), c=c)
                 accuracy.append(top_k_accuracy(layer.logits(features), targets, 1))
                 bar.advance()
             each[str(shots)] = accuracy
@@ -186,8 +191,15 @@ def few_shot(
             metrics[f"majority_top1_{shots}_shot"] = most_frequent
     details = {"classes": len(names), "draws": config.draws, "top1": each}
     headline = tuple(f"top1_{shots}_shot" for shots in config.shots)
-    bad = (*bad, *more_bad)
-    return TaskResult("few_shot", metrics, len(targets), bad, details, headline=headline)
+    return TaskResult(
+        "few_shot",
+        metrics,
+        len(targets),
+        sets.bad,
+        details,
+        headline=headline,
+        notes=sets.notes,
+    )
 
 
 @PREFLIGHT.register("linear_probe")
@@ -234,29 +246,51 @@ def _check_samples(config: TaskConfig, *, minimum: int) -> None:
     )
 
 
-def _learned(
-    predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
-) -> tuple[tuple[Float[ndarray, "N E"], Int[ndarray, " N"]], tuple[str, ...], tuple[str, ...]]:
-    """Return embeddings and classes of the reference, class names, and errors of bad samples."""
+@dataclass(frozen=True)
+class _Sets:
+    """Embeddings and classes of the images to learn from, and of those to classify."""
+
+    known: tuple[Float[ndarray, "N E"], Int[ndarray, " N"]]
+    asked: tuple[Float[ndarray, "M E"], Int[ndarray, " M"]]
+    names: tuple[str, ...]
+    """Class names."""
+    bad: tuple[str, ...]
+    """Errors of unreadable samples."""
+    notes: tuple[str, ...]
+
+
+def _embedded(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker) -> _Sets:
+    """Read and embed both sets; images that are to be classified are not learned from."""
     reference = _reference(config)
-    samples, bad = read_samples(reference, progress=progress)
-    names = tuple(sorted({sample.labels[0] for sample in samples if sample.labels}))
-    targets = class_indices(samples, names, reference.title)
-    images = [sample.image for sample in samples]
-    return (_scaled(predictor.embed_images(images, progress=progress)), targets), names, bad
-
-
-def _embedded(
-    predictor: BasePredictor,
-    config: SourceConfig,
-    names: tuple[str, ...],
-    limit: int,
-    progress: ProgressMaker,
-) -> tuple[Float[ndarray, "N E"], Int[ndarray, " N"], tuple[str, ...]]:
-    samples, bad = read_samples(config, limit=limit, progress=progress)
-    targets = class_indices(samples, names, config.title)
-    images = [sample.image for sample in samples]
-    return _scaled(predictor.embed_images(images, progress=progress)), targets, bad
+    known, bad_known = read_samples(reference, progress=progress)
+    asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    names = tuple(sorted({sample.labels[0] for sample in known if sample.labels}))
+    class_indices(known, names, reference.title)
+    copies = np.asarray(identical_images(known, asked).any(axis=1))
+    learned = [sample for sample, copy in zip(known, copies, strict=True) if not copy]
+    if not learned:
+        raise DataError(
+            f"each image of {reference.title} is also in {config.data.title}, so nothing is left "
+            "to learn from; name other images as reference",
+            reason="no_other_image",
+        )
+    notes: tuple[str, ...] = ()
+    if count := len(known) - len(learned):
+        notes = (
+            f"{count:,} of {len(known):,} images of {reference.title} are also in "
+            f"{config.data.title}; nothing is learned from them",
+        )
+    vectors = [
+        _scaled(predictor.embed_images([sample.image for sample in some], progress=progress))
+        for some in (learned, asked)
+    ]
+    return _Sets(
+        (vectors[0], class_indices(learned, names, reference.title)),
+        (vectors[1], class_indices(asked, names, config.data.title)),
+        names,
+        bad_known + bad,
+        notes,
+    )
 
 
 def _scaled(vectors: Float[ndarray, "N E"]) -> Float[ndarray, "N E"]:

@@ -23,7 +23,7 @@ from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval
 from coca.processing.image import decode, trimmed
 from coca.runtime.audio_file import WHOLE
 from coca.runtime.base_predictor import BasePredictor
-from coca.tasks.task import TASKS, TaskConfig, TaskResult, read_samples
+from coca.tasks.task import TASKS, TaskConfig, TaskResult, identical_images, read_samples
 
 # Image-image retrieval: find reference images of the same object as a query image.
 
@@ -35,29 +35,31 @@ def image_retrieval(
     """Compute recall@1, 5, 10 and median rank of `data` in `reference`, with chance levels.
 
     Two images match if they share a label; images without labels match by their first caption.
-    Queries without a matching reference image are skipped.
+    Queries without a matching reference image are skipped. A query is not compared with a copy of
+    itself, an image whose file has the same bytes, so that `data` may be `reference`.
     """
     if config.reference is None:
         raise ConfigError("image_retrieval needs `reference`: the images to search")
     query_samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
-    relevant = _same_things(query_samples, known)
+    copies = identical_images(query_samples, known)
+    relevant = _same_things(query_samples, known) & ~copies
     answerable = np.asarray(relevant.any(axis=1))
     if not answerable.any():
         raise DataError(
-            f"no label of {config.data.title} occurs in {config.reference.title}, so there is "
-            "nothing to find",
+            f"no label of {config.data.title} occurs on another image of "
+            f"{config.reference.title}, so there is nothing to find",
             reason="no_overlap",
         )
     query_samples = [sample for sample, kept in zip(query_samples, answerable, strict=True) if kept]
-    relevant = relevant[answerable]
+    relevant, copies = relevant[answerable], copies[answerable]
     queries = predictor.embed_images([sample.image for sample in query_samples], progress=progress)
     gallery = predictor.embed_images([sample.image for sample in known], progress=progress)
-    similarity = queries @ gallery.T
+    similarity = np.where(copies, -np.inf, queries @ gallery.T)
     scores = retrieval_scores(similarity, relevant)
     metrics = {f"image_to_image_{name}": value for name, value in scores.items()}
     for k in (1, 5, 10):
-        metrics[f"chance_image_to_image_recall@{k}"] = chance_recall(relevant, k)
+        metrics[f"chance_image_to_image_recall@{k}"] = chance_recall(relevant, k, left_out=copies)
     ranks = first_relevant_rank(similarity, relevant)
     best = similarity.argmax(axis=1)
     examples = [
@@ -75,6 +77,17 @@ def image_retrieval(
         bad + bad_known,
         {"examples": examples},
         intervals=intervals,
+        notes=_copies_noted(copies, config),
+    )
+
+
+def _copies_noted(copies: Bool[ndarray, "Q K"], config: TaskConfig) -> tuple[str, ...]:
+    count = int(copies.any(axis=1).sum())
+    if not count or config.reference is None:
+        return ()
+    return (
+        f"{count:,} of {len(copies):,} images are also in {config.reference.title}; they are not "
+        "compared with themselves",
     )
 
 
@@ -107,7 +120,8 @@ def pixel_baseline(
 ) -> TaskResult:
     """Compute retrieval recall of raw pixels between `data` and `reference`, in both directions.
 
-    Images match by the first caption of the reference image.
+    Images match by the first caption of the reference image. Copies are left out, as in
+    `image_retrieval`.
     """
     return _baseline(config, progress, trim=False)
 
@@ -126,22 +140,31 @@ def _baseline(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> Tas
     asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
     names = [sample.captions[0] if sample.captions else "" for sample in known]
-    relevant = np.array([[name in sample.captions for name in names] for sample in asked])
+    copies = identical_images(asked, known)
+    named = np.array([[name in sample.captions for name in names] for sample in asked])
+    relevant = named & ~copies
     paired = relevant.any(axis=1)
     reached = relevant.any(axis=0)
     if not paired.any():
         raise DataError(
-            f"no caption of {config.reference.title} occurs in {config.data.title}, so there is "
-            "nothing to compare",
+            f"no caption of {config.reference.title} occurs on another image of "
+            f"{config.data.title}, so there is nothing to compare",
             reason="no_overlap",
         )
     with progress("comparing pixels", None):
-        similarity = -_distances(_thumbnails(asked, trim=trim), _thumbnails(known, trim=trim))
+        distances = _distances(_thumbnails(asked, trim=trim), _thumbnails(known, trim=trim))
+    similarity = np.where(copies, -np.inf, -distances)
     to_text = retrieval_scores(similarity[paired], relevant[paired])
     to_image = retrieval_scores(similarity.T[reached], relevant.T[reached])
     metrics = {f"text_to_image_{name}": value for name, value in to_image.items()}
     metrics |= {f"image_to_text_{name}": value for name, value in to_text.items()}
-    return TaskResult(config.task, metrics, int(paired.sum()), bad + bad_known)
+    return TaskResult(
+        config.task,
+        metrics,
+        int(paired.sum()),
+        bad + bad_known,
+        notes=_copies_noted(copies[paired], config),
+    )
 
 
 def _thumbnails(samples: list[Sample], *, trim: bool) -> Float[ndarray, "N F"]:

@@ -257,6 +257,7 @@ def _as_json(
                 "samples": entry.result.samples,
                 "seconds": round(entry.seconds, 3),
                 "bad": list(entry.result.bad),
+                "notes": list(entry.result.notes),
                 "details": dict(entry.result.details),
                 "per_class": dict(entry.result.report_samples.per_class),
                 "config": to_dict(config),
@@ -300,7 +301,7 @@ def _section(
         confusion = samples.confusion
         blocks += [_heat(confusion)] if drawn else [_matrix(confusion), *_mistakes(confusion)]
     blocks += samples.rows
-    text = f"{result.samples:,} samples."
+    text = " ".join(f"{it}." for it in (f"{result.samples:,} samples", *result.notes))
     if result.bad:
         more = f" and {len(result.bad) - 1:,} more" if len(result.bad) > 1 else ""
         text += f" Left out, since they cannot be read: {result.bad[0]}{more}."

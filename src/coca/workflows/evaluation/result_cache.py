@@ -18,7 +18,7 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.task import Confusion, Example, ImageRow, ReportSamples
 
-FORMAT = 4
+FORMAT = 5
 """Version of the cache; increased when the file format or the meaning of a score changes."""
 
 
@@ -68,6 +68,7 @@ def read_result(path: Path) -> CachedResult | None:
         tuple(found["headline"]),
         _report_samples(found["report_samples"]),
         {name: (low, high) for name, (low, high) in found["intervals"].items()},
+        tuple(found["notes"]),
     )
     return CachedResult(result, content["record"], content["seconds"])
 
