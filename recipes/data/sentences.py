@@ -17,7 +17,6 @@ import argparse
 import glob
 import json
 import tarfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
+from coca.cli.progress import lines
 from coca.core.errors import ConfigError
 from coca.core.extras import npm_packages
 from coca.model.pretrained import DTYPES, resolve_precision
@@ -100,24 +100,21 @@ class Teacher:
         """Embed texts as unit vectors, sorted by length, so that batches have little padding."""
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         vectors = np.zeros((len(texts), self._model.config.hidden_size), np.float16)
-        started = time.perf_counter()
-        for start in range(0, len(texts), batch_size):
-            rows = order[start : start + batch_size]
-            inputs = self._tokenizer(
-                [texts[row] for row in rows],
-                padding=True,
-                truncation=True,
-                max_length=64,
-                return_tensors="pt",
-            )
-            states = self._model(**inputs).last_hidden_state.float()
-            real = inputs["attention_mask"][..., None].float()
-            means = (states * real).sum(dim=1) / real.sum(dim=1)
-            vectors[rows] = torch.nn.functional.normalize(means, dim=1).half().numpy()
-            done = start + len(rows)
-            rate = done / (time.perf_counter() - started)
-            print(f"\r{done:,} of {len(texts):,} sentences, {rate:.0f}/s", end="", flush=True)
-        print()
+        with lines("embedding sentences", len(texts)) as bar:
+            for start in range(0, len(texts), batch_size):
+                rows = order[start : start + batch_size]
+                inputs = self._tokenizer(
+                    [texts[row] for row in rows],
+                    padding=True,
+                    truncation=True,
+                    max_length=64,
+                    return_tensors="pt",
+                )
+                states = self._model(**inputs).last_hidden_state.float()
+                real = inputs["attention_mask"][..., None].float()
+                means = (states * real).sum(dim=1) / real.sum(dim=1)
+                vectors[rows] = torch.nn.functional.normalize(means, dim=1).half().numpy()
+                bar.advance(len(rows))
         return vectors
 
 
