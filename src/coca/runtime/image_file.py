@@ -304,6 +304,13 @@ def is_turned(image: Image.Image) -> bool:
     return _orientation(image) in _UPRIGHT
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after the EXIF orientation; the image must not be loaded yet."""
+    width, height = image.size
+    # From 5 on, the image is rotated by 90 degrees.
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))

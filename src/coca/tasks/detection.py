@@ -14,6 +14,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import require_coca
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.image_file import opened, upright_size
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -61,7 +62,7 @@ def detection(
     truth = [_true(sample, numbers) for sample in samples]
     if not any(len(one.boxes) for one in truth):
         raise DataError(f"{config.data.title} has no object", reason="no_boxes")
-    predicted = [_found(one, numbers) for one in found]
+    predicted = [_found(*pair, numbers) for pair in zip(samples, found, strict=True)]
     scores, each = detection_scores(truth, predicted, len(numbers))
     by_class = dict(zip(detector.classes, each, strict=True))
     details = {"classes": len(numbers), "AP_by_class": by_class}
@@ -133,8 +134,12 @@ def _true(sample: Sample, numbers: dict[str, int]) -> TrueBoxes:
     )
 
 
-def _found(found: "list[Detection]", numbers: dict[str, int]) -> FoundBoxes:
-    edges = np.array([one.box for one in found], float).reshape(-1, 4)
+def _found(sample: Sample, found: "list[Detection]", numbers: dict[str, int]) -> FoundBoxes:
+    """Return the detections in pixels of the listed size, which the file need not have."""
+    with opened(sample.image, sample.key) as (image, _):
+        width, height = upright_size(image)
+    scale = sample.metadata["width"] / width, sample.metadata["height"] / height
+    edges = np.array([one.box for one in found], float).reshape(-1, 4) * (scale * 2)
     return FoundBoxes(
         boxes=np.concatenate([edges[:, :2], edges[:, 2:] - edges[:, :2]], axis=1),
         labels=np.array([numbers[one.label] for one in found], int),

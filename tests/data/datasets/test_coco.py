@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from coca.core.errors import DataError
 from coca.data.datasets.coco import BOXES
@@ -143,6 +144,43 @@ def test_an_image_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> N
     write_instances(tmp_path / "instances.json", [{**IMAGE, "width": side}], [])
     with pytest.raises(DataError, match="image 0 of"):
         open_instances(tmp_path / "instances.json").read(0)
+
+
+def shown(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Source:
+    """An image of these stored sides that is listed with 64 x 48 pixels."""
+    (path / "pictures").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(path / "pictures" / "0.png", exif=exif)
+    listed = {**IMAGE, "width": 64, "height": 48}
+    write_instances(path / "instances.json", [listed], [BOX])
+    return open_instances(path / "instances.json")
+
+
+@pytest.mark.parametrize("size", [(64, 48), (32, 24), (33, 25), (640, 480), (13, 10), (1, 1)])
+def test_the_file_may_be_a_resized_image(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert shown(tmp_path, size).read(0).metadata["width"] == 64
+
+
+def test_an_image_that_is_turned_to_the_listed_size_is_read(tmp_path: Path) -> None:
+    assert shown(tmp_path, (48, 64), orientation=6).read(0).metadata["height"] == 48
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "message"),
+    [
+        ((48, 64), 1, r"0\.png has 48 x 64 pixels, but is listed with 64 x 48.*EXIF orientation"),
+        ((64, 48), 8, r"0\.png has 48 x 64 pixels, but is listed with 64 x 48.*EXIF orientation"),
+        ((64, 64), 1, r"0\.png has 64 x 64 pixels, but is listed with 64 x 48.*elsewhere$"),
+    ],
+)
+def test_boxes_of_another_shape_are_not_used(
+    tmp_path: Path, size: tuple[int, int], orientation: int, message: str
+) -> None:
+    source = shown(tmp_path, size, orientation=orientation)
+    with pytest.raises(DataError, match=message) as caught:
+        source.read(0)
+    assert caught.value.reason == "wrong_size"
 
 
 @pytest.mark.parametrize("number", [[1], {"a": 1}])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import LoaderConfig
@@ -16,7 +17,7 @@ from coca.inference import loading
 from coca.inference.detecting import load_detector
 from coca.model.detector import DetectorConfig
 from coca.processing.augment import AugmentConfig
-from coca.tasks import TaskConfig
+from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.trainer import TrainConfig
@@ -75,6 +76,13 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     # Boxes come in pixels of the image, and the surest first.
     assert all(0 <= one.box[0] < one.box[2] <= 32 for one in found)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    # Files of twice the listed size show the same objects.
+    for path in (tmp_path / "scenes" / "pictures").iterdir():
+        with Image.open(path) as image:
+            image.resize((64, 64), Image.Resampling.NEAREST).save(path)
+    loaded = loading.load(result.model, device="cpu")
+    again = TASKS.get("detection")(loaded, config.evaluate[0])
+    assert again.metrics["AP50"] > 0.3
 
 
 def test_the_run_goes_on_where_it_stopped_to_the_same_weights(

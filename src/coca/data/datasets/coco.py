@@ -17,7 +17,8 @@ in the Flickr files.
                       "area": 1481.3, "iscrowd": 0}, ...],
      "categories": [{"id": 44, "name": "bottle"}, ...]}
 
-A box is left, top, width and height in pixels. LVIS and many annotation tools use the same format.
+A box is left, top, width and height in pixels of an image of the listed `width` and `height`. The
+file may be another size of the same image. LVIS and many annotation tools use the same format.
 """
 
 import math
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coca.core.errors import DataError
+from coca.data.sample import Sample
 from coca.data.sources.annotated import (
     AnnotatedSource,
     AnnotationsConfig,
@@ -38,6 +40,7 @@ from coca.data.sources.annotated import (
     unlisted,
 )
 from coca.data.sources.source import register_source
+from coca.runtime.image_file import image_errors, opened, upright_size
 
 # COCO Captions format, also of NoCaps: images and captions, joined by image id.
 
@@ -149,7 +152,8 @@ def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
 
     The key is the image id. Labels are the category names of the objects; metadata has `width`,
     `height` and `boxes`. A malformed box, or one of an unlisted image or category, becomes a bad
-    sample at the end.
+    sample at the end. An image whose sides have another ratio than the listed ones cannot be read,
+    since its boxes would be elsewhere.
     """
     annotations, fingerprint = read_annotations(config)
     names = _names(list_in(annotations, "categories", config.title), config.title)
@@ -170,7 +174,25 @@ def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
     ]
     # Remaining boxes belong to no image.
     faults += unlisted("box", objects, config.title)
-    return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+    return _InstancesSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+
+
+class _InstancesSource(AnnotatedSource):
+    def read(self, row: int) -> Sample:
+        sample = super().read(row)
+        name = self._entry(row).file
+        with image_errors(name), opened(sample.image, name) as (image, _):
+            width, height = upright_size(image)
+        listed = sample.metadata["width"], sample.metadata["height"]
+        # The rounded sides of a resized image change this difference by half a side each.
+        if abs(width * listed[1] - height * listed[0]) <= sum(listed):
+            return sample
+        turned = "; its EXIF orientation may turn it" if (height, width) == listed else ""
+        raise DataError(
+            f"{name} has {width} x {height} pixels, but is listed with {listed[0]} x {listed[1]}, "
+            f"another ratio, so that its boxes would be elsewhere{turned}",
+            reason="wrong_size",
+        )
 
 
 def _names(categories: list[Any], title: str) -> dict[Any, str]:

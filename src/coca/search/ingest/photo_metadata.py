@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from PIL import Image, ImageFile, IptcImagePlugin
 
 from coca.core.files.formats import HEAD_BYTES, is_raw
-from coca.runtime.image_file import decoder_warnings_ignored, opened
+from coca.runtime.image_file import decoder_warnings_ignored, opened, upright_size
 from coca.search.ingest.exif import (
     MAX_TEXT_BYTES,
     Exif,
@@ -241,18 +241,15 @@ def read_header(image: bytes) -> Header:
     """Read the header of an encoded image; empty if damaged, as the model reports the error."""
     try:
         with decoder_warnings_ignored(), opened(image, "") as (shown, _):
-            width, height = shown.size
-            exif = own = Exif(shown.getexif())
+            width, height = upright_size(shown)
+            exif = Exif(shown.getexif())
             if is_raw(image[:HEAD_BYTES]):
                 # The preview has an Exif of its own, or nothing but its orientation.
-                exif = Exif.of_raw(image) or own
+                exif = Exif.of_raw(image) or exif
             iptc, xmp = _iptc_of(shown), _xmp_of(shown, exif)
     except Exception:
         # On damaged files Pillow's readers raise nearly anything.
         return Header()
-    # From 5 on, the image is rotated by 90 degrees.
-    if (own.number("orientation", 0x0112) or 1) >= 5:
-        width, height = height, width
     return Header(width, height, _annotation(exif, iptc, xmp))
 
 
