@@ -3,7 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from coca.metrics.intervals import cluster_interval, wilson_interval
+from coca.metrics.intervals import (
+    cluster_interval,
+    grouped_interval,
+    mean_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("successes", "count"), [(76, 100), (97, 100), (0, 10), (10, 10), (1, 3)])
@@ -54,3 +59,28 @@ def test_equal_clusters_prove_no_certainty(fraction: float) -> None:
 def test_an_interval_of_no_cluster_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 cluster"):
         cluster_interval(np.zeros(0), np.zeros(0))
+
+
+def test_scores_of_one_group_count_as_one_cluster() -> None:
+    scores = np.array([1.0, 0.0, 1.0, 0.3, 0.6, 1.0])
+    names = ["b", "a", "b", "a", "c", "b"]
+    sums, counts = np.array([3.0, 0.3, 0.6]), np.array([3, 2, 1])
+    assert grouped_interval(scores, names) == cluster_interval(sums, counts)
+    alone = grouped_interval(scores, range(6))
+    assert alone == cluster_interval(scores, np.ones(6))
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        low, high = mean_interval(random.exponential(2.0, 200))
+        covered += low <= 2 <= high
+    # Four standard errors of 2,000 draws; the skew costs a little.
+    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
+    assert mean_interval(np.array([0.0, 0.0, 0.1]))[0] == 0
+
+
+def test_one_score_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least 2 scores, got 1"):
+        mean_interval(np.ones(1))

@@ -146,7 +146,10 @@ def test_chance_is_the_score_of_the_same_captions_on_other_images(
 
 
 def test_right_captions_score_above_chance(perfect: Predictor, tmp_path: Path) -> None:
-    metrics = solve(perfect, tmp_path).metrics
+    result = solve(perfect, tmp_path)
+    metrics = result.metrics
+    low, high = result.intervals["cider"]
+    assert low < metrics["cider"] < high
     assert all(metrics[name] > metrics[f"chance_{name}"] for name in scored(["a"] * 13))
     assert metrics["cider"] > 2 * metrics["chance_cider"]
     assert metrics["bleu@1"] == pytest.approx(1)
@@ -156,6 +159,7 @@ def test_a_single_image_has_no_chance_to_compare_with(predictor: Predictor, tmp_
     result = solve(predictor, tmp_path, limit=1)
     assert result.samples == 1
     assert scores_of(result) == result.metrics
+    assert not result.intervals
 
 
 def test_a_report_gets_the_best_and_the_worst_captions(perfect: Predictor, tmp_path: Path) -> None:

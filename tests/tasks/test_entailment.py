@@ -11,6 +11,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.source import SourceConfig
 from coca.data.sources.table_source import ManifestConfig
 from coca.inference.predictor import Predictor
+from coca.metrics.intervals import cluster_interval
 from coca.model.coca_config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
@@ -47,6 +48,8 @@ def test_entailment_counts_each_verdict(tmp_path: Path) -> None:
     assert sum(result.details["predicted_share"].values()) == pytest.approx(1)
     assert result.report_samples.confusion is not None
     assert sum(map(sum, result.report_samples.confusion.counts)) == 6
+    low, high = result.intervals["accuracy"]
+    assert low < np.mean(right) < high
 
 
 def test_pairs_are_judged_together_and_a_sentence_counts_if_all_of_its_pairs_do(
@@ -62,6 +65,9 @@ def test_pairs_are_judged_together_and_a_sentence_counts_if_all_of_its_pairs_do(
     assert result.metrics["majority_consistency"] == 0
     assert result.metrics["majority_accuracy"] == 0.5
     assert result.metrics["sentences"] == 4
+    # The pairs of a sentence are one cluster.
+    clusters = cluster_interval(pairs.sum(axis=1), np.full(4, 2))
+    assert result.intervals == {"accuracy": clusters}
     assert result.headline == ("accuracy", "consistency")
 
 

@@ -13,6 +13,7 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
+from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
 from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
@@ -60,6 +61,10 @@ def test_the_score_is_the_official_score_of_the_answers_of_the_head(
     assert [it["answer"] for it in result.details["results"]] == answered
     assert [it["question_id"] for it in result.details["results"]] == list(range(8))
     assert (result.samples, result.headline) == (8, ("accuracy",))
+    # Questions about the same image are one cluster.
+    photos = [sample.image for sample in samples]
+    assert len({*photos}) < len(photos)
+    assert result.intervals == {"accuracy": grouped_interval(each, photos)}
 
 
 def test_baselines_come_from_the_questions_of_the_reference(

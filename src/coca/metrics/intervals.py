@@ -7,9 +7,10 @@ Dimensions: N clusters, such as images.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from numpy import ndarray
 
 Z = 1.959964
@@ -65,6 +66,29 @@ def cluster_interval(
     of_one = fraction * (1 - fraction)
     count = min(total, of_one / max(variance, 1e-12)) if of_one else float(clusters)
     return wilson_interval(fraction, max(1.0, count))
+
+
+def grouped_interval(scores: Float[ndarray, " M"], groups: Sequence[object]) -> tuple[float, float]:
+    """Compute `cluster_interval` of M scores of 0 to 1, such as of questions grouped by image.
+
+    Raises:
+        ValueError: There is no score.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    group_of = np.array([numbers[name] for name in groups], np.int64)
+    return cluster_interval(np.bincount(group_of, scores), np.bincount(group_of))
+
+
+def mean_interval(scores: Float[ndarray, " N"]) -> tuple[float, float]:
+    """Compute the normal interval of a mean of independent scores, at least 0.
+
+    Raises:
+        ValueError: There are fewer than 2 scores.
+    """
+    if len(scores) < 2:
+        raise ValueError(f"an interval of a mean needs at least 2 scores, got {len(scores)}")
+    half = Z * float(scores.std(ddof=1)) / math.sqrt(len(scores))
+    return max(0.0, float(scores.mean()) - half), float(scores.mean()) + half
 
 
 def interval_shown(interval: tuple[float, float] | None) -> str:

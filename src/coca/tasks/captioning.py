@@ -23,6 +23,7 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.caption_metrics import caption_scores, cider, words
+from coca.metrics.intervals import mean_interval
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
@@ -141,6 +142,8 @@ def captioning(
         details,
         headline=("cider", "bleu@4", *(("meteor",) if config.meteor else ())),
         report_samples=ReportSamples(tuple(image_rows)),
+        # CIDEr is the mean over images; the weights of words, which are the set's, count as given.
+        intervals={"cider": mean_interval(each)} if half else {},
     )
 
 

@@ -312,11 +312,17 @@ def identical_images(samples: Sequence[Sample], known: Sequence[Sample]) -> Bool
     """Find the pairs of images whose files have the same bytes."""
     rows: dict[bytes, list[int]] = {}
     for row, sample in enumerate(known):
-        rows.setdefault(hashlib.sha256(sample.image).digest(), []).append(row)
+        rows.setdefault(images_digest(sample), []).append(row)
     same = np.zeros((len(samples), len(known)), dtype=bool)
     for number, sample in enumerate(samples):
-        same[number, rows.get(hashlib.sha256(sample.image).digest(), [])] = True
+        same[number, rows.get(images_digest(sample), [])] = True
     return same
+
+
+def images_digest(sample: Sample) -> bytes:
+    """Hash the bytes of a sample's images, to recognize the same ones elsewhere."""
+    digests = b"".join(hashlib.sha256(image).digest() for image in sample.images)
+    return hashlib.sha256(digests).digest()
 
 
 def read_samples(

@@ -32,6 +32,7 @@ from coca.metrics.answers import (
     vqa_accuracy,
 )
 from coca.metrics.classification import per_class_accuracy, softmax
+from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.classification.recognition import class_indices
@@ -43,6 +44,7 @@ from coca.tasks.task import (
     ReportSamples,
     TaskConfig,
     TaskResult,
+    images_digest,
     per_class_results,
     read_all_metadata,
     samples_in_parts,
@@ -87,6 +89,8 @@ class _Answered:
 
     sample: Sample
     completion: str
+    image: bytes
+    """Its digest: questions about the same image are not independent."""
 
 
 @TASKS.register("vqa")
@@ -111,7 +115,7 @@ def vqa(
         worth += scores.tolist()
         _show_answers(shown, part, completion, scores)
         answered += [
-            _Answered(replace(sample, image=b"", others=()), answer)
+            _Answered(replace(sample, image=b"", others=()), answer, images_digest(sample))
             for sample, answer in zip(part, completion, strict=True)
         ]
     each = np.array(worth)
@@ -133,6 +137,7 @@ def vqa(
         _details(answered, each),
         headline=("accuracy",),
         report_samples=ReportSamples(rows),
+        intervals={"accuracy": grouped_interval(each, [one.image for one in answered])},
     )
 
 
@@ -280,6 +285,8 @@ class _Judged:
     """Statements without their images, with predicted and true classes."""
 
     samples: list[Sample]
+    images: list[bytes]
+    """Digests of their images."""
     predicted: Int[ndarray, " N"]
     targets: Int[ndarray, " N"]
     bad: tuple[str, ...]
@@ -292,7 +299,7 @@ def entailment(
 ) -> TaskResult:
     """Compute accuracy, overall and per class, with chance and majority-class accuracy."""
     judged = _judge(predictor, config, progress)
-    return _result("entailment", judged, predictor.classes, {})
+    return _result("entailment", judged, predictor.classes, {}, groups=judged.images)
 
 
 @TASKS.register("nlvr2")
@@ -312,7 +319,7 @@ def nlvr2(
         "majority_consistency": consistency(judged.targets == most, groups),
         "sentences": float(len({*groups})),
     }
-    return _result("nlvr2", judged, predictor.classes, further)
+    return _result("nlvr2", judged, predictor.classes, further, groups=groups)
 
 
 @PREFLIGHT.register("entailment")
@@ -328,6 +335,7 @@ def check_entailment(predictor: BasePredictor, config: TaskConfig) -> None:
 def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
     head = _text_head(predictor)
     samples: list[Sample] = []
+    images: list[bytes] = []
     all_logits: list[Float[ndarray, "n K"]] = []
     shown: dict[bool, list[Example]] = {True: [], False: []}
     bad: list[str] = []
@@ -344,6 +352,7 @@ def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
             shown, usable, logits, class_indices(usable, head.classes, config.data.title), head
         )
         all_logits.append(logits)
+        images += map(images_digest, usable)
         samples += [replace(sample, image=b"", others=()) for sample in usable]
     if not samples:
         raise ConfigError(
@@ -357,6 +366,7 @@ def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
     ]
     return _Judged(
         samples,
+        images,
         np.concatenate(all_logits).argmax(axis=1),
         class_indices(samples, head.classes, config.data.title),
         tuple(bad),
@@ -365,8 +375,14 @@ def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
 
 
 def _result(
-    task: str, judged: _Judged, classes: Sequence[str], further: dict[str, float]
+    task: str,
+    judged: _Judged,
+    classes: Sequence[str],
+    further: dict[str, float],
+    *,
+    groups: Sequence[object],
 ) -> TaskResult:
+    """Build the result; statements of a group are not independent."""
     correct = judged.predicted == judged.targets
     each = per_class_accuracy(judged.predicted, judged.targets, len(classes))
     metrics = {
@@ -391,6 +407,7 @@ def _result(
         {"predicted_share": dict(zip(classes, predicted_share.tolist(), strict=True))},
         headline=("accuracy", "consistency") if "consistency" in further else ("accuracy",),
         report_samples=ReportSamples(judged.rows, per_class, confusion),
+        intervals={"accuracy": grouped_interval(correct.astype(np.float64), groups)},
     )
 
 
