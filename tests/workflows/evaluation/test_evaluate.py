@@ -75,7 +75,7 @@ def test_two_models_are_compared_with_the_scores_that_each_has_alone(
     for entry, result in zip(kept["tasks"], both[1], strict=True):
         assert entry["compare"] == {str(other): result.metrics}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert f"| this model | {other} | chance |" in report
+    assert f"| this model | 95 % | {other} | chance |" in report
     # The other way round, nothing has to be run again.
     logged.clear()
     assert (
