@@ -186,8 +186,7 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
             time.sleep(0.05)
         wait_for_row(folder, process, beyond=read_metrics(folder)[-1]["step"] + 5)
         process.terminate()
-        _, errors = process.communicate()
-    assert "cannot continue" in errors
+        process.communicate()
     # Each step once, up to the one that the last checkpoint holds.
     rows = [int(row["step"]) for row in read_metrics(folder)]
     assert rows == list(range(1, len(rows) + 1))
