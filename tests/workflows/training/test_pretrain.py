@@ -242,6 +242,10 @@ def test_stages_of_resolution_end_at_the_size_of_the_processor(
     predictor = load(tmp_path / "run")
     assert predictor.processor.image_config.image_size == 16
     assert predictor.model.config.image.image_size == 16
+    # They would end at another step with another batch size.
+    larger = recipe(image_folder, tmp_path / "run", stages, "data.loader.batch_size=8")
+    with pytest.raises(ConfigError, match=r"with data\.loader\.batch_size 4, now it is 8, but"):
+        pretrain(larger)
 
 
 @pytest.mark.parametrize(

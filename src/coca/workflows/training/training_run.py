@@ -87,6 +87,15 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
                 f"{config.run} was started with {name} {before.get(name)}, now it is {now[name]}; "
                 "use another folder for the new run"
             )
+    if now["data"].get("resolution"):
+        sizes = [recipe["data"]["loader"]["batch_size"] for recipe in (before, now)]
+        if sizes[0] != sizes[1]:
+            # Its stages end after a number of samples, so that they would end at another step.
+            raise ConfigError(
+                f"{config.run} was started with data.loader.batch_size {sizes[0]}, now it is "
+                f"{sizes[1]}, but data.resolution needs a batch size that remains; use "
+                f"{sizes[0]}, or another folder for a new run"
+            )
     for name in logged:
         if before.get(name) != now[name]:
             logger.warning("%s resumes with changed settings of %s", config.run, name)
