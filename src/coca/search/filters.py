@@ -210,10 +210,6 @@ def quoted(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
-IN_TRASH = has_key(TRASHED)
-"""Filter for records in the trash."""
-
-
 def _compare_column(column: str, operator: str, value: object) -> Filter:
     text = column in _TEXTS
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -352,3 +348,9 @@ def _literal(value: object) -> str:
         case float() if value - value == 0:  # finite
             return repr(value)
     raise ArgumentError(f"a filter compares text, numbers and truth values, not {value!r}")
+
+
+IN_TRASH = has_key(TRASHED)
+"""Filter for records in the trash."""
+OUTSIDE_TRASH = negate(IN_TRASH)
+"""Filter for the records that searches find."""

@@ -1,6 +1,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from coca.core.config.frozen_config import load_config
 from coca.data.sources.factory import open_source
 from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig
+from coca.search.milvus.collection import Collection
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     TokenizerConfig,
@@ -109,6 +111,25 @@ def test_a_mined_subset_is_a_manifest_of_the_right_images(
     assert "{kind: shards, path: other}" in run("mine", "other", "--count", "3").stdout
     copied = open_source(ShardsConfig(path="copied"))
     assert {copied.read(row).image for row in range(3)} <= {Path(p).read_bytes() for p in filled}
+
+
+def test_what_is_in_the_trash_is_neither_chosen_nor_counted(
+    run: Run, run_json: RunJson, filled: list[str]
+) -> None:
+    with Collection.open("coca.db") as collection:
+        records = [one for part in collection.read_through() for one in part]
+        thrown = [one for one in records if one.path in filled[:4]]
+        collection.upsert(replace(one, metadata={"trashed": 7, "n": 0}) for one in thrown)
+    output = run_json("mine", "half.jsonl", "--fraction", "0.5")
+    assert (output["chosen"], output["of"]) == (1, 2)
+    filtered = run_json("mine", "one.jsonl", "--fraction", "0.5", "-f", 'metadata["n"] < 5')
+    assert (filtered["chosen"], filtered["of"]) == (1, 2)
+    assert "1 of 2 images are in all.jsonl" in run("mine", "all.jsonl", "--count", "1").stdout
+    assert run_json("duplicates")["count"] == 2
+    assert "of 2 images" in run("duplicates", "--min-similarity", "1").stdout
+    with Collection.open("coca.db") as collection:
+        collection.upsert(replace(one, metadata={"trashed": 7}) for one in records)
+    assert "no images outside the trash" in run("mine", "x.jsonl", "--count", "1", code=1).stderr
 
 
 @pytest.mark.parametrize("out", ["some.jsonl", "some"])

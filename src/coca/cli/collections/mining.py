@@ -114,6 +114,7 @@ def duplicates(
     the files whose removal leaves neither a pair nor a copy.
     """
     files = images.find(against or [])
+    from coca.search.filters import OUTSIDE_TRASH
     from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.collections.mining import find_duplicates
 
@@ -127,6 +128,7 @@ def duplicates(
             progress=console.progress,
         )
         copies = exact_copies(collection)
+        total = collection.count(OUTSIDE_TRASH)
     dropped = {paths[row] for row in found.drop}
     drop = dropped.union(*(copies.get(path, ()) for path in dropped))
     listed = {} if files else copies
@@ -151,7 +153,7 @@ def duplicates(
     console.say(
         _sentence_on(
             found,
-            count=collection.info.count,
+            count=total,
             others=len(files),
             min_similarity=min_similarity,
             drop=len(drop),
@@ -159,7 +161,7 @@ def duplicates(
     )
     console.emit(
         {
-            "count": collection.info.count,
+            "count": total,
             "pair_count": found.count,
             "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
             "groups": [[paths[row] for row in group] for group in found.groups],
@@ -248,6 +250,7 @@ def mine(
     examples, apart = images.find(positive or []), images.find(away_from or [])
     from contextlib import ExitStack
 
+    from coca.search.filters import OUTSIDE_TRASH, all_of
     from coca.search.mining.selection import Choice
     from coca.workflows.collections import mining as workflow
     from coca.workflows.collections.class_prompts import find_classes
@@ -266,8 +269,10 @@ def mine(
             filter=among.expression,
             away_from=apart,
         )
+        total = collection.count(OUTSIDE_TRASH)
+        among_them = all_of(wanted.filter, OUTSIDE_TRASH)
         choice = Choice(
-            count=count or max(1, round((fraction or 0) * collection.count(wanted.filter))),
+            count=count or max(1, round((fraction or 0) * collection.count(among_them))),
             min_score=min_score,
             diverse=diverse,
             max_similarity=max_similarity,
@@ -285,7 +290,7 @@ def mine(
     for _, sentence in subset.lost:
         console.complain(sentence)
     console.say(
-        f"{subset.written:,} of {collection.info.count:,} images are in {out}"
+        f"{subset.written:,} of {total:,} images are in {out}"
         + (f", {len(subset.lost):,} selected images are unreadable" if subset.lost else "")
     )
     if subset.model_captions:
@@ -298,7 +303,7 @@ def mine(
         {
             "out": str(out),
             "chosen": subset.written,
-            "of": collection.info.count,
+            "of": total,
             "model_captions_left_out": subset.model_captions,
             "lost": [{"path": path, "error": error} for path, error in subset.lost],
         }

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search import records
-from coca.search.filters import IN_TRASH, all_of, negate, quoted, with_ids
+from coca.search.filters import IN_TRASH, OUTSIDE_TRASH, all_of, quoted, with_ids
 from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
@@ -298,7 +298,7 @@ def ann_search(
     if captions and not separate:
         hidden.append((lambda row: not row[records.HAS_TEXT], f"{records.HAS_TEXT} == true"))
     if not page.trashed:
-        hidden.append((lambda row: is_trashed(row[records.METADATA]), negate(IN_TRASH)))
+        hidden.append((lambda row: is_trashed(row[records.METADATA]), OUTSIDE_TRASH))
     filters = [page.filter] if page.filter else []
     if page.trashed:
         filters.append(IN_TRASH)
