@@ -51,8 +51,8 @@ def test_a_record_has_size_time_album_and_tags(
     photo.with_suffix(".json").write_text(json.dumps(annotation))
     assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(updated=1)
     record = record_of(collection, photo.read_bytes())
-    assert (record.album, record.tags, record.time) == ("2024", ("sea", "sun"), 1717173000)
-    assert record.metadata == {"n": 1}
+    assert (record.album, record.tags, record.time) == ("2024", ("sea", "sun"), 1717180200)
+    assert record.metadata == {"n": 1, "utc_offset": 120}
     assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(unchanged=1)
 
 

@@ -119,11 +119,11 @@ def between(field: str, least: Value | None, most: Value | None) -> Filter:
 def taken(*, since: date | None = None, until: date | None = None) -> Filter:
     """Build a filter for images taken from `since` to the end of `until`.
 
-    A day spans its first to its last second. A time without a zone is UTC, as cameras write it.
-    Images of unknown time are excluded.
+    A day spans its first to its last second, by the clock at the place of each image. Images of
+    unknown time are excluded.
 
     Raises:
-        SearchError: `until` is before `since`.
+        SearchError: `until` is before `since`, or a time has a zone.
     """
     first = None if since is None else _seconds(since, time.min)
     last = None if until is None else _seconds(until, time.max)
@@ -331,8 +331,14 @@ def _whole(filter: str) -> str:
 def _seconds(day: date, of_day: time) -> int:
     if not isinstance(day, datetime):
         day = datetime.combine(day, of_day, UTC)
+    elif day.tzinfo:
+        local = day.replace(tzinfo=None).isoformat()
+        raise ArgumentError(
+            f"a time is compared with the clock at the place of each image, so it must be without "
+            f"a zone, such as {local}, got {day.isoformat()}"
+        )
     # Floor: the last moment of a day is before the next day, also before 1970.
-    return math.floor(day.timestamp() if day.tzinfo else day.replace(tzinfo=UTC).timestamp())
+    return math.floor(day.replace(tzinfo=UTC).timestamp())
 
 
 def _literal(value: object) -> str:

@@ -117,7 +117,8 @@ class Record:
     height: int = 0
     """In pixels; 0 if unknown."""
     time: int = 0
-    """Date in seconds since 1970; 0 if unknown. `date_source` names its source."""
+    """Date in seconds since 1970, that of a capture by its local clock; 0 if unknown. `date_source`
+    names its source."""
     tags: tuple[str, ...] = ()
     """Tags to filter by: `array_contains(tags, "cat")`."""
     album: str = ""

@@ -40,7 +40,7 @@ CARRIED: dict[str, Annotation] = {
             "altitude": 35.0,
             "utc_offset": 120,
         },
-        time=1_689_352_205,
+        time=1_689_352_205 + 120 * 60,
     ),
     "nikon.jpg": Annotation(
         "Früh am Strand",
@@ -61,7 +61,7 @@ CARRIED: dict[str, Annotation] = {
             "country": "Australia",
         },
         ("beach", "sunrise"),
-        time=1_640_289_600,
+        time=1_640_289_600 + 660 * 60,
     ),
     "iphone.jpg": Annotation(
         metadata={
@@ -74,7 +74,7 @@ CARRIED: dict[str, Annotation] = {
             "longitude": -122.4783,
             "utc_offset": -480,
         },
-        time=1_709_279_999,
+        time=1_709_279_999 - 480 * 60,
     ),
     "lightroom.jpg": Annotation(
         "Fishing boats at dawn",
@@ -91,7 +91,7 @@ CARRIED: dict[str, Annotation] = {
             "country": "Portugal",
         },
         ("boat", "harbour"),
-        time=1_651_381_800,
+        time=1_651_381_800 + 60 * 60,
     ),
     "digikam.png": Annotation("A bird", {"people": ["Ben"], "rating": 5}, ("Ben", "Birds")),
     "apple.jpg": Annotation(metadata={"people": ["Zoë Müller"]}),

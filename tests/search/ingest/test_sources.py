@@ -74,12 +74,14 @@ def test_the_size_is_that_of_the_upright_image(
 @pytest.mark.parametrize(
     ("taken", "zone", "moment"),
     [
-        ("2024:05:31 18:30:00", "+02:00", datetime(2024, 5, 31, 16, 30, tzinfo=UTC)),
+        ("2024:05:31 18:30:00", "+02:00", datetime(2024, 5, 31, 18, 30, tzinfo=UTC)),
         ("2024:05:31 18:30:00", "", datetime(2024, 5, 31, 18, 30, tzinfo=UTC)),
-        ("1969:12:31 23:00:00", "-01:00", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("1969:12:31 23:00:00", "-01:00", datetime(1969, 12, 31, 23, tzinfo=UTC)),
     ],
 )
-def test_the_time_is_that_of_the_camera(taken: str, zone: str, moment: datetime) -> None:
+def test_the_time_is_that_of_the_clock_of_the_camera(
+    taken: str, zone: str, moment: datetime
+) -> None:
     assert read_header(photo(taken=taken, zone=zone)).time == moment.timestamp()
 
 

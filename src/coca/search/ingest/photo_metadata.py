@@ -38,6 +38,7 @@ from coca.search.records import (
     METADATA,
     READ_METADATA,
     READ_PLACE,
+    UTC_OFFSET,
 )
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class PhotoMetadata:
     altitude: float | None = None
     """Altitude above sea level, in metres."""
     utc_offset: int | None = None
-    """Offset of the zone of the capture time from UTC, in minutes. `time` is in UTC."""
+    """Offset of the zone of the capture time from UTC, in minutes. `time` is local time."""
     city: str | None = None
     """City or town; if the photo names none, that of its coordinates (extra `places`)."""
     country: str | None = None
@@ -127,8 +128,8 @@ class Annotation:
         Args:
             captions: The first is the caption; of several, all are in the metadata as `captions`.
             fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
-                1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
-                else is metadata.
+                1970 of a local clock, or ISO 8601 such as `2024-05-31T18:30:00+02:00`, whose zone
+                becomes `utc_offset`) are used if valid. Everything else is metadata.
             tags: Further tags.
         """
         rest = dict(fields)
@@ -137,7 +138,10 @@ class Annotation:
         none: tuple[str, ...] = ()
         found = (*tags, *_take(rest, "tags", _as_tags, none))
         album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
-        time = _take(rest, "time", _as_time, 0)
+        undated: tuple[int, int | None] = (0, None)
+        time, zone = _take(rest, "time", _as_time, undated)
+        if zone is not None:
+            rest.setdefault(UTC_OFFSET, zone)
         caption = captions[0] if captions else ""
         return cls(caption, rest, tuple(dict.fromkeys(found)), album, time)
 
@@ -175,16 +179,17 @@ def _as_tags(value: Any) -> tuple[str, ...] | None:
     return tuple(one.strip() for one in texts if one.strip())
 
 
-def _as_time(value: Any) -> int | None:
+def _as_time(value: Any) -> tuple[int, int | None] | None:
+    """Return local seconds since 1970, and the offset of the zone in minutes if there is one."""
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
             return None
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        return _seconds(moment), _minutes(moment.tzinfo)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
         return None
-    return int(value)
+    return int(value), None
 
 
 @dataclass(frozen=True)
@@ -196,12 +201,12 @@ class Header:
     height: int = 0
     """Height, as `width`."""
     annotation: Annotation = field(default_factory=Annotation)
-    """Caption, keywords, time of capture and fields of `PhotoMetadata`. A time without a zone
-    counts as UTC, so that the result is the same on every machine."""
+    """Caption, keywords, time of capture and fields of `PhotoMetadata`. The time is that of the
+    camera's clock, also where its zone is known, so that a day is the day at the place."""
 
     @property
     def time(self) -> int:
-        """Time of capture, in seconds since 1970; 0 if unknown."""
+        """Local time of capture, in seconds since 1970; 0 if unknown."""
         return self.annotation.time
 
 
@@ -411,7 +416,6 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
     leaves = [re.split(r"[/|]", tree)[-1].strip() for tree in trees]
     keywords = [*(xmp.texts("dc:subject") or leaves), *iptc.get(_KEYWORDS, ())]
     moment = moment_of(exif) or xmp.moment()
-    zone = moment[1].utcoffset(None) if moment and moment[1] else None
     place: dict[str, Any] = place_of(exif.gps)
     if not place:
         latitude = xmp.degrees("latitude", "exif:GPSLatitude")
@@ -440,7 +444,7 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
         iso=number("iso", 0x8827, "exifEX:PhotographicSensitivity", "exif:ISOSpeedRatings"),
         flash=None if flash is None else bool(flash & 1),
         orientation=number("orientation", 0x0112, "tiff:Orientation"),
-        utc_offset=None if zone is None else round(zone.total_seconds() / 60),
+        utc_offset=_minutes(moment[1]) if moment else None,
         city=xmp.text("photoshop:City") or "".join(iptc.get(_CITY, ())[:1]),
         country=xmp.text("photoshop:Country") or "".join(iptc.get(_COUNTRY, ())[:1]),
         **place,
@@ -449,12 +453,15 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
         caption,
         photo.as_metadata(),
         tuple(cut(tag, MAX_TAG_BYTES) for tag in dict.fromkeys(keywords))[:MAX_TAGS],
-        time=_seconds(*moment) if moment else 0,
+        time=_seconds(moment[0]) if moment else 0,
     )
 
 
-def _seconds(local: datetime, zone: tzinfo | None) -> int:
-    try:
-        return int(local.replace(tzinfo=zone or UTC).timestamp())
-    except (OverflowError, ValueError):
-        return 0
+def _seconds(local: datetime) -> int:
+    """Return the seconds from 1970 to a local time, whatever its zone."""
+    return int(local.replace(tzinfo=UTC).timestamp())
+
+
+def _minutes(zone: tzinfo | None) -> int | None:
+    offset = None if zone is None else zone.utcoffset(None)
+    return None if offset is None else round(offset.total_seconds() / 60)

@@ -147,7 +147,7 @@ def _is_countable(value: Any) -> bool:
 
 
 def count_months(entries: Sequence[Entry]) -> list[tuple[str, int]]:
-    """Count entries by month, `YYYY-MM` in UTC and newest first; empty for an unknown time."""
+    """Count entries by month, `YYYY-MM` and newest first; empty for an unknown time."""
     times = np.fromiter((entry.time for entry in entries), np.int64, len(entries))
     months, counts = np.unique(
         times[times != 0].astype("datetime64[s]").astype("datetime64[M]"), return_counts=True

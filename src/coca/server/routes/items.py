@@ -70,11 +70,11 @@ class Item(Body):
     height: int
     """In pixels; 0 if unknown."""
     time: int | None
-    """Date in seconds since 1970; null if unknown."""
+    """Local date in seconds since 1970; null if unknown."""
     date_source: DateSource
     """Source of `time`: `taken` (capture), `file` (its modification), `added` (the upload)."""
     taken_at: str | None
-    """Time of capture in ISO 8601, in its zone where that is known; null if unknown."""
+    """Local time of capture in ISO 8601, with its zone where that is known; null if unknown."""
     metadata: Annotated[
         dict[str, Any],
         Field(description=f"All other fields. Photos have {', '.join(PHOTO_FIELDS)}."),
@@ -219,8 +219,8 @@ def _purge_at(trashed: object, days: int) -> str | None:
 def _taken_at(record: Record | FoundHit) -> str | None:
     offset = record.metadata.get(UTC_OFFSET)
     try:
-        zone = timezone(timedelta(minutes=offset)) if isinstance(offset, int) else UTC
-        return datetime.fromtimestamp(record.time, zone).isoformat()
+        zone = timezone(timedelta(minutes=offset)) if isinstance(offset, int) else None
+        return datetime.fromtimestamp(record.time, UTC).replace(tzinfo=zone).isoformat()
     except (OverflowError, OSError, ValueError):
         return None
 

@@ -191,7 +191,7 @@ def count_facets(
 def histogram(
     items: Sequence[Entry], interval: Literal["auto", "year", "month", "day"]
 ) -> Histogram:
-    """Count items by time of capture, in UTC; `auto` chooses the interval by the time span."""
+    """Count items by local time of capture; `auto` chooses the interval by the time span."""
     times = np.array([item.time for item in items], np.int64)
     times = times[(times != 0) & (times >= _FIRST_S) & (times < _END_S)]
     chosen: Interval = _interval(times) if interval == "auto" else interval

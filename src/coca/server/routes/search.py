@@ -90,7 +90,7 @@ class MonthCount(Body):
     """Number of items of a month."""
 
     month: str
-    """`YYYY-MM` in UTC; empty for items of unknown time."""
+    """`YYYY-MM`; empty for items of unknown time."""
     count: int
 
 

@@ -146,7 +146,7 @@ export const hasFilters = (state) =>
 
 const SECONDS_PER_DAY = 86_400;
 
-/** Build the filters of a request from a state; days are in UTC and inclusive. */
+/** Build the filters of a request from a state; days are inclusive. */
 export function scopeOf(state) {
   const where = [];
   if (state.tags.length) where.push({ field: "tags", operator: "has all", value: state.tags });
