@@ -150,7 +150,7 @@ def use_collection(
     by_code = {path.stem: (path, sample) for path, sample in images}
     (code, text), (path, sample) = POSITIVE, by_code[POSITIVE[0]]
     positive, negative = content_id(sample.image), content_id(by_code[NEGATIVE][1].image)
-    hits = recommend(engine, [positive, Term(text=text)], negative=[negative], k=8, diversity=0.3)
+    hits = recommend(engine, [positive, Term(text=text)], negative=[negative], k=8)
     title = (
         f"Recommended: like “{sample.captions[0]}” and “{text}”, "
         f"unlike “{by_code[NEGATIVE][1].captions[0]}”"

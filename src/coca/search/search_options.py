@@ -37,6 +37,10 @@ S = TypeVar("S", bound="SearchOptions")
 MIN_SIMILARITY = 0.9
 """Default cosine from which two images are near-duplicates; docs/search.md has its measurement."""
 
+DIVERSITY = 0.3
+"""Default weight of diversity in recommendations. At 0 they often are near-duplicates of each
+other, such as a series of shots."""
+
 INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
 """Names of options in commands and requests, where Python has another."""
 

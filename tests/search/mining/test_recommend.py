@@ -38,21 +38,21 @@ def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
 
 def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embedder: Any) -> None:
     v = {name: embedder.direction(name.encode()) for name in ("3", "5", "9", "sea")}
-    found = recommend(engine, ["3", "5"], negative=["9"], k=37)
+    found = recommend(engine, ["3", "5"], negative=["9"], k=37, diversity=0.0)
     by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
     # Across modalities: a text with three times the weight of an image of the collection.
-    mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39)
+    mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39, diversity=0.0)
     assert [hit.id for hit in mixed] == order_by_hand(
         embedder, v["3"] / 4 + 3 * v["sea"] / 4, {"3"}
     )
 
 
 def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> None:
-    everything = recommend(engine, ["3"], k=40)
+    everything = recommend(engine, ["3"], k=40, diversity=0.0)
     seen = {hit.id for hit in everything[:5]}
-    assert recommend(engine, ["3"], k=5, seen=seen) == everything[5:10]
-    few = recommend(engine, ["3"], k=40, filter='metadata["n"] < 9', seen=seen)
+    assert recommend(engine, ["3"], k=5, seen=seen, diversity=0.0) == everything[5:10]
+    few = recommend(engine, ["3"], k=40, filter='metadata["n"] < 9', seen=seen, diversity=0.0)
     assert [hit.id for hit in few] == [
         hit.id for hit in everything if hit.metadata["n"] < 9 and hit.id not in seen
     ]
@@ -70,7 +70,7 @@ def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
     path.write_bytes(b"3")
     monkeypatch.setattr(embedder, "embed_images", lambda it: of_bytes([p.read_bytes() for p in it]))
     collection.upsert([replace(make_record("own"), path=str(path))])
-    found = recommend(engine, [Term(image=path)], k=40)
+    found = recommend(engine, [Term(image=path)], k=40, diversity=0.0)
     assert len(found) == 40
     assert "own" not in {hit.id for hit in found}
 
@@ -91,7 +91,7 @@ def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> 
 def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> None:
     vectors = {f"{n}": embedder.direction(f"c{n}".encode()) for n in range(40)}
     by_hand = sorted(set(vectors) - {"3"}, key=lambda id: -float(vectors[id] @ vectors["3"]))
-    found = recommend(engine, ["3"], k=5, on="text")
+    found = recommend(engine, ["3"], k=5, on="text", diversity=0.0)
     assert [hit.id for hit in found] == by_hand[:5]
 
 

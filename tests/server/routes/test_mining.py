@@ -24,9 +24,12 @@ def test_recommendations_are_those_of_the_library(
         [id],
         negative=[content_id(images[1])],
         k=3,
-        diversity=0.3,
     )
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+    # The default diversity is the same.
+    assert [hit["rank_score"] for hit in hits] == pytest.approx(
+        [hit.rank_score for hit in expected]
+    )
 
 
 @pytest.mark.parametrize("on", ["image", "text"])

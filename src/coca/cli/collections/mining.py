@@ -18,7 +18,7 @@ from coca.cli.options.search_options import (
 )
 from coca.core.errors import ConfigError
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.search.search_options import MIN_SIMILARITY
+from coca.search.search_options import DIVERSITY, MIN_SIMILARITY
 
 if TYPE_CHECKING:
     from coca.search.mining.duplicates import Duplicates
@@ -53,7 +53,7 @@ def recommend(
             max=1,
             help="Weight of diversity in maximal marginal relevance, 0 to 1; 0: none.",
         ),
-    ] = 0.3,
+    ] = DIVERSITY,
     among: Annotated[FilterOptions, FILTERS],
     k: Limit = 10,
     target: CollectionOptions,

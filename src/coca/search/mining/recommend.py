@@ -15,7 +15,7 @@ from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
-from coca.search.search_options import SearchOptions, Side
+from coca.search.search_options import DIVERSITY, SearchOptions, Side
 
 _NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
@@ -31,7 +31,7 @@ def recommend(
     k: int = 10,
     filter: str = "",
     seen: Collection[str] = (),
-    diversity: float = 0.0,
+    diversity: float = DIVERSITY,
     on: Side = "image",
     trashed: bool = False,
 ) -> list[Hit]:

@@ -19,7 +19,7 @@ from coca.search.mining.recommend import vector_on
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA, split_source_entries
-from coca.search.search_options import MIN_SIMILARITY, Side
+from coca.search.search_options import DIVERSITY, MIN_SIMILARITY, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -52,7 +52,7 @@ class RecommendRequest(Scope):
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
     seen: Annotated[list[ItemId], Field(max_length=10_000)] = []
     """Ids to exclude."""
-    diversity: Fraction = 0.3
+    diversity: Fraction = DIVERSITY
 
 
 class DuplicatesRequest(Body):
