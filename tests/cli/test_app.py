@@ -37,6 +37,28 @@ def test_the_help_imports_nothing_heavy() -> None:
     assert "pretrain" in output
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_idle_threads_leave_their_core_to_other_work(given: dict[str, str], spins: str) -> None:
+    # libgomp reads the variable when torch is imported, so it is set before.
+    program = (
+        "import atexit, os, sys; from coca.cli.app import main; sys.argv = ['coca', '--version']; "
+        "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))); "
+        "main()"
+    )
+    kept = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: it for name, it in os.environ.items() if name not in kept} | given
+    command = [sys.executable, "-c", program]
+    output = subprocess.check_output(command, env=environment, text=True)
+    assert output.splitlines()[-1] == f"False {spins}"
+
+
 def test_a_group_of_commands_offers_only_what_it_has() -> None:
     root: Any = typer.main.get_command(app)
     help_of = root.commands["collection"].help

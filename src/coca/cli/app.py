@@ -157,10 +157,19 @@ def _without_plugins(args: list[str]) -> tuple[list[str], list[str]]:
     return [*others, *rest], plugins
 
 
+SPIN_COUNT = 10_000
+"""Turns, about half a millisecond, that an idle thread of torch waits on its core for the next
+operation. The default of libgomp, 300,000, is longer than a time slice: with other work on the
+machine a waiting thread then takes the core that the working one needs, and small models become up
+to seven times as slow (docs/lab-notes.md). libgomp reads it when torch is imported."""
+
+
 def main() -> None:
     """Run the command line and exit the process."""
     # Imports create 100,000 objects and no garbage; collections during them would take 0.3 s.
     gc.set_threshold(*_RARE_COLLECTION)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text in the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
