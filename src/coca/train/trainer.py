@@ -380,8 +380,8 @@ class Trainer(Generic[ModelT]):
                 self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer"]
             )
             if self.ema is not None:
-                # A run without averages so far starts them from the weights.
-                averages, tensors = checkpoint.group("ema") or weights, self.ema.tensors()
+                # What was not averaged so far starts from the weights.
+                averages, tensors = weights | checkpoint.group("ema"), self.ema.tensors()
                 self.ema.restore({n: distribute_like(averages[n], tensors[n]) for n in tensors})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._metrics.restore(state["figures"])

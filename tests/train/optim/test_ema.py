@@ -38,6 +38,24 @@ def test_memory_grows_up_to_its_limit_and_never_shrinks(decay: float, warmup: bo
     assert kept[0] == (min(decay, 2 / 11) if warmup else decay)
 
 
+def test_statistics_of_batch_norms_are_averaged_with_the_weights() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    statistics = dict(model.named_buffers())
+    del statistics["1.num_batches_tracked"]
+    ema = Ema(model, EmaConfig(decay=0.5, warmup=False))
+    expected = {name: buffer.clone() for name, buffer in statistics.items()}
+    torch.manual_seed(0)
+    for step in range(1, 4):
+        model(torch.randn(8, 3))
+        ema.update(step)
+        expected = {name: (mean + statistics[name]) / 2 for name, mean in expected.items()}
+    last = {name: buffer.clone() for name, buffer in statistics.items()}
+    with ema.applied():
+        torch.testing.assert_close(statistics, expected)
+    torch.testing.assert_close(statistics, last)
+    assert ema.tensors().keys() == model.state_dict().keys() - {"1.num_batches_tracked"}
+
+
 def test_weights_that_stay_are_their_own_average() -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ModelError
@@ -34,14 +35,15 @@ class Ema:
     """Averages of all parameters of a model in fp32, initialized from its weights.
 
     Shard the model before. Each rank then averages its own shards. Frozen parameters are included;
-    their average equals their value.
+    their average equals their value. The statistics of batch norms are averaged as well, since
+    those of the last step fit the last step's weights.
     """
 
     def __init__(self, model: nn.Module, config: EmaConfig) -> None:
         self.config = config
         # Lists for foreach operations: one call over all tensors is far faster than one per tensor.
-        self._names = [name for name, _ in model.named_parameters()]
-        self._weights = list(model.parameters())
+        named = {**dict(model.named_parameters()), **_statistics(model)}
+        self._names, self._weights = list(named), list(named.values())
         self._averages = [w.detach().to(torch.float32, copy=True) for w in self._weights]
 
     @torch.no_grad()
@@ -79,6 +81,17 @@ class Ema:
             )
         for name, average in zip(self._names, self._averages, strict=True):
             average.copy_(tensors[name])
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return the running means and variances of batch norms by name."""
+    return {
+        f"{prefix}.{name}".lstrip("."): buffer
+        for prefix, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    }
 
 
 def _local(tensor: Tensor) -> Tensor:
