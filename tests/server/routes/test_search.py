@@ -115,6 +115,30 @@ def test_without_a_query_all_items_are_listed_newest_first(client: TestClient) -
     assert {hit["score"] for hit in body["hits"]} == {None}
 
 
+def test_a_list_is_grouped_by_album(client: TestClient) -> None:
+    hits = client.post("/v1/search", json={}).json()["hits"]
+    # Two of an album, two that are alone, and two in the folder of all.
+    for hit, album in zip(hits, ["trip", "", "trip", ""], strict=False):
+        client.patch(f"/v1/items/{hit['id']}", json={"album": album})
+    expected = [hits[at]["id"] for at in (0, 1, 3, 4)]
+    for page in ({}, {"limit": 2, "offset": 1}):
+        body = client.post("/v1/search", json={"group_by": "album", **page}).json()
+        shown = expected[1:3] if page else expected
+        assert ([hit["id"] for hit in body["hits"]], body["total"]) == (shown, 4)
+    for hit in hits:
+        client.patch(f"/v1/items/{hit['id']}", json={"album": hit["album"]})
+
+
+@pytest.mark.parametrize(
+    "option", [{"min_score": 0.9}, {"rerank": 4}, {"on": "text"}, {"words_weight": 0.5}]
+)
+def test_a_list_refuses_options_of_queries(client: TestClient, option: dict[str, object]) -> None:
+    (name,) = option
+    refused = client.post("/v1/search", json=option)
+    assert refused.status_code == 400
+    assert f"add a query, or leave {name} out" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("query", [{}, {"text": "a cat"}])
 @pytest.mark.parametrize(
     "scope",

@@ -29,7 +29,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry, count_months
+from coca.server.collections.catalog import Entry, count_months, first_of_albums
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.jobs import (
@@ -110,7 +110,7 @@ class SearchResponse(Body):
     limit: int
     offset: int
     total: int | None
-    """Number of items that the filters keep; null if it was not counted."""
+    """Number of items of a list without a query, or of its groups; null with a query."""
     months: list[MonthCount] | None = None
     """Items by month, newest first, if a list without a query asked for it."""
     weak_matches: bool | None = None
@@ -125,6 +125,8 @@ class SearchResponse(Body):
 # Queries of requests: terms and filters of a search engine from bodies.
 
 
+_OF_QUERIES = ("min_score", "rerank", "on", "hybrid")
+"""Options that compare items with a query."""
 _HIDDEN = frozenset({PATH, ORIGIN})
 """Columns with paths of the machine of the service."""
 
@@ -177,7 +179,10 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     collection = tenant.collection(request.collection)
     terms = terms_of(tenant, request)
     if not terms:
+        _check_list(request, options)
         entries = listed_entries(tenant, request)
+        if options.group_by:
+            entries = first_of_albums(entries)
         page = entries[options.offset : options.offset + options.k]
         months = count_months(entries) if request.months else None
         return Found(collection.catalog.hits(page), total=len(entries), months=months)
@@ -193,6 +198,17 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
     query = replace(options, filter=filter_of(tenant, request, *itself))
     return Found(collection.engine.search(terms=terms, **vars(query)))
+
+
+def _check_list(request: SearchRequest, options: ServedOptions) -> None:
+    """Check that a request without a query has no options of queries."""
+    default = ServedOptions()
+    given = [name for name in _OF_QUERIES if getattr(options, name) != getattr(default, name)]
+    if given := [*given, *given_options(request, Ranking)]:
+        raise ArgumentError(
+            f"{given[0]} compares items with a query, and a request without text, image, id, "
+            f"positive and negative lists items: add a query, or leave {given[0]} out"
+        )
 
 
 def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
