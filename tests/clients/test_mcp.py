@@ -98,6 +98,8 @@ def test_errors_are_sentences(process: ServerProcess) -> None:
         ("get", {"id": "nosuch"}, "there is no item 'nosuch'"),
         ("search", {"text": "a", "collection": "nosuch"}, "there is no collection"),
         ("search", {"text": "a", "filter": "width >"}, "width >"),
+        ("contact_sheet", {"text": "a", "ids": ["x"]}, "text is of a search: leave one of them"),
+        ("contact_sheet", {"limit": 3, "ids": ["x"]}, "limit is of a search: leave one of them"),
         ("search", {"text": "a", "limit": 1_000}, "limit"),
         ("search", {"text": "a", "top_k": 3}, "top_k"),
         ("facets", {"field": "tags"}, "field"),

@@ -16,7 +16,7 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Send
@@ -124,7 +124,21 @@ class SheetQuery(Scope):
 
     text: Text | None = None
     ids: Annotated[list[ItemId], Field(max_length=30)] = []
-    """Items, without a text."""
+    """Items, in place of a search: without a text, filters and limit."""
+
+    @model_validator(mode="after")
+    def _has_search_or_ids(self) -> "SheetQuery":
+        unused = (name for name in type(self).model_fields if name not in ("ids", "collection"))
+        given = [name for name in unused if getattr(self, name) != self._default(name)]
+        if self.ids and given:
+            raise ValueError(
+                f"ids are the items to show, and {given[0]} is of a search: leave one of them out"
+            )
+        return self
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default
 
 
 def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
