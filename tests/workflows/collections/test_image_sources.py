@@ -436,3 +436,24 @@ def test_the_motion_of_a_live_photo_is_not_a_video_of_its_own(tmp_path: Path) ->
         (tmp_path / name).touch()
     source = VideoSource([tmp_path], frame_interval_s=5.0)
     assert [Path(entry.path).name for entry in source.entries()] == ["3.mov", "4.mp4", "5.mov"]
+
+
+def test_the_motion_of_a_live_photo_that_is_named_refers_to_its_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.HEIC", "1.mov", "2.jpg", "2.mov"):
+        Path(name).touch()
+
+    def check(*names: str) -> str:
+        caplog.clear()
+        resolved = resolve_uris(names)
+        check_filled(resolved, open_sources(resolved))
+        return caplog.text
+
+    for names in (["1.mov"], ["1.mov", "2.mov"]):
+        with pytest.raises(DataError, match=r"1\.mov is the motion of a Live Photo.*index 1\.HEIC"):
+            check(*names)
+    assert "1.mov is the motion of a Live Photo" in check("1.mov", "2.jpg")
+    assert "motion" not in check("2.mov", "2.jpg")
+    assert "motion" not in check("1.mov", str(tmp_path))

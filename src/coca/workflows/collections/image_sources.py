@@ -27,7 +27,7 @@ from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage, empty_folders
-from coca.workflows.collections.moments import AudioSource, VideoSource
+from coca.workflows.collections.moments import AudioSource, VideoSource, live_photo_of
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """File suffix to kind of the source that reads it."""
@@ -215,10 +215,13 @@ def open_sources(
     return [*sources, *unreadable]
 
 
+_IS_MOTION = "is the motion of a Live Photo, of which the photo is indexed instead: index {}"
+
+
 def check_filled(
     uris: Sequence[SourceUri], sources: Sequence[AnySource], *, prune: bool = False
 ) -> None:
-    """Check that the sources have entries, and warn about each empty folder.
+    """Check that the sources have entries, and warn about empty folders and left out videos.
 
     Args:
         uris: Resolved URIs.
@@ -226,6 +229,11 @@ def check_filled(
         prune: Add a hint to the error on how to prune the records. Pruning warns about empty
             folders itself.
     """
+    videos = [source.uri for source in uris if isinstance(source, VideoUri)]
+    motions = {video: photo for video in videos if (photo := live_photo_of(video))}
+    if len(motions) == len(uris):
+        video, photo = next(iter(motions.items()))
+        raise DataError(f"{video} {_IS_MOTION.format(photo)}", reason="missing")
     if not any(source.entries() for source in sources):
         raise DataError(
             f"there is nothing to index in {', '.join(source.uri for source in uris)}: no image "
@@ -234,6 +242,11 @@ def check_filled(
             + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
         )
+    if motions:
+        entries = {entry.path for source in sources for entry in source.entries()}
+        for video, photo in motions.items():
+            if os.path.abspath(photo) not in entries:
+                logger.warning("%s %s", video, _IS_MOTION.format(photo))
     folders = [source.uri for source in uris if isinstance(source, FolderUri)]
     for folder in [] if prune else empty_folders(folders, sources):
         logger.warning("there is nothing to index in %s", folder)

@@ -33,14 +33,12 @@ _SHORTER_PX = 720
 _JPEG_QUALITY = 90
 
 
-def is_live_photo(video: str | Path) -> bool:
-    """Return whether a video is the motion of a Live Photo: `NAME.mov` next to the photo `NAME`."""
+def live_photo_of(video: str | Path) -> str:
+    """Find the photo of a Live Photo by its motion, `NAME.mov` next to it; empty if it is none."""
     stem, suffix = os.path.splitext(video)
-    return suffix.lower() == ".mov" and any(
-        os.path.exists(stem + variant)
-        for photo in (".heic", ".jpg", ".jpeg")
-        for variant in (photo, photo.upper())
-    )
+    suffixes = (".heic", ".jpg", ".jpeg") if suffix.lower() == ".mov" else ()
+    photos = (stem + variant for photo in suffixes for variant in (photo, photo.upper()))
+    return next(filter(os.path.exists, photos), "")
 
 
 class MomentSource(ABC):
@@ -64,7 +62,7 @@ class MomentSource(ABC):
         self._entries = [
             Entry(str(file), series_etag(file_etag(file), interval_s))
             for file in find_files(self._paths, suffixes=self.suffixes, warn=False)
-            if not is_live_photo(file)
+            if not live_photo_of(file)
         ]
 
     def entries(self) -> Sequence[Entry]:
