@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection as AnyOf
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from coca.search.filters import where
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.records import METADATA, TRASHED, Record, batches, check_same_model
+from coca.search.records import METADATA, PATH, TRASHED, Record, batches, check_same_model
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -124,15 +124,29 @@ class Service:
             self._reader.start()
 
     def delete(self, served: ServedCollection, ids: AnyOf[str]) -> dict[str, Record]:
-        """Delete items with their thumbnails, and the files of uploads; return what was there."""
+        """Delete items with their thumbnails, and the files of uploads; return what was there.
+
+        A file that another item or another collection of the service refers to is kept.
+        """
         with served.writing():
             found = served.collection.get(ids)
             served.collection.delete(found)
-            for id, record in found.items():
+            for id in found:
                 self.thumbnails.remove(served.thumbnail_key(id))
-                for path in record.origin.files:
+            files = (path for record in found.values() for path in record.origin.files)
+            if uploaded := set(filter(self.uploads.contains, files)):
+                for path in uploaded - self._files_in_use(found, uploaded):
                     self.uploads.remove(path)
         return found
+
+    def _files_in_use(self, ids: Iterable[str], paths: AnyOf[str]) -> set[str]:
+        """List the files of all items with these ids or paths; copies of an item keep its id."""
+        files: set[str] = set()
+        for served in self.collections.values():
+            of_paths = served.collection.ids(where(PATH, "in", sorted(paths)))
+            for _, _, _, origin in served.collection.origins({*ids, *of_paths}):
+                files |= origin.files.keys()
+        return files
 
     def purge(self) -> None:
         """Delete what has been in the trash for `trash_days`; a busy collection keeps its trash."""

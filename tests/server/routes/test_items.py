@@ -57,6 +57,18 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert not path.exists()
 
 
+def test_a_file_stays_while_an_item_refers_to_it(client: TestClient, service: Service) -> None:
+    id = client.post("/v1/items", json=new(201)).json()["id"]
+    others, pictures = (service.collections[name].collection for name in ("others", "pictures"))
+    (record,) = others.get([id]).values()
+    others.upsert([replace(record, id="own")])
+    pictures.upsert([record])
+    for item, collection in ((id, "others"), ("own", "others"), (id, "pictures")):
+        assert Path(record.path).exists()
+        assert client.delete(f"/v1/items/{item}?collection={collection}").status_code == 200
+    assert not Path(record.path).exists()
+
+
 def test_an_upload_has_what_the_photo_carries(client: TestClient) -> None:
     photo = Path(__file__).parents[2] / "search" / "ingest" / "photos" / "iphone.jpg"
     body = {"image": data_uri(photo.read_bytes()), "collection": "others", "name": "a.jpg"}
