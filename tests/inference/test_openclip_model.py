@@ -270,3 +270,17 @@ def test_a_damaged_folder_is_reported_in_one_sentence(folder: Path, tmp_path: Pa
     (tmp_path / "open_clip_pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match="could not be loaded"):
         coca.load(tmp_path)
+
+
+def test_python_code_of_a_tokenizer_is_not_run(tmp_path: Path) -> None:
+    folder, ran = write_openclip(tmp_path / "siglip", "siglip"), tmp_path / "ran"
+    path = folder / "open_clip_config.json"
+    about = json.loads(path.read_text())
+    about["model_cfg"]["text_cfg"].setdefault("tokenizer_kwargs", {})["trust_remote_code"] = True
+    path.write_text(json.dumps(about))
+    code = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own: pass\n")
+    with pytest.raises(ModelError, match="contains custom code"):
+        coca.load(folder, device="cpu")
+    assert not ran.exists()

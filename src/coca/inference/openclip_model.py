@@ -84,12 +84,15 @@ class OpenCLIPPredictor(ImageTextPredictor):
         name = f"local-dir:{folder}"
         with library_errors(folder):
             model = library.create_model(name, require_pretrained=True)
-            self.tokenizer = library.get_tokenizer(name)
+            content = read_model_json(folder / OPEN_CLIP_CONFIG)
+            text = content["model_cfg"].get("text_cfg") or {}
+            # `tokenizer_kwargs` of the folder may permit its own Python code in transformers.
+            safe = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+            self.tokenizer = library.get_tokenizer(name, **safe)
         self._inner: Any = getattr(self.tokenizer, "tokenizer", None)
         if placed.prepack and placed.device.type == "cpu":
             timm = require("timm", extra="openclip")
             model.visual = timm.utils.reparameterize_model(model.visual.eval(), inplace=True)
-        content = read_model_json(folder / OPEN_CLIP_CONFIG)
         super().__init__(
             model,
             folder,
