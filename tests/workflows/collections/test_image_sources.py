@@ -438,6 +438,12 @@ def test_the_motion_of_a_live_photo_is_not_a_video_of_its_own(tmp_path: Path) ->
     assert [Path(entry.path).name for entry in source.entries()] == ["3.mov", "4.mp4", "5.mov"]
 
 
+def test_a_video_that_is_named_and_skipped_is_explained(folder: Path) -> None:
+    resolved = resolve_uris(["a.mp4"])
+    with pytest.raises(DataError, match=r"a\.mp4 is a video, and a frame interval of 0 skips"):
+        check_filled(resolved, open_sources(resolved, frame_interval_s=0.0))
+
+
 def test_the_motion_of_a_live_photo_that_is_named_refers_to_its_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

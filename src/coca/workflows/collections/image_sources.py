@@ -235,6 +235,11 @@ def check_filled(
         video, photo = next(iter(motions.items()))
         raise DataError(f"{video} {_IS_MOTION.format(photo)}", reason="missing")
     if not any(source.entries() for source in sources):
+        if skipped := [video for video in videos if video not in motions]:
+            raise DataError(
+                f"{skipped[0]} is a video, and a frame interval of 0 skips videos: set it above 0",
+                reason="missing",
+            )
         raise DataError(
             f"there is nothing to index in {', '.join(source.uri for source in uris)}: no image "
             f"({', '.join(sorted(PHOTO_SUFFIXES - RAW_SUFFIXES))}), raw photo, video or .tar is "
