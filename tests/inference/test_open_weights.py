@@ -304,6 +304,17 @@ def test_a_local_file_that_changed_is_converted_again(weights: OpenWeights, tmp_
     assert weights.local(theirs) != folder
 
 
+def test_a_description_that_is_added_to_a_local_file_is_read(
+    weights: OpenWeights, tmp_path: Path
+) -> None:
+    theirs = write_open_clip(tmp_path / "theirs")
+    (theirs / ABOUT).unlink()
+    assert Processor.load(weights.local(theirs)).image_config.mean == OPENAI_MEAN
+    about = {"model_cfg": model_cfg(), "preprocess_cfg": {"mean": [0.5] * 3}}
+    (theirs / ABOUT).write_text(json.dumps(about))
+    assert Processor.load(weights.local(theirs)).image_config.mean == (0.5,) * 3
+
+
 def test_the_vocabulary_may_be_named(hub: FolderHub, tmp_path: Path) -> None:
     theirs = write_open_clip(tmp_path / "theirs", vocabulary=False)
     own = hub.root / "clip" / "tokenizer.json"

@@ -404,7 +404,8 @@ class OpenWeights:
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:
             raise ModelError(f"{path} has none of {', '.join(OPEN_CLIP_WEIGHTS)}")
-        folder = into or self._folder(_file_key(weights))
+        used = [weights, *(weights.with_name(it) for it in (OPEN_CLIP_CONFIG, *VOCABULARY_NAMES))]
+        folder = into or self._folder(_file_key(*(path for path in used if path.is_file())))
         if into is not None or not is_model(folder):
             vocabulary = self._vocabulary_of(weights)
             about = weights.with_name(OPEN_CLIP_CONFIG)
@@ -493,11 +494,11 @@ class OpenWeights:
             ) from None
 
 
-def _file_key(path: Path) -> str:
-    """Return a name for the content of a file, from its path, size and time."""
-    status = path.stat()
-    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return f"{path.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
+def _file_key(*paths: Path) -> str:
+    """Return a name for the content of files, from their paths, sizes and times."""
+    states = ((path.resolve(), path.stat()) for path in paths)
+    key = " ".join(f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states)
+    return f"{paths[0].stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _file_name(text: str) -> str:
