@@ -109,3 +109,20 @@ def test_a_damaged_folder_is_reported_in_one_sentence(tmp_path: Path) -> None:
         coca.load(folder)
     with pytest.raises(ModelError, match="this needs a CoCa model"):
         loading.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("do_normalize", False, "with do_normalize false; only models that resize"),
+        ("do_rescale", False, "with do_rescale false"),
+        ("rescale_factor", 1 / 127.5, "rescales pixels by 0.0078"),
+    ],
+)
+def test_images_that_are_prepared_in_another_way_are_refused(
+    tmp_path: Path, setting: str, value: float, sentence: str
+) -> None:
+    path = write_transformers(tmp_path) / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(ModelError, match=sentence):
+        coca.load(tmp_path, device="cpu")

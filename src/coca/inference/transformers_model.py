@@ -8,6 +8,7 @@ Dimensions: B batch, S side of the model's input (pixels), L patches, F their fe
 embedding, T tokens of a text.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -184,6 +185,16 @@ def _image_settings(images: Any, folder: Path) -> ImageSettings:
         resize, length = "shortest_floor", short
     else:
         raise ModelError(f"{folder} resizes images to {size}, which is not one square")
+    steps = ("do_resize", "do_rescale", "do_normalize")
+    if left_out := [name for name in steps if given.get(name) is False]:
+        raise ModelError(
+            f"{folder} prepares images with {left_out[0]} false; only models that resize, rescale "
+            "and normalize them are supported"
+        )
+    if not math.isclose(given.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+        raise ModelError(
+            f"{folder} rescales pixels by {given['rescale_factor']}; only 1/255 is supported"
+        )
     if given.get("resample") not in PILLOW_FILTERS:
         raise ModelError(f"{folder} resizes images by the filter {given.get('resample')}")
     return ImageSettings(
