@@ -11,6 +11,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.folder import ClassFoldersConfig
 from coca.data.sources.source import SourceConfig
+from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.inference.predictor import Predictor
 from coca.runtime.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
@@ -188,6 +189,29 @@ def test_a_limit_takes_images_away_and_no_classes(predictor: Predictor, tmp_path
     assert result.samples == 1
     assert result.metrics["chance_top1"] == pytest.approx(1 / 3)
     assert set(result.report_samples.per_class) == {"cat"}
+
+
+def test_a_limit_takes_no_classes_of_labelled_files_away(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    config = TaskConfig(task="zero_shot", data=write_folder(tmp_path, SAMPLES), limit=3)
+    result = ZERO_SHOT(predictor, config)
+    assert result.samples == 3
+    classes = {sample.labels[0] for sample in SAMPLES}
+    assert result.metrics["chance_top1"] == pytest.approx(1 / len(classes))
+    assert not result.notes
+
+
+def test_a_limit_of_a_source_that_cannot_list_its_classes_is_noted(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with ShardWriter(tmp_path) as writer:
+        for sample in SAMPLES:
+            writer.write(sample)
+    config = TaskConfig(task="zero_shot", data=ShardsConfig(path=str(tmp_path)), limit=3)
+    assert "classes of the first 3 samples only" in ZERO_SHOT(predictor, config).notes[0]
+    listed = dataclasses.replace(config, classes=tuple(it.replace("_", " ") for it in LABELS))
+    assert not ZERO_SHOT(predictor, listed).notes
 
 
 def test_classes_may_be_given_and_must_hold_every_label(

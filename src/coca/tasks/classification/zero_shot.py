@@ -12,7 +12,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import ClassSource
+from coca.data.sources.source import ClassSource, MetadataSource
 from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.classification import top_k_accuracy
 from coca.runtime.base_predictor import BasePredictor
@@ -47,6 +47,7 @@ def zero_shot(
     scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
     result = classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
+    result = replace(result, notes=_notes(config))
     if config.classifier is None:
         return result
     require_single_images([sample.images for sample in samples], "classifier")
@@ -98,15 +99,7 @@ def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     """Return the candidate classes."""
     require_labels(samples, config.data.title)
     found = {humanize_label(sample.labels[0]) for sample in samples}
-    known = list(config.classes)
-    if not known:
-        source = open_source(config.data)
-        # All classes of the source: with `limit`, those of the samples alone inflate the score.
-        known = (
-            [humanize_label(name) for name in source.classes]
-            if isinstance(source, ClassSource)
-            else []
-        )
+    known = list(config.classes) or _classes_of(config)
     if known and (strange := sorted(found - set(known))):
         raise DataError(
             f"{len(strange)} labels of {config.data.title} are not among the {len(known)} classes, "
@@ -114,3 +107,25 @@ def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
             reason="unknown_label",
         )
     return known or sorted(found)
+
+
+def _classes_of(config: TaskConfig) -> list[str]:
+    """Return all classes of the source; empty if it cannot list them without its images.
+
+    With `limit`, the classes of the evaluated samples alone would raise the score.
+    """
+    source = open_source(config.data)
+    if isinstance(source, ClassSource):
+        return [humanize_label(name) for name in source.classes]
+    samples = read_all_metadata(config.data) if config.limit else []
+    return sorted({humanize_label(sample.labels[0]) for sample in samples if sample.labels})
+
+
+def _notes(config: TaskConfig) -> tuple[str, ...]:
+    listed = isinstance(open_source(config.data), ClassSource | MetadataSource)
+    if not config.limit or config.classes or listed:
+        return ()
+    return (
+        f"the candidates are the classes of the first {config.limit:,} samples only, which raises "
+        "the score if others have more classes; set classes",
+    )
