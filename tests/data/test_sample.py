@@ -14,6 +14,12 @@ def test_a_sample_of_several_images_gives_them_in_order() -> None:
     assert Sample("a", b"one", others=(b"two", b"three")).images == (b"one", b"two", b"three")
 
 
+def test_blank_captions_and_labels_are_left_out() -> None:
+    sample = Sample("a", b"", captions=("", "a cat", " \n"), labels=("\t",))
+    assert sample.captions == ("a cat",)
+    assert sample.labels == ()
+
+
 def test_a_batch_moves_and_travels_between_processes() -> None:
     bad = BadSample("k", "s", 3, "truncated", "it ends early")
     batch = Batch(

@@ -25,10 +25,11 @@ class Sample:
     """Content of the image file: JPEG, PNG, WebP, ..."""
 
     captions: tuple[str, ...] = ()
-    """Sentences that each describe the whole image."""
+    """Sentences that each describe the whole image; blank ones are left out."""
 
     labels: tuple[str, ...] = ()
-    """Class names, such as an object class, an action or an entailment verdict."""
+    """Class names, such as an object class, an action or an entailment verdict; blank ones are left
+    out."""
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the record; values that JSON can hold."""
@@ -41,6 +42,13 @@ class Sample:
 
     others: tuple[bytes, ...] = field(default=(), repr=False)
     """Further encoded images, in order: the second of a pair, or later frames of a video."""
+
+    def __post_init__(self) -> None:
+        # An empty file or cell is no caption: it would be a query, a reference or a class.
+        for name in ("captions", "labels"):
+            texts = getattr(self, name)
+            if not all(map(str.strip, texts)):
+                object.__setattr__(self, name, tuple(text for text in texts if text.strip()))
 
     @property
     def images(self) -> tuple[bytes, ...]:
