@@ -9,7 +9,7 @@ from coca.data.sample import Sample
 from coca.demo.emoji import emoji_samples
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.tasks.retrieval.keyword_search import EVERYDAY, keywords_of, match
+from coca.tasks.retrieval.keyword_search import EVERYDAY, match, shared_keywords
 from tiny_data import image_bytes
 from tiny_datasets import write_folder
 
@@ -78,10 +78,24 @@ def test_keywords_that_a_few_images_share_are_queries() -> None:
         Sample(f"s{row}", b"", metadata={"keywords": ["all", f"pair {row // 2}", f"own {row}"]})
         for row in range(41)
     ]
-    found = keywords_of(data, "keywords")
-    assert found == {f"pair {n}": [f"s{2 * n}", f"s{2 * n + 1}"] for n in range(20)}
+    queries, relevant = shared_keywords(data, "keywords")
+    found = {
+        query: np.flatnonzero(row).tolist() for query, row in zip(queries, relevant, strict=True)
+    }
+    assert found == {f"pair {n}": [2 * n, 2 * n + 1] for n in range(20)}
     with pytest.raises(DataError, match="queries is 'tags', which is neither"):
-        keywords_of(data, "tags")
+        shared_keywords(data, "tags")
+
+
+def test_keywords_name_no_other_image_with_the_same_key() -> None:
+    words = (["car"], ["cat", " "], ["car", " "], ["cat"])
+    keys = ("0001", "0002", "0001", "0001")
+    data = [
+        Sample(key, b"", metadata={"keywords": it}) for key, it in zip(keys, words, strict=True)
+    ]
+    queries, relevant = shared_keywords(data, "keywords")
+    assert queries == ["car", "cat"]
+    assert relevant.tolist() == [[True, False, True, False], [False, True, False, True]]
 
 
 @pytest.mark.parametrize(

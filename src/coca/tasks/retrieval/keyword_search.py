@@ -62,8 +62,10 @@ def keyword_search(
     answers = read_answers(config.queries)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     if answers is None:
-        answers = keywords_of(samples, config.queries)
-    queries, relevant, skipped = match(answers, samples)
+        queries, relevant = shared_keywords(samples, config.queries)
+        skipped: list[str] = []
+    else:
+        queries, relevant, skipped = match(answers, samples)
     if not queries:
         raise DataError(
             f"no query of {config.queries} names an image of {config.data.title}",
@@ -121,21 +123,30 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
     read_answers(config.queries)
 
 
-def keywords_of(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
-    """Map each keyword of a metadata field to the keys of its images, if 2 to 40 share it."""
-    found: dict[str, list[str]] = {}
-    for sample in samples:
+def shared_keywords(
+    samples: Sequence[Sample], field: str
+) -> tuple[list[str], Bool[ndarray, "Q N"]]:
+    """Return the keywords of a metadata field that 2 to 40 samples share, and these samples.
+
+    Samples are told apart by position, since tars may repeat the keys of others.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
         keywords = sample.metadata.get(field)
         if isinstance(keywords, list):
-            for keyword in dict.fromkeys(str(it) for it in keywords):
-                found.setdefault(keyword, []).append(sample.key)
-    if not found:
+            for keyword in dict.fromkeys(str(it).strip() for it in keywords):
+                rows.setdefault(keyword, []).append(row)
+    if not rows:
         raise DataError(
             f"queries is {field!r}, which is neither a YAML or JSON file nor a list in the "
             "metadata of the samples",
             reason="no_queries",
         )
-    return {keyword: keys for keyword, keys in sorted(found.items()) if len(keys) in SHARED_BY}
+    queries = [word for word in sorted(rows) if word and len(rows[word]) in SHARED_BY]
+    relevant = np.zeros((len(queries), len(samples)), dtype=bool)
+    for query, word in enumerate(queries):
+        relevant[query, rows[word]] = True
+    return queries, relevant
 
 
 def match(
