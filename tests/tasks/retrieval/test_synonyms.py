@@ -76,6 +76,21 @@ def test_synonyms_of_the_training_data_are_left_out(
     assert "pooch" in result.details["left_out"]
 
 
+def test_a_synonym_within_a_label_a_possessive_or_of_two_words_is_known_from_training(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    listed = tmp_path / "more.yaml"
+    listed.write_text("dog: [hound, pooch, furry friend, mutt]\n", encoding="utf-8")
+    training = [
+        Sample("a", image_bytes(0), captions=("The pooch's ball", "My Furry Friend")),
+        Sample("b", image_bytes(1), captions=("a",), labels=("old_hound",)),
+    ]
+    reference = write_folder(tmp_path / "training", training)
+    result = solve(predictor, tmp_path, str(listed), reference=reference)
+    assert result.details["left_out"] == ["furry friend", "hound", "pooch"]
+    assert [pair["synonym"] for pair in result.details["pairs"]] == ["mutt"]
+
+
 def test_frequent_words_do_not_outweigh_others(
     predictor: Predictor, tmp_path: Path, listed: str
 ) -> None:

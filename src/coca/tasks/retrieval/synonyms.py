@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import read_metadata
@@ -76,7 +77,7 @@ def synonyms(
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
     pairs = read_pairs(config.synonyms)
-    seen = _training_words(config, progress)
+    seen = _seen({pair.synonym for pair in pairs}, config, progress)
     unseen = [pair for pair in pairs if pair.synonym not in seen]
     queries = [query for pair in unseen for query in _queries(pair, samples)]
     if not queries:
@@ -158,12 +159,13 @@ def read_pairs(path: str) -> list[Pair]:
     return [Pair(word.lower(), it.lower()) for word, named in content.items() for it in named]
 
 
-def _training_words(config: TaskConfig, progress: ProgressMaker) -> set[str]:
-    """Return the words of all captions and labels of the reference; none without one."""
+def _seen(synonyms: set[str], config: TaskConfig, progress: ProgressMaker) -> set[str]:
+    """Return the synonyms that captions and labels of the reference contain; none without one."""
     if config.reference is None:
         return set()
     source = open_source(config.reference)
-    found: set[str] = set()
+    unseen = {synonym: _pattern(synonym) for synonym in synonyms}
+    any_unseen = _pattern(*unseen)
     with progress(f"reading {config.reference.title}", len(source)) as bar:
         for row in range(len(source)):
             try:
@@ -172,19 +174,21 @@ def _training_words(config: TaskConfig, progress: ProgressMaker) -> set[str]:
                 continue
             finally:
                 bar.advance()
-            for text in (*sample.captions, *sample.labels):
-                found.update(_words(text))
-    return found
+            text = "\n".join((*sample.captions, *map(humanize_label, sample.labels)))
+            if any_unseen.search(text):
+                unseen = {it: pattern for it, pattern in unseen.items() if not pattern.search(text)}
+                any_unseen = _pattern(*unseen)
+    return synonyms - unseen.keys()
 
 
 def _queries(pair: Pair, samples: Sequence[Sample]) -> Iterator[_Query]:
     """Yield captions that contain the word, spread over the samples."""
-    pattern = _pattern(pair.word)
+    pattern, synonym = _pattern(pair.word), _pattern(pair.synonym)
     found = [
         _Query(pair, row, caption, pattern.sub(pair.synonym, caption), pattern.sub("", caption))
         for row, sample in enumerate(samples)
         for caption in sample.captions
-        if pattern.search(caption) and pair.synonym not in _words(caption)
+        if pattern.search(caption) and not synonym.search(caption)
     ]
     step = max(1, -(-len(found) // CAPTIONS_PER_PAIR))
     return iter(found[::step])
@@ -195,9 +199,6 @@ def _images_with(word: str, samples: Sequence[Sample]) -> Bool[ndarray, " N"]:
     return np.array([any(map(pattern.search, sample.captions)) for sample in samples])
 
 
-def _pattern(word: str) -> re.Pattern[str]:
-    return re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[\w'-]+", text.lower()))
+def _pattern(*words: str) -> re.Pattern[str]:
+    """Match any of the words as a whole; nothing without a word."""
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words)) or '(?!)'})\b", re.IGNORECASE)
