@@ -92,6 +92,7 @@ def test_images_are_not_compared_with_themselves(predictor: Predictor, tmp_path:
     chance = (12 * 2 / 16 + 4 * 3 / 16) / 16
     assert result.metrics["chance_image_to_image_recall@1"] == pytest.approx(chance)
     assert "16 of 16 images are also in" in result.notes[0]
+    assert "1 of 17 images of" in result.notes[1]
     with pytest.raises(DataError, match="on another image"):
         solve(predictor, tmp_path / "again", [alone], [alone, some[0]])
 

@@ -77,7 +77,17 @@ def image_retrieval(
         bad + bad_known,
         {"examples": examples},
         intervals=intervals,
-        notes=_copies_noted(copies, config),
+        notes=(*_copies_noted(copies, config), *_unanswered_noted(~answerable, config)),
+    )
+
+
+def _unanswered_noted(without: Bool[ndarray, " Q"], config: TaskConfig) -> tuple[str, ...]:
+    count = int(without.sum())
+    if not count or config.reference is None:
+        return ()
+    return (
+        f"{count:,} of {len(without):,} images of {config.data.title} have no match in "
+        f"{config.reference.title}; they are not queries",
     )
 
 
