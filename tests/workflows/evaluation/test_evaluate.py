@@ -46,6 +46,8 @@ def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
     out = tmp_path / "deep" / "scores"
     results = evaluate(model, configs, out=out)
     assert [result.samples for result in results] == [4, 2]
+    assert not results[0].notes
+    assert "only the first 2 samples are read" in results[1].notes[0]
     kept = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert (kept["model"], kept["fingerprint"]) == (str(model), load(model).fingerprint)
     for entry, config, result in zip(kept["tasks"], configs, results, strict=True):

@@ -6,7 +6,7 @@ out/  report.json  report.md  report.html    machine-readable scores, text, and 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coca.core.errors import ConfigError
@@ -146,6 +146,12 @@ def _run(
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
     result = TASKS.get(config.task)(predictor, config, progress=progress)
+    if config.limit:
+        note = (
+            f"limit: only the first {config.limit:,} samples are read; scores of a smaller set may "
+            "be higher and are not comparable with published results"
+        )
+        result = replace(result, notes=(*result.notes, note))
     entry = result_cache.CachedResult(result, about, time.perf_counter() - begun)
     if path is not None:
         result_cache.write_result(path, entry)

@@ -18,7 +18,7 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.task import Confusion, Example, ImageRow, ReportSamples
 
-FORMAT = 5
+FORMAT = 6
 """Version of the cache; increased when the file format or the meaning of a score changes."""
 
 
