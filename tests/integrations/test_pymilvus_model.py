@@ -32,6 +32,15 @@ def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]
         CoCaEmbeddingFunction(predictor, documents="video")
 
 
+def test_a_single_input_is_a_list_of_one(predictor: Predictor, images: list[Path]) -> None:
+    embed = CoCaEmbeddingFunction(predictor)
+    of_texts = CoCaEmbeddingFunction(predictor, documents="text")
+    np.testing.assert_array_equal(embed.encode_queries(LONG), embed.encode_queries([LONG]))
+    np.testing.assert_array_equal(of_texts.encode_documents(LONG), [*embed([LONG])])
+    rerank = CoCaRerankFunction(predictor)
+    assert rerank(LONG, str(images[0])) == rerank(LONG, [str(images[0])])
+
+
 def test_a_client_of_milvus_finds_what_the_function_embedded(
     predictor: Predictor, images: list[Path], tmp_path: Path
 ) -> None:

@@ -7,14 +7,14 @@ Dimensions: N documents, E embedding.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError
 from coca.integrations.models import ModelName, as_predictor
-from coca.runtime.inputs import ImageInput
+from coca.runtime.inputs import ImageInput, as_images, as_texts
 from coca.search.query.query_terms import embed_queries, name_emoji
 
 
@@ -55,20 +55,21 @@ class CoCaEmbeddingFunction:
         """Embed texts as vectors of length 1."""
         return list(self.model.embed_texts(texts))
 
-    def encode_queries(self, queries: Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
+    def encode_queries(self, queries: str | Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
         """Embed query texts as vectors of length 1, as `coca search` does."""
-        return list(embed_queries(self.model.embed_texts, queries)) if queries else []
+        texts = as_texts(queries)
+        return list(embed_queries(self.model.embed_texts, texts)) if texts else []
 
     def encode_documents(
-        self, documents: Sequence[ImageInput] | Sequence[str]
+        self, documents: ImageInput | Sequence[ImageInput] | Sequence[str]
     ) -> list[Float32[np.ndarray, " E"]]:
         """Embed images, or texts if the documents are texts, as vectors of length 1.
 
         Raises:
-            DataError: An image cannot be read; the message names it.
+            DataError: An image cannot be read, or a text is not a str; the message names it.
         """
         if self.documents == "text":
-            return list(self.model.embed_texts([str(document) for document in documents]))
+            return list(self.model.embed_texts(cast(Sequence[str], documents)))
         return list(self.model.embed_images(documents))
 
 
@@ -105,17 +106,18 @@ class CoCaRerankFunction:
         self.model = as_predictor(model, device=device)
 
     def __call__(
-        self, query: str, documents: Sequence[ImageInput], top_k: int = 5
+        self, query: str, documents: ImageInput | Sequence[ImageInput], top_k: int = 5
     ) -> list[RerankResult]:
         """Rank images for a query, best first.
 
         Args:
             query: Query text.
-            documents: Images: paths, bytes, PIL images or arrays.
+            documents: One or many images: paths, bytes, PIL images or arrays.
             top_k: Maximum number of results, at least 1.
         """
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {top_k}")
+        documents = as_images(documents)
         vector = embed_queries(self.model.embed_texts, [query])[0]
         cosines = self.model.embed_images(documents) @ vector
         likelihoods = self.model.score(documents, name_emoji(query))[:, 0]
