@@ -80,6 +80,20 @@ def test_captions_have_listed_words_if_the_processor_is_given(tmp_path: Path) ->
     assert {word for text in listed for word in words_of(text)} <= words.words
     free = model.generate(pixels, processor=processor, words="any")
     assert torch.equal(free, model.generate(pixels))
+    with pytest.raises(ConfigError, match="words 'polite' needs the list of the processor"):
+        model.generate(pixels, words="polite")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_generated_ids_are_laid_out_as_by_transformers(folder: Path) -> None:
+    model, processor = load_both(folder)
+    images = [image_bytes(number) for number in range(2)]
+    pixels = processor(images=images)["pixel_values"]
+    rows = processor.batch_decode(model.generate(pixels, num_return_sequences=3))
+    captions = coca.load(folder, device="cpu").caption(images, num_return_sequences=3)
+    assert rows == [one.text for best in captions for one in (best, *best.others)]
+    eos = processor.processor.tokenizer.eos_id
+    assert eos not in model.generate(pixels, num_beams=1, max_new_tokens=1, min_new_tokens=1)
 
 
 def load_both(folder: Path) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@
     model = AutoModel.from_pretrained(OUT, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(OUT, trust_remote_code=True)
     outputs = model(**processor(images=["cat.jpg"], text=["a cat", "a dog"]))
-    processor.batch_decode(model.generate(**processor(images=["cat.jpg"])))
+    processor.batch_decode(model.generate(**processor(images=["cat.jpg"]), processor=processor))
 
 `save_pretrained` of model and processor writes a folder that `coca.load`, transformers and
 sentence-transformers read. With `return_loss` in its inputs, `Trainer` trains the model.
@@ -193,18 +193,29 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         pixel_values: Float[Tensor, "N 3 S S"],
         processor: "CoCaProcessor | None" = None,
         **options: Unpack[GenerationOptions],
-    ) -> Int[Tensor, "N T"]:
-        """Generate the token ids of a caption for each image, padded to the longest.
+    ) -> Int[Tensor, "M T"]:
+        """Generate the token ids of captions, padded to the longest.
+
+        As in transformers, `num_return_sequences` above 1 returns that many rows for each image in
+        turn, best first, and a caption that reached `max_new_tokens` has no end token.
 
         Args:
             pixel_values: Images of the processor.
             processor: Processor of the model, for captions with only the words of its list. None:
-                any tokens; `words` then has no effect.
+                any tokens.
             **options: Fields of `coca.runtime.generation_config.GenerationConfig`;
                 default: beam search.
+
+        Raises:
+            ConfigError: An option is invalid, or `words` is given without `processor`.
         """
         text = self.coca.config.text
         decoding = CoCaGenerationConfig.of(None, **options)
+        if processor is None and options.get("words", "any") != "any":
+            raise ConfigError(
+                f"words {decoding.words!r} needs the list of the processor; pass "
+                "processor=processor, or words='any'"
+            )
         own = None if processor is None else processor.processor
         found = generate(
             self.coca,
@@ -212,7 +223,11 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             decoding=decoding,
             constraint=None if own is None else own.word_constraint(decoding.words),
         )
-        rows = [[text.bos_id, *best[0].token_ids, text.eos_id] for best in found]
+        rows = [
+            [text.bos_id, *one.token_ids, *[text.eos_id] * one.ended]
+            for best in found
+            for one in best
+        ]
         longest = max(map(len, rows), default=0)
         padded = [[*row, *[text.pad_id] * (longest - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.int64, device=pixel_values.device)
