@@ -136,6 +136,19 @@ def test_an_average_of_equal_models_is_that_model(tmp_path: Path) -> None:
     assert fingerprint(made) == fingerprint(tmp_path / "one")
 
 
+def test_an_average_keeps_caveats_but_not_the_digest_of_a_file(tmp_path: Path) -> None:
+    folders = [write_model(tmp_path / name) for name in ("one", "two")]
+    for folder, more in zip(folders, ({}, {"caveat": "beware"}), strict=True):
+        known = {"source": folder.name, "sha256": "0" * 64, **more}
+        (folder / "source.json").write_text(json.dumps(known))
+    made = average(folders, tmp_path / "mean")
+    assert json.loads((made / "source.json").read_text()) == {
+        "source": "an average of weights",
+        "caveat": "two: beware",
+    }
+    assert not (average(folders[:1] * 2, tmp_path / "same") / "source.json").exists()
+
+
 def test_models_that_differ_in_more_than_weights_have_no_average(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         write_model(tmp_path / name)

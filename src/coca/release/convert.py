@@ -13,8 +13,14 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import atomic_folder, write_json
-from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_model, weights_in
-from coca.inference.open_weights import OpenWeights, model_folder
+from coca.inference.model_kinds import (
+    FURTHER_FILES,
+    MODEL_FILES,
+    SOURCE_FILE,
+    is_model,
+    weights_in,
+)
+from coca.inference.open_weights import OpenWeights, caveat_of, model_folder
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.openclip.openclip_config import (
@@ -107,7 +113,7 @@ def average(
 
     Weights before and after a stage of training are averaged as well (WiSE-FT, arXiv 2109.01903).
     A class branch or a classifier of the image encoder that some models lack is the average of the
-    others. All files except weights and configuration are those of the first model.
+    others. All files except weights, configuration and `source.json` are those of the first model.
 
     Args:
         sources: At least 2 models of one architecture and tokenizer, by any name that `coca.load`
@@ -162,6 +168,12 @@ def average(
     with atomic_folder(Path(out)) as unfinished:
         _copy_files(folders[0], unfinished)
         save_model(unfinished, model)
+        # The digest of a downloaded file is not that of the average; each caveat is kept.
+        (unfinished / SOURCE_FILE).unlink(missing_ok=True)
+        noted = [folder for folder in folders if (folder / SOURCE_FILE).is_file()]
+        if caveats := [caveat for folder in noted if (caveat := caveat_of(folder))]:
+            content = {"source": "an average of weights", "caveat": "; ".join(caveats)}
+            write_json(unfinished / SOURCE_FILE, content)
     return Path(out)
 
 
