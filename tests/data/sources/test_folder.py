@@ -144,3 +144,10 @@ def test_a_fifo_is_a_bad_sample_and_leaves_the_others(tmp_path: Path, name: str)
     bad = [one for one in results if isinstance(one, DataError)]
     assert len(bad) == 1
     assert f"{name} cannot be read: it is a FIFO" in str(bad[0])
+
+
+def test_images_of_one_name_are_refused_with_another_between_them(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.old.jpg", "a.png"):
+        (tmp_path / name).write_bytes(image_bytes(0))
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png in .* share their name"):
+        open_source(FolderConfig(path=str(tmp_path)))

@@ -115,16 +115,16 @@ class FolderSource:
         return self._storage.read_all(os.path.join(self._root, path), max_bytes=MAX_IMAGE_BYTES)
 
     def _refuse_twins(self) -> None:
-        previous = ""
+        # Not only neighbours: `a.old.jpg` is between `a.jpg` and `a.png`.
+        rows: dict[str, int] = {}
         for row in range(len(self)):
-            key = self.key(row)
-            if key == previous:
+            first = rows.setdefault(self.key(row), row)
+            if first != row:
                 raise DataError(
-                    f"{self._images[row - 1]} and {self._images[row]} in {self._root} share their "
+                    f"{self._images[first]} and {self._images[row]} in {self._root} share their "
                     "name, and so their captions; rename one of them",
                     reason="duplicate_key",
                 )
-            previous = key
 
 
 def sized_files(root: str) -> Iterator[tuple[str, int]]:
