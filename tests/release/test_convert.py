@@ -138,8 +138,8 @@ def test_an_average_of_equal_models_is_that_model(tmp_path: Path) -> None:
 
 def test_an_average_keeps_caveats_but_not_the_digest_of_a_file(tmp_path: Path) -> None:
     folders = [write_model(tmp_path / name) for name in ("one", "two")]
-    for folder, more in zip(folders, ({}, {"caveat": "beware"}), strict=True):
-        known = {"source": folder.name, "sha256": "0" * 64, **more}
+    for folder, caveat in zip(folders, ("", "beware"), strict=True):
+        known = {"source": folder.name, "sha256": "0" * 64, "caveat": caveat}
         (folder / "source.json").write_text(json.dumps(known))
     made = average(folders, tmp_path / "mean")
     assert json.loads((made / "source.json").read_text()) == {
