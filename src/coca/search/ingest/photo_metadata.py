@@ -458,7 +458,7 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
 
 
 def _seconds(local: datetime) -> int:
-    """Return the seconds from 1970 to a local time, whatever its zone."""
+    """Return the seconds from 1970 to a local time of any zone."""
     return int(local.replace(tzinfo=UTC).timestamp())
 
 

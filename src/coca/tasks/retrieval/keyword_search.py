@@ -128,7 +128,7 @@ def shared_keywords(
 ) -> tuple[list[str], Bool[ndarray, "Q N"]]:
     """Return the keywords of a metadata field that 2 to 40 samples share, and these samples.
 
-    Samples are told apart by position, since tars may repeat the keys of others.
+    Samples are distinguished by position, since tars may repeat the keys of others.
     """
     rows: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
