@@ -85,6 +85,8 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 TRIM_TOLERANCE = 12
 """Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
+MAX_SQUARE_PX = 7_071
+"""Largest side of the square that trimming pads to: 50 million pixels, as `MAX_PIXELS`."""
 _STRIP_PIXELS = 1 << 19
 """Number of pixels that are compared at once: a large image would take five times its size."""
 
@@ -355,10 +357,26 @@ def trim_border(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"
     if box is None:
         return pixels
     left, top, right, bottom = box
-    x0, y0, x1, y1 = square_around(box)
+    drawn = pixels[top:bottom, left:right]
+    if max(drawn.shape) > MAX_SQUARE_PX:
+        drawn = np.asarray(shortened(Image.fromarray(drawn)))
+    height, width = drawn.shape[:2]
+    x0, y0, x1, y1 = square_around((0, 0, width, height))
     square = np.tile(pixels[:1, :1], (y1 - y0, x1 - x0, 1))
-    square[top - y0 : bottom - y0, left - x0 : right - x0] = pixels[top:bottom, left:right]
+    square[-y0 : height - y0, -x0 : width - x0] = drawn
     return square
+
+
+def shortened(image: Image.Image) -> Image.Image:
+    """Divide the sides of an image by a whole number, so that none is above `MAX_SQUARE_PX`.
+
+    A square around the screenshot of a long page would need gigabytes.
+    """
+    factor = -(-max(image.size) // MAX_SQUARE_PX)
+    if factor == 1:
+        return image
+    width, height = (-(-side // factor) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def drawn_box(

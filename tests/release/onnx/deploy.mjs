@@ -75,12 +75,19 @@ function trimmed(image) {
   }
   if (right < 0) return image;
   const box = { left, top, width: right - left + 1, height: bottom - top + 1 };
-  const side = Math.max(box.width, box.height);
+  const factor = Math.ceil(Math.max(box.width, box.height) / 7071);
+  let part = copy(image, box, filled(box.width, box.height, border), 0, 0);
+  if (factor > 1) {
+    part = resized(part, Math.ceil(box.width / factor), Math.ceil(box.height / factor), "box");
+  }
+  const side = Math.max(part.width, part.height);
   const offset = (length) => Math.floor((side - length) / 2);
-  return copy(image, box, filled(side, side, border), offset(box.width), offset(box.height));
+  const whole = { left: 0, top: 0, width: part.width, height: part.height };
+  return copy(part, whole, filled(side, side, border), offset(part.width), offset(part.height));
 }
 
 const FILTERS = {
+  box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
   bicubic: [2, (x) => {
     const [a, t] = [-0.5, Math.abs(x)];
@@ -89,8 +96,8 @@ const FILTERS = {
   }],
 };
 
-function weightsOf(input, output) {
-  const [radius, filter] = FILTERS[imageSettings.interpolation];
+function weightsOf(input, output, name) {
+  const [radius, filter] = FILTERS[name];
   const scale = input / output;
   const f = Math.max(scale, 1);
   return Array.from({ length: output }, (_, i) => {
@@ -104,9 +111,9 @@ function weightsOf(input, output) {
 }
 
 // Resample one axis: `lines` of `input` pixels each, `step` and `line` are strides in pixels.
-function resampled(data, lines, input, output, step, line, outStep, outLine) {
+function resampled(data, lines, input, output, step, line, outStep, outLine, name) {
   const result = new Uint8Array(lines * output * 3);
-  weightsOf(input, output).forEach(([first, weights], i) => {
+  weightsOf(input, output, name).forEach(([first, weights], i) => {
     for (let n = 0; n < lines; n++) {
       for (let c = 0; c < 3; c++) {
         let sum = 0;
@@ -121,12 +128,12 @@ function resampled(data, lines, input, output, step, line, outStep, outLine) {
   return result;
 }
 
-function resized({ width, height, data }, w, h) {
+function resized({ width, height, data }, w, h, name = imageSettings.interpolation) {
   const tall = height > h && height - h > 2 * (width - w);
-  if (tall) data = resampled(data, width, height, h, width, 1, width, 1);
+  if (tall) data = resampled(data, width, height, h, width, 1, width, 1, name);
   const rows = tall ? h : height;
-  if (width !== w) data = resampled(data, rows, width, w, 1, width, 1, w);
-  if (rows !== h) data = resampled(data, w, rows, h, w, 1, w, 1);
+  if (width !== w) data = resampled(data, rows, width, w, 1, width, 1, w, name);
+  if (rows !== h) data = resampled(data, w, rows, h, w, 1, w, 1, name);
   return { width: w, height: h, data };
 }
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from coca.processing.image import ImageConfig, ImageTransform
+from coca.runtime import image_file
+from coca.runtime.image_file import MAX_SQUARE_PX, trim_border
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
 
@@ -67,3 +69,31 @@ def test_an_image_of_one_colour_is_its_own_input() -> None:
     found, covered = model_input(Image.new("RGB", (1_000, 900), "red"), settings)
     assert (found == (255, 0, 0)).all()
     assert covered == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("size", [(9_000, 40), (30, 15_000)], ids=str)
+def test_a_long_strip_needs_no_huge_square(size: tuple[int, int]) -> None:
+    pixels = noise(*size)
+    pixels[:3], pixels[-3:] = 240, 240
+    config = ImageConfig(image_size=32, trim=True)
+    transform = ImageTransform(config)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    square = trim_border(pixels)
+    assert max(size) / 3 <= square.shape[0] == square.shape[1] <= MAX_SQUARE_PX
+    found, covered = model_input(Image.fromarray(pixels), config.settings(resampler="torch"))
+    assert differ(found, transform.square(image).permute(1, 2, 0).numpy()) < 1e-2
+    assert covered == pytest.approx(transform.covered_region(image))
+
+
+@pytest.mark.parametrize("size", [(330, 44), (44, 400)], ids=str)
+def test_a_shortened_strip_looks_like_the_whole_one(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = Image.fromarray(noise(6, 6)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels = np.asarray(coarse)
+    transform = ImageTransform(ImageConfig(image_size=32, trim=True))
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    whole = transform.square(image).numpy().astype(int)
+    monkeypatch.setattr(image_file, "MAX_SQUARE_PX", 100)
+    assert image_file.trim_border(pixels).shape[0] == -(-max(size) // -(-max(size) // 100))
+    assert np.abs(transform.square(image).numpy() - whole).mean() < 3

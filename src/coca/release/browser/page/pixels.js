@@ -2,6 +2,7 @@
 // An image is { width, height, data }, with three bytes per pixel in rows.
 
 const TOLERANCE = 12;
+const MAX_SQUARE = 7071;
 
 // Bytes of 3 x S x S, red first.
 export function square(image, settings) {
@@ -37,11 +38,17 @@ export function trimBorder(image) {
     }
   }
   if (right <= left) return image;
-  const side = Math.max(right - left, bottom - top);
-  const x0 = left - Math.floor((side - (right - left)) / 2);
-  const y0 = top - Math.floor((side - (bottom - top)) / 2);
-  const part = crop(image, left, top, right - left, bottom - top);
-  return paste(part, left - x0, top - y0, side, side, data.subarray(0, 3));
+  const part = shortened(crop(image, left, top, right - left, bottom - top));
+  const side = Math.max(part.width, part.height);
+  const [x, y] = [part.width, part.height].map((length) => Math.floor((side - length) / 2));
+  return paste(part, x, y, side, side, data.subarray(0, 3));
+}
+
+// Divides the sides by a whole number, so that the square around a long strip fits into memory.
+function shortened(image) {
+  const factor = Math.ceil(Math.max(image.width, image.height) / MAX_SQUARE);
+  const [width, height] = [image.width, image.height].map((length) => Math.ceil(length / factor));
+  return resample(image, width, height, "box");
 }
 
 function resized(image, { image_size: side, resize, interpolation }) {
@@ -105,6 +112,7 @@ function paste(image, left, top, width, height, color) {
 }
 
 const FILTERS = {
+  box: { support: 0.5, weight: (x) => Number(x > -0.5 && x <= 0.5) },
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
   bicubic: {
     support: 2,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from coca.runtime.image_file import drawn_box, square_around
+from coca.runtime.image_file import drawn_box, shortened, square_around
 from coca.runtime.preprocess import ImageSettings, covered_region, resized
 from coca.server.images.data_uris import Box
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
@@ -71,10 +71,11 @@ def _drawn_box(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 def _trimmed(image: Image.Image, drawn: tuple[int, int, int, int]) -> Image.Image:
     """Crop an image to a square around a box, in the colour of its corner; see `trim_border`."""
-    left, top, right, bottom = square_around(drawn)
     color = tuple(np.asarray(image.crop((0, 0, 1, 1)))[0, 0].tolist())
+    part = shortened(image.crop(drawn))
+    left, top, right, bottom = square_around((0, 0, *part.size))
     square = Image.new("RGB", (right - left, bottom - top), color)
-    square.paste(image.crop(drawn), (drawn[0] - left, drawn[1] - top))
+    square.paste(part, (-left, -top))
     return square
 
 
