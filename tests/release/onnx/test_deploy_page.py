@@ -135,6 +135,21 @@ def run_program(images: list[Path], **request: Any) -> Any:
 def test_pixels_of_every_method_equal_those_of_python(
     images: list[Path], resize: Any, interpolation: Any, trim: bool
 ) -> None:
+    check_pixels(images, resize, interpolation, trim)
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_pixels_of_a_strip_above_the_limit_of_a_square_equal_those_of_python(
+    tmp_path: Path,
+) -> None:
+    strip = Image.new("RGB", (7_301, 12), "white")
+    noise = np.random.default_rng(0).integers(0, 256, (2, 60, 3)).astype(np.uint8)
+    strip.paste(Image.fromarray(noise).resize((7_200, 9), Image.Resampling.BICUBIC), (50, 2))
+    strip.save(tmp_path / "strip.png")
+    check_pixels([tmp_path / "strip.png"], "squash", "bicubic", True)
+
+
+def check_pixels(images: list[Path], resize: Any, interpolation: Any, trim: bool) -> None:
     settings = ImageSettings(
         image_size=48,
         resize=resize,
