@@ -36,11 +36,11 @@ LEFT_OUT = {
     r"siglip2|image_text_pairs|runs/retrieval": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",
     r"runs/sounds|clip\.wav": "needs the extra audio, and a model that hears",
-    r"frozen.encoder": "needs weights of a package that no verb installs",
+    r"frozen.encoder": "needs weights of a package that no command installs",
     r"(openclip|hf|st):|--push": "fetches weights of a gigabyte, or uploads",
     r"^(git|pip|\.venv|helm|torchrun) ?": "changes clone or environment, or needs a cluster",
     r"http://": "needs a Milvus server, with which tests/search runs the same",
-    r"^make (?!demo)": "a verb of this project's own checks",
+    r"^make (?!demo)": "a target of this project's own checks",
 }
 
 INSTEAD = {
