@@ -2,11 +2,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
+from coca.metrics.intervals import mean_interval
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.retrieval.synonyms import CAPTIONS_PER_PAIR, read_pairs
 from coca.tasks.task import check_task
@@ -38,7 +40,8 @@ def solve(predictor: Predictor, root: Path, listed: str, **settings: Any) -> Tas
 
 
 def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, listed: str) -> None:
-    metrics = solve(predictor, tmp_path, listed).metrics
+    result = solve(predictor, tmp_path, listed)
+    metrics = result.metrics
     images = predictor.embed_images([sample.image for sample in SAMPLES])
 
     def rank(text: str, owners: set[int]) -> int:
@@ -57,6 +60,8 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, lis
         without.append(sum(rank(text, {row}) <= 5 for row, text in texts) / len(texts))
     assert metrics["without_synonym_recall@5"] == pytest.approx(sum(without) / 3)
     assert metrics["synonym_recall@5"] == pytest.approx(sum(each) / 3)
+    # Synonyms are the sample, and not their captions.
+    assert result.intervals["synonym_recall@5"] == pytest.approx(mean_interval(np.array(each)))
     assert metrics["alone_recall@5"] == pytest.approx(sum(alone) / 3)
     assert metrics["chance_synonym_recall@5"] == pytest.approx(5 / 15)
     assert metrics["pairs"] == 3

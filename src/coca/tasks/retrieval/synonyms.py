@@ -24,6 +24,7 @@ from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import read_metadata
+from coca.metrics.intervals import mean_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
@@ -102,12 +103,15 @@ def synonyms(
         )
     }
     rows = {pair: [row for row, it in enumerate(queries) if it.pair == pair] for pair in kept}
-    metrics = {}
+    metrics: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for k in RANKS:
         found = {name: ranks[name] <= k for name in ranks}
         for name in ("synonym", "original", "without_synonym"):
-            each = [found[name][rows[pair]].mean() for pair in kept]
-            metrics[f"{name}_recall@{k}"] = float(np.mean(each))
+            each = np.array([found[name][rows[pair]].mean() for pair in kept])
+            metrics[f"{name}_recall@{k}"] = float(each.mean())
+            if len(each) > 1 and name != "without_synonym":
+                intervals[f"{name}_recall@{k}"] = mean_interval(each)
         for name in ("synonym", "original"):
             metrics[f"chance_{name}_recall@{k}"] = chance_recall(own, k)
         metrics[f"alone_recall@{k}"] = float(found["alone"].mean())
@@ -128,7 +132,9 @@ def synonyms(
         ],
     }
     headline = ("synonym_recall@10", "original_recall@10")
-    return TaskResult("synonyms", metrics, len(samples), bad, details, headline=headline)
+    return TaskResult(
+        "synonyms", metrics, len(samples), bad, details, headline=headline, intervals=intervals
+    )
 
 
 @PREFLIGHT.register("synonyms")
