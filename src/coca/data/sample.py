@@ -44,7 +44,7 @@ class Sample:
     """Further encoded images, in order: the second of a pair, or later frames of a video."""
 
     def __post_init__(self) -> None:
-        # An empty file or cell is no caption: it would be a query, a reference or a class.
+        # An empty file or cell is not a caption: it would be a query, a reference or a class.
         for name in ("captions", "labels"):
             texts = getattr(self, name)
             if not all(map(str.strip, texts)):

@@ -72,7 +72,7 @@ def grouped_interval(scores: Float[ndarray, " M"], groups: Sequence[object]) -> 
     """Compute `cluster_interval` of M scores of 0 to 1, such as of questions grouped by image.
 
     Raises:
-        ValueError: There is no score.
+        ValueError: The arrays are empty.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     group_of = np.array([numbers[name] for name in groups], np.int64)

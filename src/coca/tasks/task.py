@@ -1,6 +1,6 @@
 """Downstream tasks: the registry, their configuration and results, and samples for reports.
 
-Axes: N samples, C classes, K samples of the reference.
+Axes: N samples, C classes.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -306,17 +306,6 @@ def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
             f"{without[0]}); {config.task} needs one for each image",
             reason="no_caption",
         )
-
-
-def identical_images(samples: Sequence[Sample], known: Sequence[Sample]) -> Bool[ndarray, "N K"]:
-    """Find the pairs of images whose files have the same bytes."""
-    rows: dict[bytes, list[int]] = {}
-    for row, sample in enumerate(known):
-        rows.setdefault(images_digest(sample), []).append(row)
-    same = np.zeros((len(samples), len(known)), dtype=bool)
-    for number, sample in enumerate(samples):
-        same[number, rows.get(images_digest(sample), [])] = True
-    return same
 
 
 def images_digest(sample: Sample) -> bytes:

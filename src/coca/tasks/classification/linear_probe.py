@@ -26,7 +26,7 @@ from coca.tasks.task import (
     TASKS,
     TaskConfig,
     TaskResult,
-    identical_images,
+    images_digest,
     read_all_metadata,
     read_samples,
 )
@@ -265,9 +265,12 @@ def _embedded(predictor: BasePredictor, config: TaskConfig, progress: ProgressMa
     known, bad_known = read_samples(reference, progress=progress)
     asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
     names = tuple(sorted({sample.labels[0] for sample in known if sample.labels}))
-    class_indices(known, names, reference.title)
-    copies = np.asarray(identical_images(known, asked).any(axis=1))
-    learned = [sample for sample, copy in zip(known, copies, strict=True) if not copy]
+    targets = class_indices(known, names, reference.title)
+    wanted = class_indices(asked, names, config.data.title)
+    # Sets, not a matrix of all pairs, which would take 64 GB for ImageNet.
+    copies = {images_digest(sample) for sample in asked}
+    rows = [row for row, sample in enumerate(known) if images_digest(sample) not in copies]
+    learned = [known[row] for row in rows]
     if not learned:
         raise DataError(
             f"each image of {reference.title} is also in {config.data.title}, so nothing is left "
@@ -285,8 +288,8 @@ def _embedded(predictor: BasePredictor, config: TaskConfig, progress: ProgressMa
         for some in (learned, asked)
     ]
     return _Sets(
-        (vectors[0], class_indices(learned, names, reference.title)),
-        (vectors[1], class_indices(asked, names, config.data.title)),
+        (vectors[0], targets[rows]),
+        (vectors[1], wanted),
         names,
         bad_known + bad,
         notes,

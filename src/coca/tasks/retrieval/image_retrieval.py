@@ -8,6 +8,8 @@ known, so both directions of retrieval can be scored. If the model trims empty b
 may trim them too, which raises its scores considerably.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -23,7 +25,7 @@ from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval
 from coca.processing.image import decode, trimmed
 from coca.runtime.audio_file import WHOLE
 from coca.runtime.base_predictor import BasePredictor
-from coca.tasks.task import TASKS, TaskConfig, TaskResult, identical_images, read_samples
+from coca.tasks.task import TASKS, TaskConfig, TaskResult, images_digest, read_samples
 
 # Image-image retrieval: find reference images of the same object as a query image.
 
@@ -42,8 +44,8 @@ def image_retrieval(
         raise ConfigError("image_retrieval needs `reference`: the images to search")
     query_samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
-    copies = identical_images(query_samples, known)
-    relevant = _same_things(query_samples, known) & ~copies
+    copies = _shared(query_samples, known, _content)
+    relevant = _shared(query_samples, known, _names) & ~copies
     answerable = np.asarray(relevant.any(axis=1))
     if not answerable.any():
         raise DataError(
@@ -101,20 +103,29 @@ def _copies_noted(copies: Bool[ndarray, "Q K"], config: TaskConfig) -> tuple[str
     )
 
 
-def _same_things(queries: list[Sample], known: list[Sample]) -> Bool[ndarray, "Q K"]:
-    rows: dict[str, list[int]] = {}
+def _shared(
+    queries: Sequence[Sample],
+    known: Sequence[Sample],
+    names_of: Callable[[Sample], Sequence[str | bytes]],
+) -> Bool[ndarray, "Q K"]:
+    """Mark the pairs of samples that have a name in common."""
+    rows: dict[str | bytes, list[int]] = {}
     for row, sample in enumerate(known):
-        for name in _names(sample):
+        for name in names_of(sample):
             rows.setdefault(name, []).append(row)
     same = np.zeros((len(queries), len(known)), dtype=bool)
     for query, sample in enumerate(queries):
-        for name in _names(sample):
+        for name in names_of(sample):
             same[query, rows.get(name, [])] = True
     return same
 
 
 def _names(sample: Sample) -> list[str]:
     return [humanize_label(label) for label in sample.labels] or list(sample.captions[:1])
+
+
+def _content(sample: Sample) -> list[bytes]:
+    return [images_digest(sample)]
 
 
 # Pixel baseline of retrieval: nearest neighbours between 16 x 16 thumbnails, without a model.
@@ -150,7 +161,7 @@ def _baseline(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> Tas
     asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
     names = [sample.captions[0] if sample.captions else "" for sample in known]
-    copies = identical_images(asked, known)
+    copies = _shared(asked, known, _content)
     named = np.array([[name in sample.captions for name in names] for sample in asked])
     relevant = named & ~copies
     paired = relevant.any(axis=1)
