@@ -115,12 +115,6 @@ def split_record(
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
     """Split a record, such as a JSON sidecar or a table row, into the fields of a `Sample`.
 
-    Args:
-        record: Field names to values.
-        origin: Identifies the record in errors.
-        caption_names: Fields that may contain captions; the first non-empty field takes precedence.
-        label_names: Fields that may contain labels, with the same precedence.
-
     Returns:
         Captions, labels, and the rest as metadata.
     """

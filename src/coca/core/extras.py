@@ -17,12 +17,7 @@ from coca.core.errors import ConfigError, MissingExtraError, StorageError
 
 @contextmanager
 def extra_imports(package: str, *, extra: str) -> Iterator[None]:
-    """Raise an error with the pip command if an import within the block misses the package.
-
-    Args:
-        package: Name to import, without its submodules, such as `"pymilvus"`.
-        extra: The extra of this distribution that installs it, such as `"search"`.
-    """
+    """Raise an error with the pip command if an import within the block misses the package."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -40,12 +35,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 
 def require_installed(module: str, *, extra: str) -> None:
-    """Raise the error of `require` if a module is missing, without importing it.
-
-    Args:
-        module: Name to look for, without its submodules.
-        extra: The extra of this distribution that installs it.
-    """
+    """Raise the error of `require` if a module is missing, without importing it."""
     if importlib.util.find_spec(module) is None:
         raise MissingExtraError(module, extra)
 
@@ -55,12 +45,7 @@ def require_installed(module: str, *, extra: str) -> None:
 
 @contextmanager
 def npm_packages(packages: Sequence[str], folder: Path | None = None) -> Iterator[Path]:
-    """Yield a `node_modules` folder with packages of npm, whose scripts are not run.
-
-    Args:
-        packages: Names with pinned versions, such as `emojibase-data@17.0.0`.
-        folder: A folder that contains them; None: npm installs them for the duration of the block.
-    """
+    """Yield a `node_modules` folder with packages of npm, whose scripts are not run."""
     if folder is not None:
         yield folder
         return

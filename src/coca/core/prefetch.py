@@ -21,12 +21,6 @@ def map_ahead(
     The caller's thread iterates over the items. An exception of `function` is raised at the
     position of its item. To stop early, close the iterator; calls that have not started are
     cancelled.
-
-    Args:
-        function: Called by several threads concurrently.
-        items: Arguments of the calls.
-        threads: Number of threads, at least 1.
-        ahead: Number of results that may be pending, at least 1.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -47,10 +41,6 @@ def iterate_ahead(items: Iterable[T], *, ahead: int) -> Iterator[T]:
 
     An exception of the iteration is raised after the preceding items. To stop early, close the
     iterator; the thread ends after its current item.
-
-    Args:
-        items: Iterated by a single thread.
-        ahead: Number of items that may be pending, at least 1.
     """
     queue: Queue[tuple[bool, T | BaseException | None]] = Queue(ahead)
     unwanted = threading.Event()

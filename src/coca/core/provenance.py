@@ -33,12 +33,6 @@ def record(
     """Collect the information needed to reproduce a result; stored next to it as `record.json`.
 
     Unavailable information is None; no error here stops a run.
-
-    Args:
-        config: The frozen configuration of the run; its digest is kept.
-        seed: The seed of the run.
-        data_fingerprint: The fingerprint of the samples that the run reads.
-        extra: Further facts by name, such as the device; non-JSON values are converted to str.
     """
     return {
         "code": _code(Path(__file__)),

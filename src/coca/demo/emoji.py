@@ -45,11 +45,6 @@ def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
     plain words, its label is the name. Its metadata contain vendor, name, group, subgroup,
     codepoints and flag. Flags have names that are not visible in the image, so scores are best
     reported with and without flags.
-
-    Args:
-        vendor: Vendor of the drawings, `"twemoji"` or `"openmoji"`.
-        size_px: Side of the PNG that an SVG is rendered to, with transparent background. Twemoji
-            is a 72 px PNG and is returned unchanged.
     """
     if vendor not in VENDORS:
         raise ConfigError(f"vendor is {vendor!r}; it must be one of {', '.join(VENDORS)}")

@@ -44,13 +44,6 @@ def demo_on_images(
     """Index a folder of images, then write a report of searches and captions.
 
     Only new and changed images are embedded by a second call.
-
-    Args:
-        images: Folder of images; it is only read.
-        folder: Output folder.
-        model: Any name that `coca.load` accepts.
-        progress: Optional progress callback.
-        log: Receives a status line at the start of each stage.
     """
     images, folder = Path(images).expanduser(), Path(folder)
     predictor = load(model)

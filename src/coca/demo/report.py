@@ -60,19 +60,7 @@ def write_report(
     captions: Sequence[tuple[Path, Sequence[str], str]],
     cross_attention_maps: Mapping[str, bytes],
 ) -> None:
-    """Write the report as an HTML page.
-
-    Args:
-        path: Output file.
-        lead: Introduction, one sentence.
-        metrics: Rows of training metrics; empty for a pretrained model.
-        scores: Task and part of the data to metrics.
-        walls: Queries among photos and their hits, as in `found`.
-        found: Queries and their hits, with `text`, `filter`, `image` and `hits`.
-        photos: Photo, its class and author, and the generated caption.
-        captions: Drawing, its true names, and the generated caption.
-        cross_attention_maps: True name of an image to the plot of its caption's attention maps.
-    """
+    """Write the report as an HTML page."""
     sections = [
         Section(
             "Searching photos",

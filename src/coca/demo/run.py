@@ -223,14 +223,7 @@ def demo(
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Demonstrate a model on photos and on the unseen vendor; finished stages are skipped.
-
-    Args:
-        folder: Output folder.
-        model: The shipped model, or a folder that `coca.load` reads.
-        progress: Optional progress callback.
-        log: Receives a status line at the start of each stage.
-    """
+    """Demonstrate a model on photos and on the unseen vendor; finished stages are skipped."""
     result = _result(Path(folder), str(model))
     # Loaded first, so that a missing model fails before the other stages.
     predictor = load(model)
@@ -250,15 +243,7 @@ def demo_from_scratch(
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Train a model on one vendor, then demonstrate it on the other as `demo` does.
-
-    Args:
-        folder: Output folder.
-        recipe: Recipe to train; `folder` replaces its `run` and contains its data.
-        overrides: Overrides of the recipe, such as `train.steps=10`.
-        progress: Optional progress callback.
-        log: Receives a status line at the start of each stage.
-    """
+    """Train a model on one vendor, then demonstrate it on the other as `demo` does."""
     folder = Path(folder)
     result = _result(folder, str(folder / "model"))
     if not Path(recipe).exists():

@@ -40,12 +40,7 @@ OPENVINO_PRECISIONS: Mapping[Resolved, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 def accelerate(model: nn.Module, *, int8: bool) -> None:
-    """Change the modules of a model in place for inference on a CPU; not for training.
-
-    Args:
-        model: Model in evaluation mode, in its precision.
-        int8: Quantize the linear layers to 8 bits, instead of a prepacked copy of their weights.
-    """
+    """Change the modules of a model in place for inference on a CPU; not for training."""
     # oneDNN's own order, else each convolution reorders its input and its output.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     block: Any
@@ -145,12 +140,6 @@ def compile_openvino(
     precision: Resolved,
 ) -> Callable[..., Tensor]:
     """Compile an encoder of a model by OpenVINO, for a CPU and inputs of any size.
-
-    Args:
-        model: Model in evaluation mode, on the CPU in fp32.
-        encode: Method that calls its modules.
-        example: Its arguments, for tracing.
-        precision: Key of `OPENVINO_PRECISIONS`.
 
     Returns:
         A thread-safe function with the arguments of `encode`.

@@ -51,12 +51,6 @@ def word_maps(
 ) -> WordMaps:
     """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`.
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        image: The image.
-        ids: Token ids of the caption, [BOS] first.
-
     Raises:
         DataError: The image cannot be read.
         ConfigError: The caption is empty or too long for the model.

@@ -61,11 +61,6 @@ class ObjectDetector:
     ) -> list[list[Detection]]:
         """Detect the objects of each image, highest score first.
 
-        Args:
-            images: One or many.
-            threshold: Minimum score of a detection, 0 to 1.
-            progress: Optional progress callback.
-
         Raises:
             DataError: An image cannot be read.
             ConfigError: The threshold is out of range.

@@ -67,16 +67,7 @@ class ImageTextPredictor(EmbeddingPredictor):
         settings: ImageSettings,
         embed_dim: int,
     ) -> None:
-        """Place a loaded model on its device.
-
-        Args:
-            model: Module of torch, with the parameter `logit_scale`, a logarithm, unless
-                `logit_scale` is overridden.
-            folder: Folder of its files, for display.
-            placed: Device, precision, batch size and fingerprint.
-            settings: Preprocessing of images.
-            embed_dim: Size of an embedding.
-        """
+        """Place a loaded model on its device."""
         super().__init__(source=str(folder), batch_size=placed.batch_size)
         self.model = model.eval().to(placed.device, DTYPES[placed.precision])
         self._precision, self._size = placed.precision, embed_dim
@@ -112,11 +103,7 @@ class ImageTextPredictor(EmbeddingPredictor):
             accelerate(self.model, int8=True)
 
     def compile_openvino(self, precision: Resolved) -> None:
-        """Compile both encoders by OpenVINO, for a CPU.
-
-        Args:
-            precision: Key of `coca.inference.acceleration.OPENVINO_PRECISIONS`.
-        """
+        """Compile both encoders by OpenVINO, for a CPU."""
         settings, source = self.image_settings, Path(self.source)
         if settings.resize == "within":
             raise ConfigError(
@@ -203,11 +190,7 @@ class ImageTextPredictor(EmbeddingPredictor):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Save the model in the format of its library, with the files of its tokenizer and images.
-
-        Args:
-            folder: Output folder; an existing one is replaced.
-        """
+        """Save the model in its library's format, with tokenizer and image preprocessing."""
         source = Path(self.source)
         with atomic_folder(folder) as unfinished:
             self._save_weights(unfinished)

@@ -112,16 +112,7 @@ def import_weights(
     source: str,
     caveat: str = "",
 ) -> None:
-    """Convert a file of OpenCLIP weights to a model folder, atomically.
-
-    Args:
-        weights: A state dict of OpenCLIP's CoCa; see `read_state`.
-        folder: Output folder; an existing one is replaced.
-        vocabulary: CLIP's vocabulary; see `read_vocabulary`.
-        about: Configuration of the weights; default: inferred from their shapes.
-        source: Name under which the weights were requested.
-        caveat: Warning for users of the weights; default: none.
-    """
+    """Convert a file of OpenCLIP weights to a model folder, atomically."""
     state = read_state(weights)
     try:
         about = about or About(config_of_weights(state))
@@ -254,14 +245,7 @@ class OpenWeights:
     def __init__(
         self, cache: Path | None = None, hub: Hub | None = None, *, vocabulary: Path | None = None
     ) -> None:
-        """Configure cache and hub.
-
-        Args:
-            cache: Folder for converted weights; default: the user's cache.
-            hub: Hub to download from; default: the Hugging Face hub.
-            vocabulary: CLIP's vocabulary; default: next to the weights, in an installed
-                open_clip_torch, or from the hub.
-        """
+        """Configure cache and hub."""
         self.cache = cache or user_cache()
         self._hub = hub or HuggingFace()
         self._own_vocabulary = vocabulary
@@ -396,10 +380,6 @@ class OpenWeights:
         """Convert local OpenCLIP weights, a file or its folder, and return the model folder.
 
         Configuration and vocabulary next to the weights are used if they exist.
-
-        Args:
-            path: Weights file, or the folder that contains it.
-            into: Output folder; default: in the cache.
         """
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:
@@ -509,12 +489,7 @@ def _file_name(text: str) -> str:
 
 
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
-    """Resolve a model name to its folder; open weights are downloaded and converted if needed.
-
-    Args:
-        name: As for `load`.
-        open_weights: Source of open weights; default: the user's cache, then the hub.
-    """
+    """Resolve a model name to its folder; open weights are downloaded and converted if needed."""
     kind, _, rest = str(name).partition(":")
     if kind in ("openclip", "hf") and rest and Path(rest).is_dir():
         return model_folder(rest, open_weights=open_weights)

@@ -37,14 +37,7 @@ def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
 
 
 def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Path) -> None:
-    """Save a checkpoint as a folder of OpenCLIP: configuration, tokenizer and safetensors.
-
-    Args:
-        architecture: OpenCLIP's name, such as `ViT-B-32`.
-        about: Preprocessing and activation of the weights; missing keys are as for CLIP.
-        weights: A checkpoint that OpenCLIP reads.
-        folder: Output folder.
-    """
+    """Save a checkpoint as a folder of OpenCLIP: configuration, tokenizer and safetensors."""
     library = require("open_clip", extra="openclip")
     config = library.get_model_config(architecture)
     if config is None:

@@ -120,9 +120,6 @@ def reusing_tower(model: Captioner | None) -> Iterator[None]:
     """Build captioners in the block on the tower that another one has, instead of its files.
 
     Both then move to devices and precisions together.
-
-    Args:
-        model: A captioner; without a tower, or None, nothing changes.
     """
     encoder = None if model is None else model.image_encoder
     token = _KEPT.set(encoder.tower if isinstance(encoder, TowerEncoder) else None)
@@ -133,12 +130,7 @@ def reusing_tower(model: Captioner | None) -> Iterator[None]:
 
 
 def load_tower(folder: Path, *, prepack: bool = False) -> ImageTextPredictor:
-    """Load an image-text model with images of one size from its folder, on the CPU in fp32.
-
-    Args:
-        folder: Folder of the model.
-        prepack: Merge the branches of MobileCLIP, for inference alone.
-    """
+    """Load an image-text model with images of one size from its folder, on the CPU in fp32."""
     kind, found = _tower_class(folder), files_fingerprint(folder, model_files(folder))
     # Its modules stay as they are: they move to other devices with those that learn.
     return kind(folder, Placement(torch.device("cpu"), "fp32", 64, found, prepack))

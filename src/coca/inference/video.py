@@ -66,13 +66,6 @@ def embed_videos(
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per video; a single video is a list of one.
 
-    Args:
-        predictor: A loaded model.
-        videos: Files, their content, or folders of frames.
-        frames: Frames sampled from each video, spread over its length.
-        mode: Method that turns several frames into one vector.
-        progress: Optional progress callback.
-
     Raises:
         DataError: A video cannot be read.
         MissingExtraError: The extra `video` is not installed.
@@ -98,15 +91,6 @@ def caption_videos(
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
     """Caption each video as a whole: the decoder reads the pooled tokens of all frames.
-
-    Args:
-        predictor: A loaded model.
-        videos: Files, their content, or folders of frames.
-        frames: Frames sampled from each video.
-        prompt: Text that each caption begins with.
-        decoding: Decoding strategy; default: beam search.
-        progress: Optional progress callback.
-        **options: Fields of `GenerationConfig`, which take precedence over `decoding`.
 
     Raises:
         DataError: A video cannot be read.
@@ -148,16 +132,7 @@ def classify_files(
     templates: Templates = PROMPTS["plain"],
     by: Literal["similarity", "likelihood"] = "similarity",
 ) -> list[list[Prediction]]:
-    """Classify images and videos: rank the labels by probability for each file.
-
-    Args:
-        predictor: A loaded model.
-        files: Images and videos.
-        labels: Names to choose from. If empty, the model's head classifies; it reads as many frames
-            of a video as in training.
-        templates: Prompts with `{}` for the label.
-        by: As for `Predictor.classify`; videos support similarity only.
-    """
+    """Classify images and videos: rank the labels by probability for each file."""
     moving = [file for file in files if is_video(file)]
     if not labels:
         frames = predictor.images_per_sample

@@ -191,10 +191,6 @@ class LanguagePrior:
     def __init__(self, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
         """Count the answers of each question prefix.
 
-        Args:
-            questions: Training questions.
-            answers: Answers of all annotators of each question; each counts.
-
         Raises:
             ValueError: There is no answer, or the lengths differ.
         """

@@ -49,11 +49,6 @@ def detection_scores(
     `AP` is the mean over IoU thresholds .5, .55 to .95; `AP50` and `AP75` use one threshold.
     `AP_small`, `AP_medium` and `AP_large` count objects of one size and are absent without any.
 
-    Args:
-        truth: Ground truth of each image.
-        found: Predictions of each image, in the same order.
-        classes: Number of classes; a class without ground truth is ignored.
-
     Returns:
         Scores by name, 0 to 1, and the AP of each class, None without ground truth.
 

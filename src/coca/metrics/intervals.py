@@ -22,10 +22,6 @@ def wilson_interval(fraction: float, count: int | float) -> tuple[float, float]:
 
     Unlike the normal approximation it stays in [0, 1] and fits small counts.
 
-    Args:
-        fraction: Fraction of successes, 0 to 1.
-        count: Number of trials, at least 1; a fractional effective sample size is allowed.
-
     Raises:
         ValueError: `fraction` or `count` is out of range.
     """
@@ -47,10 +43,6 @@ def cluster_interval(
     Trials of one cluster are not independent. Their number is replaced by the effective sample
     size, from the variance between clusters (Kish 1965). If all succeed or none, it is the number
     of clusters: 20 of 20 images do not prove a fraction of 1.
-
-    Args:
-        successes: Successes of each cluster.
-        trials: Trials of each cluster, at least 1.
 
     Raises:
         ValueError: The arrays are empty.

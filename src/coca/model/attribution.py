@@ -31,11 +31,6 @@ def cross_attention_maps(
     attention of the captioning pooler to the patches. The map of a token is that of the prediction
     of the next token.
 
-    Args:
-        model: A captioner in evaluation mode.
-        images: Normalized images.
-        tokens: One caption per image; a map does not depend on later tokens.
-
     Returns:
         Fractions of the patches in row-major order; they sum to 1.
     """
@@ -73,11 +68,6 @@ def patch_attributions(
     With fixed attention weights and norm scales, the embedding is a sum over patches and a
     constant. For a text embedding as direction, positive patches raise the similarity of image and
     text, and negative patches lower it.
-
-    Args:
-        model: A captioner in evaluation mode.
-        images: Normalized images.
-        directions: One direction per image, such as a text embedding.
 
     Returns:
         The contribution of each patch in row-major order, and the remainder: biases, the class

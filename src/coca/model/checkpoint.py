@@ -59,13 +59,6 @@ def save_checkpoint(
     Checkpoints of later steps are also removed: this run resumed from an older checkpoint, so they
     do not belong to it.
 
-    Args:
-        run_dir: The run's folder; the checkpoint is written to its `checkpoints`.
-        step: Number of updates so far; at least 0.
-        groups: Tensors by name, by group; tensors of a group must not share memory.
-        state: JSON values.
-        keep: Number of checkpoints to keep; at least 1.
-
     Returns:
         The checkpoint's folder.
     """
@@ -121,10 +114,6 @@ def load_newest(run_dir: str | Path, *, groups: Sequence[str] = ()) -> Checkpoin
     """Find the newest complete checkpoint; None if the run has no checkpoints.
 
     Damaged checkpoints are logged and skipped.
-
-    Args:
-        run_dir: The run's folder.
-        groups: Groups of tensors to verify; default: all.
     """
     damaged = []
     for folder in checkpoint_folders(run_dir):

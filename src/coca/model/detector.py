@@ -59,12 +59,7 @@ class FeaturePyramid(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B P D"], grid: tuple[int, int]
     ) -> list[Float[Tensor, "B C _h _w"]]:
-        """Compute one feature map per scale, in the order of the scales.
-
-        Args:
-            tokens: Encoder tokens in row-major order of the grid.
-            grid: Number of patches along height and width.
-        """
+        """Compute one feature map per scale, in the order of the scales."""
         square = rearrange(tokens, "B (h w) D -> B D h w", h=grid[0], w=grid[1])
         return [level(square) for level in self.levels]
 

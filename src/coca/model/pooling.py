@@ -124,13 +124,7 @@ class AttentivePoolingHead(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """Compute the class logits of each sample.
-
-        Args:
-            tokens: Tokens of each image, or decoder states for each image; the images of a
-                sample are consecutive.
-            real: Mask of the tokens that are not padding; None: all.
-        """
+        """Compute the class logits of each sample."""
         images = self.config.images_per_sample
         if self.config.reads == "image":
             tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)

@@ -77,14 +77,7 @@ def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
 
 
 def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:
-    """Save configuration and weights of a model.
-
-    Args:
-        folder: Target folder; created if needed, and may contain other files.
-        model: A model of either architecture.
-        dtype: Dtype of the saved weights, such as `torch.float16` for half the size. None: the
-            dtype of the model.
-    """
+    """Save configuration and weights of a model."""
     config = model.config
     assert isinstance(config, CoCaConfig | OpenCLIPConfig), "no other architecture has a name"
     folder = Path(folder)
@@ -124,13 +117,7 @@ def load_config_file(folder: str | Path) -> ModelConfig:
 
 
 def parse_config(content: Any, path: str | Path) -> ModelConfig:
-    """Build the configuration of a model from the content of `config.json`.
-
-    Args:
-        content: JSON value with `format_version`, `architecture` and `model`; other keys, such as
-            those of transformers, are ignored.
-        path: Path of the file, for errors.
-    """
+    """Build the configuration of a model from the content of `config.json`."""
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f"{path} has no section `model`, so it describes no CoCa model")
     if content.get("format_version") != FORMAT_VERSION:
@@ -160,11 +147,6 @@ def load_model(
 
     Names and shapes are compared with the configuration before any weight is read, so a
     damaged or foreign file takes no memory.
-
-    Args:
-        folder: A folder written by `save_model`.
-        device: Device of the loaded weights.
-        dtype: Dtype of the weights in memory, independent of the stored dtype.
 
     Raises:
         ModelError: A file is missing or damaged, or does not fit the configuration.

@@ -48,12 +48,6 @@ class UnimodalDecoder(nn.Module):
         """Compute the hidden state of each token before the final norm.
 
         The multimodal decoder takes these states.
-
-        Args:
-            tokens: Token ids.
-            caches: One KV cache per layer while generating, else None.
-            positions: Position of each of `tokens` in its caption; None: 0, 1, 2 and so on.
-            packing: Return the states as packed rows, which cost less than padded rows.
         """
         end = tokens.shape[1]
         if positions is None and end > self.config.context_length:
@@ -104,14 +98,7 @@ class MultimodalDecoder(nn.Module):
         caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
-        """Compute the normalized state of each token, the input of the vocabulary layer.
-
-        Args:
-            states: States of the unimodal decoder; packed rows if `packing` is given.
-            image: Keys and values of each layer; with `packing` the image tokens, in its order.
-            caches: One KV cache per layer while generating, else None.
-            packing: Maps packed rows to captions.
-        """
+        """Compute the normalized state of each token, the input of the vocabulary layer."""
         if isinstance(image, Tensor):
             image = to_autocast_dtype(image)
         for layer, block in enumerate(self.blocks):

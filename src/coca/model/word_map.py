@@ -46,16 +46,7 @@ class WordMap(nn.Module):
 def add_word_map_(
     embedding: nn.Embedding, vectors: Float[Tensor, "V G"], *, learned: int, initialized: bool
 ) -> None:
-    """Replace a token embedding by free rows plus a shared map of word vectors.
-
-    Args:
-        embedding: Changed in place.
-        vectors: Word vector of each token, of unit length; zeros for tokens without one.
-        learned: Number of ids that train a free row, from id 0.
-        initialized: Whether the embedding has trained rows. If so, the map is the least-squares
-            fit of its rows, free rows are the remainders, and the rows do not change.
-            Otherwise the map is random, and the free row of a token with a vector is zero.
-    """
+    """Replace a token embedding by free rows plus a shared map of word vectors."""
     rows, has_vector = embedding.weight, vectors.norm(dim=1) > 0
     if initialized:
         # Rows without a free part determine the map; all rows if there are none.

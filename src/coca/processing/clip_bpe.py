@@ -111,11 +111,7 @@ class ClipTokenizer(TextTokenizer):
 
 
 def read_vocabulary(path: str | Path) -> ClipTokenizer:
-    """Load CLIP's vocabulary from any of its distributed formats.
-
-    Args:
-        path: `bpe_simple_vocab_16e6.txt.gz`, `merges.txt`, or a `tokenizer.json`.
-    """
+    """Load CLIP's vocabulary from any of its distributed formats."""
     path = Path(path)
     if path.suffix != ".json":
         return ClipTokenizer.from_merges(_read_merges(path))

@@ -65,14 +65,6 @@ def decode(
     byte, as Pillow does for 16-bit colour. The first frame of an animation is decoded. Colour
     profiles are not applied. Float arrays are rejected, since their value of white is ambiguous.
 
-    Args:
-        source: See `ImageSource`. URLs are not fetched.
-        max_pixels: Largest height times width; no effect above Pillow's own limit.
-        at_least: Minimum side, pixels. A JPEG of twice that may be decoded faster at a half,
-            a quarter or an eighth of its size. None: full resolution.
-        audio_s: Seconds of audio to draw as a spectrogram, followed by silence if the clip is
-            shorter; None rejects audio.
-
     Raises:
         DataError: The image cannot be used; the module docstring lists the reasons.
     """

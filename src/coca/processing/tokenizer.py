@@ -90,10 +90,6 @@ class TextTokenizer(ABC):
         """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
 
         A caption that is too long is truncated but keeps its special tokens.
-
-        Args:
-            texts: Captions; an empty caption has special tokens only.
-            context_length: Largest T, including special tokens; at least 4.
         """
         check_context_length(context_length)
         room = context_length - self.reserved
@@ -156,19 +152,7 @@ class Tokenizer(TextTokenizer):
         lowercase: bool = True,
         words: Sequence[str] = (),
     ) -> "Tokenizer":
-        """Train a vocabulary; the result is bit-identical for identical texts.
-
-        Args:
-            texts: Captions, read once.
-            vocab_size: Largest number of ids, including the 4 special tokens and the 256 bytes. The
-                vocabulary is smaller if the texts have too few distinct subwords.
-            kind: A name in `TOKENIZERS`: `"bpe"` merges the most frequent pairs; `"unigram"` keeps
-                the most likely subwords, as SentencePiece does.
-            lowercase: Convert text to lower case.
-            words: Words that are encoded as one token each, after a space or at the start of a
-                text; for `"bpe"` only. They are part of `vocab_size`. Words that the normalizer
-                changes, or that contain a space or an inner punctuation mark, are skipped.
-        """
+        """Train a vocabulary; the result is bit-identical for identical texts."""
         if words and kind != "bpe":
             raise ConfigError(f"words need a tokenizer of kind 'bpe', got {kind!r}")
         if words and vocab_size - len(words) <= _UNLEARNED:

@@ -296,12 +296,6 @@ def sample_frames(
 ) -> list[Frame]:
     """Sample the middle frame of each of `count` equal segments; short videos repeat frames.
 
-    Args:
-        source: Path or content of the file.
-        count: Number of frames, at least 1.
-        shorter_px: Larger frames are resized so that their shorter side has this many pixels.
-        limits: Limits of size, duration and time.
-
     Raises:
         DataError: The video cannot be used; the module docstring lists the reasons.
         MissingExtraError: The extra `video` is not installed.
@@ -318,14 +312,7 @@ def read_frames(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> Iterator[Frame]:
-    """Yield the first frame of every interval of `frame_interval_s` seconds, decoded lazily.
-
-    Args:
-        source: Path or content of the file.
-        frame_interval_s: Interval between frames, seconds, above 0.
-        shorter_px: As in `sample_frames`.
-        limits: Limits of size, duration and time.
-    """
+    """Yield the first frame of every interval of `frame_interval_s` seconds, decoded lazily."""
     if not frame_interval_s > 0:
         raise ConfigError(f"frame_interval_s must be above 0 seconds, got {frame_interval_s}")
     with VideoFile(source, limits) as video:

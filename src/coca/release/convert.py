@@ -60,12 +60,6 @@ def convert(
 ) -> Path:
     """Convert a model to a model folder or to OpenCLIP's format.
 
-    Args:
-        source: Any name that `coca.load` accepts.
-        out: A folder, or for OpenCLIP a file that ends in `.safetensors`, `.bin` or `.pt`.
-        to: Output format; default: `openclip` if `out` is such a file, else `coca`.
-        vocabulary: CLIP's vocabulary, if neither open_clip_torch nor the hub is available.
-
     Returns:
         The written path.
 
@@ -114,13 +108,6 @@ def average(
     Weights before and after a stage of training are averaged as well (WiSE-FT, arXiv 2109.01903).
     A class branch or a classifier of the image encoder that some models lack is the average of the
     others. All files except weights, configuration and `source.json` are those of the first model.
-
-    Args:
-        sources: At least 2 models of one architecture and tokenizer, by any name that `coca.load`
-            accepts. Runs that start from the same weights have a useful average; others do not.
-        out: Folder to write.
-        shares: Share of each model, above 0; they are divided by their sum. Default: equal shares.
-        class_scale: Scale of the class branch, at least 0. Default: the average.
 
     Raises:
         ConfigError: There are fewer than 2 models, the shares do not fit them, or `class_scale` is

@@ -102,15 +102,6 @@ def export(
     encoder's own classifier is left out, unless the model has a class branch: else only the
     distillation loss reads it.
 
-    Args:
-        model: Any name that `coca.load` accepts.
-        out: Output folder; an existing one is replaced.
-        card: Text of the card. Default of its title: the name of `out`; of its licence: the
-            licence in the model's own card, else `unknown`.
-        results: Reports of `coca evaluate --out` for this model; default: that of its run, if
-            `coca finetune` wrote one.
-        half: Store the weights as fp16; they are loaded as fp32.
-
     Returns:
         The folder.
 
@@ -169,12 +160,6 @@ def push_to_hub(
 ) -> str:
     """Upload an exported folder to the hub, with the account of huggingface_hub.
 
-    Args:
-        folder: Folder written by `export`.
-        repo: `ORGANISATION/NAME`; created if missing.
-        private: Make the repository private.
-        hub: Target hub; default: the Hugging Face hub.
-
     Returns:
         The name for `coca.load`.
 
@@ -198,12 +183,6 @@ def from_pretrained(
     precision: Precision = "fp32",
 ) -> Predictor:
     """Load an exported folder or a hub repository, with the signature of the hub's libraries.
-
-    Args:
-        name: A folder, or `ORGANISATION/NAME`.
-        revision: Branch, tag or commit of a repository; default: its main branch.
-        device: As for `coca.load`.
-        precision: As for `coca.load`.
 
     Raises:
         ModelError: There is no such model.

@@ -92,18 +92,6 @@ def model_card(
     """Write the model card of a folder, as the text of a `README.md`.
 
     Sizes, format and origin are read from the folder; scores only from `results`.
-
-    Args:
-        folder: Model folder.
-        title: Name of the model.
-        intended_use: Intended use, one paragraph.
-        data: Training data.
-        training: Description of the training; empty if unknown.
-        results: Measured scores.
-        limits: Limitations and known failures.
-        licence: The hub's identifier of the weights' licence. It follows from the terms of the
-            data, not from the licence of this package.
-        load_as: Name for `coca.load`; default: the name of the folder.
     """
     folder = Path(folder)
     config = load_config_file(folder)
@@ -140,12 +128,7 @@ def licence_of(folder: Path) -> str:
 
 
 def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
-    """Read the scores of a report of `coca evaluate --out`.
-
-    Args:
-        path: Folder of the report, or its `report.json`.
-        of: Required fingerprint of the evaluated model.
-    """
+    """Read the scores of a report of `coca evaluate --out`."""
     path = Path(path)
     if path.is_dir():
         path /= "report.json"

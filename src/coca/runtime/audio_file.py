@@ -132,13 +132,7 @@ def read_audio(
 def _decoded(
     source: AudioSource, name: str, rate: int | None
 ) -> Iterator[tuple[int, Iterator[Float32[ndarray, " N"]]]]:
-    """Open a file; yield the sample rate and the pieces of its audio, mixed to mono.
-
-    Args:
-        source: The file.
-        name: Name in messages.
-        rate: Sample rate to convert to; None: that of the file, at most 48,000.
-    """
+    """Open a file; yield the sample rate and the pieces of its audio, mixed to mono."""
     av = _library(name)
     try:
         # FFmpeg gets no file name: names such as `concat:` would open other files.

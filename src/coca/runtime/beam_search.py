@@ -49,16 +49,7 @@ def beam_search(
     length_penalty: float,
     constraint: WordConstraint | None = None,
 ) -> list[list[GeneratedSequence]]:
-    """Return the finished captions of each image, best first.
-
-    Args:
-        state: Decoder state after the prompts.
-        budgets: Maximum number of new tokens of each image.
-        text: Token layout.
-        num_beams: Beams per image; 1 is greedy decoding.
-        length_penalty: Exponent of the length that divides a caption's score.
-        constraint: Words that are generated; None: any tokens.
-    """
+    """Return the finished captions of each image, best first."""
     images = [_Beams(num_beams) for _ in budgets]
     going = np.arange(len(images))
     for step in range(max(budgets, default=0)):

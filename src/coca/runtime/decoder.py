@@ -79,15 +79,7 @@ class DecoderState:
         pad_id: int,
         max_position: int,
     ) -> None:
-        """Prefill the caches with images and prompts.
-
-        Args:
-            decoder: The graphs.
-            image_tokens: Output of the vision graph.
-            prompts: Token ids at the start of each image's captions, [BOS] first.
-            pad_id: Token after a shorter prompt; later tokens do not see it.
-            max_position: Largest position that the model knows.
-        """
+        """Prefill the caches with images and prompts."""
         self._decoder, self._max_position = decoder, max_position
         self._image: list[Array] = decoder.read_image(image_tokens)
         lengths = np.array([len(prompt) for prompt in prompts])

@@ -96,10 +96,6 @@ class GenerationConfig(Config):
     ) -> "GenerationConfig":
         """Build a config from the keywords of a call.
 
-        Args:
-            base: Config whose other options are kept; by default the defaults of the class.
-            **options: Fields of the config.
-
         Raises:
             ConfigError: An option is unknown, out of range, or conflicts with another option.
         """

@@ -384,10 +384,6 @@ def drawn_box(
 ) -> Box | None:
     """Find what is not the empty border.
 
-    Args:
-        pixels: An image, or a part of one.
-        corner: Colour of the border. Default: that of the upper left corner.
-
     Returns:
         Left, top, right and bottom in pixels; None for a uniform image.
     """

@@ -246,18 +246,7 @@ def with_skips(
     title: str,
     progress: ProgressOption,
 ) -> list[T]:
-    """Compute one outcome per image, in order.
-
-    Args:
-        count: Number of images.
-        work: Computes the outcomes of the images at these positions.
-        check: Raises DataError if the image at this position is unreadable.
-        placeholder: Makes the outcome of a skipped image.
-        on_error: What an unreadable image does.
-        batch_size: Images per batch of `work`.
-        title: Title of the progress bar.
-        progress: Optional progress callback, or True for a line on stderr.
-    """
+    """Compute one outcome per image, in order."""
     maker = as_maker(progress)
     if on_error == "raise":
         return list(work(range(count), maker))

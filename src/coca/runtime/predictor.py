@@ -79,17 +79,7 @@ def load(
     threads: int | None = None,
     dimensions: int | None = None,
 ) -> BasePredictor:
-    """Load an exported model; torch is not imported.
-
-    Args:
-        path: A folder that `coca export --format onnx` wrote, or one in immich's layout, which
-            contains an image-text model without a decoder.
-        batch_size: Images or texts per batch, at least 1. It is 16, and not 64 as in `coca.load`,
-            since exported models run on CPUs, where larger batches mainly take more memory.
-        threads: Threads of ONNX Runtime; default: one per core.
-        dimensions: Keep the first numbers of each embedding, and normalize them again. Default:
-            all.
-    """
+    """Load an exported model; torch is not imported."""
     folder = Path(path)
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")

@@ -54,12 +54,7 @@ class TextEmbedder:
     """Kept numbers of each embedding; None: all. Set by `coca.runtime.short_vectors.shorten`."""
 
     def __init__(self, name: str, load: Callable[[], BasePredictor]) -> None:
-        """Open the text graph of a shipped model.
-
-        Args:
-            name: Name for which `has_text_graph` is true.
-            load: Loads the whole model; called once, when it is first needed.
-        """
+        """Open the text graph of a shipped model."""
         folder = shipped()[name]
         path = folder / TEXT_GRAPH_FILE
         _check(path, TEXT_GRAPHS[name])

@@ -32,14 +32,7 @@ class WordConstraint:
         eos_id: int,
         vocab_size: int,
     ) -> None:
-        """Build the trie.
-
-        Args:
-            words: Token ids of each word, as after a space.
-            punctuation: Tokens that may follow any whole word.
-            eos_id: Token that ends a caption.
-            vocab_size: Number of ids of the tokenizer.
-        """
+        """Build the trie."""
         marks = frozenset(punctuation)
         edges: dict[tuple[int, int], int] = {}
         complete = [True]
@@ -118,14 +111,7 @@ class WordConstraint:
         *,
         width: int,
     ) -> Bool[np.ndarray, "N V"]:
-        """Return the mask of the tokens that must not come next.
-
-        Args:
-            states: State of each caption.
-            remaining: Maximum number of further tokens of each caption. A caption that is over, or
-                whose word cannot be finished within this number, is not constrained.
-            width: Number of logits; the vocabulary of a model may be larger than its tokenizer's.
-        """
+        """Return the mask of the tokens that must not come next."""
         left = remaining - 1
         unfinished = len(self._forbidden) - 1
         level = np.where(self._complete[states], left.clip(0, unfinished - 1), unfinished)

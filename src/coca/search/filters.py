@@ -66,15 +66,6 @@ class Filter(str):
 def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
     r"""Build a filter that compares one field with a value; any value is safe.
 
-    Args:
-        field: `"id"`, `"path"`, `"caption"`, `"album"`, `"width"`, `"height"`, `"time"`,
-            `"caption_source"`, or `"metadata.KEY"` for any key of the metadata.
-        operator: One of `== != < <= > >=`, or `in` and `not in` with a list.
-        value: Text, number or boolean; a list of them for `in`. Text columns take text, and number
-            columns integers. Metadata numbers compare with numbers only, and texts with texts. On
-            Lite, true equals 1 in metadata; a list or object is neither above nor below a number,
-            nor kept by the negation.
-
     Raises:
         SearchError: Unknown field or operator, or a value that a filter cannot express.
 

@@ -43,10 +43,6 @@ def parse_period(text: str, *, today: date | None = None) -> tuple[datetime, dat
 
     Months and seasons may be German. Winter begins in December of its year; years have four digits.
 
-    Args:
-        text: A day, month, season or year, a time, or a period before today.
-        today: The day from which periods are counted. Default: that of this machine.
-
     Raises:
         ArgumentError: The text is none of these.
 
@@ -207,11 +203,6 @@ def near(latitude: float, longitude: float, *, within_km: float) -> Filter:
     The circle is a union of eight boxes around the point, since Milvus has no distances on a
     sphere. Up to 100 km, and 65 degrees of latitude, a photo below 0.93 of the distance is kept,
     and one above 1.07 is not.
-
-    Args:
-        latitude: In degrees, north positive.
-        longitude: In degrees, east positive.
-        within_km: Distance in kilometres.
     """
     boxes = []
     angle = within_km / EARTH_KM

@@ -117,12 +117,7 @@ class VectorCodec:
 
     @classmethod
     def from_json(cls, text: str, *, embed_dim: int) -> "VectorCodec":
-        """Read the codec of a collection.
-
-        Args:
-            text: As of `to_json`; empty for whole float32 vectors.
-            embed_dim: Size of the model's vectors where `text` is empty.
-        """
+        """Read the codec of a collection."""
         if not text:
             return cls(VectorEncoding(), embed_dim)
         try:

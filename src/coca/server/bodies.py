@@ -144,13 +144,7 @@ class ServedOptions(QueryOptions):
 def with_options(
     options: type, *names: str, optional: bool = False
 ) -> Callable[[type[M]], type[M]]:
-    """Decorate a body: add options with the types, ranges, defaults and docstrings of their fields.
-
-    Args:
-        options: Configuration that declares them.
-        names: Names of its fields.
-        optional: Make null the default, which means the default of the field.
-    """
+    """Decorate a body: add options with the types, ranges and docstrings of their fields."""
     types, texts = field_types(options), docstrings(options)
 
     def add(body: type[M]) -> type[M]:

@@ -78,14 +78,7 @@ class KeyRing:
         file: "KeyFile | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Store the digests of the keys.
-
-        Args:
-            keys: Key -> what it may use; empty: requests need no key.
-            check: Called with each key; raises a `ConfigError` if the service cannot have it.
-            file: File of the keys, which is read again after it has changed.
-            clock: Current time, in seconds since 1970.
-        """
+        """Store the digests of the keys."""
         self._check, self._file, self._clock = check, file, clock
         self._checked_at, self._lock = clock(), threading.Lock()
         self._usage: dict[str, _Usage] = {}
@@ -125,13 +118,7 @@ class KeyRing:
         return [config for _, config in self._keys]
 
     def find(self, header: str | None, address: str = "") -> KeyConfig:
-        """Find the key of an `Authorization` header.
-
-        Args:
-            header: Value of the header.
-            address: Address of the client. After 20 wrong keys it may try one a second. Valid keys
-                are not limited, since several clients may share an address behind a proxy.
-        """
+        """Find the key of an `Authorization` header."""
         self._refresh()
         scheme, _, key = (header or "").partition(" ")
         given, found = _digest(key.strip()), None
@@ -267,11 +254,6 @@ def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
     """Compute how many requests the work of one for the model counts as.
 
     One request covers 32 texts, 10 images or 4 captions: about the same processor time.
-
-    Args:
-        texts: Embedded texts.
-        images: Embedded images, or images that are compared with a text by its likelihood.
-        captions: Generated captions.
     """
     return max(1, math.ceil(texts / 32 + images / 10 + captions / 4))
 
@@ -306,12 +288,7 @@ class KeyFile:
 
 
 def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
-    """Read keys from a comma-separated list and from a JSON file.
-
-    Args:
-        listed: Keys for all collections, as in the variable COCA_API_KEYS.
-        file: JSON object of key -> object with fields of `KeyConfig`.
-    """
+    """Read keys from a comma-separated list and from a JSON file."""
     names = [key.strip() for key in listed.split(",") if key.strip()]
     keys = {key: KeyConfig(name=f"key-{number}") for number, key in enumerate(names, start=1)}
     if file is not None:

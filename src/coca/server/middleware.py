@@ -34,15 +34,7 @@ class BodyLimit:
     def __init__(
         self, app: ASGIApp, *, max_bytes: int, max_total_bytes: int, timeout_s: float
     ) -> None:
-        """Set the limits.
-
-        Args:
-            app: The application behind.
-            max_bytes: Maximum size of a body.
-            max_total_bytes: Maximum size of all large bodies of requests in progress; a body that
-                exceeds it gets status 503.
-            timeout_s: Maximum time for a body, and for each MB of it, in seconds.
-        """
+        """Set the limits."""
         self._app = app
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes

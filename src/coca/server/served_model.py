@@ -87,15 +87,7 @@ class Batcher(Generic[T, R]):
         queue_size: int,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Start the thread.
-
-        Args:
-            run: Computes the results of a batch, in its order.
-            max_batch: Maximum number of items of a batch, at least 1.
-            wait_s: Maximum time that an item waits for others, in seconds.
-            queue_size: Maximum number of waiting items.
-            observe: Called with the size of each batch.
-        """
+        """Start the thread."""
         self._run = run
         self._max_batch = max_batch
         self._wait_s = wait_s if max_batch > 1 else 0.0

@@ -250,18 +250,6 @@ def open_service(
 ) -> Iterator[Service]:
     """Open collections together with the model that filled them, and close them at the end.
 
-    Args:
-        uri: Path that ends in `.db`, or address of a Milvus server.
-        collections: Names of the collections; all are of one model.
-        settings: Settings of the service.
-        token: `"user:password"` or an API key, if the server requires one.
-        model: A loaded model, a folder or a name; default: the model of the first collection.
-        execution: Device, library and precision of a model that is loaded.
-        create: Create missing collections; then `model` is required.
-        keys: Key -> what it may use; none: requests need no key.
-        key_file: Keys that are read again when their file changes, in place of `keys`.
-        folders: Folders that requests may index, with all folders in them.
-
     Raises:
         SearchError: A collection is missing, or was filled by another model.
         ModelError: The model cannot be loaded.

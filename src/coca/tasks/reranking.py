@@ -50,11 +50,6 @@ def reranked(
     The new score is logit_scale * cosine + log p(text | image) - log p(text). The prior p(text) is
     the mean probability of the text over the images that it was scored for. Without the prior,
     short and common texts would rank first for every image.
-
-    Args:
-        similarity: Cosine similarities.
-        log_p: Log-likelihood of each text for each image, in nats; minus infinity if unscored.
-        logit_scale: The model's factor from cosine to logit.
     """
     scored = np.isfinite(log_p)
     counts = np.maximum(scored.sum(axis=0), 1)

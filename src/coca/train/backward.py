@@ -108,16 +108,6 @@ def backward(
 ) -> Losses:
     """Accumulate the gradients of one step in the model, without an update.
 
-    Args:
-        model: The model; all ranks must call this with the same number of pairs.
-        objective: The loss to minimize.
-        batch: This rank's pairs, on the loader's device. Each micro-batch is moved to the model's
-            device, with images as floats, just before it is used.
-        micro_batch: Pairs per micro-batch; None: all. Fewer pairs need less memory and, with a
-            contrastive loss, a second forward pass without the multimodal decoder; with
-            distillation one of the image encoder, unless its logits are cached.
-        autocast: Returns the context manager of each forward pass.
-
     Returns:
         Losses of the pairs of all ranks, equal on each rank; without graph.
     """

@@ -48,11 +48,6 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def prepare_blocks_(model: nn.Module, *, compiled: bool, recompute_every: int | None) -> None:
     """Compile the blocks of a model, and recompute the activations of some in the backward pass.
 
-    Args:
-        model: Changed in place; not its parameters nor their names.
-        compiled: Compile each block at its first call.
-        recompute_every: Recompute each n-th block; 1: all. None: keep all activations.
-
     Raises:
         ConfigError: The model has no blocks.
     """

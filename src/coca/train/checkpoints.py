@@ -268,14 +268,7 @@ class CheckpointManager:
     def save(
         self, step: int, groups: Groups, *, state: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
-        """Save `step`, unless it is saved; on several ranks, return before it is written.
-
-        Args:
-            step: Number of updates so far.
-            groups: Tensors by name, by group; on several ranks full tensors or DTensors.
-            state: JSON values of the run.
-            own: JSON values of this rank.
-        """
+        """Save `step`, unless it is saved; on several ranks, return before it is written."""
         self.wait()
         if step == self.step:
             return

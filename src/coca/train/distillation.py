@@ -77,13 +77,7 @@ class ClassPrompts:
         templates: Sequence[str],
         encode: Callable[[Sequence[str]], Int[Tensor, "N T"]],
     ) -> None:
-        """Tokenize the prompts of all classes.
-
-        Args:
-            class_names: Names in the order of the logits; a class may have several, joined by ", ".
-            templates: Prompt templates.
-            encode: Tokenizer, such as `Processor.texts`.
-        """
+        """Tokenize the prompts of all classes."""
         names = [name.split(", ") for name in class_names]
         texts = [
             template.replace("{}", name) for own in names for name in own for template in templates

@@ -277,18 +277,7 @@ class Trainer(Generic[ModelT]):
         evaluation: "Evaluation | None" = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Move the model to its device and create its optimizer; no files are read or written.
-
-        Args:
-            model: Trained in place; has a `config`, which must be the same in a resumed run.
-            objective: The loss to minimize.
-            loader: The data; on several ranks, this rank's part of it.
-            config: Number of steps, schedule, precision and more.
-            run_dir: Folder of the run's checkpoints; created if needed.
-            trackers: Experiment trackers, see `make_trackers`.
-            evaluation: Runs between steps, without an effect on them; None: none.
-            device: Argument of `training_device`.
-        """
+        """Move the model to its device and create its optimizer; no files are read or written."""
         self.device = training_device(device)
         self.model = model
         self.world = DistributedContext.current()

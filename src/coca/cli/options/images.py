@@ -78,13 +78,6 @@ def work_through(
 ) -> list[T | Bad]:
     """Process images in batches; unreadable images are reported and skipped.
 
-    Args:
-        paths: The images.
-        work: Computes the outcomes of a batch, or raises DataError for one of its images.
-        batch_size: Images per call of `work`.
-        title: Title of the progress bar.
-        progress: Optional progress callback.
-
     Returns:
         One outcome per image, or `Bad`.
     """
@@ -129,17 +122,6 @@ def print_outcomes(
     """Print the outcome of each image as a table or as JSON, then call `end_with`.
 
     With `out`, the table is written to that file instead.
-
-    Args:
-        console: Console of the command.
-        paths: The images.
-        outcomes: From `work_through`.
-        columns: Header of the table.
-        rows: Returns the table rows of a path and its outcome.
-        entry: Returns the JSON entry of an outcome, without the path.
-        right: Names of the right-aligned columns.
-        out: Table file to write; see `coca.core.files.table_file`.
-        records: Returns the rows of the table file of an outcome, without the path.
     """
     if out is not None:
         _write_outcomes(console, out, paths, outcomes, records)

@@ -26,13 +26,7 @@ class Settings:
     def of(
         cls, words: Sequence[str], *, folder: str = "", names: Collection[str] = ()
     ) -> "Settings":
-        """Split arguments into `recipe.yaml` and `field=value`.
-
-        Args:
-            words: The arguments.
-            folder: Folder of the package's recipes that comes first, where several have a name.
-            names: Names that are accepted in place of a recipe, such as those of tasks.
-        """
+        """Split arguments into `recipe.yaml` and `field=value`."""
         changes = tuple(
             word for word in words if _CHANGE.match(word) is not None and not Path(word).exists()
         )
@@ -41,12 +35,7 @@ class Settings:
 
 
 def recipe_path(name: str, preferred: str = "") -> str:
-    """Return the path of a recipe: of the package for `recipe:NAME`, else the name itself.
-
-    Args:
-        name: The path of a file, `recipe:NAME` or `recipe:FOLDER/NAME`.
-        preferred: Folder of the package's recipes that comes first, where several have a name.
-    """
+    """Return the path of a recipe: of the package for `recipe:NAME`, else the name itself."""
     kind, colon, wanted = name.partition(":")
     if kind != "recipe" or not colon:
         if not Path(name).exists() and (alike := _shipped_as(name, preferred)):

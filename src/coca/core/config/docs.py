@@ -48,13 +48,7 @@ class Setting:
 
 
 def describe(kind: Any, prefix: str = "", *, base: Any = None) -> Iterator[Setting]:
-    """Yield every setting of a configuration class, in the order of its fields.
-
-    Args:
-        kind: The dataclass.
-        prefix: Prefix of the keys, such as `"model."`.
-        base: An instance whose values replace the defaults of the class.
-    """
+    """Yield every setting of a configuration class, in the order of its fields."""
     if kinds := kinds_by_name(kind):
         yield from _describe_kinds(kinds, prefix, base=base)
         return

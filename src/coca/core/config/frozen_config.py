@@ -118,13 +118,6 @@ def load_config(
 ) -> T:
     """Merge recipes, mappings and overrides into one validated configuration; later ones win.
 
-    Args:
-        kind: The dataclass to build.
-        layers: YAML files or mappings, merged key by key in this order.
-        overrides: Strings such as `optimizer.lr=1e-3`, applied last; the value is YAML. List items
-            are addressed by position: `data.sources.0.path=photos`. `data_root=FOLDER` sets the
-            root folder of the paths in a recipe.
-
     Raises:
         ConfigError: The configuration is invalid; the message has one line for each error.
     """

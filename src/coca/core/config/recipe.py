@@ -101,12 +101,7 @@ def data_root_of(tree: Tree) -> str | None:
 
 
 def fill_in(tree: Tree, *, given: bool = False) -> Tree:
-    """Substitute `${data_root}` in all strings and remove the key `data_root`.
-
-    Args:
-        tree: A merged recipe.
-        given: Whether an override sets the key; then a string must refer to it.
-    """
+    """Substitute `${data_root}` in all strings and remove the key `data_root`."""
     names = _variables(tree)
     if unknown := sorted(names - {DATA_ROOT}):
         raise ConfigError(f"${{{unknown[0]}}} is unknown; a recipe may name ${{{DATA_ROOT}}} only")

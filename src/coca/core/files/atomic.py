@@ -109,12 +109,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_model_json(path: str | Path, *, missing: str = "") -> Any:
-    """Read a JSON file of a model folder.
-
-    Args:
-        path: Path of the file.
-        missing: Error message if there is no such file; empty: that of the file system.
-    """
+    """Read a JSON file of a model folder."""
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
@@ -184,12 +179,7 @@ _SETTLED_S = 2.0
 
 
 def cached_digest(path: Path, compute: Callable[[], str]) -> str:
-    """Return the digest of a file, computed if it is small, new or changed.
-
-    Args:
-        path: The file; if it is missing, `compute` reports that.
-        compute: Reads the file and returns its digest, as hex digits.
-    """
+    """Return the digest of a file, computed if it is small, new or changed."""
     key = _state(path)
     if key is None:
         return compute()
@@ -206,12 +196,7 @@ def cached_digest(path: Path, compute: Callable[[], str]) -> str:
 
 
 def files_fingerprint(folder: Path, paths: Iterable[Path]) -> str:
-    """Compute the 24 hex digits that identify files by their contents and names.
-
-    Args:
-        folder: Folder to which the names are relative.
-        paths: Files of the folder, in any order.
-    """
+    """Compute the 24 hex digits that identify files by their contents and names."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         content = cached_digest(path, partial(sha256_file, path))

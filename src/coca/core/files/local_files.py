@@ -22,10 +22,6 @@ def nearest(path: str, *, root: str = "") -> str | None:
 
     A broken link counts as existing.
 
-    Args:
-        path: Path of a file or folder.
-        root: Folder at which the search ends; its parents are not checked.
-
     Returns:
         None if no part exists up to the root, or on a permission error.
     """
@@ -49,10 +45,6 @@ def is_gone(path: str, *, root: str = "") -> bool:
 
     A path inside an existing file, such as a member of a tar, is not missing. Neither is a path
     behind a broken link. `doubt` finds drives that may not be mounted.
-
-    Args:
-        path: Path of a file or folder.
-        root: A folder above it; if that is missing as well, its drive may not be mounted.
     """
     found = nearest(path, root=root)
     return found is not None and found != path and os.path.isdir(found or os.curdir)
@@ -158,10 +150,6 @@ def check_regular(path: str | Path) -> os.stat_result:
 def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
     """Read a whole regular file.
 
-    Args:
-        path: Path of the file, or of a link to it.
-        max_bytes: A larger file is rejected without reading it. None: any size.
-
     Raises:
         OSError: The file is missing, not readable, too large, or not a regular file.
     """
@@ -194,12 +182,7 @@ def read_file(path: str, etag: str = "") -> bytes:
 
 
 def check_within(path: str | Path, folders: Sequence[str | Path]) -> None:
-    """Check that a file is inside one of some folders after all links in its path are resolved.
-
-    Args:
-        path: Path of a file, which may be missing.
-        folders: Allowed folders, without links in their paths; empty: all files are allowed.
-    """
+    """Check that a file is inside one of some folders after all links in its path are resolved."""
     if folders and not any(Path(os.path.realpath(path)).is_relative_to(one) for one in folders):
         raise DataError(f"{path} is a link to a file outside its folder", reason="unreadable")
 
@@ -228,11 +211,6 @@ def walk_files(
     desktops, version control. Links to files are files, also broken links, so that reading them
     reports the error. Links to folders are not followed. A folder that cannot be read is logged and
     skipped.
-
-    Args:
-        folder: The topmost folder; it may be hidden or a link itself.
-        suffixes: Only files with these suffixes, in lower case with the dot. None: all files.
-        warn: Log the folders that cannot be read.
 
     Yields:
         Paths that begin with `folder`.

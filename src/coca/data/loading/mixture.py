@@ -34,11 +34,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def mix(*parts: int | Integer[np.ndarray, "..."]) -> UInt64Array:
-    """Hash each combination of non-negative integers to 64 bits.
-
-    Args:
-        parts: Integers or arrays that broadcast together; their order matters.
-    """
+    """Hash each combination of non-negative integers to 64 bits."""
     # At least one dimension: NumPy warns about the intended overflow only for scalars.
     state = np.zeros(1, np.uint64)
     for part in parts:
@@ -47,13 +43,7 @@ def mix(*parts: int | Integer[np.ndarray, "..."]) -> UInt64Array:
 
 
 def permute(positions: UInt64Array, size: UInt64Array, key: UInt64Array) -> UInt64Array:
-    """Permute positions of the range `0 .. size - 1` by the permutation that `key` selects.
-
-    Args:
-        positions: Each below its `size`.
-        size: Length of the range, at least 1; broadcasts, so that each position may have its own.
-        key: From `mix`; broadcasts as well.
-    """
+    """Permute positions of the range `0 .. size - 1` by the permutation that `key` selects."""
     positions, size, key = np.broadcast_arrays(positions, size, key)
     width = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
     height = (size + width - np.uint64(1)) // width

@@ -80,12 +80,7 @@ class Archive:
         return tuple(self._members)
 
     def read(self, name: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-        """Read the content of a member.
-
-        Args:
-            name: Name of the member.
-            max_bytes: A member that inflates to more is rejected before memory is allocated.
-        """
+        """Read the content of a member."""
         if name not in self._members:
             raise DataError(f"{self._path} has no {name}", reason="missing")
         member = self._members[name]

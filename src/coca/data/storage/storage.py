@@ -196,12 +196,7 @@ class Storage:
             return self._open_files.read(path, ranges)
 
     def read_all(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """Read a whole file.
-
-        Args:
-            path: Path or URL.
-            max_bytes: A larger file is rejected without reading it. None: any size.
-        """
+        """Read a whole file."""
         if is_remote(path):
             size = self.size(path)
             if max_bytes is not None and size > max_bytes:
@@ -238,14 +233,7 @@ class Storage:
     def find(
         self, patterns: Sequence[str], *, suffix: str, allow_overlap: bool = False
     ) -> list[str]:
-        """Expand glob patterns to files, sorted by name for each pattern.
-
-        Args:
-            patterns: Paths or URLs, with `*` and braces such as `{0..9}` or `{a,b}`. A local
-                folder expands to all files in it that end in `suffix`.
-            suffix: File suffix, such as `".tar"`.
-            allow_overlap: List a file once that several patterns match, instead of raising.
-        """
+        """Expand glob patterns to files, sorted by name for each pattern."""
         # Full path -> path as given.
         found: dict[str, str] = {}
         for pattern in patterns:

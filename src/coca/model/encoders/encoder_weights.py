@@ -69,11 +69,6 @@ def load_encoder_weights(
     Tensors are matched by name. If no name is equal, they are matched in order, provided that all
     shapes are equal: weights of one architecture in another library differ in names only.
 
-    Args:
-        encoder: Changed in place.
-        config: Source of the weights.
-        only: Names of the backbone's tensors that are loaded, such as its classifier; None: all.
-
     Returns:
         Source, SHA-256 and number of loaded tensors, for the record of a run.
     """

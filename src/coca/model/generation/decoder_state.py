@@ -28,13 +28,7 @@ class DecoderState:
         image_tokens: Float[Tensor, "B Q C"],
         prompts: Sequence[Sequence[int]],
     ) -> None:
-        """Prefill the caches with images and prompts.
-
-        Args:
-            model: A captioner in evaluation mode.
-            image_tokens: Output of `model.image_tokens`.
-            prompts: Token ids at the start of each image's captions, [BOS] first.
-        """
+        """Prefill the caches with images and prompts."""
         text, device = model.config.text, image_tokens.device
         self._model = model
         # Read at every step, so a contiguous copy pays off.
@@ -64,12 +58,7 @@ class DecoderState:
     """Next-token logits of each branch, in fp32; the caller may modify them in place."""
 
     def step(self, tokens: Int[Tensor, "B K"], parents: Int[Tensor, "B K"] | None = None) -> None:
-        """Append a token to each branch and update `logits`.
-
-        Args:
-            tokens: The new tokens.
-            parents: The previous branch that each token continues; None: the same branch.
-        """
+        """Append a token to each branch and update `logits`."""
         self._update_visibility(tokens, parents)
         # A finished image may exceed the context until it is dropped.
         positions = self._positions.clamp(max=self._model.config.text.context_length - 1)

@@ -29,14 +29,6 @@ def generate(
 
     The captions of an image do not depend on the rest of the batch.
 
-    Args:
-        model: A captioner in evaluation mode.
-        image_tokens: Output of `model.image_tokens`.
-        prompts: Token ids at the start of each image's captions, [BOS] first; of any lengths.
-            None: [BOS] alone.
-        decoding: Generation config; None: beam search with defaults.
-        constraint: Words that are generated; prompts may have others. None: any tokens.
-
     Returns:
         `num_return_sequences` captions of each image, best first; fewer if beam search finds
         fewer.

@@ -49,17 +49,7 @@ class LogitsProcessors:
         token_budget: Int[Tensor, " B"],
         normaliser: Float[Tensor, "B K"] | None = None,
     ) -> None:
-        """Modify next-token logits in place.
-
-        Args:
-            logits: Next-token logits.
-            step: Number of tokens generated so far.
-            token_ids: Prompt and generated tokens; read only if `uses_history`. Shorter prompts
-                are left-padded with `NO_TOKEN`.
-            token_budget: Maximum number of generated tokens of each image.
-            normaliser: Log-sum-exp of the logits, for a repetition penalty on log-probabilities.
-                None: the penalty applies to the logits.
-        """
+        """Modify next-token logits in place."""
         logits[..., self._suppressed] = -torch.inf
         if self.rescales:
             self._penalise_(logits, token_ids, normaliser)

@@ -38,12 +38,6 @@ def score_captions(
     """Compute the log-probability of each text for each image, in nats.
 
     It is the sum over the text tokens and [EOS], the labels of the captioning loss.
-
-    Args:
-        model: A captioner in evaluation mode.
-        image_tokens: Output of `model.image_tokens`.
-        tokens: Captions in the model's training layout.
-        only: Mask of the pairs to score; other pairs get minus infinity. None: all.
     """
     scores = torch.full((len(image_tokens), len(tokens)), -torch.inf, device=image_tokens.device)
     if scores.numel() == 0:

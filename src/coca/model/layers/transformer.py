@@ -78,15 +78,7 @@ class SelfAttention(nn.Module):
         packing: Packing | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Compute self-attention within each sequence.
-
-        Args:
-            tokens: Sequences of one length; with `packing`, packed rows.
-            causal: Mask later tokens.
-            cache: Replaces plain causal attention, for instance in incremental decoding.
-            packing: Maps packed rows to sequences.
-            mask: True where a token may attend to another; replaces `causal`.
-        """
+        """Compute self-attention within each sequence."""
         projected = self.qkv(tokens, self._bias())
         if packing is None:
             return self.out(self._mix(projected, causal=causal, cache=cache, mask=mask))
@@ -153,16 +145,7 @@ class CrossAttention(nn.Module):
         packing: Packing | None = None,
         norm: nn.LayerNorm | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Compute cross-attention to `context`.
-
-        Args:
-            tokens: Sequences of one length; with `packing`, packed rows.
-            context: Keys and values from `project`; with `packing` the tokens themselves, in its
-                order.
-            packing: Maps packed rows to captions.
-            norm: Layer norm whose gain and shift are still to be applied to the normalized
-                `context`; only with `packing`.
-        """
+        """Compute cross-attention to `context`."""
         queries = self.query(tokens)
         if packing is None:
             assert isinstance(context, tuple)
@@ -229,15 +212,7 @@ def attend(
     mask: Bool[Tensor, "B 1 _ S"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "B H L d"]:
-    """Compute scaled dot-product attention.
-
-    Args:
-        queries: Queries of each head.
-        keys: Keys of each head.
-        values: Values of each head.
-        mask: True where a query may attend to a key; replaces `causal`.
-        causal: Mask keys after the query's position.
-    """
+    """Compute scaled dot-product attention."""
     if queries.device.type != "cpu" or queries.dtype == torch.float32 or not queries.requires_grad:
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=causal and mask is None

@@ -26,16 +26,6 @@ def captioning_loss(
 
     The M x V logits are never materialized: chunks of `chunk_size` positions are computed, and
     their gradient in the same pass. Equal to `captioning_loss_plain`.
-
-    Args:
-        states: Decoder states at positions with a label.
-        targets: The labels: next tokens.
-        vocabulary_weight: Matrix from states to logits.
-        chunk_size: Positions per chunk; peak memory is `chunk_size` x V numbers.
-        label_smoothing: Fraction of each target that is spread evenly over the whole vocabulary,
-            the target token included; 0 to 1.
-        token_weight: Weight of each token, if these tokens are only a part of those in the mean.
-            None: one over their number.
     """
     if token_weight is None:
         token_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
@@ -67,14 +57,6 @@ def classification_loss(
 
     Rows may be one-hot, multi-hot or smoothed. Each is scaled to sum to 1, so the labels of an
     image with several labels count equally.
-
-    Args:
-        logits: Class logits of each image.
-        targets: Class index of each image, or weights of all classes.
-        label_smoothing: Fraction of each target that is spread evenly over all classes, the target
-            class included; 0 to 1.
-        image_weight: Weight of each image, if these images are only a part of those in the mean.
-            None: one over their number.
     """
     if targets.ndim == 2:
         total = targets.sum(dim=1, keepdim=True)

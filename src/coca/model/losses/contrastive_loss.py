@@ -45,15 +45,6 @@ def contrastive_loss(
     """Compute the symmetric softmax contrastive loss (InfoNCE) over all pairs of all ranks.
 
     Equal to `contrastive_loss_plain` on one rank; peak memory is a few times `block_rows` x N.
-
-    Args:
-        image_embedding: Unit vectors; each rank passes the same number of them.
-        text_embedding: Unit vectors; row i belongs to image i.
-        logit_scale: One over the temperature.
-        reduction: `sum` adds both directions, as the paper's equation does; `mean` averages
-            them, as OpenCLIP does, so the paper's weights 2:1 are 1:1 there.
-        block_rows: Images per block.
-        group: The ranks that share the pairs; None: the default group if there is one.
     """
     directions = 1.0 if reduction == "sum" else 0.5
     return ContrastiveOutput(
@@ -76,14 +67,6 @@ def sigmoid_loss(
 
     The sum over all pairs divided by N (Zhai et al. 2023, arXiv 2303.15343, equation 1). Equal to
     `sigmoid_loss_plain` on one rank.
-
-    Args:
-        image_embedding: Unit vectors; each rank passes the same number of them.
-        text_embedding: Unit vectors; row i belongs to image i.
-        logit_scale: One over the temperature; SigLIP starts at 10.
-        logit_bias: Added to each logit; SigLIP starts at -10, since few pairs are positives.
-        block_rows: Images per block.
-        group: The ranks that share the pairs; None: the default group if there is one.
     """
     return ContrastiveOutput(
         *_Blocked.apply(  # type: ignore[no-untyped-call]

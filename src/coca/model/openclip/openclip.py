@@ -132,13 +132,6 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         """Compute the hidden state of each token before the final norm.
 
         The multimodal decoder takes these states.
-
-        Args:
-            tokens: Token ids.
-            caches: One KV cache per layer while generating, else None. With caches, an id 0 within
-                the caption is visible, as in the versions of OpenCLIP that trained the weights.
-            positions: Position of each of `tokens` in its caption; None: 0, 1, 2 and so on.
-            packing: Result of `pack`: return its packed rows, class tokens included.
         """
         end = tokens.shape[1]
         if positions is None and end > self.config.context_length:

@@ -270,20 +270,7 @@ def export_browser(
     image_search: bool = True,
     progress: ProgressMaker = silent,
 ) -> BrowserResult:
-    """Write a static page that searches a collection by text and by image, without a server.
-
-    Args:
-        model: The model of the collection: any name that `coca.load` accepts, or a folder of
-            `coca export --format onnx`, which is copied.
-        out: Output folder; an existing one is replaced.
-        uri: URI of the collection.
-        collection: Name of the collection.
-        packages: A `node_modules` folder with ONNX Runtime Web.
-        token: `"user:password"` or an API key, if the server requires one.
-        int8: Quantize the encoders to 8 bits; default: unless the model is exported already.
-        image_search: Include the image encoder.
-        progress: Optional progress callback.
-    """
+    """Write a static page that searches a collection by text and by image, without a server."""
     runtime = packages / RUNTIME_PACKAGE
     for name in RUNTIME_FILES:
         if not (runtime / "dist" / name).is_file():

@@ -99,13 +99,7 @@ class ImmichResult(EmbeddingResult):
 def export_immich(
     model: str | Path, out: str | Path, *, images: Path | None = None
 ) -> ImmichResult:
-    """Export the embeddings of a model in immich's layout, compared with torch before.
-
-    Args:
-        model: Any name that `coca.load` accepts.
-        out: Output folder; an existing one is replaced.
-        images: Folder of images for the comparison; default: 32 drawn images.
-    """
+    """Export the embeddings of a model in immich's layout, compared with torch before."""
     predictor = load_for_export(model)
     tower = tower_of(predictor)
     # Without rounding down, a crop of transformers may differ by a pixel.

@@ -114,14 +114,6 @@ def export_onnx(
 ) -> GateResult | EmbeddingResult:
     """Export a model to ONNX, and compare the files with torch before they are written.
 
-    Args:
-        model: Any name that `coca.load` accepts.
-        out: Output folder; an existing one is replaced.
-        int8: Quantize the encoders to 8 bits: weights, and inputs of convolutions.
-        images: Folder of images for the comparison, such as those that will be searched. They also
-            calibrate 8-bit convolutions. Default: drawn images.
-        progress: Optional progress callback.
-
     Returns:
         The measured differences, which the manifest contains as well; of embeddings alone for an
         image-text model without a decoder.
@@ -170,16 +162,7 @@ def write_files(
     images: Sequence[ImageSource] = (),
     progress: ProgressMaker = silent,
 ) -> None:
-    """Write all files of an exported model, with a manifest without gates.
-
-    Args:
-        folder: An empty folder.
-        predictor: The model, on the CPU and without prepacked weights.
-        precision: `fp32`, or `int8` for 8-bit weights in the encoders.
-        name: Name of the model.
-        images: Calibration images for 8-bit convolutions.
-        progress: Optional progress callback.
-    """
+    """Write all files of an exported model, with a manifest without gates."""
     tower = tower_of(predictor)
     captioner = predictor.model if isinstance(predictor, Predictor) else None
     settings = predictor.image_settings

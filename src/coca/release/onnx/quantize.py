@@ -41,14 +41,7 @@ def quantize(
     float_copy: Path | None = None,
     progress: ProgressMaker = silent,
 ) -> None:
-    """Replace a graph by its int8 version.
-
-    Args:
-        path: The graph; it must not be larger than 2 GB.
-        pixels: Calibration images, for the convolutions of an image encoder.
-        float_copy: Path that the graph is copied to before its convolutions are quantized.
-        progress: Optional progress callback of calibration.
-    """
+    """Replace a graph by its int8 version."""
     quantization = require("onnxruntime.quantization", extra="onnx")
     if pixels and (kept := _float_nodes(path)) is not None:
         if float_copy is not None:

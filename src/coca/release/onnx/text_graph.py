@@ -62,10 +62,6 @@ def link_weights(model: Any, weights: Path) -> None:
     """Replace tensors of an ONNX model by byte ranges of a safetensors file of the same folder.
 
     Tensors that are not in the file, such as concatenated biases, stay in the model.
-
-    Args:
-        model: An `onnx.ModelProto`, whose tensors have the names of the file after `model.`.
-        weights: The safetensors file.
     """
     onnx = require("onnx", extra="onnx")
     entries, start = _entries(weights)

@@ -98,10 +98,6 @@ _SERVERS = {
 def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
     """Look up the capabilities of a Milvus version.
 
-    Args:
-        server_version: Version as reported: `"milvus_lite-3.2.2"`, `"v2.6.4"`, `"v2.3.5-lite"`.
-        uri: URI, by which Zilliz Cloud is recognized.
-
     Example:
         >>> capabilities_of("v2.3.5").partition_key, capabilities_of("v2.6.4").partition_key
         (False, True)
@@ -184,12 +180,7 @@ class VectorIndex:
         return {name: value for name, value in values.items() if value is not None}
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """Compute the search parameters by their Milvus names.
-
-        Args:
-            wanted: Number of results, including skipped results.
-            effort: Search width relative to the default 1: more increases recall and latency.
-        """
+        """Compute the search parameters by their Milvus names."""
         return {
             one.name: one.rule.compute(self.params, wanted, effort)
             for one in self.spec.search
@@ -260,13 +251,6 @@ def choose_index(
     fallback: bool | None = None,
 ) -> VectorIndex:
     """Choose the index to build: the requested type, or the closest supported type.
-
-    Args:
-        wanted: Requested index; None means `HNSW`, `BIN_FLAT` for binary vectors, or `AUTOINDEX` on
-            Zilliz Cloud.
-        capabilities: Features of the Milvus that builds it.
-        precision: Precision of the vectors.
-        fallback: Whether another type may be used, with a warning; by default on Lite only.
 
     Raises:
         SearchError: It is unsupported, and `fallback` is off, or not for this precision.

@@ -54,14 +54,6 @@ def migrate(
     either collection. Records of the target that differ, and that this migration has not written,
     are kept: they may be newer.
 
-    Args:
-        source: Source collection.
-        target: Target collection, of the same model.
-        folder: Folder for the files of this migration only.
-        keep_files: Keep the files, as a backup of the collection.
-        overwrite: Overwrite records of the target that differ.
-        progress: Optional progress callback.
-
     Raises:
         ArgumentError: Source and target are the same collection.
         SearchError: The models differ, the folder is of another migration, the source lost records
@@ -198,14 +190,6 @@ def _import(
     guarded: bool,
 ) -> tuple[int, set[str]]:
     """Write records that no earlier run wrote.
-
-    Args:
-        target: Target collection.
-        files: Files of the records, oldest first.
-        folder: Folder with the log of written files.
-        total: Number of records in the files.
-        progress: Progress callback.
-        guarded: Keep records of the target that this migration has not written.
 
     Returns:
         The number of written records, and the ids of records that were kept.

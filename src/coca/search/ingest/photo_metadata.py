@@ -123,15 +123,7 @@ class Annotation:
     def of(
         cls, captions: Sequence[str], fields: Mapping[str, Any], *, tags: Iterable[str] = ()
     ) -> "Annotation":
-        """Split fields into tags, album, time and other metadata.
-
-        Args:
-            captions: The first is the caption; of several, all are in the metadata as `captions`.
-            fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
-                1970 of a local clock, or ISO 8601 such as `2024-05-31T18:30:00+02:00`, whose zone
-                becomes `utc_offset`) are used if valid. Everything else is metadata.
-            tags: Further tags.
-        """
+        """Split fields into tags, album, time and other metadata."""
         rest = dict(fields)
         if len(captions) > 1:
             rest["captions"] = list(captions)

@@ -150,21 +150,6 @@ def ingest(
     Unchanged images, by size and time of the file or by the checksum in the tar, are not read
     again. The operation is idempotent. Threads read images and write records while the model runs.
 
-    Args:
-        sources: Sources of images; `FileSource` reads folders and files.
-        embedder: Model of the collection.
-        collection: The collection.
-        captioner: Generates captions for images without one.
-        text_reader: Reads the text inside images, also of records whose text was never read.
-        prune: Delete records of files missing from these sources. Folders that are missing, empty
-            or unreadable, and folders with mount points, are spared: a drive may not be mounted.
-        prune_empty: Also delete records of these folders, unless they are unreadable.
-        path_cache: Shared cache across several runs. Runs after the first, given few files and no
-            folders, then read only the records of their files.
-        bad_log: Receives bad images; may abort the run.
-        progress: Optional progress callback.
-        batch_size: Images in an embedding batch.
-
     Raises:
         DataError: Too many images are bad.
         SearchError: The collection was embedded by another model, or is not writable.

@@ -55,16 +55,6 @@ def reindex(
     Records that are written to the source meanwhile are copied as well: the source is compared
     until nothing has changed, and once more after `switch`.
 
-    Args:
-        source: Collection of the images, of any model.
-        embedder: New model.
-        target: Collection of the new model.
-        open_image: Reads the image of a path, called in path order; by default files.
-        batch_size: Images in an embedding batch.
-        switch: Called when all records are copied; switches the name and returns whether it did.
-            Later writes through the old name fail, see `Collection.upsert`.
-        progress: Optional progress callback.
-
     Raises:
         SearchError: The target is of another model, or is not writable.
     """
@@ -119,12 +109,7 @@ class _Reindex:
         return self._source.digests()
 
     def catch_up(self, progress: ProgressMaker, *, switched: bool = False) -> bool:
-        """Copy what changed in the source since the last pass; return whether anything did.
-
-        Args:
-            progress: Progress callback.
-            switched: Whether others write to the target. Their records are kept.
-        """
+        """Copy what changed in the source since the last pass; return whether anything did."""
         if self._source.sees_all_writes and self._source.writes == self._writes:
             return False
         now = self.read_source()

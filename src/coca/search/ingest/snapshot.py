@@ -90,15 +90,7 @@ class CollectionSnapshot:
         complete: bool = True,
         is_local: bool = False,
     ) -> None:
-        """Store id, path, caption and origin of records.
-
-        Args:
-            rows: The records.
-            half: Ids of incomplete records.
-            complete: Whether these are all records.
-            is_local: Whether only this machine fills the collection. On a server, files may be of
-                other machines.
-        """
+        """Store id, path, caption and origin of records."""
         self.complete = complete
         self._is_local = is_local
         self._has_sources = False
@@ -140,13 +132,7 @@ class CollectionSnapshot:
             yield from ((path, id) for path in known.origin.files if path != known.path)
 
     def look_at(self, sources: Sequence[AnySource], *, trust_empty: bool = False) -> int:
-        """Read the etags of all entries of the sources; return the number of entries.
-
-        Args:
-            sources: Sources of this run.
-            trust_empty: Whether an empty folder has lost its files; otherwise its drive may not be
-                mounted, and nothing is lost.
-        """
+        """Read the etags of all entries of the sources; return the number of entries."""
         self._etags, self.doubts, self._has_sources = {}, {}, True
         for source in sources:
             for entry in source.entries():

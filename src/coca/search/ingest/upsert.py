@@ -319,9 +319,6 @@ class UpsertPlanner:
 
         A record without a remaining path is deleted.
 
-        Args:
-            kept: Path -> id of the record that it belongs to now, or None.
-
         Returns:
             The number of deleted records.
         """

@@ -53,16 +53,7 @@ def pages(
     k: int,
     max_limit: int,
 ) -> list[list[Row]]:
-    """Collect the page of each query from rank `offset` on.
-
-    Args:
-        search: Returns the first rows of each query, up to the limit in its second argument, each
-            with its score as `distance`.
-        queries: Queries for `search`.
-        offset: Number of best results to skip.
-        k: Maximum number of results a query.
-        max_limit: Maximum limit of `search`; ties beyond it are ordered by id as far as found.
-    """
+    """Collect the page of each query from rank `offset` on."""
     answers: list[list[Row]] = [[] for _ in queries]
     open_ones, last = list(range(len(queries))), offset + k
     limit = min(last + 1, max_limit)
@@ -283,14 +274,7 @@ _MOST_OF_ALBUMS = 2_048
 def ann_search(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: SearchOptions, *, captions: bool
 ) -> list[list[Hit]]:
-    """Find the nearest records to each query, nearest first.
-
-    Args:
-        vectors: Vector field to search.
-        queries: One query a row, each of length 1.
-        page: Page of the result list.
-        captions: Exclude records without a caption vector, whose placeholder vectors may match.
-    """
+    """Find the nearest records to each query, nearest first."""
     separate = vectors.collection is not vectors.images
     look = _search_captions if separate else search_rows
     # Only on demand: most collections have no placeholders and no trash, and a filter takes time.

@@ -215,10 +215,6 @@ def make_named(
 def drop_collection(connection: Connection, collection: str) -> str:
     """Drop a collection with its records and aliases.
 
-    Args:
-        connection: Connection to Milvus.
-        collection: Its own name, or the public name it was created for.
-
     Returns:
         The own name of the collection.
     """
@@ -244,11 +240,6 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
     """Point an alias to a collection, atomically.
 
     The switch is one call, so the alias always resolves. Open clients keep the previous collection.
-
-    Args:
-        connection: Connection to Milvus.
-        alias: Name of the alias.
-        collection: Own name of the collection, or a current alias of it.
 
     Returns:
         The own name of the previous target, or an empty text.

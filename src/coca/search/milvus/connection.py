@@ -39,14 +39,7 @@ class Connection:
     """
 
     def __init__(self, uri: str, *, token: str = "", timeout_s: float = 60.0, create: bool) -> None:
-        """Connect.
-
-        Args:
-            uri: Path of a folder that ends in `.db`, or URI of a server.
-            token: `"user:password"` or an API key, for servers with authentication.
-            timeout_s: Timeout of each call, in seconds.
-            create: Create the folder if it is missing.
-        """
+        """Connect."""
         uri = self.uri = address_of(uri)
         self.timeout_s = timeout_s
         self._milvus = require("pymilvus", extra="search")
@@ -152,12 +145,7 @@ class Connection:
 
     @contextmanager
     def faults(self, doing: str, *, filter: str = "") -> Iterator[None]:
-        """Convert exceptions of Milvus into a `SearchError` of one sentence.
-
-        Args:
-            doing: Operation, as the verb phrase after "Milvus could not".
-            filter: Filter expression of the request, which may be the cause.
-        """
+        """Convert exceptions of Milvus into a `SearchError` of one sentence."""
         try:
             yield
         except self._rpc_error as error:

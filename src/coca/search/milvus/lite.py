@@ -301,12 +301,7 @@ class Lease:
 
     @classmethod
     def take(cls, uri: str, *, create: bool) -> "Lease":
-        """Lock the folder; each `take` needs one `release`.
-
-        Args:
-            uri: Path of the folder; must end in `.db`.
-            create: Create the folder and its parents if they are missing.
-        """
+        """Lock the folder; each `take` needs one `release`."""
         path = Path(os.path.realpath(uri))
         with _guard:
             if path not in _leases:

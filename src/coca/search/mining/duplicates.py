@@ -56,15 +56,7 @@ def near_duplicates(
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:
-    """Find all pairs with a cosine of at least `min_similarity`, in memory linear in the images.
-
-    Args:
-        vectors: One vector a row, each of length 1.
-        others: Second set to compare with; by default the images are compared with each other.
-        min_similarity: Minimum cosine of a pair, above 0; its meaning depends on the model.
-        keep: Maximum number of pairs to list.
-        progress: Optional progress callback; the time is proportional to the product of both sizes.
-    """
+    """Find all pairs with a cosine of at least `min_similarity`, in memory linear in the images."""
     if not 0 < min_similarity <= 1:
         raise ArgumentError(f"the minimum cosine must be in (0, 1], got {min_similarity}")
     # The product of a vector with itself may be rounded to below 1.

@@ -37,19 +37,6 @@ def recommend(
 ) -> list[Hit]:
     """Recommend unseen records that are similar to some examples and dissimilar to others.
 
-    Args:
-        engine: Search engine over the collection.
-        positive: Positive examples: ids of records, or terms (texts, images, vectors) with weights
-            above 0.
-        negative: Negative examples, as `positive`; their total weight is half.
-        k: Maximum number of hits.
-        filter: Milvus filter expression.
-        seen: Ids to exclude. Positive and negative records are always excluded, also of images
-            given as a file or as encoded bytes.
-        diversity: Trade-off of MMR from 0 (similarity only) to 1 (diversity only).
-        on: Vector field to search: `"image"` or `"text"` (captions).
-        trashed: Find records in the trash instead of the others.
-
     Returns:
         Hits, best first; `score` is the cosine to the combined query vector. With `diversity` they
         are sorted by `rank_score`, their marginal relevance.

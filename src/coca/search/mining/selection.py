@@ -36,12 +36,6 @@ def mmr(
     to the nearest row chosen before)` (Carbonell and Goldstein 1998). That cosine is -1 for the
     first row.
 
-    Args:
-        vectors: Vectors of the candidates, each of length 1.
-        relevance: Relevance of each candidate, such as its cosine to the query.
-        count: Maximum number of rows.
-        diversity: Trade-off from 0 (relevance only) to 1 (diversity only).
-
     Returns:
         Rows with their marginal relevance, in non-increasing order.
     """
@@ -91,16 +85,7 @@ def drop_near_duplicates(
     count: int | None = None,
     away_from: Float32[np.ndarray, "M E"] | None = None,
 ) -> list[int]:
-    """Select rows greedily so that no two have a cosine above `max_similarity`.
-
-    Args:
-        vectors: Of the candidates, each of length 1.
-        order: Rows in order of preference.
-        max_similarity: Maximum cosine of two selected rows.
-        count: Maximum number of rows; None means all.
-        away_from: Further vectors whose cosine with each row is limited, such as those of a test
-            set.
-    """
+    """Select rows greedily so that no two have a cosine above `max_similarity`."""
     taken: list[int] = []
     wanted = len(order) if count is None else count
     for start in range(0, len(order), _BLOCK):
@@ -167,16 +152,7 @@ def choose(
     away_from: Float32[np.ndarray, "M E"] | None = None,
     progress: ProgressMaker = silent,
 ) -> list[int]:
-    """Select the rows of images for training, best first.
-
-    Args:
-        vectors: Vectors of all images, each of length 1.
-        choice: Configuration of the selection.
-        scores: Score of each image; None treats all alike, in the given order.
-        away_from: Vectors whose cosine with each selected image is at most `max_similarity`, such
-            as those of a test set.
-        progress: Optional progress callback.
-    """
+    """Select the rows of images for training, best first."""
     if away_from is not None and choice.max_similarity is None:
         raise ArgumentError("away_from needs max_similarity, the maximum cosine to these images")
     order = np.arange(len(vectors)) if scores is None else np.argsort(-scores, kind="stable")

@@ -109,15 +109,6 @@ class CollectionCopy:
         """Read the collection, or of Milvus Lite what its copy on disk lacks.
 
         A copy of Milvus Lite that lacks anything is then written to disk.
-
-        Args:
-            collection: The collection; must stay open. With `saved` also a function that opens it,
-                which is called when Milvus is first needed: for records that were written since,
-                for a filter, or for whole records.
-            vectors: Read vectors as well; else only the words of captions.
-            saved: The copy on disk; see `find_copy`.
-            check_s: Interval of the check for other clients' writes, in seconds.
-            progress: Optional progress callback.
         """
         self.has_vectors, self._check_s = vectors, check_s
         self._lock, self._reading = threading.RLock(), threading.Lock()
@@ -285,12 +276,6 @@ class CollectionCopy:
     ) -> list[Hit]:
         """Search by image, caption and words, exactly; see `coca.search.query.ranking`.
 
-        Args:
-            query: Query vector, of length 1.
-            text: Words of the query.
-            ranking: Weights.
-            page: Page of hits; `min_score` is the minimum cosine of query and image.
-
         Returns:
             Hits, best first by `fused_score`; `score` is the cosine of query and image. Where no
             caption counts, they are those of `search`.
@@ -354,14 +339,7 @@ class CollectionCopy:
         queries: int,
         page: SearchOptions,
     ) -> list[list[tuple[Hit, T]]]:
-        """Collect the hits of each query, in growing batches until every query has enough.
-
-        Args:
-            first: Returns the ids of the first records of some queries, each with what is known of
-                it. Fewer than asked for are all.
-            queries: Number of queries.
-            page: Page of hits.
-        """
+        """Collect the hits of each query, in growing batches until every query has enough."""
         wanted = page.k + page.offset
         found: list[dict[str, tuple[Hit, T]]] = [{} for _ in range(queries)]
         done, count = 0, 2 * wanted if page.group_by else wanted

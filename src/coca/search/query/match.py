@@ -171,15 +171,6 @@ def fit(
 
     It is the highest of those that the sources of `other` require. A source with too few texts for
     the rate is left out.
-
-    Args:
-        score: The match score.
-        other: By source, the highest score among the first hits of each text that matches nothing.
-        matching: Score of each text with a known image and this image.
-        false_alarms: Maximum rate of texts that match nothing and have a hit above the limit, in
-            (0, 0.5).
-        fingerprint: Fingerprint of the model.
-        records: Number of records of the collection.
     """
     if not 0 < false_alarms < 0.5:
         raise ArgumentError(f"false_alarms must be in (0, 0.5), got {false_alarms}")
@@ -230,17 +221,7 @@ def mark_matches(
     *,
     best: Sequence[str],
 ) -> list[Hit]:
-    """Set the match probability of hits, and the verdict on the query; the order is unchanged.
-
-    Args:
-        hits: Hits of one page.
-        records: Records of the hits and of the first hit of the query, by id. Hits that were
-            deleted meanwhile are not marked.
-        query: Vector of the query, of length 1.
-        text: The query.
-        calibration: Calibration of the collection for this model.
-        best: Ids of the first hits of the query, which may be on an earlier page.
-    """
+    """Set the match probability of hits, and the verdict on the query; the order is unchanged."""
     scores = {id: calibration.score(query, text, record) for id, record in records.items()}
     first = [scores[id] for id in best if id in scores]
     query_matches = max(first) > calibration.limit if first else None

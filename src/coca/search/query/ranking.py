@@ -40,15 +40,7 @@ def fused_scores(
     words: Float[np.ndarray, "N 2"],
     ranking: Ranking,
 ) -> Float[np.ndarray, " N"]:
-    """Compute the scores by which records are sorted.
-
-    Args:
-        image: Cosine of query and image.
-        caption: Cosine of query and caption; NaN for a record without a caption that counts.
-        words: BM25 of the query's words in the caption, and share of them that the text inside the
-            image has.
-        ranking: Weights.
-    """
+    """Compute the scores by which records are sorted."""
     return sum(parts_of(image, caption, words, ranking).values(), np.zeros(len(image)))
 
 

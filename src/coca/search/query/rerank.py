@@ -51,14 +51,6 @@ def rerank(
 
     Hits whose image cannot be read follow the others in their previous order. A warning names the
     first of them.
-
-    Args:
-        hits: Hits of a search.
-        records: Records of the hits, by id; hits without a record are dropped.
-        texts: Query texts with their weights.
-        scorer: Model that scores captions.
-        cosines: Cosine of the query and each hit, by id.
-        open_image: Reads an image by its path.
     """
     check_texts(texts)
     hits = [hit for hit in hits if hit.id in records]
@@ -87,13 +79,6 @@ def reranked(
     """Sort hits by scaled cosine plus log-likelihood of the texts, best first.
 
     `score` is unchanged; `log_likelihood` and `rank_score`, the sum, are set.
-
-    Args:
-        hits: Hits of a search.
-        images: Image of each hit, in any form that the scorer reads.
-        texts: Query texts with their weights.
-        scorer: Model that scores captions.
-        cosines: Cosine of the query and each hit, -1 to 1; by default their scores.
     """
     check_texts(texts)
     if not hits:
@@ -129,13 +114,7 @@ class RescoredIndex(MilvusSearch):
     def __init__(
         self, collection: VectorSearch, whole: VectorSearch, *, depth: int = DEPTH
     ) -> None:
-        """Combine both; neither is closed.
-
-        Args:
-            collection: Collection that is searched, and that evaluates filters.
-            whole: Collection of the same records with whole vectors.
-            depth: Number of first hits that are rescored; more if a page ends after it.
-        """
+        """Combine both; neither is closed."""
         check_same_model(
             whole.info, fingerprint=collection.info.fingerprint, embed_dim=collection.info.embed_dim
         )

@@ -300,12 +300,7 @@ class SavedCopy:
 
 
 def find_copy(uri: str, collection: str) -> SavedCopy | None:
-    """Open the copy of a collection, which need not be open; None without a current copy.
-
-    Args:
-        uri: Address of the collection; only Milvus Lite has copies.
-        collection: Name or alias of the collection.
-    """
+    """Open the copy of a collection, which need not be open; None without a current copy."""
     address = lite.address_of(uri)
     if not lite.is_lite(address):
         return None

@@ -137,12 +137,7 @@ class VectorScan:
     def replaced(
         self, rows: Int64[np.ndarray, " W"], vectors: Float32[np.ndarray, "W E"]
     ) -> "VectorScan":
-        """Return a set with other vectors at these rows; the rest is shared, not copied.
-
-        Args:
-            rows: Distinct rows; those from `len(self)` on are appended and must leave no gap.
-            vectors: Their vectors.
-        """
+        """Return a set with other vectors at these rows; the rest is shared, not copied."""
         kept = ~np.isin(self._written, rows)
         written = np.concatenate([self._written[kept], rows])
         order = np.argsort(written)
@@ -177,11 +172,6 @@ class VectorScan:
         kept: Bool[np.ndarray, " N"] | None = None,
     ) -> tuple[Int64[np.ndarray, "Q K"], Float32[np.ndarray, "Q K"]]:
         """Find the rows with the largest dot products: best first, ties by row.
-
-        Args:
-            queries: Query vectors of any length.
-            k: Number of rows per query; fewer are returned if fewer are kept.
-            kept: Optional mask of the rows to search.
 
         Returns:
             Rows and scores.

@@ -50,13 +50,7 @@ class Catalog:
     def __init__(
         self, collection: Collection, on_deleted: Callable[[AnyOf[str]], None] = lambda ids: None
     ) -> None:
-        """Read nothing before the first list.
-
-        Args:
-            collection: The collection.
-            on_deleted: Called with the ids of items that are gone since the last read, whoever
-                deleted them.
-        """
+        """Read nothing before the first list."""
         self._collection, self._on_deleted = collection, on_deleted
         self._entries: list[Entry] = []
         self._listed: list[Entry] = []
@@ -67,12 +61,7 @@ class Catalog:
         self._lock = threading.Lock()
 
     def entries(self, filter: str = "", *, trashed: bool = False) -> Sequence[Entry]:
-        """List the items that a filter keeps, newest first; items of unknown time follow by id.
-
-        Args:
-            filter: Expression; empty keeps all items.
-            trashed: List the items in the trash instead of the others.
-        """
+        """List the items that a filter keeps, newest first; items of unknown time follow by id."""
         with self._lock:
             self._refresh()
             entries = self._trashed if trashed else self._listed

@@ -69,15 +69,7 @@ class Jobs:
         batch_size: int,
         text_reader: Captioner | None = None,
     ) -> None:
-        """Start no thread before the first job.
-
-        Args:
-            model: Model that embeds the images.
-            folders: Folders that jobs may index, with all folders in them. Links in them to files
-                elsewhere are unreadable.
-            batch_size: Images in an embedding batch.
-            text_reader: Reads the text inside images; default: it is not read.
-        """
+        """Start no thread before the first job."""
         self.folders = tuple(folder.resolve() for folder in folders)
         self._model = model
         self._batch_size, self._text_reader = batch_size, text_reader

@@ -31,11 +31,7 @@ _LABEL_PX = 24
 
 
 def draw_sheet(images: Sequence[UInt8[np.ndarray, "H W 3"] | None]) -> bytes:
-    """Draw images into a grid, row by row, each with its number above it, as a JPEG.
-
-    Args:
-        images: Pixels, with sides of at most `SIDE_PX`; None leaves an empty cell.
-    """
+    """Draw images into a grid, row by row, each with its number above it, as a JPEG."""
     columns = min(COLUMNS, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     width, height = SIDE_PX + _GAP_PX, SIDE_PX + _LABEL_PX + _GAP_PX

@@ -349,14 +349,7 @@ def _calibration(served: ServedCollection) -> CalibrationSummary | None:
 def hit_of(
     tenant: Tenant, collection: ServedCollection, hit: FoundHit, *, scored: bool = True
 ) -> Hit:
-    """Build the body of a hit.
-
-    Args:
-        tenant: Who sees the hit.
-        collection: Collection of the hit.
-        hit: Hit of a search.
-        scored: Whether its score is one; false where items are listed without a query.
-    """
+    """Build the body of a hit."""
     return Hit(
         **fields_of(tenant, collection, hit),
         score=hit.score if scored else None,

@@ -55,12 +55,6 @@ def fit_logistic(
     """Minimize c * sum(cross entropy) + ||weight||^2 / 2, without a penalty on the bias.
 
     This is the objective of scikit-learn's `LogisticRegression`. The fit is deterministic.
-
-    Args:
-        features: Features, ideally of unit scale, for which `c` near 1 is suitable.
-        targets: Class index of each sample.
-        classes: Number of classes; a class without samples gets the lowest logits.
-        c: Inverse strength of the penalty, above 0.
     """
     inputs = torch.from_numpy(np.asarray(features, np.float64))
     wanted = torch.from_numpy(np.asarray(targets, np.int64))

@@ -157,10 +157,6 @@ def join_from_environment(device: str) -> DistributedContext:
 
     This is the only function below the user interfaces that reads the environment, and only user
     interfaces call it. Backends are NCCL for GPU tensors and gloo for CPU tensors.
-
-    Args:
-        device: Device of the run: `auto`, `cpu` or `cuda`. On a machine with several GPUs, each
-            rank uses the GPU of its local rank.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return DistributedContext()

@@ -55,17 +55,7 @@ class ParallelModel(Generic[ModelT]):
         compiled: bool = False,
         recompute_every: int | None = None,
     ) -> None:
-        """Move the model to its device and wrap it; create the optimizer afterwards.
-
-        Args:
-            model: Changed in place; it must be the same on every rank.
-            kind: `auto` is `ddp` for several ranks.
-            device: Device of this rank.
-            bf16: All-gather the weights of blocks in bf16 (`fsdp` on accelerators only), which
-                autocast would cast them to.
-            compiled: Argument of `prepare_blocks_`.
-            recompute_every: Argument of `prepare_blocks_`.
-        """
+        """Move the model to its device and wrap it; create the optimizer afterwards."""
         self.model = model
         self.device = device
         self.world = DistributedContext.current()

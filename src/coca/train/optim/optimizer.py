@@ -79,11 +79,6 @@ def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> Op
 
     Muon orthogonalizes the update of each matrix, which is a large step in all directions of a
     factor of rank 8. A learning rate for full matrices is too low for adapters.
-
-    Args:
-        config: Optimizer config of the run; its `lr` remains that of a head.
-        lora: Adapter config.
-        head: Whether the model has a head, which is trained in full.
     """
     if config.name != "adamw":
         logger.info("lora is trained by adamw with lr %g, not by %s", lora.lr, config.name)

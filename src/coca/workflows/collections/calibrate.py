@@ -53,15 +53,6 @@ def calibrate(
 ) -> Calibration:
     """Calibrate the match score of a collection, and store it with the collection.
 
-    Args:
-        collection: The collection.
-        embedder: The model that filled the collection.
-        config: Settings; default: those of `CalibrationConfig`.
-        answers: Ids or paths of the correct images of queries, none for a query that matches
-            nothing. Default: texts of the package and random letters, which match nothing.
-        searched: The collection as it is searched; by default `searchable(collection)`.
-        progress: Optional progress callback.
-
     Raises:
         SearchError: Another model filled the collection, all its records are in the trash, or there
             are too few texts for the rate of false alarms.

@@ -31,12 +31,6 @@ def info_at(
 ) -> CollectionInfo | None:
     """Find the collection whose model classes need: their own, else an image collection at `uri`.
 
-    Args:
-        uri: As for `Collection.open`.
-        collection: Collection of the classes; it need not exist.
-        images: Image collection that takes precedence over others.
-        token: As for `Collection.open`.
-
     Returns:
         Info of the collection; None if there is none at `uri`.
     """

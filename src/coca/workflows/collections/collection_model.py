@@ -39,12 +39,7 @@ E = TypeVar("E", bound=Embedder)
 
 
 def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredictor:
-    """Load a model on the library that runs it.
-
-    Args:
-        name: Any name that `coca.load` accepts, or a folder of `coca export --format onnx`.
-        execution: Device, library and precision.
-    """
+    """Load a model on the library that runs it."""
     device, runtime, precision = execution.device, execution.runtime, execution.precision
     if runtime == "onnx" or (runtime is None and runs_on_onnx(name)):
         if device is not None:
@@ -78,14 +73,7 @@ def choose_model(
     fallback: Callable[[], str | Path | None] | None = None,
     runtime: Runtime | None = None,
 ) -> str | Path:
-    """Return the model of a collection, unless another name is given.
-
-    Args:
-        given: Name or folder that takes precedence.
-        info: Description of the collection.
-        fallback: Returns the name to use if the collection's model is missing, or None.
-        runtime: Library that will run the model.
-    """
+    """Return the model of a collection, unless another name is given."""
     if given is not None:
         return given
     try:
@@ -108,17 +96,6 @@ def open_collection(
     basis: Basis | None = None,
 ) -> Collection:
     """Open or create the collection of a model's vectors; the caller closes it.
-
-    Args:
-        model: The model; an existing collection must contain its vectors.
-        uri: As for `Collection.open`, as are all further arguments.
-        collection: Name of the collection.
-        token: `"user:password"` or an API key, if the server requires one.
-        create: Create the collection if it is missing.
-        staged: Create it without its public name.
-        settings: Settings of a new collection; default: those of `CollectionSettings`.
-        basis: Basis of a new collection's encoding by PCA, or a function that returns sample
-            vectors.
 
     Raises:
         SearchError: The collection is missing, or was filled by another model.
@@ -205,19 +182,6 @@ def open_search(
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Open a collection for search with the model that filled it, and close it at the end.
-
-    Args:
-        uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name of the collection.
-        token: `"user:password"` or an API key, if the server requires one.
-        model: A loaded model or a folder; default: the model of the collection.
-        fallback: Returns the model to load if the collection's model is missing, or None if there
-            is none. It may raise an error with further advice.
-        execution: Device, library and precision of a model that is loaded.
-        in_memory: Load all vectors into memory for exact search.
-        rescore_by: Address of a collection of the same name with whole vectors, which rank the
-            first hits; see `coca.search.query.rerank`.
-        progress: Optional progress callback of reading vectors.
 
     Yields:
         The search engine.

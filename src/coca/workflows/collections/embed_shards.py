@@ -62,14 +62,6 @@ def embed_shards(
 ) -> Iterator[EmbeddedShard]:
     """Embed tars in turn; skip finished tars and those claimed by another process.
 
-    Args:
-        shards: From `find_shards`, the same list in each process.
-        predictor: The model.
-        out: Output folder, shared by all processes.
-        captions: Generate captions for images that have none.
-        start: Position in the list to begin at. Different positions reduce collisions.
-        progress: Optional progress callback, per tar.
-
     Yields:
         The result of each tar.
     """
@@ -192,18 +184,6 @@ def embed_shards_on_ray(
 ) -> Iterator[EmbeddedShard]:
     """Embed tars as `embed_shards`, with Ray workers.
 
-    Args:
-        shards: Tars that every node can read.
-        model: Folder or name of the model, the same on every node.
-        out: Folder that every node can write to.
-        workers: Number of workers. They share the accelerators of the cluster; if there are none or
-            the device is `"cpu"`, they share its cores.
-        captions: Generate captions for images that have none.
-        execution: Library and precision of the model; its device is `"cpu"`, `"cuda"`, or None for
-            an accelerator if available. Ray assigns the device index.
-        address: Address of a running cluster; default: a local cluster for this call.
-        progress: Optional progress callback; counts tars.
-
     Yields:
         The result of each tar, as it finishes.
     """
@@ -245,13 +225,7 @@ def embed_shards_on_ray(
 def share_of_each(
     workers: int, cluster: Mapping[str, float], *, device: str | None
 ) -> dict[str, float]:
-    """Compute the resources per worker so that all workers fit; an excess worker waits forever.
-
-    Args:
-        workers: Number of workers.
-        cluster: Resources from `ray.cluster_resources`, such as `{"CPU": 16.0, "GPU": 2.0}`.
-        device: Device of `embed_shards_on_ray`.
-    """
+    """Compute the resources per worker so that all workers fit; an excess worker waits forever."""
     accelerators = int(cluster.get("GPU", 0))
     if device == "cuda" and not accelerators:
         raise ConfigError("--device is cuda, and Ray knows no accelerator in the cluster")

@@ -36,13 +36,7 @@ class ImageResolver:
         self._frames: dict[str, bytes] = {}
 
     def __call__(self, path: str, etag: str) -> bytes:
-        """Read an encoded image.
-
-        Args:
-            path: Path from the index.
-            etag: Etag from the index. For a video it contains the frame interval and detects
-                changes of the file.
-        """
+        """Read an encoded image."""
         if series_of(path, etag) != path:
             return self._frame(path, etag.removesuffix(WHOLE))
         if container := _container_of(path):

@@ -96,10 +96,6 @@ def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> 
     """Resolve URIs by name, suffix and kind of file, without opening images, tars and tables.
 
     A URI that is given several times is resolved once.
-
-    Args:
-        uris: Paths, patterns and URLs.
-        allow_missing: Resolve missing local files and folders to `MissingUri`, to prune them.
     """
     distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
     return [
@@ -176,14 +172,6 @@ def open_sources(
 
     A tar or table that is unreadable as a whole does not stop the others. It becomes an
     `UnreadableFile`, whose single entry is reported as bad.
-
-    Args:
-        uris: Resolved by `resolve_uris`.
-        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
-        read_from: URL prefixes and folders that tables may reference; see
-            `ManifestConfig.read_from`.
-        within: Folders that the files of folders must be in after links are resolved; empty: links
-            may lead anywhere.
     """
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
@@ -221,14 +209,7 @@ _IS_MOTION = "is the motion of a Live Photo, of which the photo is indexed inste
 def check_filled(
     uris: Sequence[SourceUri], sources: Sequence[AnySource], *, prune: bool = False
 ) -> None:
-    """Check that the sources have entries, and warn about empty folders and left out videos.
-
-    Args:
-        uris: Resolved URIs.
-        sources: Sources of `uris`.
-        prune: Add a hint to the error on how to prune the records. Pruning warns about empty
-            folders itself.
-    """
+    """Check that the sources have entries, and warn about empty folders and left out videos."""
     videos = [source.uri for source in uris if isinstance(source, VideoUri)]
     motions = {video: photo for video in videos if (photo := live_photo_of(video))}
     if len(motions) == len(uris):

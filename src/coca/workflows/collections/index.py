@@ -116,22 +116,6 @@ def index_images(
     Unchanged images are neither read nor embedded again. Files of folders that are skipped, such as
     raw photos and zips, are counted in warnings.
 
-    Args:
-        uris: Folders, images, videos, tars (with `*` and braces, also in URLs), manifests (JSON
-            Lines, CSV, Parquet), and zips with images and a table; or only vectors files of
-            `coca embed-shards` and folders of them.
-        model: Model that embeds the images; it must be the model of the collection. A function
-            that loads it is called after the sources and the collection have been checked, and its
-            vectors are shortened to those of the collection. Vectors files need no model.
-        uri: Path that ends in `.db`, or address of a Milvus server.
-        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
-        read_from: URL prefixes and folders that tables may reference; see
-            `ManifestConfig.read_from`.
-        watch: Called with the result of each run: the folders are indexed again after every change,
-            and records of deleted files are removed, until Ctrl-C. Default: one run.
-        progress: Optional progress callback.
-        **settings: See `IndexSettings`.
-
     Returns:
         The result of the last run.
 

@@ -62,15 +62,6 @@ def mine(
 ) -> Subset:
     """Select images of a collection, and write them as a data source for training.
 
-    Args:
-        collection: The collection.
-        predictor: The model that filled the collection.
-        mining: Selection criteria.
-        choice: Number of images and exclusions.
-        out: Output: a manifest if it ends in `.jsonl`, else a folder for shards.
-        model_captions: Write model-generated captions as well; see `write_subset`.
-        progress: Optional progress callback.
-
     Returns:
         Counts of the written images, and the selected images that are unreadable.
 
@@ -118,14 +109,6 @@ def find_duplicates(
     progress: ProgressMaker = silent,
 ) -> tuple[Duplicates, dict[int, str]]:
     """Find the near-duplicates of a collection, and the paths of their rows.
-
-    Args:
-        collection: The collection.
-        min_similarity: Cosine similarity from which two images are near-duplicates, in (0, 1].
-        others: Images to compare with; default: the collection itself.
-        predictor: The model that filled the collection; needed with `others` only.
-        keep: Maximum number of pairs to return.
-        progress: Optional progress callback.
 
     Raises:
         SearchError: `min_similarity` is not in (0, 1], or another model filled the collection.

@@ -86,14 +86,6 @@ def write_subset(
     manifest uses the field `image` itself, so a record's own `image` moves into `mined`. Tags
     become labels if there are no labels: indexing turned the labels of tars and tables into tags.
 
-    Args:
-        out: A manifest if it ends in `.jsonl`, else a folder for shards.
-        collection: The collection.
-        scores: Record ids to scores. A manifest keeps this order; shards are sorted by path.
-        model_captions: Write model-generated captions as well. Default: False, since a model learns
-            nothing from its own captions.
-        progress: Optional progress callback.
-
     Raises:
         ConfigError: As `check_out`.
         SearchError: No image is readable, or a manifest would have to reference an image inside a

@@ -44,12 +44,6 @@ def watch_folders(
     that other processes can search it on Milvus Lite. If another process holds the lock, the run is
     retried later.
 
-    Args:
-        folders: Folders to watch, recursively; see `watched_folders`.
-        index: Indexes sources into the collection and removes lost records.
-        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
-        settle_s: Quiet period before changes are indexed, in seconds.
-
     Yields:
         The result of each run, the first one included.
     """
@@ -142,14 +136,7 @@ def folders_of(sources: Iterable[AnySource]) -> set[str]:
 def changed_sources(
     paths: Iterable[Path], image_folders: Container[str], roots: Roots, *, frame_interval_s: float
 ) -> list[AnySource]:
-    """Open the sources of changed paths: existing files, and deleted ones.
-
-    Args:
-        paths: Changed files and folders.
-        image_folders: Folders that have contained images; deletions of other folders are ignored.
-        roots: The watched folders. A missing root may be an unmounted drive.
-        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
-    """
+    """Open the sources of changed paths: existing files, and deleted ones."""
     # Without `av`, videos and audio are skipped, as in folders.
     read = _IMAGES if importlib.util.find_spec("av") is None else _TAKEN
     there: set[str] = set()

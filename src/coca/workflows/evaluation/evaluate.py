@@ -41,15 +41,6 @@ def evaluate(
 ) -> list[TaskResult]:
     """Evaluate a model on tasks, in order.
 
-    Args:
-        model: A loaded model, or a folder to load.
-        configs: The tasks, at least one.
-        out: Folder for the report and for results; a task with a cached result is not run again.
-            None: nothing is written.
-        execution: Device, library and precision of a model that is loaded.
-        progress: Optional progress callback.
-        log: Receives a status line for each task.
-
     Returns:
         One result per task, in order.
 

@@ -13,13 +13,7 @@ Point: TypeAlias = tuple[Number, Number]
 def line_plot(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, logarithmic: bool = False
 ) -> str:
-    """Plot panels of curves in a row, as SVG.
-
-    Args:
-        panels: Title of each panel to its curves: label to points.
-        x_label: Label of the horizontal axis.
-        logarithmic: Use logarithmic vertical axes.
-    """
+    """Plot panels of curves in a row, as SVG."""
 
     def draw(figure: Any) -> None:
         for axes, (name, curves) in zip(

@@ -172,16 +172,7 @@ def find_classes(
     at_least: int = 1,
     progress: ProgressMaker = silent,
 ) -> list[str]:
-    """Collect all labels, or all normalized answers, of the sources, sorted by name.
-
-    Args:
-        sources: Sources to scan; each sample is read once, without its images if possible.
-        by_answers: Collect answers instead of labels.
-        most_frequent: Maximum number of classes, the most frequent; 0: all. Ties are broken by
-            name.
-        at_least: Minimum number of occurrences of a class.
-        progress: Optional progress callback.
-    """
+    """Collect all labels, or all normalized answers, of the sources, sorted by name."""
     counts: Counter[str] = Counter()
     total = sum(len(source) for _, source in sources)
     with progress("looking for classes", total) as bar:
@@ -351,14 +342,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
 def paced(
     train: TrainConfig, encoder_lr: float | None, *, encoder: str = ALL_BUT_HEAD
 ) -> TrainConfig:
-    """Set a separate learning rate for the pretrained weights.
-
-    Args:
-        train: Configuration of the training loop.
-        encoder_lr: Peak learning rate of the pretrained weights; 0 freezes them, None changes
-            nothing.
-        encoder: Pattern of the pretrained weights, as for `GroupConfig.match`.
-    """
+    """Set a separate learning rate for the pretrained weights."""
     if encoder_lr is None:
         return train
     optimizer = train.optimizer

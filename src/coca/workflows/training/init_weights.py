@@ -95,14 +95,7 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
 def start_class_branch_(
     model: Captioner, processor: Processor, templates: Sequence[str], *, batch_size: int = 512
 ) -> None:
-    """Let the class branch start at the text embeddings of the class names, if it has names.
-
-    Args:
-        model: A model with a class branch, changed in place.
-        processor: Tokenizes the names.
-        templates: Prompts with `{}` for a name; the start is the mean over all of them.
-        batch_size: Prompts that are embedded at a time.
-    """
+    """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
     if model.class_branch is None or names is None:
         return

@@ -71,14 +71,7 @@ logger = logging.getLogger(__name__)
 def map_word_vectors_(
     model: CoCa, tokenizer: TextTokenizer, path: Path, *, initialized: bool
 ) -> None:
-    """Replace the token embedding of a model by a shared map of word vectors.
-
-    Args:
-        model: Changed in place.
-        tokenizer: Its words are looked up in the vectors.
-        path: File of `WordVectors`.
-        initialized: Whether the model has trained weights, whose outputs must not change.
-    """
+    """Replace the token embedding of a model by a shared map of word vectors."""
     if not isinstance(tokenizer, Tokenizer):
         raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")
     vectors, found = WordVectors.load(path).table(tokenizer.words())

@@ -105,17 +105,7 @@ class RunEvaluation:
         finished: Callable[[Mapping[str, Tensor]], Captioner],
         progress: ProgressMaker = silent,
     ) -> None:
-        """Open the held-out sources; nothing is evaluated.
-
-        Args:
-            config: What to evaluate, and when.
-            run: Folder of the run.
-            processor: That of the run.
-            loader: Configuration of the training's loader.
-            micro_batch: Pairs per micro-batch on each rank, or None.
-            finished: Builds the model from the weights that `Trainer.weights` gathers.
-            progress: Optional progress callback.
-        """
+        """Open the held-out sources; nothing is evaluated."""
         self.every = config.every
         self._config, self._run, self._processor = config, run, processor
         self._finished = finished

@@ -85,12 +85,6 @@ def find_caption_words(
     These are captions, keywords, labels and answers. The list has the words that occur at least
     `MIN_COUNT` times, the words of labels and templates, and common words that occur.
 
-    Args:
-        sources: The sources; of long sources every n-th sample is read.
-        tokenizer: Its normalization is applied to the words.
-        common: Words without typing errors.
-        progress: Optional progress callback.
-
     Returns:
         The words; None if they cover less than `MIN_COVERAGE` of the running words.
     """

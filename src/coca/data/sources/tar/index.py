@@ -176,14 +176,6 @@ def load_index(
     index was made on another machine: a copy with preserved times, or an index that was uploaded
     with its tar. Then up to `SPOTS` samples and the end mark are verified. In all other cases the
     tar is scanned again.
-
-    Args:
-        path: Path or URL of the tar.
-        storage: Reader of the tar.
-        folder: Folder of stored indexes. By default the folder of the tar; if that is not writable,
-            or a URL, `index` in the user's cache. A folder behind a URL is read, and `index_tars`
-            writes to it; the index is also kept in the user's cache.
-        checksums: Compute the CRC-32 of all files, which reads the whole tar.
     """
     state = storage.state(path)
     likely = None

@@ -35,11 +35,6 @@ def scan_tar(stream: io.BufferedIOBase, path: str, *, checksums: bool = False) -
     """Scan the files of a tar. A hard link counts as its target under its own name.
 
     Symbolic links, devices and FIFOs are skipped, with a warning that counts them.
-
-    Args:
-        stream: The tar, at its start; must be seekable.
-        path: Identifies the tar in errors.
-        checksums: Read the contents for their CRC-32; else only headers and the end are read.
     """
     members, seen, left_out = list[Member](), dict[str, Member](), list[str]()
     size = stream.seek(0, io.SEEK_END)

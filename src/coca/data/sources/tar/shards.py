@@ -63,14 +63,7 @@ def read_tar(
     rows: Sequence[int],
     columns: Sequence[int] = ALL_COLUMNS,
 ) -> list[Sample | DataError]:
-    """Read rows of a tar; each yields a sample or its error.
-
-    Args:
-        storage: Reader of byte ranges.
-        tar: Index of the tar.
-        rows: Rows of the tar.
-        columns: Members of each sample to read; without `IMAGE` its image is empty.
-    """
+    """Read rows of a tar; each yields a sample or its error."""
     try:
         records = tar.read(rows)
         spans = [_spans(it, columns) if _fits(it) else [] for it in records]

@@ -64,15 +64,7 @@ class ProcessDecoder:
         timeout_s: float,
         processes: int | None = None,
     ) -> None:
-        """Start the first process; the others start when they are needed.
-
-        Args:
-            settings: Preprocessing of the model.
-            max_pixels: Maximum number of pixels of an image, checked before it is decoded.
-            timeout_s: Maximum time of an image, in seconds.
-            processes: Maximum number of processes. Default: the number of cores, at most
-                `MAX_PROCESSES`.
-        """
+        """Start the first process; the others start when they are needed."""
         self._settings = settings
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s

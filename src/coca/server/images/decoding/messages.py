@@ -19,13 +19,7 @@ class BrokenMessageError(Exception):
 
 
 def send(pipe: int, header: Mapping[str, Any], payload: Any = b"") -> None:
-    """Write a message.
-
-    Args:
-        pipe: File descriptor to write to.
-        header: Object of JSON values, of at most `MAX_HEADER_BYTES`.
-        payload: Contiguous bytes or array.
-    """
+    """Write a message."""
     encoded = json.dumps(header).encode()
     # Empty arrays cannot be cast.
     content = memoryview(payload).cast("B") if len(payload) else memoryview(b"")
@@ -37,13 +31,7 @@ def send(pipe: int, header: Mapping[str, Any], payload: Any = b"") -> None:
 def receive(
     pipe: int, payload_size: Callable[[dict[str, Any]], int]
 ) -> tuple[dict[str, Any], bytearray]:
-    """Read a message.
-
-    Args:
-        pipe: File descriptor to read from.
-        payload_size: Computes the allowed number of payload bytes from a header; another number
-            is an error.
-    """
+    """Read a message."""
     header_bytes, payload_bytes = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
     if header_bytes > MAX_HEADER_BYTES:
         raise BrokenMessageError(f"a header of {header_bytes:,} bytes")
