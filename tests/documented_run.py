@@ -33,7 +33,7 @@ LEFT_OUT = {
     r"--format (onnx|immich)|--model immich-model": "runs in `make test-export`",
     r"--format browser|http\.server": "runs in `make test-page`",
     r"--runtime onnx": "runs in `make test-runtime`",
-    r"siglip2|image_text_pairs|runs/retrieval": "fetches weights of a gigabyte",
+    r"siglip2": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",
     r"runs/sounds|clip\.wav": "needs the extra audio, and a model that hears",
     r"frozen.encoder": "needs weights of a package that no command installs",

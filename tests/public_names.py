@@ -25,7 +25,7 @@ from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
 FILE = Path(__file__).with_suffix(".txt")
-KINDS = ("pretrain", "finetune", "detection", "retrieval", "task", "suite")
+KINDS = ("pretrain", "finetune", "detection", "task", "suite")
 """Kinds of recipes."""
 
 

@@ -19,7 +19,6 @@ from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
-from coca.workflows.training.finetune_retrieval import RetrievalConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from tiny_data import image_bytes
 from tiny_recipes import layers_of
@@ -40,7 +39,6 @@ def load(name: str, *changes: str) -> Any:
     tree = tree_of(RECIPES / name)
     kind: type = PretrainConfig if name.startswith("pretrain") else FinetuneConfig
     kind = DetectionConfig if "detector" in tree else kind
-    kind = RetrievalConfig if "retrieval" in tree else kind
     if name.startswith("evaluate"):
         kind = SuiteConfig if "tasks" in tree else TaskConfig
     given = for_all_tasks(len(tree["tasks"]), changes) if kind is SuiteConfig else changes

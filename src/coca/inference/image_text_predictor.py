@@ -4,7 +4,6 @@ Dimensions: B batch, S side of the model's input (pixels), L patches, F their fe
 embedding, T tokens of a text.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from coca.core.errors import CocaError, ConfigError, ModelError
-from coca.core.files.atomic import atomic_folder
 from coca.inference.acceleration import accelerate, compile_openvino
 from coca.model.pretrained import DTYPES, Resolved
 from coca.runtime.embedding_predictor import EmbeddingPredictor
@@ -33,9 +31,6 @@ PROBES = ("a photo of a dog", "two people on a beach at sunset, Red car 1965")
 MIN_COSINES = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 """Lowest cosine of a vector to that of the library, by precision."""
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
-
-WEIGHTS = frozenset((".bin", ".pt", ".pth", ".safetensors"))
-"""Suffixes of files of weights."""
 
 
 @dataclass(frozen=True)
@@ -187,19 +182,6 @@ class ImageTextPredictor(EmbeddingPredictor):
     @property
     def tokenize(self) -> Callable[[Sequence[str]], Int[Tensor, "B T"]]:
         """The tokenizer, for other processes as well: texts to padded token ids."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        """Save the model in its library's format, with tokenizer and image preprocessing."""
-        source = Path(self.source)
-        with atomic_folder(folder) as unfinished:
-            self._save_weights(unfinished)
-            for path in source.iterdir():
-                of_weights = path.suffix in WEIGHTS or path.name.endswith(".index.json")
-                if path.is_file() and not of_weights and not (unfinished / path.name).exists():
-                    shutil.copyfile(path, unfinished / path.name)
-
-    def _save_weights(self, folder: Path) -> None:
         raise NotImplementedError
 
     def normalize(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

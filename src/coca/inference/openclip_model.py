@@ -55,15 +55,11 @@ def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Pat
         tokenizer = library.get_tokenizer(architecture)
     content = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
     with atomic_folder(folder) as unfinished:
-        _save_weights(model, unfinished)
+        tensors = {name: it.contiguous().clone() for name, it in model.state_dict().items()}
+        save_file(tensors, unfinished / OPEN_CLIP_WEIGHTS[0])
         if hasattr(tokenizer, "save_pretrained"):
             tokenizer.save_pretrained(unfinished)
         write_atomic(unfinished / OPEN_CLIP_CONFIG, json.dumps(content, indent=2).encode())
-
-
-def _save_weights(model: nn.Module, folder: Path) -> None:
-    tensors = {name: it.contiguous().clone() for name, it in model.state_dict().items()}
-    save_file(tensors, folder / OPEN_CLIP_WEIGHTS[0])
 
 
 class OpenCLIPPredictor(ImageTextPredictor):
@@ -162,9 +158,6 @@ class OpenCLIPPredictor(ImageTextPredictor):
         pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
         has_mask = getattr(text, "attn_mask", None) is not None
         return has_mask and pool == "argmax" and getattr(text, "cls_emb", None) is None
-
-    def _save_weights(self, folder: Path) -> None:
-        _save_weights(self.model, folder)
 
     def _text_inputs(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         tokens = self.tokenizer(list(texts))

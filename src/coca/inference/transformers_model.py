@@ -51,9 +51,6 @@ class OwnTokenizer(ImageTextPredictor):
     def leading_ids(self, text: str, count: int) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)[:count]
 
-    def _save_weights(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-
 
 class TransformersPredictor(OwnTokenizer):
     """A model of transformers with its own tokenizer and preprocessing."""

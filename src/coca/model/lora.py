@@ -7,7 +7,7 @@ reads weights directly, and would silently bypass wrappers such as those of peft
 Dimensions: O outputs, I inputs, R rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -60,10 +60,10 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = ("head",)) -> None:
-    """Add adapters to a model's linear layers and freeze the rest, except `modules_to_save`."""
+def add_lora_(model: nn.Module, config: LoraConfig) -> None:
+    """Add adapters to linear layers; freeze the rest except the head and `modules_to_save`."""
     layers = {name: it for name, it in model.named_modules() if isinstance(it, nn.Linear)}
-    trained = (*trained, *config.modules_to_save)
+    trained = ("head", *config.modules_to_save)
     chosen: set[str] = set()
     for pattern in config.match:
         found = [name for name in layers if _fits(name, pattern)]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import (
     Annotated,
-    Any,
     Literal,
     NamedTuple,
     Protocol,
@@ -233,49 +232,7 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
         ...
 
 
-class ContrastiveObjective:
-    """The contrastive loss alone, of a model whose forward pass returns `Embedded`."""
-
-    def __init__(self, config: LossConfig) -> None:
-        """Create the objective."""
-        self.config = config
-
-    def __call__(self, model: Any, batch: Batch) -> Losses:
-        """Compute the loss of one batch."""
-        return self.match(model(batch.images, batch.tokens))
-
-    def constrain_(self, model: Any) -> None:
-        """Clamp the learned temperature to its range."""
-        model.clamp_temperature_()
-
-    def totals(self, model: Any, batch: Batch) -> Totals:
-        """Return weights of losses that this objective has not."""
-        one = model.log_scale.new_ones(())
-        return Totals(one, one, one)
-
-    def first_pass(self, model: Any, batch: Batch) -> FirstPass | None:
-        """Compute the embeddings of a micro-batch."""
-        return FirstPass(model(batch.images, batch.tokens))
-
-    def match(self, embedded: Embedded) -> Losses:
-        """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
-        contrast = CONTRASTIVE_LOSSES.get(self.config.contrastive)(embedded, self.config)
-        parts = {
-            "contrastive": contrast.loss.detach(),
-            "temperature": 1 / embedded.scale.detach(),
-            "image_to_text@1": contrast.image_to_text,
-        }
-        return Losses(self.config.contrastive_weight * contrast.loss, parts)
-
-    def run_part(
-        self, model: Any, batch: Batch, totals: Totals, gradient: Embedded | None
-    ) -> Losses:
-        """Backpropagate the gradient of `match` through a micro-batch."""
-        assert gradient is not None, "the first pass has embeddings"
-        return Losses(_surrogate_loss(model(batch.images, batch.tokens), gradient), {})
-
-
-class CoCaObjective(ContrastiveObjective):
+class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
     Parts: `contrastive`, `captioning`, `classification`, `distillation` and `sentence`, if their
@@ -292,7 +249,7 @@ class CoCaObjective(ContrastiveObjective):
         """Create the objective."""
         assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
         assert teacher is not None or not config.sentence_weight, "sentences need a teacher"
-        super().__init__(config)
+        self.config = config
         self.prompts = prompts
         self.teacher = teacher
 
@@ -301,6 +258,10 @@ class CoCaObjective(ContrastiveObjective):
         self._require_fit(model, batch)
         batch = self._taught(model, batch)
         return self.of_output(model, batch, self._run(model, batch))
+
+    def constrain_(self, model: Captioner) -> None:
+        """Clamp the learned temperature to its range."""
+        model.clamp_temperature_()
 
     def of_output(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Losses:
         """Compute the losses of a batch from the output of the model; all ranks must call it.
@@ -353,6 +314,16 @@ class CoCaObjective(ContrastiveObjective):
         if self.config.contrastive_weight > 0:
             embedded = _embedded(model, model(taught.images, taught.tokens, captioning=False))
         return None if embedded is None and teacher is None else FirstPass(embedded, teacher)
+
+    def match(self, embedded: Embedded) -> Losses:
+        """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
+        contrast = CONTRASTIVE_LOSSES.get(self.config.contrastive)(embedded, self.config)
+        parts = {
+            "contrastive": contrast.loss.detach(),
+            "temperature": 1 / embedded.scale.detach(),
+            "image_to_text@1": contrast.image_to_text,
+        }
+        return Losses(self.config.contrastive_weight * contrast.loss, parts)
 
     def run_part(
         self, model: Captioner, batch: Batch, totals: Totals, gradient: Embedded | None

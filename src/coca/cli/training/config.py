@@ -19,7 +19,6 @@ class Kind(StrEnum):
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"
     DETECTION = "detection"
-    RETRIEVAL = "retrieval"
     TASK = "task"
     SUITE = "suite"
 
@@ -84,8 +83,6 @@ def _kind_of(settings: Settings) -> Kind:
         return Kind.SUITE
     if any("detector" in tree for tree in trees):
         return Kind.DETECTION
-    if any("retrieval" in tree for tree in trees):
-        return Kind.RETRIEVAL
     # Keys that only fine-tuning recipes have.
     if any({"head", "encoder_lr", "evaluate"} & tree.keys() for tree in trees):
         return Kind.FINETUNE
@@ -105,10 +102,6 @@ def _class_of(kind: Kind) -> type[Any]:
         from coca.workflows.training.finetune_detection import DetectionConfig
 
         return DetectionConfig
-    if kind is Kind.RETRIEVAL:
-        from coca.workflows.training.finetune_retrieval import RetrievalConfig
-
-        return RetrievalConfig
     if kind is Kind.FINETUNE:
         from coca.workflows.training.finetune import FinetuneConfig
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from coca.workflows.training.dry_run import DryRun
     from coca.workflows.training.finetune import FinetuneConfig
     from coca.workflows.training.finetune_detection import DetectionConfig
-    from coca.workflows.training.finetune_retrieval import RetrievalConfig
     from coca.workflows.training.pretrain import PretrainConfig
     from coca.workflows.training.training_run import RunResult
 
@@ -68,23 +67,19 @@ def pretrain(
 def finetune(settings: RecipeOverrides, console: Console) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
-    A recipe with a section `detector` trains an object detector on the image encoder; one with a
-    section `retrieval` trains an image-text model of another library, such as CLIP and SigLIP, on
-    pairs. Resuming and torchrun work as with `coca pretrain`.
+    A recipe with a section `detector` trains an object detector on the image encoder. Resuming and
+    torchrun work as with `coca pretrain`.
     """
     from coca.cli.training.evaluate import print_scores
     from coca.train.distributed.context import join_from_environment
     from coca.workflows.training import finetune as workflow
     from coca.workflows.training import finetune_detection as detection
-    from coca.workflows.training import finetune_retrieval as retrieval
 
     given = Settings.of(settings, folder="finetune")
-    kind: type[FinetuneConfig | DetectionConfig | RetrievalConfig] = workflow.FinetuneConfig
+    kind: type[FinetuneConfig | DetectionConfig] = workflow.FinetuneConfig
     train: Callable[..., RunResult] = workflow.finetune
     if has_section(given, "detector"):
         kind, train = detection.DetectionConfig, detection.finetune_detection
-    elif has_section(given, "retrieval"):
-        kind, train = retrieval.RetrievalConfig, retrieval.finetune_retrieval
     config = load_run(kind, given)
     world = join_from_environment(config.device)
     result = train(config, progress=console.progress)
@@ -138,7 +133,7 @@ def _report_estimate(console: Console, estimate: "DryRun") -> None:
 
 def _report(
     console: Console,
-    config: "PretrainConfig | FinetuneConfig | DetectionConfig | RetrievalConfig",
+    config: "PretrainConfig | FinetuneConfig | DetectionConfig",
     result: "RunResult",
     **more: object,
 ) -> None:
