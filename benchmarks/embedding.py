@@ -11,8 +11,8 @@ preprocessing; here `Predictor.embed_images` does both. `small` uses a model of 
 packaged one, where decoding is the bottleneck. Without `--photos` the files are collages of the
 thumbnails of Flickr8k. All contestants have the same random weights.
 
-`models` compares CLIP, SigLIP and MobileCLIP models of open_clip, and `everyday`, compiled by
-OpenVINO and with ONNX Runtime on the exported files as well: images and texts, memory and start.
+`models` compares CLIP, SigLIP and MobileCLIP models of open_clip, and `everyday`, also with ONNX
+Runtime on the exported files: images and texts, memory and start.
 """
 
 import argparse
@@ -128,29 +128,13 @@ def peer_images(dtype: torch.dtype, *, small: bool) -> Embed:
     return embed
 
 
-def our_images(
-    dtype: torch.dtype,
-    *,
-    small: bool,
-    reduced: bool = True,
-    compiled: bool = False,
-    int8: bool = False,
-) -> Embed:
+def our_images(dtype: torch.dtype, *, small: bool, reduced: bool = True) -> Embed:
     from coca.inference.predictor import Predictor
     from coca.processing.image import ImageConfig, ImageTransform
     from coca.processing.processor import Processor
     from coca.processing.tokenizer import Tokenizer
 
-    model = our_model(small=small)
-    if int8:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        quantize_(model.image_encoder, Int8DynamicActivationInt8WeightConfig())
-    model = model.to(dtype)
-    if compiled:
-        # Lets the compiler prepack the weights once.
-        torch._inductor.config.freezing = True
-        model.encode_image = torch.compile(model.encode_image)  # type: ignore[method-assign]
+    model = our_model(small=small).to(dtype)
     image = ImageTransform(
         ImageConfig(
             image_size=model.config.image.image_size,
@@ -180,8 +164,6 @@ def image_contestants(*, small: bool) -> Contestants:
         "exact": ("the same here", here(FP32, reduced=False)),
         "here": ("the same here, JPEG read at reduced scale", here(FP32)),
         "bf16": ("that in bf16", here(BF16)),
-        "bf16-compiled": ("that in bf16, compiled", here(BF16, compiled=True)),
-        "int8-compiled": ("that with int8 encoder, compiled", here(FP32, int8=True, compiled=True)),
     }
 
 
@@ -214,8 +196,6 @@ ENGINES = {
     "bf16": "here, bf16",
     "int8": "here, int8",
     "onnx": "ONNX Runtime",
-    "openvino": "OpenVINO, fp32",
-    "openvino-bf16": "OpenVINO, bf16",
 }
 WORDS = (
     *("a", "the", "two", "red", "old", "man", "woman", "dog", "cat", "car", "street"),
@@ -338,9 +318,8 @@ def engine(name: str, folder: Path) -> Encoders:
     import coca
 
     source = "everyday" if is_everyday else folder / "torch"
-    runtime: Any = "openvino" if name.startswith("openvino") else None
-    precision: Any = name.removeprefix("openvino").removeprefix("-") or "fp32"
-    loaded = coca.load(source, device="cpu", runtime=runtime, precision=precision, batch_size=SHORT)
+    precision: Any = name
+    loaded = coca.load(source, device="cpu", precision=precision, batch_size=SHORT)
     return loaded.embed_images, loaded.embed_texts
 
 
@@ -419,7 +398,7 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "embedding-models",
-        "Image-text models: the library against here, ONNX Runtime and OpenVINO",
+        "Image-text models: the library against here and ONNX Runtime",
         f"{arguments.count} JPEG files and {arguments.count * 2} texts of about 10 words, in "
         f"batches of {SHORT}; random weights, except `everyday`. Median of {arguments.rounds} "
         "turns, lowest and highest in brackets. Times are processor times, workers included, and "
@@ -427,7 +406,7 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
         "round; a busy machine distorts those of wall times. The cosine is the lowest to the "
         "vectors of the first row. Memory is the peak of the process.",
         *sections,
-        packages=("torch", "open_clip_torch", "timm", "onnxruntime", "openvino", "pillow"),
+        packages=("torch", "open_clip_torch", "timm", "onnxruntime", "pillow"),
     )
     return rounds
 
@@ -471,7 +450,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     if what == "models":
         return model_referee(arguments)
     known = CONTESTANTS[what]
-    names = arguments.only or [name for name in known if "compiled" not in name]
+    names = arguments.only or list(known)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if what != "texts":
@@ -499,7 +478,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "of the first row. On a busy machine processor time, workers included, is the fairer "
         "measure.",
         table(columns, rows),
-        packages=("torch", "open_clip_torch", "torchvision", "pillow", "torchao"),
+        packages=("torch", "open_clip_torch", "torchvision", "pillow"),
     )
     return rounds
 

@@ -127,6 +127,6 @@ if __name__ == "__main__":
         "--images", default=VAL, help="folder of images, or shards (*.tar) to make photos of"
     )
     parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
-    parser.add_argument("--model", default="nano", help="model (default nano)")
+    parser.add_argument("--model", default="everyday", help="model (default everyday)")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

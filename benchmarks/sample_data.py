@@ -6,11 +6,9 @@ module imports no torch by itself, since some benchmarks measure memory without 
 """
 
 import glob
-import hashlib
 import io
 import json
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,13 +23,12 @@ from coca.core.files.atomic import atomic_folder, write_atomic
 if TYPE_CHECKING:
     from coca.data.sample import Sample
 
-TRAIN, VAL, LABELLED = "drawings:train", "drawings:val", "drawings:labelled"
-"""Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each; and
-a zip of OpenMoji's with their group as label, four fifths of them to train on."""
+TRAIN, VAL = "drawings:train", "drawings:val"
+"""Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each."""
 SCORED = "drawings:scored"
 """Default of options: all drawings of OpenMoji."""
 FOLDER = QUICK_RESULTS / "data"
-VENDORS = {TRAIN: "twemoji", VAL: "openmoji", LABELLED: "openmoji", SCORED: "openmoji"}
+VENDORS = {TRAIN: "twemoji", VAL: "openmoji", SCORED: "openmoji"}
 SIDE_PX = 144
 TILE, COLUMNS, ROWS = (128, 120), 5, 4
 HELP = "shards of captioned images (*.tar); default: drawings of the extra `demo`"
@@ -58,7 +55,7 @@ def located(pattern: str) -> str:
             raise Unavailable(
                 f"the default data are drawings of the extra `demo`: {error}"
             ) from error
-    return str(folder / ("labelled.zip" if pattern == LABELLED else "*.tar"))
+    return str(folder / "*.tar")
 
 
 def _write(pattern: str, folder: Path) -> None:
@@ -66,27 +63,10 @@ def _write(pattern: str, folder: Path) -> None:
     from coca.demo.emoji import emoji_samples
 
     samples = emoji_samples(VENDORS[pattern], size_px=SIDE_PX)
-    with atomic_folder(folder) as unfinished:
-        if pattern == LABELLED:
-            _write_zip(samples, unfinished / "labelled.zip")
-            return
-        with ShardWriter(unfinished) as writer:
-            for sample in samples:
-                if pattern != VAL or len(sample.captions) > 1:
-                    writer.write(sample)
-
-
-def _write_zip(samples: "Iterator[Sample]", path: Path) -> None:
-    """Write images, and a table `meta.jsonl` of image, label and split."""
-    rows = []
-    with zipfile.ZipFile(path, "w") as archive:
+    with atomic_folder(folder) as unfinished, ShardWriter(unfinished) as writer:
         for sample in samples:
-            name = f"images/{Path(sample.key).name}.png"
-            archive.writestr(name, sample.image)
-            is_train = hashlib.sha256(name.encode()).digest()[0] % 5 > 0
-            label = str(sample.metadata["group"])
-            rows.append({"image": name, "label": label, "split": "train" if is_train else "val"})
-        archive.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            if pattern != VAL or len(sample.captions) > 1:
+                writer.write(sample)
 
 
 def caption_file() -> str:

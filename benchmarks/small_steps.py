@@ -23,7 +23,7 @@ from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 Step = Callable[[], object]
 CAPTION = "a red car in front of an old brick house with two small windows, number {}"
 HELP = [sys.executable, "-m", "coca", "--help"]
-FIRST_VECTOR = "import coca; coca.load('nano', device='cpu').embed_texts(['a cat'])"
+FIRST_VECTOR = "import coca; coca.load(device='cpu').embed_texts(['a cat'])"
 
 
 def tokens() -> Step:
@@ -78,7 +78,7 @@ def fastest(step: Step) -> float:
 
 STEPS: dict[str, Callable[[], float]] = {
     "coca --help": lambda: process(HELP),
-    "first text vector of nano": lambda: process([sys.executable, "-c", FIRST_VECTOR]),
+    "first text vector": lambda: process([sys.executable, "-c", FIRST_VECTOR]),
     "1,000 captions to tokens": lambda: fastest(tokens()),
     "1,000 draws of a mixture": lambda: fastest(draws()),
     "12 MP JPEG, whole": lambda: fastest(jpeg(None)),

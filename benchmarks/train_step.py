@@ -15,10 +15,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from ceiling import ceiling
 from options import run
 from peer import BOS, CONTEXT, EOS, VOCAB_SIZE, captions, noise_images, peer_model
-from rank_plan import flop_counter
 from side_by_side import Rounds, emit, figure, in_turn, peak_bytes, ratio, table, write_report
 from torch import Tensor
 
@@ -124,28 +122,24 @@ STEPS: dict[str, Callable[[int, bool], Step]] = {
 
 
 QUICK = {"batch": 4, "steps": 1, "rounds": 1}
-UNITS = {"pairs_per_s": "pairs/s", "peak_bytes": "bytes", "flops": "FLOP/s"}
+UNITS = {"pairs_per_s": "pairs/s", "peak_bytes": "bytes"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
     bf16, batch = arguments.precision == "bf16", arguments.batch
     step = STEPS[arguments.contestant](batch, bf16)
-    with flop_counter() as counter:
-        losses = [step()]
+    losses = [step()]
     times = []
     for _ in range(arguments.steps):
         start = time.perf_counter()
         losses.append(step())
         times.append(time.perf_counter() - start)
-    flops = counter.get_total_flops() / min(times)
     emit(
         {
             "pairs_per_s": batch / min(times),
             "peak_bytes": peak_bytes(),
             "first_loss": losses[0],
             "last_loss": losses[-1],
-            "flops": flops,
-            "ceiling": ceiling(bf16=bf16),
         }
     )
 
@@ -170,18 +164,15 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 def results(rounds: Rounds) -> str:
     rows = []
     for name, own in rounds.items():
-        used = [{"of ceiling": one["flops"] / one["ceiling"]} for one in own]
         row = [NAMES[name], figure(own, "pairs_per_s").shown()]
         row.append(f"{figure(own, 'peak_bytes').median / 2**30:.2f}")
-        row.append(f"{figure(own, 'flops').median / 1e9:.0f}")
-        row.append(figure(used, "of ceiling").shown())
         if "peer" in rounds:
             row.append(ratio(own, rounds["peer"], "pairs_per_s").shown())
             row.append(ratio(own, rounds["peer"], "peak_bytes").shown())
             row.append(f"{abs(own[0]['first_loss'] - rounds['peer'][0]['first_loss']):.1e}")
             row.append(f"{abs(own[0]['last_loss'] - rounds['peer'][0]['last_loss']):.1e}")
         rows.append(row)
-    columns = ["", "pairs/s", "peak GiB", "GFLOP/s", "of the ceiling"]
+    columns = ["", "pairs/s", "peak GiB"]
     columns += ["pairs/s, ratio", "peak, ratio", "first loss, difference", "last loss, difference"]
     return table(columns[: len(rows[0])], rows)
 

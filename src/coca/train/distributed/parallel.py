@@ -74,8 +74,8 @@ class ParallelModel(Generic[ModelT]):
             # Parameters without gradient are allowed. Also, without this setting DDP rebuilds its
             # buckets after the first step. Sums would have another order after each restart, and
             # would not be equal to the bit: a third of the gradients differ on 4 ranks. The
-            # setting adds about 0.4 % to the processor time of a step, estimated on narrow layers
-            # (benchmarks/many_ranks.py); steps of whole models differ more from run to run.
+            # setting adds about 0.4 % to the processor time of a step, estimated on narrow layers;
+            # steps of whole models differ more from run to run.
             self._module.unused = nn.Parameter(torch.zeros((), device=device))
             self._module = DistributedDataParallel(self._module, find_unused_parameters=True)
 
