@@ -33,13 +33,6 @@ def test_a_vulnerability_fails_with_the_version_that_fixes_it() -> None:
     assert "pillow 9.0.0: PYSEC-2022-1, fixed in 9.0.1" in text
 
 
-def test_packages_that_the_service_does_not_know_are_listed() -> None:
-    text, fine = report(FINE, UNKNOWN)
-    assert fine
-    assert text.startswith("1 packages audited, 0 known vulnerabilities; 1 unknown")
-    assert "coca-captioners" in text
-
-
 def test_a_service_that_cannot_be_reached_is_reported_and_fails_nothing() -> None:
     text, fine = audit.report("", "Traceback\nConnectionError: no route to host\n")
     assert fine

@@ -1,6 +1,5 @@
 """Benchmarks: the options and the JSON line that all of them share."""
 
-import ast
 import json
 import os
 import subprocess
@@ -11,12 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.files.table_file import TABLE_SUFFIXES, write_table
-
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PROGRAMS = sorted(
-    path for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()
-)
 SCRIPT = """
 import argparse
 from options import run
@@ -50,23 +44,18 @@ def run_script(
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+def run_python(code: str, *arguments: object) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
+        check=True,
+    ).stdout
+
+
 def record(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_every_benchmark_declares_its_quick_mode_and_its_units(program: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(program.read_text())) if type(node) is ast.Call]
-    runs = [call for call in calls if getattr(call.func, "id", "") == "run"]
-    options = [
-        call.args[0].value for call in calls if call.args and type(call.args[0]) is ast.Constant
-    ]
-    if program.stem == "run_all":
-        assert {"--quick", "--json"} <= set(options)
-    else:
-        assert [{"quick", "units"} <= {word.arg for word in call.keywords} for call in runs] == [
-            True
-        ]
 
 
 def test_the_quick_mode_changes_defaults_and_not_the_options_that_are_given(tmp_path: Path) -> None:
@@ -121,62 +110,26 @@ def test_the_table_has_the_times_of_a_benchmark_or_the_reason_of_its_failure(
 ) -> None:
     script = tmp_path / "sample.py"
     script.write_text(SCRIPT.format(module=module), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", TABLE, str(tmp_path), "sample"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": str(FOLDER), "PATH": ""},
-        check=True,
-    )
-    found = json.loads(done.stdout)
+    found = json.loads(run_python(TABLE, tmp_path, "sample"))
     assert [[row[1]] for row in found[: len(rows)]] == rows
     assert len({len(row) for row in found}) == 1
-
-
-def test_no_file_of_the_project_names_the_folder_of_the_developers_data() -> None:
-    root = FOLDER.parent
-    files = [
-        path
-        for folder in ("benchmarks", "docs", "examples", "recipes", "scripts", "src")
-        for path in (root / folder).rglob("*")
-        if path.suffix in (".csv", ".md", ".py", ".yaml")
-    ]
-    named = [path for path in [root / "README.md", root / "Makefile", *files] if path.is_file()]
-    found = [path for path in named if "shared/data" in path.read_text(encoding="utf-8")]
-    assert not found
 
 
 LOCATE = """
 import pathlib, sys, sample_data
 sample_data.FOLDER = pathlib.Path(sys.argv[1])
-print(sample_data.located(sys.argv[2]))
+print(sample_data.located("drawings:train"))
 """
 
 
-def locate(pattern: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", LOCATE, str(folder), pattern],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(FOLDER), "PATH": ""},
-        check=False,
-    )
-
-
 def test_the_default_data_are_written_once_from_installed_drawings(tmp_path: Path) -> None:
-    first = locate("drawings:train", tmp_path)
+    first = run_python(LOCATE, tmp_path)
     shards = sorted((tmp_path / "drawings-train").glob("*.tar"))
     written = [path.stat().st_mtime_ns for path in shards]
     assert shards
-    assert first.stdout.strip() == str(tmp_path / "drawings-train" / "*.tar")
-    assert locate("drawings:train", tmp_path).stdout == first.stdout
+    assert first.strip() == str(tmp_path / "drawings-train" / "*.tar")
+    assert run_python(LOCATE, tmp_path) == first
     assert [path.stat().st_mtime_ns for path in shards] == written
-
-
-def test_a_pattern_without_files_is_unavailable_with_the_remedy(tmp_path: Path) -> None:
-    done = locate(str(tmp_path / "*.tar"), tmp_path)
-    assert "Unavailable: no file matches" in done.stderr
-    assert "leave the option out" in done.stderr
 
 
 PEERS = """
@@ -187,51 +140,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
-        check=True,
-    )
-
-
 def test_stores_are_compared_on_vectors_of_the_users_own_file(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
     np.save(tmp_path / "own.npy", vectors)
     options = [f"--vectors={tmp_path / 'own.npy'}", "--only=scan,numpy", "--quick", "--json"]
-    done = run_python(PEERS, tmp_path, FOLDER / "search_peers.py", *options)
-    figures = record(done)["figures"]
+    output = run_python(PEERS, tmp_path, FOLDER / "search_peers.py", *options)
+    figures = json.loads(output.splitlines()[-1])["figures"]
     recalls = {value["median"] for name, value in figures.items() if ": recall" in name}
     assert recalls == {1.0}
     (report,) = tmp_path.glob("search-peers_*.md")
     text = report.read_text(encoding="utf-8")
     assert "450 vectors of 16 numbers, of `own.npy`; 50 queries" in text
     assert "| `VectorScan`, exact |" in text
-
-
-READ = """
-import pathlib, sys, numpy, search_peers
-first, *others = (search_peers.read_vectors(pathlib.Path(path)) for path in sys.argv[1:])
-assert first.shape == (3, 4) and numpy.allclose(numpy.linalg.norm(first, axis=1), 1)
-assert all(numpy.array_equal(first, other) for other in others)
-"""
-
-
-def test_the_vectors_of_every_form_of_coca_embed_are_read(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    np.save(tmp_path / "own.npy", vectors)
-    for suffix in TABLE_SUFFIXES:
-        write_table(tmp_path / f"own{suffix}", {"path": ["a", "b", "c"], "vector": vectors})
-    run_python(READ, *sorted(tmp_path.iterdir()))
-
-
-def test_typed_queries_are_measured_on_a_collection_that_is_written_for_it(tmp_path: Path) -> None:
-    (tmp_path / "captions.txt").write_text("a red car\na dog in the snow\n", encoding="utf-8")
-    options = ["--records=64", f"--captions={tmp_path / 'captions.txt'}", "--only=copy", "--json"]
-    done = run_python(PEERS, tmp_path, FOLDER / "typed_queries.py", "--quick", *options)
-    figures = record(done)["figures"]
-    assert {"copy: typed cpu", "copy: filter cpu", "build: read cpu"} <= set(figures)
-    (report,) = tmp_path.glob("typed-queries_*.md")
-    assert "lines of `captions.txt`" in report.read_text(encoding="utf-8")

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import pytest
 
-from coca.metrics.intervals import wilson_interval
-
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "coca"
 
@@ -81,25 +79,11 @@ def of_card(table: str, score: str) -> Figure:
     return Figure(float(value), low, high, float(baseline.split()[0]), float(chance))
 
 
-def of_ranking() -> Figure:
-    """Read the score of `coca search` from the newest report of `benchmarks/ranking.py`."""
-    path = max((ROOT / "benchmarks" / "results").glob("ranking_*.md"))
-    rows = path.read_text(encoding="utf-8").splitlines()
-    row = cells(next(row for row in rows if row.startswith("| everyday, to choose |")))
-    _, captions, words, _, score = (float(cell.split(" / ")[1]) for cell in row[1:6])
-    return Figure(
-        score,
-        *wilson_interval(score, 100),
-        max(captions, words),
-        of_card(*OF_CARD["100 everyday queries"]).chance,
-    )
-
-
-@pytest.mark.parametrize("start", [*OF_CARD, "the same with `coca search`"])
+@pytest.mark.parametrize("start", OF_CARD)
 def test_a_figure_of_the_default_model_is_the_measured_one(start: str) -> None:
     block = between_marks((ROOT / "README.md").read_text(encoding="utf-8"), "demo figures")
     (row,) = [line for line in block if line.startswith(f"| {start}")]
-    measured = of_card(*OF_CARD[start]) if start in OF_CARD else of_ranking()
+    measured = of_card(*OF_CARD[start])
     _, score, interval, baseline, chance = cells(row)
     assert score == f"{measured.score:.0%}".replace("%", " %")
     assert interval == f"{100 * measured.low:.0f} to {100 * measured.high:.0f} %"
