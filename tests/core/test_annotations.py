@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.annotations import Sidecars, parse_record, parse_text, read_sidecars, split_record
+from coca.core.annotations import Sidecars, parse_record, read_sidecars
 from coca.core.errors import DataError
 
 
@@ -72,31 +72,10 @@ def test_a_sidecar_that_is_no_regular_file_or_too_large_is_not_read(
         assert caught.value.reason == "bad_sidecar"
 
 
-def test_captions_labels_and_metadata_are_distinguished() -> None:
-    record = {"captions": ["one", "two"], "label": 7, "url": "http://x", "width": 3}
-    assert split_record(record, "a.json") == (
-        ("one", "two"),
-        ("7",),
-        {"url": "http://x", "width": 3},
-    )
-
-
 def test_what_is_no_number_in_json_is_null() -> None:
     text = '{"a": NaN, "b": [-Infinity, 1e999, -1e999], "c": 1e-400, "d": 0.1, "e": 12}'
     expected = {"a": None, "b": [None, None, None], "c": 0.0, "d": 0.1, "e": 12}
     assert parse_record(text, "a.json") == expected
-
-
-@pytest.mark.parametrize("empty", [None, "", []])
-def test_a_name_that_holds_nothing_leaves_the_turn_to_the_next(empty: object) -> None:
-    assert split_record({"captions": empty, "caption": "a car"}, "a.json")[0] == ("a car",)
-
-
-@pytest.mark.parametrize("wrong", [3.5, {"en": "a car"}, ["a", None]])
-def test_a_caption_that_is_no_text_is_bad(wrong: object) -> None:
-    with pytest.raises(DataError, match=r"'caption' of a\.json must be a text") as caught:
-        split_record({"caption": wrong}, "a.json")
-    assert caught.value.reason == "bad_record"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe\xfd", b"[" * 100_000])
@@ -104,8 +83,3 @@ def test_a_record_that_is_no_json_object_is_bad(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^a\.json ") as caught:
         parse_record(content, "a.json")
     assert caught.value.reason == "bad_record"
-
-
-def test_text_that_is_not_utf8_is_bad() -> None:
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8"):
-        parse_text(b"\xff", "a.txt")

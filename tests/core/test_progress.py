@@ -1,8 +1,6 @@
-from contextlib import AbstractContextManager
-
 import pytest
 
-from coca.core.progress import Bar, ProgressMaker, silent
+from coca.core.progress import ProgressMaker, silent
 
 
 def test_the_silent_bar_takes_steps_and_figures_and_prints_nothing(
@@ -13,12 +11,3 @@ def test_the_silent_bar_takes_steps_and_figures_and_prints_nothing(
         bar.advance()
         bar.advance(3, loss=2.31, stage="images")
     assert capsys.readouterr() == ("", "")
-
-
-def test_an_error_passes_through_the_silent_bar() -> None:
-    def work(progress: AbstractContextManager[Bar]) -> None:
-        with progress:
-            raise KeyError("lost")
-
-    with pytest.raises(KeyError, match="lost"):
-        work(silent("embedding", 10))

@@ -50,13 +50,6 @@ def test_a_less_common_jpeg_decodes_to_the_pixels_of_pillow(
     assert np.array_equal(decode(data), by_pillow(data))
 
 
-def test_a_gray_jpeg_has_three_equal_channels(scene: Image.Image, encode: Encode) -> None:
-    data = encode(scene.convert("L"), "JPEG")
-    pixels = decode(data)
-    assert np.array_equal(pixels, by_pillow(data))
-    assert torch.equal(pixels[0], pixels[2])
-
-
 def test_the_first_image_of_a_multi_image_jpeg_is_read(scene: Image.Image, encode: Encode) -> None:
     data = encode(scene, "MPO", save_all=True, append_images=[ImageOps.invert(scene)])
     assert np.array_equal(decode(data), by_pillow(data))
@@ -208,13 +201,6 @@ def test_a_palette_may_have_a_clear_colour_or_an_alpha_for_each(encode: Encode) 
     assert decode(alphas)[0, 0].tolist() == [255, 40, 255]
 
 
-def test_a_plain_png_may_name_one_clear_colour(encode: Encode) -> None:
-    image = Image.new("RGB", (2, 1), (1, 2, 3))
-    image.putpixel((1, 0), (9, 9, 9))
-    data = encode(image, "PNG", transparency=(1, 2, 3))
-    assert decode(data)[:, 0].tolist() == [[255, 9], [255, 9], [255, 9]]
-
-
 def test_a_cmyk_jpeg_keeps_its_colours(encode: Encode) -> None:
     # Adobe stores CMYK inverted; read plainly, red would become a dark cyan.
     image = Image.new("RGB", (16, 16), (220, 30, 40))
@@ -292,12 +278,6 @@ def test_padding_is_white_and_centred() -> None:
     assert (padded[:, 15:] == 255).all()
     thin = ImageTransform(config(resize="pad")).resize(pixels[:, :1].transpose(1, 2))
     assert (thin[0] == 0).sum() == 24
-
-
-def test_cropping_keeps_the_middle() -> None:
-    pixels = torch.zeros(3, 24, 72, dtype=torch.uint8)
-    pixels[:, :, 24:48] = 200
-    assert (ImageTransform(config(resize="crop")).resize(pixels) == 200).all()
 
 
 def test_cropping_first_equals_shrinking_first(scene: Image.Image) -> None:

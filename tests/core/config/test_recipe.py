@@ -77,10 +77,6 @@ def test_a_text_is_the_preset_of_the_section_that_is_merged_into_it() -> None:
     }
 
 
-def test_a_text_merged_into_a_section_replaces_it_whole() -> None:
-    assert merge({"model": {"width": 64}}, {"model": "tiny"}) == {"model": "tiny"}
-
-
 def test_positions_reach_into_a_list() -> None:
     base = {"sources": [{"path": "a", "weight": 1}, {"path": "b"}]}
     assert merge(base, {"sources": {"1": {"weight": 2}}}) == {

@@ -60,11 +60,6 @@ def test_malformed_videos_are_bad_samples_and_malformed_sentences_are_reported(
         open_msrvtt(tmp_path, {"videos": VIDEOS, "sentences": [{"caption": "whose?"}]})
 
 
-def test_an_empty_split_names_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"test \(2\), train \(1\)"):
-        open_msrvtt(tmp_path, {"videos": VIDEOS, "sentences": SENTENCES}, "validate")
-
-
 def test_the_list_1k_a_has_one_sentence_a_video(tmp_path: Path) -> None:
     (tmp_path / "video7010.mp4").write_bytes(video(frames=4))
     (tmp_path / "jsfusion.csv").write_text(

@@ -15,11 +15,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.batch import Batch
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sample import MIN_SEEN, BadSample, BadSampleLog
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, SourceConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from range_server import Serve
 from tiny_data import MemorySource, make_samples, tiny_processor
@@ -124,24 +122,6 @@ def test_memory_is_pinned_only_if_asked_for(pinned: bool, monkeypatch: pytest.Mo
         patch.setattr(torch.cuda, "is_available", lambda: True)
         take(loader, 1)
     assert asked == [pinned]
-
-
-def test_half_of_each_batch_comes_from_each_of_two_sources() -> None:
-    for batch in take(make_loader(*two_sources()), 20):
-        assert sum(key.startswith("a") for key in batch.keys) == 4
-
-
-def test_an_epoch_shows_every_sample_once() -> None:
-    loader = make_loader(MemorySource(make_samples(40)))
-    epochs = [keys(take(loader, 5)) for _ in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == [sample.key for sample in make_samples(40)]
-    assert epochs[0] != epochs[1]
-
-
-def test_the_same_seed_gives_the_same_batches_and_another_seed_others() -> None:
-    runs = [take(make_loader(*two_sources(), seed=seed, augment=lively()), 6) for seed in (1, 1, 2)]
-    assert same(runs[0], runs[1])
-    assert keys(runs[0]) != keys(runs[2])
 
 
 def test_the_global_random_state_is_neither_used_nor_changed() -> None:
@@ -323,35 +303,6 @@ def test_another_thread_may_iterate() -> None:
     with ThreadPoolExecutor(1) as pool:
         elsewhere = pool.submit(take, loaders[0], 3).result()
     assert same(elsewhere, take(loaders[1], 3))
-
-
-@pytest.fixture(scope="module")
-def photographs(
-    shared_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SourceConfig, Source]:
-    config = ShardsConfig(
-        path=str(shared_data / "flickr8k" / "train-*.tar"),
-        index_folder=str(tmp_path_factory.mktemp("index")),
-    )
-    return config, open_source(config)
-
-
-def test_photographs_come_alike_for_any_workers_ranks_and_stops(
-    photographs: tuple[SourceConfig, Source],
-) -> None:
-    config, source = photographs
-
-    def run(count: int, **options: Any) -> list[Batch]:
-        return take(make_loader(source, configs=[config], batch_size=32, **options), count)
-
-    alone = run(8)
-    assert same(run(8, settings={"workers": 2}), alone)
-    assert same(run(4, start=128, settings={"workers": 2}), alone[4:])
-    for world_size in (2, 4):
-        parts = [run(3, rank=rank, world_size=world_size) for rank in range(world_size)]
-        together = [key for step in zip(*parts, strict=True) for key in keys(step)]
-        assert together == keys(alone[:3])
-    assert not any(batch.bad for batch in alone)
 
 
 def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None:

@@ -67,12 +67,6 @@ def test_class_folders_name_labels(tmp_path: Path) -> None:
     ]
 
 
-def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
-    hidden = {".a.png": image_bytes(1), ".git/b.png": image_bytes(1)}
-    fill(tmp_path, {**hidden, "notes.md": b"x", "c.png": image_bytes(3)})
-    assert len(open_folder(tmp_path)) == 1
-
-
 def test_the_fingerprint_follows_names_and_sizes_but_not_the_path(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.png": image_bytes(1), "a.txt": "one"}
     variants: list[dict[str, bytes | str]] = [
@@ -90,23 +84,6 @@ def test_the_fingerprint_follows_names_and_sizes_but_not_the_path(tmp_path: Path
     assert open_folder(tmp_path / "elsewhere").fingerprint == prints[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.json", b"[]", "bad_record"),
-        ("a.json", b'{"captions": {}, "caption": 3.5}', "bad_record"),
-        ("a.txt", b"\xff\xfe", "bad_text"),
-    ],
-)
-def test_a_damaged_sidecar_makes_a_bad_sample(
-    tmp_path: Path, name: str, content: bytes, reason: str
-) -> None:
-    fill(tmp_path, {"a.png": image_bytes(1), name: content})
-    with pytest.raises(DataError, match=name) as caught:
-        open_folder(tmp_path).read(0)
-    assert caught.value.reason == reason
-
-
 def test_an_image_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": image_bytes(1), "b.png": image_bytes(2)})
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
@@ -117,12 +94,6 @@ def test_an_image_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
             source.read(row)
         assert caught.value.reason == "missing"
     assert source.read(0).key == "a"
-
-
-def test_two_images_that_would_share_captions_are_refused(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": image_bytes(1), "a.webp": image_bytes(2), "a-b.png": image_bytes(3)})
-    with pytest.raises(DataError, match=r"a\.png and a\.webp"):
-        open_folder(tmp_path)
 
 
 def test_a_missing_folder_is_reported_with_the_other_kinds(tmp_path: Path) -> None:

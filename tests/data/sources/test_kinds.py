@@ -11,7 +11,6 @@ from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import SOURCES, Source, SourceConfig, register_source
-from coca.tasks import TaskConfig
 from tiny_data import MemorySource, make_samples
 
 # A value for each setting that only some kinds have, which is not its default.
@@ -70,19 +69,6 @@ def test_a_kind_has_its_own_settings_and_refuses_those_of_others(kind: str) -> N
             ConfigError, match=f"^{name} = .* is a setting of kind .*; kind {kind} has "
         ):
             read(kind=kind, path="nowhere", **{name: VALUES[name]})
-
-
-def test_the_error_names_kind_setting_and_settings() -> None:
-    with pytest.raises(ConfigError) as caught:
-        from_dict(
-            TaskConfig,
-            {"task": "retrieval", "data": {"kind": "folder", "path": "x", "border_px": 2}},
-            source="a.yaml",
-        )
-    assert str(caught.value) == (
-        "data.border_px = 2 is a setting of kind class_folders; kind folder has where, part "
-        "(in a.yaml)"
-    )
 
 
 def test_every_kind_is_listed_here_and_reads_what_it_writes() -> None:

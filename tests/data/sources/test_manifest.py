@@ -329,8 +329,3 @@ def test_a_damaged_table_is_reported_in_a_sentence(
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=complaint):
         open_manifest(folder / name)
-
-
-def test_a_missing_table_is_reported_in_a_sentence(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.csv is missing"):
-        open_manifest(folder / "nowhere.csv")

@@ -321,11 +321,6 @@ def test_a_malformed_url_is_reported(url: str) -> None:
         Storage().read_all(url)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        Storage().read_all(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("pattern", "paths"),
     [

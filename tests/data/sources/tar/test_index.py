@@ -145,16 +145,6 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return scanned
 
 
-def test_an_index_is_made_once_and_kept_next_to_the_tar(tmp_path: Path, scans: list[str]) -> None:
-    path = tmp_path / "x.tar"
-    make_tar(path, FILES)
-    first, second = load(path), load(path)
-    assert scans == [str(path)]
-    assert first.digest() == second.digest()
-    assert header(tmp_path / "x.tar.idx")["tar"]["bytes"] == path.stat().st_size
-    assert first.read([0, 1]) == second.read([0, 1])
-
-
 def test_an_index_of_another_size_or_an_older_one_is_made_again(
     tmp_path: Path, scans: list[str]
 ) -> None:
@@ -257,22 +247,6 @@ def test_an_index_that_can_be_kept_nowhere_does_not_stop_the_run(
         index = load(tmp_path / "x.tar", folder=str(tmp_path / "file"))
     assert keys(index) == ["a", "deep/b"]
     assert "can be kept nowhere" in caplog.text
-
-
-def test_a_tar_that_is_replaced_by_an_older_one_of_the_same_size_is_indexed_again(
-    tmp_path: Path, scans: list[str]
-) -> None:
-    # As `cp -p`, `rsync -t` and `mv` do: the new tar is older than the index of the old one.
-    path, other = tmp_path / "x.tar", tmp_path / "other.tar"
-    assert len(make_tar(path, FILES)) == len(make_tar(other, {"z.jpg": b"elsewhere"}))
-    os.utime(other, ns=(0, 0))
-    load(path)
-    other.replace(path)
-    index = load(path)
-    assert keys(index) == ["z"]
-    assert scans == [str(path)] * 2
-    assert load(path).digest() == index.digest()
-    assert len(scans) == 2
 
 
 def test_a_tar_that_is_written_over_at_the_same_size_and_time_is_indexed_again(

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import IMAGE_FORMATS
-from coca.data.loading.text import keywords_of
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
 from coca.data.storage import storage as storage_module
 from range_server import Serve
 from tiny_data import image_bytes, make_samples
-from tiny_datasets import make_tar
 
 
 def open_shards(path: str | Path | tuple[str, ...], **options: Any) -> ShardSource:
@@ -320,14 +318,6 @@ def test_remote_shards_are_read_in_blocks_and_indexed_in_the_given_folder(tmp_pa
     assert open_shards(packed, block_size=9).block_size == 9
 
 
-def test_a_store_out_of_reach_makes_bad_samples(tmp_path: Path) -> None:
-    (path,) = pack(tmp_path / "packed", make_samples(2))
-    source = open_shards(f"file://{path}", index_folder=str(tmp_path))
-    path.unlink()
-    reasons = [r.reason for r in source.read_many([0, 1]) if isinstance(r, DataError)]
-    assert reasons == ["missing", "missing"]
-
-
 def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,42 +331,3 @@ def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
     assert server.seen["failed"] >= 2
     # The indexes next to the tars were used, and neighbours were fetched by one request each time.
     assert server.seen["range"] < 40
-
-
-def test_six_thousand_photographs_are_indexed_and_read(tmp_path: Path, shared_data: Path) -> None:
-    source = open_shards(
-        shared_data / "flickr8k" / "train-{0000..0005}.tar", index_folder=str(tmp_path)
-    )
-    assert len(source) == 6000
-    assert len({source.key(row) for row in range(6000)}) == 6000
-    for row in range(0, 6000, 50):
-        sample = source.read(row)
-        assert len(sample.captions) == 5
-        assert sample.image[8:12] == b"WEBP"
-
-
-def test_the_output_of_img2dataset_is_read_as_it_is(tmp_path: Path) -> None:
-    """Its tars have no failed rows; tables next to them list these."""
-    rows: list[dict[str, Any]] = [
-        {"caption": "a dog", "caption_de": "ein Hund"},
-        {"caption": None},
-        {"caption": "two", "captions": ["one", "two"]},
-    ]
-    members: dict[str, bytes] = {}
-    for number, row in enumerate(rows):
-        key = f"{number:09d}"
-        about = {"url": "https://x", "key": key, "status": "success", "error_message": None}
-        members[f"{key}.jpg"] = image_bytes(number, form="JPEG")
-        members[f"{key}.json"] = json.dumps(row | about | {"exif": "{}", "width": 8}).encode()
-        if row["caption"] is not None:
-            members[f"{key}.txt"] = str(row["caption"]).encode()
-    make_tar(tmp_path / "00000.tar", members)
-    (tmp_path / "00000.parquet").write_bytes(b"PAR1")
-    (tmp_path / "00000_stats.json").write_text('{"count": 5, "failed_to_download": 2}')
-    samples = read_all(open_shards(tmp_path))
-    assert [sample.captions for sample in samples] == [("a dog",), (), ("one", "two")]
-    assert samples[0].key == samples[0].metadata["key"] == "000000000"
-    config = ShardsConfig(path="x", keyword_field="caption_de", keyword_fraction=0.5)
-    assert keywords_of(samples[0], config) == ["ein Hund"]
-    assert keywords_of(samples[2], config) == []
-    assert len(open_shards(tmp_path, where={"status": "success"})) == 3
