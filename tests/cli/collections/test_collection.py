@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +79,3 @@ def test_a_calibrated_collection_is_searched_with_match_probabilities(
     assert {hit["query_matches"] for hit in unmarked} == {None}
     shown = run("search", "car d").output
     assert shown.count("% no") == sum(not hit["is_match"] for hit in hits)
-
-
-def test_a_collection_is_calibrated_by_a_list_of_queries(
-    run: Run, run_json: RunJson, model: str, cwd: Path
-) -> None:
-    Path("photos").mkdir()
-    for n in range(4):
-        Path(f"photos/{n}.png").write_bytes(image_bytes(n))
-    run_json("index", "photos", "-m", model)
-    hits = run_json("search", "car", "-k", "4")
-    queries = {f"text {n}": [] for n in range(3)} | {"car": [hits[0]["path"]]}
-    Path("queries.json").write_text(json.dumps(queries), encoding="utf-8")
-    options = ("--queries", "queries.json", "--false-alarms", "0.25")
-    made = run_json("collection", "calibrate", *options)["calibration"]
-    assert (made["other"], made["matching"]) == ({"queries of the list": 3}, 1)
-    assert "1 texts with a known image" in run("collection", "calibrate", *options).output
-    weak = not run_json("search", "text 0")[0]["query_matches"]
-    assert ("weak matches" in run("search", "text 0").output) is weak
-    assert run("collection", "calibrate", "--false-alarms", "2", code=2)

@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
     words = {"caption": "a red [car]", "year": 2022}
     Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
-
-
-def test_a_folder_is_indexed_and_reported(filled: Any, model: str) -> None:
-    assert (filled["uri"], filled["collection"]) == ("coca.db", "pictures")
-    assert (filled["count"], filled["added"], filled["unchanged"]) == (3, 3, 0)
-    assert filled["bad"] == []
 
 
 def test_images_without_captions_are_captioned_by_the_model(
@@ -39,19 +32,6 @@ def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
     printed = run("index", "photos", "-m", model).stdout
     assert "2 unchanged: 2 images are in collection 'pictures' of coca.db" in printed
     assert "coca search 'red car'" in printed
-
-
-def test_images_join_a_collection_by_the_model_that_filled_it(
-    run: Run, run_json: RunJson, model: str, images: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(model, "own")
-    assert run_json("index", "photos", "-m", "own")["added"] == 3
-    assert run_json("index", "photos")["unchanged"] == 3
-    # Its folder is gone; then the environment names the model.
-    Path("own").rename("moved")
-    assert "name its folder by --model" in run("index", "photos", code=1).stderr
-    monkeypatch.setenv("COCA_MODEL", "moved")
-    assert run_json("index", "photos")["unchanged"] == 3
 
 
 def test_later_runs_keep_the_dimensions_of_the_collection(
@@ -127,21 +107,6 @@ def test_a_folder_without_images_is_an_error_unless_all_were_removed(
         assert "--yes needs --prune" in run("index", "photos", *alone, code=2).stderr
 
 
-def test_a_moved_folder_is_indexed_under_its_new_name(
-    run: Run, run_json: RunJson, model: str, filled: Any
-) -> None:
-    Path("photos").rename("moved")
-    output = run_json("index", "moved", "-m", model)
-    assert (output["updated"], output["added"], output["copies"]) == (3, 0, [])
-    hits = run_json("search", "x")
-    assert {Path(hit["path"]).parent.name for hit in hits} == {"moved"}
-    # As documented for a folder that was deleted.
-    shutil.rmtree("moved")
-    Path("other").mkdir()
-    output = run_json("index", "moved", "-m", model, "--prune", "--yes")
-    assert (output["removed"], output["count"]) == (3, 0)
-
-
 def test_skipped_files_are_reported_with_a_remedy(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
@@ -151,18 +116,6 @@ def test_skipped_files_are_reported_with_a_remedy(
     warnings = run("index", "photos", "-m", model).stderr
     assert "warning: skipped 2 .xcf: images of other formats" in warnings
     assert "warning: skipped 1 .zip" in warnings
-
-
-def test_too_many_bad_images_stop_the_run_and_are_listed(
-    run: Run, model: str, images: list[str]
-) -> None:
-    for n in range(12):
-        Path(f"photos/{n}.jpg").write_text("no image")
-    output = run(
-        "index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1
-    )
-    assert "12 of 15 samples are bad" in output.stderr
-    assert len(Path("b.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_video_is_indexed_by_frames_and_found_as_one_album(

@@ -159,22 +159,6 @@ def test_the_hint_of_mine_fits_what_was_mined(
         train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
 
 
-def test_doubt_needs_classes_of_the_same_model(
-    run: Run, run_json: RunJson, filled: list[str], model: str
-) -> None:
-    run("classes", "add", "cat,dog,car", "-m", model)
-    run("mine", "uncertain.jsonl", "--count", "3", "--uncertain", "classes")
-    scores = [
-        json.loads(line)["mined"]["score"]
-        for line in Path("uncertain.jsonl").read_text().splitlines()
-    ]
-    assert scores == sorted(scores, reverse=True)
-    assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
-    away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
-    assert "away_from needs max_similarity" in run(*away, code=2).stderr
-    assert run_json(*away, "--max-similarity", "0.99999")["chosen"] <= 5
-
-
 def test_another_models_vectors_are_refused(
     run: Run, filled: list[str], model: str, tmp_path: Path
 ) -> None:
@@ -189,17 +173,6 @@ def test_another_models_vectors_are_refused(
     call = ("mine", "x.jsonl", "--count", "1", "--uncertain", "newer")
     assert "collection 'newer' in coca.db was filled by model" in run(*call, code=1).stderr
     assert not Path("x.jsonl").exists()
-
-
-def test_what_holds_no_class_is_reported_by_name(run: Run, filled: list[str], model: str) -> None:
-    run("classes", "add", "cat", "-m", model)
-    run("classes", "remove", "cat")
-    for call in (
-        ("mine", "x.jsonl", "--count", "1", "--uncertain"),
-        ("classify", filled[0], "-m", model, "--classes"),
-    ):
-        assert "collection 'classes' has no class" in run(*call, "classes", code=1).stderr
-        assert "collection 'pictures' contains" in run(*call, "pictures", code=1).stderr
 
 
 def test_classes_take_the_model_of_the_images_at_the_same_uri(

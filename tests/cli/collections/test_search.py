@@ -72,18 +72,6 @@ def test_texts_filters_and_the_min_score_narrow_a_search(
     assert {one["id"] for one in both} == {one["id"] for one in everything}
 
 
-def test_several_texts_and_images_are_weighed(
-    run_json: RunJson, filled: Any, images: list[str]
-) -> None:
-    (best, _, worst) = run_json("search", "--image", images[1])
-    away = ["--image", f"{best['path']}:-0.9", "--image", worst["path"]]
-    assert run_json("search", *away)[0]["id"] == worst["id"]
-    texts = ["--text", "a red car:2", "--text", "a red car"]
-    weighed = run_json("search", *texts, "--image", f"{images[1]}:0.001")
-    alone = run_json("search", "a red car", "--no-hybrid")
-    assert [one["id"] for one in weighed] == [one["id"] for one in alone]
-
-
 def test_unquoted_words_are_one_text(run: Run, run_json: RunJson, filled: Any) -> None:
     assert run_json("search", "a", "red", "car") == run_json("search", "a red car")
     assert run("search", "a", "red", "car").stderr == ""
@@ -153,25 +141,6 @@ def test_reranking_shows_the_likelihood_of_the_text(
     assert scores == sorted(scores, reverse=True)
 
 
-def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: Any) -> None:
-    plain = run_json("search", "red car", "--hybrid")
-    both = run_json("search", "red car", "--hybrid", "--rerank", "3")
-    assert {hit["id"]: hit["score"] for hit in both} == {hit["id"]: hit["score"] for hit in plain}
-    ranks = [hit["rank_score"] for hit in both]
-    assert ranks == sorted(ranks, reverse=True)
-    alone = run_json("search", "red car", "--no-hybrid", "--rerank", "3")
-    # The formula is that of a search by vectors, for every kind of query.
-    assert sorted(ranks) == pytest.approx(sorted(hit["rank_score"] for hit in alone), abs=1e-4)
-    pages = [
-        run_json("search", "red car", "--hybrid", "--rerank", "3", "-k", "1", "--offset", n)[0]
-        for n in "012"
-    ]
-    assert pages == both
-    least = str(sorted(hit["score"] for hit in alone)[1] - 1e-5)
-    cut = run_json("search", "red car", "--hybrid", "--min-score", least, "--group-by", "album")
-    assert 1 <= len(cut) <= 2
-
-
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
     shown = run("search", "a red car").stdout.splitlines()
     assert shown[0].split() == ["rank", "sum", "words", "score", "caption", "path"]
@@ -205,16 +174,6 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
     assert "a date must be a day, month" in run("search", "x", "--since", "June", code=2).stderr
     ends = ["--since", "2024-06-02", "--until", "2024-06-01"]
     assert "the end comes first" in run("search", "x", *ends, code=2).stderr
-
-
-def test_another_model_is_refused_by_one_sentence(
-    run: Run, filled: Any, cwd: Path, images: list[str]
-) -> None:
-    other = str(write_model(cwd / "other", seed=1))
-    for command in (["search", "x"], ["index", "photos"]):
-        output = run(*command, "--model", other, code=1).stderr
-        assert output.startswith("error: collection 'pictures' in coca.db was filled by model")
-        assert len(output.splitlines()) == 1
 
 
 def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(

@@ -32,13 +32,6 @@ def test_captions_have_a_text_and_a_logarithmic_score(
         assert len(caption["token_ids"]) <= 4
 
 
-def test_a_caption_goes_on_from_the_prompt(
-    run_json: RunJson, model: str, images: list[str]
-) -> None:
-    output = run_json("caption", images[0], "-m", model, "--prompt", "two dogs")
-    assert output[0]["captions"][0]["text"].startswith("two dogs")
-
-
 def test_several_captions_are_sorted_by_a_number_that_is_shown(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
@@ -69,11 +62,6 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
     for entry, best in zip(output, wanted, strict=True):
         texts = [one.text for one in (best, *best.others)]
         assert [one["text"] for one in entry["captions"]] == texts
-
-
-def test_all_captions_of_an_image_are_shown(run: Run, model: str, images: list[str]) -> None:
-    shown = run("caption", *images, "-m", model, "-n", "2", "--max-new-tokens", "3").stdout
-    assert all(shown.count(path) == 2 for path in images)
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,6 @@ def test_labels_that_name_a_file_are_read_from_it(
     assert "the file of labels other.txt does not exist" in missing.stderr
 
 
-def test_labels_come_from_a_file_as_well(run_json: RunJson, model: str, images: list[str]) -> None:
-    Path("labels.txt").write_text("cat\n\ndog\n", encoding="utf-8")
-    asked = ["classify", images[0], "-l", "cat,car", "--labels-file", "labels.txt", "-m", model]
-    output = run_json(*asked)
-    assert {one["label"] for one in output[0]["predictions"]} == {"cat", "dog", "car"}
-    assert len(run_json(*asked, "--top", "1")[0]["predictions"]) == 1
-
-
 def test_labels_of_repeated_options_are_joined(
     run_json: RunJson, model: str, images: list[str]
 ) -> None:

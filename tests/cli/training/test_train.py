@@ -17,7 +17,6 @@ from coca.train.tracker import read_metrics
 from coca.workflows.training import pretrain as workflow
 from coca.workflows.training.training_run import RunResult
 from tiny_cli import Run, RunJson
-from tiny_video import video
 
 RECIPE = {
     "run": "runs/tiny",
@@ -31,8 +30,6 @@ RECIPE = {
     "data": {"sources": [{"kind": "folder", "path": "photos"}], "loader": {"batch_size": 2}},
     "train": {"steps": 3, "log_every": 1, "save_every": 2},
 }
-
-VIDEOS = ["data.kind=videos", "data.path=clips", "data.frames=3", "data.text=labels"]
 
 
 @pytest.fixture
@@ -144,26 +141,6 @@ def torchrun(cwd: Path, *arguments: str, restarts: int = 0) -> Iterator[subproce
         process.communicate()
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_train_what_one_does(run: Run, recipe: str, cwd: Path) -> None:
-    options = ("run=runs/two", "train.parallel=fsdp", "--json")
-    with torchrun(cwd, "pretrain", recipe, *options) as process:
-        out, errors = process.communicate()
-    assert process.returncode == 0, errors
-    # One of them speaks, the other is silent.
-    output = json.loads(out)
-    assert output["step"] == 3
-    run("pretrain", recipe, "run=runs/one")
-    one, two = read_metrics("runs/one"), read_metrics("runs/two")
-    assert [row["step"] for row in two] == [1, 2, 3]
-    for ours, theirs in zip(two, one, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-    assert coca.load(output["model"]).embed_dim == 32
-    starts = json.loads(Path("runs/two/record.json").read_text())["starts"]
-    assert [start["ranks"] for start in starts] == [2]
-
-
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in listed}
@@ -229,30 +206,3 @@ def test_a_model_is_fine_tuned_and_its_scores_are_reported(
     assert {one["label"] for one in named[0]["predictions"]} == {"a", "b"}
     shown = run("config", "show", "names.yaml").stdout
     assert "encoder_lr: 0" in shown
-
-
-def test_a_model_learns_to_name_videos_and_names_one(
-    run: Run, run_json: RunJson, model: str
-) -> None:
-    for name, colour in (("red", (220, 20, 20)), ("blue", (20, 20, 220))):
-        Path("clips", name).mkdir(parents=True)
-        Path("clips", name, "1.mp4").write_bytes(video(frames=8, colour=colour))
-    clips = {"kind": "videos", "path": "clips", "frames": 3, "text": "labels"}
-    settings = {
-        "run": "runs/actions",
-        "model": model,
-        "head": {"heads": 2, "images_per_sample": 3},
-        "data": {"sources": [clips], "loader": {"batch_size": 2}},
-        "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
-        "train": {"steps": 2},
-        "evaluate": [{"task": "recognition", "data": clips}],
-    }
-    Path("actions.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    output = run_json("finetune", "actions.yaml")
-    assert output["scores"][0]["metrics"]["chance_top1"] == 0.5
-    named = run_json("classify", "clips/red/1.mp4", "-m", "runs/actions")
-    assert {one["label"] for one in named[0]["predictions"]} == {"red", "blue"}
-    Path("clips/red/1.mp4").write_bytes(b"no film")
-    printed = run("evaluate", "runs/actions", "recognition", *VIDEOS)
-    assert "recognition on 1 samples" in printed.stdout
-    assert "red/1" in printed.stderr
