@@ -4,9 +4,7 @@ import shutil
 import zipfile
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from coca.core.errors import CocaError, ConfigError, DataError
@@ -14,9 +12,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.photo_metadata import Annotation, read_header
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
-from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import (
     FolderUri,
     ImageUri,
@@ -172,14 +168,6 @@ def test_broken_videos_are_bad_data(clip: Path) -> None:
     assert source.has_lost(str(clip), "")
 
 
-def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(clip.parent)
-    source = VideoSource(["../clips"], frame_interval_s=1.0)
-    assert [entry.path for entry in source.entries()] == [str(clip)]
-    clip.unlink()
-    assert source.has_lost(str(clip), "")
-
-
 def test_a_folder_with_videos_is_two_sources_unless_videos_are_unwanted(clip: Path) -> None:
     assert [len(one.entries()) for one in open_sources(resolve_uris([clip.parent]))] == [0, 1]
     assert [
@@ -195,17 +183,6 @@ def test_videos_in_a_folder_are_left_out_aloud_where_nothing_reads_them(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert len(open_sources(resolve_uris([clip.parent]))) == 1
     assert "1 videos are skipped: pip install 'coca-captioners[video]'" in caplog.text
-
-
-class StandIn:
-    """A stub model: every image gets the same vector."""
-
-    fingerprint, embed_dim = "one", 4
-
-    def embed_images(self, images: Any) -> Any:
-        return np.tile(np.eye(4, dtype=np.float32)[0], (len(images), 1))
-
-    embed_texts = embed_images
 
 
 def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
@@ -403,32 +380,6 @@ def test_uris_without_images_are_reported(
     check_filled(both, open_sources(both))
     (warned,) = caplog.records
     assert warned.getMessage() == f"there is nothing to index in {empty}"
-
-
-def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
-    tmp_path: Path, photos: Path
-) -> None:
-    table = tmp_path / "m.csv"
-    rows = [f"photos/{n}.png,{2017 + n},{1717180200 + n},00{n}" for n in range(3)]
-    table.write_text("image,year,time,code\n" + "\n".join(rows))
-    with Collection.open(
-        str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True
-    ) as collection:
-        ingest(open_sources(resolve_uris([table])), StandIn(), collection)
-        found = collection.get(collection.ids('metadata["year"] > 2017')).values()
-        assert {Path(one.path).name for one in found} == {"1.png", "2.png"}
-        assert {one.time for one in found} == {1717180201, 1717180202}
-        assert collection.count('metadata["code"] == "001"') == 1
-        assert collection.count("time >= 1717180202") == 1
-
-
-@pytest.mark.parametrize("name", ["a\\u0000.png", "\\ud800.png"])
-def test_a_name_that_no_file_can_have_is_a_bad_image(tmp_path: Path, name: str) -> None:
-    (tmp_path / "m.jsonl").write_text(f'{{"image": "{name}"}}')
-    source = only(tmp_path / "m.jsonl")
-    (entry,) = source.entries()
-    with pytest.raises(DataError, match="names no file"):
-        source.read(entry)
 
 
 def test_the_motion_of_a_live_photo_is_not_a_video_of_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -187,15 +186,6 @@ def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
     (watched.folder / "0.png").unlink()
     assert watched.next().report.removed == 1
     watched.close()
-
-
-def test_changed_captions_are_followed(watched: Watched) -> None:
-    path = watched.put("a[1].png", 0)
-    watched.next()
-    path.with_suffix(".json").write_text(json.dumps({"caption": "new", "n": 1}))
-    assert watched.next().report.updated == 1
-    with Collection.open(watched.uri) as collection:
-        assert [caption for _, _, caption, _ in collection.origins()] == ["new"]
 
 
 def test_tars_that_come_change_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:

@@ -201,13 +201,6 @@ def test_recipes_that_cannot_use_features_are_refused(
         pretrain(recipe(tmp_path, "run", *changes))
 
 
-def test_a_run_on_images_has_no_features_to_compute(
-    image_folder: Path, published: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"set data\.features\.folder"):
-        compute_features(recipe(tmp_path, "run", cached=False))
-
-
 def test_training_the_last_stages_on_cached_features_equals_training_on_images(
     image_folder: Path, tmp_path: Path
 ) -> None:

@@ -65,12 +65,6 @@ def test_a_run_leaves_its_records(finished: Any) -> None:
     assert report["tasks"][0]["samples"] == 12
 
 
-def test_the_finished_model_has_a_name_of_its_own(finished: Any, model: Path) -> None:
-    before, after = loading.load(model, device="cpu"), loading.load(finished.model, device="cpu")
-    assert before.fingerprint != after.fingerprint
-    assert after.embed_texts("a cat").shape == before.embed_texts("a cat").shape
-
-
 def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_path: Path) -> None:
     result = finetune(
         finetune_recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]")
@@ -106,19 +100,12 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
         assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("train.ema.decay=0.9", "data.augment.rand_augment=[2,10]"),
-        # Embeds each batch without gradients first, where a copy of the weights could serve.
-        ("train.micro_batch=2", "loss.contrastive_weight=1", "encoder_lr=0.01"),
-    ],
-    ids=["average", "parts"],
-)
 def test_a_stopped_run_ends_as_one_that_was_not(
-    model: Path, image_folder: Path, tmp_path: Path, options: tuple[str, ...]
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    settings = ("evaluate=[]", *options)
+    # Embeds each batch without gradients first, where a copy of the weights could serve.
+    parts = ("train.micro_batch=2", "loss.contrastive_weight=1", "encoder_lr=0.01")
+    settings = ("evaluate=[]", "train.ema.decay=0.9", *parts)
     whole = finetune(finetune_recipe(model, image_folder, tmp_path / "whole", *settings))
     broken = finetune_recipe(model, image_folder, tmp_path / "broken", *settings)
     assert finetune(broken, progress=stopping_at(7)).interrupted
@@ -217,15 +204,12 @@ def nothing_was_begun(run: Path) -> bool:
         (["head.heads=5"], ConfigError, "does not fit .*heads 5 do not divide width 32"),
         (["head=null"], ConfigError, "set both or neither"),
         (["loss.captioning_weight=1", "head.reads=text"], ConfigError, "text: question"),
-        (["lora.lr=0"], ConfigError, "lora.lr must be a number above 0, got 0"),
         (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
-        (["encoder_lr=-1"], ConfigError, "encoder_lr must be a number of at least 0 or null"),
         (
             ["head.classes=[red,blue]"],
             DataError,
             "2 classes that training has not, such as 'green'",
         ),
-        (["head.classes=[red,red]"], ConfigError, "classes must be different names"),
         (["evaluate.0.task=recognise"], ConfigError, "did you mean 'recognition'"),
         (["model=nowhere"], CocaError, "nowhere is not a model folder"),
         (["data.loader.class_names=[a]"], ConfigError, "follow from the head"),
