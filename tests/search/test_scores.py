@@ -1,6 +1,6 @@
 """Scores are cosines for every index type: compressed vectors only find candidates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,10 +8,7 @@ import pytest
 from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import is_lite
-from coca.search.mining.recommend import recommend
 from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.engine import SearchEngine
-from coca.search.query.query_terms import Term
 from coca.search.records import Record, content_id
 
 DIM = 16
@@ -71,31 +68,6 @@ def test_pages_of_a_compressed_index_are_parts_of_one_order(
         hit.id for at in range(0, 28, 7) for hit in compressed.search(vectors[:1], 7, offset=at)[0]
     ]
     assert paged == whole
-
-
-class OfBytes:
-    """Embeds the encoded number of a row as the vector of that row."""
-
-    fingerprint, embed_dim = "model-one", DIM
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self._vectors = vectors
-
-    def embed_images(self, images: Sequence[bytes]) -> np.ndarray:
-        return self._vectors[[int(image) for image in images]]
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        raise AssertionError("no text is searched for")
-
-
-def test_positive_examples_are_never_recommended(
-    compressed: Collection, vectors: np.ndarray
-) -> None:
-    engine = SearchEngine(OfBytes(vectors), compressed)
-    for row in range(20):
-        found = recommend(engine, [Term(image=b"%d" % row)], k=5)
-        assert len(found) == 5
-        assert content_id(b"%d" % row) not in {hit.id for hit in found}
 
 
 def test_vectors_in_memory_come_in_the_order_of_their_ids(

@@ -17,20 +17,6 @@ MakeRecord = Callable[..., Record]
 DIRECTION = np.eye(16, dtype=np.float32)[0]
 
 
-def test_captions_are_found_by_their_own_vectors(
-    collection: Collection, make_record: MakeRecord
-) -> None:
-    collection.upsert(
-        make_record(str(n), caption=f"c{n}", text_vector=make_record(f"c{n}").vector)
-        for n in range(30)
-    )
-    query = make_record("c7").vector[np.newaxis]
-    hit = collection.search(query, 1, on="text")[0][0]
-    assert (hit.id, hit.caption) == ("7", "c7")
-    assert hit.score == pytest.approx(1, abs=1e-5)
-    assert collection.search(query, 1, on="image")[0][0].score < 0.99
-
-
 def test_a_record_without_a_caption_is_never_found_by_one(
     collection: Collection, make_record: MakeRecord
 ) -> None:

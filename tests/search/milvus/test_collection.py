@@ -75,26 +75,6 @@ def test_a_search_returns_cosines_in_order(collection: Collection, make_record: 
     assert (first.path, first.caption, first.metadata) == ("/pictures/7.jpg", "c7", {"n": 7})
 
 
-def test_pages_follow_each_other(collection: Collection, make_record: MakeRecord) -> None:
-    collection.upsert(make_record(str(n), metadata={"even": n % 2 == 0}) for n in range(30))
-    query = make_record("query").vector[np.newaxis]
-    for filter in ("", 'metadata["even"] == true'):
-        whole = collection.search(query, 12, filter=filter)[0]
-        pages = [collection.search(query, 4, filter=filter, offset=start)[0] for start in (0, 4, 8)]
-        assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
-
-
-def test_a_filter_leaves_only_what_fulfils_it(
-    collection: Collection, make_record: MakeRecord
-) -> None:
-    collection.upsert(make_record(str(n), metadata={"n": n}) for n in range(20))
-    query = make_record("3").vector[np.newaxis]
-    hits = collection.search(query, 10, filter='metadata["n"] > 15')[0]
-    assert {hit.id for hit in hits} == {"16", "17", "18", "19"}
-    assert collection.count('metadata["n"] > 15') == 4
-    assert collection.search(query, 10, filter='metadata["n"] > 99') == [[]]
-
-
 def test_an_empty_collection_answers_with_nothing(collection: Collection) -> None:
     assert collection.search(np.eye(2, 16, dtype=np.float32), 3) == [[], []]
     assert collection.search(np.zeros((0, 16), dtype=np.float32), 3) == []
@@ -258,48 +238,6 @@ def test_two_indexes_of_one_process_share_a_folder(
     assert second.count() == 2
     with pytest.raises(SearchError, match="was closed"):
         first.count()
-
-
-@pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.001])
-def test_a_filtered_search_finds_what_brute_force_finds(
-    clusters: tuple[Collection, np.ndarray], share: float
-) -> None:
-    collection, vectors = clusters
-    kept = int(len(vectors) * share)
-    rng = np.random.default_rng(1)
-    queries = unit(vectors[rng.integers(len(vectors), size=20)] + 0.05 * noise(rng, 20))
-    answers = collection.search(queries, 10, filter=f'path < "/{kept:05}"')
-    found = 0
-    wanted = 0
-    for query, hits in zip(queries, answers, strict=True):
-        best = np.argsort(-(vectors[:kept] @ query))[:10]
-        wanted += len(best)
-        found += len({int(hit.id) for hit in hits} & set(best.tolist()))
-    assert found / wanted >= 0.95
-
-
-@pytest.fixture(scope="module")
-def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Draw 5,000 vectors around 200 centres, in random order."""
-    rng = np.random.default_rng(0)
-    centres = noise(rng, 200)
-    vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))
-    uri = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
-    with Collection.open(uri, embed_dim=32, fingerprint="f", create=True) as collection:
-        collection.upsert(
-            Record(id=str(row), path=f"/{row:05}", vector=vector)
-            for row, vector in enumerate(vectors)
-        )
-        collection.flush()
-        yield collection, vectors
-
-
-def noise(rng: np.random.Generator, rows: int) -> np.ndarray:
-    return unit(rng.standard_normal((rows, 32)))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_many_rows_are_flushed_on_the_way(

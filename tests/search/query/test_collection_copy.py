@@ -283,16 +283,6 @@ def test_an_empty_collection_has_no_answers(collection: Collection, embedder: An
     assert (ids, vectors.shape) == ([], (0, 16))
 
 
-def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None:
-    resident = CollectionCopy(filled)
-    query = embedder.direction(b"x")[np.newaxis]
-    for k, offset in ((0, 0), (1, -1), (16_385, 0)):
-        with pytest.raises(SearchError, match=r"at least|at most"):
-            resident.search(query, k, offset=offset)
-    with pytest.raises(SearchError, match="length must be 1"):
-        resident.search(2 * query)
-
-
 def test_words_are_those_of_the_captions_that_count(
     collection: Collection, make_record: Callable[..., Record]
 ) -> None:

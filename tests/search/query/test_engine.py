@@ -33,16 +33,6 @@ def test_images_and_vectors_search_as_texts_do(engine: SearchEngine, embedder: A
     assert engine.search(vector=embedder.direction(b"17")) == by_words
 
 
-def test_text_and_image_queries_are_averaged(engine: SearchEngine, embedder: Any) -> None:
-    middle = embedder.direction(b"3") + embedder.direction(b"5")
-    together = engine.search("3", image=b"5", k=40)
-    by_hand = engine.search(vector=middle / np.linalg.norm(middle), k=40)
-    # The sum is rounded to float32 at another step, and the best two hits tie.
-    scores = {hit.id: hit.score for hit in by_hand}
-    assert {hit.id: hit.score for hit in together} == pytest.approx(scores, abs=1e-6)
-    assert {hit.id for hit in together[:2]} == {"3", "5"}
-
-
 def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> None:
     texts = ["1", "2", "house"]
     for text, hits in zip(texts, engine.search_batch(texts=texts, k=4), strict=True):
@@ -96,10 +86,6 @@ def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
 def test_an_image_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
     with pytest.raises(DataError, match="not an image"):
         engine.search(image=b"bad")
-
-
-def test_the_texts_of_many_searches_need_no_keyword(engine: SearchEngine) -> None:
-    assert engine.search_batch(["17", "3"]) == engine.search_batch(texts=["17", "3"])
 
 
 def test_a_re_ranking_that_cannot_be_done_is_refused_before_the_search(
@@ -176,14 +162,6 @@ def test_terms_weigh_texts_images_and_vectors(engine: SearchEngine, embedder: An
     assert [hit.id for hit in by_terms] == [hit.id for hit in by_hand]
     assert engine.search("car", terms=terms[1:], k=40) != by_terms
     assert engine.search("3", image=b"5") == engine.search(terms=[Term(text="3"), Term(image=b"5")])
-
-
-def test_a_negative_term_leads_away(engine: SearchEngine) -> None:
-    def score_of_8(terms: list[Term]) -> float:
-        return next(hit.score for hit in engine.search(terms=terms, k=40) if hit.id == "8")
-
-    alone = score_of_8([Term(text="17")])
-    assert score_of_8([Term(text="17"), Term(text="8", weight=-0.5)]) < alone
 
 
 def test_captions_answer_where_they_are_asked(
