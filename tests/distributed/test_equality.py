@@ -12,7 +12,7 @@ from tiny_shared_run import CASES, KINDS, RUNS, run, step, steps_and_runs
 pytestmark = pytest.mark.distributed
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
+@pytest.fixture(scope="module", params=[2, 4])
 def ranks(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Results]:

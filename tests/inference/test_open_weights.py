@@ -14,7 +14,6 @@ from coca.inference import open_weights
 from coca.inference.model_kinds import SOURCE_FILE, is_model
 from coca.inference.open_weights import (
     OPENAI_MEAN,
-    PUBLISHED,
     About,
     OpenWeights,
     Published,
@@ -221,18 +220,6 @@ def test_without_a_hub_one_sentence_names_the_files_to_download(
     assert hub.fetched == ["clip/tokenizer.json"]
 
 
-def test_only_files_that_are_missing_are_asked_for(
-    weights: OpenWeights, hub: FolderHub, tmp_path: Path
-) -> None:
-    path = weights.cache / "files" / "clip" / "tokenizer.json"
-    path.parent.mkdir(parents=True)
-    shutil.copy(hub.root / "clip" / "tokenizer.json", path)
-    shutil.move(hub.root, tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="of them/tiny as") as caught:
-        weights.published(NAME)
-    assert "clip as" not in str(caught.value)
-
-
 def test_a_repository_of_open_clip_is_translated(weights: OpenWeights, hub: FolderHub) -> None:
     write_open_clip(hub.root / "some" / "one")
     folder = weights.repository("some/one")
@@ -356,14 +343,3 @@ def test_the_cache_is_in_the_cache_folder_of_the_system(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert user_cache() == tmp_path / "me" / ".cache" / "coca"
-
-
-def test_all_four_published_models_are_known_and_one_is_not_for_search() -> None:
-    assert len(PUBLISHED) == 4
-    presets = OpenCLIPConfig.presets()
-    for name, known in PUBLISHED.items():
-        assert presets[known.preset].image.patch_size == int(name.split("/")[0].split("-")[-1])
-        assert known.repo.startswith("laion/")
-    beware = [name for name, known in PUBLISHED.items() if known.caveat]
-    assert beware == ["coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"]
-    assert "0.8 %" in PUBLISHED[beware[0]].caveat

@@ -18,15 +18,12 @@ import coca
 import tiny_image_text
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import CocaError, ConfigError, ModelError, UnsupportedError
-from coca.data.sources.factory import open_source
 from coca.inference import tower as tower_module
 from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.loading import load
 from coca.inference.tower import TowerConfig, TowerEncoder, TowerPredictor, load_tower
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
-from coca.model.generation.generate import generate
-from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TaskConfig
 from coca.train.tracker import read_metrics
 from coca.workflows.collections.collection_model import open_search
@@ -34,7 +31,7 @@ from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.finetune import finetune
-from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_image_text import write_openclip, write_transformers
 from tiny_run import same
 from tiny_workflows import (
@@ -198,34 +195,6 @@ def test_vectors_and_fingerprint_are_those_of_the_tower(
         short.embed_texts(texts),
         coca.load(trained.tower, device="cpu", prepack=False, dimensions=8).embed_texts(texts),
     )
-
-
-def test_captions_of_cached_features_equal_those_of_the_images(
-    trained: Trained, predictor: TowerPredictor
-) -> None:
-    config = trained.config("other")
-    (file,), source = compute_features(config), open_source(config.data.sources[0])
-    model, decoding = predictor.model, GenerationConfig(words="any")
-    for row in range(8):
-        cached = file.read(row, 0)
-        assert cached is not None
-        features = torch.from_numpy(cached.features).float()[None]
-        with torch.inference_mode():
-            tokens = model._pool(
-                model.image_encoder.project(features), embedding=False, reading=True
-            )[1]
-            assert tokens is not None
-            (written,) = generate(model, tokens, decoding=decoding)
-        (caption,) = predictor.caption(source.read(row).image, decoding=decoding)
-        assert caption.token_ids == tuple(written[0].token_ids)
-
-
-@one_tower
-def test_a_caption_is_likelier_than_another_and_reranks(
-    trained: Trained, predictor: TowerPredictor
-) -> None:
-    scores = predictor.score(trained.files[:4], NAMES)
-    assert (scores.argmax(axis=1) == np.arange(4)).sum() >= 3
 
 
 @one_tower

@@ -1,9 +1,7 @@
-import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +10,6 @@ from PIL import Image
 
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.data.batch import Batch
-from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.sources.factory import open_source
-from coca.data.sources.folder import FolderConfig
 from coca.model.captioner import Captioner
 from coca.model.checkpoint import (
     CHECKPOINT_FOLDER,
@@ -23,9 +18,6 @@ from coca.model.checkpoint import (
     step_folder,
 )
 from coca.model.coca import CoCa
-from coca.processing.image import ImageConfig, ImageTransform
-from coca.processing.processor import Processor
-from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
@@ -285,36 +277,6 @@ def test_a_job_that_is_ended_with_its_workers_stops_as_asked(
     again = tiny_trainer(tmp_path)
     again.fit()
     assert same(weights(again), weights(uninterrupted))
-
-
-def real_loader(photos: Path, *, workers: int) -> Loader:
-    texts = [f"noise number {number}" for number in range(12)]
-    tokenizer = Tokenizer.train(texts, vocab_size=300)
-    processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 16)
-    source = FolderConfig(path=str(photos))
-    config = LoaderConfig(batch_size=4, workers=workers, max_bad_fraction=0.9)
-    return Loader([(source, open_source(source))], config, processor, seed=0)
-
-
-def real_trainer(photos: Path, run: Path, *, workers: int = 0, **settings: Any) -> Trainer[CoCa]:
-    torch.manual_seed(0)
-    config = tiny_config()
-    text = dataclasses.replace(config.text, vocab_size=300)
-    model = CoCa(dataclasses.replace(config, text=text))
-    return tiny_trainer(run, model=model, loader=real_loader(photos, workers=workers), **settings)
-
-
-def test_a_run_on_real_files_goes_on_exactly_with_other_workers(
-    photos: Path, tmp_path: Path
-) -> None:
-    whole = real_trainer(photos, tmp_path / "whole")
-    whole.fit()
-    stopped = real_trainer(photos, tmp_path / "run", objective=SignalAfter(7))
-    assert stopped.fit().interrupted
-    again = real_trainer(photos, tmp_path / "run", workers=2)
-    assert not again.fit().interrupted
-    assert same(weights(again), weights(whole))
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
 GROUPS = {"model": {"weight": torch.ones(2)}}

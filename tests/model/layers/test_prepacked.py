@@ -65,7 +65,7 @@ def is_used(pair: Pair, monkeypatch: pytest.MonkeyPatch, images: Tensor) -> bool
 
 
 @pytest.mark.parametrize("groups", [1, 8])
-@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize("shape", [(1, 7, 9), (3, 16, 16)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_fused_convolution_gives_the_plain_result(
@@ -83,13 +83,6 @@ def test_a_fused_convolution_gives_the_plain_result(
     assert is_used(pair, monkeypatch, images)
     with torch.inference_mode():
         torch.testing.assert_close(pair(images), plain(pair, images), rtol=1e-4, atol=1e-5)
-
-
-def test_inputs_of_other_sizes_use_the_same_copy(pair: Pair) -> None:
-    with torch.inference_mode():
-        for side in (5, 32, 9):
-            images = torch.randn(2, 8, side, side)
-            torch.testing.assert_close(pair(images), plain(pair, images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not prepacked._can_fuse(torch.bfloat16), reason="no bf16 in this oneDNN")

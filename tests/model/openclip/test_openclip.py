@@ -198,9 +198,3 @@ def test_what_the_model_cannot_do_raises(images: Tensor, tokens: Tensor) -> None
         model.encode_text(torch.ones(1, CONTEXT + 1, dtype=torch.int64))
     with pytest.raises(ConfigError, match="24 x 16 pixels does not fit: this model reads 16 x 16"):
         model.encode_image(torch.zeros(1, 3, 24, 16))
-
-
-def test_text_embeddings_are_equal_with_and_without_packing(both: tuple[Peer, OpenCLIP]) -> None:
-    rows = caption_rows(*RAGGED)
-    _, ours = both
-    assert_close(ours.encode_text(rows, padded=True), ours.encode_text(rows))
