@@ -164,7 +164,7 @@ from coca.core.errors import ConfigError
 try:
     coca.load({str(folder)!r}, runtime="tensorrt")
 except ConfigError as error:
-    assert "'tensorrt' is unknown; choose one of torch, onnx, openvino" in str(error), error
+    assert "'tensorrt' is unknown; choose one of torch, onnx" in str(error), error
 else:
     raise SystemExit("tensorrt was taken")
 """)

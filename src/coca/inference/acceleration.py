@@ -15,13 +15,9 @@ Xeon with AMX (`benchmarks/embedding.py models`); vectors in fp32 are equal to 1
     ViT-B/16 SigLIP 2   1.2  3.7  3.8              1.1   3.8   2.9
     MobileCLIP 2 S0     2.0  4.1  2.1              1.0   4.0   1.9
 
-OpenVINO compiles the library's own modules instead (`compile_openvino`).
-
 Dimensions: B batch, L tokens, D input width, N output width, H heads, E width of a head.
 """
 
-import warnings
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,13 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.core.errors import ConfigError
-from coca.core.extras import require
 from coca.model.layers.prepacked import Linear, prepack_weights
-from coca.model.pretrained import Resolved
-
-OPENVINO_PRECISIONS: Mapping[Resolved, str] = {"fp32": "f32", "bf16": "bf16"}
-"""OpenVINO's names of the precisions in which it computes on a CPU."""
 
 
 def accelerate(model: nn.Module, *, int8: bool) -> None:
@@ -131,59 +121,3 @@ def _quantize(layer: nn.Linear) -> None:
     # PyTorch's own compiler quantizes linear layers by these operators.
     layer.blocks = torch.ops.onednn.qlinear_prepack(codes, None)
     layer.scales = scales
-
-
-def compile_openvino(
-    model: nn.Module,
-    encode: Callable[..., Tensor],
-    example: Mapping[str, Tensor],
-    precision: Resolved,
-) -> Callable[..., Tensor]:
-    """Compile an encoder of a model by OpenVINO, for a CPU and inputs of any size.
-
-    Returns:
-        A thread-safe function with the arguments of `encode`.
-    """
-    openvino = require("openvino", extra="openvino")
-    # Not by `openvino.convert_model`, which reports its use to the maker over the network.
-    frontends = require("openvino.frontend", extra="openvino")
-    traced = require("openvino.frontend.pytorch.ts_decoder", extra="openvino")
-    with warnings.catch_warnings(), torch.inference_mode():
-        # Constants of the trace do not depend on the input, which the caller checks.
-        warnings.simplefilter("ignore")
-        decoder = traced.TorchScriptPythonDecoder(
-            _Call(model, encode, list(example)), example_input=tuple(example.values())
-        )
-        frontend = frontends.FrontEndManager().load_by_framework("pytorch")
-        graph = frontend.convert(frontend.load(decoder))
-    options = {
-        "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    try:
-        compiled = openvino.Core().compile_model(graph, "CPU", options)
-    except RuntimeError as error:
-        if precision == "fp32":
-            raise
-        raise ConfigError(
-            f"precision is {precision}, in which OpenVINO does not compute on this processor; set "
-            "it to fp32"
-        ) from error
-    assert len(compiled.inputs) == len(example), "each argument changes the result"
-
-    def run(**inputs: Tensor) -> Tensor:
-        given = [inputs[name].contiguous().numpy() for name in example]
-        return torch.from_numpy(compiled.infer_new_request(given)[0])
-
-    return run
-
-
-class _Call(nn.Module):
-    """A method of a model as a module with positional arguments."""
-
-    def __init__(self, model: nn.Module, encode: Callable[..., Tensor], names: list[str]) -> None:
-        super().__init__()
-        self.model, self.encode, self.names = model, encode, names
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.encode(**dict(zip(self.names, inputs, strict=True)))

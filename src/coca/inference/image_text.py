@@ -15,7 +15,6 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
-from coca.inference.acceleration import OPENVINO_PRECISIONS
 from coca.inference.image_text_predictor import Placement
 from coca.inference.model_kinds import PREDICTORS, library_of, model_files
 from coca.inference.open_weights import model_folder
@@ -43,19 +42,14 @@ def load(
     A model of another library embeds and classifies; it has no decoder. In fp32 its vectors are
     those of the library to 1e-6. In other precisions they are close, and JPEG files are decoded at
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
-    `runtime` is that of `coca.runtime.execution.Execution`. With `int8` and `openvino`, the vectors
-    of a few inputs are compared with the library's, and a `ModelError` is raised if they differ.
+    `runtime` is that of `coca.runtime.execution.Execution`. With `int8`, the vectors of a few
+    inputs are compared with the library's, and a `ModelError` is raised if they differ.
     """
     folder = model_folder(name)
     library = library_of(folder)
     loading.check_precision(precision)
     if runtime not in (None, *(known := get_args(Runtime))):
         raise ConfigError(f"runtime {runtime!r} is unknown; choose one of {', '.join(known)}")
-    if runtime == "openvino" and library in (None, "immich"):
-        raise ConfigError(
-            f"runtime openvino compiles image-text models of OpenCLIP and transformers, and {name} "
-            f"is {'a CoCa model' if library is None else 'an ONNX file'}; leave --runtime out"
-        )
     if runtime == "onnx" or library == "immich":
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):
             raise ConfigError(
@@ -72,24 +66,15 @@ def load(
             prepack=prepack,
             dimensions=dimensions,
         )
-    target = loading.device_named("cpu" if runtime == "openvino" and device is None else device)
+    target = loading.device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
-    compiled = runtime == "openvino"
-    if target.type != "cpu" and (compiled or precision == "int8"):
-        what = "runtime openvino" if compiled else "precision int8"
-        raise ConfigError(f"{what} runs on the CPU, got device {target}")
+    if target.type != "cpu" and precision == "int8":
+        raise ConfigError(f"precision int8 runs on the CPU, got device {target}")
     chosen = resolve_precision(precision, target)
-    if compiled and chosen not in OPENVINO_PRECISIONS:
-        raise ConfigError(
-            f"precision must be auto, {' or '.join(OPENVINO_PRECISIONS)} with runtime openvino, "
-            f"got {precision}"
-        )
     found = files_fingerprint(folder, model_files(folder))
-    placed = Placement(target, "fp32" if compiled else chosen, batch_size, found, prepack)
+    placed = Placement(target, chosen, batch_size, found, prepack)
     loaded = PREDICTORS[library](folder, placed)
-    if compiled:
-        loaded.compile_openvino(chosen)
-    elif target.type == "cpu" and (prepack or precision == "int8"):
+    if target.type == "cpu" and (prepack or precision == "int8"):
         loaded.accelerate()
     return loaded if dimensions is None else shorten(loaded, dimensions)

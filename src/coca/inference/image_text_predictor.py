@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from coca.core.errors import CocaError, ConfigError, ModelError
-from coca.inference.acceleration import accelerate, compile_openvino
+from coca.core.errors import CocaError, ModelError
+from coca.inference.acceleration import accelerate
 from coca.model.pretrained import DTYPES, Resolved
 from coca.runtime.embedding_predictor import EmbeddingPredictor
 from coca.runtime.preprocess import ImageSettings
@@ -27,7 +27,7 @@ TEXT_GROUP = 16
 """Texts of about equal length that are encoded at once."""
 
 PROBES = ("a photo of a dog", "two people on a beach at sunset, Red car 1965")
-"""Texts that are embedded by two ways of computing, to compare them."""
+"""Texts that are embedded before and after quantization, to compare them."""
 MIN_COSINES = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 """Lowest cosine of a vector to that of the library, by precision."""
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
@@ -66,8 +66,6 @@ class ImageTextPredictor(EmbeddingPredictor):
         super().__init__(source=str(folder), batch_size=placed.batch_size)
         self.model = model.eval().to(placed.device, DTYPES[placed.precision])
         self._precision, self._size = placed.precision, embed_dim
-        self._encode_image: Callable[..., Tensor] = self.image_features
-        self._encode_text: Callable[..., Tensor] = self._text_output
         # Decoding a photo takes longer than some models do, and changes a vector less than int8.
         self.image_settings = replace(settings, reduced=placed.precision != "fp32")
         self.fingerprint = placed.fingerprint
@@ -97,27 +95,6 @@ class ImageTextPredictor(EmbeddingPredictor):
         with self._compared():
             accelerate(self.model, int8=True)
 
-    def compile_openvino(self, precision: Resolved) -> None:
-        """Compile both encoders by OpenVINO, for a CPU."""
-        settings, source = self.image_settings, Path(self.source)
-        if settings.resize == "within":
-            raise ConfigError(
-                f"runtime openvino compiles models of OpenCLIP and transformers with images of one "
-                f"size, and {source} is another; leave --runtime out"
-            )
-        with self._compared(), library_errors(source):
-            side = settings.image_size
-            self._encode_image = compile_openvino(
-                self.model,
-                self.image_features,
-                {"images": torch.zeros(2, 3, side, side)},
-                precision,
-            )
-            inputs = self._text_inputs(PROBES[:1])
-            self._encode_text = compile_openvino(self.model, self._text_output, inputs, precision)
-            self._precision = precision
-        self.image_settings = replace(settings, reduced=precision != "fp32")
-
     @contextmanager
     def _compared(self) -> Iterator[None]:
         """Compare the vectors of a few inputs after the block with those before."""
@@ -132,8 +109,8 @@ class ImageTextPredictor(EmbeddingPredictor):
         if not lowest >= needed:
             raise ModelError(
                 f"{self.source} in {self._precision} has a vector with a cosine of {lowest:.4f} to "
-                f"that of {self.library}, and {needed} is required; use another precision or "
-                "runtime, such as torch in fp32"
+                f"that of {self.library}, and {needed} is required; use another precision, such "
+                "as fp32"
             )
 
     def parameter_counts(self) -> dict[str, int]:
@@ -193,12 +170,12 @@ class ImageTextPredictor(EmbeddingPredictor):
 
     @torch.inference_mode()
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
-        return as_array(self._encode_image(images=self.normalize(pixels)))
+        return as_array(self.image_features(self.normalize(pixels)))
 
     @torch.inference_mode()
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
         inputs = self._text_inputs(texts).items()
-        return as_array(self._encode_text(**{name: it.to(self._device) for name, it in inputs}))
+        return as_array(self._text_output(**{name: it.to(self._device) for name, it in inputs}))
 
     @property
     def _device(self) -> torch.device:

@@ -6,7 +6,7 @@ This module imports no NumPy and no torch, since its options are those of comman
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Runtime: TypeAlias = Literal["torch", "onnx", "openvino"]
+Runtime: TypeAlias = Literal["torch", "onnx"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
@@ -17,9 +17,8 @@ class Execution:
     device: str | None = None
     """Torch device, such as cuda:0; default: an accelerator, else cpu."""
     runtime: Runtime | None = None
-    """Library that runs the model: torch; openvino, for models of OpenCLIP and transformers on a
-    CPU; or onnx, without torch, for a folder of `coca export --format onnx` or in immich's layout.
-    Default: onnx for such a folder, else torch."""
+    """Library that runs the model: torch; or onnx, without torch, for a folder of `coca export
+    --format onnx` or in immich's layout. Default: onnx for such a folder, else torch."""
     precision: Precision = "fp32"
     """Precision of the model: fp32, bf16, fp16; auto for the faster of fp32 and bf16; or int8, for
     models of other libraries on a CPU."""

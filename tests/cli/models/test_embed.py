@@ -70,5 +70,3 @@ def test_the_precision_of_the_model_is_an_option(run: Run, model: str) -> None:
     assert 0.99 < whole @ half < 1 - 1e-7
     refused = run(*embed, "x.npy", "--model-precision", "int8", code=2).stderr
     assert "is a CoCa model; `coca export --format onnx --int8` quantizes it" in refused
-    refused = run(*embed, "x.npy", "--runtime", "openvino", code=2).stderr
-    assert "is a CoCa model; leave --runtime out" in refused

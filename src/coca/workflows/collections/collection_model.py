@@ -46,8 +46,8 @@ def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredicto
             raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
         if precision not in ("auto", "fp32"):
             raise ConfigError(
-                f"--model-precision {precision} is for torch and openvino, and the runtime is "
-                "onnx, which runs a model as it was exported; `coca export --format onnx --int8` "
+                f"--model-precision {precision} is for torch, and the runtime is onnx, "
+                "which runs a model as it was exported; `coca export --format onnx --int8` "
                 "writes 8-bit weights"
             )
         return load_exported(name)
