@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from coca.core.config.frozen_config import load_config
+from coca.core.config.frozen_config import digest, load_config
 from coca.core.errors import CocaError, SearchError
 from coca.core.files.atomic import atomic_folder, write_atomic, write_json
 from coca.core.progress import ProgressMaker, silent
@@ -45,13 +45,11 @@ from coca.search.records import Hit, content_id
 from coca.search.search_options import Ranking
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.retrieval.keyword_search import match, read_answers
-from coca.tasks.task import check_task
 from coca.train.tracker import read_metrics
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.index import index_sources
-from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
 # Searches of the demo: text, image and filtered search, recommendation, zero-shot, updates.
@@ -471,7 +469,7 @@ def _evaluate(
         ):
             configs[f"{config.task} {label}"] = config
     configs["everyday queries"] = TaskConfig(task="keyword_search", data=shards(folder, UNSEEN))
-    keys = [result_key(predictor, it, data=check_task(predictor, it)) for it in configs.values()]
+    keys = [f"{predictor.fingerprint} {digest(it)}" for it in configs.values()]
     keys.append(repr(Ranking()))
     path = folder / "evaluation.json"
     if path.exists():

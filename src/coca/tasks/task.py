@@ -8,7 +8,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import EtagSource, MetadataSource, Source, SourceConfig
+from coca.data.sources.source import MetadataSource, Source, SourceConfig
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
 from coca.processing.image import decode
 from coca.runtime.audio_file import WHOLE
@@ -246,40 +245,14 @@ PREFLIGHT: Registry[Check] = Registry("check of a task")
 """Preflight checks by task name; optional, since `check_task` always checks the data."""
 
 
-def check_task(predictor: BasePredictor, config: TaskConfig) -> str:
-    """Check that a task can run: its name, its data and its preflight check.
-
-    Returns:
-        A hash of all files that the task reads: samples, prompts and queries. Local images are
-        hashed by size and modification time.
-    """
+def check_task(predictor: BasePredictor, config: TaskConfig) -> None:
+    """Check that a task can run: its name, its data and its preflight check."""
     TASKS.get(config.task)
-    prints = [_samples_digest(config.data, config.limit)]
-    if config.reference is not None:
-        prints.append(_samples_digest(config.reference))
-    files = [Path(name) for name in (config.prompts, config.queries, config.synonyms) if name]
-    prints += [hashlib.sha256(it.read_bytes()).hexdigest() for it in files if it.is_file()]
+    for data in (config.data, config.reference):
+        if data is not None:
+            open_source(data)
     if config.task in PREFLIGHT.names():
         PREFLIGHT.get(config.task)(predictor, config)
-    return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
-
-
-def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
-    """Hash a source's fingerprint, and the etags of its samples if it has any.
-
-    The fingerprint alone covers names and sizes only. It does not change if an image or a caption
-    is replaced by another of the same size.
-    """
-    source = open_source(config)
-    digest = hashlib.sha256(source.fingerprint.encode())
-    if isinstance(source, EtagSource):
-        for row in range(min(limit, len(source)) if limit else len(source)):
-            try:
-                etag = source.etag(row)
-            except DataError:
-                etag = ""  # the task reports this sample as bad
-            digest.update(f"{etag}\n".encode())
-    return digest.hexdigest()
 
 
 def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:

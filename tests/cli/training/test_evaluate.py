@@ -68,14 +68,6 @@ def test_scores_for_people_are_printed_next_to_chance_and_saved(
     assert kept["tasks"][0]["metrics"]["text_to_image_recall@5"] == 1
 
 
-def test_a_second_call_finds_what_the_first_one_did(run: Run, model: str, samples: str) -> None:
-    first = run("evaluate", model, samples)
-    second = run("evaluate", model, samples)
-    assert "done before" not in first.stderr
-    assert "retrieval on photos: done before" in second.stderr
-    assert second.stdout == first.stdout
-
-
 def test_several_tasks_are_in_one_table_with_published_figures(
     run: Run, model: str, samples: str
 ) -> None:

@@ -31,7 +31,7 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the report; tasks that are finished there are not run again.",
+            help="Folder of the report.",
             show_default="runs/evaluate/MODEL",
         ),
     ] = None,

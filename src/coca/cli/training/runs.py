@@ -10,50 +10,29 @@ from coca.cli.console import Console
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs, or one run.")],
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Also write a page with curves and sample captions."),
-    ] = None,
     *,
     console: Console,
 ) -> None:
-    """List and compare runs: settings that differ, losses, scores; also while they train.
+    """List and compare runs: settings that differ, losses, scores; also while they train."""
+    from coca.workflows.training.runs import differences, find_runs
 
-    With --json, the output contains the curves.
-    """
-    from coca.workflows.training import runs as workflow
-
-    found = workflow.find_runs(folder)
-    different = workflow.differences(found)
-    console.table(
-        ["run", "step", "loss", "scores", "best", "settings that differ"],
-        [
-            [
-                run.name,
-                f"{run.step:,} of {run.steps:,}",
-                f"{run.metrics['loss']:.4g}" if "loss" in run.metrics else "",
-                ", ".join(f"{name} {it:.4g}" for name, it in workflow.scores_of(run).items()),
-                f"{run.best.score} {run.best.value:.4g} at {run.best.step:,}" if run.best else "",
-                ", ".join(f"{name}={value}" for name, value in different[run.name].items()),
-            ]
-            for run in found
-        ],
-        right=["step", "loss"],
-    )
-    if html is not None:
-        workflow.write_page(html, found)
-        console.say(f"page: {html}")
+    found = find_runs(folder)
+    different = differences(found)
+    rows = []
+    for run, settings in zip(found, different, strict=True):
+        best = run.best
+        scores = [f"{name} {it:.4g}" for name, it in run.metrics.items() if "/" in name]
+        row = [run.name, f"{run.step:,} of {run.settings.get('train.steps', 0):,}"]
+        row.append(f"{run.metrics['loss']:.4g}" if "loss" in run.metrics else "")
+        row.append(", ".join(scores))
+        row.append(f"{best.score} {best.value:.4g} at {best.step:,}" if best else "")
+        row.append(", ".join(f"{name}={value}" for name, value in settings.items()))
+        rows.append(row)
+    columns = ["run", "step", "loss", "scores", "best", "settings that differ"]
+    console.table(columns, rows, right=["step", "loss"])
     console.emit(
         [
-            {
-                "run": str(run.folder),
-                "step": run.step,
-                "steps": run.steps,
-                "metrics": dict(run.metrics),
-                "best": run.best._asdict() if run.best else None,
-                "different": different[run.name],
-                "curves": run.curves,
-            }
-            for run in found
+            {**vars(run), "best": run.best and run.best._asdict(), "different": settings}
+            for run, settings in zip(found, different, strict=True)
         ]
     )

@@ -1,7 +1,6 @@
-"""Evaluation workflow: check tasks, run them, cache their results, and write one report.
+"""Evaluation workflow: check tasks, run them, and write one report.
 
 out/  report.json  report.md  report.html    machine-readable scores, text, and text with images
-      results/TASK-....json                  one file per finished task, which is not run again
 """
 
 import time
@@ -18,8 +17,7 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from coca.workflows.evaluation import result_cache
-from coca.workflows.evaluation.evaluation_report import benchmark_named, write_reports
+from coca.workflows.evaluation.evaluation_report import Evaluated, benchmark_named, write_reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +85,10 @@ def side_by_side(
     predictors = [
         it if isinstance(it, BasePredictor) else load(it, **vars(execution)) for it in models
     ]
-    prints = [[check_task(predictor, config) for config in configs] for predictor in predictors]
-    runs = [
-        _run_all(predictor, configs, found, out, progress, log)
-        for predictor, found in zip(predictors, prints, strict=True)
-    ]
+    for predictor in predictors:
+        for config in configs:
+            check_task(predictor, config)
+    runs = [_run_all(predictor, configs, progress, log) for predictor in predictors]
     results = [[entry.result for entry in entries] for entries in runs]
     if out is not None:
         compare = dict(zip(names[1:], results[1:], strict=True))
@@ -102,38 +99,25 @@ def side_by_side(
 def _run_all(
     predictor: BasePredictor,
     configs: Sequence[TaskConfig],
-    prints: Sequence[str],
-    out: str | Path | None,
     progress: ProgressMaker,
     log: Callable[[str], None],
-) -> list[result_cache.CachedResult]:
+) -> list[Evaluated]:
     """Run all tasks with one model."""
     if len(configs) > 1:
         # Several tasks often read the same samples.
         predictor = caching(predictor)
-    entries = []
-    for config, data in zip(configs, prints, strict=True):
-        path = None
-        if out is not None:
-            path = result_cache.cache_path(Path(out) / "results", predictor, config, data=data)
-        entries.append(_run(predictor, config, path, progress, log))
-    return entries
+    return [_run(predictor, config, progress, log) for config in configs]
 
 
 def _run(
     predictor: BasePredictor,
     config: TaskConfig,
-    path: Path | None,
     progress: ProgressMaker,
     log: Callable[[str], None],
-) -> result_cache.CachedResult:
-    """Run one task, or read its cached result."""
+) -> Evaluated:
+    """Run one task."""
     by = f"{predictor.source}: " if predictor.source else ""
-    title = f"{by}{config.task} on {config.data.title}"
-    if path is not None and (before := result_cache.read_result(path)) is not None:
-        log(f"{title}: done before, in {before.seconds:.0f} s")
-        return before
-    log(title)
+    log(f"{by}{config.task} on {config.data.title}")
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
     result = TASKS.get(config.task)(predictor, config, progress=progress)
@@ -143,7 +127,4 @@ def _run(
             "be higher and are not comparable with published results"
         )
         result = replace(result, notes=(*result.notes, note))
-    entry = result_cache.CachedResult(result, about, time.perf_counter() - begun)
-    if path is not None:
-        result_cache.write_result(path, entry)
-    return entry
+    return Evaluated(result, about, time.perf_counter() - begun)

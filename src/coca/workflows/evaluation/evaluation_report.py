@@ -22,18 +22,15 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.baselines import baseline_shown, without_baselines
 from coca.tasks.task import Confusion, ReportSamples
-from coca.workflows.evaluation.plots import bar_plot, heat_map
 from coca.workflows.evaluation.report import (
     Block,
     Number,
-    Plot,
     Section,
     Table,
     parameters_shown,
     render,
     render_markdown,
 )
-from coca.workflows.evaluation.result_cache import CachedResult
 
 # Published results of other models on benchmarks, with their sources.
 
@@ -115,18 +112,30 @@ NO_COMPARISON: Comparison = MappingProxyType({})
 INTERVAL = "95 %"
 """Heading of confidence intervals over the samples."""
 
-BARS = 40
-"""Maximum number of classes in a bar plot; of more, the best and the worst are plotted."""
+LISTED = 40
+"""Maximum number of classes in a table; of more, the best and the worst are listed."""
 
 REFERENCES = ("paper", "open_clip")
 """Sources whose strongest model is a column of the table over all tasks."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A task result with its provenance."""
+
+    result: TaskResult
+    """Result of the task."""
+    record: Mapping[str, Any]
+    """Code, versions and machine; see `coca.core.provenance`."""
+    seconds: float
+    """Duration of the task, in seconds."""
 
 
 def write_reports(
     folder: Path,
     predictor: BasePredictor,
     configs: Sequence[TaskConfig],
-    entries: Sequence[CachedResult],
+    entries: Sequence[Evaluated],
     *,
     name: str,
     compare: Comparison = NO_COMPARISON,
@@ -137,12 +146,13 @@ def write_reports(
     """
     title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
+    sections = _sections(pairs, compare)
     files = {
         "report.json": _as_json(predictor, configs, entries, compare),
-        "report.md": render_markdown(title, lead, _sections(pairs, compare, drawn=False)),
+        "report.md": render_markdown(title, lead, sections),
     }
     try:
-        files["report.html"] = render(title, lead, _sections(pairs, compare, drawn=True))
+        files["report.html"] = render(title, lead, sections)
     except MissingExtraError as error:
         logger.warning("there is no report.html: %s", error)
     _keep_earlier(folder, json.loads(files["report.json"]))
@@ -224,7 +234,7 @@ def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
     return next((model for model in benchmark.models if model.source == source), None)
 
 
-def _lead(predictor: BasePredictor, entries: Sequence[CachedResult]) -> str:
+def _lead(predictor: BasePredictor, entries: Sequence[Evaluated]) -> str:
     network = getattr(predictor, "model", None)
     weights = [] if network is None else list(network.parameters())
     size = parameters_shown(sum(weight.numel() for weight in weights))
@@ -241,7 +251,7 @@ def _lead(predictor: BasePredictor, entries: Sequence[CachedResult]) -> str:
 def _as_json(
     predictor: BasePredictor,
     configs: Sequence[TaskConfig],
-    entries: Sequence[CachedResult],
+    entries: Sequence[Evaluated],
     compare: Comparison,
 ) -> str:
     content = {
@@ -270,36 +280,26 @@ def _as_json(
 
 
 def _sections(
-    pairs: Sequence[tuple[TaskConfig, TaskResult]],
-    compare: Comparison = NO_COMPARISON,
-    *,
-    drawn: bool,
+    pairs: Sequence[tuple[TaskConfig, TaskResult]], compare: Comparison = NO_COMPARISON
 ) -> list[Section]:
-    """Build all sections; classes are plots with `drawn`, else tables."""
+    """Build all sections."""
     text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing. "
     text += "95 % is the interval over the samples, of this one model."
     sections = [Section("All tasks", text, [overview(pairs, compare)])]
     for number, (config, result) in enumerate(pairs):
         others = {name: results[number] for name, results in compare.items()}
-        sections.append(_section(config, result, others, drawn=drawn))
+        sections.append(_section(config, result, others))
     return sections
 
 
-def _section(
-    config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult], *, drawn: bool
-) -> Section:
+def _section(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]) -> Section:
     samples = result.report_samples
     blocks: list[Block] = [_scores(config, result, others)]
     if samples.per_class:
         shares, note = _ranked(samples)
-        blocks.append(
-            Plot(bar_plot(shares, x_label="accuracy"), note)
-            if drawn
-            else Table(["class", "accuracy"], [[*pair] for pair in shares.items()], note)
-        )
+        blocks.append(Table(["class", "accuracy"], [[*pair] for pair in shares.items()], note))
     if samples.confusion is not None:
-        confusion = samples.confusion
-        blocks += [_heat(confusion)] if drawn else [_matrix(confusion), *_mistakes(confusion)]
+        blocks += [_matrix(samples.confusion), *_mistakes(samples.confusion)]
     blocks += samples.rows
     text = " ".join(f"{it}." for it in (f"{result.samples:,} samples", *result.notes))
     if result.bad:
@@ -342,19 +342,10 @@ def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Ta
 def _ranked(samples: ReportSamples) -> tuple[dict[str, float], str]:
     """Sort classes by accuracy, highest first; return them with a note on omitted classes."""
     order = sorted(samples.per_class.items(), key=lambda item: -item[1])
-    if len(order) <= BARS:
+    if len(order) <= LISTED:
         return dict(order), ""
-    kept = order[: BARS // 2] + order[-BARS // 2 :]
-    return dict(kept), f"The best and the worst {BARS // 2} of {len(order):,} classes."
-
-
-def _heat(confusion: Confusion) -> Plot:
-    shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
-    note = "Percentage of the samples of a row's class that were predicted as the column's class."
-    if len(confusion.names) < confusion.classes:
-        note += f" The {len(confusion.names)} most confused of {confusion.classes:,} classes."
-    svg = heat_map(confusion.names, shares, x_label="taken for", y_label="is")
-    return Plot(svg, note)
+    kept = order[: LISTED // 2] + order[-LISTED // 2 :]
+    return dict(kept), f"The best and the worst {LISTED // 2} of {len(order):,} classes."
 
 
 def _matrix(confusion: Confusion) -> Table:

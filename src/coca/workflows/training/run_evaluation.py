@@ -38,10 +38,12 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.tracker import CaptionSample, CaptionTracker
 from coca.train.trainer import Trainer
 from coca.workflows.training.pretrain_data import open_sources
-from coca.workflows.training.runs import CAPTIONS_FILE, SAMPLES_FOLDER, Best, best_of
+from coca.workflows.training.runs import Best, best_of
 
 logger = logging.getLogger(__name__)
 
+SAMPLES_FOLDER, CAPTIONS_FILE = "samples", "captions.jsonl"
+"""Folder of a run with sample captions of each evaluation, and their file."""
 VALIDATION = "val/"
 """Prefix of the losses and metrics on `EvalConfig.sources`."""
 
