@@ -52,7 +52,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +64,7 @@ everyday: $(DEMO) ## Make the default model; PHOTOS=FOLDER: what no package cont
 	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(START),--start "$(START)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(CHECKED),$(CHECKS),$(QUICKLY))
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY))
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
@@ -89,8 +89,11 @@ test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the 
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
 	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) \
-		tests/inference/test_sentence_transformers_model.py tests/workflows/collections/test_image_text_models.py
+		tests/experimental/test_sentence_transformers_models.py tests/workflows/collections/test_image_text_models.py
 	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
+
+test-experimental: $(DEV) ## Run the tests of coca.experimental; those whose libraries are missing skip
+	$(BIN)/pytest tests/experimental
 
 test-audio: $(DEV) ## Run the tests of audio: decoding, training, collections, the service, CLAP
 	$(BIN)/pytest tests/runtime/test_audio_file.py tests/inference/test_clap_model.py \

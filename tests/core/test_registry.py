@@ -1,7 +1,6 @@
 import doctest
 import sys
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,23 +27,6 @@ def makers() -> Registry[Maker]:
     return makers
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Installs modules as plugins: `install(polite="source text")`."""
-    monkeypatch.syspath_prepend(tmp_path)
-    plugins: list[EntryPoint] = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: plugins)
-    registry._load_plugins.cache_clear()
-
-    def install(**modules: str) -> None:
-        for name, source in modules.items():
-            (tmp_path / f"{name}.py").write_text(source)
-            plugins.append(EntryPoint(name, name, registry.PLUGIN_GROUP))
-
-    yield install
-    registry._load_plugins.cache_clear()
-
-
 def test_registering_returns_the_very_thing(makers: Registry[Maker]) -> None:
     class Loud:
         def __call__(self) -> str:
@@ -61,30 +43,6 @@ def test_a_taken_name_is_refused(makers: Registry[Maker]) -> None:
 def test_an_unknown_name_is_reported_with_the_nearest_one(makers: Registry[Maker]) -> None:
     with pytest.raises(ConfigError, match=r"^unknown greeting 'helo'; did you mean 'hello'\?$"):
         makers.get("helo")
-
-
-def test_plugins_load_on_the_first_miss_and_only_then(
-    makers: Registry[Maker], install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "makers_under_test", makers, raising=False)
-    install(
-        polite_plugin="from coca.core import registry\n"
-        "registry.makers_under_test.register('good day')(lambda: 'good day')\n"
-    )
-    makers.get("hello")
-    assert "polite_plugin" not in sys.modules
-    assert makers.get("good day")() == "good day"
-    assert "good day" in makers.names()
-
-
-def test_a_broken_plugin_is_reported_where_a_name_is_missing_and_harms_nothing_else(
-    makers: Registry[Maker], install: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
-    install(broken_plugin="raise RuntimeError('built for another version')\n")
-    assert makers.names() == ("farewell", "hello")
-    assert "plugin 'broken_plugin' cannot be loaded" in caplog.text
-    with pytest.raises(ConfigError, match=r"did you mean .*; plugin 'broken_plugin' .*another"):
-        makers.get("hullo")
 
 
 def test_the_documented_example_runs() -> None:

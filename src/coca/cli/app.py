@@ -36,6 +36,7 @@ from coca.cli.console import configure, print_error
 from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
 from coca.cli.models import answer, caption, classify, detect, embed, export, info
 from coca.cli.options.option_groups import Commands
+from coca.cli.plugins import plugin_command, plugin_commands, plugins
 from coca.cli.training import config, demo, evaluate, runs, train
 from coca.core.errors import CocaError, ConfigError
 from coca.core.registry import load_plugin_file
@@ -65,6 +66,15 @@ class CommandGroup(TyperGroup):
             return super().parse_args(ctx, [*plugins, *first, *rest] or ["--help"])
         except Exception as error:
             raise _ended(error, ctx, debug="--debug" in first) from None
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the commands, with those that plug-ins add."""
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in plugin_commands() if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name; plug-ins are looked at for unknown names only."""
+        return super().get_command(ctx, cmd_name) or plugin_command(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command and turn errors into exit codes."""
@@ -101,6 +111,7 @@ app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
 app.add_typer(collection.app, name="collection", rich_help_panel=_SEARCH)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)
+_add(_REST, plugins)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -123,7 +134,7 @@ def coca(
         typer.Option(
             "--plugin",
             metavar="FILE.py",
-            help="Python file that registers an encoder, loss, task or data source of your own.",
+            help="Python file with a plug-in of your own, such as a loss, a task or a command.",
         ),
     ] = None,
     version: Annotated[

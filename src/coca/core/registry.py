@@ -1,32 +1,30 @@
-"""Plugin registry: factories by name, extended through the entry-point group `coca.plugins`.
+"""Registry: factories by name, of this package, of installed plug-ins and of a single file.
 
-A plugin package lists a module under that group; importing the module runs its `register`
-decorators. Plugins are loaded once: when a name is first not found, or when all names are listed.
-A single file is a plugin, too: `load_plugin_file`, the option `--plugin` of the command line.
+Installed plug-ins declare names (`coca.core.plugins`); the object of a name is imported when it
+is first looked up. A single file registers by decorators: `load_plugin_file`, the option `--plugin`
+of the command line.
 """
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from coca.core import plugins
 from coca.core.errors import ConfigError, did_you_mean
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Registered = TypeVar("Registered")
 
-PLUGIN_GROUP = "coca.plugins"
-
 
 class Registry(Generic[T]):
     """A registry of factories of one kind.
+
+    Args:
+        kind: What an entry is, for error messages.
+        point: Extension point of `coca.core.plugins.Plugin` that adds to it; empty: none.
 
     Example:
         >>> SOURCES: Registry[Callable[[str], list[str]]] = Registry("data source")
@@ -37,8 +35,9 @@ class Registry(Generic[T]):
         ['a', 'cat']
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, point: str = "") -> None:
         self.kind = kind
+        self.point = point
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -61,19 +60,24 @@ class Registry(Generic[T]):
         """Look up an entry by name.
 
         Raises:
-            ConfigError: The name is registered neither by this package nor by a plugin.
+            ConfigError: The name is registered neither by this package nor by a plug-in, or what a
+                plug-in adds cannot be imported.
         """
         if name not in self._entries:
-            broken = _load_plugins()
-            if name not in self._entries:
-                near = did_you_mean(name, self._entries)
+            if not self.point or name not in plugins.declared(self.point):
+                near = did_you_mean(name, self.names())
+                broken = [
+                    f"plug-in {it} is left out: {why}"
+                    for it, why in plugins.installed().broken.items()
+                ]
                 raise ConfigError("; ".join([f"unknown {self.kind} {name!r}; {near}", *broken]))
+            self._entries[name] = plugins.imported(self.point, name)
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """List all names, sorted, including those of plugins."""
-        _load_plugins()
-        return tuple(sorted(self._entries))
+        """List all names, sorted, including those that plug-ins declare."""
+        added = plugins.declared(self.point) if self.point else ()
+        return tuple(sorted({*self._entries, *added}))
 
 
 def load_plugin_file(path: Path) -> None:
@@ -101,17 +105,3 @@ def load_plugin_file(path: Path) -> None:
         importlib.import_module(path.stem)
     except Exception as error:
         raise ConfigError(f"the plugin {path} cannot be loaded ({error!r})") from error
-
-
-@cache
-def _load_plugins() -> tuple[str, ...]:
-    """Import all plugins once; return an error message for each that cannot be imported."""
-    broken = []
-    for plugin in entry_points(group=PLUGIN_GROUP):
-        try:
-            plugin.load()
-        except Exception as error:
-            # A broken plugin must not stop a run that does not need it.
-            broken.append(f"plugin {plugin.name!r} cannot be loaded ({error!r})")
-            logger.warning("%s", broken[-1])
-    return tuple(broken)

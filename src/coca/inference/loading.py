@@ -55,7 +55,7 @@ def load(
     prepack: bool = True,
     dimensions: int | None = None,
 ) -> Predictor:
-    """Load a pretrained model by its name; `openclip:`, `hf:` and `st:` use the network.
+    """Load a pretrained model by its name; `openclip:` and `hf:` use the network.
 
     On a CPU, the process then keeps freed memory for the next batch (`coca.core.malloc`), which
     halves the processor time of a ConvNet.

@@ -1,20 +1,25 @@
 """Kinds of model folders: of this package, of other libraries, and their files."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from coca.core.errors import ModelError
+from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json
+from coca.core.registry import Registry
 from coca.inference.clap_model import ClapPredictor
+from coca.inference.image_text_predictor import ImageTextPredictor, Placement
 from coca.inference.openclip_model import OpenCLIPPredictor
-from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
 from coca.inference.transformers_model import TransformersPredictor
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
-from coca.model.pretrained import CONFIG_FILE, MODULES_FILE, WEIGHTS_FILE
+from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.files import is_immich
+
+logger = logging.getLogger(__name__)
 
 SOURCE_FILE = "source.json"
 """File with the origin of the weights and a caveat for users."""
@@ -45,21 +50,24 @@ CLAP_TYPES = ("clap",)
 """Values of `model_type` that `coca.inference.clap_model` loads."""
 
 
-Library: TypeAlias = Literal["clap", "immich", "openclip", "sentence_transformers", "transformers"]
-"""Library whose models are loaded as they are."""
-PREDICTORS: Mapping[
-    Library,
-    type[ClapPredictor]
-    | type[OpenCLIPPredictor]
-    | type[SentenceTransformersPredictor]
-    | type[TransformersPredictor],
-] = {
-    "clap": ClapPredictor,
-    "openclip": OpenCLIPPredictor,
-    "sentence_transformers": SentenceTransformersPredictor,
-    "transformers": TransformersPredictor,
-}
-"""Classes that load the models of a library by torch; they import it when they do."""
+@dataclass(frozen=True)
+class ModelKind:
+    """A library whose image-text models are loaded as they are."""
+
+    is_kind: Callable[[Path], bool]
+    """Check whether a folder contains a model of the library."""
+    load: Callable[[Path, Placement], ImageTextPredictor]
+    """Load a folder by torch: a class, or a function that imports the library when it is called."""
+    choose: Callable[[Sequence[str]], Sequence[str]] | None = None
+    """Choose the files of a repository of the Hugging Face hub that the model needs, for names
+    such as `st:ORGANISATION/NAME`. Default: the kind has no names of its own."""
+
+
+MODELS: Registry[ModelKind] = Registry("kind of model", "models")
+"""Kinds of models by library, which is the prefix of their names as well."""
+
+IMMICH = "immich"
+"""Library of a folder in immich's layout, which ONNX Runtime loads."""
 
 
 def is_model(folder: Path) -> bool:
@@ -72,16 +80,20 @@ def is_image_text(folder: Path) -> bool:
     return library_of(folder) is not None
 
 
-def library_of(folder: Path) -> Library | None:
+def library_of(folder: Path) -> str | None:
     """Return the library whose image-text model a folder contains; None if it contains none."""
-    kinds: dict[Library, Callable[[Path], bool]] = {
-        "clap": is_clap,
-        "immich": is_immich,
-        "openclip": is_openclip,
-        "sentence_transformers": is_sentence_transformers,
-        "transformers": is_transformers,
-    }
-    return next((library for library, is_kind in kinds.items() if is_kind(folder)), None)
+    if is_immich(folder):
+        return IMMICH
+    return next((name for name in MODELS.names() if _is_kind(name, folder)), None)
+
+
+def _is_kind(name: str, folder: Path) -> bool:
+    try:
+        return MODELS.get(name).is_kind(folder)
+    except ConfigError as error:
+        # A plug-in whose packages are missing must not stop other models.
+        logger.debug("models of %s are not recognized: %s", name, error)
+        return False
 
 
 def is_openclip(folder: Path) -> bool:
@@ -103,13 +115,9 @@ def is_clap(folder: Path) -> bool:
     return not is_model(folder) and config.is_file() and _model_type(config) in CLAP_TYPES
 
 
-def is_sentence_transformers(folder: Path) -> bool:
-    """Check whether a folder contains a model of sentence-transformers, not one of this package."""
-    if not (folder / MODULES_FILE).is_file():
-        return False
-    modules = read_model_json(folder / MODULES_FILE)
-    kinds = [str(it.get("type")) for it in modules] if isinstance(modules, list) else []
-    return not any(kind.startswith("coca.") for kind in kinds)
+MODELS.register("clap")(ModelKind(is_clap, ClapPredictor))
+MODELS.register("openclip")(ModelKind(is_openclip, OpenCLIPPredictor))
+MODELS.register("transformers")(ModelKind(is_transformers, TransformersPredictor))
 
 
 def refuse_code(config: Path, source: str | Path) -> None:

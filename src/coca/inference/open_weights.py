@@ -2,7 +2,7 @@
 
     openclip:coca_ViT-B-32/laion2b_s13b_b90k    published weights, by OpenCLIP's name and tag
     hf:ORGANISATION/NAME[@REVISION]             a repository of the Hugging Face hub
-    st:ORGANISATION/NAME[@REVISION], st:FOLDER  a model of sentence-transformers
+    PREFIX:ORGANISATION/NAME, PREFIX:FOLDER     a model of a kind that a plug-in adds
     weights.bin, or its folder                  OpenCLIP weights on this machine
 
 The cache contains `models/NAME`, converted model folders with a `source.json`, and
@@ -37,12 +37,12 @@ from coca.inference.hub import Hub, HuggingFace
 from coca.inference.model_kinds import (
     FURTHER_FILES,
     MODEL_FILES,
+    MODELS,
     SOURCE_FILE,
     is_coca_config,
     is_image_text,
     is_model,
     is_openclip,
-    is_sentence_transformers,
     is_tokenizer,
     is_transformers_config,
     refuse_code,
@@ -61,7 +61,7 @@ from coca.model.openclip.openclip_weights import (
     restore_state_dict,
 )
 from coca.model.openclip.state_dict_io import read_state
-from coca.model.pretrained import CONFIG_FILE, MODULES_FILE, assemble, build_on_meta, save_model
+from coca.model.pretrained import CONFIG_FILE, assemble, build_on_meta, save_model
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -346,25 +346,19 @@ class OpenWeights:
         )
         return folder
 
-    def sentence_transformers(self, name: str) -> Path:
-        """Return the folder of a model of sentence-transformers, a folder or a hub repository."""
-        source, folder = f"st:{name}", Path(name)
+    def of_kind(self, prefix: str, name: str) -> Path:
+        """Return the folder of a model of a kind of `MODELS`, a folder or a hub repository."""
+        kind, source, folder = MODELS.get(prefix), f"{prefix}:{name}", Path(name)
         if not folder.is_dir():
             folder = self._folder(source)
-            if not is_sentence_transformers(folder):
-                require_installed("sentence_transformers", extra="sentence-transformers")
+            if not kind.is_kind(folder):
+                if kind.choose is None:
+                    raise ModelError(f"{source} is not a folder on this machine")
                 repo, _, revision = name.partition("@")
-                names = self._listing(source, repo, revision or None)
-                tensors = any(it.endswith(".safetensors") for it in names)
-                weights = "safetensors" if tensors else "bin|pt"
-                # The folders have the same weights for other runtimes.
-                wanted = rf"(?!onnx/|openvino/).*\.(json|model|txt|{weights})"
-                kept = [it for it in names if re.fullmatch(wanted, it)]
+                kept = kind.choose(self._listing(source, repo, revision or None))
                 self._copied(source, [_Remote(repo, it, revision or None) for it in kept])
-        if not is_sentence_transformers(folder):
-            raise ModelError(
-                f"{source} is not a model of sentence-transformers: it has no {MODULES_FILE}"
-            )
+        if not kind.is_kind(folder):
+            raise ModelError(f"{source} is not a model of the kind {prefix}")
         return folder
 
     def _copied(self, source: str, wanted: Sequence[_Remote]) -> Path:
@@ -493,19 +487,16 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
     kind, _, rest = str(name).partition(":")
     if kind in ("openclip", "hf") and rest and Path(rest).is_dir():
         return model_folder(rest, open_weights=open_weights)
-    if kind in ("openclip", "hf", "st"):
-        weights = open_weights or OpenWeights()
-        find = {
-            "openclip": weights.published,
-            "hf": weights.repository,
-            "st": weights.sentence_transformers,
-        }
-        return find[kind](rest)
+    weights = open_weights or OpenWeights()
+    if kind in ("openclip", "hf"):
+        return (weights.published if kind == "openclip" else weights.repository)(rest)
+    if rest and kind in MODELS.names():
+        return weights.of_kind(kind, rest)
     path, known = Path(name), shipped()
     if is_image_text(path):
         return path
     if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
-        return (open_weights or OpenWeights()).local(path)
+        return weights.local(path)
     if path.is_dir():
         if (path / CONFIG_FILE).is_file() and not is_model(path):
             refuse_code(path / CONFIG_FILE, path)

@@ -24,13 +24,11 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.core.files.atomic import files_fingerprint
 from coca.core.progress import ProgressMaker, ProgressOption
-from coca.inference.clap_model import ClapPredictor
 from coca.inference.image_text_predictor import ImageTextPredictor, Placement, as_array
-from coca.inference.model_kinds import PREDICTORS, library_of, model_files
+from coca.inference.model_kinds import library_of, model_files
 from coca.inference.open_weights import model_folder
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
-from coca.inference.sentence_transformers_model import SentenceTransformersPredictor
 from coca.inference.transformers_model import TransformersPredictor
 from coca.model.captioner import Captioner
 from coca.model.encoders.encoder import (
@@ -138,12 +136,12 @@ def load_tower(folder: Path, *, prepack: bool = False) -> ImageTextPredictor:
 
 def _tower_class(folder: Path) -> type[OpenCLIPPredictor] | type[TransformersPredictor]:
     """Return the class of a tower, from its files without weights."""
-    kind = PREDICTORS.get(library) if (library := library_of(folder)) else None
-    if (
-        kind is None
-        or issubclass(kind, ClapPredictor | SentenceTransformersPredictor)
-        or kind.settings_of(folder).resize == "within"
-    ):
+    kinds: dict[str, type[OpenCLIPPredictor] | type[TransformersPredictor]] = {
+        "openclip": OpenCLIPPredictor,
+        "transformers": TransformersPredictor,
+    }
+    kind = kinds.get(library_of(folder) or "")
+    if kind is None or kind.settings_of(folder).resize == "within":
         raise ConfigError(
             f"{folder} is not an image-text model of OpenCLIP or transformers with images of one "
             "size, such as SigLIP 2 without NaFlex"

@@ -79,7 +79,7 @@ AugmentationStep: TypeAlias = Callable[
 ]
 """(pixels from 0 to 255, generator of the sample) -> pixels of the same shape."""
 
-AUGMENTATIONS: Registry[AugmentationStep] = Registry("augmentation")
+AUGMENTATIONS: Registry[AugmentationStep] = Registry("augmentation", "augmentations")
 
 
 def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:

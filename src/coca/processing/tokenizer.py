@@ -250,7 +250,7 @@ TokenizerTrainer: TypeAlias = Callable[[Iterable[str], int, bool], tokenizers.To
 `tokenizers` whose ids 0 to 3 are `SPECIAL_TOKENS`. Its parts must be of the types in
 `coca.runtime.tokenizer_file`, so that the model loads without the plugin."""
 
-TOKENIZERS: Registry[TokenizerTrainer] = Registry("tokenizer")
+TOKENIZERS: Registry[TokenizerTrainer] = Registry("tokenizer", "tokenizers")
 
 
 @TOKENIZERS.register("bpe")

@@ -1,14 +1,16 @@
 """Export of a model as a folder to share, with a model card, and upload to the hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import read_json, write_atomic, write_json
+from coca.core.progress import ProgressMaker
+from coca.core.registry import Registry
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint, load
 from coca.inference.model_kinds import is_image_text
@@ -83,6 +85,21 @@ def map_processor(folder: str | Path) -> None:
     )
     write_atomic(folder / CODE_FILE, _CODE.encode())
 
+
+class Exporter(Protocol):
+    """Writes a model in a format that a plug-in adds to `coca export --format`."""
+
+    def __call__(
+        self, model: str, out: Path, *, options: Mapping[str, str], progress: ProgressMaker
+    ) -> Mapping[str, Any]:
+        """Write the folder `out`, and return what the command prints, JSON-serializable.
+
+        `options` are those of `--option KEY=VALUE`; an unknown one is a ConfigError.
+        """
+        ...
+
+
+EXPORTERS: Registry[Exporter] = Registry("export format", "exporters")
 
 NO_TEXT = CardConfig()
 """A card of what is recorded and measured."""

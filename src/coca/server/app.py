@@ -1,5 +1,6 @@
 """FastAPI application of the service, run in this process by uvicorn."""
 
+import logging
 import signal
 import socket
 import sys
@@ -10,10 +11,11 @@ from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from coca import __version__
 from coca.core.errors import ConfigError
+from coca.core.registry import Registry
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware import (
@@ -42,6 +44,11 @@ from coca.server.settings import ServerSettings
 
 # FastAPI application of the service.
 
+
+logger = logging.getLogger(__name__)
+
+ROUTES: Registry[APIRouter] = Registry("routes", "routes")
+"""Routes that plug-ins add."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
@@ -96,7 +103,16 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         parts.append(jobs)
     for part in parts:
         app.include_router(part.router)
-    app.state.routes = [route for part in parts for route in part.router.routes]
+    routers = [part.router for part in parts]
+    for name in ROUTES.names():
+        try:
+            app.include_router(added := ROUTES.get(name))
+        except ConfigError as error:
+            # A part that is missing must not keep the service from starting.
+            logger.warning("the routes %s are left out: %s", name, error)
+        else:
+            routers.append(added)
+    app.state.routes = [route for router in routers for route in router.routes]
     if tools is not None:
         app.router.routes.append(tools)
     if (PAGE / "index.html").is_file():

@@ -230,7 +230,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: Registry[Task] = Registry("task")
+TASKS: Registry[Task] = Registry("task", "tasks")
 
 
 class Check(Protocol):

@@ -140,7 +140,7 @@ class FirstPass(NamedTuple):
 ContrastiveLoss: TypeAlias = Callable[[Embedded, LossConfig], ContrastiveOutput]
 """Contrastive loss of the pairs of all ranks, from this rank's embeddings."""
 
-CONTRASTIVE_LOSSES: Registry[ContrastiveLoss] = Registry("contrastive loss")
+CONTRASTIVE_LOSSES: Registry[ContrastiveLoss] = Registry("contrastive loss", "losses")
 
 
 @CONTRASTIVE_LOSSES.register("softmax")

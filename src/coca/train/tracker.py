@@ -65,7 +65,7 @@ class CaptionTracker(Protocol):
 TrackerMaker: TypeAlias = Callable[[Path], Tracker]
 """Creates a tracker from the run's folder."""
 
-TRACKERS: Registry[TrackerMaker] = Registry("tracker")
+TRACKERS: Registry[TrackerMaker] = Registry("tracker", "trackers")
 
 
 def make_trackers(names: Iterable[str], run_dir: str | Path) -> list[Tracker]:

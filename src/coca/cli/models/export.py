@@ -1,6 +1,6 @@
 """Commands `coca convert`, `coca average` and `coca export`: write a model from others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ import typer
 
 from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, did_you_mean
 from coca.core.extras import npm_packages
 
 # Command `coca convert`: convert weights to and from OpenCLIP.
@@ -133,7 +133,7 @@ def export(
     model: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     to: Annotated[
-        ExportFormat,
+        str,
         typer.Option(
             "--format",
             help="coca: a model folder with a model card. huggingface: the same, and transformers "
@@ -142,6 +142,14 @@ def export(
             "searches a collection of the model's vectors without a server.",
         ),
     ] = ExportFormat.coca,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="KEY=VALUE",
+            help="Option of a format that a plug-in adds; may be repeated.",
+        ),
+    ] = None,
     int8: Annotated[
         bool | None,
         typer.Option(
@@ -235,6 +243,12 @@ def export(
     ONNX files are written only if their embeddings and captions match those of torch.
     """
     defaults.keep_downloads_quiet(console)
+    if to not in [*ExportFormat]:
+        _export_by_plugin(console, model, out, to, options or [])
+        return
+    if options:
+        raise ConfigError(f"--option applies to formats of plug-ins, got --format {to}")
+    to = ExportFormat(to)
     _check_folder_name(model, out, to, int8=bool(int8))
     if to is not ExportFormat.browser:
         _check_unused(
@@ -279,14 +293,14 @@ def export(
     from coca.release import export as workflow
     from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
 
-    options = {
+    text_options = {
         "title": title,
         "intended_use": use,
         "limits": limits,
         "licence": licence,
         "load_as": f"hf:{push}" if push else "",
     }
-    given = {name: value for name, value in options.items() if value}
+    given = {name: value for name, value in text_options.items() if value}
     text = load_config(CardConfig, card or {}, given)
     made = workflow.export(model, out, card=text, results=results or (), half=half)
     if to is ExportFormat.huggingface:
@@ -300,6 +314,25 @@ def export(
     if name:
         console.say(f"others load it as {name}")
     console.emit({"out": str(made), "pushed": name})
+
+
+def _export_by_plugin(
+    console: Console, model: str, out: Path, to: str, options: Sequence[str]
+) -> None:
+    """Export in a format that a plug-in adds."""
+    from coca.release.export import EXPORTERS
+
+    pairs = [option.partition("=")[::2] for option in options]
+    if bad := [option for option in options if "=" not in option]:
+        raise ConfigError(f"--option must be KEY=VALUE, got {bad[0]!r}")
+    if to not in EXPORTERS.names():
+        raise ConfigError(
+            f"unknown export format {to!r}; {did_you_mean(to, [*ExportFormat, *EXPORTERS.names()])}"
+        )
+    result = EXPORTERS.get(to)(model, out, options=dict(pairs), progress=console.progress)
+    console.say(f"{model} is in {out}")
+    console.table(["result", "value"], [[key, str(value)] for key, value in result.items()])
+    console.emit({"out": str(out), **result})
 
 
 def _check_folder_name(model: str, out: Path, to: ExportFormat, *, int8: bool) -> None:

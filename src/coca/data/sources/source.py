@@ -257,7 +257,7 @@ class SourceKind(NamedTuple):
     open: Callable[[Any], Source]
 
 
-SOURCES: Registry[SourceKind] = Registry("data source")
+SOURCES: Registry[SourceKind] = Registry("data source", "sources")
 
 Opener = TypeVar("Opener", bound=Callable[..., Source])
 

@@ -202,4 +202,4 @@ class ImageEncoder(nn.Module, ABC):
 DEFAULT_KIND = "vit"
 """Kind of a configuration that specifies none."""
 
-IMAGE_ENCODERS: Registry[type[ImageEncoder]] = Registry("image encoder")
+IMAGE_ENCODERS: Registry[type[ImageEncoder]] = Registry("image encoder", "image_encoders")

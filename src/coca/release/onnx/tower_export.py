@@ -18,13 +18,12 @@ from torch.nn import functional as F
 from coca.core.errors import UnsupportedError
 from coca.inference.image_text_predictor import PROBES, ImageTextPredictor
 from coca.inference.loading import load
-from coca.inference.model_kinds import is_transformers, library_of
+from coca.inference.model_kinds import library_of
 from coca.inference.open_weights import model_folder
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerPredictor, load_tower
 from coca.model.captioner import Captioner
-from coca.model.pretrained import CONFIG_FILE
 from coca.processing.clip_bpe import EOT, SOT, ClipTokenizer
 from coca.release.onnx.graphs import BATCH, Graph, Pixels
 from coca.runtime.files import runs_on_onnx
@@ -54,15 +53,9 @@ def load_for_export(model: str | Path) -> Predictor | ImageTextPredictor:
     library = library_of(folder)
     if library is None:
         return load(folder, device="cpu", prepack=False)
-    if library == "clap":
-        raise UnsupportedError(f"{model} embeds sounds; models of images and texts are exported")
-    if library == "sentence_transformers":
-        folders = (path.parent for path in folder.rglob(CONFIG_FILE))
-        inner = next((it for it in folders if is_transformers(it)), None)
+    if library not in ("openclip", "transformers"):
         raise UnsupportedError(
-            f"{model} resizes images by sentence-transformers; export the model of transformers "
-            f"or OpenCLIP that it was made from{f', {inner}' if inner else ''}, and fill a "
-            "collection of its own"
+            f"{model} is a model of {library}; models of OpenCLIP and transformers are exported"
         )
     return load_tower(folder, prepack=True)
 

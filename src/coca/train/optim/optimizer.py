@@ -93,7 +93,7 @@ ParameterGroups: TypeAlias = Sequence[dict[str, Any]]
 
 OptimizerMaker: TypeAlias = Callable[[ParameterGroups, OptimizerConfig], Optimizer]
 
-OPTIMIZERS: Registry[OptimizerMaker] = Registry("optimizer")
+OPTIMIZERS: Registry[OptimizerMaker] = Registry("optimizer", "optimizers")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:

@@ -41,7 +41,7 @@ Decay: TypeAlias = Callable[[float], float]
 """Shape of a decay: (progress after the warmup, 0 to 1) -> learning rate between the final (0) and
 the peak (1)."""
 
-SCHEDULES: Registry[Decay] = Registry("learning rate schedule")
+SCHEDULES: Registry[Decay] = Registry("learning rate schedule", "schedules")
 
 
 @SCHEDULES.register("cosine")

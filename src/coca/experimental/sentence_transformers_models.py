@@ -7,6 +7,7 @@ decoded, up to `MAX_SIDE` pixels.
 Dimensions: B batch, E shared embedding.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from jaxtyping import Float32, UInt8
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
+from coca.core.files.atomic import read_model_json
 from coca.inference.image_text_predictor import (
     ImageTextPredictor,
     Placement,
     as_pillow,
     library_errors,
 )
+from coca.inference.model_kinds import ModelKind
+from coca.model.pretrained import MODULES_FILE
 from coca.runtime.preprocess import unresized
 
 SCALE = 20.0
@@ -97,3 +101,23 @@ class SentenceTransformersPredictor(ImageTextPredictor):
             processing_kwargs={"text": self._text_options},
         )
         return np.asarray(vectors, np.float32)
+
+
+def is_sentence_transformers(folder: Path) -> bool:
+    """Check whether a folder contains a model of sentence-transformers, not one of this package."""
+    if not (folder / MODULES_FILE).is_file():
+        return False
+    modules = read_model_json(folder / MODULES_FILE)
+    kinds = [str(it.get("type")) for it in modules] if isinstance(modules, list) else []
+    return not any(kind.startswith("coca.") for kind in kinds)
+
+
+def choose_files(names: Sequence[str]) -> list[str]:
+    """Choose the files of a repository: its folders have the same weights for other runtimes."""
+    weights = "safetensors" if any(it.endswith(".safetensors") for it in names) else "bin|pt"
+    wanted = rf"(?!onnx/|openvino/).*\.(json|model|txt|{weights})"
+    return [name for name in names if re.fullmatch(wanted, name)]
+
+
+KIND = ModelKind(is_sentence_transformers, SentenceTransformersPredictor, choose_files)
+"""Models of sentence-transformers, `st:ORGANISATION/NAME[@REVISION]` or `st:FOLDER`."""

@@ -82,5 +82,5 @@ def test_a_model_of_texts_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="embeds text, and no image"):
         coca.load(tmp_path / "texts", device="cpu")
-    with pytest.raises(ModelError, match=r"st:.* has no modules\.json"):
+    with pytest.raises(ModelError, match=r"st:.* is not a model of the kind st"):
         coca.load(f"st:{tmp_path / 'source'}")

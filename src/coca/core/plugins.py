@@ -1,0 +1,140 @@
+"""Plug-ins: what a package adds to `coca`, declared under the entry-point group `coca.plugins`.
+
+A declaration is text only. What it names is imported when it is first used, so that an installed
+plug-in costs nothing until then. The parts in `coca.experimental` are declared in the same way as
+those of other packages (docs/plugins.md).
+"""
+
+import importlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from coca.core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PLUGIN_GROUP = "coca.plugins"
+"""Group of the entry points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """What a plug-in adds: each field but the first three is an extension point.
+
+    An extension point maps a name to what it is, as `"module:attribute"`.
+    """
+
+    adds: str
+    """What the plug-in adds, in one sentence."""
+    needs: tuple[str, ...] = ()
+    """Modules that must be installed."""
+    install: str = ""
+    """What pip installs to get them, such as `coca-captioners[detection]`."""
+
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Commands of `coca`: a function as Typer takes it, or a `typer.Typer`."""
+    routes: Mapping[str, str] = field(default_factory=dict)
+    """Routes of `coca serve`: a `fastapi.APIRouter`; a route without a key for each request has the
+    class `coca.server.routes.tenants.KeyedRoute`."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Models by the prefix of their name, such as `st` for `st:NAME`: a
+    `coca.inference.model_kinds.ModelKind`."""
+    exporters: Mapping[str, str] = field(default_factory=dict)
+    """Formats of `coca export`: a `coca.release.export.Exporter`."""
+    trackers: Mapping[str, str] = field(default_factory=dict)
+    """Trackers of a run: run folder -> `coca.train.tracker.Tracker`."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Data sources: a `coca.data.sources.source.SourceKind`."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Downstream tasks: a `coca.tasks.Task`."""
+    losses: Mapping[str, str] = field(default_factory=dict)
+    """Contrastive losses: (`Embedded`, `LossConfig`) -> `ContrastiveOutput`."""
+    image_encoders: Mapping[str, str] = field(default_factory=dict)
+    """Image encoders: a subclass of `coca.model.encoders.encoder.ImageEncoder`."""
+    optimizers: Mapping[str, str] = field(default_factory=dict)
+    """Optimizers: (parameter groups, config) -> torch optimizer."""
+    schedules: Mapping[str, str] = field(default_factory=dict)
+    """Learning rate schedules: progress after the warmup, 0 to 1 -> factor, 0 to 1."""
+    augmentations: Mapping[str, str] = field(default_factory=dict)
+    """Steps of `data.augment.extra`: (pixels, generator) -> pixels."""
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+    """Tokenizers: (texts, vocabulary size, lower case) -> tokenizer of the package `tokenizers`."""
+
+    def missing(self) -> tuple[str, ...]:
+        """List the modules of `needs` that are not installed."""
+        return tuple(name for name in self.needs if find_spec(name) is None)
+
+    def names(self, point: str) -> Mapping[str, str]:
+        """Return what the plug-in adds to one extension point."""
+        names: Mapping[str, str] = getattr(self, point)
+        return names
+
+
+POINTS = tuple(each.name for each in fields(Plugin) if each.default_factory is dict)
+"""Names of the extension points."""
+
+
+class Plugins(NamedTuple):
+    """The installed plug-ins."""
+
+    found: Mapping[str, Plugin]
+    """Name of the entry point -> the plug-in, sorted by name."""
+    broken: Mapping[str, str]
+    """Name of the entry point -> why it cannot be read."""
+
+
+@cache
+def installed() -> Plugins:
+    """Read the declarations of all installed plug-ins, once; a broken one stops nothing else."""
+    found: dict[str, Plugin] = {}
+    broken: dict[str, str] = {}
+    for entry in sorted(entry_points(group=PLUGIN_GROUP), key=lambda entry: entry.name):
+        try:
+            plugin = entry.load()
+        except Exception as error:
+            broken[entry.name] = f"it cannot be imported ({error!r})"
+            continue
+        if isinstance(plugin, Plugin):
+            found[entry.name] = plugin
+        else:
+            broken[entry.name] = f"{entry.value} must be a coca.core.plugins.Plugin, got {plugin!r}"
+    for name, reason in broken.items():
+        logger.warning("plug-in %s is left out: %s", name, reason)
+    return Plugins(found, broken)
+
+
+def declared(point: str) -> dict[str, str]:
+    """Return the names that plug-ins add to an extension point, each with what it is."""
+    return {
+        name: target
+        for plugin in installed().found.values()
+        for name, target in plugin.names(point).items()
+    }
+
+
+def imported(point: str, name: str) -> Any:
+    """Import what a plug-in adds to an extension point under a name.
+
+    Raises:
+        ConfigError: Two plug-ins add the name, a module is missing, or the import fails.
+    """
+    adding = [it for it in installed().found.items() if name in it[1].names(point)]
+    (title, plugin), *others = adding
+    if others:
+        raise ConfigError(
+            f"plug-ins {title} and {others[0][0]} both add {name!r} to {point}: uninstall one"
+        )
+    if missing := plugin.missing():
+        raise ConfigError(
+            f"{name} needs {', '.join(missing)}: pip install '{plugin.install or missing[0]}'"
+        )
+    module, _, attribute = plugin.names(point)[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise ConfigError(f"{name} of plug-in {title} cannot be imported ({error!r})") from error
