@@ -50,17 +50,6 @@ def test_an_error_survives_the_way_out_of_a_worker_process(error: CocaError) -> 
     assert vars(arrived) == vars(error)
 
 
-def test_a_data_error_has_a_reason() -> None:
-    assert DataError("x", reason="empty").reason == "empty"
-    assert DataError("x").reason == "unreadable"
-
-
-def test_a_missing_extra_is_reported_with_the_pip_command() -> None:
-    error = MissingExtraError("pymilvus", "search")
-    assert "pymilvus" in str(error)
-    assert "pip install 'coca-captioners[search]'" in str(error)
-
-
 def test_the_nearest_name_is_proposed() -> None:
     assert did_you_mean("adamm", ["adafactor", "adamw"]) == "did you mean 'adamw'?"
 

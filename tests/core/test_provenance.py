@@ -1,4 +1,3 @@
-import json
 import os
 import platform
 import shutil
@@ -37,11 +36,6 @@ def checkout(tmp_path: Path) -> Path:
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
     return tmp_path / "__init__.py"
-
-
-def test_a_record_survives_json() -> None:
-    record = a_record(device="cpu")
-    assert json.loads(json.dumps(record)) == record
 
 
 def test_a_record_holds_what_it_was_given() -> None:

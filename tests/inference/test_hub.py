@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import pytest
 
 from coca.core.errors import MissingExtraError, ModelError
-from coca.inference.hub import Hub, HuggingFace
+from coca.inference.hub import HuggingFace
 
 FILES = {"config.json": b"{}", "weights.bin": bytes(range(256)) * 40}
 COMMIT = "0123456789" * 4
@@ -76,10 +76,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HuggingFace
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-def test_it_is_a_hub(hub: HuggingFace) -> None:
-    assert isinstance(hub, Hub)
 
 
 def test_files_are_listed_and_fetched(hub: HuggingFace) -> None:

@@ -21,7 +21,6 @@ from coca.inference.predictor import Predictor
 from coca.model.pretrained import resolve_precision
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.caption_words import WITHHELD, words_of
-from coca.runtime.execution import Precision
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
@@ -96,11 +95,6 @@ def test_the_default_model_captions_with_the_words_of_its_list() -> None:
     assert words.words & WITHHELD == words.withheld
     for best in predictor.caption([image_bytes(number) for number in range(4)]):
         assert set(words_of(best.text)) <= set(words.chosen("polite"))
-
-
-def test_images_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
-    larger = coca.load(write_model(tmp_path, image_size=20))
-    assert np.isfinite(larger.embed_images(image_bytes(0))).all()
 
 
 def test_shipped_models_load_by_their_name_and_errors_list_them(
@@ -208,20 +202,6 @@ def test_warnings_are_logged_at_every_load(
     )
     coca.load(open_clip)
     assert caplog.messages == ["hf:some/model: captions only"]
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_of_either_architecture_stays_near_full(
-    open_clip: Path, folder: Path, precision: Precision
-) -> None:
-    for name in (open_clip, folder):
-        full, half = coca.load(name), coca.load(name, precision=precision)
-        images, texts = [image_bytes(0), image_bytes(1)], ["the cat", "a red car"]
-        for embed in ("embed_images", "embed_texts"):
-            items = images if embed == "embed_images" else texts
-            one, other = getattr(full, embed)(items), getattr(half, embed)(items)
-            assert other.dtype == np.float32
-            np.testing.assert_allclose(one, other, atol=1e-2)
 
 
 def test_files_of_the_two_architectures_do_not_mix(

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy import ndarray
 from numpy.testing import assert_allclose
 from PIL import Image
 
@@ -129,15 +128,6 @@ def test_prepacked_weights_change_nothing_but_the_time(predictor: Predictor, fol
     for beams in (1, 3):
         one, other = (it.caption(IMAGES, num_beams=beams) for it in (predictor, plain))
         assert [caption.text for caption in one] == [caption.text for caption in other]
-
-
-@pytest.mark.parametrize(("name", "items"), [("embed_images", IMAGES), ("embed_texts", TEXTS)])
-def test_a_batch_equals_its_rows_alone(
-    predictor: Predictor, name: str, items: list[bytes] | list[str]
-) -> None:
-    embed: Callable[[Any], ndarray] = getattr(predictor, name)
-    alone = np.concatenate([embed(item) for item in items])
-    assert_near(embed(items), alone)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])

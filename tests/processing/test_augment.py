@@ -88,24 +88,12 @@ def test_any_image_gives_a_square_of_bytes_that_the_generator_alone_decides(
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
-def test_another_seed_gives_another_image(pixels: Tensor) -> None:
-    change = augment(**EVERYTHING)
-    assert len({change(pixels, seeded(seed)).numpy().tobytes() for seed in range(20)}) == 20
-
-
 def test_switching_one_step_on_leaves_the_draws_of_the_others(pixels: Tensor) -> None:
     for seed in range(20):
         plain = augment(min_scale=0.5, flip=0.5)(pixels, seeded(seed))
         boxed = augment(min_scale=0.5, flip=0.5, erase=1.0)(pixels, seeded(seed))
         kept = boxed != MEAN
         assert torch.equal(plain[kept], boxed[kept])
-
-
-def test_a_flat_image_stays_flat_however_it_is_cropped_and_flipped() -> None:
-    flat = torch.full((3, 50, 31), 77, dtype=torch.uint8)
-    for seed in range(20):
-        values = augment(min_scale=0.1, ratio=2.0, flip=0.5)(flat, seeded(seed))
-        assert (values == 77).all()
 
 
 # Crop and flip

@@ -87,10 +87,6 @@ def test_lossless_formats_give_the_pixels_that_went_in(
     assert np.array_equal(decode(encode(image, form)), pixels_of(image))
 
 
-def test_a_lossless_webp_gives_the_pixels_that_went_in(scene: Image.Image, encode: Encode) -> None:
-    assert np.array_equal(decode(encode(scene, "WEBP", lossless=True)), pixels_of(scene))
-
-
 def test_every_kind_of_source_gives_the_same_pixels(
     scene: Image.Image, encode: Encode, tmp_path: Path
 ) -> None:

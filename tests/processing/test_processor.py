@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coca.core.errors import ConfigError, DataError, ModelError
+from coca.core.errors import DataError, ModelError
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.processing.processor import Processor
@@ -152,11 +152,6 @@ def test_a_missing_file_is_an_error_that_names_it(
         Processor.load(tmp_path)
 
 
-def test_a_context_too_short_for_a_token_is_refused(processor: Processor) -> None:
-    with pytest.raises(ConfigError, match="at least 4"):
-        Processor(processor.image, TOKENIZER, 3)
-
-
 # Batches read ahead
 
 
@@ -195,17 +190,6 @@ def test_a_bad_image_is_reported_when_its_batch_is_asked_for(
     assert len(next(batches)) == 1
     with pytest.raises(DataError, match="none"):
         next(batches)
-
-
-def test_a_full_batch_makes_the_decoder_expect_many(
-    processor: Processor, scene: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr("coca.processing.processor.expect_many", lambda: calls.append(1))
-    processor.images([scene] * 31)
-    assert calls == []
-    processor.images([scene] * 32)
-    assert calls == [1]
 
 
 def test_many_files_are_read_in_their_order_and_the_first_bad_one_is_reported(

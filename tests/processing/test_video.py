@@ -64,15 +64,6 @@ def test_jumping_to_keyframes_gives_what_going_through_all_frames_gives(
         np.testing.assert_array_equal(frame.pixels, every[position])
 
 
-def test_two_readings_are_equal_to_the_bit(tmp_path: Path) -> None:
-    content = video(noise=90)
-    (tmp_path / "clip.mp4").write_bytes(content)
-    for one, other in zip(
-        sample_frames(content, 5), sample_frames(tmp_path / "clip.mp4", 5), strict=True
-    ):
-        np.testing.assert_array_equal(one.pixels, other.pixels)
-
-
 def test_a_video_shorter_than_the_count_gives_some_frames_repeatedly() -> None:
     numbers = [number_of(frame.pixels) for frame in sample_frames(video(frames=3), 8)]
     assert numbers == spread(3, 8)

@@ -1,7 +1,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -196,18 +195,6 @@ def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: 
     assert not (tmp_path / "shared").exists()
 
 
-def test_scores_from_outside_of_any_checkout_are_shown_without_a_commit(
-    run: Path, scores: Path, tmp_path: Path
-) -> None:
-    scores /= "report.json"
-    content = json.loads(scores.read_text())
-    content["tasks"][0]["record"]["code"] = None
-    scores.write_text(json.dumps(content))
-    card = (export(run / "model", tmp_path / "out", results=[scores]) / CARD).read_text()
-    assert "retrieval on 4 samples" in card
-    assert ", commit " not in card
-
-
 @pytest.mark.parametrize("content", ["{", "{}", '{"fingerprint": "a", "tasks": [{}]}'])
 def test_a_file_without_scores_is_refused(run: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "s.json").write_text(content)
@@ -242,18 +229,3 @@ def test_a_revision_is_asked_for(run: Path, hub: FolderHub) -> None:
 def test_a_folder_without_a_card_is_not_pushed(run: Path, hub: FolderHub) -> None:
     with pytest.raises(ModelError, match="`coca export` writes one"):
         push_to_hub(run / "model", "me/cats", hub=hub)
-
-
-def test_the_hub_itself_is_where_it_goes_by_default(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Any] = []
-
-    class Recorder(FolderHub):
-        def upload(self, folder: Path, repo: str, *, private: bool) -> None:
-            given.append((folder, repo, private))
-
-    monkeypatch.setattr("coca.release.export.HuggingFace", lambda: Recorder(tmp_path))
-    out = export(run, tmp_path / "shared")
-    push_to_hub(out, "me/cats", private=True)
-    assert given == [(out, "me/cats", True)]

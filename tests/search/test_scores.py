@@ -59,17 +59,6 @@ def test_scores_of_a_compressed_index_are_cosines_in_order(
                 assert by_hand == sorted(by_hand, reverse=True)
 
 
-def test_pages_of_a_compressed_index_are_parts_of_one_order(
-    compressed: Collection, vectors: np.ndarray
-) -> None:
-    # Up to 31 results have one search depth, and so one search width.
-    whole = [hit.id for hit in compressed.search(vectors[:1], 28)[0]]
-    paged = [
-        hit.id for at in range(0, 28, 7) for hit in compressed.search(vectors[:1], 7, offset=at)[0]
-    ]
-    assert paged == whole
-
-
 def test_vectors_in_memory_come_in_the_order_of_their_ids(
     compressed: Collection, vectors: np.ndarray
 ) -> None:

@@ -3,10 +3,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.data.batch import Batch
@@ -179,14 +177,6 @@ def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
     assert saved_steps(tmp_path) == [3]
 
 
-def test_another_model_is_refused_with_the_setting_that_differs(
-    uninterrupted: Trainer[CoCa], tmp_path: Path
-) -> None:
-    other = CoCa(tiny_config(initial_temperature=0.1))
-    with pytest.raises(ConfigError, match=r"model.initial_temperature is 0.07 there and 0.1 here"):
-        tiny_trainer(tmp_path / "whole", model=other).fit()
-
-
 def test_every_setting_of_the_model_that_differs_is_reported() -> None:
     def held(**model: object) -> Checkpoint:
         state = {
@@ -242,19 +232,6 @@ def test_data_that_vanish_cost_no_step(uninterrupted: Trainer[CoCa], tmp_path: P
     again.fit()
     assert same(weights(again), weights(uninterrupted))
     assert rows(run) == rows(tmp_path / "whole")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Twelve images of noise, each with a caption, and one that is damaged."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
-    for number, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"noise number {number}")
-    (folder / "damaged.png").write_bytes(b"not an image")
-    return folder
 
 
 class SweptAway(TinyStream):

@@ -265,14 +265,6 @@ def test_bad_steps_are_counted_across_a_restart(tmp_path: Path) -> None:
         tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=5).fit()
 
 
-def test_a_run_that_never_had_a_good_checkpoint_reports_it(tmp_path: Path) -> None:
-    trainer = tiny_trainer(
-        tmp_path, loader=TinyStream(poisoned=frozenset(range(9))), max_bad_steps=2
-    )
-    with pytest.raises(CocaError, match="the last good checkpoint does not exist yet"):
-        trainer.fit()
-
-
 def test_data_that_never_come_leave_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         tiny_trainer(tmp_path, loader=TinyStream(ends_at=0)).fit()
@@ -361,17 +353,6 @@ def test_a_tower_without_a_loss_is_left_as_it_is(tmp_path: Path) -> None:
     assert untouched
     assert all(torch.equal(before[name], after[name]) for name in untouched)
     assert not torch.equal(before["image_projection.weight"], after["image_projection.weight"])
-
-
-def test_the_device_is_chosen_if_none_is_named(tmp_path: Path) -> None:
-    trainer = Trainer(
-        CoCa(tiny_config()),
-        CoCaObjective(LossConfig()),
-        loader=TinyStream(),
-        config=TrainConfig(steps=1),
-        run_dir=tmp_path,
-    )
-    assert trainer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.gpu

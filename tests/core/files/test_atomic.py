@@ -26,12 +26,6 @@ class BrokenError(Exception):
 # --- write_atomic ---
 
 
-def test_a_written_file_holds_the_bytes_and_leaves_no_other_file(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "new" / "deep" / "a.bin", b"\x00one")
-    assert (tmp_path / "new/deep/a.bin").read_bytes() == b"\x00one"
-    assert names(tmp_path / "new/deep") == ["a.bin"]
-
-
 def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", b"")
     (tmp_path / "b").write_bytes(b"")

@@ -70,24 +70,6 @@ def test_nothing_is_lost_with_a_root_that_is_gone_nor_outside_of_all_roots(tmp_p
     assert [path for path in lost + kept if roots.has_lost(path)] == [str(file)]
 
 
-@pytest.mark.parametrize("count", [1, 1_000])
-def test_a_question_takes_as_many_steps_among_many_roots_as_with_one(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """5,000 records against 1,000 files that are named took two minutes by comparing them all."""
-    roots = Roots(f"/photos/{n}.png" for n in range(count))
-    steps: list[str] = []
-    dirname = os.path.dirname
-
-    def counted(path: str) -> str:
-        steps.append(path)
-        return dirname(path)
-
-    monkeypatch.setattr(os.path, "dirname", counted)
-    assert roots.above("/photos/2020/a.png") is None
-    assert len(steps) == 4
-
-
 def test_a_missing_root_has_lost_its_files_only_where_that_is_stated(tmp_path: Path) -> None:
     missing = tmp_path / "gone"
     assert not Roots([missing]).has_lost(f"{missing}/a.png")

@@ -70,11 +70,6 @@ def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_pat
     assert all(what in it for what, it in zip(wanted, errors, strict=True))
 
 
-def test_an_image_without_captions_has_none(tmp_path: Path) -> None:
-    source = open_source(write(tmp_path, IMAGES, NOTES[:1]))
-    assert source.read(0).captions == ()
-
-
 IMAGE = {"id": 5, "file_name": "0.png", "width": 32, "height": 32}
 BOX = {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}
 

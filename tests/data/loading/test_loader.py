@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +84,6 @@ def test_a_few_bad_samples_at_the_beginning_do_not_stop_the_run() -> None:
     log.add(1, [bad(row) for row in range(allowed)])
     with pytest.raises(DataError, match=r"11 truncated$"):
         log.add(1, [bad(allowed)])
-
-
-def test_none_are_allowed_if_the_share_is_nought() -> None:
-    log = BadSampleLog(None, 0.0)
-    log.add(10**6, [])
-    with pytest.raises(DataError, match="1 of"):
-        log.add(10**6, [bad(1)])
 
 
 def test_a_batch_holds_images_and_padded_captions() -> None:
@@ -295,14 +287,6 @@ def test_an_interrupt_from_the_keyboard_leaves_the_workers_alone() -> None:
     source = Interrupting(make_samples(16))
     batches = take(make_loader(source, settings={"workers": 1}), 4)
     assert len(batches) == 4
-
-
-def test_another_thread_may_iterate() -> None:
-    options = {"settings": {"workers": 1}}
-    loaders = [make_loader(*two_sources(), **options) for _ in range(2)]  # type: ignore[arg-type]
-    with ThreadPoolExecutor(1) as pool:
-        elsewhere = pool.submit(take, loaders[0], 3).result()
-    assert same(elsewhere, take(loaders[1], 3))
 
 
 def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None:

@@ -24,15 +24,6 @@ def open_folder(path: Path) -> Source:
     return open_source(FolderConfig(path=str(path)))
 
 
-def test_text_files_next_to_images_hold_a_caption_a_line(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": image_bytes(1), "a.txt": "one\n\n two \r\n", "b.JPG": image_bytes(2)})
-    source = open_folder(tmp_path)
-    assert [source.key(row) for row in range(len(source))] == ["a", "b"]
-    assert source.read(0).captions == ("one", "two")
-    assert source.read(0).image == image_bytes(1)
-    assert source.read(1).captions == ()
-
-
 def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
     record = {"captions": ["one", "two"], "labels": ["cat"], "width": 12}
     fill(tmp_path, {"x/a.png": image_bytes(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})

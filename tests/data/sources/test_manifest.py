@@ -65,13 +65,6 @@ def test_every_kind_of_table_gives_the_same_samples(folder: Path, name: str) -> 
     assert pickle.loads(pickle.dumps(source)).read(1) == samples[1]
 
 
-@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
-def test_several_captions_and_labels_may_be_in_a_list(folder: Path, name: str) -> None:
-    row = {"id": 7, "path": "pics/0.png", "captions": ["one", "two"], "labels": ["a", "b"]}
-    source = open_manifest(write_table(folder, name, [row]))
-    assert source.read(0) == Sample("7", image_bytes(0), ("one", "two"), ("a", "b"))
-
-
 def test_columns_of_other_names_are_given_by_the_config(folder: Path) -> None:
     rows = [{"where": "pics/0.png", "alt": "one", "kind": "car", "caption": "not this"}]
     source = open_manifest(

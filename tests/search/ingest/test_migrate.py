@@ -248,16 +248,3 @@ def test_another_migration_or_model_is_refused(
     collection.info = dataclasses.replace(collection.info, fingerprint="model-two")
     with pytest.raises(SearchError, match="was filled by model model-two"):
         migrate(source, collection, tmp_path / "other")
-
-
-def test_records_that_did_not_arrive_are_reported(
-    source: Collection,
-    collection: Collection,
-    tmp_path: Path,
-    make_record: MakeRecord,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source.upsert([make_record("a"), make_record("b")])
-    monkeypatch.setattr(collection, "upsert", lambda rows: None)
-    with pytest.raises(SearchError, match=r"2 of 2 records did not come into .*, such as a"):
-        migrate(source, collection, tmp_path / "files")

@@ -286,16 +286,6 @@ def test_when_a_copy_changes_its_record_lets_it_go(
     ]
 
 
-def test_a_renamed_image_keeps_its_vector(
-    run: Run, collection: Collection, folder: Path, embedder: Any
-) -> None:
-    run()
-    (folder / "a.jpg").rename(folder / "n.jpg")
-    assert run(prune=True) == IngestReport(updated=1, unchanged=2)
-    assert not embedder.embedded
-    assert contents(collection) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
-
-
 @pytest.fixture
 def moved(run: Run, folder: Path) -> Path:
     """Folder with the images and sidecar files of `folder`, which was indexed and is gone."""

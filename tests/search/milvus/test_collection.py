@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,29 +216,6 @@ def test_a_bad_filter_is_named_with_the_reason(collection: Collection, filter: s
         assert "\n" not in str(caught.value)
 
 
-def test_origins_go_through_everything(collection: Collection, make_record: MakeRecord) -> None:
-    names = {str(n) for n in range(1_200)}
-    collection.upsert(make_record(name, caption="c", origin=Origin(label=name)) for name in names)
-    seen = list(collection.origins())
-    assert len(seen) == len(names)
-    assert {(id, path, caption, origin.label) for id, path, caption, origin in seen} == {
-        (name, f"/pictures/{name}.jpg", "c", name) for name in names
-    }
-
-
-def test_two_indexes_of_one_process_share_a_folder(
-    make_index: MakeIndex, make_record: MakeRecord
-) -> None:
-    first, second = make_index(), make_index()
-    first.upsert([make_record("cat")])
-    assert second.count() == 1
-    first.close()
-    second.upsert([make_record("dog")])
-    assert second.count() == 2
-    with pytest.raises(SearchError, match="was closed"):
-        first.count()
-
-
 def test_many_rows_are_flushed_on_the_way(
     make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,34 +250,6 @@ def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
     collection.upsert(make_record(str(n)) for n in range(24, 27))
     assert images.unflushed == (0 if lite else 27)
     assert collection.count() == 27
-
-
-def test_threads_may_search_while_others_write(
-    collection: Collection, make_record: MakeRecord
-) -> None:
-    collection.upsert([make_record("cat")])
-    query = make_record("cat").vector[np.newaxis]
-    faults: list[BaseException] = []
-
-    def write(thread: int) -> None:
-        for n in range(20):
-            collection.upsert([make_record(f"{thread}-{n}")])
-
-    def read() -> None:
-        try:
-            for _ in range(20):
-                assert collection.search(query, 1)[0][0].id == "cat"
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=write, args=(n,)) for n in range(3)]
-    threads += [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults
-    assert collection.count() == 61
 
 
 def ids(answers: list[list[Any]]) -> list[list[str]]:

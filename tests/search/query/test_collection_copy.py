@@ -298,22 +298,6 @@ def test_words_are_those_of_the_captions_that_count(
         assert copy.words("zebra").best(9) == {}
 
 
-def test_words_follow_the_writes(
-    collection: Collection, make_record: Callable[..., Record]
-) -> None:
-    collection.upsert([make_record("1", caption="a red car"), make_record("2", caption="two dogs")])
-    copy = CollectionCopy(collection, vectors=False)
-    whole = copy.words("a red car and dogs").best(9)
-    assert copy.words("zebra").best(9) == {}
-    collection.upsert([make_record("2", caption="a zebra"), make_record("3", caption="more dogs")])
-    assert copy.words("zebra").best(9).keys() == {"2"}
-    assert copy.words("dogs").best(9).keys() == {"3"}
-    collection.delete(["3"])
-    collection.upsert([make_record("2", caption="two dogs")])
-    assert copy.words("a red car and dogs").best(9) == whole
-    assert len(copy) == 2
-
-
 def test_a_filter_is_evaluated_again_for_written_records_only(
     filled: Collection,
     embedder: Any,

@@ -20,13 +20,6 @@ def engine(
     return SearchEngine(embedder, collection)
 
 
-def test_a_text_finds_its_nearest_image(engine: SearchEngine) -> None:
-    hits = engine.search("17", k=3)
-    assert len(hits) == 3
-    assert hits[0].id == "17"
-    assert hits[0].score == pytest.approx(1, abs=1e-5)
-
-
 def test_images_and_vectors_search_as_texts_do(engine: SearchEngine, embedder: Any) -> None:
     by_words = engine.search("17")
     assert engine.search(image=b"17") == by_words

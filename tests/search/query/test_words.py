@@ -109,12 +109,6 @@ def test_an_opened_index_equals_the_saved_index_and_changes_like_it(
     assert as_dict(changed(opened, after), query) == as_dict(changed(index, after), query)
 
 
-def test_many_single_changes_equal_a_rebuilt_index() -> None:
-    texts = [f"{WORDS[row % 10]} number {row}" for row in range(100)]
-    index = changed(WordIndex.build([]), [{row: texts[row]} for row in reversed(range(100))])
-    assert as_dict(index, "red number 7") == as_dict(WordIndex.build(texts), "red number 7")
-
-
 def test_an_open_index_keeps_its_content_when_another_is_saved(tmp_path: Path) -> None:
     WordIndex.build(["a red car"]).save(tmp_path)
     opened = WordIndex.open(tmp_path)
