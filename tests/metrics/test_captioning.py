@@ -13,10 +13,6 @@ from developer_data import sample_file
 
 OFFICIAL = "metrics/coco_fakecap_126.json"
 
-TEXTS = [
-    words(text)
-    for text in ("a red car on a road", "two dogs play in deep snow", "the old man reads a book")
-]
 
 # Few words, so that runs of four are often shared.
 sentences = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9)
@@ -69,20 +65,6 @@ def test_any_words_score_as_with_pycocoevalcap(corpus: list[Any]) -> None:
     np.testing.assert_allclose(bleu(candidates, references), official_bleu, atol=1e-9)
     np.testing.assert_allclose(cider(candidates, references), official_cider, atol=1e-9)
     np.testing.assert_allclose(rouge_l(candidates, references), official_rouge, atol=1e-9)
-
-
-def test_a_caption_equal_to_all_its_references_scores_full_marks() -> None:
-    scores = caption_scores(TEXTS, [[text, text] for text in TEXTS])
-    assert scores["cider"] == pytest.approx(10)
-    for name in ("bleu@1", "bleu@2", "bleu@3", "bleu@4", "rouge_l"):
-        assert scores[name] == pytest.approx(1), name
-
-
-def test_captions_of_other_images_score_lower_in_every_way() -> None:
-    references = [[text] for text in TEXTS]
-    right = caption_scores(TEXTS, references)
-    wrong = caption_scores([*TEXTS[1:], TEXTS[0]], references)
-    assert all(right[name] > wrong[name] for name in right)
 
 
 def test_an_empty_caption_scores_nothing() -> None:

@@ -78,14 +78,6 @@ def test_frames_are_read_as_a_set(architecture: str) -> None:
 
 
 @both
-def test_the_same_frame_many_times_counts_once(architecture: str, images: Tensor) -> None:
-    one, four = make(architecture), make(architecture, images_per_sample=4)
-    four.load_state_dict(one.state_dict())
-    still = images[:, None].expand(-1, 4, -1, -1, -1)
-    torch.testing.assert_close(four.class_logits(still), one.class_logits(images))
-
-
-@both
 def test_padding_changes_no_logit_of_the_text_head(architecture: str, images: Tensor) -> None:
     model = make(architecture, reads="text")
     rows = ([5, 6, 7], [9])
