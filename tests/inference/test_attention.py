@@ -8,10 +8,9 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.inference import attention
-from coca.inference.attention import draw_match_maps, draw_word_maps
+from coca.inference.attention import draw_word_maps
 from coca.inference.predictor import Predictor
-from coca.model.attribution import cross_attention_maps
+from coca.model.attention_maps import cross_attention_maps
 from tiny_data import image_bytes
 
 IMAGE = image_bytes(3)
@@ -65,22 +64,14 @@ def test_a_caption_that_the_model_cannot_read_is_refused(
 
 def test_a_broken_image_is_named(predictor: Predictor) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png"):
-        predictor.explain_match(Path("nowhere.png"), "a cat")
+        predictor.explain_caption(Path("nowhere.png"), caption="a cat")
 
 
 def test_the_image_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
     gray = np.full((40, 40, 3), (200, 100, 50), np.uint8)
-    seen = predictor.explain_match(gray, "a").image
+    seen = predictor.explain_caption(gray, caption="a").image
     assert seen.shape == (16, 16, 3)
     assert (seen == (200, 100, 50)).all()
-
-
-def test_contributions_and_the_rest_sum_to_the_cosine(predictor: Predictor) -> None:
-    match = predictor.explain_match(IMAGE, "two dogs play")
-    cosine = predictor.embed_images(IMAGE) @ predictor.embed_texts("two dogs play").T
-    assert match.patch_attributions.shape == (4, 4)
-    assert match.patch_attributions.sum() + match.rest == pytest.approx(match.cosine, abs=1e-5)
-    assert match.cosine == pytest.approx(float(cosine[0, 0]), abs=1e-5)
 
 
 def test_drawings_are_images_with_a_tile_for_each_word(predictor: Predictor) -> None:
@@ -105,11 +96,3 @@ def test_control_characters_of_a_caption_are_drawn_escaped(
     # Matplotlib warns of characters that its font lacks, and warnings are errors here.
     maps = predictor.explain_caption(IMAGE, caption=caption)
     assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
-
-
-def test_matches_are_drawn_next_to_their_image(predictor: Predictor) -> None:
-    matches = [predictor.explain_match(IMAGE, text) for text in ("a cat", "two dogs")]
-    one, two = (Image.open(io.BytesIO(draw_match_maps(some))) for some in (matches[:1], matches))
-    assert two.width > one.width
-    assert one.height == two.height
-    assert attention.COLUMNS > 3

@@ -9,14 +9,13 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from coca.core.errors import ConfigError
-from coca.model.attribution import patch_attributions
 from coca.model.coca import CoCa
 from coca.model.encoders.efficientnet import (
     EfficientNetLite,
     EfficientNetLiteConfig,
     EfficientNetLiteEncoder,
 )
-from tiny import caption, captioner, images
+from tiny import captioner, images
 
 
 @pytest.fixture
@@ -78,16 +77,6 @@ def test_the_decoder_reads_the_same_with_and_without_a_branch(model: CoCa) -> No
     pixels = images("branch")
     with torch.no_grad():
         assert torch.equal(model.image_tokens(pixels), without_branch(model).image_tokens(pixels))
-
-
-def test_contributions_of_patches_and_the_rest_sum_to_the_cosine(model: CoCa) -> None:
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        texts = model.encode_text(torch.tensor([caption(7, 8, length=8), caption(9, length=8)]))
-        cosines = (model.encode_image(pixels) * texts).sum(dim=1)
-    each, rest = patch_attributions(model, pixels, texts)
-    assert each.shape == (2, 4)
-    torch.testing.assert_close(each.sum(dim=1) + rest, cosines, rtol=0, atol=1e-5)
 
 
 def test_vectors_start_at_texts_less_their_mean(model: CoCa) -> None:

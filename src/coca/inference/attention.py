@@ -1,4 +1,4 @@
-"""Attribution maps: cross-attention per word, patch attributions of a match, and plots of both.
+"""Cross-attention maps of the words of a caption, and their plots.
 
     maps = predictor.explain_caption("cat.jpg")
     Path("maps.png").write_bytes(draw_word_maps(maps))
@@ -8,19 +8,18 @@ Dimensions: S side of the model's input (pixels), W words, h and w patches along
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require
-from coca.model.attribution import cross_attention_maps, patch_attributions
+from coca.model.attention_maps import cross_attention_maps
 from coca.model.captioner import Captioner
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
@@ -28,21 +27,6 @@ from coca.runtime.inputs import ImageInput, WordMaps
 
 COLUMNS = 6
 """Tiles per row of a plot."""
-
-
-@dataclass(frozen=True)
-class MatchMap:
-    """Attribution of an image-text similarity to the image patches."""
-
-    image: UInt8[ndarray, "S S 3"]
-    """The preprocessed input image."""
-    text: str
-    cosine: float
-    """Similarity of the image and the text, -1 to 1."""
-    patch_attributions: Float[ndarray, "h w"]
-    """Contribution of each patch to the cosine, positive or negative."""
-    rest: float
-    """Contribution of no patch; the cosine is the sum of `rest` and all patches."""
 
 
 @torch.inference_mode()
@@ -73,30 +57,6 @@ def word_maps(
     return WordMaps(_seen(processor, pixels), tuple(words), grid)
 
 
-@torch.inference_mode()
-def match_map(
-    model: Captioner,
-    processor: Processor,
-    image: ImageInput,
-    text: str,
-    direction: Float32[ndarray, "1 E"],
-) -> MatchMap:
-    """Attribute the similarity of an image and a text to patches; see `Predictor.explain_match`.
-
-    Raises:
-        DataError: The image cannot be read.
-    """
-    pixels = _pixels(model, processor, image)
-    each, rest = patch_attributions(model, pixels, torch.from_numpy(direction).to(pixels))
-    return MatchMap(
-        _seen(processor, pixels),
-        text,
-        float(each.sum() + rest),
-        _grid(model, each)[0],
-        float(rest),
-    )
-
-
 def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
     """Plot the image and one heat map per word, as PNG.
 
@@ -109,16 +69,6 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
     limit = _limit(heats)
     ends = (f"{2**-limit:.1g} times", "as the others", f"{2**limit:.2g} times")
     return _drawn(maps.image, list(zip(maps.words, heats, strict=True)), limit, ends, columns)
-
-
-def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
-    """Plot an image and one heat map per text, as PNG: red raises the cosine, blue lowers it."""
-    # Centred: a contribution that all patches share has no location.
-    heats = [match.patch_attributions - match.patch_attributions.mean() for match in matches]
-    limit = _limit(np.stack(heats))
-    titles = [f"{match.text}\n{match.cosine:.2f}" for match in matches]
-    ends = (f"{-limit:.2g}", "cosine", f"+{limit:.2g}")
-    return _drawn(matches[0].image, list(zip(titles, heats, strict=True)), limit, ends, columns)
 
 
 def _limit(heats: Float[ndarray, "W h w"]) -> float:

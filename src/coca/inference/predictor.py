@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
-from coca.inference.attention import MatchMap, match_map, word_maps
+from coca.inference.attention import word_maps
 from coca.model.captioner import Captioner
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
@@ -150,10 +150,6 @@ class Predictor(BasePredictor):
             written = caption or self.caption(image, prompt=prompt)[0]
             ids = [*self._encode_prompt(prompt), *written.token_ids]
         return word_maps(self.model, self.processor, image, ids)
-
-    def explain_match(self, image: ImageInput, text: str) -> MatchMap:
-        """Attribute the similarity of an image and a text to the image patches."""
-        return match_map(self.model, self.processor, image, text, self.embed_texts(text))
 
     def head_logits(
         self,

@@ -273,12 +273,6 @@ class TowerPredictor(Predictor):
             "images; embed the frames, such as with coca.inference.video.embed_clips"
         )
 
-    def explain_match(self, *args: Any, **options: Any) -> NoReturn:
-        raise UnsupportedError(
-            f"{self.source} keeps the embeddings of {self.tower.source}, whose pooling is not "
-            "attributed to patches; explain_caption shows what the decoder attends to"
-        )
-
     def _read_ahead(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:

@@ -22,7 +22,7 @@ from coca.model.layers.transformer import CrossAttention, init_linears_, unit
 
 @dataclass(frozen=True)
 class Pooling:
-    """The parts of one pooling step, for forward passes and for attribution."""
+    """The parts of one pooling step, for forward passes and for attention maps."""
 
     queries: Float[Tensor, "Q D"]
     """Input of the attention layer."""
@@ -48,29 +48,6 @@ class Pooling:
         """Compute the attention weights of each query; they sum to 1 over the tokens."""
         context = self.attention.project(self.normalized(tokens))
         return self.attention.weights(self.queries.expand(len(tokens), -1, -1), context)
-
-    def vjp(
-        self, tokens: Float[Tensor, "B S C"], direction: Float[Tensor, "B Q D"]
-    ) -> Float[Tensor, "B S C"]:
-        """Compute the vector-Jacobian product of pooling, from outputs to normalized inputs.
-
-        Pooling is linear if the attention weights and the scale of the norm are held fixed. So the
-        dot product of `direction` with the output equals that of the result with the normalized
-        inputs, up to a constant. This gives the contribution of each token.
-        """
-        context = self.attention.project(self.normalized(tokens))
-        read = self.attention.forward_shared(self.queries, context)
-        scaled = direction * self.norm.weight
-        centred = scaled - scaled.mean(dim=2, keepdim=True)
-        spread = (read.var(dim=2, correction=0, keepdim=True) + self.norm.eps).sqrt()
-        mixed = rearrange(
-            (centred / spread) @ self.attention.out.weight,
-            "B Q (H d) -> B H Q d",
-            H=self.attention.heads,
-        )
-        values = self.weights(tokens).transpose(2, 3) @ mixed
-        to_values = self.attention.key_value.weight[values.shape[1] * values.shape[3] :]
-        return rearrange(values, "B H S d -> B S (H d)") @ to_values
 
 
 class AttentionalPooler(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from coca.core.config.frozen_config import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
 from coca.inference.tower import TowerEncoder
-from coca.model.attribution import cross_attention_maps, patch_attributions
+from coca.model.attention_maps import cross_attention_maps
 from coca.model.coca_config import CoCaConfig
 from coca.model.detector import Detector, DetectorConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
@@ -95,15 +95,10 @@ def test_a_series_of_images_has_one_embedding(name: str) -> None:
     assert found.shape == (2, model.config.embed_dim)
 
 
-def test_attributions_cover_all_patches(name: str, tokens: Tensor) -> None:
+def test_attention_maps_cover_all_patches(name: str, tokens: Tensor) -> None:
     model = captioner(name)
-    pixels, patches = images(name), model.config.image.tokens
-    with torch.no_grad():
-        directions = model.encode_text(tokens)
-        similarity = (model.encode_image(pixels) * directions).sum(dim=1)
-    assert cross_attention_maps(model, pixels, tokens).shape == (2, 8, patches)
-    each, rest = patch_attributions(model, pixels, directions)
-    torch.testing.assert_close(each.sum(dim=1) + rest, similarity, rtol=1e-4, atol=1e-5)
+    maps = cross_attention_maps(model, images(name), tokens)
+    assert maps.shape == (2, 8, model.config.image.tokens)
 
 
 def test_a_detector_runs_on_the_encoder(name: str) -> None:

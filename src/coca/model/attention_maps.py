@@ -1,9 +1,7 @@
-"""Attribution to image patches: cross-attention maps of tokens, contributions to embeddings.
-
-Maps show where the decoder attends; contributions to an embedding are exact.
+"""Cross-attention maps: where the decoder attends in the image, for each token of a caption.
 
 Dimensions: B images, T tokens, P patches, Q image tokens that the decoder reads, S tokens of the
-image encoder (the patches, in OpenCLIP's architecture after a class token), E shared embedding.
+image encoder (the patches, in OpenCLIP's architecture after a class token).
 """
 
 from collections.abc import Sequence
@@ -12,7 +10,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coca.model.captioner import Captioner
 from coca.model.layers.transformer import CrossAttention
@@ -55,44 +52,6 @@ def cross_attention_maps(
     return _patch_fractions(
         torch.stack(maps).mean(dim=0) @ rollout, model.image_encoder.extra_tokens
     )
-
-
-@torch.no_grad()
-def patch_attributions(
-    model: Captioner,
-    images: Float[Tensor, "B C height width"],
-    directions: Float[Tensor, "B E"],
-) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
-    """Decompose the dot product of image embedding and direction into contributions of patches.
-
-    With fixed attention weights and norm scales, the embedding is a sum over patches and a
-    constant. For a text embedding as direction, positive patches raise the similarity of image and
-    text, and negative patches lower it.
-
-    Returns:
-        The contribution of each patch in row-major order, and the remainder: biases, the class
-        branch and, in OpenCLIP's architecture, the class token. Together they sum to the dot
-        product.
-    """
-    poolings = model.poolings
-    encoded = model.encode(images)
-    read = [encoded.tokens]
-    for step in poolings.contrastive:
-        read.append(step.pool(read[-1]))
-    projected = poolings.projection(read.pop())[:, 0]
-    embedding = F.normalize(projected, dim=1)
-    if model.class_branch is not None and encoded.probabilities is not None:
-        embedding = embedding + model.class_branch(encoded.probabilities)
-    length = embedding.norm(dim=1)
-    gradient = (directions / (projected.norm(dim=1) * length)[:, None])[:, None]
-    if isinstance(poolings.projection, nn.Linear):
-        gradient = gradient @ poolings.projection.weight
-    for step in reversed(poolings.contrastive):
-        gradient = step.vjp(read[-1], gradient)
-        inputs = step.normalized(read.pop())
-    each = (gradient * inputs).sum(dim=2)[:, model.image_encoder.extra_tokens :]
-    whole = (embedding * directions).sum(dim=1) / length
-    return each, whole - each.sum(dim=1)
 
 
 def _attention_rollout(
