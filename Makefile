@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 
 # Packages are installed once, and again when pyproject.toml changes.
 DEMO := $(VENV)/.installed-demo
+DRAWINGS := $(VENV)/.installed-drawings
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 BENCH := $(VENV)/.installed-bench
@@ -23,6 +24,9 @@ DEPLOY := .venv-export/.installed-npm
 RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
+
+# Run of `make demo FROM_SCRATCH=1`: trained on the drawings of a vendor, shown on those of another.
+SCRATCH := runs/from-scratch
 
 # A coverage-guided fuzzer, and how long it runs.
 FUZZ := .venv-fuzz/.installed
@@ -57,10 +61,18 @@ CLIENTS := .venv-clients/.installed
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
-	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
+ifdef FROM_SCRATCH
+demo: $(DRAWINGS)
+	@$(BIN)/python recipes/data/emoji_drawings.py $(SCRATCH)/shards/twemoji --vendor twemoji
+	@$(BIN)/python recipes/data/emoji_drawings.py $(SCRATCH)/drawings --vendor openmoji --files
+	@$(BIN)/coca pretrain recipes/pretrain/emoji.yaml
+	@$(BIN)/coca demo --model $(SCRATCH)/model --images $(SCRATCH)/drawings --folder $(SCRATCH)
+else
+demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
+	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)")
+endif
 
-everyday: $(DEMO) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stages only
+everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stages only
 	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(START),--start "$(START)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
@@ -153,11 +165,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(DEMO): EXTRAS = demo
-$(DEV): EXTRAS = demo,dev
+$(DRAWINGS): EXTRAS = demo,drawings
+$(DEV): EXTRAS = demo,drawings,dev
 $(DOCS): EXTRAS = docs
 $(BENCH): EXTRAS = bench,train
 
-$(DEMO) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
+$(DEMO) $(DRAWINGS) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
 	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@

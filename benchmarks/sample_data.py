@@ -1,6 +1,6 @@
 """Images with captions for benchmarks: drawings that pip installs, or the user's own shards.
 
-The drawings are those of the extra `demo`: Twemoji to train on, OpenMoji to score on. They are
+The drawings are those of the extra `drawings`: Twemoji to train on, OpenMoji to score on. They are
 written once, below `runs/bench/data`. `located` resolves the default of an option to them. The
 module imports no torch by itself, since some benchmarks measure memory without it.
 """
@@ -8,6 +8,7 @@ module imports no torch by itself, since some benchmarks measure memory without 
 import glob
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -28,10 +29,11 @@ TRAIN, VAL = "drawings:train", "drawings:val"
 SCORED = "drawings:scored"
 """Default of options: all drawings of OpenMoji."""
 FOLDER = QUICK_RESULTS / "data"
+RECIPES = Path(__file__).parents[1] / "recipes" / "data"
 VENDORS = {TRAIN: "twemoji", VAL: "openmoji", SCORED: "openmoji"}
 SIDE_PX = 144
 TILE, COLUMNS, ROWS = (128, 120), 5, 4
-HELP = "shards of captioned images (*.tar); default: drawings of the extra `demo`"
+HELP = "shards of captioned images (*.tar); default: drawings of the extra `drawings`"
 
 
 def located(pattern: str) -> str:
@@ -44,7 +46,7 @@ def located(pattern: str) -> str:
         if not glob.glob(pattern):
             raise Unavailable(
                 f"no file matches {pattern}; pass WebDataset shards of captioned images, or leave "
-                "the option out to use drawings of the extra `demo`"
+                "the option out to use drawings of the extra `drawings`"
             )
         return pattern
     folder = FOLDER / pattern.replace(":", "-")
@@ -53,14 +55,16 @@ def located(pattern: str) -> str:
             _write(pattern, folder)
         except MissingExtraError as error:
             raise Unavailable(
-                f"the default data are drawings of the extra `demo`: {error}"
+                f"the default data are drawings of the extra `drawings`: {error}"
             ) from error
     return str(folder / "*.tar")
 
 
 def _write(pattern: str, folder: Path) -> None:
     from coca.data.sources.tar.shards import ShardWriter
-    from coca.demo.emoji import emoji_samples
+
+    sys.path.append(str(RECIPES))
+    from emoji_drawings import emoji_samples
 
     samples = emoji_samples(VENDORS[pattern], size_px=SIDE_PX)
     with atomic_folder(folder) as unfinished, ShardWriter(unfinished) as writer:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw, ImageFont
 
 import coca
-from coca.demo.photos import write_photos
+from coca.demo.run import write_photos
 from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource

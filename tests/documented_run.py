@@ -51,8 +51,8 @@ INSTEAD = {
     "coca collection calibrate photos --false-alarms 0.01",
     "coca collection calibrate photos --queries queries.json": "coca collection calibrate photos "
     "--false-alarms 0.4 --queries queries.json",
-    "make demo FROM_SCRATCH=1": "coca data emoji runs/from-scratch/shards/twemoji --vendor twemoji"
-    " && coca pretrain recipes/pretrain/emoji.yaml",
+    "make demo FROM_SCRATCH=1": "python recipes/data/emoji_drawings.py "
+    "runs/from-scratch/shards/twemoji && coca pretrain recipes/pretrain/emoji.yaml",
 }
 
 SHORT = "train.steps=2 train.schedule.warmup=0 train.save_every=2 data.loader.workers=0"

@@ -24,7 +24,7 @@ from zipfile import ZipFile, ZipInfo
 from PIL import Image
 
 from coca.core.files.atomic import write_atomic
-from coca.demo.photos import ARCHIVE, LICENCE, TABLE, Photo, credits_page
+from coca.demo.run import ARCHIVE, LICENCE, TABLE, Photo, credits_page
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,7 +24,7 @@ from coca.core.errors import DataError
 from coca.core.extras import npm_packages, require
 from coca.core.files.atomic import atomic_folder
 from coca.data.sample import Sample
-from coca.demo.emoji import rendered
+from emoji_drawings import rendered
 from emoji_sets import (
     WORDS,
     Concept,
@@ -399,10 +399,10 @@ def pack_drawings(
 
     Raises:
         DataError: A package or the clip art is missing.
-        MissingExtraError: The extra `demo` is not installed.
+        MissingExtraError: The extra `drawings` is not installed.
     """
     out, packages = Path(out), Path(packages)
-    require("resvg_py", extra="demo")
+    require("resvg_py", extra="drawings")
     drawings = {one.name: icon_samples(one, packages, size_px=size_px) for one in ICON_SETS}
     if clipart is not None:
         known = _words_of_emoji(packages)

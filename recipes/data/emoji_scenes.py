@@ -3,7 +3,7 @@
     python recipes/data/emoji_scenes.py runs/scenes/train --count 800 --seed 1
 
 Each scene depends only on the seed and its number. The drawings come from the packages of the extra
-`demo`.
+`drawings`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder
-from coca.demo.emoji import VENDORS, emoji_samples
+from emoji_drawings import VENDORS, emoji_samples
 
 CLASSES = {
     "apple": "1f34e",
@@ -69,7 +69,7 @@ def write_scenes(
 
     Raises:
         ConfigError: The vendor is unknown, or `count` or `size_px` is too small.
-        MissingExtraError: The extra `demo` is not installed.
+        MissingExtraError: The extra `drawings` is not installed.
     """
     if count < 1 or size_px < 32:
         raise ConfigError(
@@ -112,7 +112,7 @@ def read_drawings(vendor: str) -> dict[str, Image.Image]:
 
     Raises:
         ConfigError: There is no such vendor.
-        MissingExtraError: The extra `demo` is not installed.
+        MissingExtraError: The extra `drawings` is not installed.
     """
     names = {code: name for name, code in CLASSES.items()} | {code: code for code in OTHERS}
     found = {}

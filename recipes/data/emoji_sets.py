@@ -26,7 +26,7 @@ from coca.core.extras import npm_packages, require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.demo.emoji import rendered
+from emoji_drawings import rendered
 
 
 @dataclass(frozen=True)
@@ -318,10 +318,10 @@ def pack_sets(
     Raises:
         ConfigError: The sets share fewer than `held_out` concepts.
         DataError: A package is missing.
-        MissingExtraError: The extra `demo` is not installed.
+        MissingExtraError: The extra `drawings` is not installed.
     """
     out, packages = Path(out), Path(packages)
-    require("resvg_py", extra="demo")
+    require("resvg_py", extra="drawings")
     concepts = read_concepts(packages)
     drawings = {it.name: read_drawings(it, packages) for it in SETS}
     everywhere = _common(concepts, list(drawings.values()))

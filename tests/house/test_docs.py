@@ -54,15 +54,15 @@ OURS = [command for command in (*COMMANDS, *OF_RECIPES) if "coca" in command.tex
 
 @pytest.fixture(scope="session")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the results of both demos, at the size of a test."""
+    """A folder with what the pages make, at the size of a test."""
     root = tmp_path_factory.mktemp("project")
     run = root / "runs" / "demo"
     write_model(root / "runs" / "from-scratch" / "model")
-    drawings = run / "pictures" / "openmoji"
-    drawings.mkdir(parents=True)
-    for number, name in enumerate(("1f697", "1f438")):
-        (drawings / f"{name}.png").write_bytes(image_bytes(number))
-    with ShardWriter(run / "shards" / "openmoji", name="others") as writer:
+    photos = run / "photos"
+    photos.mkdir(parents=True)
+    for number, name in enumerate(("67dd47336dc89421", "4cccb215bd60b3c3")):
+        (photos / f"{name}.webp").write_bytes(image_bytes(number, form="WEBP"))
+    with ShardWriter(root / "runs" / "drawings") as writer:
         for number, label in enumerate(("car", "frog")):
             writer.write(Sample(label, image_bytes(number), captions=(label,), labels=(label,)))
     (root / "clip.mp4").write_bytes(video(frames=16))

