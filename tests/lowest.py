@@ -102,12 +102,13 @@ def serve(folder: Path, photo: str) -> None:
     with serving("--uri", str(folder / "search.db"), cache=folder / "cache") as service:
         hits = service.post("/v1/search", image).json()["hits"]
         assert len(hits) == 8, hits
-        id = {"ids": [hits[0]["id"]]}
-        body = json.dumps(id).encode()
+        id = hits[0]["id"]
+        body = json.dumps({"ids": [id]}).encode()
         for headers in ({}, {"Origin": "https://evil.example", "Content-Type": "application/json"}):
-            answer = service.request("POST", "/v1/items/delete", body, headers)
+            answer = service.request("PATCH", "/v1/items", body, headers)
             assert answer.status in (403, 422), (headers, answer.body)
-        assert service.post("/v1/items/delete", id).json() == {"missing": [], **id}
+        deleted = service.request("DELETE", f"/v1/items/{id}").json()
+        assert deleted == {"missing": [], "ids": [id]}
         assert service.post("/v1/items", image).status == 201
         faults = service.post("/v1/search", {"text": 1, "limit": 0})
         assert faults.status == 422, faults.body

@@ -1,6 +1,5 @@
-"""Items on the page: filters, tags, captions, questions, uploads, deletion, export, duplicates."""
+"""Items on the page: filters, tags, favourites, uploads, hiding, download, duplicates."""
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.page
 Visit = Callable[..., Any]
 
 
-NEEDED = {"/v1/items", "/v1/items/delete", "/v1/facets", "/v1/caption"}
+NEEDED = {"/v1/items", "/v1/facets"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +46,6 @@ def select(tab: Any, tile: Any, action: str) -> None:
     tab.locator("#selection").get_by_role("button", name=action, exact=True).click()
 
 
-def send(tab: Any, path: str, method: str, body: dict[str, Any]) -> None:
-    tab.evaluate(
-        """([path, method, body]) => fetch(path, {
-          method, headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
-        }).then(answer => answer.json())""",
-        [path, method, body],
-    )
-
-
 @pytest.fixture
 def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """The page with one image more, and its tile; the image is deleted after the test."""
@@ -67,69 +57,56 @@ def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     add(tab, file)
     count(tab, 14)
     yield tab, tab.locator(f'.tile[data-id="{id}"]')
-    send(tab, "/v1/items/delete", "POST", {"ids": [id]})
+    tab.evaluate("id => fetch(`/v1/items/${id}`, {method: 'DELETE'})", id)
 
 
-def test_a_deleted_image_comes_back_from_the_trash(uploaded: tuple[Any, Any]) -> None:
+def confirm(tab: Any) -> None:
+    tab.locator(".dialog").get_by_role("button", name="Hide", exact=True).click()
+
+
+def test_a_hidden_image_is_shown_again(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
     expect(tile.locator(".tile-match")).to_be_attached()
-    select(tab, tile, "Delete")
+    select(tab, tile, "Hide")
+    expect(tab.locator(".dialog-text")).to_contain_text("No file is changed")
+    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
+    expect(tile).to_be_visible()
+    tab.locator("#selection").get_by_role("button", name="Hide").click()
+    confirm(tab)
     expect(tile).to_have_count(0)
     expect(tab.locator("#selection")).to_be_hidden()
     tab.locator(".toast").get_by_role("button", name="Undo").click()
     expect(tile).to_be_visible()
-    select(tab, tile, "Delete")
+    select(tab, tile, "Hide")
+    confirm(tab)
     expect(tile).to_have_count(0)
-    tab.get_by_role("button", name="Trash").click()
+    tab.get_by_role("button", name="Hidden images").click()
     expect(tab.locator("#summary")).to_have_text("1 image")
-    select(tab, tile, "Restore")
-    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
+    assert "hidden=1" in tab.url
+    select(tab, tile, "Show again")
+    expect(tab.locator("#message h2")).to_have_text("No image is hidden")
     tab.locator("#message").get_by_role("button", name="All images").click()
     count(tab, 14)
 
 
-def test_an_image_of_the_trash_is_deleted_after_a_confirmation(
-    uploaded: tuple[Any, Any],
-) -> None:
+def test_an_opened_image_is_hidden_and_shown_again(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
-    select(tab, tile, "Delete")
-    expect(tile).to_have_count(0)
-    tab.get_by_role("button", name="Trash").click()
     tile.locator(".tile-link").click()
-    expect(tab.locator("dialog.item")).to_contain_text("In the trash until")
-    tab.keyboard.press("Escape")
-    select(tab, tile, "Delete forever")
-    text = tab.locator(".dialog-text")
-    expect(text).to_contain_text("The uploaded file is deleted, too.")
-    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
-    expect(tab.locator("#selection")).to_contain_text("1 image selected")
-    tab.locator("#selection").get_by_role("button", name="Delete forever").click()
-    tab.locator(".dialog").get_by_role("button", name="Delete").click()
-    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
-
-
-def test_a_deletion_states_which_files_are_deleted(uploaded: tuple[Any, Any]) -> None:
-    tab, tile = uploaded
-    other = tab.locator(".tile", has=tab.get_by_label("a green square", exact=True))
-    tile.locator("input").click(force=True)
-    select(tab, other, "Delete")
-    expect(other).to_have_count(0)
-    tab.get_by_role("button", name="Trash").click()
-    count(tab, 2)
-    text = tab.locator(".dialog-text")
-    for tiles, expected in (
-        ([other], "The file stays where it is."),
-        ([tile], "1 uploaded file will be deleted, too; the other files stay"),
-    ):
-        for one in tiles:
-            one.locator("input").click(force=True)
-        tab.locator("#selection").get_by_role("button", name="Delete forever").click()
-        expect(text).to_contain_text(expected)
-        tab.locator(".dialog").get_by_role("button", name="Cancel").click()
-    tab.locator("#selection").get_by_role("button", name="Restore").click()
-    expect(tab.locator("#message h2")).to_have_text("The trash is empty")
+    item = tab.locator("dialog.item")
+    item.get_by_role("button", name="Hide").click()
+    confirm(tab)
+    expect(item).to_be_hidden()
+    count(tab, 13)
+    tab.get_by_role("button", name="Hidden images").click()
+    tile.locator(".tile-link").click()
+    item.get_by_role("button", name="Show again").click()
+    expect(tab.locator("#message h2")).to_have_text("No image is hidden")
+    # A search leaves the view of hidden images.
+    tab.fill("#search-text", "a purple triangle")
+    tab.keyboard.press("Enter")
+    expect(tile.locator(".tile-match")).to_be_attached()
 
 
 def test_an_upload_comes_first_with_its_name_and_time(uploaded: tuple[Any, Any]) -> None:
@@ -181,55 +158,40 @@ def test_an_image_that_needs_an_extra_says_so_in_words(
     expect(failed).not_to_contain_text(re.compile("Errno|/|Bearer"))
 
 
-def test_selected_images_get_tags_and_are_in_several_albums(uploaded: tuple[Any, Any]) -> None:
+def test_selected_images_get_tags(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
-    for name, text, label in (
-        ("Tag", "festive, shiny", "Add tags"),
-        ("Album", "Party, Best of", "Add"),
-        ("Album", "Birthday, -Best of", "Add"),
-    ):
-        select(tab, tile, name)
+    for text in ("festive, shiny", "-shiny, red"):
+        select(tab, tile, "Tag")
         tab.fill("#dialog-input", text)
-        tab.get_by_role("button", name=label, exact=True).click()
+        tab.get_by_role("button", name="Add tags").click()
         expect(tab.locator("#selection")).to_be_hidden()
-    for album, number in (("Party", 1), ("Birthday", 1), ("Best of", 0)):
-        tab.goto(f'{tab.url.split("?")[0]}?tag=festive&in.metadata.albums="{album}"')
-        expect(tab.locator("#summary")).to_have_text("1 image" if number else "0 images")
-    tab.go_back()
+    tab.goto(f"{tab.url.split('?')[0]}?tag=festive")
+    expect(tab.locator("#summary")).to_have_text("1 image")
     tile.locator(".tile-link").click()
     item = tab.locator("dialog.item")
-    expect(item.locator(".tag-name")).to_have_text(["festive", "shiny", "Party", "Birthday"])
-    item.get_by_role("button", name="Remove Party").click()
-    expect(item.locator(".tag-name")).to_have_text(["festive", "shiny", "Birthday"])
-
-
-def test_an_album_leaves_the_folder_of_an_image_as_it_is(visit: Visit) -> None:
-    tab = visit("/?tag=circle")
-    tab.get_by_label("a red circle", exact=True).click()
-    item = tab.locator("dialog.item")
-    item.get_by_label("Add to an album").fill("Round")
+    expect(item.locator(".tag-name")).to_have_text(["festive", "red"])
+    item.get_by_role("button", name="Remove red").click()
+    expect(item.locator(".tag-name")).to_have_text(["festive"])
+    item.get_by_label("Add a tag").fill("new")
     tab.keyboard.press("Enter")
-    expect(item.locator(".tag-name")).to_have_text(["circle", "red", "Round"])
-    expect(item.locator(".details")).to_contain_text("circles")
-    item.get_by_role("button", name="Remove Round").click()
-    expect(item.locator(".tag-name")).to_have_text(["circle", "red"])
+    expect(item.locator(".tag-name")).to_have_text(["festive", "new"])
 
 
-def test_favorites_and_ratings_are_shown_and_filtered(uploaded: tuple[Any, Any]) -> None:
+def test_favourites_are_shown_and_filtered(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tile.locator(".tile-link").click()
-    item = tab.locator("dialog.item")
+    button = tab.locator("dialog.item .mark-favourite")
     tab.keyboard.press("l")
-    expect(item.get_by_role("button", name="Favorite")).to_have_attribute("aria-pressed", "true")
-    item.get_by_role("button", name="4 of 5 stars").click()
-    expect(item.locator(".mark-star[aria-pressed=true]")).to_have_count(4)
+    expect(button).to_have_attribute("aria-pressed", "true")
     tab.keyboard.press("Escape")
-    expect(tile.locator(".tile-favorite")).to_be_visible()
-    tab.locator(".facet-value", has_text="★★★★").click()
-    expect(tab.locator("#summary")).to_have_text("1 image")
-    tab.locator(".facet", has_text="Favorites").locator("input").check()
-    expect(tab.locator("#summary")).to_have_text("1 image")
+    expect(tile.locator(".tile-favourite")).to_be_visible()
+    tab.locator(".facet-value", has_text="Favourite").click()
+    expect(tab.locator("#summary")).not_to_have_text("14 images")
     expect(tile).to_be_visible()
+    assert "tag=favourite" in tab.url
+    tile.locator(".tile-link").click()
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
 
 
 def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
@@ -241,9 +203,9 @@ def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
     assert "tag=circle" in tab.url or "circles" in tab.url
     tab.get_by_role("button", name="Clear all").click()
     count(tab, 13)
-    tab.locator(".bar-button").first.click()
+    tab.fill("#date-to", "2009-12-31")
     expect(tab.locator("#summary")).to_have_text("1 image")
-    assert "from=2009" in tab.url
+    assert "to=2009" in tab.url
 
 
 def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
@@ -251,57 +213,6 @@ def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
     expect(tab.locator("#message h2")).to_have_text("No images with these filters")
     tab.locator("#message").get_by_role("button", name="Clear the filters").click()
     count(tab, 13)
-
-
-def test_a_caption_shows_where_the_model_looks(visit: Visit) -> None:
-    tab = visit()
-    tab.locator(".tile-link").first.click()
-    tab.get_by_role("button", name="Describe this image").click()
-    word = tab.locator(".word").first
-    expect(word).to_be_visible()
-    word.hover()
-    expect(tab.locator("canvas.attention")).to_be_visible()
-    image = tab.locator(".item-image").bounding_box()
-    overlay = tab.locator("canvas.attention").bounding_box()
-    assert overlay == pytest.approx(image, abs=1.5)
-
-
-def with_capabilities(tab: Any, *names: str) -> None:
-    """Load the page again as one of a service whose model has these capabilities."""
-
-    def fill(route: Any) -> None:
-        response = route.fetch()
-        route.fulfill(response=response, json=response.json() | {"capabilities": names})
-
-    tab.route("**/v1/collections", fill)
-    tab.reload()
-    tab.locator(".tile-link").first.click()
-
-
-def test_a_model_without_a_head_for_questions_is_asked_none(visit: Visit) -> None:
-    tab = visit()
-    tab.locator(".tile-link").first.click()
-    expect(tab.get_by_role("button", name="Describe this image")).to_be_visible()
-    expect(tab.locator("#question")).to_have_count(0)
-
-
-def test_a_model_that_only_embeds_writes_no_caption(visit: Visit) -> None:
-    tab = visit()
-    with_capabilities(tab)
-    expect(tab.locator("dialog.item h2")).to_be_visible()
-    for name in ("Describe this image", "Ask"):
-        expect(tab.get_by_role("button", name=name)).to_have_count(0)
-
-
-def test_a_model_with_a_head_answers_a_question(visit: Visit) -> None:
-    tab = visit()
-    with_capabilities(tab, "caption", "answer")
-    expect(tab.get_by_role("button", name="Describe this image")).to_be_visible()
-    answers = [{"label": "blue", "probability": 0.75}, {"label": "red", "probability": 0.25}]
-    tab.route("**/v1/answer", lambda route: route.fulfill(json={"answers": answers}))
-    tab.fill("#question", "what color is it")
-    tab.keyboard.press("Enter")
-    expect(tab.locator(".answers li")).to_have_text(["blue75 %", "red25 %"])
 
 
 def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:
@@ -317,50 +228,34 @@ def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:
     expect(link).to_have_attribute("href", "https://example.org/photo")
 
 
-def test_exported_files_hold_the_selected_images(visit: Visit, tmp_path: Path) -> None:
+def test_selected_images_are_downloaded(visit: Visit, tmp_path: Path) -> None:
     tab = visit("/?tag=circle")
     boxes = tab.locator(".tile-check input")
     expect(boxes).to_have_count(4)
+    saved = []
     for number in range(2):
         boxes.nth(number).click(force=True)
-    saved = {}
-    for label in ("Records as JSON lines", "Images as ZIP"):
-        tab.locator("#selection").get_by_role("button", name="Export").click()
         with tab.expect_download() as download:
-            tab.get_by_role("button", name=label).click()
-        saved[label] = tmp_path / download.value.suggested_filename
-        download.value.save_as(saved[label])
-    lines = saved["Records as JSON lines"].read_text().splitlines()
-    names = [json.loads(line)["name"] for line in lines]
-    with zipfile.ZipFile(saved["Images as ZIP"]) as archive:
+            tab.locator("#selection").get_by_role("button", name="Download").click()
+        saved.append(tmp_path / download.value.suggested_filename)
+        download.value.save_as(saved[-1])
+    assert saved[0].name == "blue-circle.png"
+    with zipfile.ZipFile(saved[1]) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == names == ["blue-circle.png", "green-circle.png"]
+        assert archive.namelist() == ["blue-circle.png", "green-circle.png"]
+        assert archive.read("blue-circle.png") == saved[0].read_bytes()
 
 
-def test_near_duplicates_are_compared_side_by_side(visit: Visit) -> None:
+def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     tab = visit()
     tab.get_by_role("button", name="Near-duplicates").click()
-    tab.locator("#min-similarity").fill("0.995")
     group = tab.locator(".group", has_text="copy-of-circle.jpg")
     expect(group).to_contain_text("red-circle.png")
     assert "view=duplicates" in tab.url
+    group.get_by_role("button", name="Hide copy-of-circle.jpg").click()
+    confirm(tab)
+    expect(group).to_have_count(0)
+    tab.locator(".toast").get_by_role("button", name="Undo").click()
+    expect(group).to_be_visible()
     tab.go_back()
     count(tab, 13)
-
-
-def test_the_best_of_all_near_duplicates_stay(visit: Visit) -> None:
-    tab = visit("/?view=duplicates")
-    tab.locator("#min-similarity").fill("0.995")
-    groups = tab.locator(".group")
-    expect(groups.filter(has_text="copy-of-circle.jpg")).to_be_visible()
-    images, number = tab.locator(".candidate").count(), groups.count()
-    best = [group.locator(".candidate-name").first.inner_text() for group in groups.all()]
-    tab.get_by_role("button", name="Keep the best of all").click()
-    moved = images - number
-    plural = "s" if moved > 1 else ""
-    expect(tab.locator(".dialog-text")).to_contain_text(f"{moved} image{plural} of {number} group")
-    tab.get_by_role("button", name="Move to the trash").click()
-    expect(tab.locator("#duplicates")).to_contain_text("No two images")
-    tab.locator(".toast").get_by_role("button", name="Undo").click()
-    expect(groups).to_have_count(number)
-    assert [group.locator(".candidate-name").first.inner_text() for group in groups.all()] == best

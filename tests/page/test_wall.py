@@ -1,4 +1,4 @@
-"""The wall: virtual scrolling, keys, selection, layouts, phone width, color theme, and state."""
+"""The wall: virtual scrolling, keys, selection, phone width, color theme, and state."""
 
 import re
 from collections.abc import Callable
@@ -57,17 +57,18 @@ def test_images_that_a_further_letter_replaces_are_no_longer_loaded(visit: Visit
     held: list[Any] = []
     ended: list[str] = []
     tab.on("requestfailed", lambda request: ended.append(request.url))
-    thumbnails = re.compile(r"/thumbnails\?")
+    thumbnails = re.compile(r"/thumbnail\?")
     tab.route(thumbnails, lambda route: held.append(route))
     tab.locator("#search-text").fill("row 7")
     expect(tab.locator(".tile-match").first).to_be_attached()
-    while not held:
+    while len(held) < 4:
         tab.wait_for_timeout(20)
-    first = held[0].request.url
+    asked = {route.request.url for route in held}
     tab.unroute(thumbnails)
     tab.locator("#search-text").fill("row 1999")
     tab.wait_for_function(VISIBLE)
-    assert first in ended
+    while not asked & set(ended):
+        tab.wait_for_timeout(20)
 
 
 def test_the_last_of_many_items_is_reached_by_a_key_and_by_an_address(visit: Visit) -> None:
@@ -110,30 +111,6 @@ def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
     tab.wait_for_function(VISIBLE)
     searches = [url for url in requests if url.endswith("/v1/search")]
     assert 0 < len(searches) < blocks / 2
-
-
-def test_images_that_pass_by_in_a_fast_scroll_are_not_requested(visit: Visit) -> None:
-    tab = visit("/?c=many")
-    expect(tab.locator(".tile img.loaded").first).to_be_visible()
-    requests: list[str] = []
-    tab.on("request", lambda request: requests.append(request.url))
-    # A slow machine has longer frames: the distance follows the time, 30 viewports a second.
-    passed = tab.evaluate(
-        """async () => {
-          const from = scrollY;
-          let last = await new Promise(requestAnimationFrame);
-          const end = last + 2000;
-          while (last < end) {
-            const now = await new Promise(requestAnimationFrame);
-            scrollBy(0, 0.03 * innerHeight * Math.min(now - last, 100));
-            last = now;
-          }
-          return (scrollY - from) / document.body.scrollHeight;
-        }"""
-    )
-    tab.wait_for_function(VISIBLE)
-    images = [url for url in requests if "/thumbnail" in url]
-    assert 0 < len(images) < passed * MANY / 2
 
 
 def test_keys_move_open_select_and_close(visit: Visit) -> None:
@@ -258,10 +235,8 @@ def test_shift_selects_a_range(visit: Visit) -> None:
     expect(tab.locator("#selection")).to_contain_text("4 images selected")
 
 
-@pytest.mark.parametrize("layout", ["Rows of whole images", "Grid of squares"])
-def test_tiles_never_overlap(visit: Visit, layout: str) -> None:
+def test_tiles_never_overlap(visit: Visit) -> None:
     tab = visit()
-    tab.get_by_role("button", name=layout).click()
     expect(tab.locator(".tile[data-id]")).to_have_count(13)
     # In one step: a tile may be drawn again between two.
     boxes, width = tab.evaluate(
@@ -288,7 +263,7 @@ def test_tiles_never_overlap(visit: Visit, layout: str) -> None:
 
 
 def test_a_phone_never_scrolls_sideways(visit: Visit) -> None:
-    for path in ("/", "/?q=circle&more=text%3A2%3A%3Ared+and+round", "/?view=duplicates"):
+    for path in ("/", "/?q=circle&more=text%3Ared+and+round", "/?view=duplicates"):
         tab = visit(path, **PHONE)
         tab.wait_for_load_state("networkidle")
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
@@ -324,21 +299,20 @@ def test_a_state_and_its_address_are_a_round_trip(visit: Visit) -> None:
           const wrong = [];
           for (const [n, text] of texts.entries()) {
             const state = {
-              ...emptyState(), text, weight: n ? 2.5 : 1, tags: texts.slice(1, n + 1),
-              from: n ? "2020-01-31" : "", filter: text, album: n > 2, item: text,
-              sort: n % 2 ? "newest" : "", trash: n > 3,
+              ...emptyState(), text, tags: texts.slice(1, n + 1),
+              from: n ? "2020-01-31" : "", item: text, hidden: n > 3,
               view: n ? "wall" : "duplicates",
               values: n ? {"metadata.a b": [text, 3, true]} : {},
               terms: n ? [
-                term("text", text, {sign: -1, weight: 0.3}),
-                term("id", "id:" + text, {region: [0.1, 0, 0.5, 1]}),
+                term("text", text, -1),
+                term("id", "id:" + text),
                 term("image", "k"),
               ] : [],
             };
             const read = fromQuery(toQuery(state));
             if (JSON.stringify(read) !== JSON.stringify(state)) wrong.push(text);
           }
-          const junk = fromQuery("?more=&more=x&less=id:0:9:&w=-3&from=1&in.=2&in.a={&view=no");
+          const junk = fromQuery("?more=&more=x&less=id:&from=1&in.=2&in.a={&view=no");
           if (JSON.stringify(junk) !== JSON.stringify(emptyState())) wrong.push(junk);
           return wrong;
         }"""

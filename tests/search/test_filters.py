@@ -5,7 +5,6 @@ import pickle
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from coca.search.filters import (
     between,
     has_all_tags,
     has_any_tag,
-    has_key,
     negate,
     taken,
     where,
@@ -239,21 +237,6 @@ def test_every_comparison_and_its_negation_keep_what_a_plain_loop_keeps(
 def value_of(record: Record, field: str) -> Any:
     key = field.removeprefix("metadata.")
     return getattr(record, field) if key == field else record.metadata.get(key)
-
-
-def test_a_key_is_there_with_any_value_but_null(tmp_path: Path) -> None:
-    values: list[Any] = [[], "", 0, False, {}, None]
-    kinds: list[dict[str, Any]] = [*({"k": value} for value in values), {}]
-    with Collection.open(
-        str(tmp_path / "a.db"), embed_dim=4, fingerprint="0" * 24, create=True
-    ) as collection:
-        vector = np.eye(4, dtype=np.float32)[0]
-        collection.upsert(
-            Record(id=f"r{n}", path="", metadata=one, vector=vector) for n, one in enumerate(kinds)
-        )
-        there = {f"r{n}" for n in range(5)}
-        assert found(collection, has_key("k")) == there
-        assert found(collection, negate(has_key("k"))) == {"r5", "r6"}
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=12), leaf=LEAVES)

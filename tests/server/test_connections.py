@@ -15,7 +15,7 @@ from tiny_collection import write_collections
 
 DESCRIPTORS = 512
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
-TIMES = ("--header-timeout-s", "2", "--body-timeout-s", "1000", "--shutdown-timeout-s", "1")
+TIMES = {"header_timeout_s": 2, "body_timeout_s": 1000, "shutdown_timeout_s": 1}
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def process(
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     try:
         cache = tmp_path_factory.mktemp("cache")
-        with serving(*options(uri, predictor), *TIMES, cache=cache) as running:
+        with serving(*options(uri, predictor), cache=cache, defaults=TIMES) as running:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             yield running
     finally:
@@ -100,7 +100,7 @@ def test_a_client_that_does_not_read_is_disconnected(
     whole = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     arguments = options(own_uri, predictor)
     with (
-        serving(*arguments, "--body-timeout-s", "1", cache=tmp_path) as process,
+        serving(*arguments, cache=tmp_path, defaults={"body_timeout_s": 1}) as process,
         socket.create_connection(process.address, timeout=240) as connection,
         pytest.raises(ConnectionError),
     ):
@@ -115,7 +115,7 @@ def send_without_end(connection: socket.socket, part: bytes) -> None:
 def test_a_client_that_drips_does_not_delay_the_end(
     own_uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:
-    with serving(*options(own_uri, predictor), *TIMES, cache=tmp_path) as process:
+    with serving(*options(own_uri, predictor), cache=tmp_path, defaults=TIMES) as process:
         head = SEARCH_HEAD + b"Content-Length: 1000000\r\n\r\n"
         with opened(process, head + b" ") as connection:
             assert process.get("/healthz").status == 200

@@ -94,10 +94,16 @@ def test_two_tenants_never_see_each_others_items(client: TestClient, images: lis
             ("classify", {"id": theirs, "labels": ["a"], **named}),
             ("facets", named),
             ("duplicates", named),
-            ("items/delete", {"ids": [theirs], **named}),
         ):
             answer = client.post(f"/v1/{path}", json=body, headers=headers)
             assert answer.status_code == 404, (path, answer.text)
+        hidden = {"ids": [theirs], "hidden": True}
+        assert client.patch("/v1/items", json=hidden | named, headers=headers).status_code == 404
+        affected = {"ids": [], "missing": [theirs]}
+        assert client.patch("/v1/items", json=hidden, headers=headers).json() == affected
+        for query in ("", f"?collection={names[other]}"):
+            answer = client.delete(f"/v1/items/{theirs}{query}", headers=headers)
+            assert answer.status_code == 404
         missing = client.post("/v1/search", json={"collection": "nosuch"}, headers=headers)
         there = client.post("/v1/search", json=named, headers=headers)
         assert there.text.replace(names[other], "nosuch") == missing.text
@@ -202,50 +208,6 @@ def test_an_expired_key_is_401() -> None:
     with pytest.raises(ServiceError, match="expired at 1970-01-02") as caught:
         ring.find("Bearer key-of-anna")
     assert (caught.value.status, caught.value.code) == (401, "expired_api_key")
-
-
-def test_a_link_reads_until_it_ends_or_its_key_does() -> None:
-    now, end = [0.0], datetime(1970, 1, 3, tzinfo=UTC)
-    anna = KeyConfig(name="anna", collections=("a",), quota=7, admin=True)
-    bert = KeyConfig(name="bert", expires=datetime(1970, 1, 2, tzinfo=UTC))
-    ring = KeyRing({"key-of-anna": anna, "key-of-bert": bert}, clock=lambda: now[0])
-    links = [ring.link(config, end) for config in (anna, bert)]
-    reader = KeyConfig(name="anna", collections=("a",), quota=7, writable=False, expires=end)
-    assert ring.find(f"Bearer {links[0]}") == reader
-    ends = f"{int(end.timestamp()) + 1:x}"
-    for other in (links[0][:-1] + "g", links[0].replace(links[0].split("-")[1], ends)):
-        with pytest.raises(ServiceError, match="a valid key is needed"):
-            ring.find(f"Bearer {other}")
-    now[0] = 86_400.0
-    assert ring.find(f"Bearer {links[0]}") == reader
-    with pytest.raises(ServiceError, match="expired at 1970-01-02"):
-        ring.find(f"Bearer {links[1]}")
-    now[0] = end.timestamp()
-    with pytest.raises(ServiceError, match="expired at 1970-01-03"):
-        ring.find(f"Bearer {links[0]}")
-    # Without its key there is no link.
-    strange = KeyRing({"key-of-berta": anna}, clock=lambda: 0.0)
-    with pytest.raises(ServiceError, match="a valid key is needed"):
-        strange.find(f"Bearer {links[0]}")
-
-
-def test_a_link_is_made_by_a_key_that_may_write(client: TestClient) -> None:
-    made = client.post("/v1/links", json={"days": 2}, headers=as_key("key-of-anna"))
-    assert made.status_code == 201, made.text
-    assert 1.9 < (datetime.fromisoformat(made.json()["expires"]) - datetime.now(UTC)).days + 1 <= 2
-    ends = client.post("/v1/links", json={"days": 2}, headers=as_key("key-of-finn")).json()
-    assert datetime.fromisoformat(ends["expires"]) == KEYS["key-of-finn"].expires
-    reader = as_key(made.json()["key"])
-    named = client.get("/v1/collections", headers=reader).json()
-    assert ([one["name"] for one in named["collections"]], named["writable"]) == (
-        ["pictures"],
-        False,
-    )
-    assert client.post("/v1/links", json={}, headers=reader).status_code == 403
-    assert client.post("/v1/items/delete", json={"ids": ["a"]}, headers=reader).status_code == 403
-    assert (
-        client.post("/v1/links", json={"days": 0}, headers=as_key("key-of-anna")).status_code == 422
-    )
 
 
 def test_wrong_keys_of_an_address_are_slowed_down() -> None:

@@ -27,7 +27,6 @@ def test_a_body_above_the_limit_is_413(service: Service) -> None:
     [
         ("POST", "/v1/facets"),
         ("POST", "/v1/duplicates"),
-        ("POST", "/v1/items/delete"),
         ("PATCH", "/v1/items/x"),
         ("PATCH", "/v1/items"),
         ("POST", "/mcp"),
@@ -153,10 +152,8 @@ CROSS_SITE = [
     ("method", "path"),
     [
         ("POST", "/v1/items"),
-        ("PUT", "/v1/items/x"),
         ("PATCH", "/v1/items/x"),
         ("DELETE", "/v1/items/x"),
-        ("POST", "/v1/items/delete"),
         ("POST", "/v1/search"),
         ("POST", "/mcp"),
         ("GET", "/mcp"),
@@ -186,7 +183,7 @@ def test_a_page_of_another_site_writes_nothing(client: TestClient, method: str, 
 def test_the_page_of_the_service_and_programs_may_write(
     client: TestClient, headers: dict[str, str]
 ) -> None:
-    answer = client.post("/v1/items/delete", json={"ids": ["x"]}, headers=headers)
+    answer = client.patch("/v1/items", json={"ids": ["x"]}, headers=headers)
     assert answer.json() == {"ids": [], "missing": ["x"]}
 
 
@@ -196,7 +193,7 @@ def test_links_from_other_sites_are_answered(client: TestClient) -> None:
 
 
 def test_a_body_without_a_media_type_is_not_read_as_json(client: TestClient) -> None:
-    answer = client.post("/v1/items/delete", content=b'{"ids": ["x"]}')
+    answer = client.patch("/v1/items", content=b'{"ids": ["x"]}')
     assert answer.status_code == 422
 
 
@@ -213,8 +210,8 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
         ("PUT", "/v1/search", "POST"),
         ("PUT", "/v1/items/x/original", "GET"),
         ("TRACE", "/v1/items/x/thumbnail", "GET"),
-        ("POST", "/v1/items/x", "DELETE, GET, PATCH, PUT"),
-        ("GET", "/v1/items/delete", "POST"),
+        ("POST", "/v1/items/x", "DELETE, GET, PATCH"),
+        ("PUT", "/v1/items", "PATCH, POST"),
     ],
 )
 def test_another_method_is_405_with_the_allowed_ones(

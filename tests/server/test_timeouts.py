@@ -11,15 +11,16 @@ from coca.inference.predictor import Predictor
 from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri, serving
 from tiny_data import image_bytes
 
-LIMITS = ("--body-timeout-s", "1", "--decode-timeout-s", "3")
+LIMITS = {"body_timeout_s": 1, "decode_timeout_s": 3}
 
 
 @pytest.fixture(scope="module")
 def process(
     uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    arguments = ("--uri", uri, "--collection", "pictures", "--model", predictor.source, *LIMITS)
-    with serving(*arguments, cache=tmp_path_factory.mktemp("cache")) as running:
+    arguments = ("--uri", uri, "--collection", "pictures", "--model", predictor.source)
+    cache = tmp_path_factory.mktemp("cache")
+    with serving(*arguments, cache=cache, defaults=LIMITS) as running:
         yield running
 
 

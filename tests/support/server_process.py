@@ -92,12 +92,24 @@ class ServerProcess:
             return received
 
 
+WITH_DEFAULTS = """
+from coca.cli.app import main
+from coca.server.settings import ServerSettings
+ServerSettings.__init__.__kwdefaults__.update({})
+main()
+"""
+
+
 @contextmanager
 def serving(
-    *arguments: str, cache: Path, environment: Mapping[str, str] | None = None
+    *arguments: str,
+    cache: Path,
+    environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, float] | None = None,
 ) -> Iterator[ServerProcess]:
-    """Run `coca serve` on a free port."""
-    command = [sys.executable, "-m", "coca", "serve", "--port", "0", *arguments]
+    """Run `coca serve` on a free port; `defaults` are those of settings that are no options."""
+    run = ["-c", WITH_DEFAULTS.format(defaults)] if defaults else ["-m", "coca"]
+    command = [sys.executable, *run, "serve", "--port", "0", *arguments]
     variables = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command,

@@ -20,13 +20,13 @@ from coca.search.records import (
     CAPTION,
     CAPTION_SOURCE,
     HEIGHT,
+    HIDDEN,
     ID,
     METADATA,
     ORIGIN,
     PATH,
     TAGS,
     TIME,
-    TRASHED,
     WIDTH,
     CaptionSource,
 )
@@ -136,12 +136,6 @@ def has_any_tag(tags: Sequence[str], field: str = TAGS) -> Filter:
 def has_all_tags(tags: Sequence[str], field: str = TAGS) -> Filter:
     """Build a filter for records with all of these tags, as `has_any_tag`; no tags keep all."""
     return _tagged("contains_all", tags, field) if tags else _everything()
-
-
-def has_key(key: str) -> Filter:
-    """Build a filter for records whose metadata has a key with a value other than null."""
-    there = f"exists {METADATA}[{quoted(key)}]"
-    return Filter(there, f"not ({there})")
 
 
 def all_of(*filters: str) -> Filter:
@@ -347,7 +341,7 @@ def _literal(value: object) -> str:
     raise ArgumentError(f"a filter compares text, numbers and truth values, not {value!r}")
 
 
-IN_TRASH = has_key(TRASHED)
-"""Filter for records in the trash."""
-OUTSIDE_TRASH = negate(IN_TRASH)
+IS_HIDDEN = where(f"{METADATA}.{HIDDEN}", "==", True)
+"""Filter for hidden records."""
+NOT_HIDDEN = negate(IS_HIDDEN)
 """Filter for the records that searches find."""

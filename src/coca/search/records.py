@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -29,11 +29,10 @@ WHOLE = VectorEncoding()
 """The default encoding of vectors: all dimensions in float32."""
 CAPTION_SOURCE = "caption_source"
 """Derived from the origin; usable in filters."""
-FAVORITE, RATING, ALBUMS, TRASHED = "favorite", "rating", "albums", "trashed"
-"""Keys of the metadata for marks of people: true, 1 to 5, a list of names besides the album of the
-source, and the time of the deletion in seconds since 1970 while an item is in the trash."""
-MARKS = (FAVORITE, RATING, ALBUMS, TRASHED)
-"""Marks stay when a source gives an item new metadata, unless it gives the mark itself."""
+HIDDEN = "hidden"
+"""Key of the metadata that is true for a record that no search finds."""
+FAVOURITE = "favourite"
+"""Tag of favourites. It stays when a source gives a record new metadata, as `HIDDEN` does."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
 
@@ -141,10 +140,11 @@ class Record:
         """Source of the date: capture, file or upload; empty without a date."""
         return self.origin.date_source(self.time)
 
-    @property
-    def marks(self) -> dict[str, Any]:
-        """Metadata that people set in the service, see `MARKS`."""
-        return {key: self.metadata[key] for key in MARKS if key in self.metadata}
+    def marked_as(self, other: "Record") -> "Record":
+        """Return the record as hidden if another one is, and the same for favourites."""
+        hidden = {HIDDEN: True} if is_hidden(other.metadata) else {}
+        tags = (*self.tags, *(tag for tag in other.tags if tag == FAVOURITE))
+        return replace(self, metadata={**self.metadata, **hidden}, tags=tuple(dict.fromkeys(tags)))
 
     @property
     def content(self) -> str:
@@ -259,9 +259,9 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def is_trashed(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a record is in the trash; as a filter, this is `filters.IN_TRASH`."""
-    return metadata.get(TRASHED) is not None
+def is_hidden(metadata: Mapping[str, Any]) -> bool:
+    """Return whether a record is hidden; as a filter, this is `filters.IS_HIDDEN`."""
+    return metadata.get(HIDDEN) is True
 
 
 def text_inside(metadata: Mapping[str, Any]) -> str:

@@ -72,8 +72,6 @@ class SearchOptions(Config):
     group_by: GroupBy | None = None
     """`album` returns only the best image of each album or video; an image without an album is its
     own group. Default: no grouping."""
-    trashed: bool = False
-    """Find the items in the trash instead of the others."""
     effort: Annotated[float, Gt(0)] = 1.0
     """Search width of the index, relative to the default 1: more increases recall and latency. An
     exact search does not use it."""

@@ -144,9 +144,6 @@ def run(
         max_connections=max_connections(),
     )
     app = create_app(service, settings)
-    # The page reads it at once; built by the first request, it would keep all others waiting for
-    # half a second.
-    threading.Thread(target=app.openapi, daemon=True).start()
     config = uvicorn.Config(
         app,
         http=limited_protocol(limits),

@@ -224,5 +224,3 @@ class Scope(Body):
     filter: Expression = ""
     where: Annotated[list[Condition], Field(max_length=MAX_EXAMPLES)] = []
     """Conditions that all must hold, with any values; the service quotes them."""
-    trashed: bool = False
-    """Find the items in the trash instead of the others."""

@@ -30,7 +30,6 @@ _DAY_S = 86_400
 _REFRESH_S = 1.0
 """Minimum time between two looks at the file of the keys, in seconds."""
 _SENDABLE = re.compile(r"[!-~]+\Z")
-_LINK = re.compile(r"link-([0-9a-f]{1,12})-([0-9a-f]{32})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,6 @@ class KeyRing:
         for digest, config in self._keys:
             if hmac.compare_digest(digest, given):
                 found = config
-        found = found or self._of_link(key.strip())
         if found is None or scheme.lower() != "bearer":
             if key.strip():
                 self._failures.check(address)
@@ -143,30 +141,6 @@ class KeyRing:
                 code="expired_api_key",
             )
         return found
-
-    def link(self, config: KeyConfig, expires: datetime) -> str:
-        """Make a key that reads what another key reads, until a time at most.
-
-        It is signed with the other key and ends with it, so that nothing is stored.
-        """
-        until = int(expires.timestamp())
-        digest = next(digest for digest, one in self._keys if one.name == config.name)
-        return f"link-{until:x}-{_signature(digest, until)}"
-
-    def _of_link(self, key: str) -> KeyConfig | None:
-        """Return what a key of a link may use; None if it is of no other key."""
-        if not (given := _LINK.fullmatch(key)):
-            return None
-        until, found = int(given[1], 16), None
-        for digest, config in self._keys:
-            if hmac.compare_digest(_signature(digest, until), given[2]):
-                found = config
-        if found is None:
-            return None
-        ends = datetime.fromtimestamp(until, UTC)
-        if found.expires is not None:
-            ends = min(ends, found.expires)
-        return replace(found, writable=False, admin=False, expires=ends)
 
     def count(self, config: KeyConfig) -> None:
         """Count a request of a key as one."""
@@ -356,10 +330,6 @@ def _network(address: str) -> str:
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
-def _signature(digest: bytes, until: int) -> str:
-    return hmac.new(digest, f"link {until}".encode(), sha256).hexdigest()[:32]
 
 
 def _limited(message: str, wait_s: float, *, code: str = "rate_limit_exceeded") -> ServiceError:

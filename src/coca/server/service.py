@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection as AnyOf
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from coca.search.filters import where
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.records import METADATA, PATH, TRASHED, Record, batches, check_same_model
+from coca.search.records import PATH, Record, check_same_model
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -37,12 +37,6 @@ from coca.workflows.collections.collection_model import (
 from coca.workflows.collections.image_resolver import ImageResolver
 
 logger = logging.getLogger(__name__)
-
-DAY_S = 86_400
-_PURGE_S = 3_600
-"""Time between two looks for items that have been in the trash for long, in seconds."""
-_DELETED = 1_000
-"""Number of items that are deleted at a time."""
 
 
 class Service:
@@ -123,55 +117,30 @@ class Service:
             self._reader = threading.Thread(target=self._read, name="read-ahead", daemon=True)
             self._reader.start()
 
-    def delete(self, served: ServedCollection, ids: AnyOf[str]) -> dict[str, Record]:
-        """Delete items with their thumbnails, and the files of uploads; return what was there.
+    def delete(self, served: ServedCollection, id: str) -> None:
+        """Delete an item with its thumbnails, and the files of an upload.
 
         A file that another item or another collection of the service refers to is kept.
         """
         with served.writing():
-            found = served.collection.get(ids)
+            found = served.collection.get([id])
             served.collection.delete(found)
-            for id in found:
-                self.thumbnails.remove(served.thumbnail_key(id))
+            self.thumbnails.remove(served.thumbnail_key(id))
             files = (path for record in found.values() for path in record.origin.files)
             if uploaded := set(filter(self.uploads.contains, files)):
-                for path in uploaded - self._files_in_use(found, uploaded):
+                for path in uploaded - self._files_in_use(id, uploaded):
                     self.uploads.remove(path)
-        return found
 
-    def _files_in_use(self, ids: Iterable[str], paths: AnyOf[str]) -> set[str]:
-        """List the files of all items with these ids or paths; copies of an item keep its id."""
+    def _files_in_use(self, id: str, paths: AnyOf[str]) -> set[str]:
+        """List the files of all items with this id or these paths; a copy keeps the id."""
         files: set[str] = set()
         for served in self.collections.values():
             of_paths = served.collection.ids(where(PATH, "in", sorted(paths)))
-            for _, _, _, origin in served.collection.origins({*ids, *of_paths}):
+            for _, _, _, origin in served.collection.origins({id, *of_paths}):
                 files |= origin.files.keys()
         return files
 
-    def purge(self) -> None:
-        """Delete what has been in the trash for `trash_days`; a busy collection keeps its trash."""
-        for served in self.collections.values() if self.settings.trash_days else ():
-            try:
-                self._empty_trash(served)
-            except CocaError as error:
-                logger.warning("the trash of %s could not be emptied: %s", served.name, error)
-
-    def _empty_trash(self, served: ServedCollection) -> None:
-        if not served.catalog.entries(trashed=True):
-            return
-        due_s = int(time.time()) - self.settings.trash_days * DAY_S
-        due = served.collection.ids(where(f"{METADATA}.{TRASHED}", "<=", due_s))
-        for ids in batches(due, _DELETED):
-            self.delete(served, ids)
-            self.audit.write("purge", key="", address="", collection=served.name, ids=ids)
-
     def _read(self) -> None:
-        self.purge()
-        self._read_all()
-        while not self._closing.wait(_PURGE_S):
-            self.purge()
-
-    def _read_all(self) -> None:
         while self._to_read and not self._closing.is_set():
             served = self.collections[self._to_read[0]]
             began_s = time.monotonic()

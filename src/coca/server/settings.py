@@ -11,7 +11,7 @@ from coca.core.config.frozen_config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings(Config):
-    """Settings of the service; the command `coca serve` has an option for each."""
+    """Settings of the service; `coca serve` has an option for each but times and queues."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Another address than loopback requires keys."""
@@ -48,8 +48,6 @@ class ServerSettings(Config):
     ocr: bool = False
     """Read the text inside images (OCR) of uploads and of folders that the service indexes, which
     searches find by its words (extra `ocr`). A page takes 3 to 4 seconds of a processor."""
-    trash_days: Annotated[int, Ge(0)] = 30
-    """Days after which items in the trash are deleted; 0: never."""
     audit_log: Path | None = None
     """File to which a JSON line for each change is appended. Default: with keys, the log of the
     command."""

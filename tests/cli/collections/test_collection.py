@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coca.search.milvus.collection import Collection
 from tiny_cli import Run, RunJson
 from tiny_data import image_bytes
 
@@ -33,6 +35,27 @@ def test_a_collection_is_listed_described_and_given_another_index(
 )
 def test_a_wrong_call_ends_with_2(run: Run, filled: Any, call: list[str]) -> None:
     run(*call, code=2)
+
+
+def test_hidden_records_are_counted_and_shown_again(
+    run: Run, run_json: RunJson, filled: Any
+) -> None:
+    found = [one["id"] for one in run_json("search", "a red car")]
+    with Collection.open("coca.db") as collection:
+        records = collection.get(found[:2]).values()
+        collection.upsert(
+            replace(one, metadata={**one.metadata, "hidden": True}) for one in records
+        )
+    for option in ([], ["--in-memory"]):
+        assert [one["id"] for one in run_json("search", "a red car", *option)] == found[2:]
+    assert run_json("collection", "info")["hidden"] == 2
+    assert "2 of them" in run("collection", "info").stdout
+    refused = run("collection", "unhide", "pictures", found[2], code=1).stderr
+    assert "is not a hidden record" in refused
+    assert run_json("collection", "unhide", "pictures", found[1])["shown"] == [found[1]]
+    assert [one["id"] for one in run_json("search", "a red car")] == found[1:]
+    assert "find 1 records again" in run("collection", "unhide").stdout
+    assert [one["id"] for one in run_json("search", "a red car")] == found
 
 
 def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -> None:

@@ -113,13 +113,13 @@ def test_a_mined_subset_is_a_manifest_of_the_right_images(
     assert {copied.read(row).image for row in range(3)} <= {Path(p).read_bytes() for p in filled}
 
 
-def test_what_is_in_the_trash_is_neither_chosen_nor_counted(
+def test_hidden_records_are_neither_chosen_nor_counted(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
     with Collection.open("coca.db") as collection:
         records = [one for part in collection.read_through() for one in part]
-        thrown = [one for one in records if one.path in filled[:4]]
-        collection.upsert(replace(one, metadata={"trashed": 7, "n": 0}) for one in thrown)
+        hidden = [one for one in records if one.path in filled[:4]]
+        collection.upsert(replace(one, metadata={"hidden": True, "n": 0}) for one in hidden)
     output = run_json("mine", "half.jsonl", "--fraction", "0.5")
     assert (output["chosen"], output["of"]) == (1, 2)
     filtered = run_json("mine", "one.jsonl", "--fraction", "0.5", "-f", 'metadata["n"] < 5')
@@ -128,8 +128,8 @@ def test_what_is_in_the_trash_is_neither_chosen_nor_counted(
     assert run_json("duplicates")["count"] == 2
     assert "of 2 images" in run("duplicates", "--min-similarity", "1").stdout
     with Collection.open("coca.db") as collection:
-        collection.upsert(replace(one, metadata={"trashed": 7}) for one in records)
-    assert "no images outside the trash" in run("mine", "x.jsonl", "--count", "1", code=1).stderr
+        collection.upsert(replace(one, metadata={"hidden": True}) for one in records)
+    assert "has only hidden images" in run("mine", "x.jsonl", "--count", "1", code=1).stderr
 
 
 @pytest.mark.parametrize("out", ["some.jsonl", "some"])

@@ -1,12 +1,10 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coca.search.milvus.collection import Collection
 from tiny_cli import Run, RunJson, run_traced
 from tiny_model import write_model
 
@@ -85,20 +83,6 @@ def test_a_date_in_the_text_is_named_with_its_option(run: Run, filled: Any) -> N
     assert run("search", "a red car summer 2019").stderr == hint
     assert run("search", "a red car summer 2019", "--since", "2001").stderr == ""
     assert run("search", "invoice 2024").stderr == ""
-
-
-def test_what_is_in_the_trash_is_found_there_only(run_json: RunJson, filled: Any) -> None:
-    found = [one["id"] for one in run_json("search", "a red car")]
-    with Collection.open("coca.db") as collection:
-        (record,) = collection.get(found[:1]).values()
-        collection.upsert([replace(record, metadata={"trashed": 7})])
-    assert [one["id"] for one in run_json("search", "a red car")] == found[1:]
-    for option in ([], ["--in-memory"]):
-        there = run_json("search", "a red car", "--trashed", *option)
-        assert [one["id"] for one in there] == found[:1]
-    with Collection.open("coca.db") as collection:
-        collection.upsert([record])
-    assert [one["id"] for one in run_json("search", "a red car")] == found
 
 
 def test_an_image_file_as_query_is_searched_by_its_content(

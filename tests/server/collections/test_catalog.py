@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coca.search.milvus.collection import Collection
-from coca.search.records import TRASHED, Record
+from coca.search.records import HIDDEN, Record
 from coca.server.collections import catalog as catalog_module
 from coca.server.collections.catalog import Catalog, Entry, count_months
 
@@ -61,18 +61,18 @@ def test_entries_and_pages_are_the_records_in_order_after_each_write(
             assert [hit.id for hits in pages for hit in hits] == expected
 
 
-def test_items_in_the_trash_are_listed_apart(collection: Collection) -> None:
+def test_hidden_items_are_listed_apart(collection: Collection) -> None:
     catalog = Catalog(collection)
     before = [entry.id for entry in catalog.entries()]
-    collection.upsert([record(4, metadata={TRASHED: 7}), record(6, metadata={TRASHED: 8})])
+    collection.upsert([record(4, metadata={HIDDEN: True}), record(6, metadata={HIDDEN: True})])
     assert [entry.id for entry in catalog.entries()] == [
         id for id in before if id not in ("04", "06")
     ]
-    assert [entry.id for entry in catalog.entries(trashed=True)] == ["04", "06"]
-    assert [entry.id for entry in catalog.entries('id == "06"', trashed=True)] == ["06"]
+    assert [entry.id for entry in catalog.entries(hidden=True)] == ["04", "06"]
+    assert [entry.id for entry in catalog.entries('id == "06"', hidden=True)] == ["06"]
     collection.upsert([record(4), record(6)])
     assert [entry.id for entry in catalog.entries()] == before
-    assert catalog.entries(trashed=True) == []
+    assert catalog.entries(hidden=True) == []
 
 
 def test_months_are_counted_in_the_order_of_the_list() -> None:

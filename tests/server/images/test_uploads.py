@@ -26,41 +26,6 @@ def test_a_cached_thumbnail_needs_no_record(
         assert (image.format, max(image.size)) == ("JPEG", 24)
 
 
-def parts(content: bytes) -> list[bytes]:
-    """The parts of a response, each with its length before it."""
-    found = []
-    while content:
-        end = 4 + int.from_bytes(content[:4], "big")
-        found.append(content[4:end])
-        content = content[end:]
-    return found
-
-
-def test_several_thumbnails_have_one_response_in_the_order_of_their_ids(
-    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = ids(client, {})[:2]
-    url = "/v1/items/thumbnails"
-    made = client.get(url, params={"id": [second, "missing", first], "side": "128"})
-    alone = [client.get(f"/v1/items/{id}/thumbnail?side=128").content for id in (second, first)]
-    assert parts(made.content) == [alone[0], b"", alone[1]]
-    # What is missing now may be there later.
-    assert made.headers["cache-control"] == "no-store"
-    read: list[str] = []
-    cached = service.thumbnails.cached
-
-    def counted(key: str, side: int) -> bytes | None:
-        read.append(key)
-        return cached(key, side)
-
-    monkeypatch.setattr(service.thumbnails, "cached", counted)
-    again = client.get(url, params={"id": [first, second], "side": "128"})
-    assert "max-age" in again.headers["cache-control"]
-    assert len(read) == 2
-    assert client.get(url).status_code == 422
-    assert client.get(url, params={"id": [first] * 65}).status_code == 422
-
-
 def test_an_item_has_its_mean_color_once_it_has_a_thumbnail(
     client: TestClient, service: Service
 ) -> None:

@@ -1,4 +1,4 @@
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -7,8 +7,6 @@ from coca.inference.predictor import Predictor
 from coca.runtime.caption_words import CaptionWords, WordChoice, words_of
 from coca.search.mining.recommend import recommend
 from coca.search.records import content_id
-from coca.server.collections.catalog import Entry
-from coca.server.routes.mining import histogram
 from coca.server.service import Service
 from server_process import data_uri
 
@@ -45,19 +43,8 @@ def test_the_weight_of_a_single_example_changes_nothing(
     assert set(found[0]) == {content_id(image) for image in images[1:]}
 
 
-@pytest.mark.parametrize("interval", ["auto", "year", "month", "day"])
-def test_each_known_time_is_in_one_interval(interval: Any) -> None:
-    known = [-62_135_596_800, -1, 1, 1_709_251_199, 1_709_251_200, 253_402_300_799]
-    unknown = [0, -62_135_596_801, 253_402_300_800, 2**63 - 1, -(2**63) + 1]
-    found = histogram([Entry(str(it), it, ()) for it in (*known, *unknown)], interval)
-    assert found.unknown == len(unknown)
-    for bucket in found.buckets:
-        assert bucket.count == sum(bucket.start <= it < bucket.end for it in known)
-    assert sum(bucket.count for bucket in found.buckets) == len(known)
-
-
-def test_facets_count_values_and_years(client: TestClient) -> None:
-    body = client.post("/v1/facets", json={"histogram": "year"}).json()
+def test_facets_count_values(client: TestClient) -> None:
+    body = client.post("/v1/facets", json={}).json()
     assert body["total"] == 6
     counts = {
         facet["field"]: {value["value"]: value["count"] for value in facet["values"]}
@@ -65,23 +52,9 @@ def test_facets_count_values_and_years(client: TestClient) -> None:
     }
     assert counts["tags"] == {"t0": 3, "t1": 3}
     assert counts["metadata.year"] == dict.fromkeys(range(6), 1)
-    buckets = body["histogram"]["buckets"]
-    assert [(one["label"], one["count"]) for one in buckets] == [
-        (str(year), 1) for year in range(2020, 2026)
-    ]
     few = {"fields": ["tags"], "filter": 'metadata["year"] < 3', "limit": 1}
     (facet,) = client.post("/v1/facets", json=few).json()["facets"]
     assert (facet["values"], facet["others"]) == ([{"value": "t0", "count": 2}], 1)
-
-
-def test_the_cover_of_a_value_is_its_newest_item(client: TestClient) -> None:
-    newest: dict[str, str] = {}
-    for hit in client.post("/v1/search", json={}).json()["hits"]:
-        for tag in hit["tags"]:
-            newest.setdefault(tag, hit["id"])
-    body = {"fields": ["tags"], "covers": True}
-    (facet,) = client.post("/v1/facets", json=body).json()["facets"]
-    assert {one["value"]: one["cover"] for one in facet["values"]} == newest
 
 
 def test_a_field_without_facets_is_an_error(client: TestClient) -> None:

@@ -12,7 +12,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.match import Calibration
-from coca.search.records import TRASHED
+from coca.search.records import HIDDEN
 from coca.search.search_options import CalibrationConfig
 from coca.workflows.collections.calibrate import (
     ABSENT,
@@ -110,15 +110,15 @@ def test_only_much_changed_collections_are_calibrated_again(
     assert records == [None, MIN_RECORDS, MIN_RECORDS, MIN_RECORDS + 8]
 
 
-def test_records_in_the_trash_calibrate_nothing(predictor: Predictor, tmp_path: Path) -> None:
+def test_hidden_records_calibrate_nothing(predictor: Predictor, tmp_path: Path) -> None:
     uri = str(tmp_path / "a.db")
     write(tmp_path / "photos", MIN_RECORDS - 1, "a dog")
     index_images([tmp_path / "photos"], predictor, uri=uri)
     with Collection.open(uri) as collection:
         records = collection.get(collection.ids()).values()
-        collection.upsert(dataclasses.replace(it, metadata={TRASHED: 1}) for it in records)
+        collection.upsert(dataclasses.replace(it, metadata={HIDDEN: True}) for it in records)
         collection.flush()
-        with pytest.raises(SearchError, match="has no records outside the trash to calibrate with"):
+        with pytest.raises(SearchError, match="no records to calibrate with: all are hidden"):
             calibrate(collection, predictor, CONFIG)
     write(tmp_path / "photos", MIN_RECORDS + 1, "a dog")
     index_images([tmp_path / "photos"], predictor, uri=uri)

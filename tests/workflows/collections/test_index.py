@@ -17,7 +17,7 @@ from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
-from coca.search.records import CollectionInfo, content_id
+from coca.search.records import FAVOURITE, HIDDEN, CollectionInfo, content_id
 from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.collection_model import open_search
@@ -162,23 +162,27 @@ def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
     assert captions(uri) == {"a": "late a", "b": "", "c": ""}
 
 
-def test_new_metadata_of_a_source_keeps_the_marks_of_people(
+def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri = str(tmp_path / "pictures.db")
     index_images([album], model, uri=uri, captions=False)
-    marks = {"favorite": True, "rating": 2, "albums": ["Sea"], "trashed": 7}
     with Collection.open(uri) as collection:
         records = collection.get(collection.ids()).values()
-        collection.upsert(replace(one, metadata={**one.metadata, **marks}) for one in records)
-    (album / "b.json").write_text(json.dumps({"captions": ["new b"], "rating": 5, "year": 1}))
-    assert index_images([album], model, uri=uri, captions=False).report.updated == 1
+        collection.upsert(
+            replace(one, metadata={**one.metadata, HIDDEN: True}, tags=(*one.tags, FAVOURITE))
+            for one in records
+        )
+    (album / "b.json").write_text(json.dumps({"captions": ["new b"], "tags": ["t"], "year": 1}))
+    report = index_images([album], model, uri=uri, captions=False, prune=True).report
+    assert (report.updated, report.added, report.removed) == (1, 0, 0)
     with Collection.open(uri) as collection:
-        found = {
-            Path(one.path).stem: one.metadata for one in collection.get(collection.ids()).values()
-        }
-    assert found["a"] == marks
-    assert found["b"] == marks | {"rating": 5, "year": 1}
+        found = {Path(one.path).stem: one for one in collection.get(collection.ids()).values()}
+    assert (found["a"].metadata, found["a"].tags) == ({HIDDEN: True}, (FAVOURITE,))
+    assert (found["b"].metadata, found["b"].tags) == ({HIDDEN: True, "year": 1}, ("t", FAVOURITE))
+    # A hidden record whose file is gone is removed.
+    (album / "a.png").unlink()
+    assert index_images([album], model, uri=uri, captions=False, prune=True).report.removed == 1
 
 
 def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(

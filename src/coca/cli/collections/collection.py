@@ -1,6 +1,6 @@
-"""Commands `coca collection`: list, describe, index, calibrate, alias and drop collections."""
+"""Commands `coca collection`: list, describe, show hidden records, index, calibrate, drop."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +74,9 @@ def calibrate(
     console.emit({"collection": name, "calibration": made.summary()})
 
 
-app = Commands(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
+app = Commands(
+    help="List, describe, index, calibrate, alias and drop collections, and show hidden records."
+)
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -116,6 +118,7 @@ def info(
     console: Console,
 ) -> None:
     """Print the records, model and index states of a collection."""
+    from coca.search.filters import IS_HIDDEN
     from coca.search.milvus.collection import Collection
     from coca.search.query.match import Calibration
 
@@ -130,10 +133,12 @@ def info(
                 f"{100 * calibration.false_alarms:.0f} % false alarms; made for "
                 f"{calibration.records:,} records"
             )
-        captioned, states = collection.count("has_text == true"), collection.index_states()
+        captioned, hidden = collection.count("has_text == true"), collection.count(IS_HIDDEN)
+        states = collection.index_states()
         rows = [
             ["own name", collection.own_name],
             ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
+            *([["hidden", f"{hidden:,} of them"]] if hidden else []),
             ["vectors", f"{found.embed_dim} numbers; stored: {found.encoding}"],
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{collection.capabilities.name} at {found.uri}"],
@@ -152,6 +157,7 @@ def info(
                 "server": found.server_version,
                 "count": found.count,
                 "captioned": captioned,
+                "hidden": hidden,
                 "embed_dim": found.embed_dim,
                 "encoding": asdict(found.encoding),
                 "model": found.model,
@@ -168,6 +174,37 @@ def info(
                 },
             }
         )
+
+
+@app.command()
+def unhide(
+    name: Name = "pictures",
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help="Hidden records. Default: all.")
+    ] = None,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    *,
+    console: Console,
+) -> None:
+    """Show hidden records again, so that searches find them."""
+    from coca.search.filters import IS_HIDDEN
+    from coca.search.milvus.collection import Collection
+    from coca.search.records import HIDDEN, batches
+
+    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
+        hidden = sorted(collection.ids(IS_HIDDEN))
+        if unknown := [id for id in ids or () if id not in hidden]:
+            raise SearchError(f"{unknown[0]!r} is not a hidden record of collection {name!r}")
+        shown = sorted(set(ids or hidden))
+        for some in batches(shown, 1_000):
+            records = collection.get(some).values()
+            collection.upsert(
+                replace(one, metadata={k: v for k, v in one.metadata.items() if k != HIDDEN})
+                for one in records
+            )
+    console.say(f"searches find {len(shown):,} records again")
+    console.emit({"collection": name, "shown": shown})
 
 
 @app.command(name="index")

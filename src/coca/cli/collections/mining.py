@@ -114,7 +114,7 @@ def duplicates(
     the files whose removal leaves neither a pair nor a copy.
     """
     files = images.find(against or [])
-    from coca.search.filters import OUTSIDE_TRASH
+    from coca.search.filters import NOT_HIDDEN
     from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.collections.mining import find_duplicates
 
@@ -128,7 +128,7 @@ def duplicates(
             progress=console.progress,
         )
         copies = exact_copies(collection)
-        total = collection.count(OUTSIDE_TRASH)
+        total = collection.count(NOT_HIDDEN)
     dropped = {paths[row] for row in found.drop}
     drop = dropped.union(*(copies.get(path, ()) for path in dropped))
     listed = {} if files else copies
@@ -250,7 +250,7 @@ def mine(
     examples, apart = images.find(positive or []), images.find(away_from or [])
     from contextlib import ExitStack
 
-    from coca.search.filters import OUTSIDE_TRASH, all_of
+    from coca.search.filters import NOT_HIDDEN, all_of
     from coca.search.mining.selection import Choice
     from coca.workflows.collections import mining as workflow
     from coca.workflows.collections.class_prompts import find_classes
@@ -269,8 +269,8 @@ def mine(
             filter=among.expression,
             away_from=apart,
         )
-        total = collection.count(OUTSIDE_TRASH)
-        among_them = all_of(wanted.filter, OUTSIDE_TRASH)
+        total = collection.count(NOT_HIDDEN)
+        among_them = all_of(wanted.filter, NOT_HIDDEN)
         choice = Choice(
             count=count or max(1, round((fraction or 0) * collection.count(among_them))),
             min_score=min_score,

@@ -59,10 +59,7 @@ def search(
             panel=PANEL,
             short={"k": "-k"},
             names=INTERFACE_NAMES,
-            only=(
-                *("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
-                "trashed",
-            ),
+            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
         ),
     ],
     ranking: Annotated[Ranking | None, Group(panel="Ranking by image, caption and words")],

@@ -52,7 +52,16 @@ def serve(
             "Default: none.",
         ),
     ] = None,
-    settings: Annotated[ServerSettings, Group(panel="Service")],
+    settings: Annotated[
+        ServerSettings,
+        Group(
+            panel="Service",
+            only=(
+                *("host", "port", "max_batch", "max_body_mb", "max_pixels", "show_paths", "ocr"),
+                *("audit_log", "thumbnails", "uploads"),
+            ),
+        ),
+    ],
 ) -> None:
     """Serve collections over HTTP: search, items, captions, embeddings, and a web page.
 

@@ -45,7 +45,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.query.originals import read_original
 from coca.search.query.query_terms import RULES
 from coca.search.query.words import K1, STOP_WORDS, B, split_words, stems, stop_terms
-from coca.search.records import Record, check_same_model, is_trashed
+from coca.search.records import Record, check_same_model, is_hidden
 from coca.search.search_options import Ranking
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -131,10 +131,10 @@ THUMBNAIL_SIDE, IMAGE_SIDE = 320, 1_024
 
 
 def sorted_records(collection: Collection) -> list[Record]:
-    """Read all records of a collection but those in the trash, sorted by id."""
+    """Read the records of a collection that are not hidden, sorted by id."""
     read = (record for batch in collection.read_through() for record in batch)
     records = sorted(
-        (record for record in read if not is_trashed(record.metadata)), key=lambda one: one.id
+        (record for record in read if not is_hidden(record.metadata)), key=lambda one: one.id
     )
     if not records:
         raise SearchError(

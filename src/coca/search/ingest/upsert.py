@@ -149,10 +149,10 @@ def with_annotation_of(fresh: Record, stored: Record) -> Record:
         # Of the same bytes.
         text = {OCR_TEXT: stored.metadata[OCR_TEXT]}
         fresh = replace(fresh, metadata={**fresh.metadata, **text})
+    fresh = fresh.marked_as(stored)
     kept = fresh.caption == stored.caption and has_text_vector(stored)
     return replace(
         fresh,
-        metadata={**stored.marks, **fresh.metadata},
         vector=stored.vector,
         text_vector=stored.text_vector if kept else fresh.text_vector,
         origin=origin,

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search import records
-from coca.search.filters import IN_TRASH, OUTSIDE_TRASH, all_of, quoted, with_ids
+from coca.search.filters import NOT_HIDDEN, all_of, quoted, with_ids
 from coca.search.index_params.index_types import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
 from coca.search.milvus.schema import served_rows
-from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, is_trashed, sort_key
+from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, is_hidden, sort_key
 from coca.search.search_options import SearchOptions
 from coca.search.vector_codec import VectorCodec
 
@@ -277,15 +277,14 @@ def ann_search(
     """Find the nearest records to each query, nearest first."""
     separate = vectors.collection is not vectors.images
     look = _search_captions if separate else search_rows
-    # Only on demand: most collections have no placeholders and no trash, and a filter takes time.
-    hidden: list[tuple[Callable[[Row], bool], str]] = []
+    # Only on demand: most collections have no placeholders and no hidden records, and a filter
+    # takes time.
+    excluded: list[tuple[Callable[[Row], bool], str]] = [
+        (lambda row: is_hidden(row[records.METADATA]), NOT_HIDDEN)
+    ]
     if captions and not separate:
-        hidden.append((lambda row: not row[records.HAS_TEXT], f"{records.HAS_TEXT} == true"))
-    if not page.trashed:
-        hidden.append((lambda row: is_trashed(row[records.METADATA]), OUTSIDE_TRASH))
+        excluded.append((lambda row: not row[records.HAS_TEXT], f"{records.HAS_TEXT} == true"))
     filters = [page.filter] if page.filter else []
-    if page.trashed:
-        filters.append(IN_TRASH)
 
     def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
         while True:
@@ -293,11 +292,11 @@ def ann_search(
             request = replace(page, k=limit, offset=0, filter=filter)
             found = look(vectors, np.stack(some), request)
             rows = [row for answer in found for row in answer]
-            there = [one for one in hidden if any(one[0](row) for row in rows)]
-            if not there:
+            needed = [one for one in excluded if any(one[0](row) for row in rows)]
+            if not needed:
                 return found
-            for one in there:
-                hidden.remove(one)
+            for one in needed:
+                excluded.remove(one)
                 filters.append(one[1])
 
     most = vectors.index.spec.max_results

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.filters import IN_TRASH
+from coca.search.filters import IS_HIDDEN
 from coca.search.milvus.collection import Collection
 from coca.search.search_options import MIN_SIMILARITY
 
@@ -90,16 +90,16 @@ def near_duplicates(
 
 
 def exact_copies(collection: Collection) -> dict[str, list[str]]:
-    """List the files with identical bytes, which share one record that is not in the trash.
+    """List the files with identical bytes, which share one record that is not hidden.
 
     Returns:
         Path of each record with several files -> its other paths, both sorted.
     """
-    trashed = set(collection.ids(IN_TRASH))
+    hidden = set(collection.ids(IS_HIDDEN))
     found = {
         path: sorted(set(origin.files) - {path})
         for id, path, _, origin in collection.origins()
-        if len(origin.files) > 1 and id not in trashed
+        if len(origin.files) > 1 and id not in hidden
     }
     return {path: found[path] for path in sorted(found)}
 

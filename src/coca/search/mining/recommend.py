@@ -33,7 +33,6 @@ def recommend(
     seen: Collection[str] = (),
     diversity: float = DIVERSITY,
     on: Side = "image",
-    trashed: bool = False,
 ) -> list[Hit]:
     """Recommend unseen records that are similar to some examples and dissimilar to others.
 
@@ -55,7 +54,7 @@ def recommend(
         raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    SearchOptions(k=k, filter=filter, on=on, trashed=trashed).check_page(MAX_RESULTS)
+    SearchOptions(k=k, filter=filter, on=on).check_page(MAX_RESULTS)
     terms = [
         *_weigh(engine, positive, 1.0, on),
         *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
@@ -67,8 +66,7 @@ def recommend(
             "leave them out by a filter instead"
         )
     pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
-    wanted = {"filter": filter, "on": on, "trashed": trashed}
-    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, **wanted)
+    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, filter=filter, on=on)
     # An image may be there with an id that is not the hash of its bytes.
     paths = {
         str(one.image)

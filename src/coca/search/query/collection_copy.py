@@ -49,7 +49,7 @@ from coca.search.records import (
     Record,
     batches,
     group_of,
-    is_trashed,
+    is_hidden,
     text_inside,
 )
 from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
@@ -317,7 +317,7 @@ class CollectionCopy:
             return bool(captions.counts.any()) or not captions.texts.is_empty
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
-        """Return all ids but the trash, sorted, with their vectors in that order, read-only.
+        """Return the ids that are not hidden, sorted, with their vectors in that order, read-only.
 
         Milvus returns rows in an order that changes with writes and differs between servers.
         Choices by position, such as the first of equal vectors, must not depend on it.
@@ -326,8 +326,8 @@ class CollectionCopy:
             rows = self._up_to_date()
             ids = sorted(rows.rows)
             order = np.array([rows.rows[id] for id in ids], np.int64)
-            if rows.trashed.any():
-                order = order[~rows.trashed[order]]
+            if rows.hidden.any():
+                order = order[~rows.hidden[order]]
                 ids = [rows.ids[row] for row in order]
             scan = rows.images if on == "image" else rows.texts
             in_order = len(order) == len(rows.ids) and bool(np.all(order[1:] > order[:-1]))
@@ -378,7 +378,7 @@ class CollectionCopy:
         if not (filter := page.filter):
             with self._lock:
                 rows = self._up_to_date()
-                yield rows, rows.found(trashed=page.trashed)
+                yield rows, rows.found()
             return
         while True:
             self._evaluate(filter)
@@ -387,7 +387,7 @@ class CollectionCopy:
                 # Other threads may have read all rows again, or ousted the result, meanwhile.
                 if filter in rows.kept:
                     mask = rows.kept[filter][1]
-                    kept = rows.found(trashed=page.trashed)
+                    kept = rows.found()
                     kept[: len(mask)] &= mask
                     kept[len(mask) :] = False
                     yield rows, kept
@@ -499,7 +499,7 @@ class CollectionCopy:
         for id, item in items.items():
             row = rows.rows[id]
             rows.has_text[row] = item.text_vector is not None
-            rows.trashed[row] = is_trashed(item.metadata)
+            rows.hidden[row] = is_hidden(item.metadata)
             if item.hit is not None:
                 rows.lines.write(row, item.hit)
 

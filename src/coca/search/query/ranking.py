@@ -30,7 +30,7 @@ from coca.search.filters import all_of, with_ids
 from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.query.searchable import VectorSearch
 from coca.search.query.words import WordHits
-from coca.search.records import SCORE_DIGITS, Hit, group_of, is_trashed, sort_key
+from coca.search.records import SCORE_DIGITS, Hit, group_of, is_hidden, sort_key
 from coca.search.search_options import Ranking, SearchOptions
 
 
@@ -233,11 +233,11 @@ class _Candidates:
         return max(self._most_caption, self._ranking.uncaptioned * image)
 
     def _read(self, ids: Sequence[str]) -> None:
-        """Read the vectors of candidates; those deleted or trashed meanwhile are dropped."""
+        """Read the vectors of candidates; those deleted or hidden meanwhile are dropped."""
         read = self._collection.get(ids) if ids else {}
         for id in ids:
             record = read.get(id)
-            if record is None or is_trashed(record.metadata) != self._page.trashed:
+            if record is None or is_hidden(record.metadata):
                 self._hits.pop(id, None)
                 continue
             self._hits[id] = record.as_hit()

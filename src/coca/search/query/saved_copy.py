@@ -121,8 +121,8 @@ class CopyRows:
     exists: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
     has_text: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
     """Mask of records with a caption vector."""
-    trashed: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
-    """Mask of records in the trash."""
+    hidden: Bool[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, bool))
+    """Mask of hidden records."""
     images: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     texts: VectorScan = field(default_factory=lambda: VectorScan(np.zeros((0, 0), np.float32)))
     captions: dict[CaptionChoice, CountedCaptions] = field(default_factory=dict)
@@ -142,11 +142,11 @@ class CopyRows:
         self.rows |= {id: row for row, id in enumerate(self.ids[count:], start=count)}
         self.exists = np.append(self.exists, ~none)
         self.has_text = np.append(self.has_text, none)
-        self.trashed = np.append(self.trashed, none)
+        self.hidden = np.append(self.hidden, none)
 
-    def found(self, *, trashed: bool = False) -> Bool[np.ndarray, " N"]:
-        """Return the mask of the records that searches find, or of those in the trash."""
-        return self.exists & (self.trashed == trashed)
+    def found(self) -> Bool[np.ndarray, " N"]:
+        """Return the mask of the records that searches find."""
+        return self.exists & ~self.hidden
 
 
 def counted_captions(captions: Sequence[str], texts: Sequence[str]) -> CountedCaptions:
@@ -339,8 +339,8 @@ def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
 
 def _read_rows(copy: Path) -> CopyRows:
     with np.load(copy / "arrays.npz", allow_pickle=False) as arrays:
-        starts, has_text, trashed, counts = (
-            arrays[name] for name in ("starts", "has_text", "trashed", "counts")
+        starts, has_text, hidden, counts = (
+            arrays[name] for name in ("starts", "has_text", "hidden", "counts")
         )
     ids = (copy / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
     rows = CopyRows(
@@ -349,7 +349,7 @@ def _read_rows(copy: Path) -> CopyRows:
         rows={id: row for row, id in enumerate(ids)},
         exists=np.ones(len(ids), bool),
         has_text=has_text,
-        trashed=trashed,
+        hidden=hidden,
         images=VectorScan.open(copy / "images"),
         texts=VectorScan.open(copy / "texts"),
         captions={
@@ -360,7 +360,7 @@ def _read_rows(copy: Path) -> CopyRows:
         fused=(Ranking(), VectorScan.open(copy / "sums")),
         lines=HitLines.open(copy / "hits.jsonl", starts),
     )
-    sizes = {len(ids), len(starts) - 1, len(trashed), *map(len, (rows.images, rows.texts, counts))}
+    sizes = {len(ids), len(starts) - 1, len(hidden), *map(len, (rows.images, rows.texts, counts))}
     if len(sizes) > 1:
         raise ValueError(f"files of {sorted(sizes)} records")
     return rows
@@ -385,7 +385,7 @@ def write_copy(folder: Path, state: lite.FileState, info: CollectionInfo, rows: 
             copy / "arrays.npz",
             starts=starts,
             has_text=rows.has_text[order],
-            trashed=rows.trashed[order],
+            hidden=rows.hidden[order],
             counts=captions.counts[order],
         )
         about = {

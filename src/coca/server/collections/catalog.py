@@ -16,12 +16,12 @@ import numpy as np
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, TRASHED, Hit, batches, is_trashed
+from coca.search.records import HIDDEN, METADATA, OCR_TEXT, RAW_FILE, Hit, batches, is_hidden
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
 """Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
-_UNCOUNTED = ("captions", OCR_TEXT, RAW_FILE, TRASHED)
+_UNCOUNTED = ("captions", HIDDEN, OCR_TEXT, RAW_FILE)
 """Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""
@@ -39,7 +39,7 @@ class Entry:
     """Date in seconds since 1970, see `Record.date_source`; 0 if unknown."""
     values: tuple[FacetPair, ...]
     """Each value once; a list in the metadata has several values."""
-    is_trashed: bool = False
+    is_hidden: bool = False
     album: str = ""
     """Album that groups it; empty: a group of its own."""
 
@@ -54,17 +54,17 @@ class Catalog:
         self._collection, self._on_deleted = collection, on_deleted
         self._entries: list[Entry] = []
         self._listed: list[Entry] = []
-        self._trashed: list[Entry] = []
+        self._hidden: list[Entry] = []
         self._ids: frozenset[str] | None = None
         self._writes: int | None = None
         self._watch = Watch(collection, _STALE_S)
         self._lock = threading.Lock()
 
-    def entries(self, filter: str = "", *, trashed: bool = False) -> Sequence[Entry]:
+    def entries(self, filter: str = "", *, hidden: bool = False) -> Sequence[Entry]:
         """List the items that a filter keeps, newest first; items of unknown time follow by id."""
         with self._lock:
             self._refresh()
-            entries = self._trashed if trashed else self._listed
+            entries = self._hidden if hidden else self._listed
         if not filter:
             return entries
         kept = set(self._collection.ids(filter))
@@ -99,10 +99,10 @@ class Catalog:
             self._entries = kept
         else:
             return
-        self._trashed = [entry for entry in self._entries if entry.is_trashed]
+        self._hidden = [entry for entry in self._entries if entry.is_hidden]
         self._listed = self._entries
-        if self._trashed:
-            self._listed = [entry for entry in self._entries if not entry.is_trashed]
+        if self._hidden:
+            self._listed = [entry for entry in self._entries if not entry.is_hidden]
         before, self._ids = self._ids, frozenset(entry.id for entry in self._entries)
         if before is not None and (deleted := before - self._ids):
             self._on_deleted(deleted)
@@ -115,7 +115,7 @@ def _entries(parts: Iterable[Sequence[Hit]]) -> Iterator[Entry]:
     for hits in parts:
         for hit in hits:
             values, album = _values(hit, known), sys.intern(hit.album)
-            yield Entry(hit.id, hit.time, values, is_trashed(hit.metadata), album)
+            yield Entry(hit.id, hit.time, values, is_hidden(hit.metadata), album)
 
 
 def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[FacetPair, ...]:

@@ -92,10 +92,6 @@ class Thumbnails:
         self._colors[key] = color
         return color
 
-    def has(self, key: str, side: int) -> bool:
-        """Return whether a thumbnail is in the cache, without reading it."""
-        return self._path(key, side).exists()
-
     def cached(self, key: str, side: int) -> bytes | None:
         """Read a thumbnail from the cache; None if it is missing."""
         try:

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -11,28 +10,25 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
-from fastapi.responses import StreamingResponse
 from jaxtyping import Float32
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
 
-from coca.core.errors import CocaError, ConfigError
+from coca.core.errors import ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
-    ALBUMS,
-    FAVORITE,
+    HIDDEN,
     OCR_TEXT,
-    RATING,
     READ_TEXT,
-    TRASHED,
     UTC_OFFSET,
     DateSource,
     Origin,
     Record,
     content_id,
+    is_hidden,
     storage_error,
 )
 from coca.search.records import Hit as FoundHit
@@ -79,22 +75,14 @@ class Item(Body):
         dict[str, Any],
         Field(description=f"All other fields. Photos have {', '.join(PHOTO_FIELDS)}."),
     ]
-    favorite: bool
-    rating: int | None
-    """1 to 5 stars; null without a rating."""
-    albums: list[str]
-    """Albums that people put the item into, besides `album`."""
-    purge_at: str | None
-    """Time at which the item is deleted, in ISO 8601; null if it is not in the trash."""
+    hidden: bool
+    """Whether searches, lists and counts leave the item out."""
     thumbnail: str
     """URL of a small JPEG."""
     color: str | None
     """Mean color as `#rrggbb`; null until a thumbnail of the image is made."""
     original: str
     """URL of the encoded image as it is stored."""
-
-
-AlbumName: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class NewItem(Body):
@@ -121,34 +109,22 @@ class ItemChange(Body):
     tags: Annotated[list[str], Field(max_length=256)] | None = None
     add_tags: Annotated[list[str], Field(max_length=256)] = []
     remove_tags: Annotated[list[str], Field(max_length=256)] = []
-    album: Annotated[str, Field(max_length=4_096)] | None = None
     time: int | None = None
     metadata: dict[str, Any] = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
-    favorite: bool | None = None
-    rating: Annotated[int, Field(ge=0, le=5)] | None = None
-    """1 to 5 stars; 0 removes the rating."""
-    add_albums: Annotated[list[AlbumName], Field(max_length=256)] = []
-    """Albums besides `album`, which is that of the folder or source."""
-    remove_albums: Annotated[list[AlbumName], Field(max_length=256)] = []
-    trashed: bool | None = None
-    """Move the item to the trash, or back. The service deletes it after `coca serve --trash-days`;
-    until then only requests with `trashed` find it."""
+    hidden: bool | None = None
+    """Hide the item from searches, lists and counts, or show it again; its file stays."""
 
 
-class ItemIds(Body):
-    """Several items of one collection."""
+class ItemChanges(ItemChange):
+    """The same changes for several items of one collection."""
 
     ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_LIMIT)]
     collection: CollectionName = None
 
 
-class ItemChanges(ItemChange, ItemIds):
-    """The same changes for several items."""
-
-
 class Affected(Body):
-    """Ids of the items that were written or deleted; missing ids are listed."""
+    """Ids of the items that were changed or deleted; missing ids are listed."""
 
     ids: list[str]
     missing: list[str]
@@ -186,10 +162,7 @@ def fields_of(
         "date_source": record.date_source,
         "taken_at": _taken_at(record) if record.date_source == "taken" else None,
         "metadata": dict(record.metadata),
-        "favorite": record.metadata.get(FAVORITE) is True,
-        "rating": _rating(record.metadata.get(RATING)),
-        "albums": _albums(record.metadata),
-        "purge_at": _purge_at(record.metadata.get(TRASHED), tenant.service.settings.trash_days),
+        "hidden": is_hidden(record.metadata),
         "thumbnail": f"{url}/thumbnail{query}",
         "color": tenant.service.thumbnails.color(served.thumbnail_key(record.id)),
         "original": f"{url}/original{query}",
@@ -201,19 +174,6 @@ def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
     given = metadata.get("captions")
     several = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
     return list(dict.fromkeys([*([caption] if caption else []), *several]))
-
-
-def _rating(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and 1 <= value <= 5 else None
-
-
-def _purge_at(trashed: object, days: int) -> str | None:
-    if not isinstance(trashed, int) or not days:
-        return None
-    try:
-        return (datetime.fromtimestamp(trashed, UTC) + timedelta(days=days)).isoformat()
-    except (OverflowError, OSError, ValueError):
-        return None
 
 
 def _taken_at(record: Record | FoundHit) -> str | None:
@@ -228,8 +188,8 @@ def _taken_at(record: Record | FoundHit) -> str | None:
 # Add, change and delete items; an acknowledged write survives a killed process.
 
 
-def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Record, bool]:
-    """Add an image to a collection; one that is there keeps its record, and leaves the trash.
+def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
+    """Add an image to a collection; one that is there keeps its record, and is shown again.
 
     Returns:
         The record, and whether it is new.
@@ -237,11 +197,9 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     service, served = tenant.service, tenant.collection(new.collection)
     data = read_data_uri(new.image)
     own = content_id(data)
-    if id is not None and id != own:
-        raise ConfigError(f"id must be the hash of the image's bytes, {own!r}, got {id!r}")
     if (there := served.collection.get([own]).get(own)) is not None:
-        if TRASHED in there.metadata:
-            (there,), _ = change_items(tenant, served, [own], ItemChange(trashed=False))
+        if is_hidden(there.metadata):
+            (there,), _ = change_items(tenant, served, [own], ItemChange(hidden=False))
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
     served.check_writable()
@@ -312,30 +270,17 @@ def change_items(
     return changed, [id for id in wanted if id not in found]
 
 
-def delete_items(
-    tenant: Tenant, served: ServedCollection, ids: Iterable[str]
-) -> tuple[list[str], list[str]]:
-    """Delete items; images that were uploaded are deleted as well, files of folders are not.
-
-    Returns:
-        The deleted ids, and the ids that do not exist.
-    """
-    wanted = list(dict.fromkeys(ids))
-    found = tenant.service.delete(served, wanted)
-    tenant.record("delete", served.name, ids=list(found))
-    return [id for id in wanted if id in found], [id for id in wanted if id not in found]
-
-
 def _changed(
     record: Record, change: ItemChange, *, text_vector: Float32[np.ndarray, " E"] | None
 ) -> Record:
     tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
     removed = set(change.remove_tags)
-    metadata = {**record.metadata, **change.metadata, **_marks(record, change)}
+    metadata = {**record.metadata, **change.metadata}
+    if change.hidden is not None:
+        metadata[HIDDEN] = change.hidden or None
     changed = replace(
         record,
         tags=tuple(tag for tag in dict.fromkeys(tags) if tag not in removed),
-        album=record.album if change.album is None else change.album,
         time=record.time if change.time is None else change.time,
         metadata={key: value for key, value in metadata.items() if value is not None},
         origin=record.origin if change.time is None else replace(record.origin, dated=""),
@@ -349,27 +294,6 @@ def _changed(
         )
     _check(changed.caption, changed.metadata, changed.tags, changed.album, changed.time)
     return changed
-
-
-def _marks(record: Record, change: ItemChange) -> dict[str, Any]:
-    """Return the changed marks as metadata; None removes a mark."""
-    marks: dict[str, Any] = {}
-    if change.favorite is not None:
-        marks[FAVORITE] = change.favorite or None
-    if change.rating is not None:
-        marks[RATING] = change.rating or None
-    if change.add_albums or change.remove_albums:
-        albums = dict.fromkeys([*_albums(record.metadata), *change.add_albums])
-        marks[ALBUMS] = [one for one in albums if one not in change.remove_albums] or None
-    if change.trashed is not None:
-        known = record.metadata.get(TRASHED)
-        marks[TRASHED] = (known or int(time.time())) if change.trashed else None
-    return marks
-
-
-def _albums(metadata: Mapping[str, Any]) -> list[str]:
-    given = metadata.get(ALBUMS)
-    return [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
 
 
 def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | None:
@@ -388,7 +312,7 @@ def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> Non
 class _ItemId(Convertor[str]):
     """Part of a path that is an id, which may have slashes, and not another route below items."""
 
-    regex = "(?!(?:delete|thumbnails)$|.*/(?:thumbnail|original)$).+"
+    regex = "(?!.*/(?:thumbnail|original)$).+"
 
     def convert(self, value: str) -> str:
         """Return the id."""
@@ -418,43 +342,8 @@ def thumbnail(
     side: Side = 256,
 ) -> Response:
     """Return a small JPEG; `side` is rounded up to 128, 256, 512 or 1024 pixels."""
-    small = _thumbnail(tenant, tenant.collection(collection), id, side)
-    return Response(small, media_type="image/jpeg", headers=_FRESH)
-
-
-@uncounted.get("/thumbnails", responses={200: {"content": {"application/octet-stream": {}}}})
-def several_thumbnails(
-    id: Annotated[list[ItemId], Query(min_length=1, max_length=64)],
-    tenant: CurrentTenant,
-    collection: Named = None,
-    side: Side = 256,
-) -> StreamingResponse:
-    """Return small JPEGs in the order of the ids, each as soon as it is made.
-
-    Each has its length before it, a big-endian integer of four bytes; 0 if it cannot be made.
-    """
     served = tenant.collection(collection)
-    made = tenant.service.thumbnails
-    kept = all(made.has(served.thumbnail_key(one), _offered(side)) for one in id)
-
-    def each() -> Iterator[bytes]:
-        for one in id:
-            small = b""
-            with suppress(CocaError):
-                small = _thumbnail(tenant, served, one, side)
-            yield len(small).to_bytes(4, "big") + small
-
-    # A thumbnail that cannot be made now may be made later.
-    headers = _FRESH if kept else {"Cache-Control": "no-store"}
-    return StreamingResponse(each(), media_type="application/octet-stream", headers=headers)
-
-
-def _offered(side: int) -> int:
-    return next(one for one in SIDES if one >= side)
-
-
-def _thumbnail(tenant: Tenant, served: ServedCollection, id: str, side: int) -> bytes:
-    side = _offered(side)
+    side = next(one for one in SIDES if one >= side)
     key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
     # The cache comes first: reading a record takes longer than reading the file.
     small = thumbnails.cached(key, side)
@@ -466,7 +355,7 @@ def _thumbnail(tenant: Tenant, served: ServedCollection, id: str, side: int) -> 
             thumbnails.remove(key)
             raise
         small = small or thumbnails.make(key, side, tenant.service.original(record))
-    return small
+    return Response(small, media_type="image/jpeg", headers=_FRESH)
 
 
 router.include_router(uncounted)
@@ -494,14 +383,6 @@ def add(body: NewItem, tenant: Writer, response: Response) -> Item:
     return item_of(tenant, tenant.collection(body.collection), record)
 
 
-@router.put("/{id:item}", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
-def put(id: Id, body: NewItem, tenant: Writer, response: Response) -> Item:
-    """Add an image under its id, the first 32 hex digits of the SHA-256 of its bytes."""
-    record, new = add_item(tenant, body, id=id)
-    response.status_code = 201 if new else 200
-    return item_of(tenant, tenant.collection(body.collection), record)
-
-
 @router.patch("", responses=WRITE_ERRORS)
 def change_many(body: ItemChanges, tenant: Writer) -> Affected:
     """Apply the same changes to several items."""
@@ -511,24 +392,21 @@ def change_many(body: ItemChanges, tenant: Writer) -> Affected:
 
 @router.patch("/{id:item}", responses=WRITE_ERRORS)
 def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
-    """Change caption, tags, album, time or metadata of an item."""
+    """Change caption, tags, time or metadata of an item, or hide it."""
     served = tenant.collection(collection)
     served.record(id)
     (record,), _ = change_items(tenant, served, [id], body)
     return item_of(tenant, served, record)
 
 
-@router.post("/delete", responses=WRITE_ERRORS)
-def delete_many(body: ItemIds, tenant: Writer) -> Affected:
-    """Delete several items; uploaded images are deleted as well, files of folders are not."""
-    deleted, missing = delete_items(tenant, tenant.collection(body.collection), body.ids)
-    return Affected(ids=deleted, missing=missing)
-
-
 @router.delete("/{id:item}", responses=WRITE_ERRORS)
 def delete(id: Id, tenant: Writer, collection: Named = None) -> Affected:
-    """Delete an item."""
+    """Delete an item; an uploaded image is deleted as well, a file of a folder is not.
+
+    `coca index` of that folder adds it again; `hidden` keeps it away.
+    """
     served = tenant.collection(collection)
     served.record(id)
-    deleted, missing = delete_items(tenant, served, [id])
-    return Affected(ids=deleted, missing=missing)
+    tenant.service.delete(served, id)
+    tenant.record("delete", served.name, ids=[id])
+    return Affected(ids=[id], missing=[])

@@ -201,7 +201,7 @@ def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
 
 
 def facets(context: Context[Any, Any], body: FacetsRequest) -> FoundFacets:
-    """Count the values of tags, albums and metadata, and the items by time of capture."""
+    """Count the values of tags, albums and metadata."""
     return _marked(FoundFacets, mining.facets(body, _tenant(context)))
 
 

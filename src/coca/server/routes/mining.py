@@ -1,13 +1,11 @@
 """Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`, with their bodies."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-import numpy as np
 from fastapi import APIRouter
-from jaxtyping import Int64
 from pydantic import Field
 
 from coca.core.config.frozen_config import Fraction
@@ -33,11 +31,10 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry, FacetPair
+from coca.server.collections.catalog import Entry
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
-from coca.server.service import DAY_S
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
@@ -95,9 +92,6 @@ class FacetsRequest(Scope):
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of values of a field."""
-    covers: bool = False
-    """Add the newest item of each value."""
-    histogram: Literal["auto", "year", "month", "day"] = "auto"
 
 
 class FacetValue(Body):
@@ -105,8 +99,6 @@ class FacetValue(Body):
 
     value: Value
     count: int
-    cover: str | None = None
-    """Id of the newest item with the value; only if the request asks for `covers`."""
 
 
 class Facet(Body):
@@ -120,51 +112,24 @@ class Facet(Body):
     """Number of items without the field."""
 
 
-class HistogramBucket(Body):
-    """Number of items taken from `start` until before `end`, in seconds since 1970."""
-
-    start: int
-    end: int
-    label: str
-    count: int
-
-
-class Histogram(Body):
-    """Items by time of capture; intervals without items are left out."""
-
-    interval: Literal["year", "month", "day"]
-    buckets: list[HistogramBucket]
-    unknown: int
-    """Number of items without a time of capture."""
-
-
 class FacetsResponse(Body):
-    """Counts of values, and the histogram of capture times."""
+    """Counts of values."""
 
     collection: str
     total: int
     facets: list[Facet]
-    histogram: Histogram
 
 
-# Facets: counts of the values of fields, and a histogram of capture times.
+# Facets: counts of the values of fields.
 
 
 _COLUMNS = ("tags", "album", "caption_source")
 _FEW = 50
 """Maximum number of values of a metadata field that is counted without being named."""
-_MAX_DAYS, _MAX_MONTHS = 92, 120
-_FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
-"""Begin of the year 1, and end of 9999: other times are damaged, and count as unknown."""
-
-Interval = Literal["year", "month", "day"]
-_UNITS: Mapping[Interval, str] = {"year": "Y", "month": "M", "day": "D"}
 
 
-def count_facets(
-    items: Sequence[Entry], fields: Sequence[str] | None, limit: int, *, covers: bool = False
-) -> list[Facet]:
-    """Count the values of fields; `covers` adds the first item of each value."""
+def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
+    """Count the values of fields."""
     for name in fields or ():
         if name not in _COLUMNS and not name.startswith(f"{METADATA}."):
             raise ArgumentError(
@@ -176,9 +141,8 @@ def count_facets(
     # `dict` keeps each field of an item once.
     known = Counter(chain.from_iterable(dict(it.values) for it in items))
     wanted = dict.fromkeys((*_COLUMNS, *counts)) if fields is None else fields
-    first = {pair: it.id for it in reversed(items) for pair in it.values} if covers else {}
     facets = [
-        _facet(name, counts.get(name, Counter()), limit, first, missing=len(items) - known[name])
+        _facet(name, counts.get(name, Counter()), limit, missing=len(items) - known[name])
         for name in wanted
     ]
     if fields is not None:
@@ -188,51 +152,14 @@ def count_facets(
     return [one for one in shown if one.values and len(one.values) + one.others <= _FEW]
 
 
-def histogram(
-    items: Sequence[Entry], interval: Literal["auto", "year", "month", "day"]
-) -> Histogram:
-    """Count items by local time of capture; `auto` chooses the interval by the time span."""
-    times = np.array([item.time for item in items], np.int64)
-    times = times[(times != 0) & (times >= _FIRST_S) & (times < _END_S)]
-    chosen: Interval = _interval(times) if interval == "auto" else interval
-    periods, counts = np.unique(
-        times.astype("datetime64[s]").astype(f"datetime64[{_UNITS[chosen]}]"), return_counts=True
-    )
-    starts, ends = (
-        some.astype("datetime64[s]").astype(np.int64).tolist() for some in (periods, periods + 1)
-    )
-    buckets = [
-        HistogramBucket(start=start, end=end, label=str(period), count=count)
-        for period, count, start, end in zip(periods, counts.tolist(), starts, ends, strict=True)
-    ]
-    return Histogram(interval=chosen, buckets=buckets, unknown=len(items) - len(times))
-
-
-def _facet(
-    field: str,
-    counts: Counter[Value],
-    limit: int,
-    first: Mapping[FacetPair, str],
-    *,
-    missing: int,
-) -> Facet:
+def _facet(field: str, counts: Counter[Value], limit: int, *, missing: int) -> Facet:
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
     return Facet(
         field=field,
-        values=[
-            FacetValue(value=value, count=count, cover=first.get((field, value)))
-            for value, count in ordered[:limit]
-        ],
+        values=[FacetValue(value=value, count=count) for value, count in ordered[:limit]],
         others=max(0, len(ordered) - limit),
         missing=missing,
     )
-
-
-def _interval(times: Int64[np.ndarray, " N"]) -> Interval:
-    days = np.ptp(times) // DAY_S if len(times) else 0
-    if days <= _MAX_DAYS:
-        return "day"
-    return "month" if days <= _MAX_MONTHS * 31 else "year"
 
 
 # Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
@@ -254,7 +181,6 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         negative=_examples(tenant, body.negative, body.collection, options.on),
         k=options.k,
         filter=filter_of(tenant, body),
-        trashed=body.trashed,
         seen={*body.seen, *items},
         diversity=body.diversity,
         on=options.on,
@@ -289,16 +215,15 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
 
 
-@router.post("/facets", response_model_exclude_none=True)
+@router.post("/facets")
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
-    """Count the values of fields, and the items by time of capture."""
+    """Count the values of fields."""
     collection = tenant.collection(body.collection)
     items = listed_entries(tenant, body)
     return FacetsResponse(
         collection=collection.name,
         total=len(items),
-        facets=count_facets(items, body.fields, body.limit, covers=body.covers),
-        histogram=histogram(items, body.histogram),
+        facets=count_facets(items, body.fields, body.limit),
     )
 
 

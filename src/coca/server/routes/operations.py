@@ -1,16 +1,10 @@
-"""Routes of operators: health, readiness, KServe v2 health, metrics for Prometheus, and links."""
-
-from datetime import UTC, datetime, timedelta
-from typing import Annotated
+"""Routes of operators: health, readiness, KServe v2 health, and metrics for Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from pydantic import Field
 
-from coca.server.bodies import Body
-from coca.server.errors import ServiceError
 from coca.server.middleware import RequestMetrics
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.service import Service
 
 router = APIRouter(tags=["operations"], route_class=KeyedRoute)
@@ -68,30 +62,3 @@ def metrics(request: Request, tenant: CurrentTenant) -> Response:
     own = None if tenant.is_admin else tenant.name
     text = requests.text(own) + generate_latest(registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-class LinkRequest(Body):
-    """A link to make."""
-
-    days: Annotated[int, Field(ge=1, le=365)] = 30
-    """Days until it ends."""
-
-
-class Link(Body):
-    """A key for a link, `ADDRESS/#key=KEY`: it reads what the key of the request reads."""
-
-    key: str
-    expires: datetime
-
-
-@router.post("/v1/links", status_code=201)
-def link(body: LinkRequest, tenant: Writer) -> Link:
-    """Make a key that may only read, and that ends after some days or with the key itself."""
-    if tenant.key is None:
-        raise ServiceError(
-            "this service needs no key, so its address is a link", status=400, code="no_keys"
-        )
-    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=body.days)
-    tenant.record("link", "", expires=expires.isoformat())
-    ends = min(expires, tenant.key.expires or expires)
-    return Link(key=tenant.service.keys.link(tenant.key, expires), expires=ends)

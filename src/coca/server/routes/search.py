@@ -56,6 +56,8 @@ class SearchRequest(Scope, ImageReference):
 
     months: bool = False
     """Count the items of a list without a query by month."""
+    hidden: bool = False
+    """List the hidden items instead of the others; without a query only."""
 
     text: Text | None = None
     weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
@@ -127,23 +129,23 @@ class SearchResponse(Body):
 
 _OF_QUERIES = ("min_score", "rerank", "on", "hybrid")
 """Options that compare items with a query."""
-_HIDDEN = frozenset({PATH, ORIGIN})
+_PRIVATE = frozenset({PATH, ORIGIN})
 """Columns with paths of the machine of the service."""
 
 
-def listed_entries(tenant: Tenant, scope: Scope) -> Sequence[Entry]:
+def listed_entries(tenant: Tenant, scope: Scope, *, hidden: bool = False) -> Sequence[Entry]:
     """List the items that a request covers, newest first."""
     catalog = tenant.collection(scope.collection).catalog
-    return catalog.entries(filter_of(tenant, scope), trashed=scope.trashed)
+    return catalog.entries(filter_of(tenant, scope), hidden=hidden)
 
 
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     """Combine the filter and the conditions of a request into one expression."""
     if (scope.filter or scope.where) and not tenant.service.settings.show_paths:
         compared = names_in(scope.filter) | {one.field for one in scope.where}
-        if hidden := sorted(compared & _HIDDEN):
+        if private := sorted(compared & _PRIVATE):
             raise ArgumentError(
-                f"{hidden[0]} is not a field of this service: it does not report paths of files; "
+                f"{private[0]} is not a field of this service: it does not report paths of files; "
                 "serve them with --show-paths"
             )
     parts = [
@@ -180,12 +182,14 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     terms = terms_of(tenant, request)
     if not terms:
         _check_list(request, options)
-        entries = listed_entries(tenant, request)
+        entries = listed_entries(tenant, request, hidden=request.hidden)
         if options.group_by:
             entries = first_of_albums(entries)
         page = entries[options.offset : options.offset + options.k]
         months = count_months(entries) if request.months else None
         return Found(collection.catalog.hits(page), total=len(entries), months=months)
+    if request.hidden:
+        raise ArgumentError("hidden lists the hidden items: it takes no query")
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
     if options.offset + options.k > MAX_RANKED:

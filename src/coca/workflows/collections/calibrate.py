@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.filters import IN_TRASH
+from coca.search.filters import IS_HIDDEN
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
 from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
@@ -54,7 +54,7 @@ def calibrate(
     """Calibrate the match score of a collection, and store it with the collection.
 
     Raises:
-        SearchError: Another model filled the collection, all its records are in the trash, or there
+        SearchError: Another model filled the collection, all its records are hidden, or there
             are too few texts for the rate of false alarms.
         ConfigError: A correct image of `answers` is not in the collection.
     """
@@ -63,10 +63,10 @@ def calibrate(
     check_same_model(info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     random = np.random.default_rng(config.seed)
     everything = set(collection.ids())
-    ids = sorted(everything.difference(collection.ids(IN_TRASH)))
+    ids = sorted(everything.difference(collection.ids(IS_HIDDEN)))
     if not ids:
         raise SearchError(
-            f"collection {info.collection!r} has no records outside the trash to calibrate with"
+            f"collection {info.collection!r} has no records to calibrate with: all are hidden"
         )
     searched = searched or searchable(collection, progress)
     sample = collection.get(_drawn(ids, _RECORDS, random)).values()
@@ -105,7 +105,7 @@ def calibrate(
 def needs_calibration(collection: Collection) -> bool:
     """Return whether the number of records has changed by more than a tenth since a calibration.
 
-    A collection of less than 32 records outside the trash needs none, nor does one that was
+    A collection of less than 32 records that are not hidden needs none, nor does one that was
     calibrated by a list of queries.
     """
     count = collection.count()
@@ -120,7 +120,7 @@ def needs_calibration(collection: Collection) -> bool:
         LISTED in old.other or abs(count - old.records) <= MAX_CHANGE * old.records
     ):
         return False
-    return count - len(collection.ids(IN_TRASH)) >= MIN_RECORDS
+    return count - len(collection.ids(IS_HIDDEN)) >= MIN_RECORDS
 
 
 @cache

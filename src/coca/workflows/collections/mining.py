@@ -164,7 +164,7 @@ def _nothing_left(
 ) -> str:
     """Return the reason why no image was selected."""
     if not total:
-        return "the collection has no images outside the trash, so there is nothing to choose"
+        return "the collection has only hidden images, so there is nothing to choose"
     if not filtered:
         return f"none of {total:,} images fulfils the filter, so nothing is written"
     if scores is not None and choice.min_score is not None and scores.max() < choice.min_score:

@@ -1,19 +1,20 @@
-// Bar of the selected images: tag, album, export, trash and deletion.
+// Bar of the selected images: tag, favourite, download and hide.
 
 import { api } from "./api.js";
 import { button, h } from "./dom.js";
-import { confirmDeletion, openDialog, promptDialog } from "./dialogs.js";
-import { jsonLines, saveBlob, zipOf } from "./files.js";
+import { confirmDialog, promptDialog } from "./dialogs.js";
+import { saveBlob, zipOf } from "./files.js";
 import { count, t } from "./language.js";
-import { report, toast } from "./notices.js";
+import { announce, report, toast } from "./notices.js";
+import { FAVOURITE, isFavourite } from "./tile.js";
 
 const MAX_IDS = 1000;
 
-/** Change or delete items in parts that the service takes; returns whether all were written. */
-export async function writeItems(ids, collection, write) {
+/** Change items in parts that the service takes; returns whether all were written. */
+export async function change(ids, collection, changes) {
   try {
     for (let at = 0; at < ids.length; at += MAX_IDS) {
-      await write({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }) });
+      await api.change({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }), ...changes });
     }
     return true;
   } catch (error) {
@@ -22,22 +23,27 @@ export async function writeItems(ids, collection, write) {
   }
 }
 
-/** Move items to the trash, with a way back; `onMoved(ids)` is called after both. */
-export async function moveToTrash(ids, collection, onMoved) {
-  const move = (trashed) => writeItems(ids, collection, (part) => api.change({ ...part, trashed }));
-  if (!(await move(true))) return false;
-  onMoved(ids);
-  const undo = async () => {
-    if (await move(false)) onMoved(ids);
-  };
-  toast(t("{images} moved to the trash", { images: count(ids.length, "image") }), { action: [t("Undo"), undo] });
-  return true;
+/** Hide items after a confirmation; `onDone(ids)` is called, also after an undo. */
+export async function hide(ids, collection, onDone) {
+  const images = count(ids.length, "image");
+  const text = t("Searches no longer find what is hidden. No file is changed, and Hidden images shows it again.");
+  if (!(await confirmDialog(t("Hide {images}?", { images }), text, t("Hide")))) return;
+  if (!(await change(ids, collection, { hidden: true }))) return;
+  onDone(ids);
+  toast(t("{images} hidden", { images }), { action: [t("Undo"), () => showAgain(ids, collection, onDone)] });
+}
+
+/** Show hidden items again; `onDone(ids)` is called. */
+export async function showAgain(ids, collection, onDone) {
+  if (!(await change(ids, collection, { hidden: false }))) return;
+  onDone(ids);
+  toast(t("{images} shown again", { images: count(ids.length, "image") }));
 }
 
 export class SelectionBar {
   /**
    * `options`: `store`, `wall`, `selection`, `writable()`, `terms`, `onChanged(ids)`,
-   * `onDeleted(ids)`.
+   * `onGone(ids)`.
    */
   constructor(root, options) {
     this.root = root;
@@ -50,57 +56,35 @@ export class SelectionBar {
     this.root.hidden = size === 0;
     document.body.classList.toggle("with-selection", size > 0);
     if (!size) return;
-    const { trash } = this.store.state;
+    const { hidden } = this.store.state;
     const text = { text: true };
-    const danger = { text: true, class: "button-quiet-danger" };
     const all = this.wall.selectable;
-    const items = this.selection.items();
-    const favorite = !items.every((item) => item.favorite);
-    const writes = !this.writable() ? [] : trash
-      ? [
-        button(t("Restore"), "undo", () => this.#restore(), text),
-        button(t("Delete forever"), "trash", () => this.delete(), danger),
-      ]
+    const marked = this.selection.items().every(isFavourite);
+    const mark = { [marked ? "remove_tags" : "add_tags"]: [FAVOURITE] };
+    const writes = !this.writable() ? [] : hidden
+      ? [button(t("Show again"), "undo", () => this.#showAgain(), text)]
       : [
         button(t("Tag"), "tag", () => this.#tag(), text),
-        button(t("Album"), "album", () => this.#album(), text),
-        button(t(favorite ? "Favorite" : "No favorite"), "heart", () => this.#change({ favorite }), text),
-        button(t("Delete"), "trash", () => this.delete(), danger),
+        button(t(marked ? "No favourite" : "Favourite"), "heart", () => this.#change(mark), text),
+        button(t("Hide"), "hide", () => this.hide(), text),
       ];
     const parts = [
       h("strong", { class: "selection-count", role: "status" }, t("{images} selected", { images: count(size, "image") })),
       all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), text),
-      !trash && button(t("More like these"), "more", () => this.#moreLike(), text),
+      !hidden && button(t("More like these"), "more", () => this.#moreLike(), text),
       ...writes,
-      button(t("Export"), "download", () => this.#export(), text),
+      button(t("Download"), "download", (event) => this.#download(event.currentTarget), text),
       button(t("Clear the selection"), "close", () => this.selection.clear()),
     ];
     this.root.replaceChildren(...parts.filter(Boolean));
   }
 
-  /** Move the selected images to the trash, or delete those in the trash after a confirmation. */
-  async delete() {
-    const [items, ids, { collection, trash }] = [this.selection.items(), this.selection.ids(), this.store.state];
-    const done = () => {
-      this.selection.remove(ids);
-      this.onDeleted(ids);
-    };
-    if (!trash) {
-      await moveToTrash(ids, collection, done);
-      return;
-    }
-    const name = count(ids.length, "image");
-    if (!(await confirmDeletion(name, items)) || !(await writeItems(ids, collection, api.remove))) return;
-    done();
-    toast(t("{images} deleted", { images: name }));
+  hide() {
+    return hide(this.selection.ids(), this.store.state.collection, this.onGone);
   }
 
-  async #restore() {
-    const [ids, { collection }] = [this.selection.ids(), this.store.state];
-    if (!(await writeItems(ids, collection, (part) => api.change({ ...part, trashed: false })))) return;
-    this.selection.remove(ids);
-    this.onDeleted(ids);
-    toast(t("{images} restored", { images: count(ids.length, "image") }));
+  #showAgain() {
+    return showAgain(this.selection.ids(), this.store.state.collection, this.onGone);
   }
 
   async #all() {
@@ -120,64 +104,43 @@ export class SelectionBar {
     this.store.set({ terms: [...terms, ...added], view: "wall", item: "" });
   }
 
-  #tag() {
-    return this.#names("tags", t("Tag the selected images"), {
+  /** Ask for tags to add; a minus sign removes one. */
+  async #tag() {
+    const given = await promptDialog(t("Tag the selected images"), {
       label: t("Tags"), action: t("Add tags"),
       hint: t("Separate several tags by commas. A minus sign before a tag removes it."),
     });
-  }
-
-  #album() {
-    return this.#names("albums", t("Add the selected images to albums"), {
-      label: t("Albums"), action: t("Add"),
-      hint: t("Separate several albums by commas. A minus sign before an album removes the images from it."),
-    });
-  }
-
-  /** Ask for names to add; a minus sign removes one. */
-  async #names(field, title, options) {
-    const suggestions = [...new Set(this.selection.items().flatMap((item) => item[field]))];
-    const names = ((await promptDialog(title, { ...options, suggestions })) || "").split(",").map((name) => name.trim()).filter(Boolean);
+    const names = (given || "").split(",").map((name) => name.trim()).filter(Boolean);
     const removed = names.filter((name) => name.startsWith("-")).map((name) => name.slice(1).trim()).filter(Boolean);
     const added = names.filter((name) => !name.startsWith("-"));
-    if (names.length) await this.#change({ [`add_${field}`]: added, [`remove_${field}`]: removed });
+    if (names.length) await this.#change({ add_tags: added, remove_tags: removed });
   }
 
   async #change(changes) {
-    const [ids, { collection }] = [this.selection.ids(), this.store.state];
-    if (!(await writeItems(ids, collection, (part) => api.change({ ...part, ...changes })))) return;
+    const ids = this.selection.ids();
+    if (!(await change(ids, this.store.state.collection, changes))) return;
     toast(t("{images} changed", { images: count(ids.length, "image") }));
     this.selection.clear();
     this.onChanged(ids);
   }
 
-  #export() {
+  /** Save the original image, or a ZIP archive of several. */
+  async #download(pressed) {
     const items = this.selection.items();
-    const note = h("p", { class: "hint", role: "status" });
-    const asJson = button(t("Records as JSON lines"), "download", () => {
-      saveBlob(jsonLines(items), "images.jsonl");
-      dialog.close();
-    }, { text: true });
-    const asZip = button(t("Images as ZIP"), "download", async () => {
-      asZip.disabled = true;
-      try {
+    pressed.disabled = true;
+    try {
+      if (items.length === 1) saveBlob(await api.blob(items[0].original), items[0].name || items[0].id);
+      else {
         const archive = await zipOf(items, (read) => {
-          note.textContent = t("{read} of {all} images read", { read, all: items.length });
+          const text = t("{read} of {all} images read", { read, all: items.length });
+          pressed.lastChild.textContent = text;
+          announce(text);
         });
         saveBlob(archive, "images.zip");
-        dialog.close();
-      } catch (error) {
-        asZip.disabled = false;
-        report(error);
       }
-    }, { text: true });
-    const content = h(
-      "div",
-      {},
-      h("p", { class: "dialog-text" }, t("Save the records with captions, tags and metadata, or the original images.")),
-      h("div", { class: "dialog-actions" }, asJson, asZip),
-      note,
-    );
-    const dialog = openDialog(t("Export {images}", { images: count(items.length, "image") }), content);
+    } catch (error) {
+      report(error);
+    }
+    this.draw();
   }
 }

@@ -5,7 +5,7 @@ import { t } from "./language.js";
 const KEY = "coca.key";
 
 /** A response with an error status. */
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;
@@ -19,14 +19,6 @@ export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
 };
-
-/** Take the key of a link, `#key=KEY`, which browsers send to no server, and hide it. */
-export function takeKeyOfLink() {
-  const key = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (!key) return;
-  apiKey.set(key);
-  history.replaceState(history.state, "", location.pathname + location.search);
-}
 
 const MAX_WAIT_S = 10;
 const MAX_TRIES = 6;
@@ -48,7 +40,7 @@ function askOnce(refused) {
   return asking;
 }
 
-export function headers() {
+function headers() {
   const key = apiKey.get();
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
@@ -99,18 +91,8 @@ async function call(method, path, body, signal) {
     options.headers = { "Content-Type": "application/json" };
   }
   const response = await send(path, options);
-  return response.status === 204 ? null : response.json();
+  return response.json();
 }
-
-let routes = {};
-
-/** Read which routes the service has; the page shows what they allow. */
-export async function readRoutes() {
-  routes = (await call("GET", "openapi.json")).paths;
-}
-
-/** Return whether the service has a route. */
-export const hasRoute = (method, path) => Boolean(routes[path]?.[method]);
 
 const named = (collection) => (collection ? `?collection=${encodeURIComponent(collection)}` : "");
 const itemPath = (id) => `v1/items/${encodeURIComponent(id)}`;
@@ -122,45 +104,8 @@ export const api = {
   duplicates: (body, signal) => call("POST", "v1/duplicates", body, signal),
   item: (id, collection, signal) =>
     call("GET", itemPath(id) + named(collection), undefined, signal),
-  caption: (body, signal) => call("POST", "v1/caption", body, signal),
-  answer: (body, signal) => call("POST", "v1/answer", body, signal),
+  add: (body, signal) => call("POST", "v1/items", body, signal),
   change: (body) => call("PATCH", "v1/items", body),
-  remove: (body) => call("POST", "v1/items/delete", body),
-  jobs: (signal) => call("GET", "v1/jobs", undefined, signal),
-  startJob: (body) => call("POST", "v1/jobs", body),
-  link: (days) => call("POST", "v1/links", { days }),
-  cancelJob: (id) => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`),
   /** Read an image as a blob. */
-  blob: async (path, signal) => (await send(path, { signal })).blob(),
-  /** Read a response while it arrives. */
-  reader: async (path, signal) => (await send(path, { signal })).body.getReader(),
+  blob: async (path, signal) => (await send(path, { signal, priority: "low" })).blob(),
 };
-
-/**
- * Add an image; the upload's progress is a fraction, 0 to 1.
- * `fetch` reports no progress of uploads, hence XMLHttpRequest.
- */
-export function upload(body, { onProgress, signal }) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", urlOf("v1/items"));
-    request.setRequestHeader("Content-Type", "application/json");
-    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-    request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
-    request.addEventListener("error", () => reject(new ApiError(t("The upload was interrupted."), 0)));
-    request.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
-    request.addEventListener("load", () => {
-      let answer = null;
-      try {
-        answer = JSON.parse(request.responseText);
-      } catch {
-        // A proxy may answer with a page of its own.
-      }
-      if (request.status < 300) return resolve(answer);
-      const message = answer?.error?.message ?? t("The service answered with status {status}.", { status: request.status });
-      return reject(new ApiError(sentence(message), request.status));
-    });
-    signal?.addEventListener("abort", () => request.abort());
-    request.send(JSON.stringify(body));
-  });
-}

@@ -1,7 +1,9 @@
 // Blocks of a result: heights, positions and items of what is loaded; a few hundred in 100,000 items.
 
-import { blockSize, layOut, ratioOf } from "./layout.js";
+import { layOut, ratioOf } from "./layout.js";
 
+/** Number of items of a block. */
+const SIZE = 100;
 const DIVIDER_HEIGHT = 68;
 const HEADING_HEIGHT = 46;
 
@@ -9,7 +11,7 @@ const HEADING_HEIGHT = 46;
 export class Blocks {
   constructor(options) {
     this.options = options;
-    this.size = blockSize(options);
+    this.size = SIZE;
     this.blocks = [];
     this.length = 0;
     /** Whether `length` is the number of items; else further items may follow. */
@@ -26,14 +28,8 @@ export class Blocks {
   relaid(options) {
     const blocks = new Blocks(options);
     blocks.sections = this.sections;
-    blocks.firstWeak = this.firstWeak;
     blocks.resize(this.length, this.complete);
-    const items = this.blocks.flatMap((block) => block.items ?? Array.from(block.boxes, () => null));
-    blocks.blocks.forEach((_, at) => {
-      const some = items.slice(at * blocks.size, (at + 1) * blocks.size);
-      if (some.length && some.every(Boolean)) blocks.fill(at, some);
-    });
-    Object.assign(blocks, { firstWeak: this.firstWeak, matches: this.matches });
+    this.blocks.forEach(({ items }, at) => items && blocks.fill(at, items));
     return blocks;
   }
 
@@ -113,14 +109,13 @@ export class Blocks {
   }
 
   /** Indices of tiles that overlap a range of the wall, in CSS pixels. */
-  visible(top, bottom, left = 0, right = Infinity) {
+  visible(top, bottom) {
     const found = [];
     for (const at of this.overlapping(top, bottom)) {
       const block = this.blocks[at];
       block.boxes.forEach((box, position) => {
         const y = block.top + box.y;
-        const across = box.x <= right && box.x + box.width >= left;
-        if (across && y < bottom && y + box.height > top) found.push(at * this.size + position);
+        if (y < bottom && y + box.height > top) found.push(at * this.size + position);
       });
     }
     return found;

@@ -50,21 +50,6 @@ export function button(label, iconName, onClick, { text = false, ...props } = {}
   );
 }
 
-/** Build a button that shows further buttons; one of them, Escape or a click elsewhere hides them. */
-export function menu(label, iconName, entries) {
-  const list = h("div", { class: "menu", popover: "auto", on: { click: () => list.hidePopover() } }, ...entries);
-  const opener = button(label, iconName, null, { text: true, "aria-haspopup": "true" });
-  opener.popoverTargetElement = list;
-  list.addEventListener("beforetoggle", ({ newState }) => {
-    const { left, bottom, right } = opener.getBoundingClientRect();
-    list.style.top = `${bottom + 4}px`;
-    if (left < innerWidth / 2) list.style.left = `${left}px`;
-    else list.style.right = `${document.documentElement.clientWidth - right}px`;
-    opener.setAttribute("aria-expanded", String(newState === "open"));
-  });
-  return [opener, list];
-}
-
 export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Shorten a text to at most `length` characters. */

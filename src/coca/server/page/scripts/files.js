@@ -1,4 +1,4 @@
-// Files that the reader saves: a blob, records as JSON lines, and a ZIP archive of images.
+// Files that the reader saves: a blob, and a ZIP archive of images.
 
 import { api } from "./api.js";
 import { h } from "./dom.js";
@@ -13,15 +13,6 @@ export function saveBlob(blob, name) {
   link.click();
   link.remove();
   setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
-}
-
-/** Build JSON lines of items, without addresses and scores. */
-export function jsonLines(items) {
-  const kept = ["id", "name", "path", "caption", "tags", "album", "width", "height", "taken_at", "metadata"];
-  const lines = items.map((item) =>
-    JSON.stringify(Object.fromEntries(kept.map((key) => [key, item[key]]))),
-  );
-  return new Blob([`${lines.join("\n")}\n`], { type: "application/x-ndjson" });
 }
 
 /**

@@ -1,22 +1,21 @@
-// Filters: facets of tags, albums and metadata, a date histogram, and a filter expression.
+// Filters: facets of tags, folders and metadata, and dates.
 
-import { api, hasRoute } from "./api.js";
+import { api } from "./api.js";
 import { button, h, shorten } from "./dom.js";
-import { histogram } from "./histogram.js";
 import { count as counted, number, t } from "./language.js";
 import { report } from "./notices.js";
 import { hasFilters, scopeOf } from "./state.js";
+import { FAVOURITE } from "./tile.js";
 
 const NAMES = {
-  tags: "Tags", album: "Folder", caption_source: "Captions", "metadata.albums": "Albums",
-  "metadata.favorite": "Favorites", "metadata.rating": "Rating",
+  tags: "Tags", album: "Folder", caption_source: "Captions",
   "metadata.people": "People", "metadata.city": "Town", "metadata.country": "Country", "metadata.camera": "Camera",
   "metadata.lens": "Lens", "metadata.title": "Title", "metadata.ocr_text": "Text in the image", "metadata.raw_file": "Raw file",
 };
 const SHOWN = 8;
-/** Metadata that no family filters by; the advanced filter can. */
+/** Metadata that no family filters by. */
 export const TECHNICAL = ["orientation", "utc_offset", "flash", "exposure_s", "f_number", "focal_length", "iso", "latitude", "longitude", "altitude"];
-const HIDDEN = new Set(TECHNICAL.map((name) => `metadata.${name}`));
+const UNSHOWN = new Set(TECHNICAL.map((name) => `metadata.${name}`));
 
 /** Name a field for people. */
 export const titleOf = (field) => {
@@ -27,9 +26,8 @@ export const titleOf = (field) => {
 /** Name a value of a field for people. */
 export function valueName(field, value) {
   if (field === "caption_source") return t({ given: "given with the image", model: "generated" }[value] ?? "none");
-  if (field === "metadata.favorite") return t("Favorites");
-  if (field === "metadata.rating" && value > 0) return "★".repeat(value);
-  // An album is often a folder, whose last part distinguishes it.
+  if (field === "tags" && value === FAVOURITE) return t("Favourite");
+  // The last part of a folder distinguishes it.
   if (field === "album") return value.replace(/\/+$/, "").split("/").at(-1);
   return String(value);
 }
@@ -74,24 +72,19 @@ export class Filters {
     this.#request?.abort();
     this.#request = new AbortController();
     this.draw();
-    if (!hasRoute("post", "/v1/facets")) return;
     try {
       this.#response = await api.facets(scopeOf(this.store.state), this.#request.signal);
       this.draw();
     } catch (error) {
-      if (error.status === 400 || error.name === "AbortError") return;
       report(error);
     }
   }
 
   draw() {
     const { state } = this.store;
-    const badge = this.#number();
-    this.toggle.querySelector(".badge")?.remove();
-    if (badge) this.toggle.append(h("span", { class: "badge" }, String(badge)));
     if (!this.shown) return;
     const focused = this.root.contains(document.activeElement) ? document.activeElement.id : "";
-    const sections = this.#response ? this.#sections(this.#response) : [this.#waiting()];
+    const sections = this.#response ? this.#sections(this.#response) : [h("p", { class: "hint" }, t("Counting…"))];
     this.root.replaceChildren(
       h(
         "div",
@@ -101,46 +94,41 @@ export class Filters {
         button(t("Close the filters"), "close", () => this.open(false), { class: "filters-close" }),
       ),
       ...sections,
-      this.#expression(),
     );
     if (focused) document.getElementById(focused)?.focus();
   }
 
   clear() {
-    this.store.set({ tags: [], values: {}, from: "", to: "", filter: "" });
+    this.store.set({ tags: [], values: {}, from: "", to: "" });
   }
 
   #covers() {
     return matchMedia("(max-width: 760px)").matches;
   }
 
-  #number() {
-    const { tags, values, from, to, filter } = this.store.state;
-    const chosen = Object.values(values).reduce((sum, one) => sum + one.length, 0);
-    return tags.length + chosen + Number(Boolean(from || to)) + Number(Boolean(filter));
-  }
-
-  #sections({ facets, histogram: dates, total }) {
-    const { state } = this.store;
-    const shown = facets.filter(({ field, values }) => (values.length && !HIDDEN.has(field)) || this.#chosen(field).length);
+  #sections({ facets, total }) {
+    const shown = facets.filter(({ field, values }) => (values.length && !UNSHOWN.has(field)) || this.#chosen(field).length);
     return [
       h("p", { class: "hint" }, counted(total, "image")),
-      (dates?.buckets.length > 0 || state.from || state.to) && this.#dates(dates),
+      this.#dates(),
       ...shown.map((facet) => this.#facet(facet)),
     ];
   }
 
-  #waiting() {
-    if (hasRoute("post", "/v1/facets")) return h("p", { class: "hint" }, t("Counting…"));
-    return this.#dates(null);
-  }
-
-  #dates(dates) {
+  #dates() {
+    const { state } = this.store;
+    const field = (name, label) => {
+      const input = h("input", {
+        class: "field field-small", type: "date", id: `date-${name}`, value: state[name],
+        on: { change: () => this.store.set({ [name]: input.value }) },
+      });
+      return h("label", { class: "date-field" }, h("span", {}, label), input);
+    };
     return h(
       "section",
       { class: "facet", "aria-labelledby": "facet-dates" },
       h("h3", { id: "facet-dates" }, t("Date")),
-      histogram(dates, this.store.state, (range) => this.store.set(range)),
+      h("div", { class: "date-fields" }, field("from", t("From")), field("to", t("To"))),
     );
   }
 
@@ -197,31 +185,6 @@ export class Filters {
         h("span", { class: "facet-name" }, shorten(name || t("none"), 60)),
         h("span", { class: "facet-count" }, number(count)),
       ),
-    );
-  }
-
-  #expression() {
-    const { state } = this.store;
-    const input = h("input", {
-      class: "field field-small", id: "filter-expression", value: state.filter, autocomplete: "off",
-      spellcheck: "false", placeholder: "width > 1000", "aria-describedby": "filter-hint",
-    });
-    const submit = (event) => {
-      event.preventDefault();
-      this.store.set({ filter: input.value.trim() });
-    };
-    return h(
-      "details",
-      { class: "facet", open: Boolean(state.filter) },
-      h("summary", {}, t("Advanced filter")),
-      h(
-        "form",
-        { class: "filter-form", on: { submit } },
-        h("label", { class: "visually-hidden", for: "filter-expression" }, t("Advanced filter")),
-        input,
-        button(t("Apply"), null, () => {}, { text: true, type: "submit" }),
-      ),
-      h("p", { class: "hint", id: "filter-hint" }, t("As in Milvus: {example}", { example: 'width > 1000 and album == "holidays"' })),
     );
   }
 }

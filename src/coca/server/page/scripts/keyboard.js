@@ -8,13 +8,12 @@ const KEYS = [
   ["/", "Search"],
   ["← ↑ → ↓", "Move between images"],
   ["Enter", "Open an image, or search"],
-  ["X", "Select an image; with Shift, all up to it. On a touch screen: press long"],
+  ["X", "Select an image; with Shift, all up to it"],
   ["Esc", "Close, or clear the selection"],
   ["F", "Show or hide the filters"],
-  ["Delete", "Move the selected images to the trash"],
+  ["Delete", "Hide the selected images"],
   ["+ - 0", "Enlarge an opened image, or show all of it"],
-  ["S", "Slideshow of the opened image and the next ones"],
-  ["L", "Mark an opened image as a favorite"],
+  ["L", "Mark an opened image as a favourite"],
   ["?", "Show these keys"],
 ];
 
@@ -47,7 +46,7 @@ export function listenToKeys({ search, filters, wall, selection, bar }) {
       f: () => filters.open(!filters.shown),
       Escape: () => selection.clear(),
     };
-    if (bar.writable() && selection.size) actions.Delete = () => bar.delete();
+    if (bar.writable() && selection.size) actions.Delete = () => bar.hide();
     if (event.target === document.body || event.target.id === "results") {
       for (const key of ["ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft"]) actions[key] = () => wall.focusCurrent();
     }

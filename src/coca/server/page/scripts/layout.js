@@ -1,4 +1,4 @@
-// Positions of tiles: justified rows, or a grid of squares.
+// Positions of tiles in justified rows.
 
 /** Aspect ratio of an item that is not loaded or whose size is unknown. */
 const DEFAULT_RATIO = 4 / 3;
@@ -13,39 +13,14 @@ export function ratioOf(item) {
 /**
  * Lay out the tiles of a block.
  * @param {number[]} ratios width / height of each tile
- * @param {{width: number, height: number, gap: number, square: boolean}} options `height` is the
- *   wanted height of a row, in CSS pixels
+ * @param {{width: number, height: number, gap: number}} options `height` is the wanted height of a
+ *   row, in CSS pixels
  * @param {boolean} last whether the block ends the wall, so that its last row may be short
  * @returns {{boxes: {x, y, width, height}[], height: number}}
  */
-export function layOut(ratios, options, last) {
+export function layOut(ratios, { width, height, gap }, last) {
   if (!ratios.length) return { boxes: [], height: 0 };
-  return options.square ? grid(ratios.length, options) : justified(ratios, options, last);
-}
-
-/** Number of columns of a grid. */
-export const columns = ({ width, height, gap }) =>
-  Math.max(2, Math.round((width + gap) / (height + gap)));
-
-/** Number of items of a block: whole rows of the grid, so that blocks join without holes. */
-export const blockSize = (options) =>
-  options.square ? columns(options) * Math.max(1, Math.round(100 / columns(options))) : 100;
-
-function grid(length, options) {
-  const { width, gap } = options;
-  const number = columns(options);
-  const side = (width - gap * (number - 1)) / number;
-  const boxes = Array.from({ length }, (_, at) => ({
-    x: (at % number) * (side + gap),
-    y: Math.floor(at / number) * (side + gap),
-    width: side,
-    height: side,
-  }));
-  return { boxes, height: Math.ceil(length / number) * (side + gap) };
-}
-
-function justified(ratios, { width, height, gap }, last) {
-  const rows = last ? greedyRows(ratios, width / height) : evenRows(ratios, width / height);
+  const rows = rowsOf(ratios, width / height, last);
   const boxes = [];
   let y = 0;
   let at = 0;
@@ -66,35 +41,16 @@ function justified(ratios, { width, height, gap }, last) {
   return { boxes, height: y };
 }
 
-/** Split into rows of about equal sums of ratios, so that every row fills the width. */
-function evenRows(ratios, rowRatio) {
+/** Split into rows of about equal sums of ratios; of the last block, the last row may be short. */
+function rowsOf(ratios, rowRatio, last) {
   const total = ratios.reduce((sum, ratio) => sum + ratio, 0);
-  const number = Math.max(1, Math.round(total / rowRatio));
+  const number = last ? Infinity : Math.max(1, Math.round(total / rowRatio));
+  const share = last ? rowRatio : total / number;
   const rows = [];
-  let sum = 0;
-  let size = 0;
+  let [sum, size] = [0, 0];
   for (const ratio of ratios) {
-    const limit = ((rows.length + 1) * total) / number;
-    if (size && rows.length < number - 1 && sum + ratio / 2 > limit) {
+    if (size && rows.length < number - 1 && sum + ratio / 2 > (rows.length + 1) * share) {
       rows.push(size);
-      size = 0;
-    }
-    sum += ratio;
-    size += 1;
-  }
-  rows.push(size);
-  return rows;
-}
-
-/** Fill rows one after the other; the last one may stay short. */
-function greedyRows(ratios, rowRatio) {
-  const rows = [];
-  let sum = 0;
-  let size = 0;
-  for (const ratio of ratios) {
-    if (size && sum + ratio / 2 > rowRatio) {
-      rows.push(size);
-      sum = 0;
       size = 0;
     }
     sum += ratio;

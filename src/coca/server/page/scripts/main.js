@@ -1,8 +1,7 @@
 // The page: joins state, search field, wall, filters, item view and uploads.
 
 import { SelectionBar } from "./actions.js";
-import { Albums } from "./albums.js";
-import { api, apiKey, hasRoute, onMissingKey, readRoutes, takeKeyOfLink } from "./api.js";
+import { api, apiKey, onMissingKey } from "./api.js";
 import { promptDialog } from "./dialogs.js";
 import { $, button, h } from "./dom.js";
 import { Duplicates } from "./duplicates.js";
@@ -10,15 +9,13 @@ import { Filters } from "./filters.js";
 import { addImage, imageOf } from "./images.js";
 import { ItemView } from "./item.js";
 import { listenToKeys, showKeys } from "./keyboard.js";
-import { count, date, language, number, switchLanguage, t, translatePage } from "./language.js";
+import { count, language, number, switchLanguage, t, translatePage } from "./language.js";
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
-import { themeButton, tileSize, viewControls } from "./preferences.js";
-import { Scrubber } from "./scrubber.js";
-import { monthsOf } from "./sections.js";
+import { rowHeight, sizeControl, themeButton } from "./preferences.js";
 import { Selection } from "./selection.js";
-import { Store, emptyState, hasFilters, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
-import { Suggestions, examplesOf } from "./suggestions.js";
+import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Suggestions } from "./suggestions.js";
 import { Terms, readTyped } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
 import { Uploads } from "./uploads.js";
@@ -26,8 +23,6 @@ import { Wall } from "./wall.js";
 
 /** Ranked searches end here; lists of all items do not. */
 const MAX_RANKED = 16_384;
-/** Best hits of a query that are sorted by date. */
-const MAX_SORTED = 500;
 /** Interval in which a service that does not answer is asked again. */
 const RETRY_MS = 3000;
 /** Time between two searches while typing: what a search takes, so that a slow service is not flooded. */
@@ -35,21 +30,16 @@ const PAUSE_MS = { least: 40, most: 600 };
 
 const store = new Store();
 const selection = new Selection();
-/** Whether the routes and the collections of the service are known. */
+/** Whether the collections of the service are known. */
 let connected = false;
 let retry = 0;
 let service = { collections: [], writable: false, capabilities: [] };
 /** When the last search began, and how long it took, in ms. */
 let [searched, took] = [0, 0];
-/** Captions of the collection that are examples of queries. */
-let examples = [];
 /** Date inside the text of the query, {text, first, last}; null without one. */
 let period = null;
 
-/** Return whether the model does more than search: "caption", "explain" or "answer". */
-const can = (name) => service.capabilities.includes(name);
-const writable = () => service.writable && hasRoute("patch", "/v1/items");
-const canAdd = () => service.writable && hasRoute("post", "/v1/items");
+const writable = () => service.writable;
 const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
 const thumbnailOf = (id, side = 128) => {
   const { collection } = store.state;
@@ -63,7 +53,7 @@ const terms = new Terms($("#chips"), store, thumbnailOf);
 const wall = new Wall($("#wall"), {
   addressOf,
   selection,
-  size: tileSize,
+  rowHeight,
   actions: {
     open: (item) => store.set({ item: item.id, at: wall.indexOf(item.id) }),
     similar: (item) => terms.similarTo(item),
@@ -71,14 +61,11 @@ const wall = new Wall($("#wall"), {
     less: (item) => terms.add(terms.ofItem(item, -1)),
   },
 });
-const scrubber = new Scrubber(wall);
 const filters = new Filters($("#filters"), $("#filters-toggle"), store);
 const suggestions = new Suggestions(search, $("#suggestions"), {
-  store, wall,
-  examples: () => examples,
-  onChoice: choose,
+  store, wall, onChoice: choose,
 });
-const onDeleted = (ids) => {
+const onGone = (ids) => {
   selection.remove(ids);
   refresh();
 };
@@ -87,12 +74,15 @@ const onChanged = () => {
   filters.load();
   if (!store.state.item) refresh();
 };
-const parts = { store, wall, selection, terms, can, writable, addressOf, onChanged, onDeleted };
+const parts = { store, wall, selection, terms, writable, addressOf, onChanged, onGone };
 const itemView = new ItemView(parts);
 const duplicates = new Duplicates($("#duplicates"), parts);
-const albums = new Albums($("#albums"), { store, thumbnailOf });
 const bar = new SelectionBar($("#selection"), parts);
-const uploads = new Uploads($("#uploads"), { store, can, addressOf, onAdded: () => refresh() });
+const uploads = new Uploads($("#uploads"), {
+  store, addressOf,
+  captions: () => service.capabilities.includes("caption"),
+  onAdded: () => refresh(),
+});
 
 /** Read the result, the counts and the collections again, after items were written. */
 function refresh() {
@@ -119,7 +109,7 @@ function loadWall(at = 0) {
   document.body.classList.add("loading");
   const began = performance.now();
   searched = began;
-  const read = hasQuery(state) ? (state.sort ? byDate(body) : ranked(body)) : listed(body);
+  const read = hasQuery(state) ? ranked(body) : listed(body);
   const source = async (offset, limit, signal) => {
     const response = await read(offset, limit, signal);
     if (offset > 0) return response;
@@ -139,22 +129,6 @@ const ranked = (body) => async (offset, limit, signal) => {
   return api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
 };
 
-/** Sort the best hits by date: the matches of a calibrated collection, else a number of them. */
-function byDate(body) {
-  let all = null;
-  return async (offset, limit, signal) => {
-    if (!all) {
-      const response = await api.search({ ...body, limit: MAX_SORTED }, signal);
-      const matches = response.hits.findLastIndex((hit) => hit.is_match === true) + 1;
-      const hits = matches ? response.hits.slice(0, matches) : response.hits;
-      hits.sort((a, b) => (b.time ?? -Infinity) - (a.time ?? -Infinity) || 0);
-      all = { ...response, hits: hits.map((hit) => ({ ...hit, is_match: null })) };
-    }
-    const { hits } = all;
-    return { ...all, hits: hits.slice(offset, offset + limit), total: hits.length, months: monthsOf(hits) };
-  };
-}
-
 /** Show why nothing is shown; a service that does not answer is asked again until it does. */
 function showFailure(error) {
   const again = () => (connected ? loadWall(store.start) : connect());
@@ -169,9 +143,6 @@ function showFailure(error) {
     const text = t("This page asks again every few seconds.");
     showMessage(message, t("The service does not answer"), text, act(t("Try again"), again));
     retry = setTimeout(again, RETRY_MS);
-  } else if (error.status === 400 && store.state.filter) {
-    const clear = act(t("Clear the filter"), () => store.set({ filter: "" }));
-    showMessage(message, t("The filter is not understood"), error.message, clear);
   } else {
     const mayWork = error.status === 429 || error.status >= 500;
     showMessage(message, t("The search failed"), error.message, mayWork && act(t("Try again"), again));
@@ -180,7 +151,7 @@ function showFailure(error) {
 }
 
 function expectedCount(state) {
-  const filtered = scopeOf(state).where.length || state.filter || state.trash;
+  const filtered = scopeOf(state).where.length || state.hidden;
   const named = service.collections.find(({ name }) => name === state.collection);
   return filtered ? 0 : ((named ?? service.collections[0])?.count ?? 0);
 }
@@ -196,68 +167,42 @@ function describeResult(response) {
   summary.textContent = parts.join(" · ");
   summary.title = `${number(Math.round(response.took_ms))} ms`;
   hideMessage(message);
-  if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
-  else if (state.trash) showNote(message, t("Images in the trash. Open one to see when it is deleted for good."));
+  if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
+  else if (state.hidden) showNote(message, t("No search finds these images."));
   else if (weak === true) showNote(message, t("Weak matches for {query}", { query: queryName(state) }));
   wall.divider.textContent = t("Weak matches");
-  if (!hasQuery(state) && !hasFilters(state) && !state.trash && hits.length) examples = examplesOf(hits);
   drawResultTools();
   const found = hasQuery(state) ? `${t("Results for {query}", { query: queryName(state) })}: ` : "";
   announce(`${found}${parts.join(", ")}`);
 }
 
-/** Draw the examples of a page without a query, and the order and the bookmark of a query. */
+/** Draw the way back from the hidden items, and the date inside a text as a filter. */
 function drawResultTools() {
   const { state } = store;
-  const text = { text: true };
-  const plain = !hasQuery(state) && !hasFilters(state) && !state.trash;
   const tools = [];
-  if (state.trash) tools.push(button(t("All images"), "left", () => store.set({ trash: false }), text));
-  if (hasQuery(state)) {
-    const select = h(
-      "select",
-      {
-        class: "field field-small", id: "sort", "aria-label": t("Order"),
-        on: { change: () => store.set({ sort: select.value }) },
-      },
-      h("option", { value: "" }, t("Best matches first")),
-      h("option", { value: "newest" }, t("Newest first")),
-    );
-    select.value = state.sort;
-    tools.push(select);
-  }
+  if (state.hidden) tools.push(button(t("All images"), "left", () => store.set({ hidden: false }), { text: true }));
   if (hasQuery(state) && period && !state.from && !state.to) {
     const { text: name, first: from, last: to } = period;
     // What is left of "beach in summer 2019" is "beach".
     const left = state.text.split(/\s+/).join(" ").replace(name, "").trim().replace(/\s*\b(in|from|during|of|im|am|aus|von)$/i, "");
     tools.push(button(t("Only {period}", { period: name }), "clock", () => choose({ text: left, from, to }), { text: true, class: "chip-add" }));
   }
-  if (!plain && !state.trash) {
-    const saved = suggestions.isSaved(state);
-    tools.push(button(t(saved ? "Forget this search" : "Save this search"), "bookmark", async () => {
-      const value = state.text || [...state.tags, ...Object.values(state.values).flat()].join(", ");
-      const name = saved || (await promptDialog(t("Save this search"), { label: t("Name"), action: t("Save"), value }));
-      if (name) suggestions.save(store.state, name);
-      drawResultTools();
-    }, { "aria-pressed": String(saved) }));
-  }
-  if (plain) tools.push(...examples.map((one) => button(one, "search", () => choose({ text: one }), { text: true, class: "chip-example" })));
   $("#result-tools").replaceChildren(...tools);
 }
 
 function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
-  const views = { duplicates: t("Near-duplicates"), albums: t("Albums") };
-  document.title = views[state.view] ? `${views[state.view]} · coca` : title;
+  document.title = state.view === "duplicates" ? `${t("Near-duplicates")} · coca` : title;
   // What the reader types while the page starts, or next to another change, stays.
   const other = before && (before.text !== state.text || document.activeElement !== search);
   if (other && readTyped(search.value).text !== state.text) search.value = state.text;
   const wanted = state.view === "wall";
   $("#wall").hidden = !wanted;
   $(".toolbar").hidden = !wanted;
+  // The values of filters are those of the other images.
+  for (const one of ["#filters", "#filters-toggle"]) $(one).hidden = state.hidden;
   $("#duplicates").hidden = state.view !== "duplicates";
-  $("#albums").hidden = state.view !== "albums";
   const changed = !before || resultOf(before) !== resultOf(state);
   if (changed) terms.draw();
   if (changed && wanted) {
@@ -266,16 +211,14 @@ function drawState(before) {
   } else if (changed) {
     hideMessage(message);
     wall.clear();
-    scrubber.draw();
   }
   if (connected) drawParts(before, changed);
 }
 
-/** Draw what depends on the routes of the service and on the rights of the key. */
+/** Draw what depends on the rights of the key. */
 function drawParts(before, changed) {
   const { state } = store;
   if (changed && state.view === "duplicates") duplicates.show();
-  if (changed && state.view === "albums") albums.show();
   if (!before || scopeKey(before) !== scopeKey(state)) filters.load();
   else filters.draw();
   if (state.item) itemView.show(state.item);
@@ -300,15 +243,11 @@ function drawTools() {
   const { collection } = store.state;
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
-    ...(canAdd() ? [button(t("Add images"), "upload", openUploads)] : []),
-    ...(hasRoute("post", "/v1/facets")
-      ? [button(t("Albums"), "album", () => store.set({ ...emptyState(), collection, view: "albums" }))]
+    ...(writable() ? [button(t("Add images"), "upload", openUploads)] : []),
+    button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" })),
+    ...(writable()
+      ? [button(t("Hidden images"), "hide", () => store.set({ ...emptyState(), collection, hidden: true }))]
       : []),
-    ...(hasRoute("post", "/v1/duplicates")
-      ? [button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }))]
-      : []),
-    ...(writable() ? [button(t("Trash"), "trash", () => store.set({ ...emptyState(), collection, trash: true }))] : []),
-    ...(writable() && apiKey.get() && hasRoute("post", "/v1/links") ? [button(t("Share"), "share", share)] : []),
     button(t("Keys"), "keyboard", showKeys, { class: "only-wide" }),
     button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { class: "only-wide" }),
     themeButton(),
@@ -319,25 +258,7 @@ const pickImage = $("#pick-image");
 const pickUploads = $("#pick-uploads");
 
 function openUploads() {
-  uploads.open(() => pickUploads.click());
-}
-
-/** Make a link to what is shown, which may only read and ends after some days. */
-async function share() {
-  const title = t("Share a link");
-  const days = await promptDialog(title, {
-    label: t("Days until the link ends"), type: "number", value: "30", action: t("Make the link"),
-    hint: t("Whoever has the link sees the same images, and cannot change them."),
-  });
-  if (!days) return;
-  try {
-    const { key, expires } = await api.link(Number(days));
-    const value = `${location.href.split("#")[0]}#key=${key}`;
-    const label = t("Until {date}", { date: date(Date.parse(expires) / 1000) });
-    if (await promptDialog(title, { label, value, action: t("Copy") })) await navigator.clipboard?.writeText(value);
-  } catch (error) {
-    report(error);
-  }
+  pickUploads.click();
 }
 
 async function searchBy(file) {
@@ -357,7 +278,7 @@ function type() {
   const { text, term } = readTyped(search.value);
   // A text with a sign is a further term, which waits for Enter.
   if (term || text === store.state.text) return;
-  store.set({ text, weight: 1, view: "wall", item: "" }, { replace: typing });
+  store.set({ text, hidden: false, view: "wall", item: "" }, { replace: typing });
   typing = true;
 }
 
@@ -365,7 +286,7 @@ function type() {
 function choose(changes) {
   clearTimeout(pause);
   search.value = changes.text;
-  store.set({ weight: 1, view: "wall", item: "", ...changes }, { replace: typing });
+  store.set({ hidden: false, view: "wall", item: "", ...changes }, { replace: typing });
   typing = false;
   suggestions.remember(store.state);
 }
@@ -424,12 +345,11 @@ function listen() {
   wall.addEventListener("failed", ({ detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
   wall.addEventListener("received", () => {
     itemView.found();
-    scrubber.draw();
     suggestions.draw();
     if (selection.size) bar.draw();
   });
   listenToTransfers({
-    onSearch: searchBy, onAdd: (files) => uploads.add(files), writable: canAdd,
+    onSearch: searchBy, onAdd: (files) => uploads.add(files), writable,
     isEmpty: () => Boolean($(".empty-drop")),
   });
   listenToKeys({ search, filters, wall, selection, bar });
@@ -448,7 +368,7 @@ onMissingKey(async (refused) => {
 
 async function connect() {
   try {
-    await Promise.all([readRoutes(), describeCollections()]);
+    await describeCollections();
   } catch (error) {
     showFailure(error);
     return;
@@ -461,12 +381,11 @@ async function connect() {
 }
 
 function start() {
-  takeKeyOfLink();
   translatePage();
   search.value = store.state.text;
   store.place = () => wall.place;
   drawTools();
-  viewControls($("#view-controls"), () => wall.relayout());
+  $("#view-controls").append(sizeControl(() => wall.relayout()));
   listen();
   drawState(null);
   connect();

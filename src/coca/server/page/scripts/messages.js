@@ -23,7 +23,7 @@ export function hideMessage(root) {
   root.replaceChildren();
 }
 
-const emptyFilters = { tags: [], values: {}, from: "", to: "", filter: "" };
+const emptyFilters = { tags: [], values: {}, from: "", to: "" };
 
 /** Name a query for messages. */
 export function queryName({ text, terms }) {
@@ -31,7 +31,7 @@ export function queryName({ text, terms }) {
   const [first] = terms.filter(({ sign }) => sign > 0);
   if (!first) return t("this query");
   if (first.kind === "text") return `“${first.value}”`;
-  return t(first.region ? "this region" : "this image");
+  return t("this image");
 }
 
 /** Show why a result has no items. */
@@ -43,8 +43,8 @@ export function showNoItems(root, store, { writable, add }) {
     showMessage(root, t("No images with these filters"), t("Remove a filter to see more."), clear);
   } else if (hasQuery(state)) {
     showMessage(root, t("No images found"), t("This collection has nothing to compare with."));
-  } else if (state.trash) {
-    showMessage(root, t("The trash is empty"), "", button(t("All images"), "left", () => store.set({ trash: false }), primary));
+  } else if (state.hidden) {
+    showMessage(root, t("No image is hidden"), "", button(t("All images"), "left", () => store.set({ hidden: false }), primary));
   } else if (writable) {
     const choose = button(t("Add images"), "upload", add, primary);
     showMessage(root, t("No images yet"), t("Drop images here, and search them by what they show."), choose);

@@ -1,10 +1,9 @@
-// What this browser remembers: color theme, layout and size of the tiles.
+// What this browser remembers: color theme and size of the tiles.
 
 import { button, h } from "./dom.js";
 import { t } from "./language.js";
 
 const THEME = "coca.theme";
-const LAYOUT = "coca.layout";
 const SIZE = "coca.size";
 const THEMES = ["auto", "light", "dark"];
 const ICONS = { auto: "auto", light: "sun", dark: "moon" };
@@ -31,19 +30,17 @@ export function themeButton() {
   return element;
 }
 
-/** Return the layout of the wall and the height of its rows, in CSS pixels. */
-export function tileSize() {
+/** Return the height of the rows of the wall, in CSS pixels. */
+export function rowHeight() {
   const phone = matchMedia("(max-width: 760px)").matches;
   const saved = Number(localStorage.getItem(SIZE));
-  const height = saved >= SIZES.min && saved <= SIZES.max ? saved : phone ? SIZES.phone : SIZES.usual;
-  return { height, square: localStorage.getItem(LAYOUT) === "grid" };
+  return saved >= SIZES.min && saved <= SIZES.max ? saved : phone ? SIZES.phone : SIZES.usual;
 }
 
-/** Build the controls of the wall's layout; `onChange` is called after each change. */
-export function viewControls(root, onChange) {
-  const { height, square } = tileSize();
+/** Build the control of the size of the tiles; `onChange` is called after each change. */
+export function sizeControl(onChange) {
   const range = h("input", {
-    type: "range", class: "size-range", min: SIZES.min, max: SIZES.max, step: "10", value: height,
+    type: "range", class: "size-range", min: SIZES.min, max: SIZES.max, step: "10", value: rowHeight(),
     "aria-label": t("Size of the images"), title: t("Size of the images"),
     on: {
       change: () => {
@@ -52,20 +49,5 @@ export function viewControls(root, onChange) {
       },
     },
   });
-  const layout = (name, label, pressed) =>
-    button(label, name, () => {
-      localStorage.setItem(LAYOUT, name);
-      viewControls(root, onChange);
-      root.querySelector(`.layout-${name}`).focus();
-      onChange();
-    }, { class: `layout-${name}`, "aria-pressed": String(pressed) });
-  root.replaceChildren(
-    range,
-    h(
-      "div",
-      { class: "layouts", role: "group", "aria-label": t("Layout") },
-      layout("justified", t("Rows of whole images"), !square),
-      layout("grid", t("Grid of squares"), square),
-    ),
-  );
+  return range;
 }

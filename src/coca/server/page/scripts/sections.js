@@ -8,7 +8,7 @@ const MIN_ITEMS = 8;
  * Build sections of a list that is sorted by date.
  * @param {{month: string, count: number}[]} months in the order of the list; an empty month has the
  *   items without a date
- * @returns {{start: number, title: string, year: string}[]} empty where each would have few items
+ * @returns {{start: number, title: string}[]} empty where each would have few items
  */
 export function sectionsOf(months) {
   const sum = months.reduce((total, { count }) => total + count, 0);
@@ -21,19 +21,8 @@ export function sectionsOf(months) {
   let start = 0;
   for (const { month, count } of months) {
     const title = group === 7 || !month ? monthName(month) : month.slice(0, 4);
-    if (sections.at(-1)?.title !== title) sections.push({ start, title, year: month.slice(0, 4) });
+    if (sections.at(-1)?.title !== title) sections.push({ start, title });
     start += count;
   }
   return sections;
-}
-
-/** Count items by month, in their order. */
-export function monthsOf(items) {
-  const months = [];
-  for (const { time } of items) {
-    const month = time ? new Date(time * 1000).toISOString().slice(0, 7) : "";
-    if (months.at(-1)?.month === month) months.at(-1).count += 1;
-    else months.push({ month, count: 1 });
-  }
-  return months;
 }

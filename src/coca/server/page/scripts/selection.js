@@ -29,11 +29,6 @@ export class Selection extends EventTarget {
     this.#changed();
   }
 
-  replace(items) {
-    this.#items = new Map(items.map((item) => [item.id, item]));
-    this.#changed();
-  }
-
   remove(ids) {
     for (const id of ids) this.#items.delete(id);
     this.#changed();

@@ -1,4 +1,4 @@
-// Suggestions below the search field: saved and recent queries, examples, tags, albums, captions.
+// Suggestions below the search field: recent queries, tags, folders, captions.
 
 import { api } from "./api.js";
 import { h, icon, shorten } from "./dom.js";
@@ -7,23 +7,19 @@ import { t } from "./language.js";
 import { fromQuery, toQuery } from "./state.js";
 
 const RECENT = "coca.recent";
-const SAVED = "coca.saved";
 const MAX_RECENT = 6;
-const MAX_SAVED = 20;
 const MAX_SHOWN = 9;
 /** Captions among them: more would cover the images that they are about. */
 const MAX_CAPTIONS = 4;
 const MAX_VALUES = 1000;
-const EXAMPLES = 3;
 /** Fields whose values are suggested, and the icon of each. */
 const FIELDS = {
-  tags: "tag", "metadata.albums": "album", album: "album", "metadata.people": "tag",
-  "metadata.city": "tag", "metadata.country": "tag",
+  tags: "tag", album: "folder", "metadata.people": "tag", "metadata.city": "tag", "metadata.country": "tag",
 };
 
-const read = (key) => {
+const recent = () => {
   try {
-    const found = JSON.parse(localStorage.getItem(key));
+    const found = JSON.parse(localStorage.getItem(RECENT));
     return Array.isArray(found) ? found.filter((one) => typeof one?.query === "string") : [];
   } catch {
     return [];
@@ -33,28 +29,13 @@ const read = (key) => {
 /** Drop the stop at the end of a caption. */
 const plain = (caption) => caption.replace(/[.\s]+$/, "");
 
-/** Choose captions of different images as examples of queries, which these images answer. */
-export function examplesOf(items) {
-  const found = new Map();
-  for (const { caption } of items) {
-    const text = plain(caption);
-    const words = text.split(/\s+/).length;
-    // The last word, mostly the object, differs between the examples.
-    const last = text.split(/\s+/).at(-1).toLowerCase();
-    if (words > 1 && words <= 7 && !found.has(last)) found.set(last, text);
-  }
-  const all = [...found.values()];
-  const step = Math.max(1, Math.floor(all.length / EXAMPLES));
-  return all.filter((_, at) => at % step === 0).slice(0, EXAMPLES);
-}
-
 export class Suggestions {
   #values = null;
   #active = -1;
   #text = "";
   #options = [];
 
-  /** `options`: `store`, `wall`, `examples()`, and `onChoice(changes)` of the state. */
+  /** `options`: `store`, `wall`, and `onChoice(changes)` of the state. */
   constructor(field, root, options) {
     Object.assign(this, { field, root }, options);
     for (const name of ["focus", "input"]) field.addEventListener(name, () => this.#open());
@@ -68,7 +49,7 @@ export class Suggestions {
   draw() {
     if (document.activeElement !== this.field || !this.opened) return;
     const text = this.field.value.trim().toLowerCase();
-    this.#options = (text ? this.#matching(text) : this.#beginning()).slice(0, MAX_SHOWN);
+    this.#options = (text ? this.#matching(text) : this.#recent(() => true)).slice(0, MAX_SHOWN);
     if (text !== this.#text) this.#active = -1;
     this.#text = text;
     this.#active = Math.min(this.#active, this.#options.length - 1);
@@ -89,20 +70,8 @@ export class Suggestions {
   remember(state) {
     if (!state.text) return;
     const query = toQuery({ ...state, item: "" });
-    const others = read(RECENT).filter((one) => one.query !== query);
+    const others = recent().filter((one) => one.query !== query);
     localStorage.setItem(RECENT, JSON.stringify([{ query, name: state.text }, ...others].slice(0, MAX_RECENT)));
-  }
-
-  isSaved(state) {
-    return read(SAVED).some(({ query }) => query === toQuery({ ...state, item: "" }));
-  }
-
-  /** Save a query under a name, or forget it. */
-  save(state, name) {
-    const query = toQuery({ ...state, item: "" });
-    const others = read(SAVED).filter((one) => one.query !== query);
-    const saved = others.length < read(SAVED).length ? others : [{ query, name }, ...others];
-    localStorage.setItem(SAVED, JSON.stringify(saved.slice(0, MAX_SAVED)));
   }
 
   /** Read the values of the collection again when they are needed. */
@@ -127,12 +96,6 @@ export class Suggestions {
     }
   }
 
-  #beginning() {
-    const past = (key, image) => read(key).map(({ name, query }) => ({ image, text: name, run: () => this.#go(query) }));
-    const examples = this.examples().map((text) => ({ image: "search", text, note: t("example"), run: () => this.onChoice({ text }) }));
-    return [...past(SAVED, "bookmark"), ...past(RECENT, "clock"), ...examples];
-  }
-
   #matching(text) {
     // Each typed word begins a word of a suggestion.
     const typed = text.split(/\s+/).map((word) => ` ${word}`);
@@ -141,20 +104,19 @@ export class Suggestions {
       .map((one) => ({ ...one, shown: valueName(one.field, one.value) }))
       .filter(({ shown }) => has(shown))
       .map(({ field, value, shown }) => ({
-        image: FIELDS[field], text: shown, note: t(field === "tags" ? "tag" : /album/.test(field) ? "album" : "filter"),
+        image: FIELDS[field], text: shown, note: t({ tags: "tag", album: "folder" }[field] ?? "filter"),
         run: () => this.#filter(field, value),
       }));
     const captions = [...new Set(this.wall.loaded().map(({ caption }) => plain(caption)))]
       .filter((caption) => has(caption) && caption.toLowerCase() !== text)
       .map((caption) => ({ image: "search", text: caption, run: () => this.onChoice({ text: caption }) }));
-    const recent = read(RECENT)
-      .filter(({ name }) => has(name) && name.toLowerCase() !== text)
-      .map(({ name, query }) => ({ image: "clock", text: name, run: () => this.#go(query) }));
-    return [...values.slice(0, 4), ...recent.slice(0, 2), ...captions.slice(0, MAX_CAPTIONS)];
+    const past = this.#recent((name) => has(name) && name.toLowerCase() !== text);
+    return [...values.slice(0, 4), ...past.slice(0, 2), ...captions.slice(0, MAX_CAPTIONS)];
   }
 
-  #go(query) {
-    this.onChoice(fromQuery(query));
+  #recent(fits) {
+    return recent().filter(({ name }) => fits(name))
+      .map(({ name, query }) => ({ image: "clock", text: name, run: () => this.onChoice(fromQuery(query)) }));
   }
 
   #filter(field, value) {

@@ -4,25 +4,16 @@ import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
 import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnails.js";
 
+/** Tag of favourites. */
+export const FAVOURITE = "favourite";
+
+export const isFavourite = (item) => item.tags.includes(FAVOURITE);
+
 /** Name of an item for labels: its caption, or its file name. */
 export const labelOf = (item) => shorten(item.caption || item.name || item.id, 120);
 
 /** Sort key of a hit; null without a query. */
 export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
-
-/** List what ranked a hit, as names and values for people who want to know. */
-export function scoresOf(hit) {
-  const shown = (value) => (typeof value === "number" ? value.toFixed(3) : "");
-  const parts = Object.entries(hit.parts ?? {}).map(([name, value]) => `${name} ${shown(value)}`);
-  const probability = hit.match_probability;
-  return [
-    [t("Match"), typeof probability === "number" ? `${Math.round(probability * 100)} %` : ""],
-    [t("Rank"), parts.length ? `${shown(rankOf(hit))} = ${parts.join(" + ")}` : ""],
-    [t("Similarity"), shown(hit.score)],
-    [t("Words (BM25)"), shown(hit.bm25)],
-    [t("Likelihood"), shown(hit.log_likelihood)],
-  ];
-}
 
 /** Build an empty tile, for an item that is not loaded. */
 export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
@@ -64,7 +55,7 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
           if (event.metaKey || event.ctrlKey) return;
           event.preventDefault();
           if (event.shiftKey) actions.select(item, true);
-          else actions.open(item, event);
+          else actions.open(item);
         },
       },
     },
@@ -78,7 +69,7 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
-    item.favorite && h("span", { class: "tile-favorite" }, icon("heart")),
+    isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
   );
   // Of a hundred tiles a few are pointed at; building these parts of all would delay each search.
   const complete = () => {
@@ -100,10 +91,10 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
   return element;
 }
 
-/** Load the image of a tile, if it has one that is not loaded. */
+/** Load the image of a tile, if it has one. */
 export function loadImage(element) {
   const image = element.querySelector("img");
-  if (image && !image.src) showThumbnail(image);
+  if (image) showThumbnail(image);
 }
 
 /** Remove a tile from the page, and stop loading its image. */

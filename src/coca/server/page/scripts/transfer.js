@@ -9,38 +9,26 @@ export function listenToTransfers({ onSearch, onAdd, writable, isEmpty }) {
   const zone = $("#drop");
   let depth = 0;
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const adds = (event) => writable() && (isEmpty() || event.clientX > innerWidth / 2);
-  const hide = () => {
-    depth = 0;
-    zone.hidden = true;
-  };
   document.addEventListener("dragenter", (event) => {
     if (!hasFiles(event) || document.querySelector("dialog[open]")) return;
     depth += 1;
     if (!zone.hidden) return;
     zone.hidden = false;
-    zone.replaceChildren(
-      !(writable() && isEmpty()) && h("p", { class: "drop-part" }, t("Drop to search by this image")),
-      writable() && h("p", { class: "drop-part" }, t("Drop to add to the collection")),
-    );
+    const text = isEmpty() ? "Drop to add to the collection" : "Drop an image to search by it, or several to add them";
+    zone.replaceChildren(h("p", {}, t(writable() ? text : "Drop to search by this image")));
   });
   document.addEventListener("dragleave", (event) => {
-    if (hasFiles(event) && --depth <= 0) hide();
+    if (hasFiles(event) && --depth <= 0) zone.hidden = true;
   });
-  document.addEventListener("dragover", (event) => {
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    [...zone.children].forEach((part, at) => part.classList.toggle("over", zone.children.length === 1 || at === Number(adds(event))));
-  });
+  document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   document.addEventListener("drop", (event) => {
     if (!hasFiles(event)) return;
     event.preventDefault();
-    const add = adds(event);
-    hide();
+    depth = 0;
+    zone.hidden = true;
     const files = imageFiles(event.dataTransfer);
-    if (!files.length) return;
-    if (add) onAdd(files);
-    else onSearch(files[0]);
+    if (writable() && files.length && (isEmpty() || files.length > 1)) onAdd(files);
+    else if (files.length) onSearch(files[0]);
   });
   document.addEventListener("paste", (event) => {
     const [file] = imageFiles(event.clipboardData);

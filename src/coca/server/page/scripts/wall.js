@@ -3,9 +3,7 @@
 import { Blocks } from "./blocks.js";
 import { h, perFrame } from "./dom.js";
 import { t } from "./language.js";
-import { dragSelection } from "./rubber.js";
 import { sectionsOf } from "./sections.js";
-import { ScrollSpeed } from "./speed.js";
 import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
 
 const OVERSCAN = 700;
@@ -13,8 +11,6 @@ const MAX_REQUESTS = 3;
 const REQUEST_DELAY_MS = 60;
 const RETRY_MS = 3000;
 const GAP = 6;
-const LONG_PRESS_MS = 450;
-const MAX_DRIFT = 10;
 /** Items that "select all" selects at most, and of one request. */
 const MAX_SELECTED = 10_000;
 const MAX_PAGE = 1000;
@@ -37,56 +33,28 @@ export class Wall extends EventTarget {
   #margin = 0;
   /** Index that is shown at the top once its block is there. */
   #goal = 0;
-  /** Whether a finger touches the wall, and whether it pressed long, which began a selection. */
-  #touched = false;
-  #pressed = false;
-  #speed = new ScrollSpeed(() => {
-    this.#request();
-    this.#loadImages();
-  });
 
   /**
    * @param {HTMLElement} root
    * @param {object} options `actions` of tiles, `addressOf(item, index)`, `selection`, and
-   *   `size()` -> {height, square}
+   *   `rowHeight()`
    */
-  constructor(root, { actions, addressOf, selection, size }) {
+  constructor(root, { actions, addressOf, selection, rowHeight }) {
     super();
     this.root = root;
     this.addressOf = addressOf;
     this.selection = selection;
-    this.size = size;
-    this.actions = {
-      ...actions,
-      select: (item, range) => this.select(item, range),
-      open: (item, event) => this.#tap(item, event),
-    };
-    this.open = actions.open;
+    this.rowHeight = rowHeight;
+    this.actions = { ...actions, select: (item, range) => this.select(item, range) };
     this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
     this.divider = h("p", { class: "wall-divider", hidden: true });
     root.append(this.list, this.divider);
     this.blocks = new Blocks(this.#layoutOptions());
-    const scrolled = perFrame(() => {
-      this.#speed.note();
-      this.#draw();
-    });
-    addEventListener("scroll", scrolled, { passive: true });
+    addEventListener("scroll", perFrame(() => this.#draw()), { passive: true });
     new ResizeObserver(perFrame(() => this.#resized())).observe(root);
     selection.addEventListener("change", () => this.#markSelected());
     this.list.addEventListener("focusin", (event) => this.#focused(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
-    this.list.addEventListener("pointerdown", (event) => {
-      this.#press(event);
-      dragSelection(this, event, () => (this.#pressed = true));
-    });
-    // The end of a long press is no click, not even on the check box that has appeared.
-    this.list.addEventListener("click", (event) => {
-      if (!this.#pressed || !event.detail) return;
-      event.preventDefault();
-      event.stopPropagation();
-    }, true);
-    // A long press also opens the menu of a link.
-    this.list.addEventListener("contextmenu", (event) => this.#touched && event.preventDefault());
   }
 
   /**
@@ -100,12 +68,11 @@ export class Wall extends EventTarget {
     this.#next?.abort();
     const next = new AbortController();
     this.#next = next;
-    const { size } = this.blocks;
     let first = null;
     if (this.loaded().length) {
       this.root.classList.add("stale");
       try {
-        first = await source(0, size, next.signal);
+        first = await source(0, this.blocks.size, next.signal);
       } catch (error) {
         if (!next.signal.aborted) this.#fail(error, 0);
       }
@@ -117,8 +84,7 @@ export class Wall extends EventTarget {
     [this.#goal, this.#current] = [at, at];
     if (at) this.#reveal(at, "start");
     else scrollTo(0, 0);
-    // Another layout since the request has blocks of another size.
-    if (first && size === this.blocks.size) this.#received(0, first);
+    if (first) this.#received(0, first);
     else this.#draw();
     this.#request();
   }
@@ -245,7 +211,7 @@ export class Wall extends EventTarget {
   }
 
   #layoutOptions() {
-    return { width: Math.max(1, this.root.clientWidth), gap: GAP, ...this.size() };
+    return { width: Math.max(1, this.root.clientWidth), gap: GAP, height: this.rowHeight() };
   }
 
   #resized() {
@@ -321,7 +287,7 @@ export class Wall extends EventTarget {
       this.#tiles.set(index, element);
       this.#insert(element, index);
       this.#mark(element, item);
-      if (!this.#speed.fast) loadImage(element);
+      loadImage(element);
     }
     const setSize = this.blocks.complete ? this.blocks.length : -1;
     const drawn = [box.x, box.y, box.width, box.height, setSize, index === this.#current].join();
@@ -342,15 +308,6 @@ export class Wall extends EventTarget {
     const best = this.blocks.item(0);
     const [rank, most] = [rankOf(item), best ? rankOf(best) : null];
     return rank === null || !(most > 0) ? 0 : Math.min(1, Math.max(0.02, rank / most));
-  }
-
-  #loadImages() {
-    // First what the reader sees.
-    const visible = this.blocks.visible(...this.#viewport(0));
-    for (const index of [...visible, ...this.#tiles.keys()]) {
-      const element = this.#tiles.get(index);
-      if (element) loadImage(element);
-    }
   }
 
   // The order in the document is the order of the items, for screen readers.
@@ -388,8 +345,7 @@ export class Wall extends EventTarget {
   }
 
   #request() {
-    // What passes by too fast to be seen is not requested.
-    if (!this.#source || this.#speed.fast) return;
+    if (!this.#source) return;
     // The first block also describes the result.
     const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
     for (const [at, request] of this.#requests) {
@@ -482,36 +438,6 @@ export class Wall extends EventTarget {
       const tabindex = index === this.#current ? 0 : -1;
       for (const part of one.querySelectorAll("a, input, button")) part.tabIndex = tabindex;
     }
-  }
-
-  /** Begin a selection by a long press of a finger. */
-  #press(event) {
-    const element = event.target.closest(".tile[data-id]");
-    this.#touched = event.pointerType === "touch";
-    this.#pressed = false;
-    if (!this.#touched || !element) return;
-    const stop = new AbortController();
-    const timer = setTimeout(() => {
-      stop.abort();
-      const item = this.blocks.item(Number(element.dataset.index));
-      if (item?.id !== element.dataset.id) return;
-      this.#pressed = true;
-      this.select(item, false);
-      navigator.vibrate?.(10);
-    }, LONG_PRESS_MS);
-    stop.signal.addEventListener("abort", () => clearTimeout(timer));
-    const on = (name, end) => addEventListener(name, end, { signal: stop.signal });
-    on("pointerup", () => stop.abort());
-    on("pointercancel", () => stop.abort());
-    on("pointermove", ({ clientX: x, clientY: y }) => {
-      if (Math.hypot(x - event.clientX, y - event.clientY) > MAX_DRIFT) stop.abort();
-    });
-  }
-
-  /** Open an item; while images are selected, a finger selects. */
-  #tap(item, event) {
-    if (this.#touched && event.detail && this.selection.size) this.select(item, false);
-    else this.open(item);
   }
 
   #key(event) {

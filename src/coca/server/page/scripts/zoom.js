@@ -1,4 +1,4 @@
-// Zoom of an image: by the wheel, two fingers, a double click and keys; dragging moves it.
+// Zoom of an image: by the wheel, a double click and keys; dragging moves it.
 
 const MAX_SCALE = 8;
 const DOUBLE = 2.5;
@@ -6,29 +6,29 @@ const STEP = 1.4;
 
 /** Enlarges a frame within its stage. */
 export class Zoom {
-  #points = new Map();
-  #moved = 0;
-
   /**
    * @param {HTMLElement} stage receives the pointers
    * @param {HTMLElement} frame is enlarged
-   * @param {{enabled: function(): boolean, onFirst: function(), onSwipe: function(number)}} options
-   *   `onFirst` is called when the frame is first enlarged; `onSwipe` with 1 or -1 for a swipe of
-   *   one finger over a frame that is not
+   * @param {function()} onFirst is called when the frame is enlarged
    */
-  constructor(stage, frame, options) {
-    Object.assign(this, { stage, frame, scale: 1, x: 0, y: 0 }, options);
+  constructor(stage, frame, onFirst) {
+    Object.assign(this, { stage, frame, onFirst, scale: 1, x: 0, y: 0 });
     stage.addEventListener("wheel", (event) => {
-      if (!this.enabled()) return;
       event.preventDefault();
       this.by(Math.exp(-event.deltaY / 400), event);
     }, { passive: false });
     stage.addEventListener("dblclick", (event) => {
-      if (this.enabled() && !event.target.closest("button")) this.by(this.scale > 1 ? 0 : DOUBLE, event);
+      if (!event.target.closest("button")) this.by(this.scale > 1 ? 0 : DOUBLE, event);
     });
-    stage.addEventListener("pointerdown", (event) => this.#down(event));
-    stage.addEventListener("pointermove", (event) => this.#move(event));
-    for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, (event) => this.#up(event));
+    stage.addEventListener("pointerdown", (event) => {
+      if (this.scale > 1 && !event.target.closest("button")) stage.setPointerCapture(event.pointerId);
+    });
+    stage.addEventListener("pointermove", (event) => {
+      if (!stage.hasPointerCapture(event.pointerId)) return;
+      this.x += event.movementX;
+      this.y += event.movementY;
+      this.#draw();
+    });
   }
 
   /** Enlarge by a factor around a point of the window, by default the middle; 0 shows all again. */
@@ -61,38 +61,5 @@ export class Zoom {
     this.y = bound(this.y, frame.offsetHeight, stage.clientHeight);
     frame.style.transform = scale > 1 ? `translate(${this.x}px, ${this.y}px) scale(${scale})` : "";
     stage.classList.toggle("zoomed", scale > 1);
-  }
-
-  #down(event) {
-    if (!this.enabled() || event.button || event.target.closest("button")) return;
-    if (!this.#points.size) this.#moved = 0;
-    this.#points.set(event.pointerId, event);
-    if (this.scale > 1) this.stage.setPointerCapture(event.pointerId);
-  }
-
-  #move(event) {
-    const before = this.#points.get(event.pointerId);
-    if (!before) return;
-    const [other] = [...this.#points.values()].filter(({ pointerId }) => pointerId !== event.pointerId);
-    this.#points.set(event.pointerId, event);
-    const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
-    if (other) {
-      const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-      const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
-      this.by(distance(event) / Math.max(1, distance(before)), middle);
-      this.#moved = NaN;
-    } else if (this.scale > 1) {
-      this.x += dx;
-      this.y += dy;
-      this.#draw();
-      this.#moved = NaN;
-    } else if (event.pointerType === "touch") this.#moved += Math.abs(dx) > Math.abs(dy) ? dx : 0;
-  }
-
-  #up(event) {
-    this.#points.delete(event.pointerId);
-    const swiped = event.type === "pointerup" && Math.abs(this.#moved) > 50;
-    if (swiped) this.onSwipe(this.#moved < 0 ? 1 : -1);
-    this.#moved = 0;
   }
 }
