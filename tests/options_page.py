@@ -4,17 +4,15 @@ python tests/options_page.py    writes the page again after a change of a comman
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer.main
 
 from coca.cli.app import app
-from index_types_page import table
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
-COLUMNS = ("option", "value", "default", "meaning")
 SHARED_BY = 3
 """An option with the same help in this many commands is described once.
 
@@ -29,7 +27,7 @@ coca search "red car" --limit 5 --json
 
 This page is written from the commands (`python tests/options_page.py`); a test compares them.
 `coca --help` lists the commands, and `coca COMMAND --help` shows the options of one command.
-A dash means that an option is off or empty by default, unless its meaning states another default.
+An option is shown with its value, and with its default in brackets where it has one.
 """
 
 
@@ -39,14 +37,14 @@ def page() -> str:
     commands = dict(leaves(root, "coca"))
     count = Counter(row(option) for command in commands.values() for option in options(command))
     # The most frequent help of each name comes last, and stays.
-    by_name = {cells[0]: cells for cells, _ in reversed(count.most_common())}
+    by_name = {cells[0].split()[0]: cells for cells, _ in reversed(count.most_common())}
     shared = {cells for cells in by_name.values() if count[cells] >= SHARED_BY}
     parts = [
         _HEAD,
         "## Options of `coca` itself\n\nThey come before or after the command.\n",
-        table(COLUMNS, map(row, options(root))),
+        listed(map(row, options(root))),
         "## Shared options\n\nEach of these is an option of several commands.\n",
-        table(COLUMNS, sorted(shared)),
+        listed(sorted(shared)),
         *(section(name, command, shared) for name, command in commands.items()),
     ]
     return "\n".join(parts)
@@ -66,37 +64,40 @@ def options(command: Any) -> Iterator[Any]:
     return (each for each in command.params if each.param_type_name == "option")
 
 
-def section(name: str, command: Any, shared: set[tuple[str, ...]]) -> str:
+def section(name: str, command: Any, shared: set[tuple[str, str]]) -> str:
     """Format a command: its purpose, arguments, own options, and names of the shared options."""
     purpose = " ".join(command.help.partition("\n\n")[0].split())
     parts = [f"## {name}\n", f"{purpose}\n"]
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     if arguments:
-        parts.append(table(("argument", "meaning"), map(argument_row, arguments)))
+        parts.append(listed(map(argument_row, arguments)))
     rows = [row(option) for option in options(command)]
     if own := [cells for cells in rows if cells not in shared]:
-        parts.append(table(COLUMNS, own))
-    if names := [cells[0].partition(",")[0] for cells in rows if cells in shared]:
+        parts.append(listed(own))
+    if names := [cells[0].split()[0].rstrip(",") for cells in rows if cells in shared]:
         parts.append(f"[Shared](#shared-options): {', '.join(names)}.\n")
     return "\n".join(parts)
 
 
-def argument_row(argument: Any) -> tuple[str, ...]:
+def listed(items: Iterable[tuple[str, str]]) -> str:
+    """Format names and their meanings as a list."""
+    return "".join(f"- {name}: {meaning}\n" for name, meaning in items)
+
+
+def argument_row(argument: Any) -> tuple[str, str]:
     """Format an argument."""
     optional = "" if argument.required else " Optional."
     name = argument.metavar or argument.name.upper()
-    return plain(f"`{name}`"), plain(argument.help or "") + optional
+    return f"`{name}`", plain(argument.help or "") + optional
 
 
-def row(option: Any) -> tuple[str, ...]:
-    """Format an option."""
+def row(option: Any) -> tuple[str, str]:
+    """Format an option: its names, value and default, and its meaning."""
     names = [*option.opts, *option.secondary_opts]
-    return (
-        ", ".join(f"`{name}`" for name in names),
-        "" if option.is_flag else plain(value_of(option)),
-        default_of(option),
-        meaning_of(option),
-    )
+    words = ", ".join(f"`{name}`" for name in names)
+    value = "" if option.is_flag else f" {value_of(option)}"
+    default = default_of(option)
+    return f"{words}{value}" + (f" ({default})" if default else ""), meaning_of(option)
 
 
 def value_of(option: Any) -> str:
@@ -105,7 +106,7 @@ def value_of(option: Any) -> str:
     choices = getattr(kind, "__members__", None)
     words = [member.value for member in choices.values()] if choices else _literals(kind)
     if words:
-        return ", ".join(f"`{word}`" for word in words)
+        return f"`{'|'.join(words)}`"
     names = {"str": "text", "int": "integer", "float": "number", "Path": "path", "date": "day"}
     inner = getattr(kind, "__args__", (kind,))[0]
     return f"`{option.metavar}`" if option.metavar else names.get(inner.__name__, inner.__name__)
@@ -123,7 +124,7 @@ def default_of(option: Any) -> str:
     if option.required:
         return "required"
     if value is None or value is False or value in ((), [], ""):
-        return "-"
+        return ""
     return f"`{'on' if value is True else getattr(value, 'value', value)}`"
 
 
