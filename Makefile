@@ -14,8 +14,6 @@ BENCH := $(VENV)/.installed-bench
 PEER := .venv-peer/.installed
 # A Milvus server for the tests, in an environment of its own.
 MILVUS := .venv-milvus/.installed-2.3.5
-# Ray for its test, in an environment of its own, since Ray restricts the versions of others.
-RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
 # The packages of npm for the test of docs/exported-models.md, which skips without Node.js.
@@ -56,7 +54,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-server test-ray test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-server test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,16 +79,11 @@ test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
 
-test-ray: $(RAY) ## Run the tests of embedding shards and of serving on a local Ray, in .venv-ray
-	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \
-		tests/workflows/collections/test_on_ray.py tests/server/test_ray_serve.py -k ray
-
 test-export: $(EXPORT) $(DEPLOY) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
 test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
 	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
-	.venv-export/bin/coca export everyday .venv-runtime/immich --format immich
 	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
 
 test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it

@@ -21,7 +21,6 @@ import os
 import random
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -214,13 +213,12 @@ def sentences(count: int) -> list[str]:
 
 
 def write_model(name: str, folder: Path, *, graphs: bool) -> None:
-    """Write a folder of open_clip with random weights, and its graphs in immich's layout."""
-    if name == "everyday":
-        if not graphs:
-            return
-        from coca.release.onnx.onnx_export import export_onnx
+    """Write a folder of open_clip with random weights, and its export for ONNX Runtime."""
+    from coca.release.onnx.onnx_export import export_onnx
 
-        export_onnx(name, folder / "onnx")
+    if name == "everyday":
+        if graphs:
+            export_onnx(name, folder / "onnx")
         return
     import open_clip
 
@@ -235,33 +233,8 @@ def write_model(name: str, folder: Path, *, graphs: bool) -> None:
     about = {"model_cfg": config, "preprocess_cfg": model.visual.preprocess_cfg}
     (folder / "torch" / "open_clip_config.json").write_text(json.dumps(about), encoding="utf-8")
     torch.save(model.state_dict(), folder / "torch" / "open_clip_pytorch_model.bin")
-    if not graphs:
-        return
-    for part, encode in (("visual", model.encode_image), ("textual", model.encode_text)):
-        (folder / "onnx" / part).mkdir(parents=True)
-        model.forward = encode
-        side = model.visual.preprocess_cfg["size"]
-        side = side if isinstance(side, int) else side[0]
-        sample = torch.zeros(2, 3, side, side)
-        if part == "textual":
-            sample = torch.ones(2, text["context_length"], dtype=torch.int32)
-        key = "image" if part == "visual" else "text"
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            torch.backends.mha.set_fastpath_enabled(False)
-            torch.onnx.export(
-                *(model, (sample,), folder / "onnx" / part / "model.onnx"),
-                dynamo=False,
-                opset_version=17,
-                input_names=[key],
-                output_names=["out"],
-                dynamic_axes={key: {0: "batch"}, "out": {0: "batch"}},
-            )
-    preprocess = json.dumps(model.visual.preprocess_cfg)
-    (folder / "onnx" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "onnx" / "visual" / "preprocess_cfg.json").write_text(preprocess, encoding="utf-8")
-    # The texts of all graphs have the full length, so that any tokenizer takes the same time.
-    _write_tokenizer(folder / "onnx" / "textual")
+    if graphs:
+        export_onnx(folder / "torch", folder / "onnx")
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -359,7 +332,7 @@ def model_referee(arguments: argparse.Namespace) -> Rounds:
         for model in arguments.models:
             write_model(model, folder / model, graphs="onnx" in engines)
         pairs = [(model, engine) for model in arguments.models for engine in engines]
-        # A model of this package has no other library, and its graphs are not in immich's layout.
+        # A model of this package has no other library.
         skipped = {("everyday", it) for it in ENGINES if it not in ("fp32", "bf16", "onnx")}
         shared = ["models", "--count", str(arguments.count), "--folder", str(folder)]
         rounds = in_turn(

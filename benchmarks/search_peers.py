@@ -4,7 +4,7 @@
     python benchmarks/search_peers.py --vectors photos.npy
     python benchmarks/search_peers.py --rows 1000000 --only scan,faiss-sq8,usearch-exact --rounds 1
 
-`--vectors` reads what `coca embed` and `coca embed-shards` write: .npy, .parquet, .jsonl or .csv.
+`--vectors` reads what `coca embed` writes, and vectors files: .npy, .parquet, .jsonl or .csv.
 Without it, vectors are drawn that resemble those of a model: 2,000 clusters on a 64-d surface, with
 noise in all dimensions. Queries are vectors that are held out, or those of `--queries`.
 
@@ -105,7 +105,7 @@ UNITS = {
 
 
 def read_vectors(path: Path) -> np.ndarray:
-    """Read the vectors of a file of `coca embed` or `coca embed-shards`, at length 1."""
+    """Read the vectors of a file, at length 1."""
     match path.suffix.lower():
         case ".npy":
             vectors = np.load(path)

@@ -101,8 +101,10 @@ def parsed(command: Command) -> tuple[str, Any]:
     words, name, group = command.arguments, "coca", command_tree()
     while hasattr(group, "commands"):
         assert words, f"`{command.text}` stops before its command"
-        assert words[0] in group.commands, f"`{command.text}`: {words[0]} is not a command"
-        name, group = f"{name} {words[0]}", group.commands[words.pop(0)]
+        # A plug-in may add it.
+        inner = group.get_command(None, words[0])
+        assert inner is not None, f"`{command.text}`: {words[0]} is not a command"
+        name, group = f"{name} {words.pop(0)}", inner
     return name, group.make_context(name, words)
 
 

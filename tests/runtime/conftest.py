@@ -5,7 +5,6 @@ from importlib.util import find_spec
 WITH_TORCH = [
     "test_base_predictor.py",
     "test_decoding.py",
-    "test_immich_model.py",
     "test_preprocess.py",
     "test_text_embedder.py",
 ]

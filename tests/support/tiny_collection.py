@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from coca.inference import loading
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.workflows.collections.embed_shards import embed_shards
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
 from tiny_model import write_model
-from tiny_run import kill_at_sync_number
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +45,3 @@ def write_collections(
             )
         index_images([folder], predictor, uri=uri, collection=name)
     return uri
-
-
-def embed(
-    model: str, out: str, tars: tuple[str, ...], ready: str, kill_at_sync: int | None = None
-) -> None:
-    """Embed, and leave the file `ready` as soon as the model is loaded."""
-    predictor = load(model, device="cpu")
-    Path(ready).touch()
-    if kill_at_sync is not None:
-        kill_at_sync_number(kill_at_sync)
-    for _ in embed_shards(tars, predictor, out):
-        pass

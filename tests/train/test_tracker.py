@@ -155,21 +155,6 @@ def killed_and_resumed(tracker: Tracker) -> None:
     tracker.close()
 
 
-def test_mlflow_has_each_step_once_in_one_run(tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
-    (tracker,) = make_trackers(["mlflow"], tmp_path)
-    killed_and_resumed(tracker)
-    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    experiment = client.get_experiment_by_name("coca")
-    (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [(it.step, it.value) for it in history] == [(n, 1 / n) for n in range(1, 6)]
-    assert run.data.params["train.groups.0.match"] == "a"
-    assert run.info.status == "FINISHED"
-    assert [it.path for it in client.list_artifacts(run.info.run_id, "captions")] == ["captions/5"]
-
-
 def records(content: bytes) -> Iterator[bytes]:
     """Read a file of an offline run: a header of 7 bytes, then records as of LevelDB's log."""
     at, parts = 7, b""

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from server_process import serving
 
 EXPORTED = Path(__file__).parents[2] / ".venv-runtime" / "exported"
-IMMICH = EXPORTED.with_name("immich")
 COLORS = ("red", "green", "blue", "yellow")
 
 pytestmark = [
@@ -77,20 +76,6 @@ def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
         hits = json.loads(run_coca(*words))
         assert Path(hits[0]["path"]).stem == color
         assert all(hit["caption"] for hit in hits)
-
-
-def test_a_folder_of_immich_indexes_and_searches(photos: Path, tmp_path: Path) -> None:
-    uri = str(tmp_path / "images.db")
-    words = ("index", str(photos), "--uri", uri, "--model", str(IMMICH), "--json")
-    assert json.loads(run_coca(*words))["count"] == len(COLORS)
-    for color in COLORS:
-        image = str(photos / f"{color}.png")
-        hits = json.loads(run_coca("search", "--image", image, "--uri", uri, "--json"))
-        assert hits[0]["path"] == image
-    hits = json.loads(run_coca("search", "red circle", "--uri", uri, "--json"))
-    assert Path(hits[0]["path"]).stem == "red"
-    assert len(hits) == len(COLORS)
-    assert not any(hit["caption"] for hit in hits)
 
 
 def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from coca.cli import data
 from coca.cli.collections import (
     classes,
     collection,
-    embed_shards,
     index,
     migrate,
     mining,
@@ -105,7 +104,7 @@ _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Dat
 _add(_TRAINING, train.pretrain, train.finetune, evaluate.evaluate, runs.runs, demo.demo)
 _add(_MODELS, info.info, embed.embed, caption.caption, classify.classify, detect.detect)
 _add(_MODELS, answer.answer, export.convert, export.average, export.export)
-_add(_SEARCH, index.index, embed_shards.embed_shards, search.search, serve.serve)
+_add(_SEARCH, index.index, search.search, serve.serve)
 _add(_SEARCH, mining.recommend, mining.mine, mining.duplicates, migrate.migrate, reindex.reindex)
 app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
 app.add_typer(collection.app, name="collection", rich_help_panel=_SEARCH)

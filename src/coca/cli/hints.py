@@ -109,7 +109,6 @@ OPTIONS = _names(
         "--out": "--output -o --out-file --outfile --save --save-to --dest",
         "--format onnx": "--onnx",
         "--format browser": "--browser --html",
-        "--format immich": "--immich",
         "--format huggingface": "--hf --huggingface --transformers",
         "--format onnx --int8": "--quantize --quantized --quantise --quant --int-8",
         "--half": "--fp16 --float16",

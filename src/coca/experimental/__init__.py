@@ -13,3 +13,56 @@ SENTENCE_TRANSFORMERS = Plugin(
     install="coca-captioners[sentence-transformers]",
     models={"st": "coca.experimental.sentence_transformers_models:KIND"},
 )
+PROTOCOLS = Plugin(
+    adds="Routes of text-embeddings-inference, Infinity, Cohere v2 and KServe in `coca serve`.",
+    routes={
+        name: f"coca.experimental.protocols.{name}:router"
+        for name in ("cohere", "infinity", "kserve", "tei")
+    },
+)
+IMMICH = Plugin(
+    adds="immich: the routes of its machine learning service, and its folder layout of models.",
+    needs=("onnxruntime",),
+    install="coca-captioners[onnx]",
+    routes={"immich": "coca.experimental.immich.routes:router"},
+    models={"immich": "coca.experimental.immich.model:KIND"},
+    exporters={"immich": "coca.experimental.immich.export:export_immich"},
+)
+RAY = Plugin(
+    adds="`coca embed-shards`: embed tars with any number of processes, also on a Ray cluster.",
+    needs=("pyarrow",),
+    install="coca-captioners[search]",
+    commands={"embed-shards": "coca.experimental.ray.command:embed_shards"},
+)
+MLFLOW = Plugin(
+    adds="The tracker `mlflow` of training runs.",
+    needs=("mlflow",),
+    install="coca-captioners[mlflow]",
+    trackers={"mlflow": "coca.experimental.mlflow.tracker:MlflowTracker"},
+)
+# Adapters that users import by themselves.
+FIFTYONE = Plugin(
+    adds="coca.experimental.adapters.fiftyone: a model of FiftyOne.",
+    needs=("fiftyone",),
+    install="coca-captioners[fiftyone]",
+)
+HAYSTACK = Plugin(
+    adds="coca.experimental.adapters.haystack: embedders of Haystack.",
+    needs=("haystack",),
+    install="coca-captioners[haystack]",
+)
+LLAMA_INDEX = Plugin(
+    adds="coca.experimental.adapters.llama_index: an embedding of LlamaIndex.",
+    needs=("llama_index",),
+    install="coca-captioners[llama-index]",
+)
+MTEB = Plugin(
+    adds="coca.experimental.adapters.mteb: an encoder of MTEB.",
+    needs=("mteb",),
+    install="coca-captioners[mteb]",
+)
+PYMILVUS_MODEL = Plugin(
+    adds="coca.experimental.adapters.pymilvus_model: functions as of pymilvus.model.",
+    needs=("pymilvus",),
+    install="coca-captioners[search]",
+)

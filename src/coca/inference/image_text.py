@@ -4,7 +4,6 @@ coca.load("openclip:ViT-B-16-SigLIP2/webli")            an architecture and tag 
 coca.load("openclip:ViT-B-32/weights.pt")               a checkpoint for an architecture
 coca.load("hf:google/siglip2-base-patch16-224")         a repository of transformers or OpenCLIP
 coca.load("downloads/siglip")                           a folder of these
-coca.load("immich-model")                               a folder in immich's layout
 """
 
 from pathlib import Path
@@ -15,7 +14,7 @@ from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
 from coca.inference import loading
 from coca.inference.image_text_predictor import Placement
-from coca.inference.model_kinds import IMMICH, MODELS, library_of, model_files
+from coca.inference.model_kinds import MODELS, library_of, model_files
 from coca.inference.open_weights import model_folder
 from coca.model.pretrained import resolve_precision
 from coca.runtime.base_predictor import BasePredictor
@@ -49,7 +48,7 @@ def load(
     loading.check_precision(precision)
     if runtime not in (None, *(known := get_args(Runtime))):
         raise ConfigError(f"runtime {runtime!r} is unknown; choose one of {', '.join(known)}")
-    if runtime == "onnx" or library == IMMICH:
+    if runtime == "onnx":
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):
             raise ConfigError(
                 f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "

@@ -10,14 +10,14 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json
 from coca.core.registry import Registry
 from coca.inference.clap_model import ClapPredictor
-from coca.inference.image_text_predictor import ImageTextPredictor, Placement
+from coca.inference.image_text_predictor import Placement
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.transformers_model import TransformersPredictor
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
-from coca.runtime.files import is_immich
+from coca.runtime.embedding_predictor import EmbeddingPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class ModelKind:
 
     is_kind: Callable[[Path], bool]
     """Check whether a folder contains a model of the library."""
-    load: Callable[[Path, Placement], ImageTextPredictor]
-    """Load a folder by torch: a class, or a function that imports the library when it is called."""
+    load: Callable[[Path, Placement], EmbeddingPredictor]
+    """Load a folder: a class, or a function that imports the library when it is called."""
     choose: Callable[[Sequence[str]], Sequence[str]] | None = None
     """Choose the files of a repository of the Hugging Face hub that the model needs, for names
     such as `st:ORGANISATION/NAME`. Default: the kind has no names of its own."""
@@ -65,9 +65,6 @@ class ModelKind:
 
 MODELS: Registry[ModelKind] = Registry("kind of model", "models")
 """Kinds of models by library, which is the prefix of their names as well."""
-
-IMMICH = "immich"
-"""Library of a folder in immich's layout, which ONNX Runtime loads."""
 
 
 def is_model(folder: Path) -> bool:
@@ -82,8 +79,6 @@ def is_image_text(folder: Path) -> bool:
 
 def library_of(folder: Path) -> str | None:
     """Return the library whose image-text model a folder contains; None if it contains none."""
-    if is_immich(folder):
-        return IMMICH
     return next((name for name in MODELS.names() if _is_kind(name, folder)), None)
 
 

@@ -65,7 +65,6 @@ from coca.model.pretrained import CONFIG_FILE, assemble, build_on_meta, save_mod
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.runtime.immich_model import OTHER_RUNTIMES
 from coca.weights import shipped
 
 logger = logging.getLogger(__name__)
@@ -304,11 +303,6 @@ class OpenWeights:
         remote = partial(_Remote, repo, revision=revision or None)
         if set(MODEL_FILES) <= set(names):
             kept = [name for name in (*MODEL_FILES, *FURTHER_FILES) if name in names]
-            return self._copied(source, [remote(name) for name in kept])
-        if "visual/model.onnx" in names:
-            require_installed("onnxruntime", extra="runtime")
-            kept = [it for it in names if re.fullmatch(r"config\.json|(visual|textual)/[^/]+", it)]
-            kept = [it for it in kept if not it.endswith(OTHER_RUNTIMES)]
             return self._copied(source, [remote(name) for name in kept])
         weights = next((name for name in OPEN_CLIP_WEIGHTS if name in names), None)
         if CONFIG_FILE in names:

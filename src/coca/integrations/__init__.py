@@ -1,1 +1,1 @@
-"""Adapters to other libraries: embeddings, vector store, reranker and benchmark interfaces."""
+"""Adapters to other libraries: sentence-transformers, transformers and LangChain."""

@@ -130,7 +130,7 @@ def export(
     if is_image_text(folder):
         raise UnsupportedError(
             f"{model} is an image-text model of another library, whose own folder is the one to "
-            "share; --format onnx or immich makes one that runs without torch"
+            "share; --format onnx makes one that runs without torch"
         )
     known_as = fingerprint(folder)
     run, limits = folder.parent, card.limits

@@ -39,6 +39,9 @@ class EmbeddingPredictor(BasePredictor):
         """Count the parameters of each part and of all; empty where the library has no count."""
         return {}
 
+    def accelerate(self) -> None:
+        """Change the model for faster inference on a CPU, where its library can."""
+
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 H W"]:
         """Decode and resize one image for `embed_prepared`; thread-safe."""
         return square(image, self.image_settings)

@@ -18,7 +18,7 @@ class Execution:
     """Torch device, such as cuda:0; default: an accelerator, else cpu."""
     runtime: Runtime | None = None
     """Library that runs the model: torch; or onnx, without torch, for a folder of `coca export
-    --format onnx` or in immich's layout. Default: onnx for such a folder, else torch."""
+    --format onnx`. Default: onnx for such a folder, else torch."""
     precision: Precision = "fp32"
     """Precision of the model: fp32, bf16, fp16; auto for the faster of fp32 and bf16; or int8, for
     models of other libraries on a CPU."""

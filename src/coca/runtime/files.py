@@ -77,16 +77,6 @@ def is_exported(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST_FILE).is_file()
 
 
-def is_immich(folder: str | Path) -> bool:
-    """Return whether a folder contains an image-text model in immich's layout."""
-    return all((Path(folder) / name / "model.onnx").is_file() for name in ("visual", "textual"))
-
-
-def runs_on_onnx(folder: str | Path) -> bool:
-    """Return whether a folder contains a model that `coca.runtime.load` loads."""
-    return is_exported(folder) or is_immich(folder)
-
-
 def read_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of an exported model, and compare the digest of each file."""
     folder = Path(folder)

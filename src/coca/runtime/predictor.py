@@ -32,12 +32,10 @@ from coca.runtime.files import (
     TOKENIZER_FILE,
     TOWER_TOKENIZER_FILE,
     Manifest,
-    is_immich,
     open_graph,
     read_manifest,
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
-from coca.runtime.immich_model import ImmichPredictor
 from coca.runtime.inputs import (
     Caption,
     ImageInput,
@@ -83,14 +81,10 @@ def load(
     folder = Path(path)
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    loaded: BasePredictor
-    if is_immich(folder):
-        loaded = ImmichPredictor(folder, batch_size=batch_size, threads=threads)
-    else:
-        manifest, where = read_manifest(folder), folder / PREPROCESS_FILE
-        image, text, tower = settings_from(read_model_json(where), where)
-        kind: type[Exported] = ExportedTower if text is None else Predictor
-        loaded = kind(folder, manifest, image, text, tower, batch_size=batch_size, threads=threads)
+    manifest, where = read_manifest(folder), folder / PREPROCESS_FILE
+    image, text, tower = settings_from(read_model_json(where), where)
+    kind: type[Exported] = ExportedTower if text is None else Predictor
+    loaded = kind(folder, manifest, image, text, tower, batch_size=batch_size, threads=threads)
     return loaded if dimensions is None else shorten(loaded, dimensions)
 
 

@@ -98,11 +98,9 @@ class TowerText:
     """Whether a text is padded to the longest of its batch, or always to the context length."""
     side: Literal["right", "left"]
     """Side of the padding."""
-    cleaning: Literal["none", "immich", "immich_canonical", "whitespace", "clip", "canonicalize"]
-    """What is done before tokenization. `immich` collapses white space, `immich_canonical` also
-    removes punctuation and converts to lower case. The others are those of OpenCLIP, with ftfy and
-    HTML entities: `whitespace`, `clip` also in lower case, `canonicalize` also without punctuation.
-    """
+    cleaning: Literal["none", "whitespace", "clip", "canonicalize"]
+    """What is done before tokenization, as OpenCLIP does it, with ftfy and HTML entities:
+    `whitespace`, `clip` also in lower case, `canonicalize` also without punctuation."""
 
 
 def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 H W"]:
@@ -316,10 +314,6 @@ def _cleaner(cleaning: str) -> Callable[[str], str]:
     """Return the function of `TowerText.cleaning`."""
     if cleaning == "none":
         return str
-    if cleaning == "immich":
-        return lambda text: " ".join(text.split())
-    if cleaning == "immich_canonical":
-        return lambda text: " ".join(text.split()).translate(_PUNCTUATION).lower()
     fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
     if cleaning == "whitespace":
         return lambda text: _repaired(text, fixed)

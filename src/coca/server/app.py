@@ -30,14 +30,12 @@ from coca.server.middleware import (
 from coca.server.page_files import PAGE, PageFiles
 from coca.server.routes import (
     generation,
-    immich,
     items,
     jobs,
     mining,
     openai,
     operations,
     search,
-    tei,
 )
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -98,7 +96,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
     app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
-    parts = [operations, search, items, generation, mining, openai, tei, immich]
+    parts = [operations, search, items, generation, mining, openai]
     if service.jobs.folders:
         parts.append(jobs)
     for part in parts:

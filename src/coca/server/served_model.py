@@ -7,7 +7,6 @@ take turns.
 import queue
 import threading
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -244,15 +243,6 @@ class ServedModel:
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text that the model reads, the first token included."""
         return 1 + len(self.predictor.leading_ids(text, self.predictor.max_text_tokens))
-
-    def last_part(self, text: str) -> str:
-        """Return the longest end of a text that the model reads completely."""
-        room = self.predictor.max_text_tokens
-
-        def fits(start: int) -> bool:
-            return len(self.predictor.leading_ids(text[start:], room + 1)) <= room
-
-        return text if fits(0) else text[bisect_left(range(len(text)), True, key=fits) :]
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Rank the answers of the model's head; see `Predictor.answer`."""

@@ -1,9 +1,8 @@
-"""Trackers and metrics of a run: JSON lines, TensorBoard, W&B, MLflow, rates and running means."""
+"""Trackers and metrics of a run: JSON lines, TensorBoard, W&B, rates and running means."""
 
 import io
 import json
 import math
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from coca.core.extras import require
 from coca.core.files.atomic import append_line, read_json, write_atomic, write_json
 from coca.core.registry import Registry
 
-# Experiment trackers: JSON lines, TensorBoard, Weights & Biases, MLflow, or a plugin's.
+# Experiment trackers: JSON lines, TensorBoard, Weights & Biases, or a plugin's.
 
 
 METRICS_FILE = "metrics.jsonl"
@@ -189,7 +188,7 @@ class WandbTracker:
                     resume="allow",
                     name=self.folder.resolve().name,
                     dir=str(self.folder),
-                    config=_recipe(self.folder),
+                    config=recipe_of(self.folder),
                     settings=self._wandb.Settings(console="off", silent=True),
                 )
             except self._wandb.Error as error:
@@ -226,82 +225,6 @@ class WandbTracker:
             self._run = None
 
 
-MLFLOW_FOLDER = "mlruns"
-
-
-@TRACKERS.register("mlflow")
-class MlflowTracker:
-    """A run of MLflow: of the server in `MLFLOW_TRACKING_URI`, else in `RUN/mlruns`.
-
-    It needs the extra `mlflow`. The experiment is `MLFLOW_EXPERIMENT_NAME`, or `coca`. Every start
-    continues the same run; a step that was logged before is left out, as with `wandb`.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._mlflow: Any = require("mlflow", extra="mlflow")
-        self.folder = run_dir
-        self._client: Any = None
-        self._id = ""
-        self._logged = -1
-
-    def rewind(self, step: int) -> None:
-        """Start or continue the run, with the settings of `recipe.json`."""
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:
-            # The store without a server; MLflow asks for this consent since its version 3.7.
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            uri = (self.folder / MLFLOW_FOLDER).resolve().as_uri()
-        path = self.folder / "mlflow.json"
-        with _as_storage_error(path):
-            try:
-                self._client = self._mlflow.MlflowClient(tracking_uri=uri)
-                self._id = _kept(path, lambda: {"id": self._new_run()})["id"]
-                self._client.update_run(self._id, status="RUNNING")
-                history = self._client.get_metric_history(self._id, "lr")
-            except self._mlflow.MlflowException as error:
-                raise ConfigError(
-                    f"MLflow at {uri} cannot continue a run: {error}; set MLFLOW_TRACKING_URI, or "
-                    "leave mlflow out of train.trackers"
-                ) from error
-        self._logged = max((metric.step for metric in history), default=-1)
-
-    def _new_run(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "coca")
-        known = self._client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known else self._client.create_experiment(name)
-        run = self._client.create_run(experiment, run_name=self.folder.resolve().name)
-        for key, value in flattened(_recipe(self.folder)).items():
-            self._client.log_param(run.info.run_id, key, str(value)[:500])
-        return str(run.info.run_id)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add one point to each curve."""
-        if step <= self._logged:
-            return
-        now = time.time_ns() // 1_000_000
-        points = [
-            self._mlflow.entities.Metric(name.replace("@", "_at_"), value, now, step)
-            for name, value in metrics.items()
-        ]
-        self._client.log_batch(self._id, metrics=points)
-
-    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
-        """Log the images and a table of the captions as artifacts."""
-        if step <= self._logged:
-            return
-        for number, sample in enumerate(samples):
-            file = f"captions/{step}/{number}.png"
-            self._client.log_image(self._id, _opened(sample.image), file)
-        lines = (f"{number}\t{sample.caption}\n" for number, sample in enumerate(samples))
-        self._client.log_text(self._id, "".join(lines), f"captions/{step}/captions.tsv")
-
-    def close(self) -> None:
-        """Mark the run as finished; `rewind` continues it."""
-        if self._client is not None:
-            self._client.set_terminated(self._id)
-            self._client = None
-
-
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings to dotted names; lists become `name.0`, `name.1`."""
     flat: dict[str, Any] = {}
@@ -326,7 +249,7 @@ def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return content
 
 
-def _recipe(run_dir: Path) -> dict[str, Any]:
+def recipe_of(run_dir: Path) -> dict[str, Any]:
     """Read the settings of a run; a trainer without a recipe has none."""
     path = run_dir / "recipe.json"
     return dict(read_json(path)) if path.exists() else {}

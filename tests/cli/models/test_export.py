@@ -30,7 +30,6 @@ def test_an_exported_model_is_pushed_if_asked(
     [
         (["m.onnx"], "coca export MODEL m --format onnx"),
         (["m.onnx", "--int8"], "coca export MODEL m --format onnx --int8"),
-        (["m.onnx", "--format", "immich"], "coca export MODEL m --format immich"),
         (["page/index.html"], "coca export MODEL page/index --format browser"),
         (["m.safetensors"], "coca export MODEL m"),
     ],

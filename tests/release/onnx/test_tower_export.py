@@ -146,7 +146,7 @@ def test_what_needs_a_decoder_or_another_export_is_refused(
         alone.caption(awkward_images()[:1])
     with pytest.raises(UnsupportedError, match="is an ONNX model already"):
         load_for_export(exported.folder)
-    with pytest.raises(UnsupportedError, match=r"another library.*--format onnx or immich"):
+    with pytest.raises(UnsupportedError, match=r"another library.*--format onnx"):
         export(exported.model, tmp_path / "out")
     tokenizer = exported.folder / "tower_tokenizer.json"
     kept = tokenizer.read_bytes()
@@ -154,22 +154,6 @@ def test_what_needs_a_decoder_or_another_export_is_refused(
     with pytest.raises(ModelError, match=r"tower_tokenizer.json was changed"):
         load(exported.folder)
     tokenizer.write_bytes(kept)
-
-
-@pytest.mark.parametrize("name", ["openclip-clip", "hf-siglip"])
-def test_immich_reads_a_model_of_another_library(name: str, tmp_path: Path) -> None:
-    model = WRITERS[name](tmp_path / "model")
-    words = ("export", str(model), str(tmp_path / "out"), "--format", "immich", "--json")
-    result = json.loads(command(*words))
-    assert min(result["min_image_cosine"], result["min_text_cosine"]) > 0.9999
-    # Of an even size, so that the rounding of a crop does not matter.
-    images = [Image.open(io.BytesIO(data)) for data in awkward_images()[:3]]
-    texts = ["", "a photo of a dog", "Red car 1965", " ".join(["word"] * 90)]
-    library, immich = coca.load(model, device="cpu"), coca.load(tmp_path / "out", device="cpu")
-    squares = [library.prepare_image(image) for image in images]
-    vectors = immich.embed_prepared(squares), immich.embed_texts(texts)
-    np.testing.assert_allclose(vectors[0], library.embed_prepared(squares), atol=2e-6, rtol=0)
-    np.testing.assert_allclose(vectors[1], library.embed_texts(texts), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("embeddings", ["tower", "coca"])

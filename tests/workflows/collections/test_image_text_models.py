@@ -1,6 +1,5 @@
 """Image-text models of other libraries in every workflow of collections, and served."""
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, UnsupportedError
@@ -181,39 +179,3 @@ def test_the_service_embeds_as_the_model_does(
     caption = client.post("/v1/caption", files={"image": (photos / "5.png").read_bytes()})
     assert caption.status_code in (400, 501), caption.text
     assert "use a CoCa model" in caption.text
-
-
-def test_requests_of_immich_are_answered(model: BasePredictor, client: Any, photos: Path) -> None:
-    """The forms that `machine-learning.repository.ts` of immich's server sends."""
-    assert client.get("/ping").text == "pong"
-    image = (photos / "5.png").read_bytes()
-    entries = {"clip": {"visual": {"modelName": "ViT-B-32__openai"}}}
-    # A blob without a type.
-    files = {"image": ("blob", image, "application/octet-stream")}
-    answer = client.post("/predict", data={"entries": json.dumps(entries)}, files=files)
-    assert answer.status_code == 200, answer.text
-    found = answer.json()
-    assert (found["imageHeight"], found["imageWidth"]) == Image.open(io.BytesIO(image)).size[::-1]
-    np.testing.assert_allclose(json.loads(found["clip"]), model.embed_images([image])[0], atol=1e-6)
-
-    options = {"modelName": "ViT-B-32__openai", "options": {"language": "de"}}
-    form = {"entries": (None, json.dumps({"clip": {"textual": options}})), "text": (None, "12")}
-    answer = client.post("/predict", files=form)
-    assert set(answer.json()) == {"clip"}, answer.text
-    vector = json.loads(answer.json()["clip"])
-    np.testing.assert_allclose(vector, model.embed_texts(["12"])[0], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        {"facial-recognition": {"detection": {"modelName": "buffalo_l"}}},
-        {"clip": {"visual": {"modelName": "a"}}},
-        {"clip": {}},
-        {},
-        "clip",
-    ],
-)
-def test_other_tasks_of_immich_are_refused(client: Any, entries: object) -> None:
-    form = {"entries": (None, json.dumps(entries)), "text": (None, "a dog")}
-    assert client.post("/predict", files=form).status_code == 422

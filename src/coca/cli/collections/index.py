@@ -28,7 +28,7 @@ def index(
             metavar="SOURCE",
             help="Folders, images, videos, WebDataset tars (also patterns, braces, URLs), "
             "manifests (.jsonl, .csv, .parquet), zips with images and a table; or "
-            "the output folder of `coca embed-shards`.",
+            "a folder of Parquet files with vectors.",
         ),
     ],
     uri: defaults.Uri = None,

@@ -113,7 +113,6 @@ class ExportFormat(StrEnum):
 
     coca = "coca"
     onnx = "onnx"
-    immich = "immich"
     huggingface = "huggingface"
     browser = "browser"
 
@@ -137,9 +136,9 @@ def export(
         typer.Option(
             "--format",
             help="coca: a model folder with a model card. huggingface: the same, and transformers "
-            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. immich: "
-            "ONNX in the layout of immich's machine learning service. browser: a static page that "
-            "searches a collection of the model's vectors without a server.",
+            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. "
+            "browser: a static page that searches a collection of the model's vectors without a "
+            "server. Plug-ins add more.",
         ),
     ] = ExportFormat.coca,
     options: Annotated[
@@ -190,8 +189,8 @@ def export(
         Path | None,
         typer.Option(
             "--images",
-            help="With --format onnx or immich: folder of images on which the files are compared "
-            "with torch, at most 512 of them; default: drawn images.",
+            help="With --format onnx: folder of images on which the files are compared with "
+            "torch, at most 512 of them; default: drawn images.",
         ),
     ] = None,
     title: Annotated[
@@ -254,7 +253,7 @@ def export(
         _check_unused(
             {"--uri": uri, "--packages": packages, "--no-image-search": not image_search}, to
         )
-    if to in (ExportFormat.onnx, ExportFormat.immich, ExportFormat.browser):
+    if to in (ExportFormat.onnx, ExportFormat.browser):
         unused = {
             "--title": title,
             "--use": use,
@@ -269,7 +268,7 @@ def export(
         _check_unused(unused, to)
         if to is ExportFormat.browser:
             if images is not None:
-                raise ConfigError("--images applies to --format onnx or immich: leave it out")
+                raise ConfigError("--images applies to --format onnx: leave it out")
             source = (defaults.search_uri(uri), collection, token)
             _export_browser(
                 console,
@@ -280,10 +279,6 @@ def export(
                 int8=int8,
                 image_search=image_search,
             )
-        elif to is ExportFormat.immich:
-            if int8:
-                raise ConfigError("--int8 applies to --format onnx, got --format immich")
-            _export_immich(console, model, out, images=images)
         else:
             _export_onnx(console, model, out, int8=bool(int8), images=images)
         return
@@ -424,19 +419,3 @@ def _export_browser(
         )
     console.say(f"to search them: python -m http.server --bind 127.0.0.1 --directory {out}")
     console.emit(asdict(result))
-
-
-def _export_immich(console: Console, model: str, out: Path, *, images: Path | None) -> None:
-    from coca.release.onnx.immich import export_immich
-
-    result = export_immich(model, out, images=images)
-    console.say(
-        f"{model} is in {out}, compared with torch on {result.images} images: lowest cosine of an "
-        f"image {result.min_image_cosine:.6f}, of a text {result.min_text_cosine:.6f}"
-    )
-    if result.trims:
-        console.note(
-            "this model crops empty borders and keeps the aspect ratio; immich does not, so its "
-            "vectors differ for such images"
-        )
-    console.emit({"out": str(out), **asdict(result)})

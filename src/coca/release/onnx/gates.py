@@ -85,23 +85,22 @@ class EmbeddingResult:
 
 
 def measure_embeddings(
-    exported: Path,
+    exported: BasePredictor,
     torch: BasePredictor,
     images: Sequence[ImageSource],
     *,
     image_source: str,
     texts: Sequence[str] = TEXTS,
 ) -> EmbeddingResult:
-    """Compare the encoders of an exported folder with torch, at batch sizes 1, 3 and 8."""
-    runtime = load(exported)
+    """Compare the encoders of an exported model with torch, at batch sizes 1, 3 and 8."""
     squares = [torch.prepare_image(image) for image in images]
     expected = torch.embed_prepared(squares), torch.embed_texts(texts)
     cosines: tuple[list[float], list[float]] = ([], [])
     differences: list[float] = []
     for size in BATCHES:
-        runtime.batch_size = size
+        exported.batch_size = size
         parts = [squares[start : start + size] for start in range(0, len(squares), size)]
-        found = np.concatenate([*map(runtime.embed_prepared, parts)]), runtime.embed_texts(texts)
+        found = np.concatenate([*map(exported.embed_prepared, parts)]), exported.embed_texts(texts)
         for kept, own, other in zip(cosines, found, expected, strict=True):
             kept.append(_min_cosine(own, other))
             differences.append(float(np.abs(own - other).max()))

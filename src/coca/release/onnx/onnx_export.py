@@ -46,6 +46,7 @@ from coca.runtime.files import (
     Manifest,
 )
 from coca.runtime.image_file import ImageSource
+from coca.runtime.predictor import load as load_exported
 from coca.runtime.preprocess import TextSettings, square
 
 # Images for the gates of an export: those of a folder, or a small drawn set.
@@ -146,7 +147,8 @@ def export_onnx(
             )
             check(result, precision)
         else:
-            result = measure_embeddings(unfinished, predictor, compared, image_source=source)
+            exported = load_exported(unfinished)
+            result = measure_embeddings(exported, predictor, compared, image_source=source)
             check_embeddings(result, precision)
         manifest = read_json(unfinished / MANIFEST_FILE)
         write_json(unfinished / MANIFEST_FILE, {**manifest, "gates": asdict(result)})

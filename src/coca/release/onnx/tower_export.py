@@ -26,7 +26,7 @@ from coca.inference.tower import TowerPredictor, load_tower
 from coca.model.captioner import Captioner
 from coca.processing.clip_bpe import EOT, SOT, ClipTokenizer
 from coca.release.onnx.graphs import BATCH, Graph, Pixels
-from coca.runtime.files import runs_on_onnx
+from coca.runtime.files import is_exported
 from coca.runtime.preprocess import TowerText, TowerTokens
 
 _START, _END = "<start_of_text>", "<end_of_text>"
@@ -48,7 +48,7 @@ TEXTS = (
 
 def load_for_export(model: str | Path) -> Predictor | ImageTextPredictor:
     """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU."""
-    if runs_on_onnx(model) or runs_on_onnx(folder := model_folder(model)):
+    if is_exported(model) or is_exported(folder := model_folder(model)):
         raise UnsupportedError(f"{model} is an ONNX model already, and runs without torch as it is")
     library = library_of(folder)
     if library is None:

@@ -69,7 +69,7 @@ def read_info(path: str | Path) -> VectorsInfo:
     """Read the description of a vectors file."""
     about = _about(Path(path))
     if about is None:
-        raise DataError(f"{path} has no vectors of `coca embed-shards`", reason="unknown_kind")
+        raise DataError(f"{path} is not a vectors file", reason="unknown_kind")
     return about
 
 
@@ -102,8 +102,7 @@ def _about(path: Path) -> VectorsInfo | None:
         return VectorsInfo(**json.loads(metadata[_ABOUT]))
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{path} was written by another version of coca, or is damaged: embed its images again "
-            "with `coca embed-shards`",
+            f"{path} was written by another version of coca, or is damaged: embed its images again",
             reason="bad_table",
         ) from error
 

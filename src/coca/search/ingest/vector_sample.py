@@ -67,7 +67,7 @@ def sample_collection(source: Collection, count: int) -> Float32[np.ndarray, "S 
 
 
 def sample_files(files: Sequence[str | Path], count: int) -> Float32[np.ndarray, "S E"]:
-    """Read the first vectors of each file of `coca embed-shards`."""
+    """Read the first vectors of each vectors file."""
     each = -(-count // len(files))
     vectors = [one.vector for file in files for one in islice(read_vectors(file), each)]
     return np.stack(vectors[:count]) if vectors else _none(read_info(files[0]).embed_dim)

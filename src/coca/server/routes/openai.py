@@ -1,9 +1,7 @@
-"""Routes `/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/models`: OpenAI, Jina, Cohere.
+"""Routes `/v1/embeddings` and `/v1/models` of OpenAI, and `/v1/rerank` of Cohere and Jina.
 
-`/rerank` of infinity is here as well. Unknown fields are ignored, since clients send fields of
-other services, and null is the default of a field, since clients in other languages send it.
-
-infinity has the same routes without `/v1`; its `/rerank` is in `tei`, which has the same path.
+Unknown fields are ignored, since clients send fields of other services, and null is the default of
+a field, since clients in other languages send it.
 """
 
 import base64
@@ -80,8 +78,6 @@ class EmbeddingRequest(Foreign):
     )
     model: str | None = None
     """Ignored: the service has one model."""
-    modality: Literal["text", "image", "audio"] | None = None
-    """Kind of inputs that are plain strings, as infinity has it; images and audio are data URIs."""
     encoding_format: Literal["float", "base64"] | None = None
     """Null: `float`."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -123,21 +119,13 @@ class EmbeddingResponse(Foreign):
     usage: Usage
 
 
-class Document(TextOrImage):
-    """A text or an image, or a dictionary with any fields, as Cohere has it."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class RerankRequest(Foreign):
     """A query and the documents to rank."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    documents: Annotated[list[str | Document], Field(min_length=1, max_length=1_000)]
+    documents: Annotated[list[Input], Field(min_length=1, max_length=1_000)]
     model: str | None = None
     """Ignored: the service has one model."""
-    rank_fields: list[str] | None = None
-    """Fields of dictionaries to rank by. Default: `text`, or all fields where it is missing."""
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: StrictBool | None = None
 
@@ -156,26 +144,6 @@ class RerankResponse(Foreign):
     id: str
     model: str
     results: list[RankedDocument]
-    usage: Usage
-    meta: dict[str, Any] = {}
-
-
-class InfinityDocument(Foreign):
-    """A document with its score, 0 to 1, as infinity has it."""
-
-    index: int
-    relevance_score: float
-    document: str | None = None
-
-
-class InfinityRerankResponse(Foreign):
-    """Documents, best first, as infinity has them."""
-
-    object: Literal["rerank"] = "rerank"
-    id: str
-    model: str
-    created: int = 0
-    results: list[InfinityDocument]
     usage: Usage
 
 
@@ -242,11 +210,10 @@ router = APIRouter(tags=["openai"], route_class=KeyedRoute)
 
 
 @router.post("/v1/embeddings")
-@router.post("/embeddings")
 def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
     """Embed texts, and images and audio as data URIs."""
     model = tenant.service.model
-    texts, images = split_inputs(_inputs(body), images=body.modality in ("image", "audio"))
+    texts, images = split_inputs(_inputs(body))
     tenant.charge(texts=len(texts), images=len(images))
     vectors = model.embed_mixed(texts, images)
     if body.dimensions is not None:
@@ -262,7 +229,6 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
 
 
 @router.post("/v1/rerank")
-@router.post("/v2/rerank")
 def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
     """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
     model = tenant.service.model
@@ -283,14 +249,12 @@ def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
 
 
 @router.get("/v1/models")
-@router.get("/models")
 def models(tenant: CurrentTenant) -> ModelList:
     """List the model of the service."""
     return ModelList(data=[Model(id=name_of(tenant.service.model))])
 
 
 @router.get("/v1/models/{id:path}")
-@router.get("/models/{id:path}")
 def model(id: str, tenant: CurrentTenant) -> Model:
     """Return the model of the service."""
     name = name_of(tenant.service.model)
@@ -310,8 +274,7 @@ def rank_documents(tenant: Tenant, body: RerankRequest) -> tuple[list[int], list
         Positions of the best documents, best first; the scores of all documents; the usage.
     """
     model = tenant.service.model
-    documents = [_ranked_by(one, body.rank_fields) for one in body.documents]
-    texts, images = split_inputs(documents)
+    texts, images = split_inputs(body.documents)
     tenant.charge(texts=1 + len(texts), images=len(images))
     scores = document_scores(model, body.query, texts, images)
     order = np.argsort(-scores, kind="stable")[: body.top_n]
@@ -340,28 +303,26 @@ def name_of(model: ServedModel) -> str:
     return Path(model.predictor.source).name or model.fingerprint
 
 
-def split_inputs(
-    inputs: Sequence[Input], *, images: bool = False
-) -> tuple[dict[int, str], dict[int, bytes]]:
+def split_inputs(inputs: Sequence[Input]) -> tuple[dict[int, str], dict[int, bytes]]:
     """Separate texts from images and audio, by position; plain data URIs are the latter, too."""
     texts: dict[int, str] = {}
-    found: dict[int, bytes] = {}
-    for row, one in enumerate(inputs):
-        if isinstance(one, str):
-            if images or one.startswith(("data:image/", "data:audio/")):
-                found[row] = read_data_uri(one)
+    files: dict[int, bytes] = {}
+    for row, entry in enumerate(inputs):
+        if isinstance(entry, str):
+            if entry.startswith(("data:image/", "data:audio/")):
+                files[row] = read_data_uri(entry)
             else:
-                texts[row] = one
+                texts[row] = entry
             continue
-        given = [it for it in (one.text, one.image, one.audio) if it is not None]
-        if len(given) != 1:
-            found_many = "several" if given else "none"
-            raise ConfigError(f"an input must be a text, an image or audio, got {found_many}")
-        if one.text is not None:
-            texts[row] = one.text
+        values = [it for it in (entry.text, entry.image, entry.audio) if it is not None]
+        if len(values) != 1:
+            count = "several" if values else "none"
+            raise ConfigError(f"an input must be a text, an image or audio, got {count}")
+        if entry.text is not None:
+            texts[row] = entry.text
         else:
-            found[row] = read_data_uri(given[0])
-    return texts, found
+            files[row] = read_data_uri(values[0])
+    return texts, files
 
 
 def _encoded(vector: Float32[np.ndarray, " E"], form: str | None) -> list[float] | str:
@@ -385,18 +346,7 @@ def _inputs(body: EmbeddingRequest) -> list[Input]:
     return [one for one in given if isinstance(one, str | TextOrImage)]
 
 
-def _ranked_by(document: str | Document, fields: Sequence[str] | None) -> Input:
-    """Return what a document is ranked by; of a dictionary without a text, its values in lines."""
-    if isinstance(document, str) or (fields is None and document.text is not None):
-        return document
-    if document.image is not None:
-        return document
-    values = document.model_dump(exclude_none=True)
-    chosen = values if fields is None else {name: values.get(name, "") for name in fields}
-    return "\n".join(str(value) for value in chosen.values())
-
-
-def _document(document: str | Document) -> dict[str, Any]:
+def _document(document: Input) -> dict[str, Any]:
     if isinstance(document, str):
         return {"text": document}
     return document.model_dump(exclude_none=True)

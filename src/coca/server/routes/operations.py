@@ -1,4 +1,4 @@
-"""Routes of operators: health, readiness, KServe v2 health, and metrics for Prometheus."""
+"""Routes of operators: health, readiness, and metrics for Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -11,7 +11,6 @@ router = APIRouter(tags=["operations"], route_class=KeyedRoute)
 
 
 @router.get("/healthz")
-@router.get("/health")
 async def healthz() -> dict[str, str]:
     """Report that the process answers."""
     return {"status": "ok"}
@@ -27,19 +26,6 @@ def readyz(request: Request) -> dict[str, str | int]:
     for served in service.collections.values():
         served.collection.count()
     return {"status": "ready", "reading": service.reading}
-
-
-@router.get("/v2/health/live")
-async def live() -> dict[str, bool]:
-    """Report that the process answers, as KServe v2 has it."""
-    return {"live": True}
-
-
-@router.get("/v2/health/ready")
-def ready(request: Request) -> dict[str, bool]:
-    """Report that all collections answer, as KServe v2 has it."""
-    readyz(request)
-    return {"ready": True}
 
 
 @router.get("/metrics", response_class=Response)

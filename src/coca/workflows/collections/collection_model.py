@@ -15,7 +15,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution, Runtime
-from coca.runtime.files import runs_on_onnx
+from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.runtime.text_embedder import TextEmbedder, has_text_graph
@@ -41,7 +41,7 @@ E = TypeVar("E", bound=Embedder)
 def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredictor:
     """Load a model on the library that runs it."""
     device, runtime, precision = execution.device, execution.runtime, execution.precision
-    if runtime == "onnx" or (runtime is None and runs_on_onnx(name)):
+    if runtime == "onnx" or (runtime is None and is_exported(name)):
         if device is not None:
             raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
         if precision not in ("auto", "fp32"):
@@ -120,7 +120,7 @@ def lasting_name(model: BasePredictor) -> str:
     A path of a shipped model would be valid for this installation only.
     """
     folder = os.path.abspath(model.source)
-    if runs_on_onnx(folder):
+    if is_exported(folder):
         return folder
     for name, home in shipped().items():
         if folder == os.path.abspath(home):
@@ -134,7 +134,7 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     An exported model that filled the collection takes precedence, unless the runtime is `torch`:
     then a shipped model with the collection's fingerprint does, before the stored path.
     """
-    if runtime != "torch" and info.model and runs_on_onnx(info.model):
+    if runtime != "torch" and info.model and is_exported(info.model):
         return info.model
     if runtime == "onnx":
         raise ModelError(

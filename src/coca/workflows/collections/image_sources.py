@@ -87,7 +87,7 @@ class TableUri(SourceUri):
 
 @dataclass(frozen=True)
 class VectorsUri(SourceUri):
-    """Vectors file of `coca embed-shards`, or a folder of them."""
+    """Parquet file of embedded records, or a folder of them."""
 
     files: tuple[Path, ...]
 

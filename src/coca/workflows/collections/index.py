@@ -234,7 +234,7 @@ def index_sources(
 def _index_vectors(
     files: Sequence[Path], *, uri: str, progress: ProgressMaker, **settings: Unpack[IndexSettings]
 ) -> IndexResult:
-    """Insert the vectors files of `embed_shards`."""
+    """Insert Parquet files of embedded records."""
     infos = [read_info(file) for file in files]
     if len({info.fingerprint for info in infos}) > 1:
         models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))

@@ -1,0 +1,83 @@
+"""Routes `/embeddings` and `/models` of Infinity, and its form of `/rerank`, which `tei` serves."""
+
+import uuid
+from typing import Literal
+
+from fastapi import APIRouter
+
+from coca.server.routes.openai import (
+    EmbeddingRequest,
+    EmbeddingResponse,
+    Foreign,
+    ModelList,
+    RerankRequest,
+    TextOrImage,
+    Usage,
+    embeddings,
+    models,
+    name_of,
+    rank_documents,
+)
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+
+router = APIRouter(tags=["infinity"], route_class=KeyedRoute)
+
+
+class ModalEmbeddingRequest(EmbeddingRequest):
+    """Texts, or with a modality images or audio, as data URIs or base64."""
+
+    modality: Literal["text", "image", "audio"] | None = None
+
+
+class InfinityDocument(Foreign):
+    """A document with its score, 0 to 1."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
+class InfinityRerankResponse(Foreign):
+    """Documents, best first."""
+
+    object: Literal["rerank"] = "rerank"
+    id: str
+    model: str
+    created: int = 0
+    results: list[InfinityDocument]
+    usage: Usage
+
+
+@router.post("/embeddings")
+def embeddings_by_modality(body: ModalEmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
+    """Embed texts, images or audio, as `/v1/embeddings` does."""
+    if body.modality in ("image", "audio"):
+        inputs = body.input if isinstance(body.input, list) else [body.input]
+        files = [TextOrImage(image=it) if isinstance(it, str) else it for it in inputs]
+        return embeddings(body.model_copy(update={"input": files}), tenant)
+    return embeddings(body, tenant)
+
+
+@router.get("/models")
+def list_models(tenant: CurrentTenant) -> ModelList:
+    """List the model of the service, as `/v1/models` does."""
+    return models(tenant)
+
+
+def infinity_response(tenant: Tenant, body: RerankRequest) -> InfinityRerankResponse:
+    """Rank documents, and return their texts as strings."""
+    order, scores, usage = rank_documents(tenant, body)
+    texts = [it if isinstance(it, str) else it.text for it in body.documents]
+    return InfinityRerankResponse(
+        id=uuid.uuid4().hex,
+        model=name_of(tenant.service.model),
+        results=[
+            InfinityDocument(
+                index=row,
+                relevance_score=scores[row],
+                document=texts[row] if body.return_documents else None,
+            )
+            for row in order
+        ],
+        usage=usage,
+    )

@@ -1,0 +1,105 @@
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError
+from coca.experimental.adapters.pymilvus_model import CoCaEmbeddingFunction, CoCaRerankFunction
+from coca.inference.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.query.engine import SearchEngine
+from coca.search.query.query_terms import embed_queries
+from coca.workflows.collections.index import index_images
+from tiny_data import CAPTIONS
+
+TEXTS = list(CAPTIONS[:3])
+LONG = "a photo of the red car"
+
+
+def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]) -> None:
+    embed = CoCaEmbeddingFunction(predictor)
+    assert embed.dim == predictor.embed_dim
+    wanted = predictor.embed_texts(TEXTS)
+    np.testing.assert_array_equal(embed(TEXTS), wanted)
+    queries = embed_queries(predictor.embed_texts, TEXTS)
+    np.testing.assert_array_equal(embed.encode_queries(TEXTS), queries)
+    assert embed.encode_queries([]) == []
+    np.testing.assert_array_equal(embed.encode_documents(images), predictor.embed_images(images))
+    of_texts = CoCaEmbeddingFunction(predictor, documents="text")
+    np.testing.assert_array_equal(of_texts.encode_documents(TEXTS), wanted)
+    with pytest.raises(ConfigError, match="must be image or text, got 'video'"):
+        CoCaEmbeddingFunction(predictor, documents="video")
+
+
+def test_a_single_input_is_a_list_of_one(predictor: Predictor, images: list[Path]) -> None:
+    embed = CoCaEmbeddingFunction(predictor)
+    of_texts = CoCaEmbeddingFunction(predictor, documents="text")
+    np.testing.assert_array_equal(embed.encode_queries(LONG), embed.encode_queries([LONG]))
+    np.testing.assert_array_equal(of_texts.encode_documents(LONG), [*embed([LONG])])
+    rerank = CoCaRerankFunction(predictor)
+    assert rerank(LONG, str(images[0])) == rerank(LONG, [str(images[0])])
+
+
+def test_a_client_of_milvus_finds_what_the_function_embedded(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    from pymilvus import MilvusClient
+
+    embed = CoCaEmbeddingFunction(predictor)
+    client = MilvusClient(str(tmp_path / "own.db"))
+    client.create_collection("photos", dimension=embed.dim, metric_type="IP")
+    vectors = embed.encode_documents(images)
+    client.insert("photos", [{"id": n, "vector": vector} for n, vector in enumerate(vectors)])
+    (hits,) = client.search("photos", data=[vectors[3]], limit=1, output_fields=["id"])
+    assert hits[0]["id"] == 3
+    (ranked,) = client.search("photos", data=embed.encode_queries(TEXTS[:1]), output_fields=["id"])
+    cosines = predictor.embed_images(images) @ embed.encode_queries(TEXTS[:1])[0]
+    np.testing.assert_allclose(
+        [hit["distance"] for hit in ranked], sorted(cosines, reverse=True), atol=1e-5
+    )
+    client.close()
+
+
+def test_images_are_reranked_by_cosine_and_caption_likelihood(
+    predictor: Predictor, images: list[Path]
+) -> None:
+    results = CoCaRerankFunction(predictor)(LONG, images, top_k=3)
+    cosines = predictor.embed_images(images) @ embed_queries(predictor.embed_texts, [LONG])[0]
+    wanted = predictor.logit_scale * cosines + predictor.score(images, LONG)[:, 0]
+    assert [one.index for one in results] == list(np.argsort(-wanted)[:3])
+    np.testing.assert_allclose([one.score for one in results], np.sort(-wanted)[:3] * -1, rtol=1e-5)
+    first = results[0]
+    assert first.text == images[first.index]
+    assert first.to_dict() == {"text": first.text, "score": first.score, "index": first.index}
+    with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
+        CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=0)
+
+
+@pytest.mark.parametrize("query", ["a red car", "show me dogs.", LONG])
+def test_the_ranks_are_those_of_a_search_with_reranking(
+    predictor: Predictor, images: list[Path], tmp_path: Path, query: str
+) -> None:
+    index_images([images[0].parent], predictor, uri=str(tmp_path / "a.db"), captions=False)
+    with Collection.open(str(tmp_path / "a.db")) as collection:
+        hits = SearchEngine(predictor, collection).search(query, rerank=len(images), hybrid=False)
+    results = CoCaRerankFunction(predictor)(query, images, top_k=len(images))
+    assert [str(one.text) for one in results] == [hit.path for hit in hits]
+    for result, hit in zip(results, hits, strict=True):
+        assert result.score == pytest.approx(hit.rank_score, abs=1e-3)
+
+
+def test_the_interfaces_are_those_of_the_library(predictor: Predictor, images: list[Path]) -> None:
+    base = pytest.importorskip("pymilvus.model.base", reason="it is not installed")
+    pairs = [
+        (CoCaEmbeddingFunction, base.BaseEmbeddingFunction),
+        (CoCaRerankFunction, base.BaseRerankFunction),
+    ]
+    for own, theirs in pairs:
+        for name, method in vars(theirs).items():
+            if inspect.isfunction(method):
+                names = list(inspect.signature(getattr(own, name)).parameters)
+                assert names == list(inspect.signature(method).parameters), name
+    (result,) = CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=1)
+    theirs = base.RerankResult(result.text, result.score, result.index)
+    assert result.to_dict() == theirs.to_dict()

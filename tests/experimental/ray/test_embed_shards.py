@@ -1,0 +1,288 @@
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import ConfigError
+from coca.data.sample import Sample
+from coca.data.sources.tar.shards import ShardWriter
+from coca.experimental.ray.embed_shards import (
+    EmbeddedShard,
+    embed_shards,
+    embed_shards_on_ray,
+    find_shards,
+    share_of_each,
+)
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.runtime.execution import Execution
+from coca.runtime.inputs import Caption
+from coca.search.ingest.ingest_report import IngestReport
+from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
+from coca.search.milvus.collection import Collection
+from coca.workflows.collections.index import index_images
+from shard_embedding import embed
+from tiny_data import image_bytes
+from tiny_model import write_model
+from tiny_ranks import start_process
+
+pytest.importorskip("pyarrow")
+SHARDS, PER_SHARD = 6, 4
+KILLS = int(os.environ.get("KILLS", "2"))
+"""More of them take minutes: `KILLS=20 pytest tests/experimental/ray/test_embed_shards.py`."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Predictor:
+    return load(folder, device="cpu")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Tars of 24 images, of which one is in two of them."""
+    with ShardWriter(tmp_path / "shards", samples_per_shard=PER_SHARD) as writer:
+        for n in range(SHARDS * PER_SHARD):
+            captions = (f"number {n}",) if n % 2 else ()
+            writer.write(Sample(f"k{n}", image_bytes(0 if n == 9 else n), captions))
+    return find_shards([tmp_path / "shards"])
+
+
+def claims(out: Path) -> Counter[str]:
+    """How often each image's path is in the files."""
+    found = [record for file in find_vectors(out) for record in read_vectors(file)]
+    return Counter(path for record in found for path in record.origin.files)
+
+
+def expected(shards: list[str]) -> set[str]:
+    return {
+        f"{shard}/k{n}"
+        for number, shard in enumerate(shards)
+        for n in range(number * PER_SHARD, (number + 1) * PER_SHARD)
+    }
+
+
+def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "vectors"
+    done = list(embed_shards(shards, model, out))
+    assert [one.made for one in done] == [True] * SHARDS
+    assert sum(one.images for one in done) == SHARDS * PER_SHARD
+    through_files = index_images([out], model, uri=str(tmp_path / "a.db"))
+    assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
+    assert through_files.collection.model == str(model.source)
+    directly = index_images(shards, model, uri=str(tmp_path / "b.db"), captions=False)
+    assert directly.report == through_files.report
+    with (
+        Collection.open(str(tmp_path / "a.db")) as one,
+        Collection.open(str(tmp_path / "b.db")) as other,
+    ):
+        ids = [id for id, *_ in one.origins()]
+        assert one.get(ids) == other.get(ids)
+        for id, record in one.get(ids).items():
+            same = other.get([id])[id]
+            assert record.vector == pytest.approx(same.vector, abs=1e-5)
+            assert (record.text_vector is None) == (same.text_vector is None)
+
+
+def test_finished_tars_are_found_and_a_changed_tar_is_embedded_again(
+    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "vectors"
+    list(embed_shards(shards, model, out))
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+        again = list(embed_shards(shards, model, out, start=2))
+    assert [one.shard for one in again] == [*shards[2:], *shards[:2]]
+    assert not any(one.made for one in again)
+    assert {one.images for one in again} == {PER_SHARD}
+    with ShardWriter(tmp_path / "other") as writer:
+        writer.write(Sample("new", image_bytes(99)))
+    writer.paths[0].replace(shards[0])
+    (made,) = (one for one in embed_shards(shards, model, out) if one.made)
+    assert made.images == 1
+
+
+def repack(shard: str, tmp_path: Path, numbers: range) -> None:
+    """Put other images into a tar."""
+    with ShardWriter(tmp_path / "other") as writer:
+        for n in numbers:
+            writer.write(Sample(f"k{n}", image_bytes(100 + n), (f"new {n}",)))
+    writer.paths[0].replace(shard)
+
+
+def captions(uri: str) -> set[str]:
+    with Collection.open(uri) as collection:
+        return {caption for _, _, caption, _ in collection.origins()}
+
+
+def test_the_file_of_a_changed_tar_replaces_the_old_one(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
+    list(embed_shards(shards[:2], model, out))
+    index_images([out], model, uri=uri)
+    other = load(write_model(tmp_path / "other model", seed=1), device="cpu")
+    list(embed_shards(shards[:1], other, tmp_path / "vectors"))
+    repack(shards[0], tmp_path, range(PER_SHARD))
+    list(embed_shards(shards[:2], model, out))
+    # Another model's file is another matter.
+    assert len(find_vectors(out)) == 3
+    for file in find_vectors(out):
+        if read_info(file).fingerprint == other.fingerprint:
+            file.unlink()
+    assert index_images([out], model, uri=uri).report.updated == PER_SHARD
+    assert index_images([out], model, uri=uri).report == IngestReport(unchanged=2 * PER_SHARD)
+    assert {f"new {n}" for n in range(PER_SHARD)} < captions(uri)
+
+
+def test_captions_that_are_made_later_reach_the_collection(
+    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
+    list(embed_shards(shards[:1], model, out))
+    index_images([out], model, uri=uri)
+    assert captions(uri) == {"", "number 1", "number 3"}
+    monkeypatch.setattr(
+        Predictor, "caption", lambda _, images: [Caption("written", "written", 0.0) for _ in images]
+    )
+    list(embed_shards(shards[:1], model, out, captions=True))
+    # Both files stay: whoever wants no captions finds what is done.
+    assert len(find_vectors(out)) == 2
+    assert index_images([out], model, uri=uri).report.updated == 2
+    assert captions(uri) == {"written", "number 1", "number 3"}
+    report = index_images([out], model, uri=uri).report
+    assert report == IngestReport(unchanged=2 * PER_SHARD)
+
+
+def test_processes_that_work_at_once_share_the_tars(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    results: list[EmbeddedShard] = []
+
+    def work(start: int) -> None:
+        results.extend(embed_shards(shards, model, tmp_path / "vectors", start=start))
+
+    # A lock of the system parts open files, and so threads as it parts processes.
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 0, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(one.made for one in results) == SHARDS
+    assert claims(tmp_path / "vectors") == Counter(expected(shards))
+    assert not list((tmp_path / "vectors" / ".claims").iterdir())
+
+
+def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
+        for n in range(4):
+            writer.write(Sample(f"k{n}", image_bytes(n) if n else image_bytes(n)[:60]))
+    writer.paths[1].write_bytes(b"no tar")
+    Path(f"{writer.paths[1]}.idx").unlink()
+    first, second = embed_shards(find_shards([tmp_path / "shards"]), model, tmp_path / "out")
+    assert (first.images, [bad.path for bad in first.bad]) == (1, [f"{writer.paths[0]}/k0"])
+    assert "shard-000001.tar" in second.fault
+    assert second.out is None
+
+
+@pytest.mark.timeout(1800)
+def test_processes_killed_at_any_moment_leave_every_image_exactly_once(
+    shards: list[str], model: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    chance, out, ready = random.Random(KILLS), tmp_path / "vectors", tmp_path / "ready"
+    start = time.monotonic()
+    list(embed_shards(shards, model, tmp_path / "alone"))
+    usual_s = time.monotonic() - start
+    for number in range(KILLS):
+        job = (embed, str(folder), str(out), tuple(shards), str(ready))
+        if number % 2:
+            process = start_process(*job)
+            while not ready.exists():
+                time.sleep(0.001)
+            process.join(chance.uniform(0, usual_s))
+            process.kill()
+            process.join()
+        else:
+            # A file is flushed to disk, then its folder.
+            missing = SHARDS - len(find_vectors(out)) if out.exists() else SHARDS
+            process = start_process(*job, chance.randint(1, 2 * missing))
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        ready.unlink()
+        if len(find_vectors(out)) == SHARDS:
+            # All done: begin again, or the rest of the kills would hit nothing.
+            for file in find_vectors(out):
+                file.unlink()
+    list(embed_shards(shards, model, out))
+    assert claims(out) == Counter(expected(shards))
+    assert {file.suffix for file in out.iterdir() if not file.name.startswith(".")} == {".parquet"}
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_files(
+    shards: list[str],
+    model: Predictor,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    # Ray gives up early where the machine is busy.
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    monkeypatch.chdir(tmp_path)
+    here = [os.path.relpath(shard) for shard in shards]
+    done = list(
+        embed_shards_on_ray(
+            here, os.path.relpath(folder), "ray", workers=3, execution=Execution(device="cpu")
+        )
+    )
+    assert {one.shard for one in done} == set(here)
+    list(embed_shards(shards, model, tmp_path / "here"))
+    assert sum(one.made for one in done) == SHARDS
+    names = [sorted(one.name for one in find_vectors(tmp_path / at)) for at in ("ray", "here")]
+    assert names[0] == names[1]
+    assert claims(tmp_path / "ray") == Counter(expected(shards))
+
+
+# What workers of Ray ask for; their work is tested in `test_embed_shards.py`.
+
+
+@pytest.mark.parametrize(
+    ("workers", "cluster", "device", "share"),
+    [
+        (4, {"CPU": 16.0}, None, {"num_cpus": 1.0}),
+        (4, {"CPU": 16.0, "GPU": 4.0}, "cpu", {"num_cpus": 1.0}),
+        (32, {"CPU": 16.0}, None, {"num_cpus": 0.5}),
+        (1, {}, None, {"num_cpus": 1.0}),
+        (4, {"CPU": 16.0, "GPU": 4.0}, None, {"num_gpus": 1.0, "num_cpus": 0}),
+        (2, {"CPU": 1.0, "GPU": 4.0}, "cuda", {"num_gpus": 1.0, "num_cpus": 0}),
+        (3, {"CPU": 16.0, "GPU": 2.0}, None, {"num_gpus": 0.5, "num_cpus": 0}),
+    ],
+)
+def test_every_worker_gets_a_fraction_that_fits(
+    workers: int, cluster: dict[str, float], device: str | None, share: dict[str, float]
+) -> None:
+    assert share_of_each(workers, cluster, device=device) == share
+
+
+def test_a_device_that_ray_cannot_give_is_refused() -> None:
+    with pytest.raises(ConfigError, match="knows no accelerator"):
+        share_of_each(1, {"CPU": 2.0}, device="cuda")
+    with pytest.raises(ConfigError, match="must be cuda, cpu"):
+        next(
+            embed_shards_on_ray(
+                [], "everyday", "out", workers=1, execution=Execution(device="cuda:1")
+            )
+        )

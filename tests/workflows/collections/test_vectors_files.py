@@ -1,0 +1,86 @@
+"""Collections that are filled from Parquet files of embedded records."""
+
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import SearchError
+from coca.data.sample import Sample
+from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.ingest.ingest_report import IngestReport
+from coca.search.ingest.parquet import VectorsInfo, write_vectors
+from coca.search.ingest.pipeline import embed_source
+from coca.search.milvus.collection import Collection
+from coca.search.query.match import Calibration
+from coca.workflows.collections.calibrate import MIN_RECORDS
+from coca.workflows.collections.image_sources import SampleSource
+from coca.workflows.collections.index import index_images
+from tiny_data import image_bytes
+from tiny_model import write_model
+
+pytest.importorskip("pyarrow")
+
+
+def write_tar(root: Path, count: int) -> str:
+    with ShardWriter(root / "shards", samples_per_shard=count) as writer:
+        for number in range(count):
+            captions = (f"number {number}",) if number % 2 else ()
+            writer.write(Sample(f"k{number}", image_bytes(number), captions))
+    return str(writer.paths[0])
+
+
+def embed(tar: str, model: Predictor, path: Path) -> None:
+    records, report = embed_source(SampleSource(ShardsConfig(path=tar)), model)
+    about = VectorsInfo(
+        fingerprint=model.fingerprint,
+        embed_dim=model.embed_dim,
+        model=str(model.source),
+        source=tar,
+        images=report.good,
+        bad=0,
+    )
+    write_vectors(path, records, about)
+
+
+def test_a_collection_equals_that_of_the_images_themselves(tmp_path: Path) -> None:
+    model = load(write_model(tmp_path / "model"), device="cpu")
+    tar, files = write_tar(tmp_path, 4), tmp_path / "vectors"
+    embed(tar, model, files / "a.parquet")
+    by_file, directly = str(tmp_path / "a.db"), str(tmp_path / "b.db")
+    assert index_images([files], model, uri=by_file).report == IngestReport(added=4)
+    assert index_images([files], model, uri=by_file).report == IngestReport(unchanged=4)
+    index_images([tar], model, uri=directly, captions=False)
+    with Collection.open(by_file) as one, Collection.open(directly) as other:
+        records = one.get(one.ids())
+        assert records == other.get(one.ids())
+        assert {record.caption for record in records.values()} == {"", "number 1", "number 3"}
+
+
+def test_vectors_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    tar, files = write_tar(tmp_path, 2), tmp_path / "vectors"
+    for seed in (0, 1):
+        model = load(write_model(tmp_path / f"model{seed}", seed=seed), device="cpu")
+        embed(tar, model, files / f"{seed}.parquet")
+    with pytest.raises(SearchError, match="several models"):
+        index_images([files], model, uri=str(tmp_path / "a.db"))
+
+
+def test_a_collection_is_calibrated_if_its_model_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_model(tmp_path / "model")
+    model, files = load(folder, device="cpu"), tmp_path / "vectors"
+    embed(write_tar(tmp_path, MIN_RECORDS), model, files / "a.parquet")
+    index_images([files], model, uri=str(tmp_path / "a.db"))
+    assert not caplog.messages
+    with Collection.open(str(tmp_path / "a.db")) as collection:
+        calibration = Calibration.of(collection.info, fingerprint=model.fingerprint)
+        assert calibration is not None
+        assert calibration.records == MIN_RECORDS
+    folder.rename(tmp_path / "elsewhere")
+    index_images([files], model, uri=str(tmp_path / "b.db"))
+    (message,) = caplog.messages
+    assert message.startswith("searches mark no matches until `coca collection calibrate pictures`")
+    assert "which no longer exists" in message
