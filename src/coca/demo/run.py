@@ -85,13 +85,13 @@ def write_photos(folder: Path) -> list[tuple[Path, Photo]]:
 def credits_page(photos: Sequence[Photo]) -> str:
     """Format the credits as Markdown."""
     lines = [
-        f"- [{photo.name}]({photo.page}) by [{_escaped(photo.author)}]({photo.author_url})"
+        f"- [{_escaped(photo.author)}]({photo.author_url}): [{photo.name}]({photo.page})"
         for photo in photos
     ]
     return (
         "# Credits of the demo's photos\n\n"
         f"{len(photos)} photos of Flickr, each licensed under [CC BY 2.0]({LICENCE}). All were "
-        f"{CHANGES}.\nThe first link is the page of the photo, the second that of its author.\n\n"
+        f"{CHANGES}.\nEach line has the author and the page of a photo.\n\n"
         + "\n".join(lines)
         + "\n"
     )
