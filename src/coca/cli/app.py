@@ -32,7 +32,7 @@ from coca.cli.collections import (
     serve,
 )
 from coca.cli.console import configure, print_error
-from coca.cli.hints import check_collection_path, check_single_dashes, command_called, hint_for
+from coca.cli.hints import usage
 from coca.cli.models import answer, caption, classify, detect, embed, export, info
 from coca.cli.options.option_groups import Commands
 from coca.cli.plugins import plugin_command, plugin_commands, plugins
@@ -43,8 +43,6 @@ from coca.requirements import NEEDS_TORCH
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
 _ANYWHERE = ("--debug", "--quiet")
-_ARGUMENTS = "coca.arguments"
-"""Key of the program's arguments in the parser's context."""
 _RARE_COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's garbage collector, which are (700, 10, 10) by default."""
 
@@ -58,13 +56,10 @@ class CommandGroup(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         first = [name for name in _ANYWHERE if name in args[:end]]
         rest = [arg for arg in args[:end] if arg not in _ANYWHERE] + args[end:]
-        ctx.meta[_ARGUMENTS] = args
         try:
-            check_single_dashes(self, args)
-            check_collection_path(self, args)
             return super().parse_args(ctx, [*plugins, *first, *rest] or ["--help"])
         except Exception as error:
-            raise _ended(error, ctx, debug="--debug" in first) from None
+            raise _ended(error, debug="--debug" in first) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the commands, with those that plug-ins add."""
@@ -82,7 +77,7 @@ class CommandGroup(TyperGroup):
             # Flushed here, since an error of a closed pipe cannot be caught at process exit.
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
-            raise _ended(error, ctx, debug=bool(ctx.params.get("debug"))) from None
+            raise _ended(error, debug=bool(ctx.params.get("debug"))) from None
         return result
 
 
@@ -222,7 +217,7 @@ def leave_process_group(code: int | str | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
+def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
     """Print the error that ended a command, and return its exit code."""
     if isinstance(error, typer.Exit):
         return error
@@ -251,9 +246,7 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
             return typer.Exit(FAILED)
     # Errors of the parser; their class has no public name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        arguments = context.meta[_ARGUMENTS]
-        called = command_called(context.command, arguments)
-        print_error(hint_for(context.command, arguments, error) or _usage(error, called))
+        print_error(usage(error))
         return typer.Exit(error.exit_code)
     reason = next(iter(str(error).splitlines()), "")
     print_error(
@@ -261,13 +254,6 @@ def _ended(error: BaseException, context: Any, *, debug: bool) -> typer.Exit:
         "run the command again with --debug to see where"
     )
     return typer.Exit(FAILED)
-
-
-def _usage(error: Any, command: str) -> str:
-    # Of an unknown option, without the parser's guesses among unlike names.
-    known = hasattr(error, "possibilities")
-    message = str(error.message if known else error.format_message()).strip().removesuffix(".")
-    return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 
 if __name__ == "__main__":

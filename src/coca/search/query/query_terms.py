@@ -204,6 +204,8 @@ def parse_arguments(
     A shell splits an unquoted text at its spaces, so consecutive words without a weight are one
     text. A word with a weight is a term of its own. The name of an image file is an image.
     """
+    if collections := [word for word in words if word.endswith(".db") and os.path.exists(word)]:
+        raise ConfigError(f"{collections[0]} is a collection: use --uri {collections[0]}")
     given: list[tuple[str, Term]] = []
     for kind, group in groupby(words, lambda word: _kind_of(word, words)):
         if kind == "text":
