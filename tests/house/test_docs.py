@@ -33,6 +33,7 @@ from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from documented import COMMANDS, OF_RECIPES, PAGES, RECIPES, ROOT, Block, Command, blocks, name_of
+from everyday_plugin import register_losses
 from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
@@ -50,6 +51,11 @@ REGISTRIES: dict[str, Registry[Any]] = {
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 OURS = [command for command in (*COMMANDS, *OF_RECIPES) if "coca" in command.text.split()]
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_losses(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +105,10 @@ def command_tree() -> Any:
 def parsed(command: Command) -> tuple[str, Any]:
     """Return the name of a command and its parsed context; nothing is run."""
     words, name, group = command.arguments, "coca", command_tree()
+    if "--plugin" in words:  # accepted at any position
+        at = words.index("--plugin")
+        assert Path(ROOT, words[at + 1]).is_file()
+        del words[at : at + 2]
     while hasattr(group, "commands"):
         assert words, f"`{command.text}` stops before its command"
         # A plug-in may add it.

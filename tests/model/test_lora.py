@@ -57,7 +57,7 @@ def test_merged_weights_compute_what_adapters_do(which: int) -> None:
     drawn_adapters_(model)
     adapted = outputs(model)
     assert isinstance(model.config, ModelConfig)
-    plain = assemble(model.config, merged(model.state_dict(), config), source="a test")
+    plain = assemble(model.config, merged(model.state_dict()), source="a test")
     for first, one, other in zip(before, adapted, outputs(plain), strict=True):
         torch.testing.assert_close(one, other)
         assert not torch.allclose(first, one, atol=1e-3)

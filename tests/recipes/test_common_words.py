@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.processing.word_vectors import WordVectors
 from common_words import common_words, main, visible_fractions
+from word_vectors import WordVectors
 
 NOUNS = """\
   1 This is the licence.

@@ -18,7 +18,6 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
-from coca.train.distillation import sample_classes
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig
 from tiny import caption, seed_weights, sharpened, tiny_config
@@ -106,13 +105,6 @@ def _run_rank(
         torch.save(function(), Path(folder) / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()
-
-
-def drawn_classes() -> Tensor:
-    """Classes of ten that are drawn for four images, where each rank has an image of another."""
-    rank = distributed.get_rank()
-    torch.manual_seed(rank)
-    return sample_classes(torch.eye(50)[[10 + rank, 20 + rank]], 10)
 
 
 def ragged_batch(pairs: int, *, seed: int = 5) -> Batch:

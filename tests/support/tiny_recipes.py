@@ -16,7 +16,6 @@ from tiny_ranks import Results
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
 BASES = {
-    "everyday_unfrozen.yaml": "everyday.yaml",
     "everyday_third.yaml": "everyday.yaml",
     "everyday_heads.yaml": "everyday.yaml",
 }

@@ -1,9 +1,12 @@
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
 from coca.core.registry import Registry
 from coca.data.batch import Batch
@@ -11,7 +14,17 @@ from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import ContrastiveOutput, sigmoid_loss_plain
-from coca.train.objective import CoCaObjective, ContrastiveLoss, Embedded, LossConfig, Losses
+from coca.train.backward import backward
+from coca.train.distributed.parallel import ParallelModel
+from coca.train.objective import (
+    AuxiliaryConfig,
+    AuxiliaryLoss,
+    CoCaObjective,
+    ContrastiveLoss,
+    Embedded,
+    LossConfig,
+    Losses,
+)
 from tiny import sharpened, tiny_config
 from tiny_run import TinyStream
 
@@ -205,6 +218,63 @@ def test_a_registered_loss_is_minimized(
     output = model(batch.images, batch.tokens, captioning=False)
     gap = (output.image_embedding - output.text_embedding).square().sum(dim=1).mean()
     torch.testing.assert_close(losses.total, 2 * gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(AuxiliaryConfig):
+    kind: str = "spread"
+    factor: float = 1.0
+
+
+class Spread(AuxiliaryLoss):
+    """A loss with a parameter of its own, which it adds to the model."""
+
+    config_class = SpreadConfig
+
+    def __init__(self, config: SpreadConfig, model: Any, processor: Any) -> None:
+        self.factor = config.factor
+        model.register_parameter("gain", nn.Parameter(torch.ones(())))
+
+    def __call__(self, model: Any, batch: Batch, output: CoCaOutput) -> Tensor:
+        assert output.image_embedding is not None
+        return self.factor * model.gain * output.image_embedding.square().sum(dim=1).exp().mean()
+
+
+@pytest.fixture
+def spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: Registry[type[AuxiliaryLoss]] = Registry("auxiliary loss")
+    known.register("spread")(Spread)
+    monkeypatch.setattr("coca.train.objective.AUXILIARY_LOSSES", known)
+
+
+@pytest.mark.usefixtures("spread")
+@pytest.mark.parametrize("contrastive_weight", [0.0, 1.0])
+def test_an_auxiliary_loss_has_the_gradients_of_the_whole_batch_in_micro_batches(
+    batch: Batch, contrastive_weight: float
+) -> None:
+    settings = {"kind": "spread", "weight": 0.5, "factor": 3.0}
+    weights = {"contrastive_weight": contrastive_weight, "captioning_weight": 0}
+    tree = {**weights, "auxiliary": [settings]}
+    config = load_config(LossConfig, tree)
+    results = []
+    for micro_batch in (None, 1):
+        torch.manual_seed(0)
+        model = sharpened(CoCa(tiny_config()))
+        objective = CoCaObjective(config, [Spread(SpreadConfig(factor=3.0), model, None)])
+        parallel = ParallelModel(model, "none", device=torch.device("cpu"))
+        losses = backward(parallel, objective, batch, micro_batch=micro_batch)
+        assert model.gain.grad is not None
+        results.append((losses, {n: g.clone() for n, g in parallel.gradients()}))
+    (whole, expected), (parts, found) = results
+    assert set(whole.parts) >= {"spread"}
+    torch.testing.assert_close(parts.total, whole.total)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("spread")
+def test_an_unknown_auxiliary_loss_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown; did you mean 'spread'"):
+        load_config(LossConfig, {"auxiliary": [{"kind": "spreads"}]})
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:

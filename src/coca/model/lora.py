@@ -21,7 +21,8 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 
 _PLACE = ".parametrizations.weight"
-_ORIGINAL, _DOWN, _UP = f"{_PLACE}.original", f"{_PLACE}.0.down", f"{_PLACE}.0.up"
+_ORIGINAL = f"{_PLACE}.original"
+_SCALE, _UP, _DOWN = (f"{_PLACE}.0.{part}" for part in ("scale", "up", "down"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,14 @@ class LoraConfig(Config):
 
 
 class LowRank(nn.Module):
-    """Low-rank update of a weight; zero at initialization."""
+    """Low-rank update of a weight, `scale * up @ down`; zero at initialization."""
+
+    scale: Float[Tensor, ""]
 
     def __init__(self, weight: Float[Tensor, "O I"], config: LoraConfig) -> None:
         super().__init__()
         outputs, inputs = weight.shape
-        self.scale = config.alpha / config.rank
+        self.register_buffer("scale", weight.new_tensor(config.alpha / config.rank))
         self.down = nn.Parameter(weight.new_empty(config.rank, inputs))
         self.up = nn.Parameter(weight.new_zeros(outputs, config.rank))
         nn.init.normal_(self.down, std=inputs**-0.5)
@@ -79,15 +82,14 @@ def add_lora_(model: nn.Module, config: LoraConfig) -> None:
 
 
 @torch.no_grad()
-def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Merge adapters into the weights, for a plain model with the same outputs."""
     plain = {name: tensor for name, tensor in state.items() if _PLACE not in name}
-    scale = config.alpha / config.rank
     for name, tensor in state.items():
         if name.endswith(_ORIGINAL):
             layer = name.removesuffix(_ORIGINAL)
-            added = state[layer + _UP] @ state[layer + _DOWN]
-            plain[f"{layer}.weight"] = tensor + scale * added
+            scale, up, down = (state[layer + part] for part in (_SCALE, _UP, _DOWN))
+            plain[f"{layer}.weight"] = tensor + scale * (up @ down)
     return plain
 
 

@@ -116,8 +116,8 @@ def export(
     """Write a folder with a model and its model card, without paths of this machine.
 
     The card contains the recorded data, settings and machine of the model's run. The image
-    encoder's own classifier is left out, unless the model has a class branch: else only the
-    distillation loss reads it.
+    encoder's own classifier is left out, unless the model has a class branch: else only
+    training reads it.
 
     Returns:
         The folder.

@@ -9,7 +9,6 @@ graph. Only two (B, E) tensors are kept between the passes, and the multimodal d
 Dimensions: B pairs of this rank, E embedding.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +24,7 @@ from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.train.blocks import compilation
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import ChunkedLoss, Embedded, FirstPass, Losses, Objective, add_losses
+from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
 
 # Reports of non-finite steps: cause, rank and samples.
 
@@ -152,17 +151,8 @@ def _backward_in_parts(
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> Losses:
     states, firsts = _first_pass(model, objective, parts, autocast)
-    teachers = [first.teacher for first in firsts if first.teacher is not None]
-    if teachers:
-        batch = dataclasses.replace(batch, teacher_logits=torch.cat(teachers))
-        parts = [
-            dataclasses.replace(part, teacher_logits=teacher)
-            for part, teacher in zip(parts, teachers, strict=True)
-        ]
     totals = objective.totals(model.model, batch)
-    drawn = _random_state(model.device)
-    embedded = [first.embedded for first in firsts if first.embedded is not None]
-    losses, gradients = _match(objective, embedded) if embedded else (None, [None] * len(parts))
+    losses, gradients = _match(objective, firsts) if firsts else (None, [None] * len(parts))
     for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         ready = part.to(model.device)
         if firsts:
@@ -175,9 +165,6 @@ def _backward_in_parts(
             own.total.backward()
         own = own._replace(total=own.total.detach())
         losses = own if losses is None else add_losses(losses, own)
-    if firsts:
-        # Without it, the next step would draw the classes and sentences of this one again.
-        _restore_random(drawn, model.device)
     assert losses is not None, "a batch has at least one pair"
     return losses
 
@@ -188,7 +175,7 @@ def _first_pass(
     objective: ChunkedLoss[ModelT],
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
-) -> tuple[list[RandomState], list[FirstPass]]:
+) -> tuple[list[RandomState], list[Embedded]]:
     """Run the first pass of each part, if a loss needs it; return the random state before each."""
     states, firsts = [], []
     for part in parts:

@@ -8,10 +8,13 @@ Dimensions: B pairs, E embedding, C classes; N boxes of an image, S side of the 
 input, pixels.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import (
     Annotated,
+    Any,
+    ClassVar,
     Literal,
     NamedTuple,
     Protocol,
@@ -39,19 +42,28 @@ from coca.model.losses.contrastive_loss import (
     contrastive_loss,
     sigmoid_loss,
 )
-from coca.train.distillation import (
-    ClassPrompts,
-    DistillationConfig,
-    DrawnClasses,
-    DrawnSentences,
-    SentenceConfig,
-    SentenceTeacher,
-    distillation_loss,
-    draw_classes,
-    sentence_loss,
-)
+from coca.processing.processor import Processor
 
 # Training objective: the weighted sum of CoCa's losses (section 3.2), in nats.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryConfig(Config):
+    """Settings that all auxiliary losses share; the class of a kind adds its own."""
+
+    kind: str
+    """A registered auxiliary loss."""
+    weight: NonNegativeFloat = 1.0
+    """Weight of the loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        AUXILIARY_LOSSES.get(self.kind)
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type["AuxiliaryConfig"]]:
+        """Return the classes of settings by kind."""
+        return {name: AUXILIARY_LOSSES.get(name).config_class for name in AUXILIARY_LOSSES.names()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +77,6 @@ class LossConfig(Config):
     classification_weight: NonNegativeFloat = 0.0
     """Weight of the classification loss of the model's head, for fine-tuning on classes or answers.
     The paper does not use it in pretraining."""
-    distillation_weight: NonNegativeFloat = 0.0
-    """Weight of the distillation loss: the image encoder's own classifier, such as ImageNet's,
-    teaches how close images are to the names of its classes. It needs an encoder that brings a
-    classifier and its class names, and no labels."""
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    """Classes and prompts of the distillation loss."""
-    sentence_weight: NonNegativeFloat = 0.0
-    """Weight of the sentence loss: a sentence encoder teaches which texts are close to each other,
-    by sentences without images. The paper does not use it."""
-    sentences: SentenceConfig = field(default_factory=SentenceConfig)
-    """Sentences of the sentence loss, and the vectors of its teacher."""
     contrastive: str = "softmax"
     """A registered contrastive loss. `softmax` classifies the partner within the batch, as in the
     paper. `sigmoid` classifies each pair independently, as in SigLIP, and needs a model with a bias
@@ -91,12 +92,13 @@ class LossConfig(Config):
     """`label_smoothing` of the classification loss; null: the same as for tokens."""
     caption_chunk: PositiveInt = 1024
     """Tokens per chunk of logits; smaller chunks need less memory but more matrix products."""
+    auxiliary: tuple[AuxiliaryConfig, ...] = ()
+    """Further losses, of kinds that plug-ins register."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = ("contrastive", "captioning", "classification", "distillation", "sentence")
-        names = [f"{kind}_weight" for kind in kinds]
-        if not any(getattr(self, name) for name in names):
+        names = [f"{kind}_weight" for kind in ("contrastive", "captioning", "classification")]
+        if not any(getattr(self, name) for name in names) and not self.auxiliary:
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
         CONTRASTIVE_LOSSES.get(self.contrastive)
         if self.contrastive == "sigmoid" and self.contrastive_reduction == "mean":
@@ -127,16 +129,6 @@ class Embedded(NamedTuple):
     bias: Float[Tensor, ""] | None = None
 
 
-class FirstPass(NamedTuple):
-    """Outputs of a micro-batch that losses over the whole batch need."""
-
-    embedded: Embedded | None
-    """Inputs of the contrastive loss; None without one."""
-    teacher: Float[Tensor, "B K"] | None = None
-    """Logits of the image encoder's classifier; None without distillation, or if the batch has
-    them."""
-
-
 ContrastiveLoss: TypeAlias = Callable[[Embedded, LossConfig], ContrastiveOutput]
 """Contrastive loss of the pairs of all ranks, from this rank's embeddings."""
 
@@ -161,6 +153,29 @@ def _sigmoid(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
     return sigmoid_loss(images, texts, scale, bias, block_rows=config.contrastive_rows)
 
 
+class AuxiliaryLoss(ABC):
+    """A loss of the outputs of a model, added to the others with its weight.
+
+    It is created before the optimizer, on all ranks, and may add parameters to the model. Those of
+    a parametrization with the parts of `coca.model.lora.LowRank` are merged into its weight when
+    the run is finished.
+    """
+
+    config_class: ClassVar[type[AuxiliaryConfig]]
+    """Class of its settings."""
+
+    @abstractmethod
+    def __init__(self, config: Any, model: Captioner, processor: Processor) -> None:
+        """Create the loss of a run."""
+
+    @abstractmethod
+    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+        """Compute the mean over the images of a batch or micro-batch, in nats."""
+
+
+AUXILIARY_LOSSES: Registry[type[AuxiliaryLoss]] = Registry("auxiliary loss", "auxiliary_losses")
+
+
 class Totals(NamedTuple):
     """Numbers of the whole batch, so that the losses of micro-batches add up."""
 
@@ -168,14 +183,8 @@ class Totals(NamedTuple):
     """Weight of each token: number of ranks / number of tokens of all ranks."""
     image_weight: Float[Tensor, ""]
     """Weight of each labelled image: number of ranks / labelled images of all ranks."""
-    distilled_weight: Float[Tensor, ""]
-    """Weight of each image that is distilled: number of ranks / such images of all ranks."""
-    drawn: DrawnClasses | None = None
-    """Classes and prompts of the distillation loss; None without one."""
-    sentences: DrawnSentences | None = None
-    """Sentences of the sentence loss; None without one."""
-    pairs: int = 1
-    """Pairs of the whole batch; a micro-batch has its part of a loss that no pair has."""
+    pairs: int
+    """Pairs of the whole batch, of which a micro-batch has a part."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -199,19 +208,15 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
     """An objective that supports micro-batches, with losses over the whole batch.
 
     The contrastive loss depends on embeddings only. So they are computed first for each micro-batch
-    without graph. Its gradient with respect to them replaces the loss in the second pass. The
-    classes of the distillation loss depend on the classifier's logits of all images.
+    without graph. Its gradient with respect to them replaces the loss in the second pass.
     """
 
     def totals(self, model: ModelT_contra, batch: Batch) -> Totals:
-        """Compute the numbers of the whole batch; all ranks must call it.
-
-        With distillation, the batch must have the classifier's logits.
-        """
+        """Compute the numbers of the whole batch; all ranks must call it."""
         ...
 
-    def first_pass(self, model: ModelT_contra, batch: Batch) -> FirstPass | None:
-        """Compute what the losses over the whole batch need; None if they need nothing."""
+    def first_pass(self, model: ModelT_contra, batch: Batch) -> Embedded | None:
+        """Compute the inputs of the contrastive loss; None without one."""
         ...
 
     def match(self, embedded: Embedded) -> Losses:
@@ -235,28 +240,18 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
 class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
-    Parts: `contrastive`, `captioning`, `classification`, `distillation` and `sentence`, if their
-    weight is above 0. With the first also `temperature` and `image_to_text@1`, the fraction of
-    images whose own caption is the nearest of the batch (chance level: 1 / batch size).
+    Parts: `contrastive`, `captioning` and `classification`, if their weight is above 0, and the
+    auxiliary losses by their kind. With the first also `temperature` and `image_to_text@1`, the
+    fraction of images whose own caption is the nearest of the batch (chance level: 1 / batch size).
     """
 
-    def __init__(
-        self,
-        config: LossConfig,
-        prompts: ClassPrompts | None = None,
-        teacher: SentenceTeacher | None = None,
-    ) -> None:
-        """Create the objective."""
-        assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
-        assert teacher is not None or not config.sentence_weight, "sentences need a teacher"
-        self.config = config
-        self.prompts = prompts
-        self.teacher = teacher
+    def __init__(self, config: LossConfig, auxiliary: Sequence[AuxiliaryLoss] = ()) -> None:
+        """Create the objective, with the losses of `config.auxiliary` in their order."""
+        self.config, self.auxiliary = config, auxiliary
 
     def __call__(self, model: Captioner, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts."""
         self._require_fit(model, batch)
-        batch = self._taught(model, batch)
         return self.of_output(model, batch, self._run(model, batch))
 
     def constrain_(self, model: Captioner) -> None:
@@ -268,7 +263,7 @@ class CoCaObjective:
 
         Args:
             model: The model.
-            batch: The whole batch of this rank, for distillation with the classifier's logits.
+            batch: The whole batch of this rank.
             output: Output of the model for the batch.
         """
         losses = self._sum_up(model, batch, output, self.totals(model, batch))
@@ -276,44 +271,25 @@ class CoCaObjective:
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
-        """Count tokens and labelled images over all ranks, as weights, and draw classes."""
-        counts = torch.zeros(3, device=batch.tokens.device)
+        """Count tokens and labelled images over all ranks, as weights."""
+        counts = torch.zeros(2, device=batch.tokens.device)
         captioned = batch.is_captioned
         if self.config.captioning_weight > 0:
             labels = model.label_mask(batch.tokens)
             counts[0] = (labels if captioned is None else labels & captioned[:, None]).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
-        if self.config.distillation_weight > 0:
-            is_distilled = batch.is_distilled
-            counts[2] = len(batch.keys) if is_distilled is None else is_distilled.sum()
         # A batch that is split into micro-batches is still on the host.
         counts = counts.to(model.log_scale.device)
-        token, image, distilled = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
-        drawn = None
-        if self.config.distillation_weight > 0:
-            assert self.prompts is not None, "checked when the objective was created"
-            assert batch.teacher_logits is not None, "the caller adds them"
-            teacher = batch.teacher_logits
-            if batch.is_distilled is not None:
-                teacher = teacher[batch.is_distilled.to(teacher.device)]
-            teacher = teacher.to(model.log_scale.device)
-            drawn = draw_classes(teacher, self.prompts, self.config.distillation)
-        sentences = None
-        if self.config.sentence_weight > 0:
-            assert self.teacher is not None, "checked when the objective was created"
-            sentences = self.teacher.draw(self.config.sentences.count, model.log_scale.device)
-        return Totals(token, image, distilled, drawn, sentences, len(batch.keys))
+        token, image = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
+        return Totals(token, image, len(batch.keys))
 
-    def first_pass(self, model: Captioner, batch: Batch) -> FirstPass | None:
-        """Run the image encoder and its classifier, the poolers and the unimodal decoder."""
+    def first_pass(self, model: Captioner, batch: Batch) -> Embedded | None:
+        """Run the image encoder, the poolers and the unimodal decoder."""
         self._require_fit(model, batch)
-        taught = self._taught(model, batch)
-        teacher = None if taught is batch else taught.teacher_logits
-        embedded = None
-        if self.config.contrastive_weight > 0:
-            embedded = _embedded(model, model(taught.images, taught.tokens, captioning=False))
-        return None if embedded is None and teacher is None else FirstPass(embedded, teacher)
+        if not self.config.contrastive_weight:
+            return None
+        return _embedded(model, model(batch.images, batch.tokens, captioning=False))
 
     def match(self, embedded: Embedded) -> Losses:
         """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
@@ -328,7 +304,7 @@ class CoCaObjective:
     def run_part(
         self, model: Captioner, batch: Batch, totals: Totals, gradient: Embedded | None
     ) -> Losses:
-        """Compute the captioning, classification and distillation losses of a micro-batch."""
+        """Compute all losses of a micro-batch but the contrastive one."""
         self._require_fit(model, batch)
         output = self._run(model, batch)
         losses = self._sum_up(model, batch, output, totals)
@@ -337,27 +313,12 @@ class CoCaObjective:
             return losses
         return losses._replace(total=losses.total + _surrogate_loss(embedded, gradient))
 
-    def _taught(self, model: Captioner, batch: Batch) -> Batch:
-        """Add the logits of the image encoder's classifier, for distillation.
-
-        The images of the returned batch are their features, so that the encoder runs once.
-        """
-        if self.config.distillation_weight == 0 or batch.teacher_logits is not None:
-            return batch
-        images = batch.images
-        if images.ndim > 3:
-            images = model.image_encoder.features(images)
-        with torch.no_grad():
-            final = model.image_encoder.finish(images.to(model.log_scale.dtype))
-            teacher = model.image_encoder.classify(final)
-        return replace(batch, images=images, teacher_logits=teacher)
-
     def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
         config = self.config
         return model(
             batch.images,
             batch.tokens,
-            contrastive=config.contrastive_weight > 0 or config.distillation_weight > 0,
+            contrastive=config.contrastive_weight > 0 or bool(self.auxiliary),
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
             prompt_lengths=batch.prompt_lengths,
@@ -392,35 +353,12 @@ class CoCaObjective:
             )
             total = total + config.classification_weight * loss
             parts["classification"] = loss.detach()
-        if totals.drawn is not None:
-            loss = self._distill(model, batch, output, totals.drawn, totals.distilled_weight)
-            total = total + config.distillation_weight * loss
-            parts["distillation"] = loss.detach()
-        if totals.sentences is not None:
-            temperature = config.sentences.temperature
-            loss = sentence_loss(model, totals.sentences, temperature=temperature)
-            loss = loss * (len(batch.keys) / totals.pairs)
-            total = total + config.sentence_weight * loss
-            parts["sentence"] = loss.detach()
+        part = len(batch.keys) / totals.pairs
+        for settings, auxiliary in zip(config.auxiliary, self.auxiliary, strict=True):
+            loss = auxiliary(model, batch, output) * part
+            total = total + settings.weight * loss
+            parts[settings.kind] = loss.detach()
         return Losses(total, parts)
-
-    def _distill(
-        self,
-        model: Captioner,
-        batch: Batch,
-        output: CoCaOutput,
-        drawn: DrawnClasses,
-        weight: Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        images, teacher, kept = output.image_embedding, batch.teacher_logits, batch.is_distilled
-        assert images is not None, "requested in `_run`"
-        assert teacher is not None, "added in the first pass"
-        if kept is not None:
-            images, teacher = images[kept], teacher[kept]
-        temperature = self.config.distillation.temperature
-        return distillation_loss(
-            model, images, teacher, drawn, temperature=temperature, image_weight=weight
-        )
 
     def _require_fit(self, model: Captioner, batch: Batch) -> None:
         config = self.config

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from everyday_plugin import register_losses
 from tiny_cli import Run, RunJson
 from tiny_recipes import layers_of
 
@@ -56,6 +57,9 @@ def test_no_line_break_of_the_source_is_printed_in_a_text(run: Run, run_json: Ru
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_project_is_shown(run_json: RunJson, recipe: Path) -> None:
+def test_every_recipe_of_the_project_is_shown(
+    run_json: RunJson, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_losses(monkeypatch)
     tree = run_json("config", "show", *map(str, layers_of(recipe)))
     assert tree.get("run") or tree.get("task") or tree["tasks"]

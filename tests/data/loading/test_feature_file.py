@@ -9,21 +9,15 @@ from coca.data.loading.feature_file import (
     HEADER_BYTES,
     FeatureFile,
     FeatureKey,
-    Features,
     FeatureWriter,
 )
 
-KEY = FeatureKey(
-    encoder="e", transform="t", data="d", rows=7, views=2, tokens=3, width=4, classes=5
-)
+KEY = FeatureKey(encoder="e", transform="t", data="d", rows=7, views=2, tokens=3, width=4)
 
 
-def made_up(rows: int = KEY.rows) -> Features:
+def made_up(rows: int = KEY.rows) -> np.ndarray:
     chance = np.random.default_rng(0)
-    return Features(
-        chance.normal(size=(rows, KEY.views, KEY.tokens, KEY.width)).astype(np.float16),
-        chance.normal(size=(rows, KEY.views, KEY.classes)).astype(np.float16),
-    )
+    return chance.normal(size=(rows, KEY.views, KEY.tokens, KEY.width)).astype(np.float16)
 
 
 def write(folder: Path, *, rows: int = KEY.rows) -> None:
@@ -31,8 +25,7 @@ def write(folder: Path, *, rows: int = KEY.rows) -> None:
     with FeatureWriter(folder, KEY) as writer:
         for start in range(writer.rows_done, rows, 2):
             end = min(start + 2, rows)
-            part = Features(*(it[start:end] for it in made_up()))
-            writer.append(part, np.arange(start, end) != 4)
+            writer.append(made_up()[start:end], np.arange(start, end) != 4)
         if rows == KEY.rows:
             writer.finish()
 
@@ -47,8 +40,7 @@ def test_every_view_of_every_usable_row_comes_back(tmp_path: Path) -> None:
                 assert found is None
             else:
                 assert found is not None
-                for read, written in zip(found, made_up(), strict=True):
-                    np.testing.assert_array_equal(read, written[row, view])
+                np.testing.assert_array_equal(found, made_up()[row, view])
 
 
 @pytest.mark.parametrize("lost_bytes", [0, 5])
@@ -105,4 +97,4 @@ def test_a_reader_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     file.read(0, 0)
     sent = pickle.dumps(file)
     assert len(sent) < 1000
-    np.testing.assert_array_equal(pickle.loads(sent).read(2, 1).features, made_up().features[2, 1])
+    np.testing.assert_array_equal(pickle.loads(sent).read(2, 1), made_up()[2, 1])

@@ -243,3 +243,16 @@ def test_tars_that_cannot_be_opened_are_reported_by_every_rank(tmp_path: Path) -
     for process in ranks:
         process.join(HANGING_S)
     assert [process.exitcode for process in ranks] == [1, 1]
+
+
+def test_common_words_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("the\ncar\n\n car\ndog\n", encoding="utf-8")
+    config = TokenizerConfig(words=path, word_count=3)
+    assert config.common_words() == ("the", "car", "dog")
+    with pytest.raises(ConfigError, match=r"words.txt has 3 words; 4 are asked for"):
+        TokenizerConfig(words=path, word_count=4).common_words()
+    with pytest.raises(ConfigError, match=r"none.txt cannot be read"):
+        TokenizerConfig(words=tmp_path / "none.txt", word_count=1).common_words()
+    with pytest.raises(ConfigError, match="words need a tokenizer of kind bpe"):
+        TokenizerConfig(words=path, kind="unigram")

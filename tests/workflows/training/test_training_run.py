@@ -11,9 +11,9 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
-from coca.train.tracker import read_metrics
+from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from tiny_workflows import recipe, stopping_at, write_squares
+from tiny_workflows import recipe, write_squares
 
 
 @pytest.fixture
@@ -21,39 +21,22 @@ def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
 
 
-def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:
-    config = recipe(
-        image_folder,
-        run,
-        "loss.distillation.classes=8",
-        "train.steps=6",
-        "train.optimizer.freeze=[image_encoder.backbone]",
-        *changes,
-    )
-    image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000)
-    return replace(
-        config,
-        model=replace(config.model, image=image),
-        loss=replace(config.loss, distillation_weight=0.5),
-    )
-
-
-def branched(image_folder: Path, run: Path, template: str) -> PretrainConfig:
+def branched(image_folder: Path, run: Path) -> PretrainConfig:
     """A run whose weights hardly move."""
     still = ("train.steps=3", "train.optimizer.lr=1e-12", "train.optimizer.weight_decay=0")
-    config = distilled(image_folder, run, *still, f"loss.distillation.templates=['{template}']")
-    image = replace(config.model.image, class_branch=True)  # type: ignore[call-arg]
+    config = recipe(image_folder, run, "train.optimizer.freeze=[image_encoder.backbone]", *still)
+    image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000, class_branch=True)
     return replace(config, model=replace(config.model, image=image))
 
 
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     image_folder: Path, tmp_path: Path
 ) -> None:
-    predictor = load(pretrain(branched(image_folder, tmp_path / "run", "a {}")).model)
+    predictor = load(pretrain(branched(image_folder, tmp_path / "run")).model)
     branch, names = predictor.model.class_branch, predictor.model.image_encoder.class_names
     assert branch is not None
     assert names is not None
-    rows = [[f"a {one}" for one in name.split(", ")] for name in names]
+    rows = [class_texts(name) for name in names]
     texts = predictor.embed_texts([text for row in rows for text in row])
     ends = np.cumsum([len(row) for row in rows])
     means = np.stack([part.mean(axis=0) for part in np.split(texts, ends[:-1])])
@@ -65,8 +48,8 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
 def test_a_class_branch_is_taken_from_a_model_that_has_one(
     image_folder: Path, tmp_path: Path
 ) -> None:
-    first = pretrain(branched(image_folder, tmp_path / "first", "a {}"))
-    config = branched(image_folder, tmp_path / "second", "an {}")
+    first = pretrain(branched(image_folder, tmp_path / "first"))
+    config = branched(image_folder, tmp_path / "second")
     second = pretrain(replace(config, init_from=str(first.model)))
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
@@ -75,12 +58,11 @@ def test_a_class_branch_is_taken_from_a_model_that_has_one(
 def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
     image_folder: Path, tmp_path: Path
 ) -> None:
-    config = branched(image_folder, tmp_path / "run", "a {}")
+    config = branched(image_folder, tmp_path / "run")
     assert isinstance(config.model.image, TimmConfig)
     image = replace(config.model.image, classes=0, class_branch=False)
-    loss = replace(config.loss, distillation_weight=0.0)
     model = replace(config.model, image=image)
-    pretrain(replace(config, run=tmp_path / "first", model=model, loss=loss))
+    pretrain(replace(config, run=tmp_path / "first", model=model))
     torch.manual_seed(7)
     published = timm.create_model("test_resnet", num_classes=1000).state_dict()
     torch.save(published, tmp_path / "weights.pth")
@@ -99,23 +81,3 @@ def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
     refused = replace(second, run=tmp_path / "third", init_from=str(second.run))
     with pytest.raises(ConfigError, match="set one of the two"):
         pretrain(refused)
-
-
-def test_a_resumed_run_draws_the_same_classes(image_folder: Path, tmp_path: Path) -> None:
-    whole = pretrain(distilled(image_folder, tmp_path / "whole"))
-    pretrain(distilled(image_folder, tmp_path / "parts"), progress=stopping_at(3))
-    parts = pretrain(distilled(image_folder, tmp_path / "parts"))
-    one, other = (load_file(it.model / "model.safetensors") for it in (whole, parts))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert read_metrics(tmp_path / "whole")[-1]["distillation"] > 0
-
-
-def test_sources_may_be_left_out(image_folder: Path, tmp_path: Path) -> None:
-    config = distilled(image_folder, tmp_path / "run", "data.sources.0.distill=false")
-    pretrain(config)
-    assert read_metrics(tmp_path / "run")[-1]["distillation"] == 0
-
-
-def test_an_encoder_without_a_classifier_cannot_teach(image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"distillation_weight is 0\.5, but the image encoder ha"):
-        pretrain(recipe(image_folder, tmp_path / "run", "loss.distillation_weight=0.5"))

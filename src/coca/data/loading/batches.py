@@ -80,8 +80,6 @@ class _Example(NamedTuple):
     images: UInt8[Tensor, "F 3 S S"] | Float[Tensor, "1 P W"]
     text: SampledText
     classes: tuple[str, ...]
-    logits: Float[Tensor, " K"] | None = None
-    """Cached logits of the encoder's classifier."""
 
 
 class BatchDataset(Dataset[Batch | Failure]):
@@ -146,8 +144,7 @@ class BatchDataset(Dataset[Batch | Failure]):
             image_config=None if self._features else self._processor.image_config,
             prompt_lengths=prompt_lengths,
             is_captioned=self._captioned(examples),
-            is_distilled=self._distilled(sources),
-            teacher_logits=_stacked([example.logits for example in examples]),
+            sources=tuple(self._titles[source] for source in sources),
         )
 
     def _captioned(self, examples: Sequence[_Example]) -> Bool[Tensor, " B"] | None:
@@ -155,12 +152,6 @@ class BatchDataset(Dataset[Batch | Failure]):
         if all(config.keyword_captioning for config in self._configs):
             return None
         return torch.tensor([example.text.is_captioned for example in examples])
-
-    def _distilled(self, sources: Sequence[int]) -> Bool[Tensor, " B"] | None:
-        """Mark the samples of sources with `distill`; None if all sources have it."""
-        if all(config.distill for config in self._configs):
-            return None
-        return torch.tensor([self._configs[source].distill for source in sources])
 
     def _augment_at(self, batch_start: int) -> Augmentation | None:
         """Select the augmentation of a batch by its first sample; all images have one size."""
@@ -225,13 +216,10 @@ class BatchDataset(Dataset[Batch | Failure]):
         if not self._features:
             images = self._augmented(result, slot.augment, generator)
             return _Example(result.key, images, text, classes)
-        features, logits = self._cached(slot, row)
-        return _Example(result.key, features, text, classes, logits)
+        return _Example(result.key, self._cached(slot, row), text, classes)
 
-    def _cached(
-        self, slot: _Slot, row: int
-    ) -> tuple[Float[Tensor, "1 P W"], Float[Tensor, " K"] | None]:
-        """Read the features of the epoch's view of an image, and its logits if the file has any."""
+    def _cached(self, slot: _Slot, row: int) -> Float[Tensor, "1 P W"]:
+        """Read the features of the epoch's view of an image."""
         file = self._features[slot.source]
         found = file.read(row, slot.epoch % file.key.views)
         if found is None:
@@ -242,8 +230,7 @@ class BatchDataset(Dataset[Batch | Failure]):
                 "compute them again",
                 reason="bad_features",
             )
-        logits = torch.from_numpy(found.logits) if file.key.classes else None
-        return torch.from_numpy(found.features)[None], logits
+        return torch.from_numpy(found)[None]
 
     def _augmented(
         self, sample: Sample, augment: Augmentation | None, generator: torch.Generator
@@ -293,9 +280,3 @@ def _distinct(titles: Sequence[str]) -> list[str]:
         title if titles.count(title) == 1 else f"{title} #{titles[: position + 1].count(title)}"
         for position, title in enumerate(titles)
     ]
-
-
-def _stacked(logits: Sequence[Tensor | None]) -> Float[Tensor, "B K"] | None:
-    """Stack the logits of all examples; None if an example has none."""
-    present = [it for it in logits if it is not None]
-    return torch.stack(present) if len(present) == len(logits) else None

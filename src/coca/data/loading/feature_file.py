@@ -1,13 +1,12 @@
 """Feature files: the encoder features of every image of a source, in fp16 and memory-mapped.
 
     header (4,096 bytes)   JSON: format version and the fields of `FeatureKey`
-    one record per row     features (V, P, F) fp16; logits (V, K) fp16 of the encoder's classifier,
-                           if it has one; a checksum of each view; whether it is usable
+    one record per row     features (V, P, F) fp16; a checksum of each view; whether it is usable
 
 The file is written in the order of rows, under another name until it is complete. So a writer that
 was killed continues after the last complete record.
 
-Dimensions: N rows, V views of each image, P tokens, F features, K classes.
+Dimensions: N rows, V views of each image, P tokens, F features.
 """
 
 import json
@@ -16,7 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float16
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from coca.core.config.frozen_config import digest
 from coca.core.errors import DataError, StorageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_BYTES = 4096
 SUFFIX = ".features"
 
@@ -48,8 +47,6 @@ class FeatureKey:
     """Tokens of an image."""
     width: int
     """Features of a token."""
-    classes: int = 0
-    """Classes of the encoder's classifier, whose logits the file contains; 0 for none."""
 
     @property
     def file_name(self) -> str:
@@ -63,7 +60,6 @@ class FeatureKey:
         return np.dtype(
             [
                 ("features", "<f2", (self.views, self.tokens, self.width)),
-                ("logits", "<f2", (self.views, self.classes)),
                 ("checksums", "<u4", (self.views,)),
                 ("usable", "<u4"),
             ]
@@ -78,14 +74,6 @@ class FeatureKey:
         """Return the header of the file."""
         text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
         return text.encode().ljust(HEADER_BYTES - 1) + b"\n"
-
-
-class Features(NamedTuple):
-    """What a file contains of one view of an image, or of many."""
-
-    features: Float16[np.ndarray, "*N P F"]
-    logits: Float16[np.ndarray, "*N K"]
-    """Logits of the encoder's classifier; K is 0 for an encoder without one."""
 
 
 class FeatureFile:
@@ -108,7 +96,7 @@ class FeatureFile:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": None}
 
-    def read(self, row: int, view: int) -> Features | None:
+    def read(self, row: int, view: int) -> Float16[np.ndarray, "P F"] | None:
         """Read the features of a view of the image in a row; None if the image was unusable."""
         if self._records is None:
             self._records = np.memmap(
@@ -117,7 +105,7 @@ class FeatureFile:
         record = self._records[row]
         if not record["usable"]:
             return None
-        found = Features(np.array(record["features"][view]), np.array(record["logits"][view]))
+        found = np.array(record["features"][view])
         if checksum(row, view, found) != record["checksums"][view]:
             raise DataError(
                 f"the features of row {row} in {self.path} are damaged; delete the file, and "
@@ -165,18 +153,15 @@ class FeatureWriter:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def append(self, found: Features, usable: Bool[np.ndarray, " N"]) -> None:
+    def append(
+        self, features: Float16[np.ndarray, "N V P F"], usable: Bool[np.ndarray, " N"]
+    ) -> None:
         """Append the features of all views of the next rows."""
-        features, logits = found
         records = np.zeros(len(features), self.key.record)
-        records["features"], records["logits"], records["usable"] = features, logits, usable
+        records["features"], records["usable"] = features, usable
         records["checksums"] = [
             [
-                checksum(
-                    self.rows_done + number,
-                    view,
-                    Features(features[number, view], logits[number, view]),
-                )
+                checksum(self.rows_done + number, view, features[number, view])
                 for view in range(self.key.views)
             ]
             for number in range(len(features))
@@ -198,12 +183,9 @@ class FeatureWriter:
         return FeatureFile(self.path, self.key)
 
 
-def checksum(row: int, view: int, found: Features) -> int:
+def checksum(row: int, view: int, found: Float16[np.ndarray, "P F"]) -> int:
     """Compute the CRC-32 of features and their position, so that swapped rows are detected."""
-    start = zlib.crc32(b"%d %d" % (row, view))
-    for part in found:
-        start = zlib.crc32(np.ascontiguousarray(part).tobytes(), start)
-    return start
+    return zlib.crc32(np.ascontiguousarray(found).tobytes(), zlib.crc32(b"%d %d" % (row, view)))
 
 
 def feature_identity(files: Sequence[FeatureFile]) -> Mapping[str, Any]:

@@ -86,10 +86,6 @@ class SourceConfig(Config):
     """Whether keywords take part in the captioning loss. false: the model learns to understand
     them but not to write them, such as captions in a second language."""
 
-    distill: bool = True
-    """Whether images take part in the distillation loss (`loss.distillation_weight`). A classifier
-    of photos is not a teacher for drawings."""
-
     strip: NonNegativeInt = 0
     """Frames in each image, for images that are frame strips of a video; 0 reads them as plain
     images."""

@@ -116,8 +116,8 @@ def dry_run(config: PretrainConfig) -> DryRun:
 def _left_out(config: PretrainConfig) -> Iterator[str]:
     if config.init_from is None and config.tokenizer.path is None:
         yield "a small corpus gives fewer tokens than model.text.vocab_size"
-    if config.loss.distillation_weight or config.loss.sentence_weight:
-        yield "the distillation and sentence losses"
+    if config.loss.auxiliary:
+        yield "loss.auxiliary"
     if config.data.features is not None:
         yield "data.features: images are encoded here"
     if config.data.resolution:
@@ -153,8 +153,8 @@ def _measure(
         recompute_every=train.recompute_every,
     )
     optimizer = make_optimizer(model, train.optimizer)
-    # Both need a tokenizer.
-    objective = CoCaObjective(replace(config.loss, distillation_weight=0.0, sentence_weight=0.0))
+    # Auxiliary losses may need a tokenizer.
+    objective = CoCaObjective(replace(config.loss, auxiliary=()))
     half = precision == "bf16"
 
     def autocast() -> torch.autocast:

@@ -5,7 +5,7 @@ several views of each image, and epoch e reads view e modulo their number. A vie
 and number only, and not on the run's seed, so that runs share files.
 
 Dimensions: N images, V views of each, M views of all, S side of an image in pixels, P tokens,
-F features, K classes of the encoder's classifier.
+F features.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float16, UInt8
 from torch import Tensor
 
 from coca.core.config.frozen_config import digest, non_default
@@ -26,7 +26,6 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import (
     FeatureFile,
     FeatureKey,
-    Features,
     FeaturesInUseError,
     FeatureWriter,
 )
@@ -153,7 +152,7 @@ def feature_key(
     size = transform.config.image_size
     device = next(iter(encoder.feature_state().values())).device
     blank = torch.zeros(1, 3, size, size, device=device)
-    features, logits = _half(encoder.eval(), blank)
+    features = _half(encoder.eval(), blank)
     return FeatureKey(
         encoder=encoder_hash,
         transform=digest({"image": non_default(transform.config), "augment": non_default(augment)}),
@@ -163,12 +162,11 @@ def feature_key(
         views=settings.views,
         tokens=features.shape[1],
         width=features.shape[2],
-        classes=logits.shape[1],
     )
 
 
 def hash_encoder(encoder: ImageEncoder) -> str:
-    """Hash what features and logits depend on: the encoder's tensors by name, and its family."""
+    """Hash what features depend on: the encoder's tensors by name, and its family."""
     found = hashlib.sha256(encoder.feature_family.encode())
     for name, tensor in sorted(encoder.feature_state().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -252,11 +250,8 @@ def _write(
             started = time.perf_counter()
             for views, usable in iterate_ahead(images.batches(begin), ahead=2):
                 pixels = images.transform.normalize(views.flatten(0, 1).to(target))
-                features, logits = (
-                    part.reshape(*views.shape[:2], *part.shape[1:])
-                    for part in _half(encoder, pixels)
-                )
-                writer.append(Features(features, logits), usable)
+                features = _half(encoder, pixels)
+                writer.append(features.reshape(*views.shape[:2], *features.shape[1:]), usable)
                 rate = (writer.rows_done - begin) / (time.perf_counter() - started)
                 bar.advance(len(views), images_per_s=round(rate * images.key.views, 1))
         made = writer.finish()
@@ -264,19 +259,13 @@ def _write(
 
 
 @torch.inference_mode()
-def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Features:
-    """Compute features in fp16, and the logits of the encoder's classifier if it has one."""
-    features = encoder.features(images)
-    logits = (
-        encoder.classify(encoder.finish(features))
-        if encoder.has_classifier
-        else features.new_zeros(len(images), 0)
-    )
-    halves = [part.to(torch.float16).cpu() for part in (features, logits)]
-    if not all(bool(part.isfinite().all()) for part in halves):
+def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Float16[np.ndarray, "M P F"]:
+    """Compute features in fp16."""
+    half = encoder.features(images).to(torch.float16).cpu()
+    if not bool(half.isfinite().all()):
         raise DataError(
             "features of the image encoder exceed the range of fp16, 65,504; this encoder cannot "
             "be cached",
             reason="bad_features",
         )
-    return Features(*(part.numpy() for part in halves))
+    return half.numpy()

@@ -25,13 +25,12 @@ from coca.data.sources.source import SourceConfig, read_metadata
 from coca.inference import image_text
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.inference.run_model import finished_weights
 from coca.inference.tower import reusing_tower
 from coca.metrics.answers import normalize_answer
 from coca.model.captioner import Captioner
 from coca.model.checkpoint import has_checkpoint
 from coca.model.coca_config import HeadConfig
-from coca.model.lora import LoraConfig, add_lora_
+from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
@@ -404,7 +403,7 @@ def _finish(
 ) -> RunResult:
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
     world = DistributedContext.current()
-    weights = finished_weights(trainer.weights(), config.lora, has_word_map=False)
+    weights = merged(trainer.weights())
     with reusing_tower(trainer.model):
         finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
     folder = world.broadcast_from_main(

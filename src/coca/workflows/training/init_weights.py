@@ -13,7 +13,6 @@ from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.layers.transformer import unit
 from coca.processing.processor import Processor
-from coca.train.distillation import ClassPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +91,25 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
 
 
 @torch.no_grad()
-def start_class_branch_(
-    model: Captioner, processor: Processor, templates: Sequence[str], *, batch_size: int = 512
-) -> None:
+def start_class_branch_(model: Captioner, processor: Processor, *, batch_size: int = 512) -> None:
     """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
     if model.class_branch is None or names is None:
         return
-    prompts = ClassPrompts(names, templates, processor.texts)
-    embedded = torch.cat(
-        [model.encode_text(some) for some in prompts.tokens.split(batch_size)]
-    ).split(prompts.counts.tolist())
-    model.class_branch.start_at(torch.stack([unit(some.mean(dim=0)[None])[0] for some in embedded]))
+    texts = [class_texts(name) for name in names]
+    tokens = processor.texts([text for own in texts for text in own])
+    embedded = torch.cat([model.encode_text(some) for some in tokens.split(batch_size)])
+    means = [own.mean(dim=0)[None] for own in embedded.split([len(own) for own in texts])]
+    model.class_branch.start_at(torch.cat([unit(mean) for mean in means]))
+
+
+def class_texts(name: str) -> list[str]:
+    """Return the prompts of a class, for each of its names, which are separated by commas."""
+    return [
+        template.format(one)
+        for one in name.split(", ")
+        for template in ("a photo of a {}", "a {}", "a photo of the {}", "an image of a {}")
+    ]
 
 
 def _require_same_shape(model: Captioner, theirs: Captioner, source: str) -> None:

@@ -21,19 +21,16 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.inference.run_model import finished_weights
 from coca.inference.tower import TowerEncoder, reusing_tower
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
-from coca.model.lora import LoraConfig, add_lora_
+from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
-from coca.model.word_map import add_word_map_
 from coca.processing.processor import Processor
-from coca.processing.tokenizer import TextTokenizer, Tokenizer
-from coca.processing.word_vectors import WordVectors
+from coca.processing.tokenizer import TextTokenizer
 from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.trainer import TrainConfig, Trainer, TrainResult
@@ -62,32 +59,13 @@ from coca.workflows.training.training_run import (
 )
 from coca.workflows.training.training_words import extend_caption_words, obtain_caption_words
 
-# Token embeddings of a training run that are mapped from word vectors.
-
-
 logger = logging.getLogger(__name__)
-
-
-def map_word_vectors_(
-    model: CoCa, tokenizer: TextTokenizer, path: Path, *, initialized: bool
-) -> None:
-    """Replace the token embedding of a model by a shared map of word vectors."""
-    if not isinstance(tokenizer, Tokenizer):
-        raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")
-    vectors, found = WordVectors.load(path).table(tokenizer.words())
-    if not found.any():
-        raise ConfigError(f"{path} has a vector for none of the tokenizer's words")
-    logger.info("%s of %s tokens have a word vector", int(found.sum()), len(found))
-    embedding = model.unimodal_decoder.token_embedding
-    padded = torch.zeros(embedding.num_embeddings, vectors.shape[1])
-    padded[: len(vectors)] = torch.from_numpy(vectors)
-    add_word_map_(embedding, padded, learned=tokenizer.learned_size, initialized=initialized)
 
 
 # Pretraining run: tokenizer, data, model, training loop, and the folder of the finished model.
 
 
-FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora", "word_vectors")
+FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora")
 """Sections of a recipe that must not change when a run is resumed."""
 
 
@@ -105,11 +83,6 @@ class PretrainConfig(RunConfig):
     lora: LoraConfig | None = None
     """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
     they are merged into the finished model. null: train all weights."""
-    word_vectors: Path | None = None
-    """Word vectors that token embeddings are mapped from (`coca data word-vectors`). All tokens
-    share one linear map; tokens learned from captions also train a row of their own. So a word of
-    `tokenizer.words` that no caption contains has a useful embedding. The map is folded into the
-    finished model. null: a free row for each token."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is the maximum vocabulary size of the tokenizer."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -138,11 +111,6 @@ class PretrainConfig(RunConfig):
             raise ConfigError(
                 f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
                 f"process or by ddp (train.parallel is {self.train.parallel})"
-            )
-        if self.word_vectors is not None and (self.lora or self.train.parallel == "fsdp"):
-            raise ConfigError(
-                "word_vectors train token embeddings on one process or by ddp, without lora (lora "
-                f"is {self.lora}, train.parallel is {self.train.parallel})"
             )
         has_weights = self.init_from is not None or self.model.image.is_pretrained
         if self.data.features is not None and not has_weights and self.encoder_weights is None:
@@ -284,10 +252,6 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         facts["init_from"] = asdict(adopted)
         place = "image_encoder.backbone."
         lacking = {name.removeprefix(place) for name in adopted.new if name.startswith(place)}
-    if config.word_vectors is not None:
-        map_word_vectors_(
-            model, processor.tokenizer, config.word_vectors, initialized=source is not None
-        )
     if config.encoder_weights is not None:
         if lacking == set():
             raise ConfigError(config.two_encoders())
@@ -295,7 +259,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
             model.image_encoder, config.encoder_weights, only=lacking
         )
     if source is None or source.model.class_branch is None:
-        start_class_branch_(model, processor, config.loss.distillation.templates)
+        start_class_branch_(model, processor)
     if config.lora is not None:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
@@ -380,10 +344,8 @@ def fitted_config(
 
 def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]) -> Captioner:
     """Build the plain model of a run from the weights that the trainer gathered."""
-    has_word_map = config.word_vectors is not None
-    plain = finished_weights(weights, config.lora, has_word_map=has_word_map)
     with reusing_tower(model):
-        return assemble(model.config, plain, source=config.run)
+        return assemble(model.config, merged(weights), source=config.run)
 
 
 def _finish(

@@ -26,7 +26,6 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TOKENIZERS, TextTokenizer, Tokenizer
-from coca.processing.word_vectors import read_word_list
 from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.caption_words import CaptionWords
 from coca.train.distributed.context import DistributedContext
@@ -58,7 +57,7 @@ class TokenizerConfig(Config):
     """Convert text to lower case."""
     words: Path | None = None
     """Common words that become one token each: a text file with one word per line, by descending
-    frequency, or word vectors. They are part of `text.vocab_size`; for `bpe` only. null: none."""
+    frequency. They are part of `text.vocab_size`; for `bpe` only. null: none."""
     word_count: PositiveInt = 8_000
     """Number of words to take from `words`, from the first."""
 
@@ -70,7 +69,18 @@ class TokenizerConfig(Config):
 
     def common_words(self) -> Sequence[str]:
         """Read the common words; none without `words`."""
-        return read_word_list(self.words, count=self.word_count) if self.words else ()
+        if self.words is None:
+            return ()
+        try:
+            lines = self.words.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the word list {self.words} cannot be read: {error}") from error
+        words = tuple(dict.fromkeys(word for line in lines if (word := line.strip())))
+        if len(words) < self.word_count:
+            raise ConfigError(
+                f"{self.words} has {len(words):,} words; {self.word_count:,} are asked for"
+            )
+        return words[: self.word_count]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Parts that all training runs share: run folder, teacher, loader and trainer.
+"""Parts that all training runs share: run folder, objective, loader and trainer.
 
 run/  recipe.json  record.json  processor.json  tokenizer.json  metrics.jsonl
       bad_samples.jsonl  checkpoints/
@@ -29,9 +29,8 @@ from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
 from coca.tasks import TaskResult
 from coca.train.checkpoints import undisturbed
-from coca.train.distillation import ClassPrompts, SentenceTeacher
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import CoCaObjective, LossConfig, Objective
+from coca.train.objective import AUXILIARY_LOSSES, CoCaObjective, LossConfig, Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Evaluation, TrainConfig, Trainer, TrainResult
@@ -145,31 +144,20 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# Objective of a run whose image encoder teaches by its own classifier.
+# Objective of a run, with its auxiliary losses.
 
 
 def make_objective(config: LossConfig, model: Captioner, processor: Processor) -> CoCaObjective:
-    """Create the objective of a run, with the teachers of its losses."""
-    embeds = ("contrastive_weight", "distillation_weight", "sentence_weight")
-    if model.config.image.keeps_embeddings and any(getattr(config, name) for name in embeds):
+    """Create the objective of a run, with its auxiliary losses."""
+    embeds = config.contrastive_weight or config.auxiliary
+    if model.config.image.keeps_embeddings and embeds:
         raise ConfigError(
             "the model keeps the embeddings of its frozen encoder (model.image.embeddings is "
-            f"tower), so it has captions to train only; set {', '.join(embeds)} of loss to 0"
+            "tower), so it has captions to train only; set loss.contrastive_weight to 0, and leave "
+            "out loss.auxiliary"
         )
-    teacher = None
-    if config.sentence_weight:
-        teacher = SentenceTeacher.load(config.sentences, processor.texts)
-    if not config.distillation_weight:
-        return CoCaObjective(config, teacher=teacher)
-    names = model.image_encoder.class_names
-    if names is None:
-        raise ConfigError(
-            f"loss.distillation_weight is {config.distillation_weight}, but the image encoder has "
-            "no classifier with class names; choose an encoder of kind timm with image.classes "
-            "1000, or set the weight to 0"
-        )
-    prompts = ClassPrompts(names, config.distillation.templates, processor.texts)
-    return CoCaObjective(config, prompts, teacher)
+    auxiliary = [AUXILIARY_LOSSES.get(it.kind)(it, model, processor) for it in config.auxiliary]
+    return CoCaObjective(config, auxiliary)
 
 
 # Start of every training run: build the trainer, resume it, and record the start.

