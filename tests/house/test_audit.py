@@ -33,14 +33,8 @@ def test_a_vulnerability_fails_with_the_version_that_fixes_it() -> None:
     assert "pillow 9.0.0: PYSEC-2022-1, fixed in 9.0.1" in text
 
 
-def test_a_service_that_cannot_be_reached_is_reported_and_fails_nothing() -> None:
-    text, fine = audit.report("", "Traceback\nConnectionError: no route to host\n")
-    assert fine
-    assert text.startswith("not audited")
-    assert "no route to host" in text
-
-
-def test_a_registry_without_advisories_has_audited_nothing() -> None:
-    text, fine = report(UNKNOWN, UNKNOWN)
-    assert fine
-    assert text.startswith("not audited")
+def test_an_unreachable_service_or_one_without_advisories_fails_nothing() -> None:
+    unreachable = audit.report("", "ConnectionError: no route to host\n")
+    for text, fine in (unreachable, report(UNKNOWN)):
+        assert fine
+        assert text.startswith("not audited")

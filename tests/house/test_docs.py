@@ -168,14 +168,29 @@ def test_every_recipe_has_its_command() -> None:
     assert [path for path in paths if path not in named] == []
 
 
+@cache
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
 def test_links_within_the_project_have_a_target() -> None:
-    links = []
-    for page in PAGES:
-        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-        targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
-        links += [(page, target) for target in targets if "://" not in target]
+    links = [
+        (page, page.parent / target if target else page, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", prose(page))
+        if "://" not in target
+    ]
     assert len(links) > 50
-    assert [link for link in links if not (link[0].parent / link[1]).exists()] == []
+    assert [(page, target) for page, target, _ in links if not target.exists()] == []
+    named = [link for link in links if link[2] and link[1].suffix == ".md"]
+    assert [link for link in named if link[2] not in anchors(link[1])] == []
 
 
 def test_every_command_preset_error_and_registered_name_is_documented() -> None:
