@@ -14,23 +14,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = ["two dogs play", "a red car", "a cat"]
 
 
-@pytest.mark.parametrize("version", ["Client", "ClientV2"])
-def test_documents_are_reranked(process: ServerProcess, predictor: Predictor, version: str) -> None:
-    client = getattr(cohere, version)(api_key="key-of-the-tests", base_url=process.url)
+def test_documents_are_reranked(process: ServerProcess, predictor: Predictor) -> None:
+    client = cohere.Client(api_key="key-of-the-tests", base_url=process.url)
     found = client.rerank(model="coca", query="a red car", documents=TEXTS, top_n=2).results
     cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
     assert [one.index for one in found] == np.argsort(-cosines)[:2].tolist()
     scores = [one.relevance_score for one in found]
     assert scores == pytest.approx(((1 + np.sort(cosines)[::-1][:2]) / 2).tolist(), abs=1e-4)
-
-
-def test_dictionaries_are_reranked(process: ServerProcess, predictor: Predictor) -> None:
-    client = cohere.Client(api_key="key-of-the-tests", base_url=process.url)
-    documents = [{"title": text} for text in TEXTS]
-    for fields in (None, ["title"]):
-        options = {} if fields is None else {"rank_fields": fields}
-        found = client.rerank(
-            model="coca", query="a red car", documents=documents, return_documents=True, **options
-        ).results
-        cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
-        assert [one.index for one in found] == np.argsort(-cosines).tolist()

@@ -1,6 +1,5 @@
 """Routes `/embeddings` and `/models` of Infinity, and its form of `/rerank`, which `tei` serves."""
 
-import uuid
 from typing import Literal
 
 from fastapi import APIRouter
@@ -15,10 +14,9 @@ from coca.server.routes.openai import (
     Usage,
     embeddings,
     models,
-    name_of,
-    rank_documents,
+    rerank,
 )
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 router = APIRouter(tags=["infinity"], route_class=KeyedRoute)
 
@@ -64,20 +62,19 @@ def list_models(tenant: CurrentTenant) -> ModelList:
     return models(tenant)
 
 
-def infinity_response(tenant: Tenant, body: RerankRequest) -> InfinityRerankResponse:
+def infinity_response(body: RerankRequest, tenant: CurrentTenant) -> InfinityRerankResponse:
     """Rank documents, and return their texts as strings."""
-    order, scores, usage = rank_documents(tenant, body)
-    texts = [it if isinstance(it, str) else it.text for it in body.documents]
+    answer = rerank(body, tenant)
     return InfinityRerankResponse(
-        id=uuid.uuid4().hex,
-        model=name_of(tenant.service.model),
+        id=answer.id,
+        model=answer.model,
         results=[
             InfinityDocument(
-                index=row,
-                relevance_score=scores[row],
-                document=texts[row] if body.return_documents else None,
+                index=result.index,
+                relevance_score=result.relevance_score,
+                document=(result.document or {}).get("text"),
             )
-            for row in order
+            for result in answer.results
         ],
-        usage=usage,
+        usage=answer.usage,
     )

@@ -135,7 +135,7 @@ def rerank(body: AnyRankRequest, tenant: CurrentTenant) -> list[Rank] | Infinity
     model = tenant.service.model
     request = body.root
     if isinstance(request, RerankRequest):
-        return infinity_response(tenant, request)
+        return infinity_response(request, tenant)
     texts, images = split_inputs(request.texts)
     tenant.charge(texts=1 + len(texts), images=len(images))
     scores = document_scores(model, request.query, _truncated(model, request, texts), images)

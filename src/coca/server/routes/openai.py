@@ -23,11 +23,8 @@ from coca.runtime.short_vectors import shortened
 from coca.server.bodies import MAX_TEXT, DataUri
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.served_model import ServedModel
-
-# Bodies of `/v1/embeddings`, `/v1/rerank` and `/v1/models`, as OpenAI, Jina and Cohere have them.
-
 
 MAX_INPUTS = 2_048
 """Maximum number of inputs of one request, as of OpenAI."""
@@ -85,14 +82,14 @@ class EmbeddingRequest(Foreign):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _check_length(cls, given: Any) -> Any:
+    def _check_length(cls, value: Any) -> Any:
         """Reject a long list before each of its elements becomes an error of each form of input."""
-        if isinstance(given, list) and given:
-            tokens = type(given[0]) is int
-            most, of = (MAX_TOKENS, "token ids") if tokens else (MAX_INPUTS, "inputs")
-            if len(given) > most:
-                raise ValueError(f"must have at most {most:,} {of}, got {len(given):,}")
-        return given
+        if isinstance(value, list) and value:
+            tokens = type(value[0]) is int
+            most, kind = (MAX_TOKENS, "token ids") if tokens else (MAX_INPUTS, "inputs")
+            if len(value) > most:
+                raise ValueError(f"must have at most {most:,} {kind}, got {len(value):,}")
+        return value
 
 
 class Embedding(Foreign):
@@ -157,7 +154,7 @@ class Model(Foreign):
 
 
 class ModelList(Foreign):
-    """The models of the service."""
+    """The only model of the service."""
 
     object: Literal["list"] = "list"
     data: list[Model]
@@ -232,7 +229,9 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
 def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
     """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
     model = tenant.service.model
-    order, scores, usage = rank_documents(tenant, body)
+    texts, images = split_inputs(body.documents)
+    tenant.charge(texts=1 + len(texts), images=len(images))
+    scores = document_scores(model, body.query, texts, images)
     return RerankResponse(
         id=uuid.uuid4().hex,
         model=name_of(model),
@@ -242,9 +241,9 @@ def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
                 relevance_score=scores[row],
                 document=_document(body.documents[row]) if body.return_documents else None,
             )
-            for row in order
+            for row in np.argsort(-scores, kind="stable")[: body.top_n].tolist()
         ],
-        usage=usage,
+        usage=_usage(model, [body.query, *texts.values()]),
     )
 
 
@@ -265,20 +264,6 @@ def model(id: str, tenant: CurrentTenant) -> Model:
             code="model_not_found",
         )
     return Model(id=name)
-
-
-def rank_documents(tenant: Tenant, body: RerankRequest) -> tuple[list[int], list[float], Usage]:
-    """Rank the documents of a request.
-
-    Returns:
-        Positions of the best documents, best first; the scores of all documents; the usage.
-    """
-    model = tenant.service.model
-    texts, images = split_inputs(body.documents)
-    tenant.charge(texts=1 + len(texts), images=len(images))
-    scores = document_scores(model, body.query, texts, images)
-    order = np.argsort(-scores, kind="stable")[: body.top_n]
-    return order.tolist(), scores.tolist(), _usage(model, [body.query, *texts.values()])
 
 
 def document_scores(
@@ -338,12 +323,12 @@ def _usage(model: ServedModel, texts: Sequence[str]) -> Usage:
 
 def _inputs(body: EmbeddingRequest) -> list[Input]:
     """List the inputs of a request, token ids decoded to texts."""
-    given = body.input if isinstance(body.input, list) else [body.input]
-    if isinstance(given[0], int):
-        return [*decode_tokens([[one for one in given if isinstance(one, int)]])]
-    if isinstance(given[0], list):
-        return [*decode_tokens([one for one in given if isinstance(one, list)])]
-    return [one for one in given if isinstance(one, str | TextOrImage)]
+    inputs = body.input if isinstance(body.input, list) else [body.input]
+    if isinstance(inputs[0], int):
+        return [*decode_tokens([[id for id in inputs if isinstance(id, int)]])]
+    if isinstance(inputs[0], list):
+        return [*decode_tokens([ids for ids in inputs if isinstance(ids, list)])]
+    return [entry for entry in inputs if isinstance(entry, str | TextOrImage)]
 
 
 def _document(document: Input) -> dict[str, Any]:
