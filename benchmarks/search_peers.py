@@ -11,7 +11,6 @@ noise in all dimensions. Queries are vectors that are held out, or those of `--q
 Each store is built in one process, and opened and searched in another, so that its memory is its
 own. Single queries use one thread on one core, batches all cores. A filter keeps random rows by a
 number. Recall is against exact search in float32. `make milvus` installs the server.
-`search_curves.py` sweeps the search parameters of each index type.
 """
 
 import argparse

@@ -17,9 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from side_by_side import Unavailable, resident_mb
 
-from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.saved_copy import find_copy
 from coca.search.query.vectors import VectorScan
@@ -478,9 +476,8 @@ class SQLiteVec(Library):
 class Ours:
     """A collection of this package in Milvus; its field `width` has the number."""
 
-    def __init__(self, folder: Path, *, uri: str = "", index: str = "HNSW") -> None:
+    def __init__(self, folder: Path, *, uri: str = "") -> None:
         self.folder, self.uri = folder, uri or str(folder / "bench.db")
-        self.index_type = parse_index(index)
         self.server: int | None = None
         self.opened: Collection | CollectionCopy
 
@@ -488,20 +485,15 @@ class Ours:
         return Collection.open(self.uri, "bench", embed_dim=dim, fingerprint="bench", **options)
 
     def build(self, rows: Rows) -> None:
-        self.fill(rows)
-        self.settle(rows)
-        self.close()
-
-    def fill(self, rows: Rows) -> None:
-        """Create the collection and insert all rows."""
         self.numbers = rows.numbers
-        settings = CollectionSettings(index=self.index_type)
-        self.opened = self.connect(rows.dim, create=True, settings=settings)
+        self.opened = self.connect(rows.dim, create=True)
         self.collection.upsert(
             self.record(part.start + number, vector)
             for part, block in rows.blocks()
             for number, vector in enumerate(block)
         )
+        self.settle(rows)
+        self.close()
 
     def record(self, row: int, vector: np.ndarray) -> Record:
         number = int(self.numbers[row])
@@ -524,11 +516,9 @@ class Ours:
         """The collection in Milvus."""
         return self.opened.in_milvus()
 
-    def search(
-        self, queries: np.ndarray, below: int | None, params: dict[str, int] | None = None
-    ) -> list[list[int]]:
+    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
-        answers = self.opened.search(queries, K, filter=filter, params=params)
+        answers = self.opened.search(queries, K, filter=filter)
         return [[int(hit.id) for hit in hits] for hits in answers]
 
     def replace(self, row: int, vector: np.ndarray) -> None:
@@ -555,10 +545,10 @@ class Copy(Ours):
 class OnServer(Ours):
     """A collection of this package on a Milvus server that is started for it."""
 
-    def __init__(self, folder: Path, *, index: str = "HNSW") -> None:
+    def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         server = self._stack.enter_context(milvus_server(folder))
-        super().__init__(folder, uri=server.uri, index=index)
+        super().__init__(folder, uri=server.uri)
         self.server = server._process.pid
         self.peak_mb = 0.0  # of the server, once it is closed
 
@@ -568,9 +558,8 @@ class OnServer(Ours):
         client.flush("bench")
         while time.monotonic() < deadline:
             parts = client.list_loaded_segments("bench")
-            # FLAT has none to be loaded. Until then the server searches a temporary index.
-            is_flat = self.collection.index_type.type == "FLAT"
-            built = is_flat or all(part.index_name for part in parts)
+            # Until then the server searches a temporary index.
+            built = all(part.index_name for part in parts)
             if built and len(rows) <= sum(part.num_rows for part in parts):
                 return
             time.sleep(0.2)

@@ -4,7 +4,7 @@ python tests/options_page.py    writes the page again after a change of a comman
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,12 @@ def plain(text: str) -> str:
         part if at % 2 else part.replace("<", "\\<").replace("*", "\\*")
         for at, part in enumerate(parts)
     )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a table of Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("| --- ", "|---")
 
 
 if __name__ == "__main__":

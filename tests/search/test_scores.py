@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import is_lite
+from coca.search.milvus.vector_index import VectorIndex
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.records import Record, content_id
 
@@ -26,7 +26,7 @@ def vectors() -> np.ndarray:
 def compressed(
     make_index: Callable[..., Collection], fresh: str, vectors: np.ndarray, uri: str
 ) -> Collection:
-    kind = "HNSW_SQ" if is_lite(uri) else "IVF_PQ:nlist=4,m=4"
+    kind = ("HNSW_SQ", {}) if is_lite(uri) else ("IVF_PQ", {"nlist": 4, "m": 4})
     collection = make_index(collection=fresh)
     collection.upsert(
         Record(
@@ -41,7 +41,7 @@ def compressed(
     client = collection._connection.client
     for name in {collection._layout.name, collection._layout.texts}:
         client.flush(name, timeout=60)
-    collection.change_index(parse_index(kind))
+    collection.change_index(VectorIndex(*kind))
     return collection
 
 

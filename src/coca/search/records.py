@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.vector_encoding import VectorEncoding
 
 # Records and hits of a collection, with validation of what is stored.
 
@@ -25,8 +24,6 @@ from coca.search.vector_encoding import VectorEncoding
 ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
 METADATA, ORIGIN = "metadata", "origin"
-WHOLE = VectorEncoding()
-"""The default encoding of vectors: all dimensions in float32."""
 CAPTION_SOURCE = "caption_source"
 """Derived from the origin; usable in filters."""
 HIDDEN = "hidden"
@@ -221,14 +218,13 @@ class CollectionInfo:
     collection: str
     count: int
     embed_dim: int
-    """Size of the vectors that it takes and returns; `encoding` may store fewer dimensions."""
+    """Size of its vectors, which may be shorter than those of the model; see
+    `coca.runtime.short_vectors`."""
     fingerprint: str
     """Fingerprint of the model that computed the vectors."""
     model: str
     """Name or folder of that model, as given when the collection was created."""
     server_version: str
-    encoding: VectorEncoding = WHOLE
-    """Form in which it stores the vectors."""
     calibration: str = ""
     """Calibration of match scores as JSON, see `coca.search.query.match`; empty
     without."""

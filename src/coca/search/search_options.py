@@ -14,7 +14,6 @@ from annotated_types import Ge, Gt, Interval
 
 from coca.core.config.frozen_config import Config, check_options
 from coca.core.errors import ArgumentError
-from coca.search.index_params.index_types import MAX_RESULTS
 
 if TYPE_CHECKING:
     from coca.search.filters import Filter
@@ -33,6 +32,9 @@ RankWeight: TypeAlias = Annotated[float, Interval(ge=0, le=10)]
 """Weight of a part of the ranking."""
 
 S = TypeVar("S", bound="SearchOptions")
+
+MAX_RESULTS = 16_384
+"""Maximum `offset + k`: the limit of a Milvus server, applied on Lite as well."""
 
 MIN_SIMILARITY = 0.9
 """Default cosine from which two images are near-duplicates; docs/search.md has its measurement."""

@@ -20,16 +20,19 @@ def test_a_collection_is_listed_described_and_given_another_index(
     assert (image["index"], image["state"]) == ("HNSW:M=16,efConstruction=200", "Finished")
     assert run_json("collection", "index", "pictures", "flat")["index"] == "FLAT"
     assert run_json("collection", "info")["indexes"]["text"]["index"] == "FLAT"
-    refused = run("collection", "index", "pictures", "DISKANN", "--no-fallback", code=1)
-    assert "cannot build DISKANN" in refused.stderr
-    assert "did you mean 'HNSW'" in run("collection", "index", "pictures", "HNWS", code=2).stderr
+    changed = run_json("collection", "index", "pictures", "HNSW", "--index-param", "M=32")
+    assert changed["index"] == "HNSW:M=32"
+    refused = run("collection", "index", "pictures", "DISKANN", code=1).stderr.replace("\n", " ")
+    assert "unknown index_type: 'DISKANN'; docs/milvus.md lists index types" in refused
+    assert run_json("collection", "info")["indexes"]["image"]["index"] == "HNSW:M=32"
 
 
 @pytest.mark.parametrize(
     "call",
     [
         ["search", "x", "-k", "99999"],
-        ["collection", "index", "pictures", "HNSW:M=1"],
+        ["collection", "index", "pictures", "HNSW", "--index-param", "M"],
+        ["migrate", "coca.db", "b.db", "--index", "FLAT"],
         ["collection", "list", "--uri", "foo.txt"],
     ],
 )
@@ -59,7 +62,7 @@ def test_hidden_records_are_counted_and_shown_again(
 
 
 def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -> None:
-    moved = run_json("migrate", "coca.db", "b.db", "--to-collection", "moved", "--index", "FLAT")
+    moved = run_json("migrate", "coca.db", "b.db", "--to-collection", "moved")
     assert (moved["records"], moved["written"]) == (3, 3)
     assert len(run_json("search", "car", "--uri", "b.db", "-c", "moved")) == 3
     assert not list(Path("runs").iterdir())

@@ -24,7 +24,6 @@ from coca.runtime import load
 from coca.runtime.execution import Execution
 from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from tiny import seed_weights
@@ -180,16 +179,15 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
 ) -> None:
     pytest.importorskip("pymilvus", reason="needs the extra search")
     uri = str(tmp_path / "pictures.db")
-    small = VectorEncoding(dimensions=8, projection="pca")
     predictor = coca.load(exported[0], device="cpu")
-    index_images([images], predictor, uri=uri, captions=False, encoding=small)
+    index_images([images], predictor, uri=uri, captions=False, dimensions=8)
     with (
         pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* with --model"),
         open_search(uri, execution=Execution(runtime="onnx")),
     ):
         pass
     with open_search(uri, model=exported[1]) as engine:
-        assert engine.collection.info.encoding == small
+        assert engine.collection.info.embed_dim == 8
         assert len(engine.search("a cat", k=9)) == 9
 
 

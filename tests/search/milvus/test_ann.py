@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.ann import depth_of, pages
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.lite import is_lite
 from coca.search.milvus.rows import Row
 from coca.search.milvus.schema import CollectionSettings
+from coca.search.milvus.vector_index import VectorIndex
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.records import Record
 
@@ -85,13 +86,14 @@ def test_pages_of_one_depth_are_looked_for_equally_widely() -> None:
 
 
 def test_pages_behind_a_filter_join_where_the_index_rounds(
-    make_index: Callable[..., Collection], fresh: str
+    make_index: Callable[..., Collection], fresh: str, uri: str
 ) -> None:
     """A compressed graph has other scores than brute force over the filtered rows."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((700, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    settings = CollectionSettings(index=parse_index("HNSW_SQ"), fallback=True)
+    index = VectorIndex("HNSW_SQ") if is_lite(uri) else VectorIndex("IVF_SQ8", {"nlist": 16})
+    settings = CollectionSettings(index=index)
     collection = make_index(collection=fresh, settings=settings)
     collection.upsert(
         Record(id=f"{n:03}", path="x", width=n % 7, vector=vector)

@@ -1,6 +1,5 @@
 """Index builds, searches, rebuilds and failures on a real Milvus."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.vector_index import VectorIndex, capabilities_of, parse_index
 from coca.search.milvus import schema
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.schema import CollectionSettings
+from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex
 from coca.search.records import Record
 
 MakeIndex = Callable[..., Collection]
@@ -63,11 +62,14 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     filled: Collection,
     vectors: np.ndarray,
 ) -> None:
-    assert filled.index_type == VectorIndex("HNSW")
+    assert filled.index_type == DEFAULT_INDEX
     assert recall(filled, vectors) > 0.95
     lite = filled.capabilities.lite
-    wanted = parse_index("IVF_SQ8:nlist=64" if lite else "IVF_PQ:nlist=64,m=16")
-    assert filled.change_index(wanted) == filled.index_type == wanted
+    wanted = VectorIndex(
+        "IVF_SQ8" if lite else "IVF_PQ", {"nlist": 64} | ({} if lite else {"m": 16})
+    )
+    filled.change_index(wanted)
+    assert filled.index_type == wanted
     assert {state.index for state in filled.index_states().values()} == {wanted}
     # A server may merge segments behind it, and then builds the index of these.
     deadline = time.monotonic() + 240
@@ -99,20 +101,21 @@ def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
     # deletes the vectors then, so that this failure cannot be had from a real server.
     monkeypatch.setattr(schema, "index_state", stuck)
     with pytest.raises(SearchError, match="could not build IVF_FLAT: it is InProgress at 0 of"):
-        filled.change_index(parse_index("IVF_FLAT"), patience_s=0.2)
-    assert filled.index_type == VectorIndex("HNSW")
+        filled.change_index(VectorIndex("IVF_FLAT", {"nlist": 16}), patience_s=0.2)
+    assert filled.index_type == DEFAULT_INDEX
     assert recall(filled, vectors) > 0.95
 
 
 def test_a_width_set_by_hand_may_be_as_small_as_the_page(
     filled: Collection, vectors: np.ndarray
 ) -> None:
-    kinds = [("HNSW", {"ef": 10})]
+    kinds = [(DEFAULT_INDEX, {"ef": 10})]
     if not filled.capabilities.lite:
-        kinds.append(("SCANN:nlist=16", {"nprobe": 16, "reorder_k": 10}))
-    for kind, params in kinds:
-        if filled.index_type.type != parse_index(kind).type:
-            filled.change_index(parse_index(kind))
+        scann = VectorIndex("SCANN", {"nlist": 16})
+        kinds.append((scann, {"nprobe": 16, "reorder_k": 10}))
+    for index, params in kinds:
+        if filled.index_type != index:
+            filled.change_index(index)
         answers = filled.search(vectors[:20], 10, params=params)
         assert [answer[0].id for answer in answers] == [str(row) for row in range(20)]
         assert {len(answer) for answer in answers} == {10}
@@ -127,7 +130,7 @@ def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     collection.flush()
     assert ("text" in collection.index_states()) != collection.capabilities.lite
     assert collection.search(one[np.newaxis], on="text") == [[]]
-    collection.change_index(parse_index("FLAT"))
+    collection.change_index(VectorIndex("FLAT"))
     collection.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
     collection.flush()
     assert [hit.id for hit in collection.search(other[np.newaxis], on="text")[0]] == ["2"]
@@ -139,16 +142,12 @@ def test_lite_builds_no_index_of_captions_before_the_first_of_them(
 
 def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fresh: str) -> None:
     settings = CollectionSettings(
-        index=parse_index("IVF_FLAT:nlist=16"),
-        shards=2,
-        partition_by_album=True,
-        consistency="Strong",
-        fallback=True,
+        index=VectorIndex("IVF_FLAT", {"nlist": 16}), shards=2, consistency="Strong"
     )
     collection = make_index(collection=fresh, settings=settings)
     assert collection.index_type == settings.index
     described = collection._connection.client.describe_collection(fresh, timeout=10)
-    if collection.capabilities.shards:
+    if not collection.capabilities.lite:
         assert described["num_shards"] == 2
     collection.upsert(
         Record(id=str(n), path="x", album=f"a{n % 3}", vector=np.eye(16, dtype=np.float32)[n])
@@ -159,14 +158,14 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     assert collection._images.freshness == "Strong"
 
 
-def test_what_lite_cannot_keep_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    lite = capabilities_of("milvus_lite-3.2.2")
-    with caplog.at_level(logging.WARNING):
-        fitted = CollectionSettings(shards=4, replicas=2, partition_by_album=True).fitted(lite)
-    assert "with shards=4, replicas=2, partition_by_album: it is left out" in caplog.text
-    assert (fitted.shards, fitted.replicas, fitted.partition_by_album) == (1, 1, False)
-    with pytest.raises(SearchError, match="cannot keep a collection with shards=4"):
-        CollectionSettings(shards=4, fallback=False).fitted(lite)
+def test_a_partition_by_album_is_refused_where_milvus_has_none(
+    make_index: MakeIndex, fresh: str
+) -> None:
+    if make_index().capabilities.partition_key:
+        pytest.skip("this server has partition keys")
+    settings = CollectionSettings(partition_by_album=True)
+    with pytest.raises(SearchError, match="cannot partition a collection by album"):
+        make_index(collection=fresh, settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +181,38 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, Any], fault: str) -> None:
         CollectionSettings(**wrong)
 
 
-def test_an_index_that_the_vectors_do_not_fit_stops_before_anything_is_made(
+WRONG_INDEXES = [VectorIndex("HNWS"), VectorIndex("HNSW", {"M": "many"})]
+
+
+@pytest.mark.parametrize("wrong", WRONG_INDEXES, ids=str)
+def test_what_milvus_refuses_is_its_own_message_with_a_hint(
+    filled: Collection, vectors: np.ndarray, wrong: VectorIndex
+) -> None:
+    with pytest.raises(SearchError, match=r"Milvus at .*; docs/milvus\.md lists index types"):
+        filled.change_index(wrong)
+    assert filled.index_type == DEFAULT_INDEX
+    assert recall(filled, vectors) > 0.95
+
+
+def test_a_server_that_refuses_an_index_keeps_no_collection(
     make_index: MakeIndex, fresh: str
 ) -> None:
     if make_index().capabilities.lite:
-        pytest.skip("Milvus Lite has no index whose settings depend on the size")
-    settings = CollectionSettings(index=parse_index("IVF_PQ:m=7"))
-    with pytest.raises(SearchError, match="m of IVF_PQ must divide the 16 numbers"):
+        pytest.skip("Milvus Lite checks an index when it builds it")
+    settings = CollectionSettings(index=VectorIndex("IVF_PQ", {"nlist": 16, "m": 7}))
+    with pytest.raises(SearchError, match=r"docs/milvus\.md lists index types"):
         make_index(collection=fresh, settings=settings)
     with pytest.raises(SearchError, match="no collection"):
         make_index(collection=fresh, create=False)
+
+
+def test_lite_is_not_asked_for_what_it_does_not_check(make_index: MakeIndex, fresh: str) -> None:
+    collection = make_index(collection=fresh)
+    if not collection.capabilities.lite:
+        pytest.skip("a server checks an index itself")
+    with pytest.raises(SearchError, match="no index of an empty collection"):
+        collection.change_index(VectorIndex("FLAT"))
+    collection.upsert([Record(id="1", path="x", vector=np.eye(16, dtype=np.float32)[0])])
+    with pytest.raises(SearchError, match="nlist of IVF_SQ8 must be above 0, got 0"):
+        collection.change_index(VectorIndex("IVF_SQ8", {"nlist": 0}))
+    assert collection.index_type == DEFAULT_INDEX

@@ -18,9 +18,7 @@ from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
 from coca.search.records import FAVOURITE, HIDDEN, CollectionInfo, content_id
-from coca.search.vector_encoding import VectorEncoding
 from coca.workflows.collections.class_prompts import open_classes
-from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import BadImageLog, index_images, index_sources
 from tiny_data import image_bytes
@@ -59,29 +57,6 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
     shorter = index_images(sources[1:2], model, uri=uri, captions=False, prune=True)
     assert shorter.report == IngestReport(unchanged=2, removed=2)
     assert shorter.collection.count == 5
-
-
-def test_a_collection_of_smaller_vectors_grows_with_its_first_basis(
-    model: Predictor, tmp_path: Path
-) -> None:
-    uri, photos = str(tmp_path / "pictures.db"), tmp_path / "photos"
-    photos.mkdir()
-    for n in range(6):
-        (photos / f"{n}.png").write_bytes(image_bytes(n))
-    form = VectorEncoding(dimensions=4, projection="pca")
-    with pytest.raises(SearchError, match="at least 8 sample vectors, got 6"):
-        index_images([photos], model, uri=uri, encoding=replace(form, dimensions=8))
-    first = index_images([photos], model, uri=uri, captions=False, encoding=form)
-    assert (first.collection.encoding, first.collection.count) == (form, 6)
-    with Collection.open(uri) as collection:
-        basis = collection.codec.to_json()
-    (photos / "6.png").write_bytes(image_bytes(6))
-    index_images([photos], model, uri=uri, captions=False)
-    with open_search(uri, model=model) as engine:
-        assert engine.collection.in_milvus().codec.to_json() == basis
-        hits = engine.search(image=image_bytes(6), k=7)
-        assert len(hits) == 7
-        assert hits[0].path == str(photos / "6.png")
 
 
 def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) -> None:

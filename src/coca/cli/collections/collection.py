@@ -139,7 +139,7 @@ def info(
             ["own name", collection.own_name],
             ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
             *([["hidden", f"{hidden:,} of them"]] if hidden else []),
-            ["vectors", f"{found.embed_dim} numbers; stored: {found.encoding}"],
+            ["vectors", f"{found.embed_dim} numbers"],
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{collection.capabilities.name} at {found.uri}"],
             ["calibration", state],
@@ -159,7 +159,6 @@ def info(
                 "captioned": captioned,
                 "hidden": hidden,
                 "embed_dim": found.embed_dim,
-                "encoding": asdict(found.encoding),
                 "model": found.model,
                 "fingerprint": found.fingerprint,
                 "calibration": calibration and calibration.summary(),
@@ -211,30 +210,26 @@ def unhide(
 def index_(
     name: Name,
     index_type: Annotated[
-        str, typer.Argument(metavar="TYPE[:NAME=VALUE,...]", help="Such as HNSW:M=32 or FLAT.")
+        str, typer.Argument(metavar="TYPE", help="Milvus index type, such as HNSW or FLAT.")
     ],
-    fallback: Annotated[
-        bool | None,
-        typer.Option(
-            "--fallback/--no-fallback",
-            help="Use the closest supported index if Milvus lacks TYPE; default: only on Milvus "
-            "Lite.",
-        ),
-    ] = None,
+    index_params: defaults.IndexParams = None,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     *,
     console: Console,
 ) -> None:
-    """Build another vector index; searches fail meanwhile, and no record is lost."""
-    from coca.search.index_params.vector_index import parse_index
-    from coca.search.milvus.collection import Collection
+    """Build another vector index; searches fail meanwhile, and no record is lost.
 
-    wanted = parse_index(index_type)
+    Milvus checks type and parameters; docs/milvus.md says which to choose.
+    """
+    from coca.search.milvus.collection import Collection
+    from coca.search.milvus.vector_index import VectorIndex
+
+    wanted = VectorIndex.of(index_type, index_params or ())
     with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
-        built = collection.change_index(wanted, fallback=fallback, progress=console.progress)
-        console.say(f"collection {name!r} has the index {built}")
-        console.emit({"collection": name, "index": str(built)})
+        collection.change_index(wanted, progress=console.progress)
+        console.say(f"collection {name!r} has the index {wanted}")
+        console.emit({"collection": name, "index": str(wanted)})
 
 
 @app.command()

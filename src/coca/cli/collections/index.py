@@ -8,10 +8,8 @@ import typer
 
 from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import from_here
 from coca.core.errors import ConfigError
-from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
     from coca.runtime.base_predictor import BasePredictor
@@ -107,7 +105,7 @@ def index(
         typer.Option("--bad-list", help="File to list unreadable images in."),
     ] = None,
     *,
-    encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new collection")],
+    dimensions: defaults.Dimensions = None,
     model: defaults.Model = None,
     execution: defaults.Run,
     token: defaults.Token = "",
@@ -136,13 +134,13 @@ def index(
         uris,
         load,
         uri=defaults.index_uri(uri),
+        dimensions=dimensions,
         frame_interval_s=frame_interval,
         read_from=read_from or (),
         watch=report_run if watch else None,
         progress=console.progress,
         collection=collection,
         token=token,
-        encoding=encoding,
         captions=captions,
         captions_from=captions_from,
         ocr=ocr,

@@ -1,6 +1,5 @@
 """Command `coca migrate`: copy a collection between two Milvus URIs."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +7,7 @@ import typer
 
 from coca.cli.console import Console, resumable
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group
-from coca.search.vector_encoding import VectorEncoding
+from coca.core.errors import ConfigError
 
 
 def migrate(
@@ -26,9 +24,17 @@ def migrate(
             "--to-collection", help="Name of the collection in TARGET; default: the same."
         ),
     ] = None,
-    index_type: defaults.IndexType = None,
     *,
-    encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new TARGET; default: as SOURCE")],
+    index_type: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            metavar="TYPE",
+            help="Milvus index type of a new collection on a server, such as IVF_SQ8; default: "
+            "HNSW, or AUTOINDEX on Zilliz Cloud.",
+        ),
+    ] = None,
+    index_params: defaults.IndexParams = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -55,14 +61,24 @@ def migrate(
     The same command resumes an interrupted copy. No record is deleted from either side, and records
     of TARGET that differ are kept.
     """
-    from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.migrate import migrate as run
-    from coca.search.ingest.vector_sample import sample_collection
     from coca.search.milvus.collection import Collection
+    from coca.search.milvus.lite import address_of, is_lite
     from coca.search.milvus.schema import CollectionSettings
+    from coca.search.milvus.vector_index import VectorIndex
 
     name = to_collection or collection
-    index = parse_index(index_type) if index_type else None
+    index = None
+    if index_type is not None:
+        index = VectorIndex.of(index_type, index_params or ())
+        if is_lite(address_of(target)):
+            # It would accept any index of an empty collection, and fail when that is opened again.
+            raise ConfigError(
+                f"--index is for a server, got {target}: migrate without it, then use "
+                "`coca collection index`"
+            )
+    elif index_params:
+        raise ConfigError("--index-param requires --index")
     with (
         Collection.open(source, collection, token=token) as old,
         Collection.open(
@@ -73,10 +89,7 @@ def migrate(
             fingerprint=old.info.fingerprint,
             model=old.info.model,
             create=True,
-            settings=CollectionSettings(
-                index=index, encoding=encoding if encoding.changes else old.info.encoding
-            ),
-            basis=partial(sample_collection, old) if encoding.changes else old.codec,
+            settings=CollectionSettings(index=index),
         ) as new,
     ):
         files = folder or Path("runs") / f"migrate-{collection}"

@@ -1,15 +1,12 @@
 """Command `coca reindex`: embed the images of a collection with another model."""
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from coca.cli.console import Console, resumable
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
-from coca.search.vector_encoding import VectorEncoding
 
 
 def reindex(
@@ -19,9 +16,8 @@ def reindex(
         bool,
         typer.Option("--skip-missing", help="Switch the alias even if some images are unreadable."),
     ] = False,
-    index_type: defaults.IndexType = None,
+    dimensions: defaults.Dimensions = None,
     *,
-    encoding: Annotated[VectorEncoding, Group(panel="New vectors; default: as the old vectors")],
     uri: defaults.Uri = None,
     execution: defaults.Run,
     token: defaults.Token = "",
@@ -29,15 +25,16 @@ def reindex(
 ) -> None:
     """Embed a collection's images with another model, then switch its alias to the result.
 
+    The index has the type and parameters of the old one.
+
     The old vectors are kept under their own name until `coca collection drop`. Switching back to
     the old model embeds only images added since, and deletes removed ones. Records that others
     write meanwhile are copied as well; after the switch, their writes through the name fail.
     """
     uri = defaults.search_uri(uri)
-    from coca.search.index_params.vector_index import parse_index
+    from coca.runtime.short_vectors import shorten
     from coca.search.ingest.reindex import ReindexReport
     from coca.search.ingest.reindex import reindex as run
-    from coca.search.ingest.vector_sample import sample_originals
     from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.connection import Connection
@@ -45,12 +42,13 @@ def reindex(
     from coca.workflows.collections.collection_model import open_collection
     from coca.workflows.collections.image_resolver import ImageResolver
 
-    index = parse_index(index_type) if index_type else None
     # The collection is opened first, so that its errors are raised before a model is loaded.
     with Collection.open(uri, collection, token=token) as old:
         predictor = defaults.load_model(model, execution)
         if old.info.fingerprint == predictor.fingerprint:
             raise ConfigError(f"{collection!r} contains the vectors of {model} already")
+        if dimensions is not None:
+            predictor = shorten(predictor, dimensions)
         with Connection(uri, token=token, create=False) as connection:
             check_switchable(connection, collection)
         with open_collection(
@@ -60,12 +58,7 @@ def reindex(
             token=token,
             create=True,
             staged=True,
-            settings=CollectionSettings(
-                index=index or old.index_type,
-                encoding=encoding if encoding.changes else old.info.encoding,
-                fallback=True,
-            ),
-            basis=partial(sample_originals, old, predictor, open_image=ImageResolver()),
+            settings=CollectionSettings(index=old.index_type),
         ) as new:
             new_name = new.own_name
             before: list[str] = []

@@ -70,15 +70,6 @@ def search(
             help="Load all vectors into memory for exact (brute-force) search, also with filters.",
         ),
     ] = False,
-    rescore_by: Annotated[
-        str | None,
-        typer.Option(
-            "--rescore-by",
-            metavar="URI",
-            help="Milvus URI of the same collection with whole vectors, by which the first 100 "
-            "results of smaller vectors are ranked again.",
-        ),
-    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show what image, caption and words give to the sum."),
@@ -113,9 +104,7 @@ def search(
             f"--during {shlex.quote(period)}"
         )
     options = replace(options, filter=among.expression, ranking=ranking)
-    with target.open(
-        execution, in_memory=in_memory, rescore_by=rescore_by, progress=console.progress
-    ) as engine:
+    with target.open(execution, in_memory=in_memory, progress=console.progress) as engine:
         is_slow = not isinstance(engine.collection, CollectionCopy)
         if is_slow and (advice := advice_on_size(engine.collection.info)):
             console.note(advice)

@@ -34,7 +34,6 @@ Model = Annotated[
     ),
 ]
 
-# `--precision` is the precision of stored vectors.
 Run = Annotated[Execution, Group(panel="Options", names={"precision": "model-precision"})]
 RunDevice = Annotated[Execution, Group(panel="Options", only=("device",))]
 Uri = Annotated[
@@ -46,13 +45,20 @@ Uri = Annotated[
     ),
 ]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-IndexType = Annotated[
-    str | None,
+IndexParams = Annotated[
+    list[str] | None,
     typer.Option(
-        "--index",
-        metavar="TYPE[:NAME=VALUE,...]",
-        help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64; default: "
-        "HNSW or AUTOINDEX (migrate), or the index of the old collection (reindex).",
+        "--index-param",
+        metavar="KEY=VALUE",
+        help="Parameter of the index by its Milvus name, such as M=32; may be repeated.",
+    ),
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(
+        "--dimensions",
+        min=1,
+        help="Keep only the first numbers of each vector of a new collection; default: all.",
     ),
 ]
 Token = Annotated[

@@ -62,7 +62,6 @@ class CollectionOptions:
         execution: Execution,
         *,
         in_memory: bool = False,
-        rescore_by: str | None = None,
         progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
         """Open the search engine: the collection and the model that filled it."""
@@ -77,7 +76,6 @@ class CollectionOptions:
             fallback=lambda: os.environ.get("COCA_MODEL"),
             execution=execution,
             in_memory=in_memory,
-            rescore_by=rescore_by,
             progress=progress,
         )
 

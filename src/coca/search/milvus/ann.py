@@ -16,13 +16,11 @@ from jaxtyping import Float
 
 from coca.search import records
 from coca.search.filters import NOT_HIDDEN, all_of, quoted, with_ids
-from coca.search.index_params.index_types import MAX_WIDTH
-from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.rows import HIT_COLUMNS, Row, Rows, belongs, to_hit
 from coca.search.milvus.schema import served_rows
+from coca.search.milvus.vector_index import MAX_WIDTH, VectorIndex
 from coca.search.records import ID, SCORE_DIGITS, Hit, batches, group_of, is_hidden, sort_key
 from coca.search.search_options import SearchOptions
-from coca.search.vector_codec import VectorCodec
 
 # Pagination: a stable order of results by score, with ties broken by id.
 
@@ -113,12 +111,6 @@ class Vectors:
     """Collection of the vectors: the same, or a separate collection for captions."""
     column: str
     index: VectorIndex
-    codec: VectorCodec
-
-    @property
-    def exact_scores(self) -> bool:
-        """Whether scores of Milvus are those of decoded vectors."""
-        return self.index.spec.exact_scores and self.codec.exact_scores
 
 
 def search_rows(
@@ -177,8 +169,8 @@ def _filtered_on_lite(
         return _searched(vectors, queries, request, effort=_UTMOST)
     # More results than wanted show that the search was wide enough. A compressed graph has other
     # scores than the rows, so all pages of one depth must take the same path.
-    wanted = request.k if vectors.exact_scores else depth_of(request.k)
-    wider = replace(request, k=min(_MARGIN * wanted, index.spec.max_results))
+    wanted = request.k if vectors.index.exact_scores else depth_of(request.k)
+    wider = replace(request, k=min(_MARGIN * wanted, index.max_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.k for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
@@ -204,8 +196,8 @@ def _searched(
     of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
     not depend on the index or the filter.
     """
-    codec, exact = vectors.codec, vectors.exact_scores
-    depth = min(codec.oversampling * depth_of(request.k), vectors.index.spec.max_results)
+    exact = vectors.index.exact_scores
+    depth = min(depth_of(request.k), vectors.index.max_results)
     params = vectors.index.search_params(depth, effort)
     limit = request.k if exact else depth
     if ef is not None:
@@ -215,12 +207,11 @@ def _searched(
         answer
         for batch in batches(queries, _QUERY_ROWS if exact else _rescored(depth, queries.shape[1]))
         for answer in vectors.collection.search(
-            codec.encode_queries(np.stack(batch)),
+            np.stack(batch),
             column=vectors.column,
             columns=HIT_COLUMNS if exact else [*HIT_COLUMNS, vectors.column],
             k=limit,
             params=params,
-            metric=codec.metric,
             filter=request.filter,
         )
     ]
@@ -256,9 +247,9 @@ def _exact(
     """Rank rows by exact cosine (brute force), from rows with their vectors."""
     if not rows:
         return [[] for _ in queries]
-    decoded = vectors.codec.decode([row[vectors.column] for row in rows])
+    stored = np.asarray([row[vectors.column] for row in rows], np.float32)
     answers = []
-    for scores in queries @ decoded.T:
+    for scores in queries @ stored.T:
         best = np.argsort(-scores, kind="stable")[: request.k]
         answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
     return answers
@@ -299,7 +290,7 @@ def ann_search(
                 excluded.remove(one)
                 filters.append(one[1])
 
-    most = vectors.index.spec.max_results
+    most = vectors.index.max_results
     answers = pages(search, list(queries), offset=page.offset, k=page.k, max_limit=most)
     return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
@@ -315,7 +306,7 @@ def grouped_ann_search(
     """
     wanted = page.k + page.offset
     limit = depth_of(2 * wanted)
-    most = min(max(limit, _MOST_OF_ALBUMS), vectors.index.spec.max_results)
+    most = min(max(limit, _MOST_OF_ALBUMS), vectors.index.max_results)
     found: dict[str, Hit] = {}
     hidden: list[str] = []
     while True:
@@ -357,9 +348,9 @@ def _search_captions(
             len(answer) < request.k and len(rows) == limit
             for answer, rows in zip(answers, found, strict=True)
         )
-        if not short or limit == vectors.index.spec.max_results:
+        if not short or limit == vectors.index.max_results:
             return [answer[: request.k] for answer in answers]
-        limit = min(2 * limit, vectors.index.spec.max_results)
+        limit = min(2 * limit, vectors.index.max_results)
 
 
 def _without(albums: Sequence[str], filter: str) -> str:

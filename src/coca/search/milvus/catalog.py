@@ -16,7 +16,6 @@ from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import check_folder
 from coca.search.milvus.rows import Rows
 from coca.search.records import CollectionInfo
-from coca.search.vector_codec import Basis
 
 # Collection names and aliases: each collection has an immutable own name; aliases point to it.
 
@@ -179,7 +178,6 @@ def make_named(
     model: str,
     settings: schema.CollectionSettings,
     staged: bool,
-    basis: Basis | None = None,
 ) -> str:
     """Create the collection of a model for a name, and its alias unless `staged`.
 
@@ -197,7 +195,6 @@ def make_named(
             fingerprint=fingerprint,
             model=model,
             settings=settings,
-            basis=basis,
             made_for=collection,
         )
     elif not staged:

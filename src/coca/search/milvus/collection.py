@@ -1,7 +1,7 @@
 """Collection of images and their captions in Milvus: the same interface for Lite and for servers.
 
 Vectors have length 1 and are compared by inner product, which every index type and every Milvus
-version supports. The score is therefore the cosine. A `VectorEncoding` stores smaller vectors.
+version supports. The score is therefore the cosine.
 """
 
 import time
@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.index_params.index_types import MAX_RESULTS
-from coca.search.index_params.vector_index import Capabilities, VectorIndex, choose_index
 from coca.search.milvus import catalog, schema
 from coca.search.milvus.ann import Vectors, ann_search, grouped_ann_search
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.connection import Capabilities, Connection
 from coca.search.milvus.lite import Lease
 from coca.search.milvus.rows import (
     HIT_COLUMNS,
@@ -34,9 +32,9 @@ from coca.search.milvus.rows import (
     to_record,
     to_row,
 )
+from coca.search.milvus.vector_index import VectorIndex
 from coca.search.records import CollectionInfo, Hit, Origin, Record, batches
-from coca.search.search_options import SearchOptions, Side
-from coca.search.vector_codec import Basis, VectorCodec
+from coca.search.search_options import MAX_RESULTS, SearchOptions, Side
 
 __all__ = ["MAX_RESULTS", "Collection"]
 
@@ -84,7 +82,6 @@ class Collection:
         create: bool = False,
         staged: bool = False,
         settings: schema.CollectionSettings | None = None,
-        basis: Basis | None = None,
         timeout_s: float = 60.0,
     ) -> "Collection":
         """Open a collection, or create it.
@@ -99,16 +96,14 @@ class Collection:
             create: Create the collection if it is missing.
             staged: Open the collection created for this name and `fingerprint`, even if the alias
                 does not point to it yet; `point_alias` switches the alias.
-            settings: Configuration of a new collection; of an existing one, checks the encoding.
-            basis: PCA basis of a new collection, or a function that returns sample vectors.
+            settings: Configuration of a new collection.
             timeout_s: Timeout of each call, in seconds.
 
         Raises:
-            SearchError: It is missing, unreachable, or has another model's vectors or encoding.
+            SearchError: It is missing, unreachable, or has another model's vectors.
             MissingExtraError: The Milvus packages are not installed.
         """
         schema.check_name(collection)
-        settings = settings or schema.CollectionSettings()
         connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
         try:
             with connection.write_lock:
@@ -131,8 +126,7 @@ class Collection:
                         embed_dim=embed_dim,
                         fingerprint=fingerprint,
                         model=model,
-                        settings=settings,
-                        basis=basis,
+                        settings=settings or schema.CollectionSettings(),
                         staged=staged,
                     )
                 info, layout = schema.describe_collection(connection, own)
@@ -142,7 +136,6 @@ class Collection:
                     fingerprint=fingerprint or info.fingerprint,
                     embed_dim=embed_dim or info.embed_dim,
                 )
-                schema.check_encoding(connection, info, settings)
                 schema.load_collection(connection, layout)
                 # The description of Milvus takes precedence: other clients may rebuild an index.
                 if state := schema.index_state(connection, layout.name, records.VECTOR):
@@ -190,11 +183,6 @@ class Collection:
         return self._connection.capabilities
 
     @property
-    def codec(self) -> VectorCodec:
-        """Encoding of the stored vectors, with its basis."""
-        return self._layout.codec
-
-    @property
     def index_type(self) -> VectorIndex:
         """Index of the vectors."""
         return self._layout.index
@@ -203,37 +191,31 @@ class Collection:
         self,
         index: VectorIndex,
         *,
-        fallback: bool | None = None,
         progress: ProgressMaker = silent,
         patience_s: float = schema.PATIENCE_S,
-    ) -> VectorIndex:
+    ) -> None:
         """Rebuild the vector index; searches fail meanwhile.
 
         Args:
-            index: Type and parameters of the new index.
-            fallback: Whether the closest supported index may replace it, with a warning, where
-                Milvus cannot build it; by default on Lite only.
+            index: Type and parameters of the new index, which Milvus checks.
             progress: Optional progress callback.
             patience_s: Timeout without any newly indexed row, in seconds.
-
-        Returns:
-            The index that was built.
 
         Raises:
             SearchError: It cannot be built; the old index is restored.
         """
-        precision = self.codec.encoding.precision
-        index = choose_index(index, self.capabilities, precision=precision, fallback=fallback)
+        rows = self.count()
+        if self.capabilities.lite:
+            _check_for_lite(index, rows)
         self.flush()
         self._layout = schema.change_index(
             self._connection,
             self._layout,
             index,
-            rows=self.count(),
+            rows=rows,
             progress=progress,
             patience_s=patience_s,
         )
-        return index
 
     def index_states(self) -> dict[Side, schema.IndexState]:
         """Return the build state of each vector's index.
@@ -279,35 +261,23 @@ class Collection:
 
     def _write(self, batch: Sequence[Record]) -> None:
         """Write validated records with distinct ids."""
-        encode = self._layout.codec.encode
-        encoded = encode(np.stack([record.vector for record in batch]))
-        # A vector column cannot be null. The image's vector is the placeholder, hidden by
-        # `has_text`; a constant would create a cluster of equal points in the graph.
-        texts = encode(
-            np.stack(
-                [
-                    record.vector if record.text_vector is None else record.text_vector
-                    for record in batch
-                ]
-            )
-        )
-        written = [
-            to_row(record) | {records.VECTOR: vector}
-            for record, vector in zip(batch, encoded, strict=True)
-        ]
+        written = [to_row(record) for record in batch]
         if not self._captions_indexed and any(record.text_vector is not None for record in batch):
             # Before the write, so that a killed writer leaves no caption without an index.
             schema.index_captions(self._connection, self._layout)
             self._captions_indexed = True
         if self._layout.shared:
-            for row, vector in zip(written, texts, strict=True):
-                row[records.TEXT_VECTOR] = vector
+            # A vector column cannot be null. The image's vector is the placeholder, hidden by
+            # `has_text`; a constant would create a cluster of equal points in the graph.
+            for row, record in zip(written, batch, strict=True):
+                text = record.vector if record.text_vector is None else record.text_vector
+                row[records.TEXT_VECTOR] = np.asarray(text, np.float32)
         else:
             # The captions first: the run after a killed one finds the image missing and writes both
             # again. Until `repair` deletes such orphans, searches hide them.
             caption_rows = [
-                row | {records.VECTOR: vector}
-                for row, record, vector in zip(written, batch, texts, strict=True)
+                row | {records.VECTOR: np.asarray(record.text_vector, np.float32)}
+                for row, record in zip(written, batch, strict=True)
                 if record.text_vector is not None
             ]
             self._texts.delete(record.id for record in batch if record.text_vector is None)
@@ -458,14 +428,8 @@ class Collection:
         if not self._layout.shared:
             ids = [row[records.ID] for row in captioned]
             captioned = list(self._texts.get(ids, [records.ID, records.VECTOR]))
-        decode = self._layout.codec.decode
-        texts = decode([row[self._layout.text_column] for row in captioned])
-        vectors = {row[records.ID]: text for row, text in zip(captioned, texts, strict=True)}
-        images = decode([row[records.VECTOR] for row in batch])
-        return [
-            to_record(row | {records.VECTOR: image}, vectors.get(row[records.ID]))
-            for row, image in zip(batch, images, strict=True)
-        ]
+        vectors = {row[records.ID]: row[self._layout.text_column] for row in captioned}
+        return [to_record(row, vectors.get(row[records.ID])) for row in batch]
 
     @property
     def _columns(self) -> list[str]:
@@ -490,7 +454,7 @@ class Collection:
                 the filter.
         """
         page = SearchOptions.of(k=k, **options)
-        page.check_page(self.index_type.spec.max_results)
+        page.check_page(self.index_type.max_results)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         vectors_there, captions = self._vectors(page.on), page.on == "text"
@@ -507,8 +471,17 @@ class Collection:
         """Return the vector field of images or of captions, for searches."""
         layout, images = self._layout, self._images
         if side == "image":
-            return Vectors(images, images, records.VECTOR, layout.index, layout.codec)
-        return Vectors(images, self._texts, layout.text_column, layout.index, layout.codec)
+            return Vectors(images, images, records.VECTOR, layout.index)
+        return Vectors(images, self._texts, layout.text_column, layout.index)
+
+
+def _check_for_lite(index: VectorIndex, rows: int) -> None:
+    """Check what Milvus Lite does not check: an empty collection, and numbers that crash it."""
+    if not rows:
+        raise SearchError("Milvus Lite builds no index of an empty collection: index images first")
+    for name, value in index.params.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ArgumentError(f"{name} of {index.type} must be above 0, got {value}")
 
 
 def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
-from coca.search.index_params.vector_index import capabilities_of
 from coca.search.milvus.lite import Journal, Lease, address_of, check_free, check_space, is_lite
 
 _UNREACHABLE = 2
@@ -24,6 +24,55 @@ _DISK_FULL = re.compile(r"errno (28|122)\b", re.IGNORECASE)
 _NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2**31 - 1}
 """gRPC channel options without keepalive pings. The client pings every 10 s, and Lite's server
 closes a connection that pings more than twice in 300 s (`GOAWAY ... too_many_pings`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """Version of Milvus, and features that depend on it."""
+
+    name: str
+    """Name for messages, such as `"Milvus Lite 3.2"`."""
+    lite: bool = False
+    """Runs inside the client's process: one process a folder, one writer at a time."""
+    cloud: bool = False
+    """Zilliz Cloud, which chooses the index itself."""
+    several_vectors: bool = True
+    """Whether image and caption vectors fit into one row."""
+    partition_key: bool = True
+    """Partition key: rows are partitioned by the value of a column.
+
+    Milvus 2.3 upserts rows into the wrong partition, where no filter finds them: tested on 2.3.5.
+    """
+
+
+def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
+    """Determine the features of a Milvus version.
+
+    Example:
+        >>> capabilities_of("v2.3.5").partition_key, capabilities_of("v2.6.4").partition_key
+        (False, True)
+    """
+    found = re.search(r"(\d+)\.(\d+)", server_version)
+    if found is None:
+        raise SearchError(f"{uri or 'the server'} reports no version of Milvus: {server_version!r}")
+    version = (int(found[1]), int(found[2]))
+    numbers = f"{version[0]}.{version[1]}"
+    if server_version.startswith("milvus_lite"):
+        if version < (3, 0):
+            raise SearchError(
+                f"{uri or 'the folder'} is kept by Milvus Lite {numbers}; 3.2 or newer is needed"
+            )
+        return Capabilities(name=f"Milvus Lite {numbers}", lite=True, partition_key=False)
+    # The first version with `upsert` and array columns.
+    if version < (2, 3):
+        raise SearchError(f"{uri or 'the server'} is Milvus {numbers}; 2.3 or newer is needed")
+    cloud = "zilliz" in uri or "zilliz" in server_version.lower()
+    return Capabilities(
+        name=f"Zilliz Cloud ({numbers})" if cloud else f"Milvus {numbers}",
+        cloud=cloud,
+        several_vectors=version >= (2, 4),
+        partition_key=version >= (2, 4),
+    )
 
 
 class Connection:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from coca.core.errors import SearchError, StorageError
 from coca.search.filters import expanded, with_ids
@@ -49,6 +50,9 @@ _ROWS_OF_ONE_READ = 200_000
 
 _SETTLED_S = 10.0
 """Age at which `Bounded` consistency, whose limit is 5 s, includes a write."""
+
+METRIC = "IP"
+"""Metric of vectors of length 1; every index type and every version of Milvus supports it."""
 
 Row = dict[str, Any]
 
@@ -273,13 +277,12 @@ class Rows:
 
     def search(
         self,
-        queries: Sequence[np.ndarray] | Sequence[bytes],
+        queries: Float[np.ndarray, "Q E"],
         *,
         column: str,
         columns: Sequence[str],
         k: int,
         params: Mapping[str, Any],
-        metric: str = "IP",
         filter: str = "",
     ) -> list[list[Row]]:
         """Find the nearest rows to each query, nearest first, each with its `distance`."""
@@ -293,7 +296,7 @@ class Rows:
                 limit=k,
                 # Without a list of columns Lite returns every column, including vectors.
                 output_fields=list(columns),
-                search_params={"metric_type": metric, "params": dict(params)},
+                search_params={"metric_type": METRIC, "params": dict(params)},
                 timeout=self._timeout_s,
                 consistency_level=self.freshness,
             )

@@ -7,7 +7,8 @@ Otherwise it is in a second collection, `NAME_texts`, with the same columns.
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -17,18 +18,11 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search import records
-from coca.search.index_params.vector_index import (
-    Capabilities,
-    VectorIndex,
-    choose_index,
-    index_of,
-    parse_index,
-)
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import CALIBRATION
-from coca.search.records import MAX_BYTES, WHOLE, CollectionInfo
-from coca.search.vector_codec import VECTOR_TYPES, Basis, VectorCodec, fit_codec
-from coca.search.vector_encoding import VectorEncoding
+from coca.search.milvus.rows import METRIC
+from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex, index_of, parse_index
+from coca.search.records import MAX_BYTES, CollectionInfo
 
 logger = logging.getLogger(__name__)
 
@@ -94,18 +88,21 @@ def build_index(
     column: str,
     index: VectorIndex,
     *,
-    codec: VectorCodec,
     bar: Bar | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
     """Build the index of an unindexed column, and wait until it is finished."""
-    params = connection.client.prepare_index_params()
+    client, params = connection.client, connection.client.prepare_index_params()
     # Nested once more, since Lite reads only the nested values; servers read both.
-    settings = {"params": index.build_params(codec.dimensions)}
-    params.add_index(column, index_type=index.type, metric_type=codec.metric, params=settings)
-    with connection.faults(f"build {index.type} for {column}"), connection.write_lock:
+    settings = {"params": dict(index.params)}
+    params.add_index(column, index_type=index.type, metric_type=METRIC, params=settings)
+    with (
+        _index_hint(),
+        connection.faults(f"build {index} for {column}"),
+        connection.write_lock,
+    ):
         # Lite only records it, and builds it when the collection is loaded.
-        connection.client.create_index(collection, params, timeout=connection.timeout_s, sync=False)
+        client.create_index(collection, params, timeout=connection.timeout_s, sync=False)
     done, since = 0, time.monotonic()
     while True:
         now = index_state(connection, collection, column)
@@ -135,8 +132,18 @@ def _fault(connection: Connection, index: VectorIndex, now: IndexState | None) -
     if now is None:
         return f"{summary}: the index is gone"
     reason = f": {now.reason}" if now.reason else ", without a reason"
-    gpu = "; one without a GPU never does" if index.type.startswith("GPU_") else ""
-    return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}{gpu}"
+    return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}"
+
+
+@contextmanager
+def _index_hint() -> Iterator[None]:
+    """Add where index types are described to an error of Milvus."""
+    try:
+        yield
+    except SearchError as error:
+        raise SearchError(
+            f"{error}; docs/milvus.md lists index types and their parameters"
+        ) from error
 
 
 # Configuration of a new collection, fitted to the features of Milvus.
@@ -151,58 +158,26 @@ class CollectionSettings(Config):
     range_error: ClassVar = ArgumentError
 
     index: VectorIndex | None = None
-    """Index of the vectors; None selects the default, see `choose_index`."""
-    encoding: VectorEncoding = WHOLE
-    """Form in which the vectors are stored; by default whole and in float32."""
-    fallback: bool | None = None
-    """Whether to use the closest supported setting, with a warning, instead of an error; by default
-    on Lite only."""
+    """Index of the vectors. Default: `DEFAULT_INDEX`, or AUTOINDEX on Zilliz Cloud."""
     shards: Annotated[int, Interval(ge=1, le=16)] = 1
     """Number of shards that divide the writes: one for each 200 million rows."""
     replicas: Annotated[int, Ge(1)] = 1
     """Number of in-memory replicas that share the searches; each needs its own query node."""
     partition_by_album: bool = False
-    """Partition by album, so that a filter `album == "..."` reads only some of the rows."""
+    """Partition by album, so that a filter `album == "..."` reads only some of the rows; needs a
+    server from 2.4 on."""
     consistency: Consistency = "Bounded"
     """Consistency level for other clients' writes; own writes are always visible.
 
     `Bounded` is at most some seconds stale; `Strong` waits, about 0.2 s a search.
     """
 
-    def fitted(self, capabilities: Capabilities) -> "CollectionSettings":
-        """Fit the configuration to the features of Milvus; warn of each unsupported setting."""
-        fitted, lost = self, []
-        precision = self.encoding.precision
-        if VECTOR_TYPES[precision] not in capabilities.vector_types:
-            lost.append(f"precision={precision}")
-            fitted = replace(fitted, encoding=replace(self.encoding, precision="float32"))
-        if self.shards > 1 and not capabilities.shards:
-            lost.append(f"shards={self.shards}")
-            fitted = replace(fitted, shards=1)
-        if self.replicas > 1 and not capabilities.replicas:
-            lost.append(f"replicas={self.replicas}")
-            fitted = replace(fitted, replicas=1)
-        if self.partition_by_album and not capabilities.partition_key:
-            lost.append("partition_by_album")
-            fitted = replace(fitted, partition_by_album=False)
-        if lost:
-            sentence = f"{capabilities.name} cannot keep a collection with {', '.join(lost)}"
-            if not (capabilities.lite if self.fallback is None else self.fallback):
-                raise SearchError(f"{sentence}: leave that out, or let it go by `fallback`")
-            logger.warning("%s: it is left out", sentence)
-        index = choose_index(
-            self.index,
-            capabilities,
-            precision=fitted.encoding.precision,
-            fallback=self.fallback,
-        )
-        return replace(fitted, index=index)
-
 
 # Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR = "coca.fingerprint", "coca.made_for"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
 _ENCODING = "coca.encoding"
+"""Property of collections of an earlier version, whose vectors are encoded."""
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
@@ -222,8 +197,6 @@ class Layout:
     """Collection of the caption vectors: itself, or the second collection."""
     text_column: str
     """Column of the caption vectors."""
-    codec: VectorCodec
-    """Encodes the vectors."""
     index: VectorIndex
     """Requested vector index."""
     replicas: int
@@ -269,33 +242,42 @@ def make_collection(
     model: str,
     settings: CollectionSettings,
     made_for: str,
-    basis: Basis | None = None,
 ) -> None:
     """Create an empty collection for the vectors of one model."""
-    settings = settings.fitted(connection.capabilities)
-    assert settings.index is not None, "fitted settings name an index"
-    codec = fit_codec(settings.encoding, embed_dim, basis)
-    settings.index.build_params(codec.dimensions)
+    capabilities = connection.capabilities
+    if settings.partition_by_album and not capabilities.partition_key:
+        raise SearchError(f"{capabilities.name} cannot partition a collection by album")
+    index = settings.index or (VectorIndex("AUTOINDEX") if capabilities.cloud else DEFAULT_INDEX)
     properties = {
         FINGERPRINT: fingerprint,
         MADE_FOR: made_for,
         _MODEL: model,
         _LAYOUT: _NEWEST,
-        _INDEX: str(settings.index),
+        _INDEX: str(index),
         _REPLICAS: str(settings.replicas),
         _CONSISTENCY: settings.consistency,
     }
-    if codec.encoding.changes:
-        properties[_ENCODING] = codec.to_json()
-    several = connection.capabilities.several_vectors
     # The main collection is created last, so that a killed process never leaves half a collection.
-    if not several:
+    if not capabilities.several_vectors:
         texts = texts_name(collection)
         # It may be left of a collection whose main collection was never created.
-        with connection.faults(f"drop collection {texts!r}"):
-            connection.client.drop_collection(texts, timeout=connection.timeout_s)
-        _make(connection, texts, codec, properties, settings)
-    _make(connection, collection, codec, properties, settings)
+        _drop(connection, texts)
+        _make(connection, texts, embed_dim, properties, settings)
+    _make(connection, collection, embed_dim, properties, settings)
+    if settings.index is None:
+        return
+    try:
+        # A server checks it now; then a wrong index leaves no collection.
+        load_collection(connection, describe_collection(connection, collection)[1])
+    except SearchError:
+        _drop(connection, collection)
+        _drop(connection, texts_name(collection))
+        raise
+
+
+def _drop(connection: Connection, name: str) -> None:
+    with connection.faults(f"drop collection {name!r}"):
+        connection.client.drop_collection(name, timeout=connection.timeout_s)
 
 
 def has_collection(connection: Connection, collection: str) -> bool:
@@ -361,17 +343,19 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
             "whose records contain other fields: `coca index` the images again with another "
             "--collection or --uri"
         )
+    if _ENCODING in properties:
+        raise SearchError(
+            f"collection {collection!r} in {connection.uri} stores encoded vectors (fewer "
+            "dimensions by PCA or truncation, int8 or binary), which this version does not read: "
+            "`coca index` the images again with another --collection or --uri"
+        )
     name = str(found["collection_name"])
     shared = records.TEXT_VECTOR in columns
-    codec = VectorCodec.from_json(
-        properties.get(_ENCODING, ""), embed_dim=int(columns[records.VECTOR]["params"]["dim"])
-    )
     info = CollectionInfo(
         uri=connection.uri,
         collection=collection,
         count=0,
-        embed_dim=codec.embed_dim,
-        encoding=codec.encoding,
+        embed_dim=int(columns[records.VECTOR]["params"]["dim"]),
         fingerprint=properties[FINGERPRINT],
         model=properties.get(_MODEL, ""),
         server_version=connection.server_version,
@@ -381,7 +365,6 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         name=name,
         texts=name if shared else texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
-        codec=codec,
         index=parse_index(properties[_INDEX]),
         replicas=int(properties[_REPLICAS]),
         consistency=properties[_CONSISTENCY],
@@ -391,19 +374,6 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     return info, layout
 
 
-def check_encoding(
-    connection: Connection, info: CollectionInfo, settings: CollectionSettings
-) -> None:
-    """Check that a collection has the requested encoding; the default requests none."""
-    if not settings.encoding.changes or settings.encoding == info.encoding:
-        return
-    if settings.fitted(connection.capabilities).encoding != info.encoding:
-        raise SearchError(
-            f"collection {info.collection!r} in {info.uri} stores {info.encoding}, and not "
-            f"{settings.encoding}: leave the encoding out, or fill another collection"
-        )
-
-
 def load_collection(connection: Connection, layout: Layout) -> None:
     """Load the collection for searches, and finish an interrupted `make_collection`."""
     for name, column in layout.vectors:
@@ -411,7 +381,7 @@ def load_collection(connection: Connection, layout: Layout) -> None:
         # cost. So the caption index is built with the first caption.
         waits = connection.is_lite and column == records.TEXT_VECTOR
         if not waits and index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index, codec=layout.codec)
+            build_index(connection, name, column, layout.index)
     with connection.faults(f"load collection {layout.name!r}"):
         for name in {layout.texts, layout.name}:
             _load(connection, name, layout.replicas)
@@ -437,7 +407,7 @@ def index_captions(connection: Connection, layout: Layout) -> None:
     name, column = layout.texts, layout.text_column
     with connection.write_lock:
         if index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index, codec=layout.codec)
+            build_index(connection, name, column, layout.index)
 
 
 def release_collection(connection: Connection, layout: Layout) -> None:
@@ -461,19 +431,21 @@ def change_index(
     Returns:
         The layout with the new index.
     """
-    index.build_params(layout.codec.dimensions)
     # On Lite captions may have no index yet.
     indexed = [one for one in layout.vectors if index_state(connection, *one) is not None]
     release_collection(connection, layout)
     try:
         with progress(f"build {index.type}", rows * len(indexed)) as bar:
-            _rebuild(connection, indexed, index, layout.codec, bar, patience_s)
+            _rebuild(connection, indexed, index, bar, patience_s)
+        if connection.is_lite:
+            with _index_hint():
+                load_collection(connection, layout)
         _keep_property(connection, layout, _INDEX, str(index))
         layout = replace(layout, index=index)
     except SearchError:
-        logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
+        logger.warning("%s could not be built; %s is restored", index, layout.index)
         with progress(f"build {layout.index.type} again", rows * len(indexed)) as bar:
-            _rebuild(connection, indexed, layout.index, layout.codec, bar, PATIENCE_S)
+            _rebuild(connection, indexed, layout.index, bar, PATIENCE_S)
         raise
     finally:
         # This also finishes a build interrupted by Ctrl-C.
@@ -485,13 +457,12 @@ def _rebuild(
     connection: Connection,
     vectors: Sequence[tuple[str, str]],
     index: VectorIndex,
-    codec: VectorCodec,
     bar: Bar,
     patience_s: float,
 ) -> None:
     for name, column in vectors:
         drop_index(connection, name, column)
-        build_index(connection, name, column, index, codec=codec, bar=bar, patience_s=patience_s)
+        build_index(connection, name, column, index, bar=bar, patience_s=patience_s)
 
 
 def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:
@@ -509,17 +480,16 @@ def _keep_property(connection: Connection, layout: Layout, name: str, value: str
 def _make(
     connection: Connection,
     name: str,
-    codec: VectorCodec,
+    embed_dim: int,
     properties: dict[str, str],
     settings: CollectionSettings,
 ) -> None:
     client, types = connection.client, connection.data_type
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
-    vector_type = getattr(types, codec.vector_type)
-    schema.add_field(records.VECTOR, vector_type, dim=codec.dimensions)
+    schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
     if connection.capabilities.several_vectors:
-        schema.add_field(records.TEXT_VECTOR, vector_type, dim=codec.dimensions)
+        schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
     for column in (records.PATH, records.CAPTION):
         schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
     key = {"is_partition_key": True} if settings.partition_by_album else {}

@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
-from coca.search.search_options import DIVERSITY, SearchOptions, Side
+from coca.search.search_options import DIVERSITY, MAX_RESULTS, SearchOptions, Side
 
 _NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""

@@ -23,7 +23,6 @@ from coca.core.errors import StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import all_of, with_ids
-from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch, folder_of, read_in_background
 from coca.search.query.ranking import ranked_hit
@@ -52,7 +51,14 @@ from coca.search.records import (
     is_hidden,
     text_inside,
 )
-from coca.search.search_options import CaptionChoice, Ranking, SearchOptions, Side, check_text
+from coca.search.search_options import (
+    MAX_RESULTS,
+    CaptionChoice,
+    Ranking,
+    SearchOptions,
+    Side,
+    check_text,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
-from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.match import MARKED_HITS, VERDICT_HITS, Calibration, mark_matches
 from coca.search.query.milvus_search import searchable
@@ -25,7 +24,7 @@ from coca.search.query.query_terms import (
 from coca.search.query.rerank import check_texts, rerank
 from coca.search.query.searchable import Searchable, VectorSearch
 from coca.search.records import Hit, check_same_model
-from coca.search.search_options import QueryOptions, Ranking, SearchOptions, Side
+from coca.search.search_options import MAX_RESULTS, QueryOptions, Ranking, SearchOptions, Side
 
 
 class SearchEngine:

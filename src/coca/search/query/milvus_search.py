@@ -23,7 +23,7 @@ class MilvusSearch:
     Thread-safe. The words are read when they are first needed.
     """
 
-    def __init__(self, collection: VectorSearch) -> None:
+    def __init__(self, collection: Collection) -> None:
         """Search `collection`, which is not closed."""
         self._collection = collection
         self._copy: CollectionCopy | None = None
@@ -36,7 +36,7 @@ class MilvusSearch:
 
     def in_milvus(self) -> Collection:
         """Return the collection in Milvus."""
-        return self._collection.in_milvus()
+        return self._collection
 
     def search(
         self,
@@ -75,8 +75,7 @@ class MilvusSearch:
     def _words(self) -> CollectionCopy:
         with self._lock:
             if self._copy is None:
-                source = self.in_milvus()
-                self._copy = CollectionCopy(source, vectors=source.lease is not None)
+                self._copy = CollectionCopy(self._collection, vectors=False)
             return self._copy
 
 
@@ -89,5 +88,5 @@ def searchable(collection: VectorSearch, progress: ProgressMaker = silent) -> Se
         return collection
     source = collection.in_milvus()
     if source.lease is None:
-        return MilvusSearch(collection)
+        return MilvusSearch(source)
     return CollectionCopy(source, progress=progress)

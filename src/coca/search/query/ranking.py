@@ -27,11 +27,10 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.search.filters import all_of, with_ids
-from coca.search.index_params.index_types import MAX_RESULTS
 from coca.search.query.searchable import VectorSearch
 from coca.search.query.words import WordHits
 from coca.search.records import SCORE_DIGITS, Hit, group_of, is_hidden, sort_key
-from coca.search.search_options import Ranking, SearchOptions
+from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions
 
 
 def fused_scores(

@@ -35,7 +35,6 @@ from coca.search.query.vectors import VectorScan
 from coca.search.query.words import WordHits, WordIndex
 from coca.search.records import SCORE_DIGITS, CollectionInfo, Hit, sort_key
 from coca.search.search_options import CaptionChoice, Ranking
-from coca.search.vector_encoding import VectorEncoding
 
 _FIRST_WORDS = 4_096
 """Number of captions with the best BM25 that are ranked first; more only where they may matter."""
@@ -276,7 +275,7 @@ def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
 # The copy on disk.
 
 
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -326,8 +325,7 @@ def read_copy(folder: Path, stamp: str) -> SavedCopy | None:
         about = json.loads((copy / lite.COPY_ABOUT).read_text())
         if about["version"] != _VERSION or about["stamp"] != stamp:
             return None
-        encoding = VectorEncoding(**about["info"]["encoding"])
-        info = CollectionInfo(**about["info"] | {"encoding": encoding})
+        info = CollectionInfo(**about["info"])
         rows = _read_rows(copy)
         if len(rows.ids) != info.count:
             raise ValueError(f"files of {len(rows.ids)} records, not of {info.count}")

@@ -50,15 +50,6 @@ class JobList(Body):
     jobs: list[Job]
 
 
-class Encoding(Body):
-    """Form in which a collection stores vectors."""
-
-    dimensions: int
-    """Number of stored dimensions."""
-    projection: Literal["truncate", "pca"]
-    precision: Literal["float32", "int8", "binary"]
-
-
 class CalibrationSummary(Body):
     """Calibration of match probabilities."""
 
@@ -79,7 +70,6 @@ class CollectionDescription(Body):
     model: str
     fingerprint: str
     index_type: str
-    encoding: Encoding
     calibration: CalibrationSummary | None
     """Null if hits have no match probability."""
 

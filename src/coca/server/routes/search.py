@@ -13,7 +13,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, names_in, where
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, ORIGIN, PATH, CollectionInfo
+from coca.search.records import METADATA, ORIGIN, PATH
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
@@ -36,7 +36,6 @@ from coca.server.routes.jobs import (
     CalibrationSummary,
     CollectionDescription,
     CollectionList,
-    Encoding,
     capabilities_of,
 )
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
@@ -315,7 +314,6 @@ def collections(tenant: CurrentTenant) -> CollectionList:
                 model=served.collection.info.model,
                 fingerprint=served.collection.info.fingerprint,
                 index_type=served.collection.index_type.type,
-                encoding=_encoding(served.collection.info),
                 calibration=_calibration(served),
             )
             for name in tenant.names
@@ -323,15 +321,6 @@ def collections(tenant: CurrentTenant) -> CollectionList:
         ],
         writable=tenant.writable,
         capabilities=capabilities_of(tenant.service.model.predictor),
-    )
-
-
-def _encoding(info: CollectionInfo) -> Encoding:
-    encoding = info.encoding
-    return Encoding(
-        dimensions=encoding.dimensions or info.embed_dim,
-        projection=encoding.projection,
-        precision=encoding.precision,
     )
 
 

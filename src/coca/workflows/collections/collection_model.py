@@ -25,11 +25,9 @@ from coca.search.predictor import Embedder
 from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.milvus_search import searchable
-from coca.search.query.rerank import RescoredIndex
 from coca.search.query.saved_copy import find_copy
 from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo
-from coca.search.vector_codec import Basis
 from coca.weights import FINGERPRINTS, shipped
 
 # Model of a collection: load it on a runtime, and open a collection with its model.
@@ -93,7 +91,6 @@ def open_collection(
     create: bool = False,
     staged: bool = False,
     settings: CollectionSettings | None = None,
-    basis: Basis | None = None,
 ) -> Collection:
     """Open or create the collection of a model's vectors; the caller closes it.
 
@@ -110,7 +107,6 @@ def open_collection(
         create=create,
         staged=staged,
         settings=settings,
-        basis=basis,
     )
 
 
@@ -178,7 +174,6 @@ def open_search(
     fallback: Callable[[], str | Path | None] | None = None,
     execution: Execution = DEFAULT,
     in_memory: bool = False,
-    rescore_by: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Open a collection for search with the model that filled it, and close it at the end.
@@ -194,7 +189,7 @@ def open_search(
     with ExitStack() as stack:
         connect = partial(Collection.open, uri, collection, token=token)
         searched: VectorSearch
-        if rescore_by is None and (saved := find_copy(uri, collection)):
+        if saved := find_copy(uri, collection):
             searched = stack.enter_context(CollectionCopy(connect, saved=saved))
         else:
             searched = stack.enter_context(connect())
@@ -203,11 +198,8 @@ def open_search(
             model = fitted(load_embedder(name, execution), searched.info)
         if in_memory and isinstance(searched, Collection):
             searched = CollectionCopy(searched, progress=progress)
-        elif rescore_by is None:
+        else:
             searched = searchable(searched, progress)
-        if rescore_by is not None:
-            whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
-            searched = RescoredIndex(searched, whole)
         yield SearchEngine(model, searched, image_reader=_image_reader)
 
 

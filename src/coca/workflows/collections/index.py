@@ -14,6 +14,7 @@ from coca.core.extras import require_installed
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.short_vectors import shorten
 from coca.runtime.text_reader import TextReader
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.parquet import read_info
@@ -21,14 +22,11 @@ from coca.search.ingest.pipeline import ingest, ingest_vectors
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.ingest.upsert import Captioner
-from coca.search.ingest.vector_sample import sample_files, sample_sources
 from coca.search.milvus.catalog import check_fillable
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.schema import CollectionSettings
 from coca.search.query.milvus_search import searchable
 from coca.search.query.searchable import Searchable
-from coca.search.records import WHOLE, CollectionInfo
-from coca.search.vector_encoding import VectorEncoding
+from coca.search.records import CollectionInfo
 from coca.workflows.collections.calibrate import calibrate, needs_calibration
 from coca.workflows.collections.collection_model import (
     fitted,
@@ -67,8 +65,6 @@ class IndexSettings(TypedDict, total=False):
     """Name of the collection; default: `pictures`."""
     token: str
     """`"user:password"` or an API key, if the server requires one; default: none."""
-    encoding: VectorEncoding
-    """Form in which a new collection stores vectors; default: that of `CollectionSettings`."""
     captions: bool
     """Generate captions for images that have none; default: True."""
     captions_from: BasePredictor | str | Path | None
@@ -105,6 +101,7 @@ def index_images(
     model: BasePredictor | ModelLoader,
     *,
     uri: str,
+    dimensions: int | None = None,
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
     watch: Callable[[IndexResult], None] | None = None,
@@ -112,6 +109,9 @@ def index_images(
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
     """Index images into a collection, created if missing.
+
+    `dimensions` keeps the first numbers of each vector, see `coca.runtime.short_vectors`. Later
+    runs with a loader keep those of the collection.
 
     Unchanged images are neither read nor embedded again. Files of folders that are skipped, such as
     raw photos and zips, are counted in warnings.
@@ -133,6 +133,7 @@ def index_images(
     resolved = resolve_uris(uris, allow_missing=trust_empty)
     if files := vectors_files(resolved):
         idle = {
+            "--dimensions": dimensions is not None,
             "--watch": watch is not None,
             "--prune": prune,
             "--no-captions": not settings.get("captions", True),
@@ -160,6 +161,8 @@ def index_images(
         collection, token = settings.get("collection", "pictures"), settings.get("token", "")
         info = check_fillable(uri, collection, token=token)
         model = fitted(model(info), info)
+    if dimensions is not None:
+        model = shorten(model, dimensions)
     if isinstance(writer := settings.get("captions_from"), str | Path):
         # Once, for all runs of a watch.
         settings["captions_from"] = load_model(writer)
@@ -199,10 +202,6 @@ def index_sources(
         settings.get("collection", "pictures"),
         token=settings.get("token", ""),
         create=True,
-        settings=CollectionSettings(encoding=settings.get("encoding", WHOLE)),
-        basis=lambda count: sample_sources(
-            sources, predictor, count, batch_size=predictor.batch_size, progress=progress
-        ),
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest(
@@ -249,8 +248,6 @@ def _index_vectors(
         fingerprint=infos[0].fingerprint,
         model=infos[0].model,
         create=True,
-        settings=CollectionSettings(encoding=settings.get("encoding", WHOLE)),
-        basis=lambda count: sample_files(files, count),
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
