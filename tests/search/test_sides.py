@@ -183,14 +183,21 @@ def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> N
         make_index(collection="cats_texts")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("coca.layout", "1", r"another version of coca.*`coca index`"),
+        ("coca.encoding", '{"precision": "int8"}', r"stores encoded vectors.*`coca index`"),
+    ],
+)
 def test_a_collection_of_another_version_is_refused_with_a_way_out(
-    make_index: MakeIndex, fresh: str
+    make_index: MakeIndex, fresh: str, name: str, value: str, fault: str
 ) -> None:
     collection = make_index(collection=fresh)
     collection._connection.client.alter_collection_properties(
-        fresh, properties={"coca.layout": "1"}, timeout=10
+        fresh, properties={name: value}, timeout=10
     )
-    with pytest.raises(SearchError, match=r"another version of coca.*`coca index`"):
+    with pytest.raises(SearchError, match=fault):
         make_index(collection=fresh)
 
 
