@@ -20,7 +20,7 @@ def calibrate(
         str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")
     ] = "pictures",
     *,
-    config: Annotated[CalibrationConfig, Group(panel="Calibration")],
+    config: Annotated[CalibrationConfig, Group(panel="Calibration", only=("false_alarms",))],
     queries: Annotated[
         Path | None,
         typer.Option(

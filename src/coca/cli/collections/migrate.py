@@ -38,12 +38,11 @@ def migrate(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", help="Folder for the Parquet files; default: runs/migrate-COLLECTION."
+            "--folder",
+            help="Folder to keep the Parquet files in, as a backup; default: "
+            "runs/migrate-COLLECTION, which is deleted at the end.",
         ),
     ] = None,
-    keep_files: Annotated[
-        bool, typer.Option("--keep-files", help="Keep the Parquet files as a backup.")
-    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -98,7 +97,7 @@ def migrate(
                 old,
                 new,
                 files,
-                keep_files=keep_files,
+                keep_files=folder is not None,
                 overwrite=overwrite,
                 progress=console.progress,
             )

@@ -62,7 +62,13 @@ def search(
             only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
         ),
     ],
-    ranking: Annotated[Ranking | None, Group(panel="Ranking by image, caption and words")],
+    ranking: Annotated[
+        Ranking | None,
+        Group(
+            panel="Ranking by image, caption and words",
+            only=("image_weight", "caption_weight", "words_weight", "text_weight", "captions"),
+        ),
+    ],
     in_memory: Annotated[
         bool,
         typer.Option(

@@ -82,6 +82,18 @@ def served_rows(connection: Connection, collection: str) -> int:
     return sum({one.segment_id: one.num_rows for one in segments if one.index_id > 0}.values())
 
 
+@contextmanager
+def _index_hint() -> Iterator[None]:
+    """Add where index types are described to an error of Milvus."""
+    try:
+        yield
+    except SearchError as error:
+        raise SearchError(
+            f"{error}; docs/milvus.md lists index types and their parameters"
+        ) from error
+
+
+@_index_hint()
 def build_index(
     connection: Connection,
     collection: str,
@@ -96,11 +108,7 @@ def build_index(
     # Nested once more, since Lite reads only the nested values; servers read both.
     settings = {"params": dict(index.params)}
     params.add_index(column, index_type=index.type, metric_type=METRIC, params=settings)
-    with (
-        _index_hint(),
-        connection.faults(f"build {index} for {column}"),
-        connection.write_lock,
-    ):
+    with connection.faults(f"build {index} for {column}"), connection.write_lock:
         # Lite only records it, and builds it when the collection is loaded.
         client.create_index(collection, params, timeout=connection.timeout_s, sync=False)
     done, since = 0, time.monotonic()
@@ -135,18 +143,7 @@ def _fault(connection: Connection, index: VectorIndex, now: IndexState | None) -
     return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}"
 
 
-@contextmanager
-def _index_hint() -> Iterator[None]:
-    """Add where index types are described to an error of Milvus."""
-    try:
-        yield
-    except SearchError as error:
-        raise SearchError(
-            f"{error}; docs/milvus.md lists index types and their parameters"
-        ) from error
-
-
-# Configuration of a new collection, fitted to the features of Milvus.
+# Configuration of a new collection.
 
 Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
@@ -183,7 +180,7 @@ _NEWEST = "2"
 _TEXTS = "_texts"
 _LOAD_S = 3_600.0
 """Minimum timeout of loading a collection, in seconds; Lite builds a new index while loading."""
-_RETRY_S, _POLL_S = 60.0, 1.0
+_RETRY_S, _PAUSE_S = 60.0, 1.0
 """Seconds in which a failed load is retried, and between two attempts."""
 
 
@@ -399,7 +396,7 @@ def _load(connection: Connection, name: str, replicas: int) -> None:
             # of a node that met an index which was dropped meanwhile.
             if "show collection failed" not in str(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(_POLL_S)
+            time.sleep(_PAUSE_S)
 
 
 def index_captions(connection: Connection, layout: Layout) -> None:
