@@ -1,4 +1,4 @@
-"""Vector index of a collection: a Milvus index type and its parameters, which Milvus checks."""
+"""Vector index of a collection: an index type with its parameters, which Milvus checks."""
 
 import re
 from collections.abc import Iterable, Mapping
