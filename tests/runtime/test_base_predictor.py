@@ -1,7 +1,6 @@
 """One contract of every predictor: torch, the exported graphs run by torch, and ONNX Runtime."""
 
 import inspect
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 
 import coca.inference.predictor
 import coca.runtime.predictor
-from coca.core.errors import ConfigError, DataError, UnsupportedError
+from coca.core.errors import ConfigError, UnsupportedError
 from coca.inference.loading import load
 from coca.inference.video import classify_files, embed_files
 from coca.runtime.base_predictor import METHODS, BasePredictor
@@ -164,20 +163,6 @@ def test_captions_equal_those_of_torch(
             assert one.rank_score == pytest.approx(other.rank_score, abs=1e-3)
 
 
-def test_scores_equal_those_of_torch(predictor: BasePredictor, reference: BasePredictor) -> None:
-    only = np.arange(28).reshape(7, 4) % 3 > 0
-    for options in ({}, {"by_length": True}, {"only": only}):
-        found, expected = (one.score(IMAGES, TEXTS, **options) for one in (predictor, reference))
-        np.testing.assert_allclose(found, expected, rtol=1e-3)
-    np.testing.assert_allclose(
-        predictor.class_log_likelihoods(IMAGES, LABELS, templates="a {}"),
-        reference.class_log_likelihoods(IMAGES, LABELS, templates="a {}"),
-        rtol=1e-3,
-    )
-    assert predictor.score([], TEXTS).shape == (0, 4)
-    assert predictor.score(IMAGES, []).shape == (7, 0)
-
-
 @pytest.mark.parametrize("by", ["similarity", "likelihood"])
 def test_labels_are_ranked_as_by_torch(
     predictor: BasePredictor, reference: BasePredictor, by: Any
@@ -188,26 +173,6 @@ def test_labels_are_ranked_as_by_torch(
         assert [one.probability for one in row] == pytest.approx(
             [chances[one.label] for one in row], abs=1e-3
         )
-
-
-def test_unreadable_images_are_skipped(
-    predictor: BasePredictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    images: list[bytes | str] = [IMAGES[0], str(tmp_path / "nowhere.png"), IMAGES[1]]
-    with pytest.raises(DataError, match=r"nowhere\.png"):
-        predictor.embed_images(images)
-    with caplog.at_level(logging.WARNING):
-        vectors = predictor.embed_images(images, on_error="skip")
-    assert "nowhere.png" in caplog.text
-    assert np.isnan(vectors).all(axis=1).tolist() == [False, True, False]
-    assert np.isnan(predictor.score(images, TEXTS, on_error="skip"))[:, 0].tolist() == [
-        False,
-        True,
-        False,
-    ]
-    captions = predictor.caption(images, on_error="skip", max_new_tokens=2)
-    assert [bool(one.error) for one in captions] == [False, True, False]
-    assert [len(row) for row in predictor.classify(images, LABELS, on_error="skip")] == [3, 0, 3]
 
 
 @pytest.mark.parametrize(

@@ -145,16 +145,6 @@ def test_chance_is_the_score_of_the_same_captions_on_other_images(
     assert {name: metrics[f"chance_{name}"] for name in moved} == pytest.approx(moved)
 
 
-def test_right_captions_score_above_chance(perfect: Predictor, tmp_path: Path) -> None:
-    result = solve(perfect, tmp_path)
-    metrics = result.metrics
-    low, high = result.intervals["cider"]
-    assert low < metrics["cider"] < high
-    assert all(metrics[name] > metrics[f"chance_{name}"] for name in scored(["a"] * 13))
-    assert metrics["cider"] > 2 * metrics["chance_cider"]
-    assert metrics["bleu@1"] == pytest.approx(1)
-
-
 def test_a_single_image_has_no_chance_to_compare_with(predictor: Predictor, tmp_path: Path) -> None:
     result = solve(predictor, tmp_path, limit=1)
     assert result.samples == 1
@@ -232,13 +222,3 @@ def test_meteor_is_scored_where_it_is_asked_for(
     result = solve(predictor, tmp_path, meteor=True)
     assert result.metrics["meteor"] == 0.25
     assert "meteor" in result.headline
-
-
-def test_a_report_shows_the_best_and_the_worst_with_reference_captions(
-    perfect: Predictor, tmp_path: Path
-) -> None:
-    best, worst = solve(perfect, tmp_path).report_samples.rows
-    assert len(best.examples) == 5
-    assert all(case.image for case in best.examples + worst.examples)
-    first = [float(strip.examples[0].lines[2].removeprefix("CIDEr ")) for strip in (best, worst)]
-    assert first[0] >= first[1]

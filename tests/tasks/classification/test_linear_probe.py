@@ -39,16 +39,6 @@ def test_it_is_the_regression_of_scikit_learn(c: float) -> None:
     np.testing.assert_allclose(shift - shift.mean(), 0, atol=1e-4)
 
 
-def test_at_the_minimum_the_gradient_is_zero() -> None:
-    inputs, targets = drawn(3)
-    layer = fit_logistic(inputs, targets, 4, c=0.5)
-    logits = layer.logits(inputs)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    errors = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[targets]
-    np.testing.assert_allclose(errors.T @ inputs + layer.weight / 0.5, 0, atol=1e-3)
-    np.testing.assert_allclose(errors.sum(axis=0), 0, atol=1e-3)
-
-
 def test_the_penalty_is_chosen_by_samples_that_the_fit_does_not_see() -> None:
     random = np.random.default_rng(0)
     # One feature determines the class; 200 others are noise that a weak penalty fits.
