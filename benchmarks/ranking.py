@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from drawing_queries import match, read_answers
 from options import run
 from PIL import Image
 from sample_data import SCORED, located
@@ -37,7 +38,6 @@ from coca.search.query.query_terms import query_forms
 from coca.search.query.ranking import fused_scores
 from coca.search.query.words import WordIndex, analyze
 from coca.search.search_options import Ranking
-from coca.tasks.retrieval.keyword_search import match, read_answers
 
 ANSWERS = yaml.safe_load(Path(__file__).with_name("ranking_queries.yaml").read_text("utf-8"))
 DEPTHS, DRAWS, SEEDS = (1, 5), 2_000, 3
@@ -68,7 +68,7 @@ class Texts:
 def drawings(arguments: argparse.Namespace, answers: Mapping[str, Sequence[str]]) -> Texts:
     """Drawings of OpenMoji with their names."""
     samples = list(_samples(located(arguments.drawings)))
-    queries, relevant, _ = match(answers, samples)
+    queries, relevant = match(answers, samples)
     images = [sample.image for sample in samples]
     return Texts(images, [sample.captions[0] for sample in samples], queries, relevant)
 
@@ -146,7 +146,7 @@ def words(arguments: argparse.Namespace) -> Texts:
 
 
 SETS: dict[str, Callable[[argparse.Namespace], Texts]] = {
-    "everyday": lambda arguments: drawings(arguments, read_answers("everyday") or {}),
+    "everyday": lambda arguments: drawings(arguments, read_answers()),
     "flickr": flickr,
     "fresh": fresh,
     "rooms": rooms,

@@ -56,6 +56,7 @@ CLIPART = Path("/usr/share/openclipart/svg")
 
 
 LOSSES = RECIPES / "pretrain" / "everyday_losses.py"
+QUERIES = ("--plugin", str(RECIPES.parent / "benchmarks" / "drawing_queries.py"))
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 LATER_STEPS = 400
 """Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
@@ -151,12 +152,12 @@ def stages(
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
         recipe = str(RECIPES / "evaluate" / f"{suite}.yaml")
-        evaluate = _coca("evaluate", str(half), recipe, root, "--out", str(scores))
+        evaluate = _coca("evaluate", str(half), recipe, root, "--out", str(scores), *QUERIES)
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
     finished = out / "everyday"
     described = ("--half", "--card", str(CARD if start else out / "card.yaml"), *results)
-    yield Step(finished, _coca("export", str(half), str(finished), *described))
+    yield Step(finished, _coca("export", str(half), str(finished), *described, *QUERIES))
     graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
     yield Step(finished / "text.onnx", graph)
 

@@ -52,8 +52,8 @@ class Figure(NamedTuple):
 
 CARD = PACKAGE / "weights" / "everyday" / "README.md"
 OF_CARD = {
-    "100 everyday queries": ("keyword_search on 100 samples of OpenMoji", "success@5"),
-    "1,496 keywords": ("keyword_search on 1,496 samples of OpenMoji", "success@5"),
+    "100 everyday queries": ("everyday_queries on 100 samples of OpenMoji", "success@5"),
+    "1,496 keywords": ("keyword_queries on 1,496 samples of OpenMoji", "success@5"),
     "captions of 1,000 photos": (
         "retrieval on 1,000 samples of Flickr8k val",
         "text_to_image_recall@10",

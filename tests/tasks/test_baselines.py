@@ -16,7 +16,6 @@ from coca.tasks.baselines import (
     ClassifierConfig,
     EncoderClassifier,
     baseline_shown,
-    caption_baselines,
     recalls,
     strongest_baseline,
     without_baselines,
@@ -46,15 +45,15 @@ def test_a_baseline_is_a_score_with_its_prefix() -> None:
     metrics = {
         "success@5": 0.76,
         "chance_success@5": 0.01,
-        "words_success@5": 0.91,
-        "captions_success@5": 0.96,
+        "encoder_success@5": 0.91,
+        "nearest_success@5": 0.96,
         "majority_top1": 0.5,
         "chance_alone": 0.1,
     }
     # Without `top1` there is nothing that the majority is a baseline of.
     assert without_baselines(metrics) == {"success@5": 0.76, "majority_top1": 0.5}
-    assert strongest_baseline(metrics, "success@5") == ("caption vectors", 0.96)
-    assert baseline_shown(metrics, "success@5") == "0.96 (caption vectors)"
+    assert strongest_baseline(metrics, "success@5") == ("caption of the nearest image", 0.96)
+    assert baseline_shown(metrics, "success@5") == "0.96 (caption of the nearest image)"
     assert strongest_baseline({"top1": 1.0, "chance_top1": 0.1}, "top1") is None
     assert baseline_shown({"top1": 1.0, "chance_top1": 0.1}, "top1") == ""
 
@@ -63,20 +62,6 @@ def test_an_image_that_shares_no_word_is_no_hit() -> None:
     similarity = np.array([[-np.inf, 2, 1], [-np.inf, -np.inf, -np.inf]])
     relevant = np.array([[False, False, True], [True, False, False]])
     assert recalls(similarity, relevant) == {"recall@1": 0, "recall@5": 0.5, "recall@10": 0.5}
-
-
-def test_captions_alone_answer_queries_without_an_image(predictor: Predictor) -> None:
-    names = ["red car", "frog", "", "two dogs"]
-    data = [Sample(str(row), b"", captions=(it,) if it else ()) for row, it in enumerate(names)]
-    queries = ["a frog", "dogs", "key"]
-    relevant = np.array([[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], dtype=bool)
-    found = caption_baselines(predictor, queries, data, relevant)
-    # The word of the third query is in no caption.
-    assert found["words"] == {f"recall@{k}": pytest.approx(2 / 3) for k in (1, 5, 10)}
-    # "frog" has the vector of its caption; the image of the third query has no caption.
-    assert 1 / 3 <= found["captions"]["recall@1"] <= 2 / 3
-    assert found["captions"]["recall@5"] == pytest.approx(2 / 3)
-    assert caption_baselines(predictor, queries, [Sample("x", b"")] * 4, relevant) == {}
 
 
 def test_probabilities_equal_those_of_the_encoder(
@@ -123,7 +108,7 @@ def test_an_encoder_without_classes_is_refused(predictor: Predictor, tmp_path: P
         EncoderClassifier(config, predictor)
 
 
-@pytest.mark.parametrize("task", ["zero_shot", "retrieval", "keyword_search"])
+@pytest.mark.parametrize("task", ["zero_shot", "retrieval"])
 def test_the_encoder_alone_is_scored_next_to_the_model(
     predictor: Predictor, classifier: ClassifierConfig, tmp_path: Path, task: str
 ) -> None:
@@ -132,12 +117,10 @@ def test_the_encoder_alone_is_scored_next_to_the_model(
         Sample(f"s{row}", image_bytes(row), captions=(f"a photo of the {label}",), labels=(label,))
         for row, label in enumerate(labels)
     ]
-    (tmp_path / "queries.yaml").write_text("an ostrich: [s0, s3]\nfrog: [s1]\n")
     config = TaskConfig(
         task=task,
         data=write_folder(tmp_path / "data", data),
         classifier=classifier,
-        queries=str(tmp_path / "queries.yaml"),
         captions="first",
     )
     metrics = TASKS.get(task)(predictor, config).metrics
@@ -145,12 +128,9 @@ def test_the_encoder_alone_is_scored_next_to_the_model(
     if task == "zero_shot":
         # All are taken for ostriches.
         assert alone["encoder_top1"] == 0.5
-    elif task == "retrieval":
+    else:
         assert set(alone) == {
             f"encoder_{way}_recall@{k}"
             for way in ("text_to_image", "image_to_text")
             for k in (1, 5, 10)
         }
-    else:
-        # Every image is taken for an ostrich, and no class that is probable is a frog.
-        assert alone["encoder_success@1"] == 0.5

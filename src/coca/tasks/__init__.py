@@ -1,8 +1,7 @@
 """Downstream tasks and their scores; importing this package registers all tasks."""
 
-from coca.tasks import captioning, detection, understanding
+from coca.tasks import captioning, detection, image_text_retrieval, understanding
 from coca.tasks.classification import linear_probe, recognition, zero_shot
-from coca.tasks.retrieval import image_retrieval, image_text_retrieval, keyword_search, synonyms
 from coca.tasks.task import TASKS, Task, TaskConfig, TaskResult
 
 __all__ = [
@@ -12,12 +11,9 @@ __all__ = [
     "TaskResult",
     "captioning",
     "detection",
-    "image_retrieval",
     "image_text_retrieval",
-    "keyword_search",
     "linear_probe",
     "recognition",
-    "synonyms",
     "understanding",
     "zero_shot",
 ]

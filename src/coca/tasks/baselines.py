@@ -1,15 +1,12 @@
-"""Trivial baselines of scores: words alone, caption vectors alone, or an image encoder alone.
+"""Trivial baselines of scores, such as chance, or an image encoder alone.
 
-A metric of a baseline has the name of the score with a prefix, such as `words_success@5`:
+A metric of a baseline has the name of the score with a prefix, such as `majority_top1`:
 
     chance     random ranking, or guessing
     majority   the most frequent class or answer
     blind      the question without its image
-    words      BM25 of the captions of the images; no model
-    captions   cosine with these captions; no image
     encoder    the classifier of a pretrained image encoder; no text model
     nearest    the human caption of the nearest other image; nothing is generated
-    without    the caption without the word that a synonym replaces
 
 Dimensions: N images, M texts, C classes of the data, K classes of the encoder.
 """
@@ -26,7 +23,6 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
-from coca.data.sample import Sample
 from coca.inference.predictor import require_coca
 from coca.metrics.intervals import interval_shown
 from coca.metrics.retrieval import first_relevant_rank
@@ -34,20 +30,16 @@ from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.layers.prepacked import prepack_weights
 from coca.runtime.base_predictor import BasePredictor
-from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.search.query.words import WordIndex
 
-BASELINES: Mapping[str, str] = {
+BASELINES = {
     "chance": "chance",
     "majority": "most frequent",
     "blind": "question alone",
-    "words": "BM25 of captions",
-    "captions": "caption vectors",
     "encoder": "encoder alone",
     "nearest": "caption of the nearest image",
-    "without": "caption without the word",
 }
-"""Prefix of the metrics of a baseline, and its name in tables."""
+"""Prefix of the metrics of a baseline, and its name in tables; a plug-in may add others."""
 SCORE_COLUMNS = ("score", "value", "95 %", "by chance", "strongest baseline")
 """Columns of a table of scores."""
 
@@ -95,31 +87,6 @@ def score_rows(
 def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
     prefix, _, score = name.partition("_")
     return prefix == "chance" or (prefix in BASELINES and score in metrics)
-
-
-def caption_baselines(
-    predictor: BasePredictor,
-    queries: Sequence[str],
-    samples: Sequence[Sample],
-    relevant: Bool[ndarray, "M N"],
-) -> dict[str, dict[str, float]]:
-    """Compute retrieval scores of queries by the first captions of the images alone.
-
-    Returns:
-        Recall at 1, 5 and 10 of `words`, by BM25, and of `captions`, by cosine with the captions.
-        Empty if no image has a caption.
-    """
-    captions = [sample.captions[0] if sample.captions else "" for sample in samples]
-    if not any(captions):
-        return {}
-    by_words = bm25_matrix(captions, [name_emoji(query) for query in queries])
-    vectors = predictor.embed_texts(captions)
-    by_vector = embed_queries(predictor.embed_texts, queries) @ vectors.T
-    by_vector[:, [not caption for caption in captions]] = -np.inf
-    return {
-        "words": recalls(np.where(by_words > 0, by_words, -np.inf), relevant),
-        "captions": recalls(by_vector, relevant),
-    }
 
 
 def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, "M N"]:

@@ -135,7 +135,7 @@ class TaskConfig(Config):
     """Configuration of a task and the data to evaluate it on."""
 
     task: str
-    """`retrieval`, `keyword_search`, `synonyms`, `zero_shot`, `captioning`, `recognition`, `vqa`,
+    """`retrieval`, `zero_shot`, `captioning`, `recognition`, `vqa`,
     `entailment`, `nlvr2`, another task of `coca.tasks`, or the name of a plugin's task."""
     data: SourceConfig
     """The samples to evaluate on."""
@@ -155,9 +155,6 @@ class TaskConfig(Config):
     """Zero-shot: class names; default: the classes of the source, else of its samples."""
     captions: Literal["all", "first"] = "all"
     """Retrieval: use `all` captions of an image as queries, or its `first` only."""
-    synonyms: str = ""
-    """Synonyms: YAML file that maps words to lists of synonyms; default: a list for photos of
-    everyday scenes in this package."""
     prompt: str = ""
     """Captioning: text that each caption begins with; it is part of the scored caption."""
     decoding: GenerationConfig = field(default_factory=GenerationConfig)
@@ -174,14 +171,10 @@ class TaskConfig(Config):
     """VQA: `head` classifies among the answers of the model's head; `generation` generates the
     answer after the question, with the options of `decoding`."""
     rerank: NonNegativeInt = 0
-    """Retrieval, keyword search and zero-shot: number of top hits by cosine to rerank by caption
+    """Retrieval and zero-shot: number of top hits by cosine to rerank by caption
     likelihood; 0: no reranking. Slow: one decoder pass per hit."""
-    queries: str = "everyday"
-    """Keyword search: `everyday`, which are 100 queries over emoji drawings, a YAML or JSON file
-    that maps each query to the keys of all correct images, or a metadata field with a list of
-    keywords, each of which is a query if 2 to 40 samples share it."""
     classifier: ClassifierConfig | None = None
-    """Zero-shot, retrieval and keyword search: a pretrained image encoder with its own classifier,
+    """Zero-shot and retrieval: a pretrained image encoder with its own classifier,
     whose scores are a baseline (`encoder`)."""
     limit: NonNegativeInt = 0
     """Maximum number of samples; 0: all."""

@@ -69,14 +69,14 @@ def test_a_recipe_of_the_package_is_given_by_its_name() -> None:
     assert recipe_path("recipe:pretrain/emoji.yaml") == str(path)
     assert Settings.of(["recipe:emoji", "seed=1"]) == Settings((str(path),), ("seed=1",))
     assert recipe_path("recipe.yaml") == "recipe.yaml"
-    with pytest.raises(ConfigError, match="recipe:evaluate/nano or recipe:pretrain/nano"):
-        recipe_path("recipe:nano")
-    for folder in ("pretrain", "evaluate"):
-        path = Path(recipe_path("recipe:nano", folder))
-        assert path.parts[-2:] == (folder, "nano.yaml")
-        assert Settings.of(["recipe:nano"], folder=folder).recipes == (str(path),)
-        with pytest.raises(ConfigError, match=rf"package has recipe:{folder}/nano$"):
-            recipe_path("nano", folder)
+    with pytest.raises(ConfigError, match="recipe:evaluate/nocaps or recipe:finetune/nocaps"):
+        recipe_path("recipe:nocaps")
+    for folder in ("finetune", "evaluate"):
+        path = Path(recipe_path("recipe:nocaps", folder))
+        assert path.parts[-2:] == (folder, "nocaps.yaml")
+        assert Settings.of(["recipe:nocaps"], folder=folder).recipes == (str(path),)
+        with pytest.raises(ConfigError, match=rf"package has recipe:{folder}/nocaps$"):
+            recipe_path("nocaps", folder)
     assert recipe_path("recipe:emoji", "evaluate") == recipe_path("recipe:emoji")
     with pytest.raises(ConfigError) as unlike:
         recipe_path("recipe:qqq")
@@ -89,8 +89,8 @@ def test_a_recipe_of_the_package_is_given_by_its_name() -> None:
         ConfigError, match="emoji does not exist; the package has recipe:pretrain/emoji"
     ):
         recipe_path("emoji")
-    with pytest.raises(ConfigError, match=r"package has recipe:pretrain/nano$"):
-        recipe_path("elsewhere/recipes/pretrain/nano.yaml")
+    with pytest.raises(ConfigError, match=r"package has recipe:pretrain/coca_base$"):
+        recipe_path("elsewhere/recipes/pretrain/coca_base.yaml")
     assert recipe_path("absent.yaml") == "absent.yaml"
     # The task of this name takes precedence.
     assert Settings.of(["nlvr2"], names=["nlvr2"]).recipes == ("nlvr2",)

@@ -183,7 +183,7 @@ def test_an_evaluation_that_fails_is_reported_and_the_run_continues(
     config = recipe(
         images, tmp_path / "run", *watched(images), "eval.sources=[]", "eval.captions=0"
     )
-    monkeypatch.setattr("coca.tasks.retrieval.image_text_retrieval.read_samples", fails)
+    monkeypatch.setattr("coca.tasks.image_text_retrieval.read_samples", fails)
     with caplog.at_level(logging.WARNING):
         assert pretrain(config).step == 12
     assert "retrieval is left out: the disk of the pictures has vanished" in caplog.text

@@ -1,1 +1,0 @@
-"""Retrieval tasks: by captions, keywords, synonyms and images, and a baseline of pixels."""
