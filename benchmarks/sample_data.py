@@ -13,16 +13,12 @@ import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from side_by_side import QUICK_RESULTS, Unavailable
 
 from coca.core.errors import MissingExtraError
 from coca.core.files.atomic import atomic_folder, write_atomic
-
-if TYPE_CHECKING:
-    from coca.data.sample import Sample
 
 TRAIN, VAL = "drawings:train", "drawings:val"
 """Defaults of options: 1,900 drawings of Twemoji; 900 of OpenMoji with at least two names each."""
@@ -84,11 +80,6 @@ def caption_file() -> str:
                 lines += [text for row in rows if row for text in json.load(row)["captions"]]
         write_atomic(path, ("\n".join(lines) + "\n").encode())
     return str(path)
-
-
-def caption_of(sample: "Sample", number: int) -> str:
-    """Return a caption of a sample by its number, from the first again after the last."""
-    return sample.captions[number % len(sample.captions)]
 
 
 def make_photos(folder: Path, pattern: str, count: int) -> None:

@@ -49,8 +49,7 @@ def test_hidden_records_are_counted_and_shown_again(
         collection.upsert(
             replace(one, metadata={**one.metadata, "hidden": True}) for one in records
         )
-    for option in ([], ["--in-memory"]):
-        assert [one["id"] for one in run_json("search", "a red car", *option)] == found[2:]
+    assert [one["id"] for one in run_json("search", "a red car")] == found[2:]
     assert run_json("collection", "info")["hidden"] == 2
     assert "2 of them" in run("collection", "info").stdout
     refused = run("collection", "unhide", "pictures", found[2], code=1).stderr

@@ -148,7 +148,7 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
         (["--since", "2024-06-01", "--until", "2024-06-01", "--filter", "width > 0"], [1]),
         (["--since", "2024-05-31T23:59:59", "--until", "2024-05-31T23:59:59"], [0]),
         (["--tag", "all", "--tag", "n2"], [2]),
-        (["--tag", "all", "--in-memory"], [0, 1, 2]),
+        (["--tag", "all"], [0, 1, 2]),
         (["--tag", "n1", "--until", "2024-05-31"], []),
     ):
         hits = run_json("search", "x", *options)

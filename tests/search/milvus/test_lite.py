@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pymilvus
@@ -11,8 +10,7 @@ from milvus_lite.server_manager import server_manager_instance
 from coca.core.errors import SearchError
 from coca.search.milvus import lite
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.lite import Lease, address_of, advice_on_size, is_lite
-from coca.search.records import CollectionInfo
+from coca.search.milvus.lite import Lease, address_of, is_lite
 
 
 @pytest.mark.parametrize(
@@ -172,19 +170,3 @@ def test_a_forked_process_that_ends_leaves_the_folder_to_its_parent(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "opened" in done.stdout.split()
     assert not (uri / "opened").exists()
-
-
-def test_a_collection_that_lite_is_slow_with_is_reported() -> None:
-    info = CollectionInfo(
-        uri="pictures.db",
-        collection="pictures",
-        count=0,
-        embed_dim=4,
-        fingerprint="one",
-        model="everyday",
-        server_version="milvus_lite-3.2.2",
-    )
-    assert advice_on_size(replace(info, count=99_999)) == ""
-    assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))
-    assert "300,000 records are far too many" in advice_on_size(replace(info, count=300_000))
-    assert advice_on_size(replace(info, count=300_000, server_version="v2.6.4")) == ""

@@ -67,10 +67,9 @@ def test_an_indexed_collection_is_calibrated_and_marks_hits(
     assert (made.records, made.matching, made.found) == (COUNT, 0, None)
     assert set(made.other) == {ABSENT, RANDOM}
     assert made.false_alarms == 0.05
-    for in_memory in (False, True):
-        with open_search(uri, model=predictor, in_memory=in_memory) as engine:
-            (hit,) = engine.search("my car 7", k=1)
-            assert (hit.caption, hit.is_match, hit.query_matches) == ("my car 7", True, True)
+    with open_search(uri, model=predictor) as engine:
+        (hit,) = engine.search("my car 7", k=1)
+        assert (hit.caption, hit.is_match, hit.query_matches) == ("my car 7", True, True)
 
 
 def test_a_calibration_does_not_change_when_it_is_repeated(

@@ -69,13 +69,6 @@ def search(
             only=("image_weight", "caption_weight", "words_weight", "text_weight", "captions"),
         ),
     ],
-    in_memory: Annotated[
-        bool,
-        typer.Option(
-            "--in-memory",
-            help="Load all vectors into memory for exact (brute-force) search, also with filters.",
-        ),
-    ] = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show what image, caption and words give to the sum."),
@@ -98,9 +91,7 @@ def search(
     terms = parse_arguments(query or [], text or [], image or [])
     if note := _reading(query or [], terms):
         console.note(note)
-    from coca.search.milvus.lite import advice_on_size
     from coca.search.photo_filter import find_period
-    from coca.search.query.collection_copy import CollectionCopy
 
     dated = bool(among.since or among.until or among.during)
     periods = [] if dated else [find_period(term.text) for term in terms if term.text]
@@ -110,10 +101,7 @@ def search(
             f"--during {shlex.quote(period)}"
         )
     options = replace(options, filter=among.expression, ranking=ranking)
-    with target.open(execution, in_memory=in_memory, progress=console.progress) as engine:
-        is_slow = not isinstance(engine.collection, CollectionCopy)
-        if is_slow and (advice := advice_on_size(engine.collection.info)):
-            console.note(advice)
+    with target.open(execution, progress=console.progress) as engine:
         hits = engine.search(terms=terms, **vars(options))
     print_hits(console, hits, first=options.offset + 1, explain=explain)
 

@@ -61,7 +61,6 @@ class CollectionOptions:
         self,
         execution: Execution,
         *,
-        in_memory: bool = False,
         progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
         """Open the search engine: the collection and the model that filled it."""
@@ -75,7 +74,6 @@ class CollectionOptions:
             model=self.model,
             fallback=lambda: os.environ.get("COCA_MODEL"),
             execution=execution,
-            in_memory=in_memory,
             progress=progress,
         )
 

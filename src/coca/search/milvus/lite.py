@@ -32,7 +32,6 @@ from typing import Any, Protocol, runtime_checkable
 from coca.core.errors import ArgumentError, CocaError, SearchError, StorageError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
-from coca.search.records import CollectionInfo
 
 CALIBRATION = "coca.calibration"
 """Property of a collection with the calibration of match scores."""
@@ -489,22 +488,3 @@ def _holder(lock: Path) -> int | None:
     except (OSError, IndexError, ValueError):
         pass
     return None
-
-
-# Collections that are too large for Milvus Lite.
-
-
-HINT_ROWS, WARN_ROWS = 100_000, 300_000
-"""On Lite each search scans all ids, with every index type: about 0.5 ms for 1,000 records."""
-
-
-def advice_on_size(info: CollectionInfo) -> str:
-    """Return advice for a collection that is slow on Milvus Lite; empty if it is small enough."""
-    if not info.server_version.startswith("milvus_lite") or info.count < HINT_ROWS:
-        return ""
-    many = "far too many" if info.count >= WARN_ROWS else "many"
-    return (
-        f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
-        f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
-        "`coca.search.query.collection_copy.CollectionCopy` takes a sixth of the time or less"
-    )

@@ -173,7 +173,6 @@ def open_search(
     model: Embedder | str | Path | None = None,
     fallback: Callable[[], str | Path | None] | None = None,
     execution: Execution = DEFAULT,
-    in_memory: bool = False,
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Open a collection for search with the model that filled it, and close it at the end.
@@ -196,11 +195,7 @@ def open_search(
         if not isinstance(model, Embedder):
             name = choose_model(model, searched.info, fallback=fallback, runtime=execution.runtime)
             model = fitted(load_embedder(name, execution), searched.info)
-        if in_memory and isinstance(searched, Collection):
-            searched = CollectionCopy(searched, progress=progress)
-        else:
-            searched = searchable(searched, progress)
-        yield SearchEngine(model, searched, image_reader=_image_reader)
+        yield SearchEngine(model, searchable(searched, progress), image_reader=_image_reader)
 
 
 def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
