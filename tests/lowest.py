@@ -122,7 +122,7 @@ def detect(photo: str) -> None:
     from coca.inference.loading import load
     from coca.model.detector import Detector, DetectorConfig
 
-    predictor = load("nano", device="cpu")
+    predictor = load("everyday", device="cpu")
     detector = Detector(predictor.model, DetectorConfig(classes=("a", "b"), channels=32))
     ObjectDetector(predictor, detector).detect(photo)
 
@@ -140,7 +140,7 @@ def film(folder: Path) -> None:
             pixels = np.full((64, 64, 3), 30 * level, np.uint8)
             made.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
         made.mux(stream.encode())
-    coca("caption", str(path), "--model", "nano")
+    coca("caption", str(path), "--model", "everyday")
 
 
 def coca(*words: str) -> None:

@@ -1,8 +1,8 @@
 """Write the emoji of four vendors as WebDataset shards, split for training and tests.
 
-    python recipes/data/emoji_sets.py runs/nano-data --size-px 80
+    python recipes/data/emoji_sets.py runs/emoji-data --size-px 80
 
-This is the data set of `nano`. Drawings come from five npm packages, labels and tags from
+Drawings come from five npm packages, labels and tags from
 emojibase. A concept is an emoji independent of the vendor, without the variants for skin tones.
 OpenMoji is used for tests only, and some concepts are held out from all vendors. Tests therefore
 cover unseen styles and unseen concepts.

@@ -55,7 +55,7 @@ import torch
 import coca
 from coca.core.errors import ConfigError, DataError
 
-model = coca.load("nano", device="cpu", prepack=False)
+model = coca.load("everyday", device="cpu", prepack=False)
 image = b"GIF89a"
 for call, words in (
     (lambda: model.embed_images(None), "an image must be a path, the bytes of a file, a PIL"),

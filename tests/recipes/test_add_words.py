@@ -24,21 +24,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
     pairs = folder / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    arguments = ["add_words.py", "nano", str(folder / "nano-de"), "--pairs", str(pairs)]
+    arguments = ["add_words.py", "everyday", str(folder / "words-de"), "--pairs", str(pairs)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*arguments, "--language", "de"])
         add_words.main()
-    return folder / "nano-de"
+    return folder / "words-de"
 
 
 def test_new_words_are_tokens_and_others_keep_theirs(folder: Path) -> None:
-    before, after = (load(name).processor.tokenizer for name in ("nano", folder))
+    before, after = (load(name).processor.tokenizer for name in ("everyday", folder))
     assert len(after.encode_prompt("Hund schläft")) == 3
     assert after.encode_prompt("a dog sleeps") == before.encode_prompt("a dog sleeps")
 
 
 def test_english_vectors_are_unchanged(folder: Path) -> None:
-    before, after = (load(name).embed_texts(ENGLISH[:2]) for name in ("nano", folder))
+    before, after = (load(name).embed_texts(ENGLISH[:2]) for name in ("everyday", folder))
     np.testing.assert_allclose(before, after, atol=1e-6)
 
 

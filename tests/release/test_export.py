@@ -107,8 +107,8 @@ def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_p
     stated = export(run, tmp_path / "stated", card=CardConfig(licence="cc-by-4.0"))
     again = export(stated, tmp_path / "again")
     assert "license: cc-by-4.0" in (again / CARD).read_text(encoding="utf-8")
-    nano = export("nano", tmp_path / "nano")
-    assert "license: apache-2.0" in (nano / CARD).read_text(encoding="utf-8")
+    shipped = export("everyday", tmp_path / "everyday")
+    assert "license: other" in (shipped / CARD).read_text(encoding="utf-8")
 
 
 def test_a_model_without_a_run_has_a_shorter_card(tmp_path: Path) -> None:

@@ -72,15 +72,15 @@ def test_vectors_of_texts_and_the_fingerprint_are_those_of_the_whole_model(name:
 
 
 def test_one_text_is_a_list_of_one_and_no_texts_have_no_vectors() -> None:
-    embedder = TextEmbedder("nano", never)
+    embedder = TextEmbedder("everyday", never)
     np.testing.assert_array_equal(embedder.embed_texts("a car"), embedder.embed_texts(["a car"]))
     assert embedder.embed_texts([]).shape == (0, embedder.embed_dim)
 
 
 def test_short_vectors_are_those_of_the_whole_model() -> None:
     texts, image = ["a red car", "a frog"], image_bytes(0)
-    embedder = shorten(TextEmbedder("nano", lambda: loading.load("nano")), 16)
-    whole = loading.load("nano", dimensions=16)
+    embedder = shorten(TextEmbedder("everyday", lambda: loading.load("everyday")), 16)
+    whole = loading.load("everyday", dimensions=16)
     assert embedder.embed_dim == 16
     np.testing.assert_allclose(
         embedder.embed_texts(texts), whole.embed_texts(texts), rtol=0, atol=1e-5
@@ -92,10 +92,10 @@ def test_anything_but_texts_loads_the_whole_model_once() -> None:
     loaded = []
 
     def load() -> coca.Predictor:
-        loaded.append(loading.load("nano"))
+        loaded.append(loading.load("everyday"))
         return loaded[-1]
 
-    embedder = TextEmbedder("nano", load)
+    embedder = TextEmbedder("everyday", load)
     assert isinstance(embedder, Embedder)
     assert isinstance(embedder, CaptionScorer)
     embedder.embed_texts("a car")
@@ -129,22 +129,22 @@ def test_a_graph_has_the_settings_that_an_export_would_write_now(name: str) -> N
 def test_a_file_with_a_flipped_bit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    path = tmp_path / "weights" / "nano" / file
-    shutil.copytree(shipped()["nano"], path.parent)
+    path = tmp_path / "weights" / "everyday" / file
+    shutil.copytree(shipped()["everyday"], path.parent)
     monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
-    TextEmbedder("nano", never)
+    TextEmbedder("everyday", never)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ModelError, match=f"{file} is missing or damaged"):
-        TextEmbedder("nano", never)
+        TextEmbedder("everyday", never)
 
 
 def test_a_folder_comes_before_a_shipped_model_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert has_text_graph("nano")
-    (tmp_path / "nano").mkdir()
-    assert not has_text_graph("nano")
+    assert has_text_graph("everyday")
+    (tmp_path / "everyday").mkdir()
+    assert not has_text_graph("everyday")
     assert not has_text_graph("runs/model")

@@ -12,7 +12,7 @@ from coca.core.errors import ModelError
 from coca.runtime.preprocess import TextSettings, TextTokens
 from coca.runtime.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
 
-SHIPPED = Path(weights.__file__).parent / "nano" / "tokenizer.json"
+SHIPPED = Path(weights.__file__).parent / "everyday" / "tokenizer.json"
 BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 

@@ -1,7 +1,6 @@
 """Loading of models by name: shipped models, folders, runs and published open weights.
 
     coca.load()                                              the default model, in this package
-    coca.load("nano")                                        another model in this package
     coca.load("runs/from-scratch/model")                     a model folder, or its run folder
     coca.load("openclip:coca_ViT-B-32/laion2b_s13b_b90k")    published open weights
     coca.load("hf:organisation/name")                        a repository of the Hugging Face hub

@@ -1,7 +1,7 @@
 """Input module of sentence-transformers: CoCa as a `SentenceTransformer` for texts and images.
 
     SentenceTransformer("runs/demo/model", trust_remote_code=True)
-    sentence_transformer("nano")
+    sentence_transformer("everyday")
 
 Dimensions: B batch, T tokens, S side of the image, E embedding.
 """

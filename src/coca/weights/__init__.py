@@ -1,4 +1,4 @@
-"""Weights of the models in this package, one folder each."""
+"""Weights of the model in this package."""
 
 from importlib import resources
 from pathlib import Path
@@ -6,13 +6,10 @@ from pathlib import Path
 DEFAULT_MODEL = "everyday"
 """Name of the model that `coca.load` and all commands use by default."""
 
-FINGERPRINTS = {"everyday": "0ab051c64008bc7172a5f591", "nano": "cd7e97d8f4dc55e635fba609"}
+FINGERPRINTS = {"everyday": "0ab051c64008bc7172a5f591"}
 """Fingerprints of the models; `coca.load` refuses a model of another fingerprint as damaged."""
 
-TEXT_GRAPHS = {
-    "everyday": "82ef238a3d1c8884e711cdce5c58632e1504d07f867e81e23e1f7a1159b8efae",
-    "nano": "d66102b8ebcbe1a846fe89a02b31f8c5dd91d2100fc7cc06bfe0eaf8053b4773",
-}
+TEXT_GRAPHS = {"everyday": "82ef238a3d1c8884e711cdce5c58632e1504d07f867e81e23e1f7a1159b8efae"}
 """SHA-256 of each model's `text.onnx`, which `coca.release.onnx.text_graph` writes."""
 
 

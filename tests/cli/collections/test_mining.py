@@ -202,7 +202,7 @@ def test_classes_that_are_not_there_are_explained_by_the_command_that_adds_them(
 ) -> None:
     for made in (False, True):
         if made:
-            run("classes", "add", "cat", "-c", "other", "-m", "nano")
+            run("classes", "add", "cat", "-c", "other", "-m", "everyday")
         for call in (
             ("classify", images[0], "--classes", "none"),
             ("classes", "list", "-c", "none"),

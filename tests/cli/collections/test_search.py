@@ -42,7 +42,7 @@ def test_a_text_search_by_a_shipped_model_imports_no_torch(
     run_json: RunJson, images: list[str]
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra search")
-    run_json("index", "photos", "-m", "nano")
+    run_json("index", "photos", "-m", "everyday")
     needless = {"torch", "torchvision", "einops", "timm", "fastapi", "coca.data", "coca.inference"}
 
     def imported(*words: str) -> set[str]:

@@ -10,7 +10,7 @@ from coca import weights
 from coca.core.errors import CocaError
 from coca.release.browser.static_page import check_tokenizer
 
-SHIPPED = Path(weights.__file__).parent / "nano" / "tokenizer.json"
+SHIPPED = Path(weights.__file__).parent / "everyday" / "tokenizer.json"
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": True}
 VOCABULARY = [["[PAD]", 0.0], ["[BOS]", 0.0], ["[EOS]", 0.0], ["[CLS]", 0.0], ["a", -1.0]]
 

@@ -75,8 +75,8 @@ def test_an_exported_model_takes_precedence_unless_torch_runs_it(tmp_path: Path)
         shared = replace(info, fingerprint=fingerprint(home))
         assert model_of(shared) == str(tmp_path)
         assert model_of(shared, runtime="torch") == name
-    with pytest.raises(ModelError, match="'pictures' was filled by nano: name the folder of"):
-        model_of(replace(INFO, model="nano"), runtime="onnx")
+    with pytest.raises(ModelError, match="'pictures' was filled by everyday: name the folder of"):
+        model_of(replace(INFO, model="everyday"), runtime="onnx")
 
 
 @pytest.fixture(scope="module")

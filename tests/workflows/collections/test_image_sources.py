@@ -106,7 +106,7 @@ def test_what_is_missing_is_resolved_where_its_records_are_to_be_removed(folder:
 def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Path) -> None:
     file = folder / "vectors" / "a.parquet"
     about = VectorsInfo(
-        fingerprint="one", embed_dim=4, model="nano", source="a.tar", images=0, bad=0
+        fingerprint="one", embed_dim=4, model="everyday", source="a.tar", images=0, bad=0
     )
     write_vectors(file, [], about)
     resolved = resolve_uris([folder / "vectors", file])

@@ -117,7 +117,7 @@ def test_a_collection_of_a_coca_is_embedded_again(
     model: BasePredictor, photos: Path, tmp_path: Path
 ) -> None:
     uri, name = str(tmp_path / "pictures.db"), "pictures"
-    index_images([photos], coca.load("nano", device="cpu"), uri=uri, captions=False)
+    index_images([photos], coca.load("everyday", device="cpu"), uri=uri, captions=False)
     with (
         Collection.open(uri, name) as old,
         open_collection(model, uri, name, create=True, staged=True) as new,

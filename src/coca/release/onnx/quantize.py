@@ -22,8 +22,8 @@ from coca.core.extras import require
 from coca.core.progress import Bar, ProgressMaker, silent
 
 QUANTIZED = ("vision", "text")
-"""Graphs with int8 weights. With int8 weights in the decoder, 17 % of the greedy captions of `nano`
-changed, which its gate does not allow."""
+"""Graphs with int8 weights. With int8 weights in the decoder, 17 % of the greedy captions of a
+small model changed, which its gate does not allow."""
 FLOAT_CONVOLUTIONS = 5
 """Number of first convolutions that stay in fp32, with their activations; without further
 convolutions nothing is calibrated. A Vision Transformer has one, which cuts patches. The lowest

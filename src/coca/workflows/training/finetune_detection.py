@@ -49,7 +49,7 @@ ENCODER = "backbone.image_encoder"
 class DetectionConfig(RunConfig):
     """Configuration of a detection run, as in a recipe."""
 
-    model: str = "nano"
+    model: str = "everyday"
     """Model whose image encoder is used, by any name that `coca.load` accepts."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` initializes the same architecture from scratch, as a baseline without pretraining.
