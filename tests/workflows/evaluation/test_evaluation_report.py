@@ -109,18 +109,18 @@ def test_intervals_and_the_strongest_baseline_are_next_to_a_score() -> None:
         "success@5": 0.76,
         "median_rank": 2,
         "chance_success@5": 0.01,
-        "words_success@5": 0.91,
-        "captions_success@5": 0.96,
+        "encoder_success@5": 0.91,
+        "nearest_success@5": 0.96,
     }
     result = TaskResult("search", metrics, 100, intervals={"success@5": (0.668, 0.8331)})
     pair = config("search", "mine"), result
-    shown = ["0.668 to 0.833", 0.01, "0.96 (caption vectors)"]
+    shown = ["0.668 to 0.833", 0.01, "0.96 (caption of the nearest image)"]
     for table in (overview([pair]), _sections([pair])[1].blocks[0]):
         assert isinstance(table, Table)
         assert list(table.columns)[-3:] == ["95 %", "chance", "strongest baseline"]
         assert list(table.rows[0])[-3:] == shown
         # Baselines have no rows of their own.
-        assert not [row for row in table.rows if "words" in str(row[0])]
+        assert not [row for row in table.rows if "encoder" in str(row[0])]
 
 
 def test_a_column_that_would_be_empty_is_left_out() -> None:

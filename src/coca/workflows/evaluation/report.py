@@ -6,7 +6,7 @@ them into a page with escaped text, `render_markdown` into text without images.
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ def table(
     return "\n".join([line(columns), f"|{'|'.join(edges)}|", *map(line, rows)])
 
 
-# Reports of tables, plots and images, as one self-contained HTML file or as Markdown.
+# Reports of tables and images, as one self-contained HTML file or as Markdown.
 
 
 Number: TypeAlias = int | float
@@ -46,52 +46,18 @@ class Table:
     empty."""
     note: str = ""
     """Note below the table."""
-    kind: str = field(default="table", init=False)
 
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Return the text of each cell, and whether it is a number."""
         return [[(_shown(cell), not isinstance(cell, str)) for cell in row] for row in self.rows]
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A plot as SVG."""
-
-    svg: str
-    """From `coca.workflows.evaluation.plots`."""
-    note: str = ""
-    """Note below the block."""
-    kind: str = field(default="plot", init=False)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A PNG image, such as heat maps."""
-
-    png: bytes
-    """The encoded image."""
-    heading: str
-    """Heading of the image."""
-    note: str = ""
-    """Note below the block."""
-    kind: str = field(default="drawing", init=False)
-
-    @property
-    def data_uri(self) -> str:
-        """Image as a data URI for HTML."""
-        return _encode_data_uri(self.png, "image/png")
-
-
 def thumbnail_uri(image: ImageSource, size_px: int = THUMBNAIL_PX) -> str:
     """Encode an image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
-    return _encode_data_uri(thumbnail(image, size_px), "image/webp")
+    return f"data:image/webp;base64,{base64.b64encode(thumbnail(image, size_px)).decode()}"
 
 
-def _encode_data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
-Block: TypeAlias = Table | Plot | Drawing | ImageRow
+Block: TypeAlias = Table | ImageRow
 
 
 @dataclass(frozen=True)
@@ -118,7 +84,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Render the report as Markdown: tables, texts of images, no plots."""
+    """Render the report as Markdown: tables and texts of images."""
     parts = [f"# {title}", lead]
     for section in sections:
         parts += [f"## {section.title}", section.text]
@@ -132,8 +98,6 @@ def _as_markdown(block: Block) -> list[str]:
         cells = block.cells()
         right = [number for _, number in cells[0]] if cells else []
         return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
-    if not isinstance(block, ImageRow):
-        return []
     marks = {True: "**correct:** ", False: ""}
     lines = [f"- {marks[one.correct]}{'; '.join(one.lines)}" for one in block.examples]
     return [f"### {block.heading}", "\n".join(lines)]
