@@ -165,6 +165,7 @@ def test_selected_images_get_tags(uploaded: tuple[Any, Any]) -> None:
         tab.fill("#dialog-input", text)
         tab.get_by_role("button", name="Add tags").click()
         expect(tab.locator("#selection")).to_be_hidden()
+        tab.wait_for_load_state("networkidle")
     tab.goto(f"{tab.url.split('?')[0]}?tag=festive")
     expect(tab.locator("#summary")).to_have_text("1 image")
     tile.locator(".tile-link").click()

@@ -1,5 +1,3 @@
-from typing import Literal
-
 import pytest
 import torch
 from hypothesis import given
@@ -64,20 +62,3 @@ def test_augmentation_begins_with_what_the_model_will_see(min_scale: float) -> N
     augment = Augment(AugmentConfig(min_scale=min_scale), ImageConfig(image_size=10, trim=True))
     seen = [augment(icon(border=b), torch.Generator().manual_seed(0)) for b in (2, 8)]
     assert torch.equal(seen[0], seen[1])
-
-
-@pytest.mark.parametrize("trim", [False, True])
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
-@pytest.mark.parametrize(("height", "width"), [(60, 60), (120, 90), (75, 150)])
-def test_a_mark_is_where_the_covered_region_puts_it(
-    trim: bool, resize: Literal["squash", "crop", "pad", "shortest"], height: int, width: int
-) -> None:
-    pixels = torch.full((3, height, width), 255, dtype=torch.uint8)
-    pixels[:, 12 : height - 9, 6 : width - 15] = 200
-    top, left = height // 2 - 12, width // 2 - 9
-    pixels[:, top : top + 12, left : left + 12] = 0
-    transform = ImageTransform(ImageConfig(image_size=96, trim=trim, resize=resize))
-    x0, y0, x1, y1 = transform.covered_region(pixels)
-    dark = (transform.square(pixels)[0] < 100).nonzero().float().mean(0) + 0.5
-    expected = (((top + 6) / height - y0) / (y1 - y0), ((left + 6) / width - x0) / (x1 - x0))
-    assert (dark / 96).tolist() == pytest.approx(expected, abs=0.02)

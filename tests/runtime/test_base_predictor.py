@@ -76,10 +76,6 @@ def test_it_is_a_predictor(predictor: BasePredictor, reference: BasePredictor) -
 def test_it_has_the_operations_that_work(predictor: BasePredictor) -> None:
     calls: list[tuple[bool, Callable[[], object]]] = [
         (predictor.has_decoder, lambda: predictor.caption(IMAGES[:1], max_new_tokens=2)),
-        (
-            predictor.has_attention_maps,
-            lambda: predictor.explain_caption(IMAGES[0], caption="a red car"),
-        ),
         (predictor.answers_questions, lambda: predictor.answer(IMAGES[:1], ["what is it"])),
     ]
     for stated, call in calls:

@@ -236,7 +236,7 @@ def test_the_page_is_405_with_other_methods(client: TestClient) -> None:
     [
         ("search", {"query": "a cat", "top_k": 3}, "'query', 'top_k'; did you mean text, limit?"),
         ("search", {"txt": "a cat"}, "unknown field 'txt'; did you mean text?"),
-        ("search", {"zzzzzz": 1}, "; known: image, id, region, collection"),
+        ("search", {"zzzzzz": 1}, "; known: image, id, collection"),
         ("search", {"where": [{"field": "album", "op": "==", "value": "x"}]}, "operator?"),
         ("classify", {"id": "x", "candidate_labels": ["a"]}, "did you mean labels?"),
         ("items", {"image": "x", "tag": ["a"]}, "did you mean tags?"),

@@ -39,7 +39,6 @@ from coca.runtime.image_file import (
     check_type,
     decoder_warnings_ignored,
     draft,
-    drawn_box,
     image_errors,
     image_name,
     is_turned,
@@ -47,7 +46,7 @@ from coca.runtime.image_file import (
     trim_border,
     upright_rgb,
 )
-from coca.runtime.preprocess import ImageSettings, covered_region, resize_shortest
+from coca.runtime.preprocess import ImageSettings, resize_shortest
 
 _FAST_DECODER = "torchvision.io"
 
@@ -214,17 +213,6 @@ class ImageTransform:
     def trim(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
         """Crop the empty border, if configured."""
         return trimmed(pixels) if self.config.trim else pixels
-
-    def covered_region(self, pixels: UInt8[Tensor, "3 H W"]) -> tuple[float, float, float, float]:
-        """Compute which part of an image the model's square input shows.
-
-        Returns:
-            Left, top, right and bottom as fractions of the width and height. They are below 0 or
-            above 1 where the square is padded.
-        """
-        _, height, width = pixels.shape
-        drawn = drawn_box(pixels.permute(1, 2, 0).numpy()) if self.config.trim else None
-        return covered_region(width, height, drawn, resize=self.config.resize)
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         """Resize an image to the model's square input; pixels stay 0 to 255."""

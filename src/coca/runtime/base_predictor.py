@@ -61,8 +61,8 @@ class BasePredictor(ABC):
 
     dimensions: int | None = None
     """Kept numbers of each embedding; None: all. Set by `coca.runtime.short_vectors.shorten`."""
-    has_decoder = has_attention_maps = True
-    """Whether the model generates and scores captions, and has a map of attention for each word."""
+    has_decoder = True
+    """Whether the model generates and scores captions."""
     reads_pixels = True
     """Whether it reads the pixels of `image_settings`, and not files by its own library."""
     fingerprint: str

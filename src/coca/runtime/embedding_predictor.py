@@ -31,7 +31,7 @@ class EmbeddingPredictor(BasePredictor):
     transparent. From there on they are resized and normalized as by the model's own library.
     """
 
-    has_decoder = has_attention_maps = False
+    has_decoder = False
     library: ClassVar[str]
     """Distribution that runs the model."""
 

@@ -157,8 +157,6 @@ class ExportedTower(OnnxTower, Exported):
 class Predictor(Exported):
     """An exported model with a decoder, for inference."""
 
-    has_attention_maps = False
-
     @property
     def context_length(self) -> int:
         tower = self._tower_tokens

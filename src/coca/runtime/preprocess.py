@@ -23,7 +23,7 @@ from PIL import Image
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.runtime.caption_words import CaptionWords, WordChoice
-from coca.runtime.image_file import Box, ImageSource, read_image, square_around, trim_border
+from coca.runtime.image_file import ImageSource, read_image, trim_border
 from coca.runtime.inputs import whole
 from coca.runtime.tokenizer_file import (
     decode_ids,
@@ -109,23 +109,6 @@ def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))
-
-
-def covered_region(
-    width: int, height: int, drawn: Box | None, *, resize: str
-) -> tuple[float, float, float, float]:
-    """Compute which part of an image the model's square input shows.
-
-    Returns:
-        Left, top, right and bottom as fractions of the width and height. They are below 0 or above
-        1 where the square is padded.
-    """
-    left, top, right, bottom = (0, 0, width, height) if drawn is None else square_around(drawn)
-    # How far the square is inside of the box on each side, or outside if padded.
-    sides = right - left, bottom - top
-    side = max(sides) if resize == "pad" else min(sides)
-    x, y = ((it - side) / 2 if resize not in ("squash", "within") else 0.0 for it in sides)
-    return (left + x) / width, (top + y) / height, (right - x) / width, (bottom - y) / height
 
 
 def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:

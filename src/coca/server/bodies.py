@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model,
 from pydantic_core import PydanticCustomError
 
 from coca.core.config.docs import docstrings, field_types
-from coca.core.config.frozen_config import Fraction
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
 from coca.search.search_options import INTERFACE_NAMES, PhotoFilter, QueryOptions
 
@@ -26,13 +25,6 @@ MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
 MAX_BYTES = 1_000_000
 """Maximum size of a body without images."""
-
-
-def _box(region: list[float]) -> list[float]:
-    x0, y0, x1, y1 = region
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"region must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {region}")
-    return region
 
 
 def _encodable(text: str) -> str:
@@ -55,15 +47,6 @@ DataUri: TypeAlias = Annotated[
             "xMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
         ],
     ),
-]
-Region: TypeAlias = Annotated[
-    list[Fraction],
-    Field(
-        min_length=4,
-        max_length=4,
-        description="`[x0, y0, x1, y1]` in fractions of the upright image's width and height.",
-    ),
-    AfterValidator(_box),
 ]
 CollectionName: TypeAlias = Annotated[
     str | None,
@@ -171,20 +154,17 @@ def given_options(body: Body, options: type) -> dict[str, Any]:
 
 
 class ImageReference(Body):
-    """An image of a request: a data URI or an item of the collection, or a region of it."""
+    """An image of a request: a data URI or an item of the collection."""
 
     max_bytes: ClassVar[int | None] = None
 
     image: DataUri | None = None
     id: ItemId | None = None
-    region: Region | None = None
 
     @model_validator(mode="after")
     def _has_one_image(self) -> "ImageReference":
         if self.image is not None and self.id is not None:
             raise ValueError("image and id must not both be given")
-        if self.region is not None and self.image is None and self.id is None:
-            raise ValueError("region needs an image or an id")
         return self
 
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,10 +18,10 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.inputs import Caption, Prediction, WordMaps, predictions
+from coca.runtime.inputs import Caption, Prediction, predictions
 from coca.runtime.prompts import class_means, sentences_of
 from coca.server.errors import ServiceError
-from coca.server.images.data_uris import Box, DecodedImage
+from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.settings import ServerSettings
 
@@ -163,14 +162,6 @@ class Batcher(Generic[T, R]):
         return batch
 
 
-@dataclass(frozen=True)
-class ImageRegion:
-    """Region of an encoded image, as an input of the model."""
-
-    data: bytes
-    box: Box
-
-
 class ServedModel:
     """Model of the service: an `Embedder` and a `CaptionScorer` for search engines.
 
@@ -203,7 +194,7 @@ class ServedModel:
         return self._stacked(self.texts.map(texts))
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """Embed encoded images, regions or decoded images as vectors of length 1."""
+        """Embed encoded or decoded images as vectors of length 1."""
         return self._stacked(self.images.map([self.decoded(image) for image in images]))
 
     def embed_mixed(
@@ -250,20 +241,13 @@ class ServedModel:
         with self._lock:
             return self.predictor.answer(squares, questions)
 
-    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> WordMaps:
-        """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`."""
-        with self._lock:
-            return self.predictor.explain_caption(image.square, caption=caption, prompt=prompt)
-
     def decoded(self, image: Any) -> DecodedImage:
-        """Decode an encoded image or a region; a decoded image is returned unchanged."""
+        """Decode an encoded image; a decoded image is returned unchanged."""
         match image:
             case DecodedImage():
                 return image
             case bytes():
                 return self.decoder.decode(image)
-            case ImageRegion():
-                return self.decoder.decode(image.data, image.box)
         raise DataError(
             f"an image of the service must be encoded bytes, got {type(image).__name__}",
             reason="unsupported",

@@ -19,7 +19,6 @@ from coca.runtime.preprocess import MAX_SIDE, square, unresized
 from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
-from coca.server.images.decoding.worker import pixel_box
 from raw_photo import PREVIEW, raw_photo
 from server_process import child_processes
 from tiny_data import image_bytes
@@ -122,14 +121,6 @@ def test_the_preview_of_a_raw_photo_is_decoded_where_that_is_installed(
     for damaged in (data[:600], raw_photo(preview=False)):
         with pytest.raises(DataError):
             decoder.decode(damaged)
-
-
-def test_a_region_is_that_part_of_the_pixels(decoder: ProcessDecoder) -> None:
-    found = decoder.decode(ENCODED["png"], (0.25, 0.0, 1.0, 0.5))
-    assert found.covered == (0.25, 0.0, 1.0, 0.5)
-    part = decode(ENCODED["png"])[:, :15, 10:]
-    assert np.array_equal(found.square, TRANSFORM.square(part).permute(1, 2, 0).numpy())
-    assert pixel_box((0.999, 0.999, 1.0, 1.0), 10, 10) == (9, 9, 10, 10)
 
 
 def test_a_thumbnail_is_a_small_jpeg(decoder: ProcessDecoder) -> None:

@@ -105,14 +105,11 @@ def test_the_words_of_a_caption_are_chosen_by_the_request(
 def test_captions_and_labels_are_those_of_the_model(
     client: TestClient, predictor: Predictor, images: list[bytes]
 ) -> None:
-    request = {"image": data_uri(images[0]), "num_beams": 2, "attention": True}
+    request = {"image": data_uri(images[0]), "num_beams": 2}
     body = client.post("/v1/caption", json=request).json()
     (expected,) = predictor.caption([images[0]], num_beams=2)
     assert body["captions"][0]["text"] == expected.text
     assert body["captions"][0]["score"] == pytest.approx(expected.score, abs=1e-3)
-    assert body["attention_region"] == [0, 0, 1, 1]
-    for word in body["attention"]:
-        assert sum(map(sum, word["grid"])) == pytest.approx(1, abs=1e-3)
     labels = ["a red car", "two dogs play"]
     request = {"id": content_id(images[0]), "labels": labels}
     found = client.post("/v1/classify", json=request).json()["labels"]

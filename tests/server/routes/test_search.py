@@ -70,19 +70,6 @@ def test_an_item_finds_others_and_not_itself(
     assert ids(client, {"id": id, "limit": 4}) == [hit.id for hit in engine.similar(id, k=4)]
 
 
-def test_a_region_equals_the_cropped_image(client: TestClient, images: list[bytes]) -> None:
-    with Image.open(io.BytesIO(images[1])) as image:
-        stream = io.BytesIO()
-        image.crop((6, 0, 24, 12)).save(stream, "PNG")
-    cropped = client.post("/v1/search", json={"image": data_uri(stream.getvalue())}).json()
-    for source in ({"image": data_uri(images[1])}, {"id": content_id(images[1])}):
-        found = client.post("/v1/search", json={**source, "region": [0.25, 0, 1, 0.5]}).json()
-        assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in cropped["hits"]]
-        assert [hit["score"] for hit in found["hits"]] == pytest.approx(
-            [hit["score"] for hit in cropped["hits"]], abs=1e-5
-        )
-
-
 def test_examples_are_the_terms_of_the_search_engine(
     client: TestClient, service: Service, images: list[bytes]
 ) -> None:
@@ -207,8 +194,6 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
         ({"image": "http://127.0.0.1/a.png"}, 400, "fetches no URLs"),
         ({"image": "data:image/png,AAAA"}, 400, "base64"),
         ({"id": "nosuch"}, 404, "nosuch"),
-        ({"text": "cat", "region": [0, 0, 1, 1]}, 422, "region needs"),
-        ({"id": "x", "region": [0.5, 0, 0.5, 1]}, 422, "x0 < x1"),
         ({"negative": [{"text": "cat"}]}, 400, "positive"),
         ({"text": "cat", "filter": "width >"}, 400, "width >"),
         ({"text": "cat", "filter": 'id == "a'}, 400, "quote"),

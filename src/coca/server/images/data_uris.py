@@ -1,4 +1,4 @@
-"""Images of requests: data URIs, decoded images and their regions.
+"""Images of requests: data URIs and decoded images.
 
 Dimensions: S side of the model's input (pixels).
 """
@@ -7,7 +7,6 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -40,11 +39,7 @@ def read_data_uri(uri: str) -> bytes:
         ) from None
 
 
-# Decoded images of requests, and their regions.
-
-
-Box: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right and bottom of a region, in fractions of width and height, 0 to 1."""
+# Decoded images of requests.
 
 
 @dataclass(frozen=True)
@@ -58,5 +53,3 @@ class DecodedImage:
     height: int
     annotation: Annotation
     """What the file carries besides the pixels."""
-    covered: Box
-    """Part of the image that `square` shows; below 0 or above 1 where it is padded."""

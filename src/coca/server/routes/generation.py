@@ -27,15 +27,6 @@ class CaptionRequest(ImageReference):
     max_new_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
     words: WordChoice = "polite"
     """Words of captions; see `GenerationConfig.words`."""
-    attention: bool = False
-    """Compute a cross-attention map for each word of the best caption."""
-
-
-class WordMap(Body):
-    """Cross-attention of one word: rows of a grid over the image, which sum to 1."""
-
-    word: str
-    grid: list[list[float]]
 
 
 class GeneratedCaption(Body):
@@ -52,10 +43,6 @@ class CaptionResponse(Body):
     """Captions, best first."""
 
     captions: list[GeneratedCaption]
-    attention: list[WordMap] | None = None
-    attention_region: tuple[float, float, float, float] | None = None
-    """Part of the image that the maps cover: left, top, right and bottom as fractions of width and
-    height. Below 0 or above 1 where the model pads the image."""
 
 
 class AnswerRequest(ImageReference):
@@ -114,9 +101,9 @@ router = APIRouter(prefix="/v1", tags=["generation"], route_class=KeyedRoute)
 
 @router.post("/caption")
 def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
-    """Generate captions of an image, with a cross-attention map of each word if wanted."""
+    """Generate captions of an image."""
     model = tenant.service.model
-    image = model.decoded(tenant.image(body, body.collection))
+    image = tenant.image(body, body.collection)
     options: dict[str, Any] = {
         "num_return_sequences": body.num_return_sequences,
         "words": body.words,
@@ -127,20 +114,11 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
         options["max_new_tokens"] = body.max_new_tokens
     tenant.charge(captions=max(1, (body.num_beams or 1) // 4), images=1)
     (best,) = model.caption([image], prompt=body.prompt, **options)
-    maps = None
-    if body.attention:
-        found = model.explain(image, best, prompt=body.prompt)
-        maps = [
-            WordMap(word=word, grid=grid.tolist())
-            for word, grid in zip(found.words, found.maps, strict=True)
-        ]
     return CaptionResponse(
         captions=[
             GeneratedCaption(text=one.text, completion=one.completion, score=one.score)
             for one in (best, *best.others)
-        ],
-        attention=maps,
-        attention_region=image.covered if body.attention else None,
+        ]
     )
 
 

@@ -74,7 +74,7 @@ class CollectionDescription(Body):
     """Null if hits have no match probability."""
 
 
-Capability: TypeAlias = Literal["caption", "explain", "answer"]
+Capability: TypeAlias = Literal["caption", "answer"]
 """Operation that not every model has."""
 
 
@@ -82,7 +82,6 @@ def capabilities_of(predictor: BasePredictor) -> list[Capability]:
     """List what a model does besides search."""
     known: dict[Capability, bool] = {
         "caption": predictor.has_decoder,
-        "explain": predictor.has_attention_maps,
         "answer": predictor.answers_questions,
     }
     return [name for name, there in known.items() if there]
@@ -96,7 +95,7 @@ class CollectionList(Body):
     """Whether the key may add, change and delete items."""
     capabilities: list[Capability]
     """What the model of the collections does besides search: `caption` (captions and reranking),
-    `explain` (attention maps of a caption's words), `answer` (questions, by a head)."""
+    `answer` (questions, by a head)."""
 
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)

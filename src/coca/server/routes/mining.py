@@ -174,7 +174,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     collection = tenant.collection(body.collection)
     options = ServedOptions(**given_options(body, ServedOptions))
     given = (*body.positive, *body.negative)
-    items = [one.id for one in given if one.id is not None and one.region is None]
+    items = [one.id for one in given if one.id is not None]
     hits = find_recommended(
         collection.engine,
         _examples(tenant, body.positive, body.collection, options.on),
@@ -231,7 +231,7 @@ def _examples(tenant: Tenant, given: list[Example], collection: str | None, on: 
     """Build a term for each example: of an item its vector on the side that is searched."""
     found: list[Term] = []
     for one in given:
-        if one.id is not None and one.region is None:
+        if one.id is not None:
             vector = vector_on(tenant.collection(collection).record(one.id), on)
             found.append(Term(vector=vector, weight=one.weight))
         else:

@@ -198,7 +198,7 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         )
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
-    itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
+    itself = [] if request.id is None else [where("id", "!=", request.id)]
     query = replace(options, filter=filter_of(tenant, request, *itself))
     return Found(collection.engine.search(terms=terms, **vars(query)))
 
@@ -240,7 +240,7 @@ def examples(
 def _image_term(
     tenant: Tenant, reference: ImageReference, collection: str | None, weight: float
 ) -> Term:
-    if reference.id is not None and reference.region is None:
+    if reference.id is not None:
         record = tenant.collection(collection).record(reference.id)
         return Term(vector=record.vector, weight=weight)
     return Term(image=tenant.image(reference, collection), weight=weight)
@@ -272,7 +272,7 @@ router = APIRouter(prefix="/v1", tags=["search"], route_class=KeyedRoute)
 
 @router.post("/search")
 def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
-    """Search by text, image, item, region or examples; without a query, list items newest first."""
+    """Search by text, image, item or examples; without a query, list items newest first."""
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
     options = options_of(body)

@@ -19,7 +19,6 @@ from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.keys import KeyConfig, requests_of
 from coca.server.middleware import bounded, check_values
-from coca.server.served_model import ImageRegion
 from coca.server.service import Service
 
 # Convert forms with an image file, `curl -F image=@cat.png`, to the JSON bodies of the routes.
@@ -136,17 +135,13 @@ class Tenant:
             )
         return self.service.collections[name]
 
-    def image(self, reference: ImageReference, collection: str | None) -> bytes | ImageRegion:
+    def image(self, reference: ImageReference, collection: str | None) -> bytes:
         """Read the image that a request refers to."""
         if reference.image is not None:
-            data = read_data_uri(reference.image)
-        elif reference.id is not None:
-            record = self.collection(collection).record(reference.id)
-            data = self.service.original(record)
-        else:
-            raise ConfigError("an image is missing: give image as a data URI, or the id of an item")
-        box = reference.region
-        return data if box is None else ImageRegion(data, (box[0], box[1], box[2], box[3]))
+            return read_data_uri(reference.image)
+        if reference.id is not None:
+            return self.service.original(self.collection(collection).record(reference.id))
+        raise ConfigError("an image is missing: give image as a data URI, or the id of an item")
 
 
 class KeyedRoute(APIRoute):

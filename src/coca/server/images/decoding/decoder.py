@@ -15,7 +15,7 @@ from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.records import storage_error
 from coca.server.errors import ServiceError
-from coca.server.images.data_uris import Box, DecodedImage
+from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
 
 MAX_PROCESSES = 4
@@ -32,8 +32,8 @@ _MAX_THUMBNAIL_BYTES = 16 << 20
 class Decoder(Protocol):
     """Decodes encoded images."""
 
-    def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
-        """Decode an image, or a region of it, to the model's input size."""
+    def decode(self, data: bytes) -> DecodedImage:
+        """Decode an image to the model's input size."""
         ...
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
@@ -78,23 +78,17 @@ class ProcessDecoder:
         self._large = threading.Lock()
         self._large_waiting = threading.BoundedSemaphore(MAX_LARGE)
 
-    def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
-        """Decode an image, or a region of it, to the model's input size."""
+    def decode(self, data: bytes) -> DecodedImage:
+        """Decode an image to the model's input size."""
         side, fixed = self._settings.image_size, self._settings.resize != "within"
-        request = {
-            "at_least": None if box else self._settings.at_least,
-            "box": box,
-            "settings": asdict(self._settings),
-        }
+        request = {"at_least": self._settings.at_least, "settings": asdict(self._settings)}
         answer, payload = self._ask(
             request, data, lambda answer: side * side * 3 if fixed else _pixel_bytes(answer, side)
         )
         shape = (side, side) if fixed else (int(answer["rows"]), int(answer["columns"]))
         square = np.frombuffer(payload, np.uint8).reshape(*shape, 3)
         width, height = int(answer["width"]), int(answer["height"])
-        x0, y0, x1, y1 = map(float, answer["covered"])
-        annotation = _checked(answer["annotation"])
-        return DecodedImage(square, width, height, annotation, _within(box, (x0, y0, x1, y1)))
+        return DecodedImage(square, width, height, _checked(answer["annotation"]))
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""
@@ -187,15 +181,6 @@ def _checked(given: Mapping[str, Any]) -> Annotation:
     found = Annotation.of([caption] if caption else [], dict(given["metadata"]) | fields)
     fault = storage_error("", caption, found.metadata, tags=found.tags, time=found.time)
     return Annotation() if fault else found
-
-
-def _within(box: Box | None, part: Box) -> Box:
-    """Convert a part of a region of an image to a part of the image."""
-    if box is None:
-        return part
-    width, height = box[2] - box[0], box[3] - box[1]
-    x0, y0, x1, y1 = part
-    return box[0] + x0 * width, box[1] + y0 * height, box[0] + x1 * width, box[1] + y1 * height
 
 
 def _busy(reason: str) -> ServiceError:

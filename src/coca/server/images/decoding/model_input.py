@@ -12,27 +12,18 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from coca.runtime.image_file import drawn_box, shortened, square_around
-from coca.runtime.preprocess import ImageSettings, covered_region, resized
-from coca.server.images.data_uris import Box
+from coca.runtime.preprocess import ImageSettings, resized
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
 
 _STRIP_PIXELS = 1 << 19
 
 
-def model_input(
-    image: Image.Image, settings: ImageSettings
-) -> tuple[UInt8[np.ndarray, "H W 3"], Box]:
-    """Convert an RGB image to the input of the model.
-
-    Returns:
-        The pixels, and the part of the image that they show.
-    """
-    drawn = _drawn_box(image) if settings.trim else None
-    covered = covered_region(*image.size, drawn, resize=settings.resize)
-    if drawn is not None:
+def model_input(image: Image.Image, settings: ImageSettings) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert an RGB image to the input of the model."""
+    if settings.trim and (drawn := _drawn_box(image)) is not None:
         image = _trimmed(image, drawn)
     if settings.resize == "shortest" or settings.resampler == "pillow":
-        return np.asarray(resized(image, settings)), covered
+        return np.asarray(resized(image, settings))
     side, (width, height) = settings.image_size, image.size
     if settings.resize == "pad":
         scale = side / max(height, width)
@@ -40,12 +31,12 @@ def model_input(
         padded = np.full((side, side, 3), 255, np.uint8)
         top, left = (side - high) // 2, (side - wide) // 2
         padded[top : top + high, left : left + wide] = _resized(image, wide, high, settings)
-        return padded, covered
+        return padded
     if settings.resize == "crop":
         cut = min(width, height)
         left, top = (width - cut) // 2, (height - cut) // 2
         image = image.crop((left, top, left + cut, top + cut))
-    return _resized(image, side, side, settings), covered
+    return _resized(image, side, side, settings)
 
 
 def _resized(

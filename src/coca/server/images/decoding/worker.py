@@ -83,11 +83,9 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         mean = image.resize((1, 1), Image.Resampling.BOX).tobytes()
         image.save(stream, "JPEG", quality=THUMBNAIL_QUALITY, comment=f"#{mean.hex()}")
         return {"bytes": stream.tell()}, stream.getbuffer()
-    if (box := request.get("box")) is not None:
-        image = image.crop(pixel_box(box, image.width, image.height))
     if settings is None:
         return {"rows": image.height, "columns": image.width}, np.asarray(image)
-    square, covered = model_input(image, ImageSettings(**settings))
+    square = model_input(image, ImageSettings(**settings))
     header = read_header(data)
     answer = {
         "rows": len(square),
@@ -95,18 +93,8 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         "width": header.width,
         "height": header.height,
         "annotation": asdict(header.annotation),
-        "covered": covered,
     }
     return answer, np.ascontiguousarray(square)
-
-
-def pixel_box(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[int, int, int, int]:
-    """Convert a region in fractions to pixels; it is at least one pixel wide and high."""
-    left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
-    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
-    return left, top, right, bottom
 
 
 def _load_decoders(*, hears: bool) -> None:

@@ -14,10 +14,6 @@ const MAX_GROUPS = 100;
 const byQuality = (a, b) =>
   b.width * b.height - a.width * a.height || (b.bytes ?? 0) - (a.bytes ?? 0) || (a.time ?? 0) - (b.time ?? 0);
 
-/** Format a size of a file. */
-const fileSize = (bytes) =>
-  bytes < 1e6 ? `${number(Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-
 export class Duplicates {
   #request = null;
 
@@ -79,7 +75,7 @@ export class Duplicates {
     showImage(image, thumbnailPath(item, sideFor(320)));
     const facts = [
       item.width ? `${item.width} × ${item.height}` : t("size unknown"),
-      item.bytes && fileSize(item.bytes), item.time && date(item.time), item.album, item.tags.join(", "),
+      item.bytes && `${number(Math.round(item.bytes / 1e3))} kB`, item.time && date(item.time), item.album, item.tags.join(", "),
     ];
     const isBest = item === items[0] && byQuality(items[0], items[1]) < 0;
     const open = (event) => {

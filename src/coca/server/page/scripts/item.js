@@ -63,6 +63,8 @@ export class ItemView {
       try {
         const { collection } = this.store.state;
         item = await api.item(id, collection, this.#request.signal);
+        // That of the wall, which may have it by now, has a rank.
+        item = this.wall.item(this.wall.indexOf(id)) ?? item;
       } catch (error) {
         if (error.name === "AbortError") return;
         report(error);

@@ -165,7 +165,6 @@ function describeResult(response) {
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
   if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push(t("by image and caption"));
   summary.textContent = parts.join(" · ");
-  summary.title = `${number(Math.round(response.took_ms))} ms`;
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
   else if (state.hidden) showNote(message, t("No search finds these images."));
@@ -257,9 +256,7 @@ function drawTools() {
 const pickImage = $("#pick-image");
 const pickUploads = $("#pick-uploads");
 
-function openUploads() {
-  pickUploads.click();
-}
+const openUploads = () => pickUploads.click();
 
 async function searchBy(file) {
   try {

@@ -23,8 +23,6 @@ export function hideMessage(root) {
   root.replaceChildren();
 }
 
-const emptyFilters = { tags: [], values: {}, from: "", to: "" };
-
 /** Name a query for messages. */
 export function queryName({ text, terms }) {
   if (text) return `“${text}”`;
@@ -39,7 +37,7 @@ export function showNoItems(root, store, { writable, add }) {
   const { state } = store;
   const primary = { text: true, class: "button-primary" };
   if (hasFilters(state)) {
-    const clear = button(t("Clear the filters"), null, () => store.set(emptyFilters), primary);
+    const clear = button(t("Clear the filters"), null, () => store.set({ tags: [], values: {}, from: "", to: "" }), primary);
     showMessage(root, t("No images with these filters"), t("Remove a filter to see more."), clear);
   } else if (hasQuery(state)) {
     showMessage(root, t("No images found"), t("This collection has nothing to compare with."));

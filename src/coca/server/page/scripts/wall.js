@@ -22,6 +22,9 @@ export class Wall extends EventTarget {
   #drawn = new WeakMap();
   #requests = new Map();
   #timer = 0;
+  /** Where the page was at the last timer, and whether it has scrolled a screen since the one before. */
+  #place = 0;
+  #fast = false;
   #current = 0;
   #anchor = null;
   #focusing = false;
@@ -260,6 +263,9 @@ export class Wall extends EventTarget {
     if (!this.#timer) {
       this.#timer = setTimeout(() => {
         this.#timer = 0;
+        this.#fast = Math.abs(scrollY - this.#place) > innerHeight;
+        this.#place = scrollY;
+        if (this.#fast) this.#draw();
         this.#request();
         if (this.#margin || !this.#source) return;
         this.#margin = OVERSCAN;
@@ -345,7 +351,8 @@ export class Wall extends EventTarget {
   }
 
   #request() {
-    if (!this.#source) return;
+    // What passes by too fast to be seen is not requested.
+    if (!this.#source || this.#fast) return;
     // The first block also describes the result.
     const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
     for (const [at, request] of this.#requests) {
@@ -387,8 +394,10 @@ export class Wall extends EventTarget {
   #received(at, { hits, total, months }) {
     if (at === 0) this.blocks.sections = sectionsOf(months ?? []);
     const end = at * this.blocks.size + hits.length;
-    const above = this.blocks.blocks[at].top + this.#top < 0;
-    const bottomBefore = this.blocks.blocks[at].top + this.blocks.blocks[at].height;
+    const block = this.blocks.blocks[at];
+    // A block may be gone once the number of items is known.
+    if (!block) return;
+    const above = block.top + block.height + this.#top < 0;
     if (total !== null && total !== undefined) {
       if (total !== this.blocks.length || !this.blocks.complete) this.blocks.resize(total, true);
     } else if (hits.length < this.blocks.size) this.blocks.resize(end, true);
@@ -397,7 +406,7 @@ export class Wall extends EventTarget {
       const grown = this.blocks.fill(at, hits);
       this.list.style.height = `${this.blocks.height}px`;
       // What the reader sees stays in place when a block above gets its height.
-      if (above && bottomBefore + this.#top < 0) scrollBy(0, grown);
+      if (above) scrollBy(0, grown);
     }
     if (this.#goal && this.blocks.item(this.#goal)) {
       this.#reveal(this.#goal, "start");
