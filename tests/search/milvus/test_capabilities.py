@@ -7,15 +7,12 @@ from coca.search.milvus.connection import capabilities_of
 def test_what_came_with_which_version() -> None:
     assert not capabilities_of("v2.3.5").several_vectors
     assert capabilities_of("v2.4.0").several_vectors
-    assert [capabilities_of(version).partition_key for version in ("v2.3.5", "v2.10.1")] == [
-        False,
-        True,
-    ]
+    assert capabilities_of("v2.10.1").several_vectors
 
 
 def test_lite_is_distinguished_from_the_server_of_a_pip_package() -> None:
     lite = capabilities_of("milvus_lite-3.2.2", "pictures.db")
-    assert (lite.lite, lite.partition_key, lite.name) == (True, False, "Milvus Lite 3.2")
+    assert (lite.lite, lite.several_vectors, lite.name) == (True, True, "Milvus Lite 3.2")
     assert not capabilities_of("v2.3.5-lite").lite
 
 

@@ -158,16 +158,6 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     assert collection._images.freshness == "Strong"
 
 
-def test_a_partition_by_album_is_refused_where_milvus_has_none(
-    make_index: MakeIndex, fresh: str
-) -> None:
-    if make_index().capabilities.partition_key:
-        pytest.skip("this server has partition keys")
-    settings = CollectionSettings(partition_by_album=True)
-    with pytest.raises(SearchError, match="cannot partition a collection by album"):
-        make_index(collection=fresh, settings=settings)
-
-
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [

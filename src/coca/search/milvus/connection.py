@@ -38,18 +38,13 @@ class Capabilities:
     """Zilliz Cloud, which chooses the index itself."""
     several_vectors: bool = True
     """Whether image and caption vectors fit into one row."""
-    partition_key: bool = True
-    """Partition key: rows are partitioned by the value of a column.
-
-    Milvus 2.3 upserts rows into the wrong partition, where no filter finds them: tested on 2.3.5.
-    """
 
 
 def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
     """Determine the features of a Milvus version.
 
     Example:
-        >>> capabilities_of("v2.3.5").partition_key, capabilities_of("v2.6.4").partition_key
+        >>> capabilities_of("v2.3.5").several_vectors, capabilities_of("v2.6.4").several_vectors
         (False, True)
     """
     found = re.search(r"(\d+)\.(\d+)", server_version)
@@ -62,7 +57,7 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
             raise SearchError(
                 f"{uri or 'the folder'} is kept by Milvus Lite {numbers}; 3.2 or newer is needed"
             )
-        return Capabilities(name=f"Milvus Lite {numbers}", lite=True, partition_key=False)
+        return Capabilities(name=f"Milvus Lite {numbers}", lite=True)
     # The first version with `upsert` and array columns.
     if version < (2, 3):
         raise SearchError(f"{uri or 'the server'} is Milvus {numbers}; 2.3 or newer is needed")
@@ -71,7 +66,6 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
         name=f"Zilliz Cloud ({numbers})" if cloud else f"Milvus {numbers}",
         cloud=cloud,
         several_vectors=version >= (2, 4),
-        partition_key=version >= (2, 4),
     )
 
 

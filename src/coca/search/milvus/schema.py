@@ -160,9 +160,6 @@ class CollectionSettings(Config):
     """Number of shards that divide the writes: one for each 200 million rows."""
     replicas: Annotated[int, Ge(1)] = 1
     """Number of in-memory replicas that share the searches; each needs its own query node."""
-    partition_by_album: bool = False
-    """Partition by album, so that a filter `album == "..."` reads only some of the rows; needs a
-    server from 2.4 on."""
     consistency: Consistency = "Bounded"
     """Consistency level for other clients' writes; own writes are always visible.
 
@@ -242,8 +239,6 @@ def make_collection(
 ) -> None:
     """Create an empty collection for the vectors of one model."""
     capabilities = connection.capabilities
-    if settings.partition_by_album and not capabilities.partition_key:
-        raise SearchError(f"{capabilities.name} cannot partition a collection by album")
     index = settings.index or (VectorIndex("AUTOINDEX") if capabilities.cloud else DEFAULT_INDEX)
     properties = {
         FINGERPRINT: fingerprint,
@@ -487,10 +482,8 @@ def _make(
     schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
     if connection.capabilities.several_vectors:
         schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
-    for column in (records.PATH, records.CAPTION):
+    for column in (records.PATH, records.CAPTION, records.ALBUM):
         schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
-    key = {"is_partition_key": True} if settings.partition_by_album else {}
-    schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)
     for column in (records.WIDTH, records.HEIGHT, records.TIME):
         schema.add_field(column, types.INT64)
     schema.add_field(
