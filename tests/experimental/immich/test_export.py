@@ -13,6 +13,7 @@ from PIL import Image
 import coca
 from coca.core.errors import ConfigError
 from coca.experimental.immich.export import export_immich
+from tiny_image_text import write_openclip, write_transformers
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
 
@@ -88,3 +89,22 @@ def test_an_unknown_resizing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"shortest, squash, and .* needs 'pad'"):
         export_immich(str(model), tmp_path / "out", options={})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["openclip-clip", "hf-siglip"])
+def test_a_model_of_another_library_is_exported(name: str, tmp_path: Path) -> None:
+    if name == "openclip-clip":
+        model = write_openclip(tmp_path / "model")
+    else:
+        model = write_transformers(tmp_path / "model", family="siglip")
+    words = ["export", str(model), str(tmp_path / "out"), "--format", "immich", "--json"]
+    done = subprocess.run([sys.executable, "-m", "coca", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert min(result["min_image_cosine"], result["min_text_cosine"]) > 0.9999
+    library, immich = coca.load(model, device="cpu"), coca.load(tmp_path / "out", device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32)).astype(np.uint8)
+    texts = ["", "a photo of a dog", "Red car 1965", " ".join(["word"] * 90)]
+    vectors = immich.embed_prepared([*images]), immich.embed_texts(texts)
+    np.testing.assert_allclose(vectors[0], library.embed_prepared([*images]), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(vectors[1], library.embed_texts(texts), atol=2e-6, rtol=0)
