@@ -44,7 +44,7 @@ CHECKS := -m 'not milvus' --cov=coca --cov-report=term
 # The tests of LangChain need these settings of pytest-asyncio.
 ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
-# The packages of npm for the tests of both web pages: an accessibility checker, ONNX Runtime Web.
+# The packages of npm for the tests of the web pages: an accessibility checker, ONNX Runtime Web.
 PAGE := .venv-page/.installed-npm
 
 # Unmodified clients of the service, and schemathesis. Some leave connections open.
@@ -54,7 +54,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-server test-export test-runtime test-page test-clients test-integrations test-audio test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,7 +86,7 @@ test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .v
 	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
 	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
 
-test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
+test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
 
 test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
@@ -100,11 +100,6 @@ test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the rea
 test-experimental: $(DEV) ## Run the tests of coca.experimental; those whose libraries are missing skip
 	$(BIN)/pytest tests/experimental
 
-test-audio: $(DEV) ## Run the tests of audio: decoding, training, collections, the service, CLAP
-	$(BIN)/pytest tests/runtime/test_audio_file.py tests/inference/test_clap_model.py \
-		tests/workflows/training/test_audio_training.py tests/workflows/collections/test_audio.py \
-		tests/server/test_audio.py
-
 test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
 	$(BIN)/pytest -m gpu
 
@@ -115,7 +110,7 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) tests/lowest.py constraints > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,serve,train,video,vqa]'
+		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,report,search,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
 fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz

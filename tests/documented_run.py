@@ -31,11 +31,10 @@ FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "sear
 
 LEFT_OUT = {
     r"--format (onnx|immich)": "needs the extra onnx",
-    r"--format browser|http\.server": "runs in `make test-page`",
+    r"--format browser|http\.server|recordings": "runs in `make test-experimental`",
     r"--runtime onnx": "runs in `make test-runtime`",
     r"siglip2": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",
-    r"runs/sounds|clip\.wav": "needs the extra audio, and a model that hears",
     r"frozen.encoder": "needs weights of a package that no command installs",
     r"(openclip|hf|st):|--push": "fetches weights of a gigabyte, or uploads",
     r"^(git|pip|\.venv|helm|torchrun) ?": "changes clone or environment, or needs a cluster",

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("data", "detection", "hub", "report", "search", "serve", "train", "video", "vqa")
+EXTRAS = ("data", "hub", "report", "search", "serve", "train", "video", "vqa")
 
 RECIPE = """
 threads: 1
@@ -71,7 +71,6 @@ def smoke(folder: Path) -> None:
     data = ("data.kind=folder", f"data.path={photos}")
     coca("evaluate", *model[1:], "retrieval", "captioning", *data, "-o", str(folder / "scores"))
     assert (folder / "scores" / "report.html").exists(), "no page was written"
-    detect(photo)
     film(folder)
     for command in ((), ("search",), ("config", "keys")):
         coca(*command, "--help")
@@ -114,17 +113,6 @@ def serve(folder: Path, photo: str) -> None:
         assert faults.status == 422, faults.body
         assert service.get("/metrics").status == 200
     sys.stdout.write("coca serve: 0\n")
-
-
-def detect(photo: str) -> None:
-    """Build a detector on the shipped model, and use it."""
-    from coca.inference.detecting import ObjectDetector
-    from coca.inference.loading import load
-    from coca.model.detector import Detector, DetectorConfig
-
-    predictor = load("everyday", device="cpu")
-    detector = Detector(predictor.model, DetectorConfig(classes=("a", "b"), channels=32))
-    ObjectDetector(predictor, detector).detect(photo)
 
 
 def film(folder: Path) -> None:

@@ -27,7 +27,7 @@ from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
 FILE = Path(__file__).with_suffix(".txt")
-KINDS = ("pretrain", "finetune", "detection", "task", "suite")
+KINDS = ("pretrain", "finetune", "task", "suite")
 """Kinds of recipes."""
 
 

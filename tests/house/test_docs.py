@@ -30,7 +30,6 @@ from coca.train.optim.schedule import SCHEDULES
 from coca.train.tracker import TRACKERS
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
-from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from documented import COMMANDS, OF_RECIPES, PAGES, RECIPES, ROOT, Block, Command, blocks, name_of
 from everyday_plugin import register_losses
@@ -147,7 +146,6 @@ def check_settings(command: Command) -> None:
         return
     keys = {key for tree in trees for key in tree}
     kind: type = FinetuneConfig if {"head", "encoder_lr", "evaluate"} & keys else PretrainConfig
-    kind = DetectionConfig if "detector" in keys else kind
     load_config(kind, *map(Path, given.recipes), overrides=given.changes)
 
 

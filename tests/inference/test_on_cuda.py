@@ -1,4 +1,4 @@
-"""Vectors, captions and boxes on CUDA are the CPU's; without CUDA, on a pretended device."""
+"""Vectors and captions on CUDA are the CPU's; without CUDA, on a pretended device."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from coca.inference.detecting import ObjectDetector, load_detector
+from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.generation.generate import generate
 from coca.runtime.generation_config import GenerationConfig
 from fake_cuda import DEVICE_KINDS, on_cpu, on_device
 from tiny_architectures import openclip, openclip_batch
-from tiny_model import write_detector
+from tiny_model import write_model
 
 TEXTS = ("a dog", "two cats on a mat", "no")
 
@@ -29,7 +29,7 @@ def photos() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_detector(tmp_path_factory.mktemp("model"))
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 USES: dict[str, Callable[[Predictor], Any]] = {
@@ -52,23 +52,11 @@ USES: dict[str, Callable[[Predictor], Any]] = {
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
 @pytest.mark.parametrize("use", USES)
 def test_a_predictor_gives_what_it_gives_on_the_cpu(folder: Path, use: str, kind: str) -> None:
-    made = load_detector(folder, device="cpu").predictor
+    made = load(folder, device="cpu")
     wanted = USES[use](made)
     with on_device(kind) as (device, _):
         made.model.to(device)
         found = USES[use](made)
-    assert_alike(found, wanted)
-
-
-@pytest.mark.parametrize("kind", DEVICE_KINDS)
-def test_a_detector_finds_what_it_finds_on_the_cpu(folder: Path, kind: str) -> None:
-    made = load_detector(folder, device="cpu")
-    wanted = made.detect(photos(), threshold=0.1)
-    with on_device(kind) as (device, _):
-        made.predictor.model.to(device)
-        detector = ObjectDetector(made.predictor, made.detector.to(device))
-        found = detector.detect(photos(), threshold=0.1)
-    assert wanted[0]
     assert_alike(found, wanted)
 
 

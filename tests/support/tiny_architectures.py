@@ -1,4 +1,4 @@
-"""A detector and OpenCLIP's CoCa in a training step, on one rank or several."""
+"""OpenCLIP's CoCa in a training step, on one rank or several."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -8,23 +8,21 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from coca.data.batch import Batch
-from coca.model.coca import CoCa
-from coca.model.detector import Detector, DetectorConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.train.backward import backward
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig, Objective, Target
-from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
-from tiny import seed_weights, sharpened, tiny_config
+from coca.train.objective import CoCaObjective, LossConfig, Objective
+from tiny import seed_weights, sharpened
 from tiny_ranks import Results
 from tiny_shared_run import whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 CPU = torch.device("cpu")
 PAIRS = 4
+KINDS: tuple[Kind, ...] = ("ddp", "fsdp")
 BOS, EOS = 58, 59
 
 
@@ -70,33 +68,15 @@ def openclip_batch(*, image_size: int = 16) -> Batch:
     )
 
 
-def detector() -> Detector:
-    seed_weights()
-    config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
-    return Detector(sharpened(CoCa(tiny_config())), config)
-
-
-def boxes() -> dict[str, Target]:
-    """Images with no, one, two and three objects: each rank has another number of locations."""
-    generator = torch.Generator().manual_seed(7)
-    targets = {}
-    for count in range(PAIRS):
-        corners = torch.rand(count, 2, generator=generator) * 0.5
-        sides = torch.rand(count, 2, generator=generator) * 0.3 + 0.2
-        labels = torch.arange(count) % 2
-        targets[str(count)] = Target(torch.cat((corners, corners + sides), dim=1), labels)
-    return targets
-
-
-def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT], prefix: str) -> Results:
+def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT]) -> Results:
     """Figures and whole gradients of one step with this rank's part of the pairs."""
     world = DistributedContext.current()
     batch = openclip_batch().split(PAIRS // world.size)[world.rank]
     losses = backward(parallel, objective, batch)
     return {
-        **{f"{prefix}/figure/{name}": value for name, value in losses.parts.items()},
+        **{f"figure/{name}": value for name, value in losses.parts.items()},
         **{
-            f"{prefix}/gradient/{name}": whole(parameter.grad)
+            f"gradient/{name}": whole(parameter.grad)
             for name, parameter in parallel.model.named_parameters()
             if parameter.grad is not None
         },
@@ -104,11 +84,9 @@ def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT], prefix: 
 
 
 def steps(kind: Kind, device: torch.device = CPU) -> Results:
-    """A step of a detector, and one of OpenCLIP's model."""
-    finder = ParallelModel(detector(), kind, device=device)
-    results = step(finder, DetectionObjective(boxes()), "boxes")
+    """A step of OpenCLIP's model."""
     parallel = ParallelModel(openclip(), kind, device=device)
-    results |= step(parallel, CoCaObjective(LossConfig()), "openclip")
+    results = step(parallel, CoCaObjective(LossConfig()))
     apart = [isinstance(layer, FSDPModule) for layer in parallel.model.multimodal_decoder.layers]
     return {**results, "apart": torch.tensor(apart)}
 
@@ -119,8 +97,6 @@ def sharded_steps_on_cuda() -> Results:
     return {name: value.cpu() for name, value in steps("fsdp", torch.device("cuda")).items()}
 
 
-def steps_and_run(config: DetectionConfig) -> dict[str, Results]:
-    """Steps of each kind, and a whole run of detection."""
-    results = {"ddp": steps("ddp"), "fsdp": steps("fsdp")}
-    finetune_detection(config)
-    return results
+def steps_of_kinds() -> dict[str, Results]:
+    """A step of each kind of parallelism."""
+    return {kind: steps(kind) for kind in KINDS}

@@ -1,9 +1,7 @@
-"""Audio for tests: tones and noises as WAV files, and a tiny model that hears."""
+"""Tones as WAV files."""
 
 import io
 import wave
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
@@ -22,14 +20,3 @@ def wav(samples: ndarray, rate: int = RATE, channels: int = 1) -> bytes:
         file.setparams((channels, 2, rate, 0, "NONE", ""))
         file.writeframes((samples * 32_767).astype("<i2").tobytes())
     return stream.getvalue()
-
-
-def write_hearing_model(folder: Path, audio_s: float = 1.0) -> Path:
-    # Here, as the runtime's tests have tones, and no torch.
-    from coca.processing.processor import Processor
-    from tiny_model import write_model
-
-    write_model(folder)
-    processor = Processor.load(folder)
-    processor.with_image(replace(processor.image_config, audio_s=audio_s)).save(folder)
-    return folder

@@ -284,42 +284,6 @@ def write_transformers(folder: Path, family: str = "clip") -> Path:
     return folder
 
 
-def write_clap(folder: Path, truncation: str = "rand_trunc") -> Path:
-    """Write a CLAP model with random weights, built by transformers."""
-    import transformers
-
-    library: Any = transformers
-    is_fused = truncation == "fusion"
-    config = library.ClapConfig(
-        text_config={
-            **_TINY,
-            "vocab_size": 300,
-            "max_position_embeddings": 24,
-            "pad_token_id": 0,
-            "projection_dim": 20,
-        },
-        audio_config={
-            "patch_embeds_hidden_size": 16,
-            "hidden_size": 32,
-            "depths": [1, 1],
-            "num_attention_heads": [2, 2],
-            "projection_dim": 20,
-            "num_classes": 5,
-            "enable_fusion": is_fused,
-        },
-        projection_dim=20,
-    )
-    torch.manual_seed(0)
-    model: Any = randomized(library.ClapModel(config))
-    model.save_pretrained(folder)
-    library.ClapFeatureExtractor(truncation=truncation).save_pretrained(folder)
-    tokenizer = library.PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(), pad_token="<pad>", eos_token="</s>", model_max_length=24
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def write_sentence_transformers(folder: Path, family: str = "clip") -> Path:
     """Write a folder of sentence-transformers around a tiny model of transformers."""
     from sentence_transformers import SentenceTransformer

@@ -1,15 +1,12 @@
-"""Model folders and predictors small enough for a test: a captioner, an answerer and a detector."""
+"""Model folders and predictors small enough for a test: a captioner and an answerer."""
 
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
-from coca.model.detector import Detector, DetectorConfig, save_detector
-from coca.model.pretrained import load_model, save_model
+from coca.model.pretrained import save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
@@ -50,17 +47,3 @@ def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) ->
 
 def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:
     return HeadConfig(classes=classes, reads="text", images_per_sample=images_per_sample, heads=3)
-
-
-CLASSES = ("cat", "dog")
-
-
-def write_detector(folder: Path) -> Path:
-    """An untrained detector with confident scores."""
-    write_model(folder)
-    seed_weights()
-    detector = Detector(load_model(folder), DetectorConfig(classes=CLASSES, channels=32))
-    with torch.no_grad():
-        detector.head.classification_head.cls_logits.bias.fill_(1.0)
-    save_detector(folder, detector)
-    return folder

@@ -14,11 +14,11 @@ from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import CoCaObjective, DetectionObjective, LossConfig
+from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optim.ema import EmaConfig
 from fake_cuda import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
 from tiny import sharpened, tiny_config
-from tiny_architectures import boxes, detector, openclip, openclip_batch
+from tiny_architectures import openclip, openclip_batch
 from tiny_ranks import ragged_batch
 from tiny_run import SignalAfter, TinyStream, tiny_trainer
 
@@ -50,7 +50,6 @@ STEPS: dict[str, tuple[Callable[[], Any], Any, Callable[[], Batch], int | None]]
     "coca": (coca, ALL_LOSSES, of_bytes, None),
     "coca in parts": (coca, ALL_LOSSES, of_bytes, 4),
     "openclip": (openclip, CoCaObjective(LossConfig()), openclip_batch, None),
-    "detector": (detector, DetectionObjective(boxes()), openclip_batch, None),
 }
 
 

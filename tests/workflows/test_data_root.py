@@ -20,7 +20,6 @@ from coca.data.sources.source import SourceConfig
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
-from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from everyday_plugin import register_losses
 from tiny_data import image_bytes
@@ -46,7 +45,6 @@ def tree_of(recipe: Path) -> Tree:
 def load(name: str, *changes: str) -> Any:
     tree = tree_of(RECIPES / name)
     kind: type = PretrainConfig if name.startswith("pretrain") else FinetuneConfig
-    kind = DetectionConfig if "detector" in tree else kind
     if name.startswith("evaluate"):
         kind = SuiteConfig if "tasks" in tree else TaskConfig
     given = for_all_tasks(len(tree["tasks"]), changes) if kind is SuiteConfig else changes

@@ -33,7 +33,7 @@ from coca.cli.collections import (
 )
 from coca.cli.console import configure, print_error
 from coca.cli.hints import usage
-from coca.cli.models import answer, caption, classify, detect, embed, export, info
+from coca.cli.models import answer, caption, classify, embed, export, info
 from coca.cli.options.option_groups import Commands
 from coca.cli.plugins import plugin_command, plugin_commands, plugins
 from coca.cli.training import config, demo, evaluate, runs, train
@@ -97,7 +97,7 @@ def _add(panel: str, *commands: Callable[..., None]) -> None:
 
 _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Data and settings"
 _add(_TRAINING, train.pretrain, train.finetune, evaluate.evaluate, runs.runs, demo.demo)
-_add(_MODELS, info.info, embed.embed, caption.caption, classify.classify, detect.detect)
+_add(_MODELS, info.info, embed.embed, caption.caption, classify.classify)
 _add(_MODELS, answer.answer, export.convert, export.average, export.export)
 _add(_SEARCH, index.index, search.search, serve.serve)
 _add(_SEARCH, mining.recommend, mining.mine, mining.duplicates, migrate.migrate, reindex.reindex)

@@ -64,6 +64,8 @@ class Plugin:
     """Learning rate schedules: progress after the warmup, 0 to 1 -> factor, 0 to 1."""
     augmentations: Mapping[str, str] = field(default_factory=dict)
     """Steps of `data.augment.extra`: (pixels, generator) -> pixels."""
+    decoders: Mapping[str, str] = field(default_factory=dict)
+    """Files that are not images, by their suffix: a `coca.runtime.image_file.FileDecoder`."""
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     """Tokenizers: (texts, vocabulary size, lower case) -> tokenizer of the package `tokenizers`."""
 

@@ -66,3 +66,30 @@ PYMILVUS_MODEL = Plugin(
     needs=("pymilvus",),
     install="coca-captioners[search]",
 )
+DETECTION = Plugin(
+    adds="Object detection: training, average precision, and boxes drawn on images.",
+    needs=("pycocotools",),
+    install="coca-captioners[detection]",
+    commands={
+        "detect": "coca.experimental.detection.commands:detect",
+        "finetune-detection": "coca.experimental.detection.commands:finetune_detection",
+    },
+    sources={"coco_instances": "coca.experimental.detection.source:KIND"},
+    tasks={"detection": "coca.experimental.detection.task:detection"},
+)
+BROWSER_PAGE = Plugin(
+    adds="A static page that searches a collection in the browser, without a server.",
+    needs=("onnx", "onnxscript"),
+    install="coca-captioners[onnx]",
+    exporters={"browser": "coca.experimental.browser_page.export:write"},
+)
+AUDIO = Plugin(
+    adds="Sounds as images of their spectrograms, and models of CLAP, by `clap:NAME`.",
+    needs=("av",),
+    install="coca-captioners[audio,transformers]",
+    models={"clap": "coca.experimental.audio.clap:KIND"},
+    decoders=dict.fromkeys(
+        (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav"),
+        "coca.experimental.audio.spectrogram:decode",
+    ),
+)

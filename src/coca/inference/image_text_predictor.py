@@ -118,10 +118,8 @@ class ImageTextPredictor(EmbeddingPredictor):
         image = total = 0
         for name, weight in self.model.named_parameters():
             total += weight.numel()
-            # `visual`, `vision_model`, `audio_projection`, at any depth.
-            image += weight.numel() * any(
-                part.startswith(("vis", "audio")) for part in name.split(".")
-            )
+            # `visual`, `vision_model`, at any depth.
+            image += weight.numel() * any(part.startswith("vis") for part in name.split("."))
         return {"image_encoder": image, "text_encoder": total - image, "total": total}
 
     # Not of models whose library resizes images itself.

@@ -28,7 +28,6 @@ from coca.inference.tower import TowerConfig, TowerPredictor
 from coca.model.captioner import Captioner
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
-    DETECTOR_FILES,
     DTYPES,
     WEIGHTS_FILE,
     ModelConfig,
@@ -148,20 +147,11 @@ def fingerprint(folder: str | Path) -> str:
 
     The first 16 digits hash weights, processor and tokenizer, the last 8 the configuration.
     A setting at its default hashes like a missing setting. The weights are read; digests of files
-    above 64 MiB are cached, see `coca.core.files.atomic`. The files of a detector in the folder
-    are hashed.
+    above 64 MiB are cached, see `coca.core.files.atomic`.
     """
     folder = Path(folder)
     weights = cached_digest(folder / WEIGHTS_FILE, lambda: weights_digest(folder))
     digest = hashlib.sha256(weights.encode())
-    for name in DETECTOR_FILES:
-        if (path := folder / name).exists():
-            try:
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-            digest.update(f"{name} {content}".encode())
     for name in (PROCESSOR_FILE, TOKENIZER_FILE):
         try:
             digest.update((folder / name).read_bytes())

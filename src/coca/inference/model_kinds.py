@@ -9,7 +9,6 @@ from typing import Any
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json
 from coca.core.registry import Registry
-from coca.inference.clap_model import ClapPredictor
 from coca.inference.image_text_predictor import Placement
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.transformers_model import TransformersPredictor
@@ -44,10 +43,6 @@ MODEL_SUFFIXES = frozenset(
 
 TRANSFORMERS_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 """Values of `model_type` that `coca.inference.transformers_model` loads."""
-
-
-CLAP_TYPES = ("clap",)
-"""Values of `model_type` that `coca.inference.clap_model` loads."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +99,6 @@ def is_transformers(folder: Path) -> bool:
     return not is_model(folder) and config.is_file() and _model_type(config) in TRANSFORMERS_TYPES
 
 
-def is_clap(folder: Path) -> bool:
-    """Check whether a folder contains a CLAP model of transformers."""
-    config = folder / CONFIG_FILE
-    return not is_model(folder) and config.is_file() and _model_type(config) in CLAP_TYPES
-
-
-MODELS.register("clap")(ModelKind(is_clap, ClapPredictor))
 MODELS.register("openclip")(ModelKind(is_openclip, OpenCLIPPredictor))
 MODELS.register("transformers")(ModelKind(is_transformers, TransformersPredictor))
 
@@ -121,14 +109,13 @@ def refuse_code(config: Path, source: str | Path) -> None:
     if isinstance(content, dict) and "AutoModel" in (content.get("auto_map") or {}):
         raise ModelError(
             f"{source} needs Python code of its repository ({content['auto_map']['AutoModel']}), "
-            f"which is not run here; without code run "
-            f"{', '.join((*TRANSFORMERS_TYPES, *CLAP_TYPES))}"
+            f"which is not run here; without code run {', '.join(TRANSFORMERS_TYPES)}"
         )
 
 
 def is_transformers_config(path: Path) -> bool:
     """Check whether a `config.json` describes a model of transformers that is loaded here."""
-    return _model_type(path) in (*TRANSFORMERS_TYPES, *CLAP_TYPES)
+    return _model_type(path) in TRANSFORMERS_TYPES
 
 
 def _model_type(path: Path) -> Any:

@@ -90,8 +90,8 @@ def _converted(checkpoint: Checkpoint) -> Path:
     kind = MODEL_CONFIGS.get(about.get("architecture", "coca"))
     if kind is None:
         raise ModelError(
-            f"{checkpoint.folder} is of a detector or of a model of another library, which load "
-            f"when their run is finished, from {run / MODEL_FOLDER}"
+            f"{checkpoint.folder} is not of a captioner: its model loads "
+            f"when the run is finished, from {run / MODEL_FOLDER}"
         )
     weights = merged({**checkpoint.group("model"), **checkpoint.group("ema")})
     config = from_dict(kind, about["model"], source=str(checkpoint.folder))

@@ -1,1 +1,1 @@
-"""Metrics in NumPy: captioning, retrieval, classification, VQA accuracy, detection."""
+"""Metrics in NumPy: captioning, retrieval, classification, VQA accuracy."""

@@ -33,9 +33,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-DETECTOR_FILES = ("detector.json", "detector.safetensors")
-"""Further files, written by `coca.model.detector`. They are named here so that loading a
-model does not import torchvision's detection, which is slow."""
 MODULES_FILE = "modules.json"
 """File by which sentence-transformers loads a model folder; `coca.load` does not need it."""
 _MODULES = [

@@ -18,19 +18,17 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
 import importlib
 import sys
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config
-from coca.core.errors import ConfigError
-from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.image_file import (
     MAX_PIXELS,
     ImageSource,
@@ -56,7 +54,6 @@ def decode(
     *,
     max_pixels: int = MAX_PIXELS,
     at_least: int | None = None,
-    audio_s: float | None = None,
 ) -> UInt8[Tensor, "3 H W"]:
     """Decode an image to upright RGB pixels, 0 to 255.
 
@@ -73,7 +70,7 @@ def decode(
         if plain is not None:
             return plain
     name = image_name(source)
-    with image_errors(name), opened(source, name, audio_s) as (image, stream):
+    with image_errors(name), opened(source, name) as (image, stream):
         check_size(image, name, max_pixels)
         if stream is not None and not draft(image, at_least) and not is_turned(image):
             pixels = _decode_plain_jpeg(image, stream)
@@ -174,15 +171,6 @@ class ImageConfig(Config):
     """Decode large JPEG files at a half, a quarter or an eighth of their size: two to three times
     as fast, with a difference of about half a grey level."""
 
-    audio_s: Annotated[float, Field(gt=0, le=MAX_SHOWN_S)] | None = None
-    """Seconds of audio that the model hears, as the image of their spectrogram: 100 pixels a second
-    wide, 128 high. Longer clips are cut; indexing reads all parts. None: images only."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.audio_s is not None and (self.resize != "squash" or self.trim):
-            raise ConfigError("audio_s needs resize: squash and trim: false, which keep its times")
-
     def settings(self, *, resampler: Literal["torch", "pillow"]) -> ImageSettings:
         """Return the values for a process without torch."""
         return ImageSettings(**asdict(self), resampler=resampler)
@@ -200,7 +188,7 @@ class ImageTransform:
         """Decode an image; at reduced resolution if the configuration allows it."""
         config = self.config
         at_least = config.image_size if config.reduced else None
-        return decode(source, at_least=at_least, audio_s=config.audio_s)
+        return decode(source, at_least=at_least)
 
     def __call__(self, pixels: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
         """Trim (if configured), resize and normalize an image."""

@@ -161,11 +161,7 @@ class Processor:
             (Path(folder) / CAPTION_WORDS_FILE).unlink(missing_ok=True)
         else:
             self.caption_words.save(Path(folder) / CAPTION_WORDS_FILE)
-        content = to_dict(saved)
-        if self.image_config.audio_s is None:
-            # The file is part of the fingerprint, and that of models of images is to stay.
-            del content["image"]["audio_s"]
-        write_json(Path(folder) / PROCESSOR_FILE, content)
+        write_json(Path(folder) / PROCESSOR_FILE, to_dict(saved))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Processor":

@@ -221,13 +221,11 @@ def _description(folder: Path, config: ModelConfig) -> str:
     architecture = (
         "OpenCLIP's CoCa" if isinstance(config, OpenCLIPConfig) else "Contrastive Captioner (CoCa)"
     )
-    audio_s = processor.image_config.audio_s
     rows = [
         ["architecture", architecture],
         ["parameters", f"{counts['total']:,}"],
         ["weights", f"{weights / 1e6:,.1f} MB"],
         ["images", f"{processor.image_config.image_size} px"],
-        *([["audio", f"windows of {audio_s:g} s"]] if audio_s else []),
         ["captions", f"up to {processor.context_length} tokens"],
         ["vocabulary", f"{processor.tokenizer.vocab_size:,} pieces"],
         *_caption_words(processor),

@@ -1,8 +1,7 @@
 """Decoding of image files with Pillow, without torch: any source to upright RGB pixels.
 
-An audio file is read as the image of its spectrogram, see `coca.runtime.audio_file`.
-
-`coca.processing.image` decodes by the same rules, and lists the reasons of errors.
+`coca.processing.image` decodes by the same rules, and lists the reasons of errors. Files that are
+not images are passed to the decoders of plug-ins.
 
 Dimensions: H, W the image's height and width; h, w those of a part.
 """
@@ -11,7 +10,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,10 +20,10 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from coca.core.errors import DataError, MissingExtraError
+from coca.core.errors import ConfigError, DataError, MissingExtraError
 from coca.core.extras import require
-from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, formats_of, is_audio, is_raw
-from coca.runtime.audio_file import audio_image
+from coca.core.files.formats import HEAD_BYTES, IMAGE_FORMATS_SHOWN, formats_of, is_raw
+from coca.core.registry import Registry
 
 # Thread-safe suppression of the warnings of image decoders.
 
@@ -110,12 +109,11 @@ def read_image(
     *,
     max_pixels: int = MAX_PIXELS,
     at_least: int | None = None,
-    audio_s: float | None = None,
 ) -> Image.Image:
     """Decode an image to upright RGB; see `coca.processing.image.decode`."""
     check_type(source)
     name = image_name(source)
-    with image_errors(name), opened(source, name, audio_s) as (image, stream):
+    with image_errors(name), opened(source, name) as (image, stream):
         check_size(image, name, max_pixels)
         if stream is not None:
             draft(image, at_least)
@@ -174,13 +172,8 @@ def image_name(source: ImageSource) -> str:
 
 
 @contextmanager
-def opened(
-    source: ImageSource, name: str, audio_s: float | None = None
-) -> Iterator[tuple[Image.Image, Stream | None]]:
-    """Open an image lazily; yield it with its file stream, if it has one.
-
-    Audio is read up to `audio_s` seconds, and rejected if that is None.
-    """
+def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
+    """Open an image lazily; yield it with its file stream, if it has one."""
     if isinstance(source, Image.Image):
         yield source, None
         return
@@ -191,15 +184,6 @@ def opened(
         head = stream.read(HEAD_BYTES)
         if not head:
             raise DataError(f"{name} is empty", reason="empty")
-        if is_audio(head):
-            if audio_s is None:
-                raise DataError(
-                    f"{name} is audio, and this model reads images; a model that hears states "
-                    "`audio_s`",
-                    reason="not_an_image",
-                )
-            yield audio_image(source, name, audio_s), None
-            return
         stream.seek(0)
         if is_raw(head):
             image, preview = _raw_preview(stream, name)
@@ -211,12 +195,43 @@ def opened(
         except MissingExtraError as error:
             raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
         except UnidentifiedImageError as error:
-            raise DataError(
-                f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
-                reason="not_an_image",
-            ) from error
+            stream.seek(0)
+            decoded = _decoded_by_plugin(stream, name)
+            if decoded is None:
+                raise DataError(
+                    f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
+                    reason="not_an_image",
+                ) from error
+            yield decoded, None
+            return
         with image:
             yield image, stream
+
+
+FileDecoder: TypeAlias = Callable[[Stream, str], Image.Image | None]
+"""(content, its name in messages) -> RGB image; None for a file of another kind."""
+
+DECODERS: Registry[FileDecoder] = Registry("file decoder", "decoders")
+"""Decoders of files that are not images, by file suffix; all are tried in turn."""
+
+
+def _decoded_by_plugin(stream: Stream, name: str) -> Image.Image | None:
+    """Decode a file that is not an image with the decoders of plug-ins."""
+    tried: list[FileDecoder] = []
+    for suffix in DECODERS.names():
+        try:
+            decoder = DECODERS.get(suffix)
+        except ConfigError as error:
+            if name.lower().endswith(suffix):
+                raise DataError(f"{name}: {error}", reason="missing_extra") from error
+            continue
+        if decoder in tried:
+            continue
+        tried.append(decoder)
+        stream.seek(0)
+        if (image := decoder(stream, name)) is not None:
+            return image
+    return None
 
 
 def _raw_preview(stream: Stream, name: str) -> tuple[Image.Image, Stream | None]:

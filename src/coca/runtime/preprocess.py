@@ -55,8 +55,6 @@ class ImageSettings:
     reduced: bool
     resampler: Literal["pillow", "torch"] = "pillow"
     """Library whose rounding resized pixels have; exported models have Pillow's."""
-    audio_s: float | None = None
-    """Seconds of audio that the model hears; None: images only."""
 
     @property
     def at_least(self) -> int | None:
@@ -105,7 +103,7 @@ class TowerText:
 
 def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 H W"]:
     """Decode and resize an image to the model's input, a square except with `within`; 0 to 255."""
-    image = read_image(source, at_least=settings.at_least, audio_s=settings.audio_s)
+    image = read_image(source, at_least=settings.at_least)
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))
@@ -336,8 +334,8 @@ MAX_SIDE = 1024
 models read fewer, and batches of photos at full size would exhaust memory."""
 
 
-def unresized(*, audio_s: float | None = None) -> ImageSettings:
-    """Return the settings of a model whose library prepares images, or audio, itself."""
+def unresized() -> ImageSettings:
+    """Return the settings of a model whose library prepares images itself."""
     return ImageSettings(
         image_size=MAX_SIDE,
         resize="within",
@@ -346,7 +344,6 @@ def unresized(*, audio_s: float | None = None) -> ImageSettings:
         std=(1.0, 1.0, 1.0),
         interpolation="bicubic",
         reduced=False,
-        audio_s=audio_s,
     )
 
 

@@ -1,6 +1,6 @@
 """Downstream tasks and their scores; importing this package registers all tasks."""
 
-from coca.tasks import captioning, detection, image_text_retrieval, understanding
+from coca.tasks import captioning, image_text_retrieval, understanding
 from coca.tasks.classification import linear_probe, recognition, zero_shot
 from coca.tasks.task import TASKS, Task, TaskConfig, TaskResult
 
@@ -10,7 +10,6 @@ __all__ = [
     "TaskConfig",
     "TaskResult",
     "captioning",
-    "detection",
     "image_text_retrieval",
     "linear_probe",
     "recognition",

@@ -25,7 +25,6 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.source import MetadataSource, Source, SourceConfig
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
 from coca.processing.image import decode
-from coca.runtime.audio_file import WHOLE
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.image_file import ImageSource
@@ -96,7 +95,7 @@ class ReportSamples:
 
 def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
     """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels."""
-    small = Image.fromarray(decode(image, audio_s=WHOLE).permute(1, 2, 0).contiguous().numpy())
+    small = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
     small.thumbnail((size_px, size_px))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)
@@ -331,7 +330,7 @@ def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
             # Consecutive samples may be questions about the same image.
             if sample.images != seen:
                 for image in sample.images:
-                    decode(image, audio_s=WHOLE)
+                    decode(image)
             seen = sample.images
             yield sample
         except DataError as error:

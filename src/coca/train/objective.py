@@ -4,8 +4,7 @@ On several ranks, the mean over ranks of the losses, and of their gradients, equ
 one process on all pairs. So all tokens and all labelled images have equal weight, on any rank and
 in any micro-batch.
 
-Dimensions: B pairs, E embedding, C classes; N boxes of an image, S side of the model's square
-input, pixels.
+Dimensions: B pairs, E embedding, C classes.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ from typing import (
 )
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -33,7 +32,6 @@ from coca.core.errors import ConfigError
 from coca.core.registry import Registry
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
-from coca.model.detector import Boxes, Detector
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.model.losses.contrastive_loss import (
@@ -415,41 +413,3 @@ def _surrogate_loss(embedded: Embedded, gradient: Embedded) -> Float[Tensor, ""]
 
 def _labelled(targets: Float[Tensor, "B C"]) -> Bool[Tensor, " B"]:
     return targets.sum(dim=1) > 0
-
-
-# Training objective of a detector: the three losses of FCOS, with boxes looked up by key.
-
-
-class Target(NamedTuple):
-    """Ground-truth objects of an image of any size."""
-
-    boxes: Float[Tensor, "N 4"]
-    """Left, top, right, bottom as fractions of the image's sides, 0 to 1."""
-    labels: Int[Tensor, " N"]
-    """Class indices."""
-
-
-class DetectionObjective:
-    """Focal loss for classes, generalized IoU loss for boxes, cross entropy for centerness.
-
-    A batch has images only, so boxes are looked up by key. They are fractions of the image's sides.
-    So images must be resized to the square without cropping or geometric augmentation.
-    """
-
-    def __init__(self, targets: Mapping[str, Target]) -> None:
-        self._targets = targets
-
-    def __call__(self, model: Detector, batch: Batch) -> Losses:
-        """Compute the sum of the three losses, and each loss."""
-        side = batch.images.shape[-1]
-        wanted = [self._boxes(key, side, batch.images.device) for key in batch.keys]
-        parts = model(list(batch.images), wanted)
-        total = torch.stack(list(parts.values())).sum()
-        return Losses(total, {name: loss.detach() for name, loss in parts.items()})
-
-    def constrain_(self, model: Detector) -> None:
-        """Do nothing: no parameter has a range."""
-
-    def _boxes(self, key: str, side: int, device: torch.device) -> Boxes:
-        target = self._targets[key]
-        return {"boxes": (target.boxes * side).to(device), "labels": target.labels.to(device)}

@@ -30,7 +30,6 @@ def test_an_exported_model_is_pushed_if_asked(
     [
         (["m.onnx"], "coca export MODEL m --format onnx"),
         (["m.onnx", "--int8"], "coca export MODEL m --format onnx --int8"),
-        (["page/index.html"], "coca export MODEL page/index --format browser"),
         (["m.safetensors"], "coca export MODEL m"),
     ],
 )
@@ -52,9 +51,4 @@ def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> 
     assert "--title, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")
     output = run("export", model, "out", "--int8", code=2)
     assert "--int8 and --images apply to --format onnx" in output.stderr.replace("\n", " ")
-    page = ("--no-image-search", "--uri", "images.db")
-    output = run("export", model, "out", "--format", "onnx", *page, code=2)
-    assert "--uri, --no-image-search do not apply" in output.stderr.replace("\n", " ")
-    output = run("export", model, "out", "--no-image-search", code=2)
-    assert "--no-image-search does not apply to --format coca" in output.stderr.replace("\n", " ")
     assert not Path("out").exists()

@@ -10,7 +10,7 @@ from coca.model.pretrained import save_model
 from tiny import tiny_config
 from tiny_cli import Run, RunJson
 from tiny_data import tiny_processor
-from tiny_image_text import write_clap, write_transformers
+from tiny_image_text import write_transformers
 
 
 def test_a_preset_is_described_without_its_weights(run_json: RunJson) -> None:
@@ -83,12 +83,3 @@ def test_a_captioner_on_an_image_text_model_shows_both_parts(
     text = " ".join(run("info", str(cwd / "decoder")).stdout.split())
     assert f"captioner on the frozen {tower} ({total:,} parameters" in text
     assert "whose embeddings it keeps" in text
-
-
-def test_an_audio_model_says_what_it_hears(run: Run, run_json: RunJson, tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="needs the extra `transformers`")
-    folder = str(write_clap(tmp_path / "clap"))
-    assert "audio of up to 10 s" in run("info", folder).stdout
-    output = run_json("info", folder)
-    assert output["kind"] == "audio-text"
-    assert output["parameters"]["image_encoder"] > 0

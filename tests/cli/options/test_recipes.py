@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.cli.options.recipes import Settings, data_root_required, has_section, recipe_path
+from coca.cli.options.recipes import Settings, data_root_required, recipe_path
 from coca.core.errors import ConfigError
 
 
@@ -18,18 +18,6 @@ def test_a_file_whose_name_looks_like_a_change_is_a_file(
     monkeypatch.chdir(tmp_path)
     Path("lr=1.yaml").write_text("seed: 1", encoding="utf-8")
     assert Settings.of(["lr=1.yaml", "lr=2.yaml"]).recipes == ("lr=1.yaml",)
-
-
-def test_a_section_is_found_in_recipes_and_in_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("with.yaml").write_text("detector: {channels: 32}", encoding="utf-8")
-    Path("without.yaml").write_text("head: {heads: 2}", encoding="utf-8")
-    Path("broken.yaml").write_text("{", encoding="utf-8")
-    assert has_section(Settings.of(["without.yaml", "with.yaml"]), "detector")
-    assert has_section(Settings.of(["without.yaml", "detector.channels=64"]), "detector")
-    assert not has_section(Settings.of(["without.yaml", "broken.yaml", "gone.yaml"]), "detector")
 
 
 SUITE = """data_root: data

@@ -48,7 +48,6 @@ def test_every_setting_is_listed_with_what_it_does(run: Run, run_json: RunJson) 
     assert all(one["text"] for one in settings.values())
     assert "task" in {one["key"] for one in run_json("config", "keys", "task")}
     assert "train.grad_clip" in run("config", "keys").stdout
-    assert "detector.channels" in {one["key"] for one in run_json("config", "keys", "detection")}
 
 
 def test_no_line_break_of_the_source_is_printed_in_a_text(run: Run, run_json: RunJson) -> None:

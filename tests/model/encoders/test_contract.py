@@ -14,7 +14,6 @@ from coca.core.errors import ConfigError
 from coca.inference.tower import TowerEncoder
 from coca.model.attention_maps import cross_attention_maps
 from coca.model.coca_config import CoCaConfig
-from coca.model.detector import Detector, DetectorConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig, TimmEncoder
 from coca.model.pretrained import load_model, save_model
@@ -99,17 +98,6 @@ def test_attention_maps_cover_all_patches(name: str, tokens: Tensor) -> None:
     model = captioner(name)
     maps = cross_attention_maps(model, images(name), tokens)
     assert maps.shape == (2, 8, model.config.image.tokens)
-
-
-def test_a_detector_runs_on_the_encoder(name: str) -> None:
-    config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
-    detector = Detector(captioner(name), config).train()
-    boxes = [
-        {"boxes": torch.tensor([[2.0, 2.0, 12.0, 12.0]]), "labels": torch.tensor([1])}
-        for _ in range(2)
-    ]
-    losses = detector(list(images(name)), boxes)
-    assert all(bool(loss.isfinite()) for loss in losses.values())
 
 
 def test_a_trained_encoder_gets_gradients(name: str, tokens: Tensor) -> None:

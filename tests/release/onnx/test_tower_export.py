@@ -34,7 +34,6 @@ from tiny import seed_weights
 from tiny_image_text import (
     TEXTS,
     awkward_images,
-    write_clap,
     write_openclip,
     write_transformers,
 )
@@ -195,8 +194,6 @@ def test_a_decoder_on_a_tower_is_exported_with_it(embeddings: Any, tmp_path: Pat
 def test_models_that_need_their_library_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="images of one size, such as SigLIP 2 without NaFlex"):
         load_for_export(write_transformers(tmp_path / "naflex", "siglip2"))
-    with pytest.raises(UnsupportedError, match="embeds sounds"):
-        load_for_export(write_clap(tmp_path / "clap"))
 
 
 @pytest.mark.parametrize("fault", ["slow", "truncates the start"])

@@ -29,7 +29,7 @@ from coca.workflows.collections.image_sources import (
     resolve_uris,
     vectors_files,
 )
-from coca.workflows.collections.moments import VideoSource
+from coca.workflows.collections.video_source import VideoSource
 from tiny_data import CAPTIONS, image_bytes
 from tiny_video import video
 

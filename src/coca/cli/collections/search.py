@@ -44,11 +44,9 @@ def search(
         list[str] | None,
         typer.Option(
             "--image",
-            "--audio",
             "-i",
             metavar="FILE[:WEIGHT]",
-            help="Query by an image, or by audio if the model hears, with an optional weight; may "
-            "be repeated.",
+            help="Query by an image, with an optional weight; may be repeated.",
         ),
     ] = None,
     *,

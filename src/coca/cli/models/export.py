@@ -11,7 +11,6 @@ import typer
 from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
-from coca.core.extras import npm_packages
 
 # Command `coca convert`: convert weights to and from OpenCLIP.
 
@@ -114,13 +113,11 @@ class ExportFormat(StrEnum):
     coca = "coca"
     onnx = "onnx"
     huggingface = "huggingface"
-    browser = "browser"
 
 
 _FILE_SUFFIXES = {
     ".onnx": ExportFormat.onnx,
     ".ort": ExportFormat.onnx,
-    ".html": ExportFormat.browser,
     **dict.fromkeys(
         (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".zip", ".tar", ".gz"), ExportFormat.coca
     ),
@@ -136,9 +133,8 @@ def export(
         typer.Option(
             "--format",
             help="coca: a model folder with a model card. huggingface: the same, and transformers "
-            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. "
-            "browser: a static page that searches a collection of the model's vectors without a "
-            "server. Plug-ins add more.",
+            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. Plug-ins "
+            "add more.",
         ),
     ] = ExportFormat.coca,
     options: Annotated[
@@ -150,41 +146,9 @@ def export(
         ),
     ] = None,
     int8: Annotated[
-        bool | None,
-        typer.Option(
-            help="With --format onnx or browser: 8-bit weights of both encoders; default: only "
-            "with browser."
-        ),
-    ] = None,
-    uri: Annotated[
-        str | None,
-        typer.Option(
-            "--uri",
-            help="With --format browser: Milvus URI of the collection; default: as for `coca "
-            "search`.",
-        ),
-    ] = None,
-    collection: Annotated[
-        str,
-        typer.Option("--collection", "-c", help="With --format browser: name of the collection."),
-    ] = "pictures",
-    token: defaults.Token = "",
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="With --format browser: a node_modules folder with onnxruntime-web; default: npm "
-            "downloads it.",
-        ),
-    ] = None,
-    image_search: Annotated[
         bool,
-        typer.Option(
-            "--image-search/--no-image-search",
-            help="With --format browser: include the image encoder, so that the page also searches "
-            "by an image of the visitor.",
-        ),
-    ] = True,
+        typer.Option("--int8", help="With --format onnx: 8-bit weights of both encoders."),
+    ] = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -237,7 +201,7 @@ def export(
     *,
     console: Console,
 ) -> None:
-    """Export a model as a folder to share, as ONNX for `coca.runtime`, or as a page in the browser.
+    """Export a model as a folder to share, or as ONNX for `coca.runtime`.
 
     ONNX files are written only if their embeddings and captions match those of torch.
     """
@@ -248,12 +212,8 @@ def export(
     if options:
         raise ConfigError(f"--option applies to formats of plug-ins, got --format {to}")
     to = ExportFormat(to)
-    _check_folder_name(model, out, to, int8=bool(int8))
-    if to is not ExportFormat.browser:
-        _check_unused(
-            {"--uri": uri, "--packages": packages, "--no-image-search": not image_search}, to
-        )
-    if to in (ExportFormat.onnx, ExportFormat.browser):
+    _check_folder_name(model, out, to, int8=int8)
+    if to is ExportFormat.onnx:
         unused = {
             "--title": title,
             "--use": use,
@@ -266,21 +226,7 @@ def export(
             "--private": private,
         }
         _check_unused(unused, to)
-        if to is ExportFormat.browser:
-            if images is not None:
-                raise ConfigError("--images applies to --format onnx: leave it out")
-            source = (defaults.search_uri(uri), collection, token)
-            _export_browser(
-                console,
-                model,
-                out,
-                source,
-                packages=packages,
-                int8=int8,
-                image_search=image_search,
-            )
-        else:
-            _export_onnx(console, model, out, int8=bool(int8), images=images)
+        _export_onnx(console, model, out, int8=int8, images=images)
         return
     if int8 or images is not None:
         raise ConfigError("--int8 and --images apply to --format onnx: add it")
@@ -382,40 +328,3 @@ def _export_onnx(
         rows += [["largest difference of a number", f"{result.max_difference:.1e}"]]
     console.table(["gate", "measured"], rows, right=["measured"])
     console.emit({"out": str(out), **asdict(result)})
-
-
-def _export_browser(
-    console: Console,
-    model: str,
-    out: Path,
-    source: tuple[str, str, str],
-    *,
-    packages: Path | None,
-    int8: bool | None,
-    image_search: bool,
-) -> None:
-    from coca.release.browser.static_page import RUNTIME_PACKAGE, RUNTIME_VERSION, export_browser
-
-    uri, collection, token = source
-    if packages is None:
-        console.note("fetching the packages with npm")
-    with npm_packages([f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"], packages) as folder:
-        result = export_browser(
-            model,
-            out,
-            uri=uri,
-            collection=collection,
-            token=token,
-            packages=folder,
-            int8=int8,
-            image_search=image_search,
-            progress=console.progress,
-        )
-    console.say(f"{result.items:,} images of {uri} are in {out}, {result.size_mb:,.0f} MB")
-    if result.without_thumbnail:
-        console.note(
-            f"{result.without_thumbnail:,} of them have no thumbnail: their images cannot be read "
-            "any more"
-        )
-    console.say(f"to search them: python -m http.server --bind 127.0.0.1 --directory {out}")
-    console.emit(asdict(result))

@@ -101,15 +101,14 @@ def _image_text(console: Console, folder: Path) -> None:
     if counts:
         _table(console, counts)
     fixed = loaded.image_settings.resize != "within"
-    kind = "image-text" if loaded.reads_pixels else "audio-text"
     decoder = "with a decoder" if loaded.has_decoder else "without a decoder"
     console.say(
-        f"{kind} model {decoder}, by {library['name']} {library['version']}: "
+        f"image-text model {decoder}, by {library['name']} {library['version']}: "
         f"{total / 1e6:,.1f} MB in {folder}"
     )
     read = f"images {'of' if fixed else 'of any shape up to'} {size} px"
     if not loaded.reads_pixels:
-        read = f"audio of up to {loaded.image_settings.audio_s:g} s"
+        read = "files that its library decodes"
     console.say(
         f"{read}, texts of up to {loaded.context_length} tokens, vectors of {loaded.embed_dim} "
         "numbers"
@@ -117,7 +116,7 @@ def _image_text(console: Console, folder: Path) -> None:
     console.say(f"fingerprint {loaded.fingerprint}")
     console.emit(
         {
-            "kind": kind,
+            "kind": "image-text",
             "has_decoder": loaded.has_decoder,
             "library": library,
             "folder": str(folder),

@@ -141,19 +141,3 @@ def _missing_data_root(recipes: Sequence[str], changes: Sequence[str]) -> str:
         "set data_root=FOLDER; the comment at the top of the recipe names the download and the "
         "expected files"
     )
-
-
-def has_section(settings: Settings, name: str) -> bool:
-    """Check whether a recipe or an override sets a section; unreadable files are skipped."""
-    import yaml
-
-    if any(change.startswith((f"{name}.", f"{name}=")) for change in settings.changes):
-        return True
-    for recipe in settings.recipes:
-        try:
-            content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # reported with its position when the recipe is loaded
-        if isinstance(content, dict) and name in content:
-            return True
-    return False

@@ -18,7 +18,6 @@ class Kind(StrEnum):
 
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"
-    DETECTION = "detection"
     TASK = "task"
     SUITE = "suite"
 
@@ -81,8 +80,6 @@ def _kind_of(settings: Settings) -> Kind:
         return Kind.TASK
     if any("tasks" in tree for tree in trees):
         return Kind.SUITE
-    if any("detector" in tree for tree in trees):
-        return Kind.DETECTION
     # Keys that only fine-tuning recipes have.
     if any({"head", "encoder_lr", "evaluate"} & tree.keys() for tree in trees):
         return Kind.FINETUNE
@@ -98,10 +95,6 @@ def _class_of(kind: Kind) -> type[Any]:
         from coca.workflows.evaluation.evaluate import SuiteConfig
 
         return SuiteConfig
-    if kind is Kind.DETECTION:
-        from coca.workflows.training.finetune_detection import DetectionConfig
-
-        return DetectionConfig
     if kind is Kind.FINETUNE:
         from coca.workflows.training.finetune import FinetuneConfig
 

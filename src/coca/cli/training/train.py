@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from coca.cli.console import Console
-from coca.cli.options.recipes import Settings, has_section, load_run
+from coca.cli.options.recipes import Settings, load_run
 
 if TYPE_CHECKING:
     from coca.workflows.training.dry_run import DryRun
-    from coca.workflows.training.finetune import FinetuneConfig
-    from coca.workflows.training.finetune_detection import DetectionConfig
-    from coca.workflows.training.pretrain import PretrainConfig
     from coca.workflows.training.training_run import RunResult
 
 STOPPED = 130
@@ -67,20 +64,25 @@ def pretrain(
 def finetune(settings: RecipeOverrides, console: Console) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
-    A recipe with a section `detector` trains an object detector on the image encoder. Resuming and
-    torchrun work as with `coca pretrain`.
+    Resuming and torchrun work as with `coca pretrain`.
+    """
+    from coca.workflows.training import finetune as workflow
+
+    given = Settings.of(settings, folder="finetune")
+    finetune_recipe(console, given, workflow.FinetuneConfig, workflow.finetune)
+
+
+def finetune_recipe(
+    console: Console, settings: Settings, kind: type[Any], train: Callable[..., "RunResult"]
+) -> None:
+    """Train and evaluate the run of a recipe, with a config of class `kind`, and print its results.
+
+    The config needs the fields `device`, `train` and `evaluate`.
     """
     from coca.cli.training.evaluate import print_scores
     from coca.train.distributed.context import join_from_environment
-    from coca.workflows.training import finetune as workflow
-    from coca.workflows.training import finetune_detection as detection
 
-    given = Settings.of(settings, folder="finetune")
-    kind: type[FinetuneConfig | DetectionConfig] = workflow.FinetuneConfig
-    train: Callable[..., RunResult] = workflow.finetune
-    if has_section(given, "detector"):
-        kind, train = detection.DetectionConfig, detection.finetune_detection
-    config = load_run(kind, given)
+    config = load_run(kind, settings)
     world = join_from_environment(config.device)
     result = train(config, progress=console.progress)
     if world.is_main:
@@ -131,12 +133,7 @@ def _report_estimate(console: Console, estimate: "DryRun") -> None:
     console.emit(asdict(estimate))
 
 
-def _report(
-    console: Console,
-    config: "PretrainConfig | FinetuneConfig | DetectionConfig",
-    result: "RunResult",
-    **more: object,
-) -> None:
+def _report(console: Console, config: Any, result: "RunResult", **more: object) -> None:
     metrics = result.metrics
     if result.interrupted:
         console.say(

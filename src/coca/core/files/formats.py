@@ -1,4 +1,4 @@
-"""Supported image, video and audio formats, by file suffix and by content.
+"""Supported image and video formats, by file suffix and by content.
 
 HEIF needs the extra `heif`, and raw photos need the extra `raw`.
 """
@@ -23,14 +23,6 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv"}
     | {".ogv", ".wmv"}
 )
-
-AUDIO_SUFFIXES = frozenset(
-    {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
-)
-"""Suffixes of audio, which a model with `audio_s` hears; needs the extra `audio`."""
-
-MEDIA_SUFFIXES = IMAGE_SUFFIXES | AUDIO_SUFFIXES
-"""Suffixes of the images and audio of training data."""
 
 
 # HEIF support (HEIC photos of phones), with the extra `heif`.
@@ -64,13 +56,6 @@ _SIGNATURES = (
     (0, b"II*\0", "image/tiff"),
     (0, b"MM\0*", "image/tiff"),
     (4, b"ftypavi", "image/avif"),
-    (8, b"WAVE", "audio/wav"),
-    (8, b"AIFF", "audio/aiff"),
-    (8, b"AIFC", "audio/aiff"),
-    (0, b"fLaC", "audio/flac"),
-    (0, b"OggS", "audio/ogg"),
-    (0, b"ID3", "audio/mpeg"),
-    (4, b"ftypM4A", "audio/mp4"),
 )
 
 
@@ -84,21 +69,13 @@ def is_heif(head: bytes) -> bool:
 
 
 def media_type_of(data: bytes) -> str:
-    """Return the media type of an encoded image or of audio by its first bytes."""
+    """Return the media type of an encoded image by its first bytes."""
     for start, signature, media_type in _SIGNATURES:
         if data.startswith(signature, start):
             return media_type
     if is_heif(data[:HEAD_BYTES]):
         return "image/heic"
-    # MPEG audio without a tag begins with 11 bits that are set; JPEG has 8 and then others.
-    if data[:1] != b"\xff" or data[1:2] < b"\xe0":
-        return "application/octet-stream"
-    return "audio/aac" if data[1] & 0xF6 == 0xF0 else "audio/mpeg"
-
-
-def is_audio(head: bytes) -> bool:
-    """Return whether a file is audio, by its first bytes."""
-    return media_type_of(head).startswith("audio/")
+    return "application/octet-stream"
 
 
 # Raw photos of cameras, with the extra `raw`.

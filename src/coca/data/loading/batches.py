@@ -23,7 +23,6 @@ from coca.data.sources.source import MetadataSource, Source, SourceConfig, read_
 from coca.metrics.answers import answer_scores
 from coca.processing.image import decode
 from coca.processing.processor import Processor
-from coca.runtime.audio_file import WHOLE
 
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 """Map uint8 pixels (3, H, W), 0 to 255, to the model's input size (3, S, S)."""
@@ -224,7 +223,7 @@ class BatchDataset(Dataset[Batch | Failure]):
         found = file.read(row, slot.epoch % file.key.views)
         if found is None:
             # Raises the error of the image, unless it was repaired since.
-            decode(self._sources[slot.source].read(row).image, audio_s=WHOLE)
+            decode(self._sources[slot.source].read(row).image)
             raise DataError(
                 f"the image was unusable when its features were computed; delete {file.path} to "
                 "compute them again",
@@ -245,7 +244,7 @@ class BatchDataset(Dataset[Batch | Failure]):
         drawn = generator.get_state()
         augmented = []
         for content in sample.images:
-            pixels = decode(content, audio_s=self._processor.image_config.audio_s)
+            pixels = decode(content)
             generator.set_state(drawn)
             square = self._processor.image.square
             augmented.append(augment(pixels, generator) if augment else square(pixels))

@@ -21,7 +21,7 @@ from pydantic import NonNegativeInt
 
 from coca.core import annotations
 from coca.core.errors import DataError
-from coca.core.files.formats import MEDIA_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag, walk_files
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotatedSource, Entry
@@ -64,7 +64,7 @@ class FolderSource:
         digest = hashlib.sha256()
         for path, size in sized_files(self._root):
             suffix = os.path.splitext(path)[1]
-            if suffix.lower() in MEDIA_SUFFIXES:
+            if suffix.lower() in IMAGE_SUFFIXES:
                 self._images.append(path)
             elif suffix in annotations.SIDECAR_SUFFIXES:
                 self._sidecars.add(path)
@@ -173,7 +173,7 @@ class ClassFolderSource(AnnotatedSource):
         files = [
             (path.replace(os.sep, "/"), size)
             for path, size in sized_files(root)
-            if os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES and os.sep in path
+            if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.sep in path
         ]
         named = _named({path.partition("/")[0] for path, _ in files}, config)
         kept = [(path, size) for path, size in files if path.partition("/")[0] in named]

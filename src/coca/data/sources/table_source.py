@@ -34,7 +34,7 @@ from coca.data.storage.url_policy import Reach
 logger = logging.getLogger(__name__)
 
 # Default column names; the first non-empty column takes precedence.
-IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images", "audio")
+IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images")
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
 TEXT_COLUMNS = ("question", "sentence", "hypothesis")

@@ -22,9 +22,9 @@ router = APIRouter(tags=["infinity"], route_class=KeyedRoute)
 
 
 class ModalEmbeddingRequest(EmbeddingRequest):
-    """Texts, or with a modality images or audio, as data URIs or base64."""
+    """Texts, or with a modality images, as data URIs or base64."""
 
-    modality: Literal["text", "image", "audio"] | None = None
+    modality: Literal["text", "image"] | None = None
 
 
 class InfinityDocument(Foreign):
@@ -48,8 +48,8 @@ class InfinityRerankResponse(Foreign):
 
 @router.post("/embeddings")
 def embeddings_by_modality(body: ModalEmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
-    """Embed texts, images or audio, as `/v1/embeddings` does."""
-    if body.modality in ("image", "audio"):
+    """Embed texts or images, as `/v1/embeddings` does."""
+    if body.modality == "image":
         inputs = body.input if isinstance(body.input, list) else [body.input]
         files = [TextOrImage(image=it) if isinstance(it, str) else it for it in inputs]
         return embeddings(body.model_copy(update={"input": files}), tenant)

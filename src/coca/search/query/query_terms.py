@@ -29,7 +29,7 @@ from jaxtyping import Float, Float32, Float64
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, ConfigError
-from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from coca.search.query.words import STOP_WORDS
 from coca.search.search_options import check_text
 
@@ -337,7 +337,7 @@ def _check_no_path(word: str, words: Sequence[str]) -> None:
 
 
 def _is_image_name(path: str) -> bool:
-    return Path(path).suffix.lower() in PHOTO_SUFFIXES | AUDIO_SUFFIXES
+    return Path(path).suffix.lower() in PHOTO_SUFFIXES
 
 
 def _split(word: str) -> tuple[str, float]:

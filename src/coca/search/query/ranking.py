@@ -11,7 +11,7 @@ text, and in long texts: with it, a page with the words "oak table" came after p
 things.) Nothing is normalized
 among the hits of a query, so the score of a record depends on the query and the record, and on the
 captions of the collection by BM25 only: it is the same on Milvus Lite, on a server, in a copy in
-memory and on a static page, on every page of hits, and with any number of records.
+memory, on every page of hits, and with any number of records.
 
 A record without a caption that counts has no caption cosine and no words: `uncaptioned` times the
 cosine of its image replaces the cosine of the caption.

@@ -24,7 +24,6 @@ from coca.server.errors import ServiceError
 from coca.server.served_model import ServedModel
 from coca.workflows.collections.image_sources import check_filled, open_sources, resolve_uris
 from coca.workflows.collections.index import MAX_BAD_FRACTION, BadImageLog
-from coca.workflows.collections.moments import heard_by
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ class Jobs:
         check_filled(resolved, sources)
         embedder, writes = _Embedder(self._model), self._model.predictor.has_decoder
         return ingest(
-            heard_by(self._model.predictor, sources),
+            sources,
             embedder,
             job.served.collection,
             captioner=embedder.caption if job.captions and writes else None,

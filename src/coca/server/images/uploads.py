@@ -144,13 +144,6 @@ _SUFFIXES = {
     "image/tiff": ".tiff",
     "image/avif": ".avif",
     "image/heic": ".heic",
-    "audio/wav": ".wav",
-    "audio/aiff": ".aiff",
-    "audio/flac": ".flac",
-    "audio/ogg": ".ogg",
-    "audio/mpeg": ".mp3",
-    "audio/mp4": ".m4a",
-    "audio/aac": ".aac",
 }
 
 

@@ -361,7 +361,7 @@ def thumbnail(
 router.include_router(uncounted)
 
 
-@router.get("/{id:path}/original", responses={200: {"content": {"image/*": {}, "audio/*": {}}}})
+@router.get("/{id:path}/original", responses={200: {"content": {"image/*": {}}}})
 def original(id: Id, tenant: CurrentTenant, collection: Named = None) -> Response:
     """Return the encoded image as it is stored."""
     data = tenant.service.original(tenant.collection(collection).record(id))

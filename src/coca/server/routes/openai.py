@@ -42,12 +42,10 @@ class Foreign(BaseModel):
 
 
 class TextOrImage(Foreign):
-    """A text, an image or a clip of audio, as Jina has it."""
+    """A text or an image, as Jina has it."""
 
     text: str | None = None
     image: DataUri | None = None
-    audio: DataUri | None = None
-    """Audio, for a model that hears."""
 
 
 Input: TypeAlias = str | TextOrImage
@@ -208,7 +206,7 @@ router = APIRouter(tags=["openai"], route_class=KeyedRoute)
 
 @router.post("/v1/embeddings")
 def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
-    """Embed texts, and images and audio as data URIs."""
+    """Embed texts, and images as data URIs."""
     model = tenant.service.model
     texts, images = split_inputs(_inputs(body))
     tenant.charge(texts=len(texts), images=len(images))
@@ -289,20 +287,20 @@ def name_of(model: ServedModel) -> str:
 
 
 def split_inputs(inputs: Sequence[Input]) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Separate texts from images and audio, by position; plain data URIs are the latter, too."""
+    """Separate texts from images, by position; plain data URIs are images, too."""
     texts: dict[int, str] = {}
     files: dict[int, bytes] = {}
     for row, entry in enumerate(inputs):
         if isinstance(entry, str):
-            if entry.startswith(("data:image/", "data:audio/")):
+            if entry.startswith("data:image/"):
                 files[row] = read_data_uri(entry)
             else:
                 texts[row] = entry
             continue
-        values = [it for it in (entry.text, entry.image, entry.audio) if it is not None]
+        values = [it for it in (entry.text, entry.image) if it is not None]
         if len(values) != 1:
             count = "several" if values else "none"
-            raise ConfigError(f"an input must be a text, an image or audio, got {count}")
+            raise ConfigError(f"an input must be a text or an image, got {count}")
         if entry.text is not None:
             texts[row] = entry.text
         else:

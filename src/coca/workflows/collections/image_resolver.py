@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.files.formats import AUDIO_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, read_file
 from coca.data.storage.storage import Storage, is_remote
 from coca.search.ingest.snapshot import WHOLE
@@ -16,13 +15,13 @@ from coca.workflows.collections.image_sources import (
     open_sources,
     resolve_uri,
 )
-from coca.workflows.collections.moments import AudioSource, VideoSource
+from coca.workflows.collections.video_source import VideoSource
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
 
 
 class ImageResolver:
-    """Reads files, URLs, members of tars, rows of tables and zips, and moments of videos and audio.
+    """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
 
     The last tar, table or video stays open, so reading paths in sorted order is fastest.
     """
@@ -63,12 +62,7 @@ class ImageResolver:
         file = series_of(path, etag)
         if self._video != (file, etag):
             interval_s = frame_interval_of(etag) or 0.0
-            is_audio = Path(file).suffix.lower() in AUDIO_SUFFIXES
-            source = (
-                AudioSource([file], audio_s=interval_s)
-                if is_audio
-                else VideoSource([file], frame_interval_s=interval_s)
-            )
+            source = VideoSource([file], frame_interval_s=interval_s)
             # None of a video that became the motion of a Live Photo.
             entry = next(iter(source.entries()), None)
             if entry is None or entry.etag != etag:

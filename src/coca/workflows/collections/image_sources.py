@@ -1,4 +1,4 @@
-"""Sources of `coca index`: each URI resolved once: images, videos, audio, tars, tables, vectors.
+"""Sources of `coca index`: each URI resolved once: images, videos, tars, tables, vectors.
 
 Each URI is interpreted here, once, by its name, suffix and kind of file. Later steps receive the
 typed result and do not look at names again.
@@ -15,7 +15,7 @@ from pathlib import Path
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import is_gone, modified_at
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PathSource, Source, SourceConfig
@@ -24,10 +24,11 @@ from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
+from coca.runtime.image_file import DECODERS
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage, empty_folders
-from coca.workflows.collections.moments import AudioSource, VideoSource, live_photo_of
+from coca.workflows.collections.video_source import VideoSource, live_photo_of
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """File suffix to kind of the source that reads it."""
@@ -62,15 +63,11 @@ class MissingUri(SourceUri):
 
 
 class ImageUri(SourceUri):
-    """Local image file."""
+    """Local image file, or one that the decoder of a plug-in turns into an image."""
 
 
 class VideoUri(SourceUri):
     """Local video file."""
-
-
-class AudioUri(SourceUri):
-    """Local audio file."""
 
 
 class TarsUri(SourceUri):
@@ -117,19 +114,17 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         return TarsUri(uri)
     if suffix in _TABLE_KINDS:
         return TableUri(uri, _TABLE_KINDS[suffix])
-    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES | AUDIO_SUFFIXES and not is_local:
+    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not is_local:
         raise ConfigError(f"{uri}: single URLs are not fetched; list them in a manifest")
     if is_local and not path.exists():
         raise DataError(f"{uri} does not exist", reason="missing")
-    if suffix in PHOTO_SUFFIXES:
+    if suffix in PHOTO_SUFFIXES or suffix in DECODERS.names():
         return ImageUri(uri)
     if suffix in VIDEO_SUFFIXES:
         return VideoUri(uri)
-    if suffix in AUDIO_SUFFIXES:
-        return AudioUri(uri)
     advice = _WRONG_KINDS.get(
         suffix,
-        "supported are folders, images, videos, audio, .tar shards, and tables: "
+        "supported are folders, images, videos, .tar shards, and tables: "
         f"{', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{uri} cannot be indexed: {advice}")
@@ -180,7 +175,7 @@ def open_sources(
     missing = [source.uri for source in uris if isinstance(source, MissingUri)]
     if files_and_folders or missing:
         sources.append(FileSource(files_and_folders, missing=missing, within=within))
-    sources += _open_moments(uris, frame_interval_s, within)
+    sources += _open_videos(uris, frame_interval_s, within)
     unreadable: list[UnreadableFile] = []
     if tars := [source.uri for source in uris if isinstance(source, TarsUri) or _has_tars(source)]:
         shards = SampleSource(
@@ -359,29 +354,23 @@ def _has_tars(uri: SourceUri) -> bool:
     )
 
 
-def _open_moments(
+def _open_videos(
     uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
 ) -> list[AnySource]:
-    """Open videos and audio, if there are any; without `av`, those in folders are skipped."""
+    """Open the videos, if there are any; without `av`, those in folders are skipped."""
     folders = [source.uri for source in uris if isinstance(source, FolderUri)]
     videos = [source.uri for source in uris if isinstance(source, VideoUri)]
-    audio = [source.uri for source in uris if isinstance(source, AudioUri)]
-    opened: list[tuple[str, str, list[str], VideoSource | AudioSource]] = []
-    if frame_interval_s:
-        moving = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
-        opened.append(("videos", "video", videos, moving))
-    opened.append(("audio files", "audio", audio, AudioSource([*folders, *audio], within=within)))
-    kept: list[AnySource] = []
-    for kind, extra, named, source in opened:
-        if not (count := len(source.entries())):
-            continue
-        if not named and importlib.util.find_spec("av") is None:
-            remedy = f"pip install 'coca-captioners[{extra}]' to read them"
-            logger.warning("%s %s are skipped: %s", f"{count:,}", kind, remedy)
-            continue
-        require("av", extra=extra)
-        kept.append(source)
-    return kept
+    if not frame_interval_s:
+        return []
+    source = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
+    if not (count := len(source.entries())):
+        return []
+    if not videos and importlib.util.find_spec("av") is None:
+        remedy = "pip install 'coca-captioners[video]' to read them"
+        logger.warning("%s videos are skipped: %s", f"{count:,}", remedy)
+        return []
+    require("av", extra="video")
+    return [source]
 
 
 # Files of folders that are skipped: their number by suffix, and a remedy for each kind.
@@ -418,7 +407,7 @@ _KINDS: Sequence[tuple[frozenset[str], str]] = (
     (_TABLES, "tables: pass those that list images by name"),
     (frozenset({LINK}), "pass the linked folders by name"),
 )
-_MEDIA = PHOTO_SUFFIXES | VIDEO_SUFFIXES | AUDIO_SUFFIXES
+_MEDIA = PHOTO_SUFFIXES | VIDEO_SUFFIXES
 _TAKEN = _MEDIA | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx"}
 _MOST_SUFFIXES = 6
 

@@ -44,7 +44,6 @@ from coca.workflows.collections.image_sources import (
     vectors_files,
     warn_of_skipped,
 )
-from coca.workflows.collections.moments import heard_by
 from coca.workflows.collections.watch import watch_folders, watched_folders
 
 logger = logging.getLogger(__name__)
@@ -195,7 +194,6 @@ def index_sources(
     `path_cache` is shared by repeated runs, so that later runs read only changes.
     """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
-    sources = heard_by(predictor, sources)
     with open_collection(
         predictor,
         uri,

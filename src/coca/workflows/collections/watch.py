@@ -14,7 +14,7 @@ from typing import TypeVar
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
-from coca.core.files.formats import AUDIO_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
 from coca.search.ingest.sources import AnySource, Entry, SourceImage
 from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
@@ -26,7 +26,7 @@ SETTLE_S = 0.5
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
 _IMAGES = PHOTO_SUFFIXES | {".tar"}
-_TAKEN = _IMAGES | VIDEO_SUFFIXES | AUDIO_SUFFIXES
+_TAKEN = _IMAGES | VIDEO_SUFFIXES
 
 _Result = TypeVar("_Result")
 
@@ -137,7 +137,7 @@ def changed_sources(
     paths: Iterable[Path], image_folders: Container[str], roots: Roots, *, frame_interval_s: float
 ) -> list[AnySource]:
     """Open the sources of changed paths: existing files, and deleted ones."""
-    # Without `av`, videos and audio are skipped, as in folders.
+    # Without `av`, videos are skipped, as in folders.
     read = _IMAGES if importlib.util.find_spec("av") is None else _TAKEN
     there: set[str] = set()
     vanished: set[str] = set()

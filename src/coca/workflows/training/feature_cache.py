@@ -208,7 +208,7 @@ class ViewReader:
         try:
             if isinstance(sample, DataError) or len(sample.images) != 1:
                 return None
-            pixels = decode(sample.image, audio_s=self.transform.config.audio_s)
+            pixels = decode(sample.image)
         except DataError:
             return None
         if self._augment is None:

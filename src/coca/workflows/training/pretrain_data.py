@@ -12,7 +12,6 @@ from pydantic import Field, PositiveInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
-from coca.core.files.formats import HEAD_BYTES, is_audio
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
@@ -26,7 +25,6 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TOKENIZERS, TextTokenizer, Tokenizer
-from coca.runtime.audio_file import MAX_SHOWN_S
 from coca.runtime.caption_words import CaptionWords
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.schedule import ScheduleConfig
@@ -139,9 +137,6 @@ class DataConfig(Config):
     """Method that makes an image square."""
     trim: bool = False
     """Trim empty borders first, such as those of icons and product photos."""
-    audio_s: Annotated[float, Field(gt=0, le=MAX_SHOWN_S)] | None = None
-    """Seconds of audio that the model hears; a clip's first window is an image 100 pixels a second
-    wide and 128 high. null: images only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -286,15 +281,13 @@ def make_processor(
     caption_words: CaptionWords | None = None,
 ) -> Processor:
     """Create the processor of images and texts, which is saved with the finished model."""
-    image = ImageConfig(
-        image_size=image_size, resize=config.resize, trim=config.trim, audio_s=config.audio_s
-    )
+    image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     if normalization is not None:
         image = replace(image, **normalization._asdict())
     return Processor(ImageTransform(image), tokenizer, context_length, caption_words=caption_words)
 
 
-def _require_usable(config: SourceConfig, source: Source, images: int, *, hears: bool) -> None:
+def _require_usable(config: SourceConfig, source: Source, images: int) -> None:
     """Check three samples of a source; raise if all are unusable in this run."""
     samples = []
     for row in sorted({0, len(source) // 2, len(source) - 1}):
@@ -307,13 +300,6 @@ def _require_usable(config: SourceConfig, source: Source, images: int, *, hears:
             f"{images} of each; write a row for each image, or fine-tune a head with images: "
             f"{min(counts)}",
             reason="image_count",
-        )
-    heads = [sample.image[:HEAD_BYTES] for sample in samples]
-    if not hears and heads and all(map(is_audio, heads)):
-        raise DataError(
-            f"the samples of {config.title} are audio: set data.audio_s to the seconds of a clip "
-            "that the model hears, such as 2",
-            reason="audio",
         )
     if samples and not any(texts_of(sample, config)[0] for sample in samples):
         raise _without_text(config, len(samples))
@@ -336,12 +322,7 @@ def make_loader(
     """
     if config.loader.max_bad_fraction < _MANY_BAD:
         for source_config, source in sources:
-            _require_usable(
-                source_config,
-                source,
-                config.loader.images_per_sample,
-                hears=processor.image_config.audio_s is not None,
-            )
+            _require_usable(source_config, source, config.loader.images_per_sample)
     world = DistributedContext.current()
     augment, native = config.augment, processor.image_config
     stages = [

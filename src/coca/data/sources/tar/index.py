@@ -25,7 +25,7 @@ import numpy as np
 
 from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
-from coca.core.files.formats import MEDIA_SUFFIXES
+from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 
@@ -51,7 +51,7 @@ HEADER_BYTES = 4096
 # Columns of a record: role of a file in its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
-    (suffix.removeprefix(".") for suffix in MEDIA_SUFFIXES), IMAGE
+    (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
 )
 
 ABSENT = 0xFFFFFFFF

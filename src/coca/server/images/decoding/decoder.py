@@ -161,11 +161,7 @@ class ProcessDecoder:
         ) from died
 
     def _start(self) -> WorkerProcess:
-        return WorkerProcess(
-            max_pixels=self._max_pixels,
-            timeout_s=self._timeout_s,
-            hears=self._settings.audio_s is not None,
-        )
+        return WorkerProcess(max_pixels=self._max_pixels, timeout_s=self._timeout_s)
 
 
 def _pixel_bytes(header: dict[str, Any], side: int) -> int:

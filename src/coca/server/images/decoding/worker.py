@@ -19,7 +19,6 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.files.formats import has_heif, has_raw, register_heif
-from coca.runtime.audio_file import WHOLE, silent_wav
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import read_header
@@ -36,14 +35,14 @@ def main() -> None:
     """Answer messages until the service closes the pipe.
 
     The arguments of the process are the maximum number of bytes of memory, and of seconds for an
-    image, and 1 if the model hears, else 0.
+    image.
     """
-    max_memory, timeout_s, hears = map(int, sys.argv[1:])
+    max_memory, timeout_s = map(int, sys.argv[1:])
     requests = os.dup(0)
     answers = os.dup(1)
     # Ctrl-C in a terminal reaches the whole process group; the service ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _load_decoders(hears=bool(hears))
+    _load_decoders()
     _limit(resource.RLIMIT_AS, max_memory)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
@@ -70,12 +69,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     settings = request.get("settings")
-    image = read_image(
-        data,
-        max_pixels=request["max_pixels"],
-        at_least=request["at_least"],
-        audio_s=WHOLE if settings is None else settings["audio_s"],
-    )
+    image = read_image(data, max_pixels=request["max_pixels"], at_least=request["at_least"])
     if (side := request.get("side")) is not None:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     if request.get("jpeg"):
@@ -97,7 +91,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     return answer, np.ascontiguousarray(square)
 
 
-def _load_decoders(*, hears: bool) -> None:
+def _load_decoders() -> None:
     """Import all that an image may need, since files cannot be opened afterwards."""
     Image.init()
     for package, is_there in (("pillow_heif", has_heif()), ("rawpy", has_raw())):
@@ -120,10 +114,11 @@ def _load_decoders(*, hears: bool) -> None:
         tiny.save(stream, format, exif=exif)
         read_image(stream.getvalue())
         read_header(stream.getvalue())
-    if hears:
-        read_image(silent_wav(), audio_s=WHOLE)
-    else:
-        sys.modules["av"] = None  # type: ignore[assignment]
+    # Videos and sounds are not decoded here.
+    sys.modules["av"] = None  # type: ignore[assignment]
+    with suppress(DataError):
+        # A file of no known format imports the decoders of plug-ins.
+        read_image(b"no image")
     # NumPy starts its library of linear algebra at the first product.
     resize_columns(np.zeros((2, 1, 3), np.uint8), 1, "bilinear")
 

@@ -26,14 +26,14 @@ class WorkerDiedError(Exception):
 class WorkerProcess:
     """A running decoder process; one thread at a time may use it."""
 
-    def __init__(self, *, max_pixels: int, timeout_s: float, hears: bool = False) -> None:
+    def __init__(self, *, max_pixels: int, timeout_s: float) -> None:
         """Start the process, without waiting until it is ready."""
         self._timeout_s = timeout_s
         self._ready = False
         # Transparent pixels that are turned upright exist four times, with 4 bytes each; Python and
         # its libraries take less than half a gigabyte.
         memory_bytes = (512 << 20) + 24 * max_pixels
-        limits = (memory_bytes, int(timeout_s) + 1, int(hears))
+        limits = (memory_bytes, int(timeout_s) + 1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "coca.server.images.decoding.worker", *map(str, limits)],
             stdin=subprocess.PIPE,

@@ -14,7 +14,6 @@ import { Zoom } from "./zoom.js";
 const RETRY_MS = 3000;
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
-const IS_AUDIO = /\.(aac|aiff?|flac|m4a|mp3|og[ag]|opus|wav)(#t=[\d.]+)?$/i;
 /** Metadata that the view shows elsewhere. */
 const SHOWN = new Set(["captions", "name", "hidden", ...TECHNICAL]);
 
@@ -163,15 +162,12 @@ export class ItemView {
       frame.style.setProperty("--ratio", item.width / item.height);
       frame.style.setProperty("--pixels", Math.min(item.width, 1024));
     }
-    const player = IS_AUDIO.test(item.name) ? h("audio", { class: "item-audio", controls: true }) : "";
-    if (player) showImage(player, item.original);
     const step = (label, iconName, by, enabled) =>
       button(label, iconName, () => this.#step(by), { class: `item-${iconName}`, disabled: !enabled });
     const stage = h(
       "div",
       { class: "item-stage" },
       frame,
-      player,
       h("p", { class: "item-missing-note" }),
       step(t("Previous image"), "left", -1, index > 0),
       step(t("Next image"), "right", 1, index >= 0 && this.wall.item(index + 1)),

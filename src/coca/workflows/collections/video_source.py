@@ -1,0 +1,107 @@
+"""Source of video frames: each video is a series of images in one album."""
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from coca.core.errors import DataError
+from coca.core.files.formats import VIDEO_SUFFIXES
+from coca.core.files.local_files import Roots, check_regular, file_etag
+from coca.processing.video import read_frames
+from coca.search.ingest.sources import (
+    Entry,
+    SourceImage,
+    check_links,
+    find_files,
+    read_annotation,
+)
+from coca.search.records import series_etag, series_path
+
+_SHORTER_PX = 720
+"""Maximum shorter side of a stored frame, pixels; no model reads more."""
+_JPEG_QUALITY = 90
+
+
+def live_photo_of(video: str | Path) -> str:
+    """Find the photo of a Live Photo by its motion, `NAME.mov` next to it; empty if it is none."""
+    stem, suffix = os.path.splitext(video)
+    suffixes = (".heic", ".jpg", ".jpeg") if suffix.lower() == ".mov" else ()
+    photos = (stem + variant for photo in suffixes for variant in (photo, photo.upper()))
+    return next(filter(os.path.exists, photos), "")
+
+
+class VideoSource:
+    """Videos of folders and paths, without those of Live Photos: one JPEG image per interval.
+
+    The metadata of `NAME.json` apply to every frame. The caption of the file may describe content
+    outside a frame, so it is stored as the metadata `video_caption`, not as the frame's caption.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        frame_interval_s: float,
+        within: Sequence[str | Path] = (),
+    ) -> None:
+        self._within = within
+        self._interval_s = frame_interval_s
+        self._tops = {os.path.abspath(path) for path in paths}
+        self._roots = Roots(self._tops)
+        self._entries = [
+            Entry(str(file), series_etag(file_etag(file), frame_interval_s))
+            for file in find_files(self._tops, suffixes=VIDEO_SUFFIXES, warn=False)
+            if not live_photo_of(file)
+        ]
+
+    def entries(self) -> Sequence[Entry]:
+        """Return one entry per file, sorted by absolute path."""
+        return self._entries
+
+    def roots(self) -> Sequence[str]:
+        """Return the folders among the paths."""
+        return sorted(filter(os.path.isdir, self._tops))
+
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
+        """Yield the frames of a file."""
+        check_links(entry.path, self._within)
+        annotation = read_annotation(entry.path)
+        caption = {"video_caption": annotation.caption} if annotation.caption else {}
+        try:
+            # Opening a FIFO would block until a writer appears.
+            modified_at = int(check_regular(entry.path).st_mtime)
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+            raise DataError(
+                f"{entry.path} cannot be read: {error.strerror}", reason=reason
+            ) from error
+        for time_s, data in self._frames(entry.path):
+            seconds = round(time_s, 3)
+            yield SourceImage(
+                path=series_path(entry.path, seconds),
+                data=data,
+                annotation=replace(
+                    annotation,
+                    caption="",
+                    album=annotation.album or entry.path,
+                    metadata={**annotation.metadata, **caption, "seconds": seconds},
+                ),
+                modified_at=modified_at,
+                etag=entry.etag,
+            )
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Check whether a file at or below one of the paths no longer exists."""
+        return self._roots.has_lost(path)
+
+    def _frames(self, path: str) -> Iterator[tuple[float, bytes]]:
+        """Yield the time of each frame, in seconds, and its encoded image."""
+        frames = read_frames(path, frame_interval_s=self._interval_s, shorter_px=_SHORTER_PX)
+        for frame in frames:
+            stream = io.BytesIO()
+            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
+            yield frame.time_s, stream.getvalue()

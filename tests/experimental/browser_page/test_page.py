@@ -1,0 +1,359 @@
+"""The static page of `coca export --format browser` in a real browser, served by plain HTTP."""
+
+import functools
+import http.server
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed: make test-page")
+
+from coca.core.progress import silent
+from page_service import ARGUMENTS, AXE, CHROMIUM, Watch, write_images
+
+pytestmark = pytest.mark.page
+
+PACKAGES = AXE.parent.parent
+TIMEOUT_MS = 120_000
+ROWS = 300
+ROUNDING = 6e-3
+"""Maximum difference of the cosines of two items that the page may swap. Rounding to 8 bits changes
+a cosine by about 0.001 (one standard deviation, of vectors as short as these)."""
+EXPORT = """
+import sys
+from pathlib import Path
+import coca
+from coca.release.onnx.onnx_export import write_files
+folder = Path(sys.argv[2])
+folder.mkdir()
+model = coca.load(sys.argv[1], device="cpu", prepack=False)
+write_files(folder, model, "fp32", name="tiny")
+"""
+TEXTS = ("a red circle", "blue", "circles", "Two triangles, it's green!")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """An exported model, a collection of its vectors, and the static page of both."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    if not (PACKAGES / "onnxruntime-web").is_dir():
+        pytest.skip("onnxruntime-web is not installed: make test-page")
+    import coca
+    from coca.core.files.local_files import file_etag
+    from coca.experimental.browser_page.export import write
+    from coca.search.milvus.collection import Collection
+    from coca.search.records import Origin, Record, content_id
+    from tiny_model import write_model
+
+    root = tmp_path_factory.mktemp("static")
+    model = coca.load(write_model(root / "model"), device="cpu")
+    # In another process, where no shapes are checked.
+    words = [sys.executable, "-c", EXPORT, str(root / "model"), str(root / "onnx")]
+    subprocess.run(words, check=True)
+    images = sorted(write_images(root / "images").glob("*.png"))
+    uri = str(root / "images.db")
+    random = np.random.default_rng(0)
+    with Collection.open(
+        uri,
+        embed_dim=model.embed_dim,
+        fingerprint=model.fingerprint,
+        model=str(root / "onnx"),
+        create=True,
+    ) as collection:
+        records: list[Record] = []
+        for number in range(ROWS):
+            vector = random.normal(0, 1, model.embed_dim)
+            if number % 10 == 9:
+                # A tie within the rounding to 16 bits.
+                vector = records[-1].vector + random.normal(0, 1e-5, model.embed_dim)
+            source = images[number % len(images)]
+            data = source.read_bytes() + number.to_bytes(4, "big")
+            path = root / "images" / f"{number}-{source.name}"
+            path.write_bytes(data)
+            records.append(
+                Record(
+                    id=content_id(data),
+                    path=str(path),
+                    caption=f"{number}: {source.stem}" if number % 7 else "",
+                    vector=_unit(vector),
+                    origin=Origin(files={str(path): file_etag(path)}, captioned=True),
+                    tags=("odd", "all") if number % 2 else ("all",),
+                    time=1_600_000_000 if number % 4 < 2 else 1_500_000_000,
+                )
+            )
+        collection.upsert(records)
+    out = root / "page"
+    result = write(str(root / "onnx"), out, options=options(uri), progress=silent)
+    assert (result["items"], result["without_thumbnail"]) == (ROWS, 0)
+    return root / "onnx", uri, out
+
+
+def options(uri: str) -> dict[str, str]:
+    return {"uri": uri, "packages": str(PACKAGES)}
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *words: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder by plain HTTP; yield its address."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
+    with served(folders[2]) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(address: str, browser: Any) -> Iterator[Callable[..., Any]]:
+    watch, contexts = Watch(), []
+
+    def open_tab(path: str = "", **settings: Any) -> Any:
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(TIMEOUT_MS)
+        watch.follow(tab)
+        tab.goto(address + path)
+        tab.wait_for_selector(".tile")
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert watch.faults == []
+
+
+def ids(tab: Any, count: int) -> list[str]:
+    return tab.locator(".tile").evaluate_all("all => all.map(one => one.dataset.id)")[:count]
+
+
+def wait_for_hits(tab: Any, name: str, *, is_whole: bool = True) -> None:
+    # Not by `wait_for_function`, whose polling the policy of the page forbids.
+    from playwright.sync_api import expect
+
+    status = tab.locator("#status")
+    expect(status).to_have_text(
+        re.compile(f"^{re.escape(name)}{': ' if is_whole else ''}"), timeout=TIMEOUT_MS
+    )
+
+
+def assert_equal_ranks(tab: Any, hits: list[Any]) -> None:
+    """Compare the first ten items of the page with hits; see `ROUNDING` for their order."""
+    cosines = {hit.id: hit.score for hit in hits}
+    found = ids(tab, 10)
+    assert len(set(found)) == 10
+    wanted = [hit.score for hit in hits[:10]]
+    np.testing.assert_allclose([cosines[id] for id in found], wanted, atol=ROUNDING)
+    shown = tab.locator(".tile").evaluate_all("all => all.map(one => Number(one.dataset.score))")
+    np.testing.assert_allclose(shown[:10], wanted, atol=ROUNDING)
+
+
+def test_typed_texts_find_what_coca_search_finds(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path]
+) -> None:
+    from coca.workflows.collections.collection_model import open_search
+
+    model, uri, _ = folders
+    tab = visit()
+    with open_search(uri, model=model) as engine:
+        for text in TEXTS:
+            expected = engine.search(text, k=30)
+            # The key of the page, not a click; within the field it is a character.
+            tab.locator("#text").blur()
+            tab.keyboard.press("/")
+            tab.keyboard.type(text)
+            tab.keyboard.press("Enter")
+            wait_for_hits(tab, f"“{text}”")
+            assert_equal_ranks(tab, expected)
+    tab.go_back()
+    wait_for_hits(tab, f"“{TEXTS[-2]}”")
+
+
+def test_a_tile_finds_what_is_similar_to_it(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path]
+) -> None:
+    from playwright.sync_api import expect
+
+    from coca.workflows.collections.collection_model import open_search
+
+    model, uri, _ = folders
+    tab = visit()
+    with open_search(uri, model=model) as engine:
+        (best,) = ids(tab, 1)
+        tab.locator(".tile").first.press("Enter")
+        expect(tab.locator("#view img")).to_be_visible()
+        tab.locator("#similar").click()
+        tab.wait_for_url(f"**/#like={best}")
+        wait_for_hits(tab, "Similar to ", is_whole=False)
+        assert ids(tab, 1) == [best]
+        vector = engine.collection.get([best])[best].vector
+        assert_equal_ranks(tab, engine.search(vector=vector, k=30))
+
+
+def test_all_images_are_reached_by_more(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    while tab.locator("#more").is_visible():
+        before = tab.locator(".tile").count()
+        tab.locator("#more").press("Enter")
+        assert tab.evaluate("document.activeElement.className") == "tile"
+        assert tab.locator(".tile").count() > before
+    assert tab.locator(".tile").count() == ROWS
+    last = tab.locator(".tile img").last
+    last.scroll_into_view_if_needed()
+    assert last.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_a_failed_search_is_reported_and_can_be_repeated(
+    visit: Callable[..., Any], folders: tuple[Path, str, Path], address: str
+) -> None:
+    tab = visit()
+    tab.route("**/text.onnx", lambda route: route.fulfill(body="no graph"))
+    tab.fill("#text", "red")
+    tab.press("#text", "Enter")
+    wait_for_hits(tab, "The search failed")
+    tab.unroute("**/text.onnx")
+    tab.fill("#text", "green")
+    tab.press("#text", "Enter")
+    wait_for_hits(tab, "“green”")
+
+
+def test_a_click_enlarges_an_image_that_can_be_downloaded(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    tab = visit()
+    first, second = ids(tab, 2)
+    tab.locator(".tile").first.click()
+    image = tab.locator("#view img")
+    expect(image).to_be_visible()
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 200
+    assert f"item={first}" in tab.url
+    with tab.expect_download() as download:
+        tab.locator("#download").click()
+    assert download.value.suggested_filename.endswith(".jpg")
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_url(f"**/#item={second}")
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#view")).to_be_hidden()
+    assert "item" not in tab.url
+    assert tab.locator(".tile").nth(1).evaluate("one => one === document.activeElement")
+
+
+def test_filters_narrow_a_search_and_have_an_address(visit: Callable[..., Any]) -> None:
+    from playwright.sync_api import expect
+
+    tab = visit()
+    expect(tab.locator("#status")).to_have_text(f"{ROWS} images")
+    tab.locator("#tag").select_option("odd")
+    expect(tab.locator("#status")).to_have_text(f"{ROWS // 2} images")
+    tab.locator("#year").select_option("2020")
+    expect(tab.locator("#status")).to_have_text(f"{ROWS // 4} images")
+    tab.fill("#text", TEXTS[0])
+    tab.press("#text", "Enter")
+    expect(tab.locator("#status")).to_have_text(
+        f"“{TEXTS[0]}”: {ROWS // 4} images, best matches first",
+        timeout=TIMEOUT_MS,
+    )
+    other = visit("#" + tab.url.partition("#")[2])
+    expect(other.locator("#status")).to_contain_text("best matches first", timeout=TIMEOUT_MS)
+    assert ids(other, 10) == ids(tab, 10)
+    other.locator("#year").select_option("")
+    expect(other.locator("#status")).to_contain_text(f"{ROWS // 2} images")
+
+
+def test_loading_shows_its_progress(visit: Callable[..., Any]) -> None:
+    from playwright.sync_api import expect
+
+    tab = visit()
+    tab.evaluate(
+        """() => {
+          window.seen = [];
+          const bar = document.getElementById("progress");
+          new MutationObserver(() => bar.hidden || seen.push(bar.value / bar.max))
+            .observe(bar, {attributes: true});
+        }"""
+    )
+    tab.fill("#text", TEXTS[0])
+    tab.press("#text", "Enter")
+    wait_for_hits(tab, f"“{TEXTS[0]}”")
+    seen = tab.evaluate("seen")
+    assert seen
+    assert all(0 <= part <= 1 for part in seen)
+    assert max(seen) > 0.5
+    expect(tab.locator("#progress")).to_be_hidden()
+    expect(tab.locator("#loading")).to_be_empty()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["", "#q=red", "#item"])
+def test_axe_finds_no_violation(visit: Callable[..., Any], scheme: str, path: str) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: make test-page")
+    tab = visit(path, color_scheme=scheme, reduced_motion="reduce")
+    if path == "#item":
+        tab.locator(".tile").first.click()
+        tab.wait_for_selector("#view[open]")
+    elif path:
+        tab.wait_for_selector(".tile[data-score]")
+    # The policy of the page forbids the script of a test, but not one of the debugger.
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    found = tab.evaluate("axe.run()")["violations"]
+    assert [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]] == []
+
+
+def test_a_page_without_the_packages_is_an_error(
+    folders: tuple[Path, str, Path], tmp_path: Path
+) -> None:
+    from coca.core.errors import ConfigError, SearchError
+    from coca.experimental.browser_page.export import write
+
+    model, uri, _ = folders
+    out = tmp_path / "page"
+    with pytest.raises(ConfigError, match=r"has no onnxruntime-web with the file dist/ort\."):
+        write(str(model), out, options=options(uri) | {"packages": str(tmp_path)}, progress=silent)
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    manifest = (changed / "manifest.json").read_text()
+    fingerprint = manifest.split('"fingerprint": "')[1].split('"')[0]
+    (changed / "manifest.json").write_text(manifest.replace(fingerprint, "0" * len(fingerprint)))
+    with pytest.raises(SearchError, match=r"was filled by model .*, and not by 000"):
+        write(str(changed), out, options=options(uri), progress=silent)
+    assert not out.exists()

@@ -1,0 +1,222 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from coca.core.errors import ConfigError, ModelError
+from coca.experimental.detection.detector import (
+    SCALES,
+    Boxes,
+    Detector,
+    DetectorConfig,
+    FeaturePyramid,
+    load_detector,
+    save_detector,
+)
+from coca.model.coca import CoCa
+from coca.model.encoders.vit import ViTConfig
+from tiny import tiny_config
+
+
+def test_maps_have_the_sides_of_their_scales() -> None:
+    pyramid = FeaturePyramid(width=16, channels=8)
+    maps = pyramid(torch.randn(2, 24, 16), (4, 6))
+    assert [tuple(one.shape) for one in maps] == [
+        (2, 8, round(4 * scale), round(6 * scale)) for scale in SCALES
+    ]
+
+
+def test_a_location_of_a_map_sees_the_patches_around_it_and_no_others() -> None:
+    torch.manual_seed(0)
+    pyramid = FeaturePyramid(width=16, channels=8, scales=(2.0, 1.0))
+    tokens = torch.randn(1, 64, 16)
+    changed = tokens.clone()
+    changed[0, 0] += 1.0
+    for scale, before, after in zip(
+        (2, 1), pyramid(tokens, (8, 8)), pyramid(changed, (8, 8)), strict=True
+    ):
+        moved = (before - after).abs().amax(1)[0] > 1e-6
+        # One patch and its neighbours within the 3 x 3 convolution.
+        reach = scale + 1
+        assert moved[:reach, :reach].all()
+        assert not moved[reach:].any()
+        assert not moved[:, reach:].any()
+
+
+def test_every_level_learns() -> None:
+    pyramid = FeaturePyramid(width=16, channels=8)
+    sum(one.square().sum() for one in pyramid(torch.randn(2, 16, 16), (4, 4))).backward()
+    assert all(parameter.grad is not None for parameter in pyramid.parameters())
+
+
+def test_an_unknown_scale_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"got \[3.0\]"):
+        FeaturePyramid(width=16, channels=8, scales=(3.0,))
+
+
+CONFIG = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
+
+
+def tiny_detector(seed: int = 0) -> Detector:
+    torch.manual_seed(seed)
+    return Detector(CoCa(tiny_config()), CONFIG)
+
+
+def square(left: float, label: int) -> Boxes:
+    return {"boxes": torch.tensor([[left, 4.0, left + 6, 10.0]]), "labels": torch.tensor([label])}
+
+
+def test_the_encoder_is_the_captioners_own_and_learns() -> None:
+    captioner = CoCa(tiny_config())
+    detector = Detector(captioner, CONFIG)
+    assert detector.backbone.image_encoder is captioner.image_encoder
+    losses = detector([torch.randn(3, 16, 16)], [square(4.0, 1)])
+    assert set(losses) == {"classification", "bbox_regression", "bbox_ctrness"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in captioner.image_encoder.parameters())
+    assert all(p.grad is None for p in captioner.unimodal_decoder.parameters())
+
+
+def test_a_image_without_objects_has_losses_too() -> None:
+    none: Boxes = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = tiny_detector()([torch.randn(3, 16, 16)], [none])
+    assert torch.stack(list(losses.values())).isfinite().all()
+
+
+def test_images_are_seen_as_they_are_in_training_and_afterwards() -> None:
+    detector = tiny_detector()
+    sizes: list[tuple[int, ...]] = []
+    detector.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape))
+    image = torch.randn(3, 16, 16)
+    detector([image], [square(4.0, 0)])
+    detector.eval()([image])
+    assert sizes == [(1, 3, 16, 16)] * 2
+
+
+def test_it_learns_where_a_square_is_and_which() -> None:
+    images, wanted = [], []
+    for number in range(6):
+        image, label = torch.zeros(3, 16, 16), number % 2
+        image[label * 2, 4:10, number : number + 6] = 2.0
+        images.append(image)
+        wanted.append(square(float(number), label))
+    detector = tiny_detector()
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(detector(images, wanted).values()).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        for found, right in zip(detector.eval()(images), wanted, strict=True):
+            assert int(found["labels"][0]) == int(right["labels"][0])
+            assert overlap(found["boxes"][0], right["boxes"][0]) > 0.5
+
+
+def paper_like(patch_size: int, patches: int) -> Detector:
+    """Build a detector with all maps on `patches` x `patches` patches of this size."""
+    image = ViTConfig(
+        image_size=patch_size * patches,
+        patch_size=patch_size,
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=32,
+    )
+    torch.manual_seed(0)
+    config = DetectorConfig(classes=("cat",), channels=32)
+    return Detector(CoCa(tiny_config(image=image)), config)
+
+
+@pytest.mark.parametrize(("patch_size", "patches"), [(14, 16), (16, 8), (18, 16), (32, 7)])
+def test_a_location_is_where_the_pixels_of_its_cell_are(patch_size: int, patches: int) -> None:
+    maps, centres = [], []
+    for scale in SCALES:
+        # The remainder of an odd grid is in no cell of the smallest map.
+        cells = int(patches * scale)
+        maps.append(torch.zeros(1, 32, cells, cells))
+        # Reference: pixels are split into eighths, and those of a cell are averaged.
+        parts = cells * patch_size / scale * 8
+        along = ((torch.arange(parts) + 0.5) / 8).view(cells, -1).mean(dim=1)
+        row, column = torch.meshgrid(along, along, indexing="ij")
+        centres.append(torch.stack((column, row), dim=2).flatten(0, 1))
+    side = patch_size * patches
+    images = ImageList(torch.zeros(1, 3, side, side), [(side, side)])
+    (found,) = paper_like(patch_size, patches).anchor_generator(images, maps)
+    torch.testing.assert_close((found[:, :2] + found[:, 2:]) / 2, torch.cat(centres))
+    widths = (found[:, 2:] - found[:, :2]).unique()
+    assert widths.tolist() == sorted(patch_size / scale for scale in SCALES)
+
+
+@pytest.mark.parametrize("patch_size", [14, 16, 18, 32])
+def test_every_small_box_teaches_where_it_is(patch_size: int) -> None:
+    detector = paper_like(patch_size, 288 // patch_size)
+    side = detector.backbone.image_encoder.config.image_size
+    last = float(side - 16)
+    for left, top in ((0.0, 0.0), (last, 0.0), (0.0, last), (last, last), (last / 2, last / 2)):
+        box = torch.tensor([[left, top, left + 16, top + 16]])
+        wanted: Boxes = {"boxes": box, "labels": torch.tensor([0])}
+        with torch.no_grad():
+            losses = detector([torch.zeros(3, side, side)], [wanted])
+        # Only a location inside the box has a box loss.
+        assert float(losses["bbox_regression"]) > 0, (left, top)
+
+
+def test_half_precision_leaves_boxes_and_losses_as_precise_as_they_are() -> None:
+    detector = tiny_detector()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = detector([torch.randn(3, 16, 16)], [square(4.0, 1)])
+        (found,) = detector.eval()([torch.randn(3, 16, 16)])
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert found["boxes"].dtype == torch.float32
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    sides = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0)
+    areas = [float((box[2:] - box[:2]).prod()) for box in (one, other)]
+    shared = float(sides.prod())
+    return shared / (sum(areas) - shared)
+
+
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
+    detector = tiny_detector().eval()
+    save_detector(tmp_path, detector)
+    captioner = CoCa(tiny_config())
+    captioner.image_encoder.load_state_dict(detector.backbone.image_encoder.state_dict())
+    again = load_detector(tmp_path, captioner)
+    assert again.config == CONFIG
+    with torch.inference_mode():
+        image = torch.randn(3, 16, 16)
+        for name, value in detector([image])[0].items():
+            assert torch.equal(value, again([image])[0][name])
+
+
+def test_a_folder_without_a_detector_and_one_of_another_shape_raise(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no detector"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+    save_detector(tmp_path, tiny_detector())
+    settings = (tmp_path / "detector.json").read_text()
+    (tmp_path / "detector.json").write_text(settings.replace('"cat"', '"cat", "cow"'))
+    with pytest.raises(ModelError, match="does not fit"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+    (tmp_path / "detector.json").write_text(json.dumps(json.loads(settings)["detector"]))
+    with pytest.raises(
+        ModelError, match=r"has format_version None; .* reads 2: train the detector again"
+    ):
+        load_detector(tmp_path, CoCa(tiny_config()))
+    (tmp_path / "detector.json").write_text("{")
+    with pytest.raises(ModelError, match="JSON"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+
+
+def test_settings_that_no_detector_can_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="different names"):
+        DetectorConfig(classes=("cat", "cat"))
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        DetectorConfig(classes=("cat",), channels=40)
+    with pytest.raises(ConfigError, match="descending"):
+        DetectorConfig(classes=("cat",), scales=(1.0, 2.0))
+    with pytest.raises(ConfigError, match="something to find"):
+        Detector(CoCa(tiny_config()), DetectorConfig(channels=32))

@@ -1,0 +1,149 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loading.loader import LoaderConfig
+from coca.data.sources.annotated import AnnotationsConfig
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.source import SourceConfig
+from coca.experimental.detection.detecting import load_detector
+from coca.experimental.detection.detector import DetectorConfig
+from coca.experimental.detection.finetuning import DetectionConfig, finetune_detection
+from coca.inference import loading
+from coca.processing.augment import AugmentConfig
+from coca.tasks import TASKS, TaskConfig
+from coca.train.optim.optimizer import OptimizerConfig
+from coca.train.optim.schedule import ScheduleConfig
+from coca.train.trainer import TrainConfig
+from coca.workflows.training.pretrain_data import DataConfig
+from tiny_detector import write_scenes
+from tiny_model import write_model
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> SourceConfig:
+    path = write_scenes(tmp_path / "scenes")
+    return AnnotationsConfig(
+        kind="coco_instances", path=str(path), images=str(path.parent / "pictures")
+    )
+
+
+def recipe(tmp_path: Path, scenes: SourceConfig, **changes: Any) -> DetectionConfig:
+    model = tmp_path / "pretrained"
+    if not model.exists():
+        write_model(model)
+    config = DetectionConfig(
+        run=tmp_path / "run",
+        model=str(model),
+        device="cpu",
+        image_size=32,
+        detector=DetectorConfig(channels=32, scales=(2.0, 1.0)),
+        data=DataConfig(sources=(scenes,), loader=LoaderConfig(batch_size=6)),
+        train=TrainConfig(
+            steps=4,
+            optimizer=OptimizerConfig(lr=2e-3),
+            log_every=1,
+            save_every=2,
+            trackers=("jsonl",),
+        ),
+    )
+    return replace(config, **changes)
+
+
+def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: SourceConfig) -> None:
+    pytest.importorskip("pycocotools", reason="the extra detection is not installed")
+    config = recipe(tmp_path, scenes, evaluate=(TaskConfig(task="detection", data=scenes),))
+    config = replace(config, train=replace(config.train, steps=40))
+    result = finetune_detection(config)
+    (score,) = result.scores
+    assert score.metrics["AP50"] > 0.3
+    assert json.loads((config.run / "scores" / "report.json").read_text())["tasks"]
+    (row,) = score.report_samples.rows
+    assert "there: blue square, red square" in [case.lines[1] for case in row.examples]
+    assert any("square" in case.lines[0] for case in row.examples)
+    assert all(case.image for case in row.examples)
+    detector = load_detector(result.model, device="cpu")
+    assert detector.classes == ("blue square", "red square")
+    found = detector.detect(tmp_path / "scenes" / "pictures" / "0.png", threshold=0.2)[0]
+    assert {one.label for one in found} == set(detector.classes)
+    # Boxes come in pixels of the image, and the surest first.
+    assert all(0 <= one.box[0] < one.box[2] <= 32 for one in found)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    # Files of twice the listed size show the same objects.
+    for path in (tmp_path / "scenes" / "pictures").iterdir():
+        with Image.open(path) as image:
+            image.resize((64, 64), Image.Resampling.NEAREST).save(path)
+    loaded = loading.load(result.model, device="cpu")
+    again = TASKS.get("detection")(loaded, config.evaluate[0])
+    assert again.metrics["AP50"] > 0.3
+
+
+def test_the_run_goes_on_where_it_stopped_to_the_same_weights(
+    tmp_path: Path, scenes: SourceConfig
+) -> None:
+    config = recipe(tmp_path, scenes)
+    made = finetune_detection(config)
+    whole = load_detector(made.model, device="cpu").detector.state_dict()
+    newest = max((config.run / "checkpoints").iterdir())
+    shutil.rmtree(newest)
+    again = finetune_detection(config)
+    assert (made.step, again.step) == (4, 4)
+    resumed = load_detector(again.model, device="cpu").detector.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path, scenes: SourceConfig) -> None:
+    config = recipe(tmp_path, scenes, image_size=None, encoder_lr=0.0)
+    made = finetune_detection(config)
+    before, after = (
+        loading.load(name, device="cpu").model.image_encoder.state_dict()
+        for name in (config.model, made.model)
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_from_scratch_begins_with_other_weights(tmp_path: Path, scenes: SourceConfig) -> None:
+    config = recipe(tmp_path, scenes, encoder_lr=0.0, weights="random")
+    made = finetune_detection(config)
+    before, after = (
+        loading.load(name, device="cpu").model.image_encoder.state_dict()["patch_embedding.weight"]
+        for name in (config.model, made.model)
+    )
+    assert not torch.equal(before, after)
+
+
+def test_what_moves_in_an_image_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
+    config = recipe(tmp_path, scenes)
+    for change in ({"augment": AugmentConfig(flip=0.5)}, {"trim": True}, {"resize": "crop"}):
+        with pytest.raises(ConfigError, match="changes the geometry"):
+            replace(config, data=replace(config.data, **change))
+    replace(config, data=replace(config.data, augment=AugmentConfig(color=0.5, grayscale=0.5)))
+
+
+def test_patch_dropout_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
+    config = recipe(tmp_path, scenes)
+    schedule = ScheduleConfig(patch_dropout=0.5)
+    with pytest.raises(ConfigError, match=r"patch_dropout is 0\.5, but a detector reads the whole"):
+        replace(config, train=replace(config.train, schedule=schedule))
+
+
+def test_data_without_boxes_and_unknown_objects_are_reported_before_training(
+    tmp_path: Path, scenes: SourceConfig
+) -> None:
+    folder = FolderConfig(path=str(tmp_path / "scenes" / "pictures"))
+    config = recipe(tmp_path, scenes)
+    with pytest.raises(ConfigError, match="has no boxes"):
+        finetune_detection(replace(config, data=replace(config.data, sources=(folder,))))
+    detector = replace(config.detector, classes=("red square",))
+    with pytest.raises(DataError, match="'blue square', which is not in"):
+        finetune_detection(replace(config, detector=detector))
+    with pytest.raises(DataError, match="two images have the id 0"):
+        finetune_detection(replace(config, data=replace(config.data, sources=(scenes, scenes))))
+    assert not config.run.exists()

@@ -1,0 +1,84 @@
+"""A detector, its targets and images with boxes, small enough for a test."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
+from coca.experimental.detection.objective import Target
+from coca.model.coca import CoCa
+from coca.model.pretrained import load_model
+from tiny import seed_weights, sharpened, tiny_config
+from tiny_model import write_model
+
+NAMES = {7: "blue square", 3: "red square"}
+PAIRS = 4
+CLASSES = ("cat", "dog")
+
+
+def write_detector(folder: Path) -> Path:
+    """An untrained detector with confident scores."""
+    write_model(folder)
+    seed_weights()
+    detector = Detector(load_model(folder), DetectorConfig(classes=CLASSES, channels=32))
+    with torch.no_grad():
+        detector.head.classification_head.cls_logits.bias.fill_(1.0)
+    save_detector(folder, detector)
+    return folder
+
+
+def detector() -> Detector:
+    seed_weights()
+    config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
+    return Detector(sharpened(CoCa(tiny_config())), config)
+
+
+def boxes() -> dict[str, Target]:
+    """Images with no, one, two and three objects: each rank has another number of locations."""
+    generator = torch.Generator().manual_seed(7)
+    targets = {}
+    for count in range(PAIRS):
+        corners = torch.rand(count, 2, generator=generator) * 0.5
+        sides = torch.rand(count, 2, generator=generator) * 0.3 + 0.2
+        labels = torch.arange(count) % 2
+        targets[str(count)] = Target(torch.cat((corners, corners + sides), dim=1), labels)
+    return targets
+
+
+def write_scenes(folder: Path, count: int = 6, *, side: int = 32) -> Path:
+    """Images with two squares each, and one with none at the end; gives the JSON's path."""
+    (folder / "pictures").mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        pixels = np.full((side, side, 3), 128, np.uint8)
+        chance = np.random.default_rng(number)
+        for half, category in enumerate(NAMES) if number < count - 1 else ():
+            left = int(chance.integers(0, side // 2 - 10)) + half * side // 2
+            top = int(chance.integers(0, side - 12))
+            pixels[top : top + 12, left : left + 10] = (0, 0, 255) if category == 7 else (255, 0, 0)
+            box = [left, top, 10, 12]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": 120,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(pixels).save(folder / "pictures" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": side, "height": side})
+    write_instances(folder / "instances.json", images, annotations)
+    return folder / "instances.json"
+
+
+def write_instances(path: Path, images: list[Any], annotations: list[Any]) -> None:
+    categories = [{"id": number, "name": name} for number, name in NAMES.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
