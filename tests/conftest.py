@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import milvus_server as server
-from developer_data import sample_file
 
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -95,12 +94,6 @@ def _log_as_before() -> Iterator[None]:
     yield
     logger.setLevel(level)
     logger.handlers = handlers
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of the sample data, with real photos and their captions."""
-    return sample_file("", "a check on real photos")
 
 
 @pytest.fixture(scope="session")
