@@ -86,8 +86,8 @@ test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .v
 	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
 	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
 
-test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
-	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
+test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
+	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page tests/experimental/browser_page
 
 test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
 	.venv-clients/bin/python -m pytest tests/clients $(UNCLOSED)
