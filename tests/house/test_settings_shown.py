@@ -12,6 +12,7 @@ from coca.model.coca import CoCa
 from coca.train.optim.optimizer import make_optimizer
 from coca.train.optim.param_groups import freeze
 from coca.workflows.training.pretrain import PretrainConfig
+from everyday_plugin import register_losses
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ("data.md", "training.md")
@@ -26,7 +27,10 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("page", "number", "block"), SHOWN)
-def test_a_block_of_settings_is_valid_in_a_recipe(page: str, number: int, block: str) -> None:
+def test_a_block_of_settings_is_valid_in_a_recipe(
+    page: str, number: int, block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_losses(monkeypatch)
     settings = yaml.safe_load(block)
     recipe = ROOT / "recipes" / "pretrain" / "emoji.yaml"
     config = load_config(PretrainConfig, recipe, settings)
