@@ -102,7 +102,7 @@ class Distillation(AuxiliaryLoss):
         """Compute the logits of the classifier, from cached features if the batch has them."""
         images, encoder = batch.images, model.image_encoder
         features = encoder.features(images) if images.ndim > 3 else images
-        return encoder.classify(encoder.finish(features.to(model.log_scale.dtype)))
+        return encoder.classify(features.to(model.log_scale.dtype))
 
     def _draw(self, classes: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
         """Draw one prompt of each class."""

@@ -381,11 +381,10 @@ class Captioner(nn.Module, ABC):
             features = images.to(self.log_scale.dtype)
         else:
             features = encoder.features(images.flatten(0, -4))
-        final = encoder.finish(features)
         probabilities = None
         if self.class_branch is not None:
-            probabilities = encoder.classify(final).float().softmax(dim=1)
-        return Encoded(encoder.project(final), probabilities)
+            probabilities = encoder.classify(features).float().softmax(dim=1)
+        return Encoded(encoder.project(features), probabilities)
 
     def _decode(
         self,

@@ -6,10 +6,8 @@ import pytest
 import timm
 import torch
 
-from coca.core.errors import ConfigError
 from coca.model.encoders.efficientnet import (
     FACTORS,
-    STAGES,
     EfficientNetLite,
     EfficientNetLiteConfig,
     EfficientNetLiteEncoder,
@@ -50,41 +48,3 @@ def encoder() -> EfficientNetLiteEncoder:
     torch.manual_seed(0)
     config = EfficientNetLiteConfig(image_size=64, width=24, classes=5)
     return EfficientNetLiteEncoder(config).eval()
-
-
-@pytest.mark.parametrize("stages", range(1, len(STAGES) + 1))
-@torch.no_grad()
-def test_a_split_encoder_computes_the_same_tokens_and_logits(
-    encoder: EfficientNetLiteEncoder, stages: int
-) -> None:
-    split = EfficientNetLiteEncoder(encoder.config).eval()
-    split.load_state_dict(encoder.state_dict())
-    split.split_after(stages)
-    images = torch.randn(2, 3, 64, 64)
-    features = split.features(images)
-    assert features.shape[2] == STAGES[stages - 1].channels
-    torch.testing.assert_close(split.project(split.finish(features)), encoder(images))
-    torch.testing.assert_close(
-        split.classify(split.finish(features)), encoder.classify(encoder.features(images))
-    )
-
-
-@pytest.mark.parametrize("stages", [1, 5, 7])
-def test_features_of_a_split_encoder_depend_on_the_listed_parameters_only(
-    encoder: EfficientNetLiteEncoder, stages: int
-) -> None:
-    split = EfficientNetLiteEncoder(encoder.config).eval()
-    split.split_after(stages)
-    listed = {name for name, _ in split.feature_parameters()}
-    split.features(torch.randn(1, 3, 64, 64)).sum().backward()
-    reached = {name for name, it in split.named_parameters() if it.grad is not None}
-    assert reached == listed
-    assert listed < {name for name, _ in encoder.feature_parameters()}
-
-
-@pytest.mark.parametrize("stages", [0, 8])
-def test_a_split_outside_of_the_network_is_refused(
-    encoder: EfficientNetLiteEncoder, stages: int
-) -> None:
-    with pytest.raises(ConfigError, match=f"must be in 1 to 7, got {stages}"):
-        encoder.split_after(stages)

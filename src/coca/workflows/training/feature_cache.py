@@ -84,14 +84,9 @@ def features_of_run(
     device: str = "cpu",
     progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
-    """Obtain the feature file of each source of a run; none if the run reads images.
-
-    With `features.stages`, the encoder is split there.
-    """
+    """Obtain the feature file of each source of a run; none if the run reads images."""
     if config.features is None:
         return []
-    if config.features.stages is not None:
-        model.image_encoder.split_after(config.features.stages)
     require_frozen(model, freeze)
     return obtain_features(
         config, sources, model.image_encoder, transform, device=device, progress=progress
