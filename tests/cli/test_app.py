@@ -84,7 +84,7 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
         (["caption"], "missing argument"),
         (["data"], "missing command"),
         (["data", "index"], "missing argument"),
-        (["caption", "x.png", "--max-new-tokens", "many"], "--max-new-tokens"),
+        (["answer", "x.png", "why?", "--top", "many"], "--top"),
     ],
 )
 def test_a_wrong_call_is_reported_in_one_sentence(

@@ -31,14 +31,6 @@ def test_a_tokenizer_is_learned_from_any_source(
     assert "pieces is in tokenizer.json" in run("data", "tokenizer", "shards").stdout
 
 
-def test_the_kind_and_the_texts_of_a_tokenizer_can_be_chosen(run: Run, shards: Path) -> None:
-    run("data", "tokenizer", "shards", "--type", "unigram", "--keep-case", "--vocab-size", "300")
-    tokenizer = Tokenizer.load("tokenizer.json")
-    assert tokenizer.normalize("A Car") == "A Car"
-    run("data", "tokenizer", "shards", "--text", "labels")
-    assert tokenizer.vocab_size != Tokenizer.load("tokenizer.json").vocab_size
-
-
 def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path) -> None:
     for index in shards.glob("*.idx"):
         index.unlink()

@@ -23,7 +23,7 @@ ROOT: Any = typer.main.get_command(app)
         ("data ask", "no such command 'ask'; see `coca data --help`"),
         ("search dog --topk 3", "no such option: --topk; use --limit"),
         ("answer x.jpg why -n 3", "no such option: -n; use --top"),
-        ("caption x.jpg --num_beams 2", "no such option: --num_beams; use --num-beams"),
+        ("search dog --min_score 2", "no such option: --min_score; use --min-score"),
         ("search dog --limt 3", "no such option: --limt; did you mean --limit?"),
         ("search dog --metric l2", "no such option: --metric; see `coca search --help`"),
         ("serve x.db", "got unexpected extra argument(s) (x.db); see `coca serve --help`"),

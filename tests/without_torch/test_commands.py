@@ -38,9 +38,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uri(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A collection that `coca index --runtime onnx` filled."""
+    """A collection that `coca index` filled."""
     uri = str(tmp_path_factory.mktemp("collection") / "images.db")
-    words = ("index", str(photos), "--uri", uri, "--model", str(EXPORTED), "--runtime", "onnx")
+    words = ("index", str(photos), "--uri", uri, "--model", str(EXPORTED))
     assert json.loads(run_coca(*words, "--json"))["count"] == len(COLORS)
     return uri
 
@@ -72,7 +72,7 @@ def test_the_runtime_embeds_captions_and_scores(photos: Path) -> None:
 
 def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
     for color in COLORS:
-        words = ("search", f"{color} circle", "--uri", uri, "--runtime", "onnx", "--json")
+        words = ("search", f"{color} circle", "--uri", uri, "--json")
         hits = json.loads(run_coca(*words))
         assert Path(hits[0]["path"]).stem == color
         assert all(hit["caption"] for hit in hits)
@@ -80,7 +80,7 @@ def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
 
 def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path) -> None:
     image = base64.b64encode((photos / "red.png").read_bytes()).decode()
-    words = ("--uri", uri, "--model", str(EXPORTED), "--runtime", "onnx", "--show-paths")
+    words = ("--uri", uri, "--model", str(EXPORTED), "--show-paths")
     with serving(*words, cache=tmp_path) as server:
         found = server.post("/v1/search", {"text": "blue circle", "limit": 2}).json()["hits"]
         assert Path(found[0]["path"]).stem == "blue"

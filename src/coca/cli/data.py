@@ -1,6 +1,5 @@
 """Commands `coca data`: tokenizer, tar index, feature cache."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +9,6 @@ from coca.cli.console import Console
 from coca.cli.options.option_groups import Commands
 
 app = Commands(help="Prepare data: train a tokenizer, index tars, cache features.")
-
-
-class Text(StrEnum):
-    """Field of a sample that is read as text."""
-
-    CAPTIONS = "captions"
-    LABELS = "labels"
 
 
 @app.command()
@@ -31,29 +23,22 @@ def tokenizer(
     vocab_size: Annotated[
         int, typer.Option("--vocab-size", min=261, help="Maximum number of tokens.")
     ] = 16_000,
-    kind: Annotated[
-        str, typer.Option("--type", help="Algorithm: bpe, unigram, or a plugin's.")
-    ] = "bpe",
-    lowercase: Annotated[
-        bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
-    ] = True,
-    text: Annotated[Text, typer.Option("--text", help="Text to train on.")] = Text.CAPTIONS,
     *,
     console: Console,
 ) -> None:
     """Train a tokenizer on captions; the same captions give the same file.
 
-    `coca pretrain` trains one by itself. Use this command to share a tokenizer between runs
-    (tokenizer.path).
+    `coca pretrain` trains one by itself, with the settings `tokenizer` of a recipe. Use this
+    command to share a tokenizer between runs (tokenizer.path).
     """
     from coca.data.sources.factory import config_class_of, open_source
     from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
 
-    configs = [config_class_of(path)(path=path, text=text.value) for path in sources]
+    configs = [config_class_of(path)(path=path) for path in sources]
     made = train_tokenizer(
         [(config, open_source(config)) for config in configs],
         vocab_size=vocab_size,
-        config=TokenizerConfig(kind=kind, lowercase=lowercase),
+        config=TokenizerConfig(),
         progress=console.progress,
     )
     made.save(out)

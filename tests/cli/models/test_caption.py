@@ -1,29 +1,20 @@
-import dataclasses
-import inspect
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from coca.cli.models.caption import caption
-from coca.cli.options.option_groups import grouped
 from coca.inference.loading import load
-from coca.runtime.generation_config import GenerationConfig
 from tiny_cli import Run, RunJson
 
 
-def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> None:
-    options = inspect.signature(grouped(caption)).parameters
-    shown = run("caption", "--help").stdout
-    for field in dataclasses.fields(GenerationConfig):
-        assert options[field.name].default == field.default
-        assert f"--{field.name.replace('_', '-')}" in shown
+def decoding(*options: str) -> list[str]:
+    return [word for option in options for word in ("--decoding", option)]
 
 
 def test_captions_have_a_text_and_a_logarithmic_score(
     run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    output = run_json("caption", *images, "-m", model, "--max-new-tokens", "4")
+    output = run_json("caption", *images, "-m", model, "--decoding", "max_new_tokens=4")
     assert [entry["path"] for entry in output] == images
     for entry in output:
         (caption,) = entry["captions"]
@@ -35,7 +26,13 @@ def test_captions_have_a_text_and_a_logarithmic_score(
 def test_several_captions_are_sorted_by_a_number_that_is_shown(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    asked = ["caption", images[0], "-m", model, "-n", "4", "--length-penalty", "2"]
+    asked = [
+        "caption",
+        images[0],
+        "-m",
+        model,
+        *decoding("num_return_sequences=4", "length_penalty=2"),
+    ]
     ranks = [one["rank_score"] for one in run_json(*asked)[0]["captions"]]
     assert ranks == sorted(ranks, reverse=True)
     first, *rows = run(*asked).stdout.splitlines()
@@ -44,9 +41,10 @@ def test_several_captions_are_sorted_by_a_number_that_is_shown(
 
 
 def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str]) -> None:
-    asked = ["--num-return-sequences", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
-    asked += ["--words", "listed", "--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2"]
-    asked += ["--min-new-tokens", "2"]
+    asked = decoding(
+        *("num_return_sequences=3", "temperature=1.3", "top_k=50", "seed=5", "words=listed"),
+        *("repetition_penalty=1.2", "no_repeat_ngram_size=2", "min_new_tokens=2"),
+    )
     output = run_json("caption", *images, "-m", model, *asked)
     wanted = load(model).caption(
         images,
@@ -67,11 +65,11 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--num-beams", "2", "--temperature", "1"], "use either"),
-        (["--num-beams", "1", "--num-return-sequences", "2"], "cannot return 2 captions"),
-        (["--early-stopping", "soon"], "soon"),
-        (["--num-beams", "0"], "--num-beams must be a whole number of at least 1 or null, got 0"),
-        (["--top-p", "0"], "--top-p must be a number in (0, 1] or null, got 0"),
+        (decoding("num_beams=2", "temperature=1"), "use either"),
+        (decoding("num_beams=1", "num_return_sequences=2"), "cannot return 2 captions"),
+        (decoding("early_stopping=soon"), "soon"),
+        (decoding("num_beams=0"), "num_beams must be a whole number of at least 1 or null, got 0"),
+        (decoding("beams=3"), "beams"),
         (["--explain", "maps.png"], "draws one image, and 3 are given"),
     ],
 )
@@ -83,7 +81,7 @@ def test_options_that_make_no_sense_are_a_wrong_call(
 
 def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, images: list[str]) -> None:
     output = run(
-        "caption", images[0], "-m", model, "--explain", "maps.png", "--max-new-tokens", "3"
+        "caption", images[0], "-m", model, "--explain", "maps.png", *decoding("max_new_tokens=3")
     )
     assert "maps.png" in output.stdout
     with Image.open("maps.png") as drawing:

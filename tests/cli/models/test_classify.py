@@ -104,7 +104,9 @@ def test_a_bad_image_among_good_images_is_reported_and_the_rest_is_done(
     assert sum(line.startswith("error: ") for line in error_lines) == 3
 
 
-@pytest.mark.parametrize("command", [["caption", "-n", "2"], ["classify", "-l", "cat,dog"]])
+@pytest.mark.parametrize(
+    "command", [["caption", "--decoding", "num_return_sequences=2"], ["classify", "-l", "cat,dog"]]
+)
 def test_the_result_is_written_to_a_file(
     run: Run, run_json: RunJson, model: str, images: list[str], command: list[str]
 ) -> None:

@@ -58,13 +58,13 @@ def test_quiet_hides_the_bars_of_downloads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
 
 
-def test_a_command_with_a_device_has_the_runtime_and_the_precision_of_the_model() -> None:
+def test_a_command_with_a_device_has_the_precision_of_the_model() -> None:
     root: Any = typer.main.get_command(app)
     loading = {}
     for name, command in options_page.leaves(root, "coca"):
         flags = {flag for option in options_page.options(command) for flag in option.opts}
         if "--device" in flags:
-            loading[name] = {"--model-precision", "--runtime"} <= flags
+            loading[name] = "--model-precision" in flags
     # A plug-in's detector is a model of this package, by torch in fp32.
     assert {name for name, is_complete in loading.items() if not is_complete} <= {"coca detect"}
     assert {"coca index", "coca search", "coca serve", "coca mine"} <= {*loading}

@@ -148,7 +148,7 @@ def test_an_exported_model_fills_a_collection_as_torch_does(
     pytest.importorskip("pymilvus", reason="needs the extra search")
     model, folder = exported
     uri = str(tmp_path / "pictures.db")
-    words = ["index", str(images), "--model", str(folder), "--uri", uri, "--runtime", "onnx"]
+    words = ["index", str(images), "--model", str(folder), "--uri", uri]
     code = [sys.executable, "-c", INDEX_WITHOUT_TORCH, *words]
     done = subprocess.run(code, capture_output=True, text=True)
     assert (done.returncode, done.stderr.split()[-1]) == (0, "False"), done.stderr
@@ -182,7 +182,7 @@ def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
     predictor = coca.load(exported[0], device="cpu")
     index_images([images], predictor, uri=uri, captions=False, dimensions=8)
     with (
-        pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* with --model"),
+        pytest.raises(ModelError, match=r"onnx needs an exported model, .* with --model"),
         open_search(uri, execution=Execution(runtime="onnx")),
     ):
         pass

@@ -32,14 +32,6 @@ def answer(
     top: Annotated[
         int, typer.Option("--top", min=1, help="Answers per image, most probable first.")
     ] = 1,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            min=1,
-            help="With --generate: maximum tokens of an answer; default: up to the context length.",
-        ),
-    ] = None,
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
@@ -58,7 +50,7 @@ def answer(
     paths = images.find(files)
     predictor = defaults.load_model(model, execution)
     if in_words:
-        _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
+        _write(console, predictor, paths, question, top=top)
         return
     if not predictor.answers_questions:
         found = "has a head that reads images only" if predictor.classes else "has no head"
@@ -118,14 +110,11 @@ def _write(
     question: str,
     *,
     top: int,
-    max_new_tokens: int | None,
 ) -> None:
     """Generate free-form answers and print them."""
 
     def ask(batch: Sequence[str]) -> "list[Caption]":
-        return predictor.caption(
-            batch, prompt=question, num_return_sequences=top, max_new_tokens=max_new_tokens
-        )
+        return predictor.caption(batch, prompt=question, num_return_sequences=top)
 
     outcomes = images.work_through(
         paths,

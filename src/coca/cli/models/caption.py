@@ -7,7 +7,7 @@ import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults, images
-from coca.cli.options.option_groups import Group
+from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
 from coca.runtime.generation_config import GenerationConfig
 
@@ -22,8 +22,14 @@ def caption(
     ] = "",
     *,
     decoding: Annotated[
-        GenerationConfig, Group(panel="Decoding", short={"num_return_sequences": "-n"})
-    ],
+        list[str] | None,
+        typer.Option(
+            "--decoding",
+            metavar="KEY=VALUE",
+            help="Option of generation, such as num_beams=1, num_return_sequences=3 or "
+            "temperature=0.8; may be repeated (docs/captions.md).",
+        ),
+    ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -41,10 +47,11 @@ def caption(
 
     The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
-    constraints, divided by (number of tokens) ** --length-penalty; when sampling it is the score.
+    constraints, divided by (number of tokens) ** length_penalty; when sampling it is the score.
     With --out FILE, each caption is a row: path, rank, caption, score, rank_score.
     """
-    several = decoding.num_return_sequences > 1
+    config = load_config(GenerationConfig, overrides=decoding or [])
+    several = config.num_return_sequences > 1
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)
@@ -55,7 +62,7 @@ def caption(
     predictor = defaults.load_model(model, execution)
     outcomes = images.work_through(
         paths,
-        lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=decoding),
+        lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=config),
         batch_size=predictor.batch_size,
         title="captioning",
         progress=console.progress,

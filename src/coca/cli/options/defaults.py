@@ -34,7 +34,14 @@ Model = Annotated[
     ),
 ]
 
-Run = Annotated[Execution, Group(panel="Options", names={"precision": "model-precision"})]
+Run = Annotated[
+    Execution,
+    Group(
+        panel="Options",
+        names={"precision": "model-precision"},
+        only=("device", "precision"),
+    ),
+]
 RunDevice = Annotated[Execution, Group(panel="Options", only=("device",))]
 Uri = Annotated[
     str | None,

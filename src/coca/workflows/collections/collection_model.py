@@ -134,7 +134,7 @@ def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
         return info.model
     if runtime == "onnx":
         raise ModelError(
-            f"--runtime onnx needs an exported model, and collection {info.collection!r} was "
+            f"the runtime onnx needs an exported model, and collection {info.collection!r} was "
             f"filled by {info.model or 'a model without a name'}: name the folder of "
             "`coca export --format onnx` with --model"
         )
