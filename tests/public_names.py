@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 import coca
 from coca.cli.app import app
-from coca.core import plugins
 from coca.core.config.docs import field_types
+from coca.core.registry import Registry
 from coca.search.search_options import QueryOptions
 from coca.server.app import create_app
 from coca.server.service import Service
@@ -84,7 +84,7 @@ def fields() -> Iterator[str]:
     service = cast("Service", SimpleNamespace(keys=keys, jobs=jobs))
     # Without the routes of plug-ins, and past the type checks of the tests, since no collection is
     # open.
-    with patch.object(plugins, "declared", lambda point: {}):
+    with patch("coca.server.app.ROUTES", Registry("routes")):
         schema = inspect.unwrap(create_app)(service, ServerSettings()).openapi()
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
