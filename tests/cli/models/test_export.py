@@ -7,7 +7,8 @@ from tiny_cli import Run, RunJson
 
 
 def test_an_exported_model_has_a_card(run: Run, run_json: RunJson, model: str) -> None:
-    output = run("export", model, "shared", "--title", "Tiny", "--licence", "cc0-1.0", "--half")
+    card = ("--card", "title=Tiny", "--card", "licence=cc0-1.0")
+    output = run("export", model, "shared", *card, "--half")
     assert "its card is shared/README.md" in output.stdout.replace("\n", " ")
     assert "# Tiny" in Path("shared/README.md").read_text()
     assert "states no licence" not in output.stdout
@@ -47,8 +48,8 @@ def test_a_dot_in_the_name_of_the_output_folder_is_allowed(run: Run, model: str)
 
 
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
-    output = run("export", model, "out", "--format", "onnx", "--half", "--title", "T", code=2)
-    assert "--title, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")
+    output = run("export", model, "out", "--format", "onnx", "--half", "--card", "title=T", code=2)
+    assert "--card, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")
     output = run("export", model, "out", "--int8", code=2)
     assert "--int8 and --images apply to --format onnx" in output.stderr.replace("\n", " ")
     assert not Path("out").exists()

@@ -157,27 +157,14 @@ def export(
             "torch, at most 512 of them; default: drawn images.",
         ),
     ] = None,
-    title: Annotated[
-        str, typer.Option("--title", help="Name of the model; default: name of OUT.")
-    ] = "",
-    use: Annotated[str, typer.Option("--use", help="Intended use, for the model card.")] = "",
-    limits: Annotated[str, typer.Option("--limits", help="Limitations, for the model card.")] = "",
-    licence: Annotated[
-        str,
-        typer.Option(
-            "--licence",
-            help="Licence of the weights, such as cc-by-4.0; default: licence in the model's own "
-            "card, else `unknown`.",
-        ),
-    ] = "",
     card: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--card",
-            metavar="FILE",
-            help="YAML file with the text of the model card: title, intended_use, limits, licence, "
-            "training, and data as a list of name, size and terms. Other options replace its "
-            "values.",
+            metavar="FILE|KEY=VALUE",
+            help="Text of the model card: a YAML file or single values of title, intended_use, "
+            "limits, licence, training, and data as a list of name, size and terms; may be "
+            "repeated.",
         ),
     ] = None,
     results: Annotated[
@@ -215,10 +202,6 @@ def export(
     _check_folder_name(model, out, to, int8=int8)
     if to is ExportFormat.onnx:
         unused = {
-            "--title": title,
-            "--use": use,
-            "--limits": limits,
-            "--licence": licence,
             "--card": card,
             "--results": results,
             "--half": half,
@@ -234,15 +217,13 @@ def export(
     from coca.release import export as workflow
     from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
 
-    text_options = {
-        "title": title,
-        "intended_use": use,
-        "limits": limits,
-        "licence": licence,
-        "load_as": f"hf:{push}" if push else "",
-    }
-    given = {name: value for name, value in text_options.items() if value}
-    text = load_config(CardConfig, card or {}, given)
+    given = card or []
+    text = load_config(
+        CardConfig,
+        *(Path(one) for one in given if "=" not in one),
+        {"load_as": f"hf:{push}"} if push else {},
+        overrides=[one for one in given if "=" in one],
+    )
     made = workflow.export(model, out, card=text, results=results or (), half=half)
     if to is ExportFormat.huggingface:
         from coca.release.export import add_auto_map
@@ -250,7 +231,7 @@ def export(
         add_auto_map(made)
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
     if licence_of(made) == UNKNOWN_LICENCE:
-        console.say("the card states no licence: name that of the weights with --licence")
+        console.say("the card states no licence: add that of the weights with --card licence=NAME")
     name = workflow.push_to_hub(made, push, private=private) if push else None
     if name:
         console.say(f"others load it as {name}")
