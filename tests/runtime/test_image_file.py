@@ -1,7 +1,11 @@
 import threading
 import warnings
 
-from coca.runtime.image_file import decoder_warnings_ignored
+import pytest
+from PIL import Image
+
+from coca.core.errors import DataError
+from coca.runtime.image_file import DECODERS, Stream, decoder_warnings_ignored, read_image
 
 
 def warn_as(module: str, kind: type[Warning] = UserWarning) -> None:
@@ -37,3 +41,13 @@ def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> N
         assert list(warnings.filters) != before
     thread.join()
     assert list(warnings.filters) == before
+
+
+def test_a_decoder_of_a_plugin_reads_files_that_are_not_images() -> None:
+    @DECODERS.register(".toy")
+    def decode(stream: Stream, name: str) -> Image.Image | None:
+        return Image.new("RGB", (3, 2)) if stream.read(3) == b"toy" else None
+
+    assert read_image(b"toy file").size == (3, 2)
+    with pytest.raises(DataError, match="is not a JPEG"):
+        read_image(b"another file")
