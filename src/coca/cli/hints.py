@@ -86,5 +86,5 @@ def _option_hint(command: Any, name: str) -> str:
     for right in (dashed, *RIGHT.get(dashed, "").split("|")):
         if right in (*options, *_ANYWHERE):
             return f"use {right}"
-    near = get_close_matches(dashed, options, n=1, cutoff=0.75)
+    near = get_close_matches(dashed, options, n=1, cutoff=0.85)
     return f"did you mean {near[0]}?" if near else ""
