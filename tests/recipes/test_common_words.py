@@ -49,13 +49,6 @@ def test_words_are_visible_by_the_use_of_their_senses(package: Path) -> None:
     assert fractions["bank"] == pytest.approx(15.1 / 35.6)
 
 
-def test_names_are_invisible_and_colors_visible(package: Path) -> None:
-    fractions = visible_fractions(package)
-    assert fractions["ada"] == 0
-    assert fractions["mathematician"] == 1
-    assert fractions["crimson"] == fractions["hue"] == 1
-
-
 def test_general_words_come_first_then_visible_words_in_their_forms(package: Path) -> None:
     words = ["idea", "of", "bank", "ada", "cars", "ponies", "running", "flying", "u.s.", "crimson"]
     assert common_words(words, package, count=99, general=2) == [

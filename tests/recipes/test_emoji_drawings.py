@@ -58,26 +58,6 @@ def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_images
-def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emoji_drawings._rendered", lambda path, size_px: b"")
-    by_code: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-        it.metadata["codepoints"]: (it.captions, dict(it.metadata))
-        for it in emoji_samples("openmoji")
-    }
-    assert by_code["1f697"][0] == ("automobile", "car", "red car")
-    assert by_code["1f1e6-1f1eb"][0] == ("Afghanistan", "flag for Afghanistan")
-    assert by_code["1f697"][1]["group"] == "Travel & Places"
-    assert by_code["1f697"][1]["subgroup"] == "transport-ground"
-    assert not any("1f3fb" in code for code in by_code)
-    for names, metadata in by_code.values():
-        assert names
-        assert len({name.casefold() for name in names}) == len(names)
-        assert not any(set(name) & set(":_") or name != name.strip() for name in names)
-        assert metadata["group"]
-        assert metadata["subgroup"]
-
-
-@needs_images
 def test_the_same_drawing_is_rendered_to_the_same_bytes() -> None:
     first, again = (next(emoji_samples("openmoji", size_px=32)).image for _ in range(2))
     assert first == again
@@ -128,8 +108,3 @@ def test_a_missing_package_is_reported_with_the_pip_command(
 def test_an_unknown_vendor_is_refused() -> None:
     with pytest.raises(ConfigError, match="it must be one of twemoji, openmoji"):
         emoji_samples("emojione")
-
-
-def test_a_size_below_one_pixel_is_refused() -> None:
-    with pytest.raises(ConfigError, match="size_px is 0"):
-        emoji_samples("twemoji", size_px=0)

@@ -1,11 +1,8 @@
-import io
 import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
@@ -17,12 +14,11 @@ from emoji_sets import (
     Concept,
     PackedSets,
     choose_held_out,
-    main,
     pack_sets,
     read_concepts,
     read_drawings,
 )
-from tiny_emoji import CONCEPTS, hash_of, write_packages
+from tiny_emoji import write_packages
 
 pytest.importorskip("resvg_py", reason="the extra `drawings` is not installed")
 
@@ -99,30 +95,6 @@ def test_shared_concepts_are_drawn_by_all_vendors_without_tones_and_symbols(
         assert sample.metadata["shared"] == (sample.metadata["codepoints"] in shared)
 
 
-def test_flags_have_shards_of_their_own(packed: PackedSets) -> None:
-    assert codes(packed, "train/twemoji-*-flags-*.tar") == {"1f1f5-1f1ea", "1f3f4-200d-2620"}
-    assert codes(packed, "train/twemoji-shared-flags-*.tar") == {"1f3f4-200d-2620"}
-    assert not any(it.metadata["flag"] for it in samples(packed, "*/*-plain-*.tar"))
-
-
-def test_a_sample_has_captions_a_label_and_what_is_known(packed: PackedSets) -> None:
-    (heart,) = [it for it in samples(packed, "*/fluent-3d-*.tar") if it.labels == ("red heart",)]
-    assert heart.key == "fluent-3d/2764"
-    assert heart.captions[0] == "red heart"
-    assert len(heart.captions) > 1
-    assert heart.metadata == {
-        "vendor": "fluent",
-        "set": "fluent-3d",
-        "name": "red heart",
-        "keywords": ["Heart", "love", "emotion"],
-        "group": "smileys-emotion",
-        "subgroup": "some-of-them",
-        "codepoints": "2764",
-        "flag": False,
-        "shared": True,
-    }
-
-
 def test_terms_and_counts_are_next_to_the_shards(packed: PackedSets) -> None:
     content = json.loads((packed.folder / "sets.json").read_text(encoding="utf-8"))
     assert len(content["held_out"]) == HELD_OUT
@@ -151,13 +123,6 @@ def test_each_group_gives_its_share_to_the_held_out() -> None:
     }
 
 
-def test_shares_that_do_not_divide_still_give_the_whole_count() -> None:
-    chosen = choose_held_out(concepts(a=5, b=5, c=4), count=5)
-    counts = Counter(code[0] for code in chosen)
-    assert counts.total() == 5
-    assert max(counts.values()) - min(counts.values()) <= 1
-
-
 def test_flags_are_never_held_out() -> None:
     chosen = choose_held_out(concepts(flags=50, a=3), count=3)
     assert chosen == {"a0", "a1", "a2"}
@@ -177,20 +142,6 @@ def test_more_than_there_are_cannot_be_held_out() -> None:
         choose_held_out(concepts(a=4, flags=20), count=9)
 
 
-def test_the_tool_counts_the_images_of_each_split(
-    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = str(tmp_path / "out")
-    main([out, "--packages", str(packages), "--size-px", "16", "--held-out", "3"])
-    lines = capsys.readouterr().out.splitlines()
-    assert "train/twemoji:            14 images" in lines
-    assert lines[-1] == f"17 concepts, of which 14 are shared by all and 3 held out, are in {out}"
-
-
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
-
-
 def test_no_set_is_the_one_that_is_kept_for_outside_checks() -> None:
     assert not any("emojione" in it.package for it in SETS)
     assert {it.vendor for it in SETS} == {"noto", "twemoji", "fluent", "openmoji"}
@@ -199,74 +150,8 @@ def test_no_set_is_the_one_that_is_kept_for_outside_checks() -> None:
         assert one.licence in ("Apache-2.0", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0")
 
 
-def test_parts_of_emoji_are_no_concepts(packages: Path) -> None:
-    concepts = read_concepts(packages)
-    assert len(concepts) == len(CONCEPTS) - 2
-    assert not {"1f3fb", "1f1e6"} & concepts.keys()
-
-
-def test_labels_are_humanized(packages: Path) -> None:
-    concepts = read_concepts(packages)
-    assert concepts["1f1f5-1f1ea"].label == "flag of Peru"
-    assert concepts["1f1f5-1f1ea"].flag
-    assert concepts["1f48f"].label == "kiss, woman, man"
-    assert concepts["1f48f"].toned
-    heart = concepts["2764"]
-    # A tag that the label contains adds nothing.
-    assert heart.tags == ("love", "emotion")
-    assert (heart.group, heart.subgroup) == ("smileys-emotion", "some-of-them")
-
-
-def test_captions_are_the_label_alone_and_with_some_tags() -> None:
-    concept = Concept("1f436", "dog", ("pet", "puppy", "animal", "face"), "g", "s", toned=False)
-    captions = concept.captions()
-    assert captions[0] == "dog"
-    assert captions == concept.captions()
-    assert 3 <= len(set(captions)) == len(captions)
-    for caption in captions[1:]:
-        label, *tags = caption.split(", ")
-        assert label == "dog"
-        assert 1 <= len(tags) <= 3
-        assert len(set(tags)) == len(tags)
-        assert set(tags) <= set(concept.tags)
-    assert Concept("1f436", "dog", (), "g", "s", toned=False).captions() == ("dog",)
-
-
-def test_vectors_are_rendered_at_any_size_on_a_clear_ground(packages: Path) -> None:
-    draw = read_drawings(BY_NAME["noto"], packages)["1f401"]
-    for side in (24, 64):
-        image = pixels(draw(side))
-        assert image.shape == (side, side, 4)
-        assert image[0, 0, 3] == 0
-        red, green, blue, alpha = (int(it) for it in image[side // 2, side // 2])
-        assert (red << 16 | green << 8 | blue, alpha) == (hash_of("1f401"), 255)
-    assert draw(24) == draw(24)
-
-
-def test_images_are_scaled_and_known_without_the_style_selector(packages: Path) -> None:
-    drawings = read_drawings(BY_NAME["fluent-3d"], packages)
-    image = pixels(drawings["2764"](20))
-    assert image.shape == (20, 20, 4)
-    assert image[0, 0, 3] == 0
-    assert image[10, 10, 3] == 255
-
-
-def test_skin_tones_and_aliases_are_left_out(packages: Path) -> None:
-    drawings = read_drawings(BY_NAME["twemoji"], packages)
-    assert "1f48f" in drawings
-    assert not any("1f3fb" in code for code in drawings)
-    assert "1faf8" not in drawings
-
-
 def test_a_missing_package_is_reported_with_the_command_that_installs_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"npm install emojibase-data@17\.0\.0"):
         read_concepts(tmp_path)
     with pytest.raises(DataError, match="does not contain the npm package @iconify-json/noto"):
         read_drawings(BY_NAME["noto"], tmp_path)
-
-
-def test_a_damaged_package_is_a_sentence(tmp_path: Path) -> None:
-    packages = write_packages(tmp_path)
-    (packages / "@iconify-json/noto/icons.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"icons.json cannot be read as JSON"):
-        read_drawings(BY_NAME["noto"], packages)

@@ -23,8 +23,3 @@ def test_captions_are_of_color_kind_and_wearer_and_the_name_is_a_keyword(tmp_pat
     captions, keywords = captions_of(tmp_path)
     assert captions == ("navy blue shirts", "navy blue shirts for men")
     assert keywords == ["Turtle 4"]
-
-
-def test_values_that_say_nothing_are_in_no_caption(tmp_path: Path) -> None:
-    captions, _ = captions_of(tmp_path, gender="Unisex", baseColour="Multi")
-    assert captions == ("shirts",)

@@ -57,14 +57,6 @@ def test_a_training_that_a_signal_ended_early_is_not_finished(tmp_path: Path, do
     assert following.exists() is notes.exists() is (done == 4)
 
 
-def test_a_step_whose_output_was_deleted_is_taken_again(tmp_path: Path) -> None:
-    step = Step(tmp_path / "made", writing(tmp_path / "made"))
-    take([step], tmp_path / "record.json")
-    step.made.unlink()
-    take([step], tmp_path / "record.json")
-    assert step.made.exists()
-
-
 def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -78,17 +70,6 @@ def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: 
         files = [it for it in step.command if it.endswith((".py", ".yaml"))]
         assert all(Path(it).is_file() for it in files)
     assert any("seed=3" in step.command for step in steps)
-
-
-@pytest.mark.parametrize("start", [None, Path("second")])
-def test_the_classifier_is_added_to_a_start_that_lacks_it(
-    tmp_path: Path, start: Path | None
-) -> None:
-    steps = stages(tmp_path, tmp_path, tmp_path, settings=[], start=start)
-    made = {str(step.made.relative_to(tmp_path)): step.command for step in steps}
-    assert str(start or tmp_path / "frozen") in made["german"]
-    assert ("frozen/model" in made) is (start is None)
-    assert ("encoder_weights=null" in made["third/model"]) is (start is None)
 
 
 def test_the_card_of_a_model_from_scratch_tells_its_own_training(tmp_path: Path) -> None:

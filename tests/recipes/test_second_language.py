@@ -40,14 +40,6 @@ def test_the_captions_become_metadata_of_their_photos(tmp_path: Path, arguments:
     assert (dog.image, cat.image) == (image_bytes(0), image_bytes(1))
 
 
-def test_they_replace_the_others_where_they_alone_are_wanted(
-    tmp_path: Path, arguments: list[str]
-) -> None:
-    main([*arguments, "--only"])
-    (dog,) = written(tmp_path)
-    assert dog.captions == tuple(GERMAN["de"])
-
-
 def test_rows_without_captions_in_the_language_are_refused(
     tmp_path: Path, arguments: list[str]
 ) -> None:

