@@ -12,8 +12,6 @@ import sentence_transformers
 
 import coca
 from coca.core.errors import ModelError
-from coca.inference.open_weights import OpenWeights, model_folder
-from folder_hub import FolderHub
 from tiny_image_text import TEXTS, awkward_images, upright_rgb, write_sentence_transformers
 
 LIBRARY: Any = sentence_transformers
@@ -47,19 +45,6 @@ def test_a_text_is_never_opened_as_an_image(tmp_path: Path) -> None:
     (of_path,), (of_image,) = loaded.embed_texts(str(image)), loaded.embed_images(image)
     assert of_path @ of_image < 0.999
     assert np.isfinite(loaded.embed_texts("https://localhost:1/photo.jpg")).all()
-
-
-def test_a_repository_is_copied_without_other_formats(tmp_path: Path) -> None:
-    folder = write_sentence_transformers(tmp_path)
-    (folder / "onnx").mkdir()
-    (folder / "onnx" / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "hub" / "some").mkdir(parents=True)
-    folder.rename(tmp_path / "hub" / "some" / "model")
-    source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
-    saved = model_folder("st:some/model", open_weights=source)
-    assert not (saved / "onnx").exists()
-    assert not (saved / "README.md").exists()
-    assert coca.load(saved, device="cpu").embed_texts(TEXTS).shape[0] == 30
 
 
 def test_a_model_of_texts_is_an_error(tmp_path: Path) -> None:

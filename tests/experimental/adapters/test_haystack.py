@@ -39,16 +39,6 @@ def test_a_pipeline_finds_images_by_text(
     ]
 
 
-def test_a_pipeline_is_written_and_read_as_yaml(folder: Path, predictor: Predictor) -> None:
-    pipeline = haystack.Pipeline()
-    pipeline.add_component("text", ours.CoCaTextEmbedder(folder, device="cpu"))
-    pipeline.add_component("images", ours.CoCaDocumentImageEmbedder(folder, device="cpu"))
-    # Haystack imports classes of other packages only if they are allowed.
-    again = haystack.Pipeline.loads(pipeline.dumps(), allowed_modules=[ours.__name__])
-    vector = again.run({"text": {"text": "cat"}, "images": {"documents": []}})["text"]["embedding"]
-    np.testing.assert_allclose(vector, predictor.embed_texts("cat")[0], atol=1e-6)
-
-
 def test_a_document_without_an_image_is_refused(folder: Path, images: list[Path]) -> None:
     embedder = ours.CoCaDocumentImageEmbedder(folder, device="cpu")
     with pytest.raises(DataError, match=r"must have the path of an image .* got None"):

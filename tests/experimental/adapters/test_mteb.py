@@ -1,4 +1,3 @@
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,11 @@ from PIL import Image
 
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
-from tiny_image_text import write_transformers
 
 mteb = pytest.importorskip("mteb", reason="it is not installed")
 ours = pytest.importorskip("coca.experimental.adapters.mteb")
 
 TASK: dict[str, Any] = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
-
-
-def test_it_is_an_encoder_of_images_and_texts(folder: Path, predictor: Predictor) -> None:
-    encoder = ours.CoCaEncoder(folder, device="cpu")
-    assert isinstance(encoder, mteb.EncoderProtocol)
-    meta = encoder.mteb_model_meta
-    assert (meta.name, meta.revision) == ("coca/model", predictor.fingerprint)
-    assert meta.n_parameters == sum(one.numel() for one in predictor.model.parameters())
 
 
 def test_vectors_are_those_of_the_predictor(predictor: Predictor, images: list[Path]) -> None:
@@ -48,16 +38,3 @@ def test_every_kind_of_task_for_images_and_texts_runs(predictor: Predictor) -> N
     assert results.all_passed, results.to_markdown()
     ran = [name for name, result in results.items() if result is not None]
     assert {"MockImageClassification", "MockAny2AnyRetrievalT2I"} <= set(ran)
-
-
-@pytest.mark.timeout(1_200)
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["clip", "siglip2"])
-def test_an_image_text_model_of_another_library_runs(family: str, tmp_path: Path) -> None:
-    encoder = ours.CoCaEncoder(write_transformers(tmp_path, family), device="cpu")
-    assert encoder.mteb_model_meta.revision == encoder.model.fingerprint
-    wanted = {"MockAny2AnyRetrievalT2I", "MockImageClassification", "MockZeroShotClassification"}
-    mocks = importlib.import_module("mteb.mocks.mock_run")
-    tasks = [it for it in mocks.get_compatible_mock_tasks(encoder) if it.metadata.name in wanted]
-    results = mteb.evaluate(encoder, tasks, cache=None, show_progress_bar=False)
-    assert {result.task_name for result in results.task_results} == wanted

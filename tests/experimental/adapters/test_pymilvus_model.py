@@ -32,50 +32,6 @@ def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]
         CoCaEmbeddingFunction(predictor, documents="video")
 
 
-def test_a_single_input_is_a_list_of_one(predictor: Predictor, images: list[Path]) -> None:
-    embed = CoCaEmbeddingFunction(predictor)
-    of_texts = CoCaEmbeddingFunction(predictor, documents="text")
-    np.testing.assert_array_equal(embed.encode_queries(LONG), embed.encode_queries([LONG]))
-    np.testing.assert_array_equal(of_texts.encode_documents(LONG), [*embed([LONG])])
-    rerank = CoCaRerankFunction(predictor)
-    assert rerank(LONG, str(images[0])) == rerank(LONG, [str(images[0])])
-
-
-def test_a_client_of_milvus_finds_what_the_function_embedded(
-    predictor: Predictor, images: list[Path], tmp_path: Path
-) -> None:
-    from pymilvus import MilvusClient
-
-    embed = CoCaEmbeddingFunction(predictor)
-    client = MilvusClient(str(tmp_path / "own.db"))
-    client.create_collection("photos", dimension=embed.dim, metric_type="IP")
-    vectors = embed.encode_documents(images)
-    client.insert("photos", [{"id": n, "vector": vector} for n, vector in enumerate(vectors)])
-    (hits,) = client.search("photos", data=[vectors[3]], limit=1, output_fields=["id"])
-    assert hits[0]["id"] == 3
-    (ranked,) = client.search("photos", data=embed.encode_queries(TEXTS[:1]), output_fields=["id"])
-    cosines = predictor.embed_images(images) @ embed.encode_queries(TEXTS[:1])[0]
-    np.testing.assert_allclose(
-        [hit["distance"] for hit in ranked], sorted(cosines, reverse=True), atol=1e-5
-    )
-    client.close()
-
-
-def test_images_are_reranked_by_cosine_and_caption_likelihood(
-    predictor: Predictor, images: list[Path]
-) -> None:
-    results = CoCaRerankFunction(predictor)(LONG, images, top_k=3)
-    cosines = predictor.embed_images(images) @ embed_queries(predictor.embed_texts, [LONG])[0]
-    wanted = predictor.logit_scale * cosines + predictor.score(images, LONG)[:, 0]
-    assert [one.index for one in results] == list(np.argsort(-wanted)[:3])
-    np.testing.assert_allclose([one.score for one in results], np.sort(-wanted)[:3] * -1, rtol=1e-5)
-    first = results[0]
-    assert first.text == images[first.index]
-    assert first.to_dict() == {"text": first.text, "score": first.score, "index": first.index}
-    with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
-        CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=0)
-
-
 @pytest.mark.parametrize("query", ["a red car", "show me dogs.", LONG])
 def test_the_ranks_are_those_of_a_search_with_reranking(
     predictor: Predictor, images: list[Path], tmp_path: Path, query: str

@@ -9,7 +9,7 @@ import pytest
 from numpy import ndarray
 
 from coca.core.errors import DataError
-from coca.experimental.audio.spectrogram import SAMPLE_RATE, read_audio, spectrogram
+from coca.experimental.audio.spectrogram import spectrogram
 from coca.runtime.image_file import read_image
 from tiny_audio import tone, wav
 
@@ -54,26 +54,6 @@ def test_spectrograms_equal_those_of_transformers() -> None:
     assert np.abs(spectrogram(samples) - expected).max() <= 1
 
 
-def test_a_tone_is_a_dark_line_at_its_frequency_for_as_long_as_it_lasts() -> None:
-    rows = []
-    for hz in (200, 1_000, 5_000):
-        drawn = shades(wav(tone(hz, 0.5)))
-        assert drawn.shape == (128, 100)
-        darkest = int(drawn[:, 25].argmin())
-        assert (drawn[darkest, 2:48] < 10).all()
-        assert (drawn[:, 55:] == 255).all()
-        rows.append(darkest)
-    assert rows == sorted(rows, reverse=True)
-
-
-def test_the_level_of_a_clip_does_not_matter_but_silence_stays_white() -> None:
-    loud, quiet = (shades(wav(tone(440, 0.5, level=it))).astype(int) for it in (0.9, 0.09))
-    assert (loud < 10).any()
-    assert np.abs(loud - quiet)[loud < 128].max() <= 1
-    noise = np.random.default_rng(0).integers(-1, 2, 8_000) / 32_767
-    assert shades(wav(noise)).min() > 80
-
-
 @pytest.mark.parametrize(
     ("container", "codec", "rate"),
     [
@@ -91,15 +71,6 @@ def test_every_format_is_recognized_by_its_content(container: str, codec: str, r
     expected = shades(wav(tone(1_000, 1.0)))
     assert drawn.shape == (128, 100)
     assert abs(int(drawn[:, 50].argmin()) - int(expected[:, 50].argmin())) <= 1
-
-
-def test_channels_are_mixed() -> None:
-    left, right = tone(400, 0.5), tone(4_000, 0.5)
-    both = np.stack([left, right], axis=1).ravel()
-    mixed = read_audio(wav(both, channels=2), "x", rate=SAMPLE_RATE, length_s=1.0)
-    assert mixed.shape == (8_000,)
-    peaks = np.abs(np.fft.rfft(mixed))
-    assert {int(it) * 2 for it in np.argsort(peaks)[-2:]} == {400, 4_000}
 
 
 def test_reading_stops_where_the_window_ends() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from coca.core.errors import CocaError
 from coca.experimental.browser_page.export import PAGE, check_tokenizer, vector_bytes
-from coca.processing.clip_bpe import ClipTokenizer
 from coca.runtime.preprocess import TextSettings, TextTokens
 from coca.search.query.query_terms import RULES, query_forms
 from coca.weights import __path__ as weights
@@ -113,20 +112,6 @@ console.log(JSON.stringify(texts.map((text) => forms(text, rules))));
     found = node(script, {"texts": given, "rules": RULES})
     for text, forms in zip(given, found, strict=True):
         assert forms == query_forms(text), text
-
-
-def test_the_page_encodes_clean_texts_as_clip_does(tmp_path: Path) -> None:
-    pytest.importorskip("ftfy")
-    # A small vocabulary: bytes, and the merges of two words.
-    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("'", "s</w>")]
-    tokenizer = ClipTokenizer.from_merges(merges)
-    tokenizer.save(tmp_path / "tokenizer.json")
-    bos, eos = tokenizer.bos_id, tokenizer.eos_id
-    layout = {"bos_id": bos, "suffix": [eos], "context_length": 77, "cleaning": "clip"}
-    given = ["The Cat's dog", "  cats 12 dogs!!", "a " * 100, "x\ty\nz", ""]
-    found = encoded(tmp_path / "tokenizer.json", layout, given)
-    for text, ids in zip(given, found, strict=True):
-        assert ids == tokenizer.encode([text], context_length=77)[0][: len(ids)].tolist()
 
 
 def test_the_page_sorts_by_the_cosine_of_the_vectors() -> None:

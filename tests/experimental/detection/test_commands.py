@@ -54,15 +54,6 @@ def test_a_bad_image_does_not_stop_the_others(images: list[str]) -> None:
     assert second["objects"]
 
 
-def test_no_drawing_replaces_another(images: list[str]) -> None:
-    names = ("one/a.png", "one/a-2.png", "two/a.png")
-    for name in names:
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_bytes(Path(images[0]).read_bytes())
-    detect(*names)
-    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.png", "a-3.png", "a.png"]
-
-
 def test_a_recipe_trains_a_detector() -> None:
     path = write_scenes(Path("scenes"))
     write_model(Path("model"))

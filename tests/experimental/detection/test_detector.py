@@ -12,50 +12,12 @@ from coca.experimental.detection.detector import (
     Boxes,
     Detector,
     DetectorConfig,
-    FeaturePyramid,
     load_detector,
     save_detector,
 )
 from coca.model.coca import CoCa
 from coca.model.encoders.vit import ViTConfig
 from tiny import tiny_config
-
-
-def test_maps_have_the_sides_of_their_scales() -> None:
-    pyramid = FeaturePyramid(width=16, channels=8)
-    maps = pyramid(torch.randn(2, 24, 16), (4, 6))
-    assert [tuple(one.shape) for one in maps] == [
-        (2, 8, round(4 * scale), round(6 * scale)) for scale in SCALES
-    ]
-
-
-def test_a_location_of_a_map_sees_the_patches_around_it_and_no_others() -> None:
-    torch.manual_seed(0)
-    pyramid = FeaturePyramid(width=16, channels=8, scales=(2.0, 1.0))
-    tokens = torch.randn(1, 64, 16)
-    changed = tokens.clone()
-    changed[0, 0] += 1.0
-    for scale, before, after in zip(
-        (2, 1), pyramid(tokens, (8, 8)), pyramid(changed, (8, 8)), strict=True
-    ):
-        moved = (before - after).abs().amax(1)[0] > 1e-6
-        # One patch and its neighbours within the 3 x 3 convolution.
-        reach = scale + 1
-        assert moved[:reach, :reach].all()
-        assert not moved[reach:].any()
-        assert not moved[:, reach:].any()
-
-
-def test_every_level_learns() -> None:
-    pyramid = FeaturePyramid(width=16, channels=8)
-    sum(one.square().sum() for one in pyramid(torch.randn(2, 16, 16), (4, 4))).backward()
-    assert all(parameter.grad is not None for parameter in pyramid.parameters())
-
-
-def test_an_unknown_scale_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"got \[3.0\]"):
-        FeaturePyramid(width=16, channels=8, scales=(3.0,))
-
 
 CONFIG = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
 
@@ -67,33 +29,6 @@ def tiny_detector(seed: int = 0) -> Detector:
 
 def square(left: float, label: int) -> Boxes:
     return {"boxes": torch.tensor([[left, 4.0, left + 6, 10.0]]), "labels": torch.tensor([label])}
-
-
-def test_the_encoder_is_the_captioners_own_and_learns() -> None:
-    captioner = CoCa(tiny_config())
-    detector = Detector(captioner, CONFIG)
-    assert detector.backbone.image_encoder is captioner.image_encoder
-    losses = detector([torch.randn(3, 16, 16)], [square(4.0, 1)])
-    assert set(losses) == {"classification", "bbox_regression", "bbox_ctrness"}
-    sum(losses.values()).backward()
-    assert all(p.grad is not None for p in captioner.image_encoder.parameters())
-    assert all(p.grad is None for p in captioner.unimodal_decoder.parameters())
-
-
-def test_a_image_without_objects_has_losses_too() -> None:
-    none: Boxes = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    losses = tiny_detector()([torch.randn(3, 16, 16)], [none])
-    assert torch.stack(list(losses.values())).isfinite().all()
-
-
-def test_images_are_seen_as_they_are_in_training_and_afterwards() -> None:
-    detector = tiny_detector()
-    sizes: list[tuple[int, ...]] = []
-    detector.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape))
-    image = torch.randn(3, 16, 16)
-    detector([image], [square(4.0, 0)])
-    detector.eval()([image])
-    assert sizes == [(1, 3, 16, 16)] * 2
 
 
 def test_it_learns_where_a_square_is_and_which() -> None:
@@ -148,29 +83,6 @@ def test_a_location_is_where_the_pixels_of_its_cell_are(patch_size: int, patches
     torch.testing.assert_close((found[:, :2] + found[:, 2:]) / 2, torch.cat(centres))
     widths = (found[:, 2:] - found[:, :2]).unique()
     assert widths.tolist() == sorted(patch_size / scale for scale in SCALES)
-
-
-@pytest.mark.parametrize("patch_size", [14, 16, 18, 32])
-def test_every_small_box_teaches_where_it_is(patch_size: int) -> None:
-    detector = paper_like(patch_size, 288 // patch_size)
-    side = detector.backbone.image_encoder.config.image_size
-    last = float(side - 16)
-    for left, top in ((0.0, 0.0), (last, 0.0), (0.0, last), (last, last), (last / 2, last / 2)):
-        box = torch.tensor([[left, top, left + 16, top + 16]])
-        wanted: Boxes = {"boxes": box, "labels": torch.tensor([0])}
-        with torch.no_grad():
-            losses = detector([torch.zeros(3, side, side)], [wanted])
-        # Only a location inside the box has a box loss.
-        assert float(losses["bbox_regression"]) > 0, (left, top)
-
-
-def test_half_precision_leaves_boxes_and_losses_as_precise_as_they_are() -> None:
-    detector = tiny_detector()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = detector([torch.randn(3, 16, 16)], [square(4.0, 1)])
-        (found,) = detector.eval()([torch.randn(3, 16, 16)])
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert found["boxes"].dtype == torch.float32
 
 
 def overlap(one: Tensor, other: Tensor) -> float:

@@ -99,36 +99,14 @@ def test_the_run_goes_on_where_it_stopped_to_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_frozen_encoder_stays_as_it_was(tmp_path: Path, scenes: SourceConfig) -> None:
-    config = recipe(tmp_path, scenes, image_size=None, encoder_lr=0.0)
-    made = finetune_detection(config)
-    before, after = (
-        loading.load(name, device="cpu").model.image_encoder.state_dict()
-        for name in (config.model, made.model)
-    )
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_from_scratch_begins_with_other_weights(tmp_path: Path, scenes: SourceConfig) -> None:
-    config = recipe(tmp_path, scenes, encoder_lr=0.0, weights="random")
-    made = finetune_detection(config)
-    before, after = (
-        loading.load(name, device="cpu").model.image_encoder.state_dict()["patch_embedding.weight"]
-        for name in (config.model, made.model)
-    )
-    assert not torch.equal(before, after)
-
-
-def test_what_moves_in_an_image_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
+def test_what_moves_or_hides_parts_of_an_image_is_refused(
+    tmp_path: Path, scenes: SourceConfig
+) -> None:
     config = recipe(tmp_path, scenes)
     for change in ({"augment": AugmentConfig(flip=0.5)}, {"trim": True}, {"resize": "crop"}):
         with pytest.raises(ConfigError, match="changes the geometry"):
             replace(config, data=replace(config.data, **change))
     replace(config, data=replace(config.data, augment=AugmentConfig(color=0.5, grayscale=0.5)))
-
-
-def test_patch_dropout_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
-    config = recipe(tmp_path, scenes)
     schedule = ScheduleConfig(patch_dropout=0.5)
     with pytest.raises(ConfigError, match=r"patch_dropout is 0\.5, but a detector reads the whole"):
         replace(config, train=replace(config.train, schedule=schedule))

@@ -29,41 +29,14 @@ def found(*rows: tuple[int, list[float], float]) -> FoundBoxes:
     )
 
 
-def test_the_right_boxes_score_one_and_none_scores_nought() -> None:
-    truth = [true((0, [0, 0, 10, 10]), (1, [20, 20, 40, 40])), true()]
-    right = [found((0, [0, 0, 10, 10], 0.9), (1, [20, 20, 40, 40], 0.2)), found()]
-    scores, each = detection_scores(truth, right, 3)
-    assert scores["AP"] == pytest.approx(1.0)
-    assert scores["AP50"] == pytest.approx(1.0)
-    assert each == [pytest.approx(1.0), pytest.approx(1.0), None]
-    assert "AP_large" not in scores
-    scores, each = detection_scores(truth, [found(), found()], 3)
-    assert scores["AP"] == 0.0
-    assert each == [0.0, 0.0, None]
-
-
-def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
-    crowd = true((0, [50, 50, 40, 40]), crowd=True)
-    one = true((0, [0, 0, 10, 10]))
-    truth = [
-        TrueBoxes(
-            *(
-                np.concatenate([getattr(part, name) for part in (one, crowd)])
-                for name in ("boxes", "labels", "areas", "crowd")
-            )
-        )
-    ]
-    predicted = [found((0, [55, 55, 10, 10], 0.9), (0, [0, 0, 10, 10], 0.8))]
-    assert detection_scores(truth, predicted, 1)[0]["AP"] == pytest.approx(1.0)
-
-
 def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     truth, predicted = [], []
-    for _ in range(12):
+    for number in range(12):
         boxes = np.concatenate([chance.uniform(0, 60, (4, 2)), chance.uniform(5, 120, (4, 2))], 1)
         labels = chance.integers(0, 3, 4)
-        truth.append(true(*zip(labels.tolist(), boxes.tolist(), strict=True)))
+        rows = zip(labels.tolist(), boxes.tolist(), strict=True)
+        truth.append(true(*rows, crowd=number % 4 == 0))
         moved = boxes + chance.normal(0, 4, boxes.shape)
         moved[:, 2:] = moved[:, 2:].clip(1)
         predicted.append(found(*zip(labels, moved.tolist(), chance.random(4), strict=True)))
@@ -73,8 +46,9 @@ def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
     from pycocotools.cocoeval import COCOeval
 
     notes = [
-        {"id": 4 * n + k + 1, "image_id": n, "category_id": int(one.labels[k]), "iscrowd": 0}
+        {"id": 4 * n + k + 1, "image_id": n, "category_id": int(one.labels[k])}
         | {"bbox": one.boxes[k].tolist(), "area": float(one.areas[k])}
+        | {"iscrowd": int(one.crowd[k])}
         for n, one in enumerate(truth)
         for k in range(4)
     ]

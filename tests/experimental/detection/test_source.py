@@ -37,21 +37,6 @@ def test_an_image_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> N
     assert read_metadata(source, 0).metadata == sample.metadata
 
 
-def test_an_image_without_objects_is_a_sample(tmp_path: Path) -> None:
-    source = open_instances(write_scenes(tmp_path / "scenes"))
-    assert len(source) == 6
-    assert source.read(5).metadata[BOXES] == []
-
-
-def test_crowds_and_areas_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    notes = [{**BOX, "area": 3.5, "iscrowd": 1}, BOX]
-    write_instances(tmp_path / "instances.json", [IMAGE], notes)
-    first, second = read_metadata(open_instances(tmp_path / "instances.json"), 0).metadata[BOXES]
-    assert (first["crowd"], first["area"]) == (True, 3.5)
-    assert (second["crowd"], second["area"]) == (False, 12.0)
-
-
 @pytest.mark.parametrize(
     "note",
     [
@@ -97,10 +82,6 @@ def shown(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Source:
 @pytest.mark.parametrize("size", [(64, 48), (32, 24), (33, 25), (640, 480), (13, 10), (1, 1)])
 def test_the_file_may_be_a_resized_image(tmp_path: Path, size: tuple[int, int]) -> None:
     assert shown(tmp_path, size).read(0).metadata["width"] == 64
-
-
-def test_an_image_that_is_turned_to_the_listed_size_is_read(tmp_path: Path) -> None:
-    assert shown(tmp_path, (48, 64), orientation=6).read(0).metadata["height"] == 48
 
 
 @pytest.mark.parametrize(

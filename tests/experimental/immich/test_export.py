@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import coca
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, ModelError
 from coca.experimental.immich.export import export_immich
 from tiny_image_text import write_openclip, write_transformers
 from tiny_model import write_model
@@ -92,7 +92,7 @@ def test_an_unknown_resizing_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["openclip-clip", "hf-siglip"])
-def test_a_model_of_another_library_is_exported(name: str, tmp_path: Path) -> None:
+def test_an_exported_folder_is_a_model_with_the_same_vectors(name: str, tmp_path: Path) -> None:
     if name == "openclip-clip":
         model = write_openclip(tmp_path / "model")
     else:
@@ -108,3 +108,21 @@ def test_a_model_of_another_library_is_exported(name: str, tmp_path: Path) -> No
     vectors = immich.embed_prepared([*images]), immich.embed_texts(texts)
     np.testing.assert_allclose(vectors[0], library.embed_prepared([*images]), atol=2e-6, rtol=0)
     np.testing.assert_allclose(vectors[1], library.embed_texts(texts), atol=2e-6, rtol=0)
+    refuse_damaged(tmp_path / "out", [*images])
+
+
+def refuse_damaged(folder: Path, images: list[np.ndarray]) -> None:
+    with pytest.raises(ConfigError, match="in fp32, got precision bf16"):
+        coca.load(folder, precision="bf16")
+    for name, changes, sentence in (
+        ("visual/preprocess_cfg.json", {"resize_mode": "longest"}, "resized by 'longest'"),
+        ("config.json", {"embed_dim": None}, "does not describe an image-text model"),
+    ):
+        content = read_json(folder / name)
+        (folder / name).write_text(json.dumps({**content, **changes}), encoding="utf-8")
+        with pytest.raises(ModelError, match=sentence):
+            coca.load(folder)
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "visual" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match=r"visual/model\.onnx cannot be loaded"):
+        coca.load(folder).embed_prepared(images)

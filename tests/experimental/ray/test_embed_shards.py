@@ -1,7 +1,6 @@
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,6 @@ from coca.core.errors import ConfigError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.experimental.ray.embed_shards import (
-    EmbeddedShard,
     embed_shards,
     embed_shards_on_ray,
     find_shards,
@@ -21,9 +19,7 @@ from coca.experimental.ray.embed_shards import (
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.runtime.execution import Execution
-from coca.runtime.inputs import Caption
-from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
+from coca.search.ingest.parquet import find_vectors, read_vectors
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import index_images
 from shard_embedding import embed
@@ -111,77 +107,6 @@ def test_finished_tars_are_found_and_a_changed_tar_is_embedded_again(
     writer.paths[0].replace(shards[0])
     (made,) = (one for one in embed_shards(shards, model, out) if one.made)
     assert made.images == 1
-
-
-def repack(shard: str, tmp_path: Path, numbers: range) -> None:
-    """Put other images into a tar."""
-    with ShardWriter(tmp_path / "other") as writer:
-        for n in numbers:
-            writer.write(Sample(f"k{n}", image_bytes(100 + n), (f"new {n}",)))
-    writer.paths[0].replace(shard)
-
-
-def captions(uri: str) -> set[str]:
-    with Collection.open(uri) as collection:
-        return {caption for _, _, caption, _ in collection.origins()}
-
-
-def test_the_file_of_a_changed_tar_replaces_the_old_one(
-    shards: list[str], model: Predictor, tmp_path: Path
-) -> None:
-    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
-    list(embed_shards(shards[:2], model, out))
-    index_images([out], model, uri=uri)
-    other = load(write_model(tmp_path / "other model", seed=1), device="cpu")
-    list(embed_shards(shards[:1], other, tmp_path / "vectors"))
-    repack(shards[0], tmp_path, range(PER_SHARD))
-    list(embed_shards(shards[:2], model, out))
-    # Another model's file is another matter.
-    assert len(find_vectors(out)) == 3
-    for file in find_vectors(out):
-        if read_info(file).fingerprint == other.fingerprint:
-            file.unlink()
-    assert index_images([out], model, uri=uri).report.updated == PER_SHARD
-    assert index_images([out], model, uri=uri).report == IngestReport(unchanged=2 * PER_SHARD)
-    assert {f"new {n}" for n in range(PER_SHARD)} < captions(uri)
-
-
-def test_captions_that_are_made_later_reach_the_collection(
-    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
-    list(embed_shards(shards[:1], model, out))
-    index_images([out], model, uri=uri)
-    assert captions(uri) == {"", "number 1", "number 3"}
-    monkeypatch.setattr(
-        Predictor, "caption", lambda _, images: [Caption("written", "written", 0.0) for _ in images]
-    )
-    list(embed_shards(shards[:1], model, out, captions=True))
-    # Both files stay: whoever wants no captions finds what is done.
-    assert len(find_vectors(out)) == 2
-    assert index_images([out], model, uri=uri).report.updated == 2
-    assert captions(uri) == {"written", "number 1", "number 3"}
-    report = index_images([out], model, uri=uri).report
-    assert report == IngestReport(unchanged=2 * PER_SHARD)
-
-
-def test_processes_that_work_at_once_share_the_tars(
-    shards: list[str], model: Predictor, tmp_path: Path
-) -> None:
-    results: list[EmbeddedShard] = []
-
-    def work(start: int) -> None:
-        results.extend(embed_shards(shards, model, tmp_path / "vectors", start=start))
-
-    # A lock of the system parts open files, and so threads as it parts processes.
-    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 0, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(one.made for one in results) == SHARDS
-    assert claims(tmp_path / "vectors") == Counter(expected(shards))
-    assert not list((tmp_path / "vectors" / ".claims").iterdir())
 
 
 def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) -> None:

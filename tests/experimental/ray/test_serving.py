@@ -18,7 +18,7 @@ from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from milvus_server import MilvusServer, free_port, why_not
+from milvus_server import free_port
 from server_process import ServerProcess
 
 PATIENCE_S = 600.0
@@ -109,27 +109,6 @@ def test_ray_serves_one_replica_on_lite(
     expected = fill(uri, predictor, images, tmp_path / "images")
     with cluster(f"uri={uri}", f"model={predictor.source}", folder=tmp_path) as process:
         check(process, expected)
-
-
-@pytest.mark.timeout(1_800)
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_two_ray_replicas_share_a_milvus_server(
-    tmp_path: Path, predictor: Predictor, images: list[bytes]
-) -> None:
-    with MilvusServer(tmp_path / "milvus") as server:
-        expected = fill(server.uri, predictor, images, tmp_path / "images")
-        arguments = (f"uri={server.uri}", f"model={predictor.source}", "replicas=2")
-        with cluster(*arguments, folder=tmp_path) as process:
-            for _ in range(8):
-                check(process, expected)
-            # Each replica has counters of its own, begun at another time.
-            begun = {
-                line
-                for _ in range(40)
-                for line in process.get("/metrics").body.decode().splitlines()
-                if line.startswith("coca_requests_created") and "/v1/search" in line
-            }
-            assert len(begun) == 2
 
 
 def test_ray_replicas_need_a_server() -> None:
