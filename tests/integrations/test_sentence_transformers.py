@@ -56,11 +56,6 @@ def test_what_sentence_transformers_saves_is_a_model_folder(
     )
 
 
-def test_a_loaded_model_is_used_as_it_is(predictor: Predictor) -> None:
-    model = ours.sentence_transformer(predictor, device="cpu")
-    assert model[0].model is predictor.model
-
-
 def test_the_weights_learn(folder: Path) -> None:
     model = ours.sentence_transformer(folder, device="cpu")
     features = model.preprocess(TEXTS)

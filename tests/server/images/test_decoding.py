@@ -18,7 +18,7 @@ from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.runtime.preprocess import MAX_SIDE, square, unresized
 from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
-from coca.server.images.decoding.decoder import MAX_LARGE, Decoder, ProcessDecoder
+from coca.server.images.decoding.decoder import MAX_LARGE, ProcessDecoder
 from raw_photo import PREVIEW, raw_photo
 from server_process import child_processes
 from tiny_data import image_bytes
@@ -230,7 +230,3 @@ def test_a_process_sees_no_secrets_and_opens_no_files(monkeypatch: pytest.Monkey
     assert files == ["0", "0"]
     opened.close()
     assert decoders() == others
-
-
-def test_the_decoder_is_a_decoder(decoder: ProcessDecoder) -> None:
-    assert isinstance(decoder, Decoder)

@@ -13,7 +13,7 @@ from coca.search.query.query_terms import Term
 from coca.search.records import content_id
 from coca.search.search_options import INTERFACE_NAMES, Ranking
 from coca.server.bodies import ServedOptions
-from coca.server.routes.search import SearchRequest, options_of
+from coca.server.routes.search import SearchRequest
 from coca.server.service import Service
 from server_process import data_uri, ids
 
@@ -238,12 +238,6 @@ def test_a_field_of_a_request_has_type_range_and_text_of_its_option(option: str)
     assert schema.pop("default") == getattr(ServedOptions(), option)
     declared = TypeAdapter(field_types(ServedOptions)[option]).json_schema()
     assert schema.items() >= declared.items()
-
-
-def test_null_is_the_default_of_a_field_of_a_ranking() -> None:
-    schema = SearchRequest.model_json_schema()["properties"]["words_weight"]
-    assert schema["description"].endswith(f"null: {Ranking.words_weight}.")
-    assert options_of(SearchRequest(text="x")).ranking is None
 
 
 def test_dates_and_places_are_filters_of_each_request(client: TestClient) -> None:
