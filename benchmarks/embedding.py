@@ -193,7 +193,6 @@ ENGINES = {
     "library": "library, fp32",
     "fp32": "here, fp32",
     "bf16": "here, bf16",
-    "int8": "here, int8",
     "onnx": "ONNX Runtime",
 }
 WORDS = (

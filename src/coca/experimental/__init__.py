@@ -38,7 +38,13 @@ MLFLOW = Plugin(
     adds="The tracker `mlflow` of training runs.",
     needs=("mlflow",),
     install="coca-captioners[mlflow]",
-    trackers={"mlflow": "coca.experimental.mlflow.tracker:MlflowTracker"},
+    trackers={"mlflow": "coca.experimental.trackers.mlflow_tracker:MlflowTracker"},
+)
+WANDB = Plugin(
+    adds="The tracker `wandb` of training runs, for Weights & Biases.",
+    needs=("wandb",),
+    install="coca-captioners[wandb]",
+    trackers={"wandb": "coca.experimental.trackers.wandb_tracker:WandbTracker"},
 )
 # Adapters that users import by themselves.
 FIFTYONE = Plugin(

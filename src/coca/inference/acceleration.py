@@ -1,6 +1,6 @@
 """Faster inference of other libraries' models on a CPU: the same modules, other arithmetic.
 
-- Weights of linear layers are prepacked, or quantized to 8 bits.
+- Weights of linear layers are prepacked.
 - OpenCLIP's blocks multiply queries, keys and values by one prepacked weight, and attend by
   `F.scaled_dot_product_attention`; `nn.MultiheadAttention` writes the matrix of attention to
   memory.
@@ -10,12 +10,12 @@
 Images and texts per second of processor time, as a multiple of the library's own fp32, on an Intel
 Xeon with AMX (`benchmarks/embedding.py models`); vectors in fp32 are equal to 1e-6:
 
-                        images fp32, bf16, int8    texts fp32, bf16, int8
-    ViT-B/32            1.1  4.1  2.9              4.3  12.8  12.6
-    ViT-B/16 SigLIP 2   1.2  3.7  3.8              1.1   3.8   2.9
-    MobileCLIP 2 S0     2.0  4.1  2.1              1.0   4.0   1.9
+                        images fp32, bf16    texts fp32, bf16
+    ViT-B/32            1.1  4.1             4.3  12.8
+    ViT-B/16 SigLIP 2   1.2  3.7             1.1   3.8
+    MobileCLIP 2 S0     2.0  4.1             1.0   4.0
 
-Dimensions: B batch, L tokens, D input width, N output width, H heads, E width of a head.
+Dimensions: B batch, L tokens, D width, H heads, E width of a head.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from coca.model.layers.prepacked import Linear, prepack_weights
 
 
-def accelerate(model: nn.Module, *, int8: bool) -> None:
+def accelerate(model: nn.Module) -> None:
     """Change the modules of a model in place for inference on a CPU; not for training."""
     # oneDNN's own order, else each convolution reorders its input and its output.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -40,12 +40,8 @@ def accelerate(model: nn.Module, *, int8: bool) -> None:
         if own and block.attn.batch_first:
             block.attn = SelfAttention(block.attn)
     # Subclasses are left alone: their library reads the weights itself.
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear]
-    for layer in layers:
-        if int8:
-            _quantize(layer)
-        else:
-            layer.__class__ = Linear
+    for layer in [layer for layer in model.modules() if type(layer) is nn.Linear]:
+        layer.__class__ = Linear
     prepack_weights(model)
 
 
@@ -83,41 +79,3 @@ def _linear(weight: Any, bias: Any) -> nn.Linear:
     if bias is not None:
         layer.bias = bias
     return layer
-
-
-class Int8Linear(nn.Linear):
-    """A linear layer with 8-bit weights; its inputs are quantized as they come.
-
-    The plain weights stay, since some libraries read them instead of calling the layer.
-    """
-
-    blocks: Tensor
-    """Weights from -127 to 127, in oneDNN's order."""
-    scales: Float[Tensor, " N"]
-
-    def forward(self, inputs: Float[Tensor, "*B D"]) -> Float[Tensor, "*B N"]:
-        """Compute W x + b in integers: one scale per output channel, and one for all inputs."""
-        low, high = (float(it) for it in torch.aminmax(inputs))
-        low, high = min(low, 0.0), max(high, 0.0)
-        # Without VNNI, a sum of two products of 8 bits does not fit in 16.
-        fits = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        fits = fits and torch.cpu._is_vnni_supported()
-        step = (high - low) / (254 if fits else 127) or 1.0
-        zero = round(-low / step)
-        # Positive, so that the conversion, which cuts decimals off, rounds to the nearest.
-        codes = torch.add(torch.tensor(zero + 0.5), inputs, alpha=1 / step).to(torch.uint8)
-        return torch.ops.onednn.qlinear_pointwise(
-            *(codes, step, zero, self.blocks, self.scales, torch.zeros(len(self.scales)).int()),
-            *(self.bias, 1.0, 0, inputs.dtype, "none", [], "none"),
-        )
-
-
-def _quantize(layer: nn.Linear) -> None:
-    """Quantize a linear layer in place."""
-    weight = layer.weight.detach().float()
-    scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    codes = (weight / scales[:, None]).round().to(torch.int8)
-    layer.__class__ = Int8Linear
-    # PyTorch's own compiler quantizes linear layers by these operators.
-    layer.blocks = torch.ops.onednn.qlinear_prepack(codes, None)
-    layer.scales = scales

@@ -40,8 +40,7 @@ def load(
     A model of another library embeds and classifies; it has no decoder. In fp32 its vectors are
     those of the library to 1e-6. In other precisions they are close, and JPEG files are decoded at
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
-    `runtime` is that of `coca.runtime.execution.Execution`. With `int8`, the vectors of a few
-    inputs are compared with the library's, and a `ModelError` is raised if they differ.
+    `runtime` is that of `coca.runtime.execution.Execution`.
     """
     folder = model_folder(name)
     library = library_of(folder)
@@ -67,12 +66,10 @@ def load(
     target = loading.device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
-    if target.type != "cpu" and precision == "int8":
-        raise ConfigError(f"precision int8 runs on the CPU, got device {target}")
     chosen = resolve_precision(precision, target)
     found = files_fingerprint(folder, model_files(folder))
     placed = Placement(target, chosen, batch_size, found, prepack)
     loaded = MODELS.get(library).load(folder, placed)
-    if target.type == "cpu" and (prepack or precision == "int8"):
+    if target.type == "cpu" and prepack:
         loaded.accelerate()
     return loaded if dimensions is None else shorten(loaded, dimensions)

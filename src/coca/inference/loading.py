@@ -65,8 +65,7 @@ def load(
             Default: the shipped model `everyday`.
         device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Precision of weights and arithmetic; embeddings are always fp32. `auto` is bf16
-            where the device multiplies it faster than fp32, else fp32. `int8` is for models of
-            other libraries; `coca export --format onnx --int8` quantizes a CoCa model.
+            where the device multiplies it faster than fp32, else fp32.
         batch_size: Images or texts per batch, at least 1. On a CPU, 64 images of `everyday` at once
             take 0.8 GB more memory than 16.
         prepack: On a CPU, keep a second copy of the weights in prepacked order. Images take a
@@ -87,11 +86,6 @@ def load(
         raise ModelError(
             f"{name} is an image-text model without a decoder, and this needs a CoCa model; "
             f"shipped: {', '.join(shipped())}"
-        )
-    if precision == "int8":
-        raise ConfigError(
-            f"precision int8 is for models of other libraries, and {name} is a CoCa model; "
-            "`coca export --format onnx --int8` quantizes it"
         )
     if (path / SOURCE_FILE).is_file() and (caveat := caveat_of(path)):
         logger.warning("%s", caveat)

@@ -301,14 +301,9 @@ def model_description(config: ModelConfig) -> dict[str, Any]:
 # the library's own limits, so a small product is timed once per process.
 
 
-Resolved: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
-DTYPES = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.float32,
-}
-"""Type of the weights by precision; `int8` has a quantized copy."""
+Resolved: TypeAlias = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Type of the weights by precision."""
 
 ROWS, WIDTH, ROUNDS = 128, 512, 5
 _TIMED = (torch.float32, torch.bfloat16)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Runtime: TypeAlias = Literal["torch", "onnx"]
-Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,7 @@ class Execution:
     """Library that runs the model: torch; or onnx, without torch, for a folder of `coca export
     --format onnx`. Default: onnx for such a folder, else torch."""
     precision: Precision = "fp32"
-    """Precision of the model: fp32, bf16, fp16; auto for the faster of fp32 and bf16; or int8, for
-    models of other libraries on a CPU."""
+    """Precision of the model: fp32, bf16, fp16, or auto for the faster of fp32 and bf16."""
 
 
 DEFAULT = Execution()

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from coca.core.errors import ConfigError, StorageError
+from coca.core.errors import StorageError
 from coca.core.extras import require
-from coca.core.files.atomic import append_line, read_json, write_atomic, write_json
+from coca.core.files.atomic import append_line, read_json, write_atomic
 from coca.core.registry import Registry
 
 # Experiment trackers: JSON lines, TensorBoard, Weights & Biases, or a plugin's.
@@ -80,7 +79,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     path = Path(run_dir) / METRICS_FILE
     if not path.exists():
         return []
-    with _as_storage_error(path):
+    with storage_errors(path):
         return [row for line in path.read_bytes().splitlines() if (row := _row(line)) is not None]
 
 
@@ -98,7 +97,7 @@ class JsonLinesTracker:
         """Truncate the file after `step`, and remove an incomplete line in any case."""
         if not self.path.exists():
             return
-        with _as_storage_error(self.path):
+        with storage_errors(self.path):
             lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [
             line
@@ -132,20 +131,20 @@ class TensorBoardTracker:
         """Open a new event file, which hides older events after `step`."""
         writer = require("torch.utils.tensorboard", extra="train").SummaryWriter
         self.close()
-        with _as_storage_error(self.folder):
+        with storage_errors(self.folder):
             self._writer = writer(str(self.folder), purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         assert self._writer is not None, "rewind opens the writer"
-        with _as_storage_error(self.folder):
+        with storage_errors(self.folder):
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
     def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
         """Add each image, and one text with all captions."""
         assert self._writer is not None, "rewind opens the writer"
-        with _as_storage_error(self.folder):
+        with storage_errors(self.folder):
             for number, sample in enumerate(samples):
                 pixels = np.asarray(_opened(sample.image))
                 self._writer.add_image(f"captions/{number}", pixels, step, dataformats="HWC")
@@ -155,74 +154,9 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Flush buffered events and close the event file."""
         if self._writer is not None:
-            with _as_storage_error(self.folder):
+            with storage_errors(self.folder):
                 self._writer.close()
             self._writer = None
-
-
-@TRACKERS.register("wandb")
-class WandbTracker:
-    """A run of Weights & Biases, online or offline by its own settings; needs the extra `wandb`.
-
-    Project, account and mode come from its variables `WANDB_PROJECT`, `WANDB_API_KEY` and
-    `WANDB_MODE`. Every start continues the same run. A row of a step that was logged before is left
-    out: W&B forgets nothing, and a resumed run repeats the same numbers.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._wandb: Any = require("wandb", extra="wandb")
-        self.folder = run_dir
-        self._run: Any = None
-        self._logged = -1
-
-    def rewind(self, step: int) -> None:
-        """Start or continue the run, with the settings of `recipe.json`."""
-        self.close()
-        path = self.folder / "wandb" / "run.json"
-        with _as_storage_error(path):
-            about = _kept(path, lambda: {"id": secrets.token_hex(4), "logged": -1})
-            self._logged = about["logged"]
-            try:
-                self._run = self._wandb.init(
-                    id=about["id"],
-                    resume="allow",
-                    name=self.folder.resolve().name,
-                    dir=str(self.folder),
-                    config=recipe_of(self.folder),
-                    settings=self._wandb.Settings(console="off", silent=True),
-                )
-            except self._wandb.Error as error:
-                reason = str(error).partition("\n")[0]
-                raise ConfigError(
-                    f"Weights & Biases cannot start a run ({reason}); log in with `wandb login`, "
-                    "set WANDB_MODE=offline, or leave wandb out of train.trackers"
-                ) from error
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add one point to each curve."""
-        assert self._run is not None, "rewind starts the run"
-        if step > self._logged:
-            self._run.log(dict(metrics), step=step, commit=True)  # now, before a kill
-            self._logged = step
-            path = self.folder / "wandb" / "run.json"
-            with _as_storage_error(path):
-                write_json(path, {"id": self._run.id, "logged": step})
-
-    def log_captions(self, step: int, samples: Sequence[CaptionSample]) -> None:
-        """Log the images with their captions, as part of the row that follows."""
-        assert self._run is not None, "rewind starts the run"
-        if step > self._logged:
-            images = [
-                self._wandb.Image(_opened(sample.image), caption=sample.caption)
-                for sample in samples
-            ]
-            self._run.log({"captions": images}, step=step, commit=False)
-
-    def close(self) -> None:
-        """Finish the upload, or the file of an offline run."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -237,16 +171,6 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value != {}:
             flat[key] = value
     return flat
-
-
-def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Read a JSON object, or make and write it."""
-    try:
-        return dict(read_json(path))
-    except FileNotFoundError:
-        content = make()
-        write_json(path, content)
-        return content
 
 
 def recipe_of(run_dir: Path) -> dict[str, Any]:
@@ -268,7 +192,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _as_storage_error(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise a StorageError that names a path in place of an OSError."""
     try:
         yield
     except OSError as error:

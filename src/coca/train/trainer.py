@@ -90,7 +90,7 @@ class TrainConfig(Config):
     """Maximum number of consecutive steps with a non-finite loss or gradient before the run
     fails."""
     trackers: tuple[str, ...] = ("jsonl",)
-    """Experiment trackers: any of `jsonl`, `tensorboard`, `wandb`, or a plugin's."""
+    """Experiment trackers: any of `jsonl`, `tensorboard`, or of a plug-in, such as `wandb`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

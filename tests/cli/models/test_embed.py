@@ -68,5 +68,3 @@ def test_the_precision_of_the_model_is_an_option(run: Run, model: str) -> None:
     run(*embed, "half.npy", "--device", "cpu", "--model-precision", "bf16")
     whole, half = (np.load(f"{name}.npy")[0] for name in ("whole", "half"))
     assert 0.99 < whole @ half < 1 - 1e-7
-    refused = run(*embed, "x.npy", "--model-precision", "int8", code=2).stderr
-    assert "is a CoCa model; `coca export --format onnx --int8` quantizes it" in refused

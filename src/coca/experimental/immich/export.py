@@ -21,13 +21,14 @@ from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, write_json
 from coca.core.progress import ProgressMaker, silent
 from coca.experimental.immich.model import ImmichPredictor
-from coca.inference.image_text_predictor import PROBES, ImageTextPredictor
+from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.predictor import Predictor
 from coca.processing.tokenizer import TextTokenizer
 from coca.release.onnx.gates import check_embeddings, measure_embeddings
 from coca.release.onnx.graphs import BATCH, Graph, translate
 from coca.release.onnx.onnx_export import DRAWN_FOR_COSINES, gate_images, text_settings
 from coca.release.onnx.tower_export import (
+    PROBES,
     Embedding,
     load_for_export,
     tower_images,

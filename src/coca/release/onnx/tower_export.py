@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import UnsupportedError
-from coca.inference.image_text_predictor import PROBES, ImageTextPredictor
+from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.loading import load
 from coca.inference.model_kinds import library_of
 from coca.inference.open_weights import model_folder
@@ -31,6 +31,8 @@ from coca.runtime.preprocess import TowerText, TowerTokens
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 """OpenCLIP's names of CLIP's special tokens, which a text may contain."""
+PROBES = ("a photo of a dog", "two people on a beach at sunset, Red car 1965")
+"""Texts with which graphs are traced."""
 TEXTS = (
     "",
     "a photo of a dog",

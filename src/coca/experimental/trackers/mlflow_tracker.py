@@ -1,4 +1,4 @@
-"""The tracker `mlflow`, as `wandb` of `coca.train.tracker`."""
+"""The tracker `mlflow`: MLflow."""
 
 import io
 import os
