@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,40 +124,21 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def address(folders: tuple[Path, str, Path]) -> Iterator[str]:
-    with served(folders[2]) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=TIMEOUT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(address: str, browser: Any) -> Iterator[Callable[..., Any]]:
-    watch, contexts = Watch(), []
+def tab(folders: tuple[Path, str, Path]) -> Iterator[Any]:
+    """The page in a browser that reports faults of its scripts."""
+    from playwright.sync_api import sync_playwright
 
-    def open_tab(path: str = "", **settings: Any) -> Any:
-        context = browser.new_context(**settings)
-        contexts.append(context)
-        tab = context.new_page()
+    watch = Watch()
+    with served(folders[2]) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        tab = browser.new_page()
         tab.set_default_timeout(TIMEOUT_MS)
         watch.follow(tab)
-        tab.goto(address + path)
+        tab.goto(address)
         tab.wait_for_selector(".tile")
-        return tab
-
-    yield open_tab
-    for context in contexts:
-        context.close()
+        yield tab
+        browser.close()
     assert watch.faults == []
 
 
@@ -165,14 +146,12 @@ def ids(tab: Any, count: int) -> list[str]:
     return tab.locator(".tile").evaluate_all("all => all.map(one => one.dataset.id)")[:count]
 
 
-def wait_for_hits(tab: Any, name: str, *, is_whole: bool = True) -> None:
+def wait_for_hits(tab: Any, name: str) -> None:
     # Not by `wait_for_function`, whose polling the policy of the page forbids.
     from playwright.sync_api import expect
 
     status = tab.locator("#status")
-    expect(status).to_have_text(
-        re.compile(f"^{re.escape(name)}{': ' if is_whole else ''}"), timeout=TIMEOUT_MS
-    )
+    expect(status).to_have_text(re.compile(f"^{re.escape(name)}: "), timeout=TIMEOUT_MS)
 
 
 def assert_equal_ranks(tab: Any, hits: list[Any]) -> None:
@@ -186,13 +165,10 @@ def assert_equal_ranks(tab: Any, hits: list[Any]) -> None:
     np.testing.assert_allclose(shown[:10], wanted, atol=ROUNDING)
 
 
-def test_typed_texts_find_what_coca_search_finds(
-    visit: Callable[..., Any], folders: tuple[Path, str, Path]
-) -> None:
+def test_typed_texts_find_what_coca_search_finds(tab: Any, folders: tuple[Path, str, Path]) -> None:
     from coca.workflows.collections.collection_model import open_search
 
     model, uri, _ = folders
-    tab = visit()
     with open_search(uri, model=model) as engine:
         for text in TEXTS:
             expected = engine.search(text, k=30)
@@ -205,27 +181,6 @@ def test_typed_texts_find_what_coca_search_finds(
             assert_equal_ranks(tab, expected)
     tab.go_back()
     wait_for_hits(tab, f"“{TEXTS[-2]}”")
-
-
-def test_a_tile_finds_what_is_similar_to_it(
-    visit: Callable[..., Any], folders: tuple[Path, str, Path]
-) -> None:
-    from playwright.sync_api import expect
-
-    from coca.workflows.collections.collection_model import open_search
-
-    model, uri, _ = folders
-    tab = visit()
-    with open_search(uri, model=model) as engine:
-        (best,) = ids(tab, 1)
-        tab.locator(".tile").first.press("Enter")
-        expect(tab.locator("#view img")).to_be_visible()
-        tab.locator("#similar").click()
-        tab.wait_for_url(f"**/#like={best}")
-        wait_for_hits(tab, "Similar to ", is_whole=False)
-        assert ids(tab, 1) == [best]
-        vector = engine.collection.get([best])[best].vector
-        assert_equal_ranks(tab, engine.search(vector=vector, k=30))
 
 
 def test_a_page_without_the_packages_is_an_error(

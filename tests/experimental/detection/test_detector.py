@@ -3,13 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from coca.core.errors import ConfigError, ModelError
 from coca.experimental.detection.detector import (
     SCALES,
-    Boxes,
     Detector,
     DetectorConfig,
     load_detector,
@@ -25,29 +23,6 @@ CONFIG = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
 def tiny_detector(seed: int = 0) -> Detector:
     torch.manual_seed(seed)
     return Detector(CoCa(tiny_config()), CONFIG)
-
-
-def square(left: float, label: int) -> Boxes:
-    return {"boxes": torch.tensor([[left, 4.0, left + 6, 10.0]]), "labels": torch.tensor([label])}
-
-
-def test_it_learns_where_a_square_is_and_which() -> None:
-    images, wanted = [], []
-    for number in range(6):
-        image, label = torch.zeros(3, 16, 16), number % 2
-        image[label * 2, 4:10, number : number + 6] = 2.0
-        images.append(image)
-        wanted.append(square(float(number), label))
-    detector = tiny_detector()
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        sum(detector(images, wanted).values()).backward()
-        optimizer.step()
-    with torch.inference_mode():
-        for found, right in zip(detector.eval()(images), wanted, strict=True):
-            assert int(found["labels"][0]) == int(right["labels"][0])
-            assert overlap(found["boxes"][0], right["boxes"][0]) > 0.5
 
 
 def paper_like(patch_size: int, patches: int) -> Detector:
@@ -83,13 +58,6 @@ def test_a_location_is_where_the_pixels_of_its_cell_are(patch_size: int, patches
     torch.testing.assert_close((found[:, :2] + found[:, 2:]) / 2, torch.cat(centres))
     widths = (found[:, 2:] - found[:, :2]).unique()
     assert widths.tolist() == sorted(patch_size / scale for scale in SCALES)
-
-
-def overlap(one: Tensor, other: Tensor) -> float:
-    sides = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0)
-    areas = [float((box[2:] - box[:2]).prod()) for box in (one, other)]
-    shared = float(sides.prod())
-    return shared / (sum(areas) - shared)
 
 
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:

@@ -60,10 +60,15 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
     assert caught.value.reason == "bad_record"
 
 
-@pytest.mark.parametrize("side", [0, "wide", None, float("inf")])
-def test_an_image_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [*(("width", side) for side in (0, "wide", None, float("inf"))), ("id", [1]), ("id", {"a": 1})],
+)
+def test_an_image_without_size_or_number_is_a_bad_sample(
+    tmp_path: Path, field: str, value: Any
+) -> None:
     (tmp_path / "pictures").mkdir()
-    write_instances(tmp_path / "instances.json", [{**IMAGE, "width": side}], [])
+    write_instances(tmp_path / "instances.json", [{**IMAGE, field: value}], [BOX])
     with pytest.raises(DataError, match="image 0 of"):
         open_instances(tmp_path / "instances.json").read(0)
 
@@ -99,11 +104,3 @@ def test_boxes_of_another_shape_are_not_used(
     with pytest.raises(DataError, match=message) as caught:
         source.read(0)
     assert caught.value.reason == "wrong_size"
-
-
-@pytest.mark.parametrize("number", [[1], {"a": 1}])
-def test_an_image_whose_number_is_none_is_a_bad_sample(tmp_path: Path, number: Any) -> None:
-    (tmp_path / "pictures").mkdir()
-    write_instances(tmp_path / "instances.json", [{**IMAGE, "id": number}], [BOX])
-    with pytest.raises(DataError, match="image 0 of"):
-        open_instances(tmp_path / "instances.json").read(0)
