@@ -25,20 +25,10 @@ pytestmark = pytest.mark.page
 
 PACKAGES = AXE.parent.parent
 TIMEOUT_MS = 120_000
-ROWS = 300
+ITEMS = 13
 ROUNDING = 6e-3
 """Maximum difference of the cosines of two items that the page may swap. Rounding to 8 bits changes
 a cosine by about 0.001 (one standard deviation, of vectors as short as these)."""
-EXPORT = """
-import sys
-from pathlib import Path
-import coca
-from coca.release.onnx.onnx_export import write_files
-folder = Path(sys.argv[2])
-folder.mkdir()
-model = coca.load(sys.argv[1], device="cpu", prepack=False)
-write_files(folder, model, "fp32", name="tiny")
-"""
 TEXTS = ("a red circle", "blue", "circles", "Two triangles, it's green!")
 
 
@@ -50,61 +40,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     if not (PACKAGES / "onnxruntime-web").is_dir():
         pytest.skip("onnxruntime-web is not installed: make test-page")
     import coca
-    from coca.core.files.local_files import file_etag
-    from coca.experimental.browser_page.export import write
-    from coca.search.milvus.collection import Collection
-    from coca.search.records import Origin, Record, content_id
+    from coca.workflows.collections.index import index_images
     from tiny_model import write_model
 
     root = tmp_path_factory.mktemp("static")
-    model = coca.load(write_model(root / "model"), device="cpu")
-    # In another process, where no shapes are checked.
-    words = [sys.executable, "-c", EXPORT, str(root / "model"), str(root / "onnx")]
-    subprocess.run(words, check=True)
-    images = sorted(write_images(root / "images").glob("*.png"))
-    uri = str(root / "images.db")
-    random = np.random.default_rng(0)
-    with Collection.open(
-        uri,
-        embed_dim=model.embed_dim,
-        fingerprint=model.fingerprint,
-        model=str(root / "onnx"),
-        create=True,
-    ) as collection:
-        records: list[Record] = []
-        for number in range(ROWS):
-            vector = random.normal(0, 1, model.embed_dim)
-            if number % 10 == 9:
-                # A tie within the rounding to 16 bits.
-                vector = records[-1].vector + random.normal(0, 1e-5, model.embed_dim)
-            source = images[number % len(images)]
-            data = source.read_bytes() + number.to_bytes(4, "big")
-            path = root / "images" / f"{number}-{source.name}"
-            path.write_bytes(data)
-            records.append(
-                Record(
-                    id=content_id(data),
-                    path=str(path),
-                    caption=f"{number}: {source.stem}" if number % 7 else "",
-                    vector=_unit(vector),
-                    origin=Origin(files={str(path): file_etag(path)}, captioned=True),
-                    tags=("odd", "all") if number % 2 else ("all",),
-                    time=1_600_000_000 if number % 4 < 2 else 1_500_000_000,
-                )
-            )
-        collection.upsert(records)
-    out = root / "page"
-    result = write(str(root / "onnx"), out, options=options(uri), progress=silent)
-    assert (result["items"], result["without_thumbnail"]) == (ROWS, 0)
-    return root / "onnx", uri, out
+    model, uri = write_model(root / "model"), str(root / "images.db")
+    index_images([write_images(root / "images")], coca.load(model, device="cpu"), uri=uri)
+    onnx, page = root / "onnx", root / "page"
+    export(model, onnx, "--format", "onnx")
+    given = (f"{key}={value}" for key, value in options(uri).items())
+    export(onnx, page, "--format", "browser", *(word for it in given for word in ("--option", it)))
+    return onnx, uri, page
+
+
+def export(*words: str | Path) -> None:
+    """Export in another process, where no shapes are checked."""
+    subprocess.run([sys.executable, "-m", "coca", "export", *map(str, words)], check=True)
 
 
 def options(uri: str) -> dict[str, str]:
     return {"uri": uri, "packages": str(PACKAGES)}
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -159,6 +114,7 @@ def assert_equal_ranks(tab: Any, hits: list[Any]) -> None:
     cosines = {hit.id: hit.score for hit in hits}
     found = ids(tab, 10)
     assert len(set(found)) == 10
+    assert tab.locator(".tile").count() == ITEMS
     wanted = [hit.score for hit in hits[:10]]
     np.testing.assert_allclose([cosines[id] for id in found], wanted, atol=ROUNDING)
     shown = tab.locator(".tile").evaluate_all("all => all.map(one => Number(one.dataset.score))")
@@ -171,7 +127,7 @@ def test_typed_texts_find_what_coca_search_finds(tab: Any, folders: tuple[Path, 
     model, uri, _ = folders
     with open_search(uri, model=model) as engine:
         for text in TEXTS:
-            expected = engine.search(text, k=30)
+            expected = engine.search(text, k=30, hybrid=False)
             # The key of the page, not a click; within the field it is a character.
             tab.locator("#text").blur()
             tab.keyboard.press("/")
