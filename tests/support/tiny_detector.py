@@ -9,14 +9,11 @@ import torch
 from PIL import Image
 
 from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
-from coca.experimental.detection.objective import Target
-from coca.model.coca import CoCa
 from coca.model.pretrained import load_model
-from tiny import seed_weights, sharpened, tiny_config
+from tiny import seed_weights
 from tiny_model import write_model
 
 NAMES = {7: "blue square", 3: "red square"}
-PAIRS = 4
 CLASSES = ("cat", "dog")
 
 
@@ -29,24 +26,6 @@ def write_detector(folder: Path) -> Path:
         detector.head.classification_head.cls_logits.bias.fill_(1.0)
     save_detector(folder, detector)
     return folder
-
-
-def detector() -> Detector:
-    seed_weights()
-    config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
-    return Detector(sharpened(CoCa(tiny_config())), config)
-
-
-def boxes() -> dict[str, Target]:
-    """Images with no, one, two and three objects: each rank has another number of locations."""
-    generator = torch.Generator().manual_seed(7)
-    targets = {}
-    for count in range(PAIRS):
-        corners = torch.rand(count, 2, generator=generator) * 0.5
-        sides = torch.rand(count, 2, generator=generator) * 0.3 + 0.2
-        labels = torch.arange(count) % 2
-        targets[str(count)] = Target(torch.cat((corners, corners + sides), dim=1), labels)
-    return targets
 
 
 def write_scenes(folder: Path, count: int = 6, *, side: int = 32) -> Path:
