@@ -80,8 +80,7 @@ def settings() -> Iterator[str]:
 
 def fields() -> Iterator[str]:
     """Yield the routes of the service, with the fields of their requests and responses."""
-    keys, jobs = SimpleNamespace(are_needed=False), SimpleNamespace(folders=[Path()])
-    service = cast("Service", SimpleNamespace(keys=keys, jobs=jobs))
+    service = cast("Service", SimpleNamespace(keys=SimpleNamespace(are_needed=False)))
     # Without the routes of plug-ins, and past the type checks of the tests, since no collection is
     # open.
     with patch("coca.server.app.ROUTES", Registry("routes")):

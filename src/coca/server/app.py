@@ -31,7 +31,6 @@ from coca.server.page_files import PAGE, PageFiles
 from coca.server.routes import (
     generation,
     items,
-    jobs,
     mining,
     openai,
     operations,
@@ -97,8 +96,6 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
     parts = [operations, search, items, generation, mining, openai]
-    if service.jobs.folders:
-        parts.append(jobs)
     for part in parts:
         app.include_router(part.router)
     routers = [part.router for part in parts]

@@ -8,9 +8,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -252,12 +252,6 @@ class ServedModel:
             f"an image of the service must be encoded bytes, got {type(image).__name__}",
             reason="unsupported",
         )
-
-    @contextmanager
-    def exclusive(self) -> Iterator[BasePredictor]:
-        """Hold the model; calls of other threads wait."""
-        with self._lock:
-            yield self.predictor
 
     def close(self) -> None:
         """End the threads and the decoder."""

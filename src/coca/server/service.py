@@ -20,7 +20,6 @@ from coca.search.query.originals import read_original
 from coca.search.records import PATH, Record, check_same_model
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
-from coca.server.collections.jobs import Jobs
 from coca.server.collections.served_collection import BatchedSearch, ServedCollection, thumbnail_key
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
@@ -51,7 +50,6 @@ class Service:
         decoder: Decoder | None = None,
         keys: Mapping[str, KeyConfig] | None = None,
         key_file: KeyFile | None = None,
-        folders: Sequence[Path] = (),
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads."""
         self.settings = settings
@@ -81,12 +79,6 @@ class Service:
         self.model = ServedModel(predictor, self.decoder, settings)
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
         self.uploads = Uploads(settings.uploads, collections[0].info.uri)
-        self.jobs = Jobs(
-            self.model,
-            folders,
-            batch_size=min(settings.max_batch, predictor.batch_size),
-            text_reader=self.text_reader,
-        )
         self._resolvers = threading.local()
         self._reader: threading.Thread | None = None
         self._to_read: list[str] = []
@@ -166,11 +158,10 @@ class Service:
             ) from error
 
     def close(self) -> None:
-        """End the reading and the jobs, and the threads of the model and of the searches."""
+        """End the reading, and the threads of the model and of the searches."""
         self._closing.set()
         if self._reader is not None:
             self._reader.join()
-        self.jobs.close()
         self.model.close()
         self.audit.close()
         for batched in self._batched:
@@ -215,7 +206,6 @@ def open_service(
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
     key_file: KeyFile | None = None,
-    folders: Sequence[Path] = (),
 ) -> Iterator[Service]:
     """Open collections together with the model that filled them, and close them at the end.
 
@@ -243,9 +233,7 @@ def open_service(
             info = opened[0].info
             named = model_of(info, runtime=execution.runtime) if model is None else model
             predictor = fitted(_loaded(named, execution), info)
-        service = Service(
-            opened, predictor, settings, keys=keys, key_file=key_file, folders=folders
-        )
+        service = Service(opened, predictor, settings, keys=keys, key_file=key_file)
         stack.callback(service.close)
         yield service
 

@@ -46,8 +46,8 @@ class ServerSettings(Config):
     show_paths: bool = False
     """Report the paths of files, and let filters compare them, to all keys."""
     ocr: bool = False
-    """Read the text inside images (OCR) of uploads and of folders that the service indexes, which
-    searches find by its words (extra `ocr`). A page takes 3 to 4 seconds of a processor."""
+    """Read the text inside images (OCR) of uploads, which searches find by its words (extra `ocr`).
+    A page takes 3 to 4 seconds of a processor."""
     audit_log: Path | None = None
     """File to which a JSON line for each change is appended. Default: with keys, the log of the
     command."""

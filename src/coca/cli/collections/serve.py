@@ -43,15 +43,6 @@ def serve(
             "also be in COCA_API_KEYS, comma-separated.",
         ),
     ] = None,
-    allow_folder: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--allow-folder",
-            metavar="FOLDER",
-            help="Folder that requests may index in the background; may be repeated. "
-            "Default: none.",
-        ),
-    ] = None,
     settings: Annotated[
         ServerSettings,
         Group(
@@ -89,10 +80,6 @@ def serve(
     elif settings.audit_log is None:
         logging.getLogger("coca.server.audit").setLevel(logging.INFO)
 
-    for folder in allow_folder or ():
-        if not folder.is_dir():
-            raise ConfigError(f"--allow-folder must be a folder, got {folder}")
-
     uri = defaults.index_uri(uri) if create else defaults.search_uri(uri)
     with open_service(
         uri,
@@ -103,6 +90,5 @@ def serve(
         execution=execution,
         create=create,
         key_file=key_file,
-        folders=allow_folder or (),
     ) as service:
         run(service, settings, log=console.note, open_page=open_page)

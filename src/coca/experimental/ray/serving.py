@@ -4,7 +4,7 @@
     serve run coca.experimental.ray.serving:application uri=http://localhost:19530 replicas=2
 
 Each replica loads the model and opens the collections. Several replicas need a Milvus server, since
-Milvus Lite allows one process. Rates and quotas of keys, the queue and `/v1/jobs` are those of a
+Milvus Lite allows one process. Rates and quotas of keys, and the queue are those of a
 replica. `uploads` must be a folder that all replicas share.
 """
 

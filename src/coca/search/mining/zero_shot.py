@@ -5,29 +5,18 @@ vector of a class is the mean over its prompts, as in CLIP and CoCa.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from coca.core.errors import SearchError
 from coca.runtime.prompts import class_means, sentences_of
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
-from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
 TEMPLATES = "templates"
 """Metadata key of a class's prompts."""
-
-
-@dataclass(frozen=True)
-class Class:
-    """A class that an image may belong to."""
-
-    label: str
-    score: float
-    """Cosine of the image and the class, -1 to 1."""
 
 
 def add_classes(
@@ -68,22 +57,6 @@ def class_names(collection: Collection) -> list[str]:
     """List the names of all classes, sorted."""
     _check_holds_classes(collection)
     return sorted(caption for _, _, caption, _ in collection.origins())
-
-
-def nearest_classes(
-    classes: VectorSearch, vectors: Float[np.ndarray, "N E"], *, k: int = 5
-) -> list[list[Class]]:
-    """Find the nearest classes to each image, nearest first."""
-    answers = classes.search(vectors, k)
-    for hits in answers:
-        if not hits:
-            raise SearchError(_nothing(classes.info))
-        if pictured := [hit.path for hit in hits if hit.path]:
-            raise SearchError(
-                f"collection {classes.info.collection!r} contains images, such as {pictured[0]}, "
-                "and not classes: name one that `coca classes add` filled"
-            )
-    return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
 
 
 def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:

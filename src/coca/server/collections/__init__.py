@@ -1,1 +1,1 @@
-"""Open collections of the service: search in batches, catalog in memory, index jobs."""
+"""Open collections of the service: search in batches, catalog in memory."""

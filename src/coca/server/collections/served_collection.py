@@ -92,34 +92,12 @@ class ServedCollection:
     engine: SearchEngine
     catalog: Catalog
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _indexing: bool = False
-
-    def check_writable(self) -> None:
-        """Check that no job writes the collection."""
-        if self._indexing:
-            raise ServiceError(
-                f"collection {self.name!r} is being indexed, and takes no other changes until then",
-                status=503,
-                code="indexing",
-                retry_after_s=5,
-            )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Exclude other writers between reading and writing a record."""
         with self._lock:
-            self.check_writable()
             yield
-
-    @contextmanager
-    def indexing(self) -> Iterator[None]:
-        """Reject other writers while a job writes: both would overwrite each other's records."""
-        with self._lock:
-            self._indexing = True
-        try:
-            yield
-        finally:
-            self._indexing = False
 
     @property
     def calibration(self) -> Calibration | None:

@@ -202,7 +202,6 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
             (there,), _ = change_items(tenant, served, [own], ItemChange(hidden=False))
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
-    served.check_writable()
     service.uploads.check_space()
     image = service.decoder.decode(data)
     given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)

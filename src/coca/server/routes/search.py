@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, names_in, where
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.query_terms import Term
@@ -32,13 +33,58 @@ from coca.server.bodies import (
 from coca.server.collections.catalog import Entry, count_months, first_of_albums
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
-from coca.server.routes.jobs import (
-    CalibrationSummary,
-    CollectionDescription,
-    CollectionList,
-    capabilities_of,
-)
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+
+# Bodies of `/v1/collections`.
+
+
+class CalibrationSummary(Body):
+    """Calibration of match probabilities."""
+
+    false_alarms: float
+    """Maximum rate of texts that match nothing and have a hit above the limit."""
+    found: float | None
+    """Rate of texts with a known image that has a score above the limit; null without one."""
+    records: int
+    """Number of items when the collection was calibrated."""
+
+
+class CollectionDescription(Body):
+    """A collection that the key may use."""
+
+    name: str
+    count: int
+    embed_dim: int
+    model: str
+    fingerprint: str
+    index_type: str
+    calibration: CalibrationSummary | None
+    """Null if hits have no match probability."""
+
+
+Capability: TypeAlias = Literal["caption", "answer"]
+"""Operation that not every model has."""
+
+
+def capabilities_of(predictor: BasePredictor) -> list[Capability]:
+    """List what a model does besides search."""
+    known: dict[Capability, bool] = {
+        "caption": predictor.has_decoder,
+        "answer": predictor.answers_questions,
+    }
+    return [name for name, there in known.items() if there]
+
+
+class CollectionList(Body):
+    """Collections that the key may use; the first one is the default."""
+
+    collections: list[CollectionDescription]
+    writable: bool
+    """Whether the key may add, change and delete items."""
+    capabilities: list[Capability]
+    """What the model of the collections does besides search: `caption` (captions and reranking),
+    `answer` (questions, by a head)."""
+
 
 # Bodies of `/v1/search`.
 
