@@ -143,12 +143,13 @@ ALL = {f"{n:02}" for n in range(40)}
     ("program", "changed", "ids"),
     [
         ("with Collection.open(uri) as c: c.count()", set(), ALL),
+        ("with Collection.open(uri) as c: c.delete(['03', 'absent'])", {"03"}, ALL - {"03"}),
         ("c = Collection.open(uri); c.delete(['03']); c.upsert([new])", {"03"}, ALL - {"03"}),
         (
             """
 for id in ("03", "04"):
     with Collection.open(uri) as c, Collection.open(uri) as d:
-        c.delete([id, "absent"])
+        c.delete([id])
         d.upsert([new])
         c.keep_calibration("{}")
 """,
@@ -156,7 +157,7 @@ for id in ("03", "04"):
             ALL - {"03", "04"} | {"new"},
         ),
     ],
-    ids=["nothing", "not closed", "several"],
+    ids=["nothing", "deleted", "not closed", "several"],
 )
 def test_only_what_other_processes_wrote_is_read_again(
     filled: str,
