@@ -1,4 +1,4 @@
-"""Ray Serve on a local Ray: the same application, in one and in two replicas."""
+"""Ray Serve on a local Ray: the same application as `coca serve`."""
 
 import os
 import subprocess
@@ -16,10 +16,9 @@ pytest.importorskip("ray.serve", reason="Ray Serve is not installed: ray[serve]"
 
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
-from coca.search.query.engine import SearchEngine
 from milvus_server import free_port
 from server_process import ServerProcess
+from tiny_collection import write_collections
 
 PATIENCE_S = 600.0
 
@@ -80,35 +79,17 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def check(process: ServerProcess, expected: list[str]) -> None:
-    """A search finds the expected items, and the page and the metrics are there."""
-    answer = process.post("/v1/search", {"text": "a red car", "limit": 3})
-    assert answer.status == 200, answer.body
-    assert [hit["id"] for hit in answer.json()["hits"]] == expected
-    assert b"<!doctype html>" in process.get("/").body
-    assert b"coca_requests_total" in process.get("/metrics").body
-
-
-def fill(uri: str, predictor: Predictor, images: list[bytes], folder: Path) -> list[str]:
-    """Index the images; the ids of the first hits of a text."""
-    from coca.workflows.collections.index import index_images
-
-    folder.mkdir()
-    for number, data in enumerate(images):
-        (folder / f"{number}.png").write_bytes(data)
-    index_images([folder], predictor, uri=uri)
-    with Collection.open(uri) as collection:
-        return [hit.id for hit in SearchEngine(predictor, collection).search("a red car", k=3)]
-
-
 @pytest.mark.timeout(1_800)
 def test_ray_serves_one_replica_on_lite(
     tmp_path: Path, predictor: Predictor, images: list[bytes]
 ) -> None:
-    uri = str(tmp_path / "a.db")
-    expected = fill(uri, predictor, images, tmp_path / "images")
+    uri = write_collections(tmp_path, predictor, {"pictures": images})
     with cluster(f"uri={uri}", f"model={predictor.source}", folder=tmp_path) as process:
-        check(process, expected)
+        answer = process.post("/v1/search", {"text": "a red car", "limit": 3})
+        assert answer.status == 200, answer.body
+        assert len(answer.json()["hits"]) == 3
+        assert b"<!doctype html>" in process.get("/").body
+        assert b"coca_requests_total" in process.get("/metrics").body
 
 
 def test_ray_replicas_need_a_server() -> None:
