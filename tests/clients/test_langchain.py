@@ -23,10 +23,3 @@ def test_the_client_with_its_defaults_sends_token_ids(
     client = OpenAIEmbeddings(base_url=f"{process.url}/v1", api_key=KEY)
     assert np.allclose(client.embed_documents(TEXTS), predictor.embed_texts(TEXTS), atol=1e-5)
     assert np.allclose(client.embed_query(TEXTS[0]), predictor.embed_texts(TEXTS)[0], atol=1e-5)
-
-
-def test_the_client_may_send_texts(process: ServerProcess, predictor: Predictor) -> None:
-    client = OpenAIEmbeddings(
-        base_url=f"{process.url}/v1", api_key=KEY, check_embedding_ctx_length=False
-    )
-    assert np.allclose(client.embed_documents(TEXTS), predictor.embed_texts(TEXTS), atol=1e-5)

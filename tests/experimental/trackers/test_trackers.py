@@ -11,8 +11,6 @@ from PIL import Image
 from coca.core.errors import ConfigError
 from coca.train.tracker import CaptionSample, CaptionTracker, Tracker, make_trackers
 
-pytest.importorskip("wandb", reason="wandb is not installed")
-
 RECIPE = {"seed": 3, "train": {"steps": 5, "groups": [{"match": "a"}], "ema": None}}
 
 
@@ -24,13 +22,13 @@ def webp() -> bytes:
 
 def killed_and_resumed(tracker: Tracker) -> None:
     """Log steps 1 to 4, then 3 to 5 again, as a run that resumes from step 2."""
+    assert isinstance(tracker, CaptionTracker)
     tracker.rewind(0)
     for number in range(1, 5):
         tracker.log(number, {"loss": 1 / number, "lr": 0.1})
     tracker.rewind(2)
     for number in range(3, 6):
-        if isinstance(tracker, CaptionTracker):
-            tracker.log_captions(number, [CaptionSample(webp(), "a cat", ("one cat",))])
+        tracker.log_captions(number, [CaptionSample(webp(), "a cat", ("one cat",))])
         tracker.log(number, {"loss": 1 / number, "lr": 0.1})
     tracker.close()
 
@@ -50,10 +48,25 @@ def records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def test_mlflow_has_each_step_once_in_one_run(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
+    (tracker,) = make_trackers(["mlflow"], tmp_path)
+    killed_and_resumed(tracker)
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    experiment = client.get_experiment_by_name("coca")
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(it.step, it.value) for it in history] == [(n, 1 / n) for n in range(1, 6)]
+    assert run.data.params["train.groups.0.match"] == "a"
+    assert run.info.status == "FINISHED"
+    assert [it.path for it in client.list_artifacts(run.info.run_id, "captions")] == ["captions/5"]
+
+
 def test_wandb_offline_has_each_step_once_in_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records_of = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    records_of = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
     (tracker,) = make_trackers(["wandb"], tmp_path)
