@@ -23,7 +23,6 @@ from coca.inference.open_weights import OpenWeights, model_folder
 from folder_hub import FolderHub
 from tiny_data import image_bytes
 from tiny_image_text import OPENCLIP, TEXTS, awkward_images, unit, upright_rgb, write_openclip
-from tiny_ranks import run_unchecked
 
 
 @pytest.fixture(scope="module")
@@ -141,21 +140,9 @@ def test_a_photo_is_decoded_at_a_reduced_scale_below_fp32(folder: Path) -> None:
     )
 
 
-def test_an_unknown_device_or_runtime_is_refused(folder: Path) -> None:
+def test_a_device_without_numbers_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="device 'meta' has no numbers"):
         coca.load(folder, device="meta")
-    # In a process of its own: the type checks of these tests would speak first.
-    run_unchecked(f"""
-import coca
-from coca.core.errors import ConfigError
-
-try:
-    coca.load({str(folder)!r}, runtime="tensorrt")
-except ConfigError as error:
-    assert "'tensorrt' is unknown; choose one of torch, onnx" in str(error), error
-else:
-    raise SystemExit("tensorrt was taken")
-""")
 
 
 @pytest.fixture

@@ -33,12 +33,7 @@ COLUMNS = 6
 def word_maps(
     model: Captioner, processor: Processor, image: ImageInput, ids: Sequence[int]
 ) -> WordMaps:
-    """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`.
-
-    Raises:
-        DataError: The image cannot be read.
-        ConfigError: The caption is empty or too long for the model.
-    """
+    """Compute the cross-attention maps of a caption; see `Predictor.explain_caption`."""
     most = model.config.text.max_text_tokens
     if not 1 < len(ids) <= most + 1:
         raise ConfigError(

@@ -7,7 +7,6 @@ coca.load("downloads/siglip")                           a folder of these
 """
 
 from pathlib import Path
-from typing import get_args
 
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import files_fingerprint
@@ -18,7 +17,8 @@ from coca.inference.model_kinds import MODELS, library_of, model_files
 from coca.inference.open_weights import model_folder
 from coca.model.pretrained import resolve_precision
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import Precision, Runtime
+from coca.runtime.execution import Precision
+from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_on_onnx
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
@@ -28,7 +28,6 @@ def load(
     name: str | Path = DEFAULT_MODEL,
     *,
     device: str | None = None,
-    runtime: Runtime | None = None,
     precision: Precision = "fp32",
     batch_size: int = 64,
     prepack: bool = True,
@@ -40,20 +39,18 @@ def load(
     A model of another library embeds and classifies; it has no decoder. In fp32 its vectors are
     those of the library to 1e-6. In other precisions they are close, and JPEG files are decoded at
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
-    `runtime` is that of `coca.runtime.execution.Execution`.
+    A folder of `coca export --format onnx` runs on ONNX Runtime, on the CPU in fp32.
     """
-    folder = model_folder(name)
-    library = library_of(folder)
     loading.check_precision(precision)
-    if runtime not in (None, *(known := get_args(Runtime))):
-        raise ConfigError(f"runtime {runtime!r} is unknown; choose one of {', '.join(known)}")
-    if runtime == "onnx":
+    if is_exported(name):
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):
             raise ConfigError(
-                f"{folder} runs by ONNX Runtime on the CPU in fp32, got device {device!r} and "
+                f"{name} runs on ONNX Runtime on the CPU in fp32, got device {device!r} and "
                 f"precision {precision!r}"
             )
-        return load_on_onnx(folder, batch_size=batch_size, dimensions=dimensions)
+        return load_on_onnx(name, batch_size=batch_size, dimensions=dimensions)
+    folder = model_folder(name)
+    library = library_of(folder)
     if library is None:
         return loading.load(
             folder,

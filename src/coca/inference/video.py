@@ -39,11 +39,7 @@ def embed_clips(
     mode: Mode = "mean",
     progress: ProgressMaker = silent,
 ) -> Float[ndarray, "N E"]:
-    """Compute one unit-norm embedding per clip.
-
-    Raises:
-        DataError: A clip has no image, or an image cannot be read.
-    """
+    """Compute one unit-norm embedding per clip."""
     if empty := [position for position, clip in enumerate(clips) if not clip]:
         raise DataError(f"clip {empty[0]} has no image", reason="no_frames")
     if all(len(clip) == 1 for clip in clips):
@@ -90,13 +86,7 @@ def caption_videos(
     progress: ProgressMaker = silent,
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
-    """Caption each video as a whole: the decoder reads the pooled tokens of all frames.
-
-    Raises:
-        DataError: A video cannot be read.
-        ConfigError: Options contradict each other.
-        UnsupportedError: The model is exported; it captions images only.
-    """
+    """Caption each video as a whole: the decoder reads the pooled tokens of all frames."""
     decoding = GenerationConfig.of(decoding, **options)
     captions = []
     listed = _as_videos(videos)

@@ -97,7 +97,7 @@ class CoCaRetriever(BaseRetriever):
         opened = Collection.open(uri, collection, token=token)
         try:
             if model is None:
-                model = fitted(load(model_of(opened.info, runtime="torch")), opened.info)
+                model = fitted(load(model_of(opened.info)), opened.info)
             engine = SearchEngine(model, opened, image_reader=ImageResolver)
         except BaseException:
             opened.close()

@@ -131,11 +131,7 @@ def load_newest(run_dir: str | Path, *, groups: Sequence[str] = ()) -> Checkpoin
 
 
 def load_checkpoint(folder: Path, *, groups: Sequence[str] = ()) -> Checkpoint:
-    """Verify one checkpoint and read its state; `groups` as in `load_newest`.
-
-    Raises:
-        ModelError: A file is missing or damaged.
-    """
+    """Verify one checkpoint and read its state; `groups` as in `load_newest`."""
     try:
         return _load(folder, groups)
     except _DamagedError as error:

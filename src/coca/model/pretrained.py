@@ -144,9 +144,6 @@ def load_model(
 
     Names and shapes are compared with the configuration before any weight is read, so a
     damaged or foreign file takes no memory.
-
-    Raises:
-        ModelError: A file is missing or damaged, or does not fit the configuration.
     """
     config = load_config_file(folder)
     path = Path(folder) / WEIGHTS_FILE

@@ -60,9 +60,6 @@ def decode(
     EXIF orientation is applied, and transparency is blended with white. 16-bit gray keeps its high
     byte, as Pillow does for 16-bit colour. The first frame of an animation is decoded. Colour
     profiles are not applied. Float arrays are rejected, since their value of white is ambiguous.
-
-    Raises:
-        DataError: The image cannot be used; the module docstring lists the reasons.
     """
     check_type(source)
     if isinstance(source, bytes):

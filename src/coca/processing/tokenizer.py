@@ -194,9 +194,6 @@ class Tokenizer(TextTokenizer):
 
         Words that the normalizer changes, that contain a space or an inner punctuation mark, or
         that are one token already, are skipped.
-
-        Raises:
-            ConfigError: This tokenizer is not of kind `"bpe"`.
         """
         kind = json.loads(self._backend.to_str())["model"]["type"]
         if kind != "BPE":

@@ -294,12 +294,7 @@ def sample_frames(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[Frame]:
-    """Sample the middle frame of each of `count` equal segments; short videos repeat frames.
-
-    Raises:
-        DataError: The video cannot be used; the module docstring lists the reasons.
-        MissingExtraError: The extra `video` is not installed.
-    """
+    """Sample the middle frame of each of `count` equal segments; short videos repeat frames."""
     with VideoFile(source, limits) as video:
         indices = spread(len(video.seconds), count)
         return [video.frame(index, shorter_px) for index in indices]

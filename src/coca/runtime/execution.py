@@ -6,19 +6,15 @@ This module imports no NumPy and no torch, since its options are those of comman
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Runtime: TypeAlias = Literal["torch", "onnx"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Device, library and precision of a model. Vectors of all of them can be compared."""
+    """Device and precision of a model. Vectors of all of them can be compared."""
 
     device: str | None = None
     """Torch device, such as cuda:0; default: an accelerator, else cpu."""
-    runtime: Runtime | None = None
-    """Library that runs the model: torch; or onnx, without torch, for a folder of `coca export
-    --format onnx`. Default: onnx for such a folder, else torch."""
     precision: Precision = "fp32"
     """Precision of the model: fp32, bf16, fp16, or auto for the faster of fp32 and bf16."""
 

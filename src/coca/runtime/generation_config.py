@@ -94,11 +94,7 @@ class GenerationConfig(Config):
     def of(
         cls, base: "GenerationConfig | None" = None, **options: Unpack["GenerationOptions"]
     ) -> "GenerationConfig":
-        """Build a config from the keywords of a call.
-
-        Raises:
-            ConfigError: An option is unknown, out of range, or conflicts with another option.
-        """
+        """Build a config from the keywords of a call."""
         known = [*GenerationOptions.__annotations__, "prompt", "decoding", "progress"]
         check_options(options, known, of="captioning")
         return replace(base or cls(), **options)

@@ -31,11 +31,7 @@ class TextReader:
     """
 
     def __init__(self) -> None:
-        """Load the models of the package `rapidocr`.
-
-        Raises:
-            MissingExtraError: The extra `ocr` is not installed.
-        """
+        """Load the models of the package `rapidocr`."""
         engine = require("rapidocr", extra="ocr").RapidOCR
         threads = {
             f"EngineConfig.onnxruntime.{name}_op_num_threads": count

@@ -148,11 +148,7 @@ def all_of(*filters: str) -> Filter:
 
 
 def any_of(*filters: str) -> Filter:
-    """Combine filters with `or`; no filters keep no record.
-
-    Raises:
-        SearchError: An expression is empty, or has an open quote or parenthesis.
-    """
+    """Combine filters with `or`; no filters keep no record."""
     if not all(filters):
         raise ArgumentError("an empty filter keeps everything, so `any_of` would keep everything")
     return _join(filters, "or") if filters else negate(_everything())

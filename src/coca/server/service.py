@@ -207,13 +207,7 @@ def open_service(
     keys: Mapping[str, KeyConfig] | None = None,
     key_file: KeyFile | None = None,
 ) -> Iterator[Service]:
-    """Open collections together with the model that filled them, and close them at the end.
-
-    Raises:
-        SearchError: A collection is missing, or was filled by another model.
-        ModelError: The model cannot be loaded.
-        ConfigError: No collection is named, or `create` is set without a model.
-    """
+    """Open collections together with the model that filled them, and close them at the end."""
     if not collections:
         raise ConfigError("there is no collection to serve: name at least one")
     with ExitStack() as stack:
@@ -231,7 +225,7 @@ def open_service(
                 stack.enter_context(Collection.open(uri, name, token=token)) for name in collections
             ]
             info = opened[0].info
-            named = model_of(info, runtime=execution.runtime) if model is None else model
+            named = model_of(info) if model is None else model
             predictor = fitted(_loaded(named, execution), info)
         service = Service(opened, predictor, settings, keys=keys, key_file=key_file)
         stack.callback(service.close)

@@ -46,11 +46,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def prepare_blocks_(model: nn.Module, *, compiled: bool, recompute_every: int | None) -> None:
-    """Compile the blocks of a model, and recompute the activations of some in the backward pass.
-
-    Raises:
-        ConfigError: The model has no blocks.
-    """
+    """Compile the blocks of a model, and recompute the activations of some in the backward pass."""
     blocks = blocks_of(model) if compiled or recompute_every else []
     if not blocks and (compiled or recompute_every):
         setting = "compile is true" if compiled else f"recompute_every is {recompute_every}"
@@ -110,12 +106,7 @@ def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def compilation() -> Iterator[None]:
-    """Set torch's compiler for a pass of compiled blocks, and report its errors in one sentence.
-
-    Raises:
-        ConfigError: A block cannot be compiled.
-        CocaError: A file of the compiler's cache is unfinished.
-    """
+    """Set torch's compiler for a pass of compiled blocks, and report its errors in one sentence."""
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.runtime.cache_dir_utils import cache_dir

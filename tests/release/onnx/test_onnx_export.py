@@ -21,7 +21,6 @@ from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.runtime import load
-from coca.runtime.execution import Execution
 from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.collection_model import open_search
@@ -174,18 +173,13 @@ def test_an_exported_model_fills_a_collection_as_torch_does(
     assert again.report.unchanged == 9
 
 
-def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
+def test_a_collection_of_torch_is_searched_with_the_exported_model(
     exported: tuple[str, Path], images: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("pymilvus", reason="needs the extra search")
     uri = str(tmp_path / "pictures.db")
     predictor = coca.load(exported[0], device="cpu")
     index_images([images], predictor, uri=uri, captions=False, dimensions=8)
-    with (
-        pytest.raises(ModelError, match=r"onnx needs an exported model, .* with --model"),
-        open_search(uri, execution=Execution(runtime="onnx")),
-    ):
-        pass
     with open_search(uri, model=exported[1]) as engine:
         assert engine.collection.info.embed_dim == 8
         assert len(engine.search("a cat", k=9)) == 9
@@ -196,7 +190,6 @@ import base64, json, sys
 from pathlib import Path
 from fastapi.testclient import TestClient
 from coca.runtime import load
-from coca.runtime.execution import Execution
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
@@ -206,7 +199,7 @@ uri = out + "/pictures.db"
 index_images([photos], load(folder), uri=uri, captions=False)
 image = "data:image/png;base64," + base64.b64encode(Path(photos, "0.png").read_bytes()).decode()
 settings = ServerSettings(thumbnails=Path(out, "t"), uploads=Path(out, "u"))
-with open_service(uri, ["pictures"], settings, execution=Execution(runtime="onnx")) as service:
+with open_service(uri, ["pictures"], settings) as service:
     app = create_app(service, settings)
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
     result = {
@@ -214,8 +207,6 @@ with open_service(uri, ["pictures"], settings, execution=Execution(runtime="onnx
         "vectors": client.post("/v1/embeddings", json={"input": ["a cat", image]}).json(),
         "caption": client.post("/v1/caption", json={"image": image}).json(),
         "labels": client.post("/v1/classify", json={"image": image, "labels": ["a", "b"]}).json(),
-        "info": client.get("/info").json(),
-        "maps": client.post("/v1/caption", json={"image": image, "attention": True}).status_code,
         "torch": "torch" in sys.modules,
     }
 print(json.dumps(result))
@@ -242,6 +233,3 @@ def test_a_service_without_torch_answers_as_the_predictor_does(
     best = predictor.classify(images / "0.png", ["a", "b"])[0][0]
     label = found["labels"]["labels"][0]
     assert label["probability"] == pytest.approx(best.probability, abs=0.02)
-    assert found["info"]["model_dtype"] == "float32"
-    # The graphs return no attention weights.
-    assert found["maps"] == 501

@@ -13,6 +13,10 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 SIZE = 32
 
 
+def appended(scan: VectorScan, vectors: Matrix) -> VectorScan:
+    return scan.replaced(len(scan) + np.arange(len(vectors)), vectors)
+
+
 def rows_like_photos(count: int, seed: int = 0) -> Matrix:
     """Draw vectors in clusters and of lengths from 0 to 1, some of them equal."""
     rng = np.random.default_rng(seed)
@@ -122,14 +126,14 @@ def test_a_saved_set_returns_the_same_results(tmp_path: Path) -> None:
 
 def test_an_empty_set_is_saved(tmp_path: Path) -> None:
     VectorScan(np.zeros((0, SIZE), np.float32)).save(tmp_path / "vectors")
-    grown = VectorScan.open(tmp_path / "vectors").appended(ROWS[:5])
+    grown = appended(VectorScan.open(tmp_path / "vectors"), ROWS[:5])
     check(grown, ROWS[:5], ROWS[:2], 3, None)
 
 
 def test_a_set_is_saved_over_itself(tmp_path: Path) -> None:
     SCAN.save(tmp_path / "vectors")
     opened = VectorScan.open(tmp_path / "vectors")
-    opened.appended(ROWS[:1]).save(tmp_path / "vectors")
+    appended(opened, ROWS[:1]).save(tmp_path / "vectors")
     check(opened, ROWS, ROWS[:2], 10, None)
     assert len(VectorScan.open(tmp_path / "vectors")) == len(ROWS) + 1
 
@@ -150,7 +154,7 @@ def test_written_rows_are_those_of_a_new_set(
         at = np.array([row for row in replaced if row < len(rows)], np.int64)
         rows = np.concatenate([rows, rows_like_photos(added, seed=100 + seed)])
         rows[at] = rows_like_photos(len(at), seed=200 + seed)
-        scan = scan.appended(rows[len(scan) :]).replaced(at, rows[at])
+        scan = appended(scan, rows[len(scan) :]).replaced(at, rows[at])
     assert len(scan) == len(rows)
     kept = None if share is None else np.random.default_rng(7).random(len(rows)) < share
     check(scan, rows, rows[-queries:] + ROWS[:queries], 10, kept)
@@ -170,7 +174,7 @@ def test_written_rows_are_merged_when_saved(tmp_path: Path) -> None:
     new = rows_like_photos(20, seed=8)
     rows = np.concatenate([ROWS, new[10:]])
     rows[500:510] = new[:10]
-    scan = SCAN.replaced(np.arange(500, 510), new[:10]).appended(new[10:])
+    scan = appended(SCAN.replaced(np.arange(500, 510), new[:10]), new[10:])
     scan.save(tmp_path / "vectors")
     opened = VectorScan.open(tmp_path / "vectors")
     assert opened.written == 0
@@ -202,7 +206,7 @@ def test_rows_of_at_least_a_score_are_those_that_float64_finds(
     seed: int, least: float | None, written: list[int]
 ) -> None:
     query, *new = rows_like_photos(1 + len(written), seed)
-    rows, scan = np.concatenate([ROWS, ROWS[:1]]), SCAN.appended(ROWS[:1])
+    rows, scan = np.concatenate([ROWS, ROWS[:1]]), appended(SCAN, ROWS[:1])
     if new:
         rows[written] = new
         scan = scan.replaced(np.array(written, np.int64), np.array(new))

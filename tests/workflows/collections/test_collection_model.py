@@ -66,17 +66,11 @@ def test_a_model_that_is_gone_is_reported_with_what_to_do(tmp_path: Path) -> Non
         model_of(INFO)
 
 
-def test_an_exported_model_takes_precedence_unless_torch_runs_it(tmp_path: Path) -> None:
+def test_an_exported_model_takes_precedence_over_a_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
-    info = replace(INFO, model=str(tmp_path))
-    assert model_of(info) == model_of(info, runtime="onnx") == str(tmp_path)
-    if shipped():
-        name, home = next(iter(shipped().items()))
-        shared = replace(info, fingerprint=fingerprint(home))
-        assert model_of(shared) == str(tmp_path)
-        assert model_of(shared, runtime="torch") == name
-    with pytest.raises(ModelError, match="'pictures' was filled by everyday: name the folder of"):
-        model_of(replace(INFO, model="everyday"), runtime="onnx")
+    info = replace(INFO, model=str(tmp_path), fingerprint=fingerprint(shipped()["everyday"]))
+    assert model_of(info) == str(tmp_path)
+    assert model_of(replace(info, model="elsewhere")) == "everyday"
 
 
 @pytest.fixture(scope="module")

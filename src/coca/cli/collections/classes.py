@@ -54,9 +54,7 @@ def add(
 
     templates = prompts_named(prompts)
     info = (check_fillable if model else info_at)(uri, collection, token=token)
-    predictor = defaults.load_model(
-        defaults.model_to_fill(model, info, execution), execution, info=info
-    )
+    predictor = defaults.load_model(defaults.model_to_fill(model, info), execution, info=info)
     with open_classes(predictor, uri, collection, token=token, create=True) as opened:
         add_classes(opened, predictor, names, templates=templates)
         there = class_names(opened)

@@ -53,7 +53,7 @@ def calibrate(
         made = run(
             collection,
             defaults.load_model(
-                model or model_of(collection.info, runtime=execution.runtime),
+                model or model_of(collection.info),
                 execution,
                 info=collection.info,
             ),

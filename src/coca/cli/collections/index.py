@@ -123,7 +123,7 @@ def index(
     from coca.workflows.collections.index import index_images
 
     def load(info: "CollectionInfo | None") -> "BasePredictor":
-        named = defaults.model_to_fill(model, info, execution)
+        named = defaults.model_to_fill(model, info)
         return defaults.load_model(named, execution)
 
     def report_run(result: "IndexResult") -> None:

@@ -107,7 +107,7 @@ def classify(
 
         # Errors of the collection are raised before a model is loaded.
         found = find_classes(defaults.index_uri(uri), classes, token=token)
-        model = defaults.model_to_fill(model, found, execution)
+        model = defaults.model_to_fill(model, found)
     predictor = defaults.load_model(model, execution)
     if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")

@@ -84,13 +84,13 @@ def model_name(given: str | None) -> str:
     return given or os.environ.get("COCA_MODEL") or DEFAULT_MODEL
 
 
-def model_to_fill(given: str | None, there: "CollectionInfo | None", execution: Execution) -> str:
+def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
     """Return the model to fill a collection with: by default the model of its vectors."""
     if given is None and there is not None:
         from coca.workflows.collections.collection_model import model_of
 
         try:
-            return model_of(there, runtime=execution.runtime)
+            return model_of(there)
         except ModelError:
             if not os.environ.get("COCA_MODEL"):
                 raise

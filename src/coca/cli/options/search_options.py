@@ -88,7 +88,7 @@ class CollectionOptions:
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 
-        named = self.model or model_of(collection.info, runtime=execution.runtime)
+        named = self.model or model_of(collection.info)
         return defaults.load_model(named, execution, info=collection.info)
 
 

@@ -116,11 +116,7 @@ _INVALID: Any = object()  # sentinel of a value whose error is already recorded
 def load_config(
     kind: type[T], *layers: Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> T:
-    """Merge recipes, mappings and overrides into one validated configuration; later ones win.
-
-    Raises:
-        ConfigError: The configuration is invalid; the message has one line for each error.
-    """
+    """Merge recipes, mappings and overrides into one validated configuration; later ones win."""
     # Imports YAML, which classes of configurations do not need.
     from coca.core.config.recipe import DATA_ROOT, fill_in, merge, parse_override, read_recipe
 

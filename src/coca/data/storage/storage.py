@@ -209,11 +209,7 @@ class Storage:
             return read_regular(path, max_bytes=max_bytes)
 
     def write(self, url: str, content: bytes) -> None:
-        """Write a remote file as a whole.
-
-        Raises:
-            DataError: The store cannot be written, such as a web server.
-        """
+        """Write a remote file as a whole."""
         folder, name = self._folder(url)
         _retried(url, lambda: folder.write(name, content), done="written")
 

@@ -32,10 +32,6 @@ def generate(
     Returns:
         `num_return_sequences` captions of each image, best first; fewer if beam search finds
         fewer.
-
-    Raises:
-        ConfigError: A prompt fills the context or does not begin with [BOS], or the number of
-            prompts is not the number of images.
     """
     decoding = decoding or GenerationConfig()
     text = model.config.text

@@ -53,13 +53,6 @@ def migrate(
     that changed since, in any field, or during the run, are copied again. Nothing is deleted from
     either collection. Records of the target that differ, and that this migration has not written,
     are kept: they may be newer.
-
-    Raises:
-        ArgumentError: Source and target are the same collection.
-        SearchError: The models differ, the folder is of another migration, the source lost records
-            meanwhile or keeps changing, or records are missing in the target.
-        StorageError: The folder is not writable.
-        DataError: A file in the folder is damaged.
     """
     if source.is_same(target):
         raise ArgumentError(

@@ -149,10 +149,6 @@ def ingest(
 
     Unchanged images, by size and time of the file or by the checksum in the tar, are not read
     again. The operation is idempotent. Threads read images and write records while the model runs.
-
-    Raises:
-        DataError: Too many images are bad.
-        SearchError: The collection was embedded by another model, or is not writable.
     """
     names = _names(sources) if path_cache is not None and path_cache.complete else None
     known = path_cache.ids_of(names) if path_cache is not None and names is not None else set()

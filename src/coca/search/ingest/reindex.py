@@ -54,9 +54,6 @@ def reindex(
 
     Records that are written to the source meanwhile are copied as well: the source is compared
     until nothing has changed, and once more after `switch`.
-
-    Raises:
-        SearchError: The target is of another model, or is not writable.
     """
     check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     run = _Reindex(source, embedder, target, open_image, batch_size)

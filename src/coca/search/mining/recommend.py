@@ -38,11 +38,6 @@ def recommend(
     Returns:
         Hits, best first; `score` is the cosine to the combined query vector. With `diversity` they
         are sorted by `rank_score`, their marginal relevance.
-
-    Raises:
-        SearchError: `positive` is empty, an id does not exist, `k` is out of range, `diversity` is
-            not in [0, 1], or more ids are excluded than Milvus can skip.
-        DataError: An image cannot be read.
     """
     for name, some in (("positive", positive), ("negative", negative)):
         if isinstance(some, str) or not all(isinstance(one, str | Term) for one in some):
@@ -100,11 +95,7 @@ def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
 
 
 def vector_on(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
-    """Return the vector of a record on one side.
-
-    Raises:
-        ArgumentError: The record has no caption.
-    """
+    """Return the vector of a record on one side."""
     if on == "image":
         return record.vector
     if record.text_vector is None:

@@ -137,7 +137,7 @@ class VectorScan:
     def replaced(
         self, rows: Int64[np.ndarray, " W"], vectors: Float32[np.ndarray, "W E"]
     ) -> "VectorScan":
-        """Return a set with other vectors at these rows; the rest is shared, not copied."""
+        """Return a set with other vectors at these rows, old or new; the rest is shared."""
         kept = ~np.isin(self._written, rows)
         written = np.concatenate([self._written[kept], rows])
         order = np.argsort(written)
@@ -145,10 +145,6 @@ class VectorScan:
         scan._written = written[order]
         scan._new = np.concatenate([self._new[kept], vectors])[order]
         return scan
-
-    def appended(self, vectors: Float32[np.ndarray, "W E"]) -> "VectorScan":
-        """Return a set with more rows at its end; the rest is shared, not copied."""
-        return self.replaced(len(self) + np.arange(len(vectors)), vectors)
 
     def scores_of(
         self, query: Float32[np.ndarray, " E"], rows: Int64[np.ndarray, " C"]

@@ -79,11 +79,7 @@ class DistributedContext:
         return values  # type: ignore[return-value]
 
     def broadcast_from_main(self, function: Callable[[], T]) -> T:
-        """Run `function` on rank 0 only and return its result on all ranks; it may take hours.
-
-        Raises:
-            CocaError: `function` raised it, and every rank raises it; or another rank has ended.
-        """
+        """Run `function` on rank 0 only and return its result on all ranks; it may take hours."""
         if self.size == 1:
             return function()
         outcome: list[tuple[T | None, CocaError | None]] = [(None, None)]
@@ -124,11 +120,7 @@ def _long_timeout_group(group: distributed.ProcessGroup) -> distributed.ProcessG
 
 @contextmanager
 def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
-    """Convert torch's errors about a lost rank to a readable error.
-
-    Raises:
-        CocaError: Another rank has ended, or cannot be reached.
-    """
+    """Convert torch's errors about a lost rank to a readable error."""
     try:
         yield
     except RuntimeError as error:

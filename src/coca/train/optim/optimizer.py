@@ -100,10 +100,6 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """Create the optimizer over all trainable parameters; apply `freeze` of `config` before.
 
     Each group has an `lr_scale`, by which its scheduled learning rate is multiplied.
-
-    Raises:
-        ConfigError: No optimizer of that name is registered, or a group matches nothing.
-        MissingExtraError: The optimizer needs a package that is not installed.
     """
     groups = parameter_groups(
         model, config.weight_decay, groups=config.groups, layer_decay=config.layer_decay

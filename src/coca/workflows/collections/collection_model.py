@@ -14,7 +14,7 @@ from typing import TypeVar
 from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import DEFAULT, Execution, Runtime
+from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
@@ -38,15 +38,10 @@ E = TypeVar("E", bound=Embedder)
 
 def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredictor:
     """Load a model on the library that runs it."""
-    device, runtime, precision = execution.device, execution.runtime, execution.precision
-    if runtime == "onnx" or (runtime is None and is_exported(name)):
-        if device is not None:
-            raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
-        if precision not in ("auto", "fp32"):
+    if is_exported(name):
+        if execution.device is not None or execution.precision not in ("auto", "fp32"):
             raise ConfigError(
-                f"--model-precision {precision} is for torch, and the runtime is onnx, "
-                "which runs a model as it was exported; `coca export --format onnx --int8` "
-                "writes 8-bit weights"
+                f"{name} runs on ONNX as it was exported: leave --device and --model-precision out"
             )
         return load_exported(name)
     from coca.inference.image_text import load
@@ -62,24 +57,6 @@ def fitted(model: E, info: CollectionInfo | None) -> E:
     if info is None or info.fingerprint != model.fingerprint:
         return model
     return shorten(model, info.embed_dim) if info.embed_dim < model.embed_dim else model
-
-
-def choose_model(
-    given: str | Path | None,
-    info: CollectionInfo,
-    *,
-    fallback: Callable[[], str | Path | None] | None = None,
-    runtime: Runtime | None = None,
-) -> str | Path:
-    """Return the model of a collection, unless another name is given."""
-    if given is not None:
-        return given
-    try:
-        return model_of(info, runtime=runtime)
-    except ModelError:
-        if fallback is not None and (named := fallback()) is not None:
-            return named
-        raise
 
 
 def open_collection(
@@ -124,20 +101,14 @@ def lasting_name(model: BasePredictor) -> str:
     return folder
 
 
-def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
+def model_of(info: CollectionInfo) -> str:
     """Return the model to load for a collection.
 
-    An exported model that filled the collection takes precedence, unless the runtime is `torch`:
-    then a shipped model with the collection's fingerprint does, before the stored path.
+    An exported model that filled the collection takes precedence over a shipped model with the
+    collection's fingerprint, and that over the stored path.
     """
-    if runtime != "torch" and info.model and is_exported(info.model):
+    if info.model and is_exported(info.model):
         return info.model
-    if runtime == "onnx":
-        raise ModelError(
-            f"the runtime onnx needs an exported model, and collection {info.collection!r} was "
-            f"filled by {info.model or 'a model without a name'}: name the folder of "
-            "`coca export --format onnx` with --model"
-        )
     for name in shipped():
         if info.fingerprint == FINGERPRINTS.get(name):
             return name
@@ -193,7 +164,13 @@ def open_search(
         else:
             searched = stack.enter_context(connect())
         if not isinstance(model, Embedder):
-            name = choose_model(model, searched.info, fallback=fallback, runtime=execution.runtime)
+            name = model
+            if name is None:
+                try:
+                    name = model_of(searched.info)
+                except ModelError:
+                    if fallback is None or (name := fallback()) is None:
+                        raise
             model = fitted(load_embedder(name, execution), searched.info)
         yield SearchEngine(model, searchable(searched, progress), image_reader=_image_reader)
 

@@ -122,11 +122,7 @@ class TarIndex:
         return self._header.tar
 
     def read(self, rows: Sequence[int]) -> list[Record]:
-        """Read the records of samples.
-
-        Raises:
-            DataError: The index file is missing, or was damaged or replaced since it was opened.
-        """
+        """Read the records of samples."""
         layout = _layout(self._header.key_bytes, self._header.has_checksums)
         size = layout.size
         ranges = [(self._start + row * size, self._start + (row + 1) * size) for row in rows]

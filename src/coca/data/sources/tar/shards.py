@@ -360,12 +360,7 @@ class ShardWriter:
             self._finish()
 
     def write(self, sample: Sample) -> None:
-        """Add a sample.
-
-        Raises:
-            DataError: The key is not a valid tar member name, or is already in this tar; the image
-                has no known format; the metadata cannot be serialized as JSON.
-        """
+        """Add a sample."""
         _check_key(sample.key)
         if sample.key in self._waiting:
             raise DataError(f"the key {sample.key} is written twice", reason="duplicate_key")
