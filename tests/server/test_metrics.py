@@ -34,6 +34,8 @@ def test_requests_are_counted_by_route_and_status(fresh: TestClient) -> None:
         ("GET", "/v1/items/{id:item}", "404"): 2,
     }
     assert counts(fresh)["GET", "/metrics", "200"] == 1
+    labels = 'method="POST",route="/v1/search",status="200"'
+    assert f"coca_request_seconds_count{{{labels}}} 1.0" in fresh.get("/metrics").text
 
 
 def test_a_client_invents_no_labels(fresh: TestClient) -> None:

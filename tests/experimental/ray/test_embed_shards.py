@@ -181,9 +181,6 @@ def test_a_ray_cluster_gives_the_same_files(
     assert claims(tmp_path / "ray") == Counter(expected(shards))
 
 
-# What workers of Ray ask for; their work is tested in `test_embed_shards.py`.
-
-
 @pytest.mark.parametrize(
     ("workers", "cluster", "device", "share"),
     [

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from coca.core.errors import StorageError
 from coca.inference.predictor import Predictor
+from coca.search.milvus import lite
 from coca.search.milvus.collection import Collection
 from coca.search.records import READ_TEXT, content_id
 from coca.server.app import create_app
@@ -45,7 +46,6 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     }
     changed = client.patch(url, json=change).json()
     assert (changed["tags"], changed["caption"]) == (["y"], "a cat")
-    assert (changed["caption_source"], changed["uploaded"]) == ("given", True)
     assert changed["metadata"] == {"name": "car.png"}
     path = Path(service.collections["others"].record(item["id"]).path)
     assert path.read_bytes() == image_bytes(200)
@@ -172,6 +172,16 @@ def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:
     client.delete(url)
 
 
+def test_an_item_shows_whose_its_caption_and_its_file_are(client: TestClient) -> None:
+    (indexed,) = client.post("/v1/search", json={"collection": "others"}).json()["hits"]
+    item = client.post("/v1/items", json=new(232, generate_caption=True)).json()
+    assert (indexed["uploaded"], item["uploaded"]) == (False, True)
+    url = f"/v1/items/{item['id']}?collection=others"
+    changed = client.patch(url, json={"caption": "a cat"}).json()
+    assert (item["caption_source"], changed["caption_source"]) == ("model", "given")
+    client.delete(url)
+
+
 COMPARED = [
     {"filter": 'path like "/%"'},
     {"filter": '(width > 0) and "" != path'},
@@ -234,6 +244,15 @@ def test_several_items_are_changed(client: TestClient) -> None:
 def test_an_id_reads_no_file(client: TestClient, id: str) -> None:
     for rest in ("", "/thumbnail", "/original"):
         assert client.get(f"/v1/items/{id}{rest}").status_code == 404
+
+
+def test_a_full_disk_is_507_and_the_service_stays_readable(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lite, "MIN_FREE_BYTES", 2**62)
+    answer = client.post("/v1/items", json=new(206))
+    assert answer.status_code == 507, answer.text
+    assert ids(client, {"text": "a cat"})
 
 
 def test_a_write_that_fails_leaves_no_record(
