@@ -13,7 +13,7 @@ from coca.core.errors import SearchError
 from coca.runtime.prompts import class_means, sentences_of
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
-from coca.search.records import CollectionInfo, Record, check_same_model, content_id
+from coca.search.records import Record, check_same_model, content_id
 
 TEMPLATES = "templates"
 """Metadata key of a class's prompts."""
@@ -64,13 +64,11 @@ def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray,
     _check_holds_classes(collection)
     vectors = {one.caption: one.vector for batch in collection.read_through() for one in batch}
     if not vectors:
-        raise SearchError(_nothing(collection.info))
+        raise SearchError(
+            f"collection {collection.info.collection!r} has no class; `coca classes add` adds some"
+        )
     names = sorted(vectors)
     return names, np.stack([vectors[name] for name in names])
-
-
-def _nothing(info: CollectionInfo) -> str:
-    return f"collection {info.collection!r} has no class: add some by `coca classes add`"
 
 
 def _id_of(label: str) -> str:
