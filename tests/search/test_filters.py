@@ -1,5 +1,4 @@
 import copy
-import itertools
 import operator
 import pickle
 import uuid
@@ -213,30 +212,6 @@ def test_a_filter_keeps_what_a_plain_loop_keeps(
     collection, records = stored
     text, keeps = case()
     assert found(collection, text) == {record.id for record in records if keeps(record)}
-
-
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("caption", WORDS[-5:]),
-        ("width", [0, 1, 640, 2**53]),
-        ("metadata.kind", [*WORDS[-4:], *NUMBERS[2:8]]),
-    ],
-)
-def test_every_comparison_and_its_negation_keep_what_a_plain_loop_keeps(
-    stored: tuple[Collection, list[Record]], field: str, values: list[Any]
-) -> None:
-    collection, records = stored
-    everything = {record.id for record in records}
-    for sign, value in itertools.product(COMPARE, values):
-        kept = {record.id for record in records if compare(sign, value_of(record, field), value)}
-        assert found(collection, where(field, sign, value)) == kept
-        assert found(collection, negate(where(field, sign, value))) == everything - kept
-
-
-def value_of(record: Record, field: str) -> Any:
-    key = field.removeprefix("metadata.")
-    return getattr(record, field) if key == field else record.metadata.get(key)
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=12), leaf=LEAVES)

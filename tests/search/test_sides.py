@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import ann, rows, schema
+from coca.search.milvus import ann, schema
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.rows import to_row
 from coca.search.records import Record
@@ -70,21 +70,6 @@ def test_what_was_removed_just_now_is_not_found(
         collection.upsert([make_record(cat.id)])
         assert collection.search(text_vector_of(cat)[np.newaxis], 5, on="text") == [[]]
         collection.delete([cat.id])
-
-
-def test_searches_wait_for_own_writes_only_while_they_are_new(
-    collection: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = collection._images
-    monkeypatch.setattr(rows, "_SETTLED_S", 60)
-    before = images.freshness
-    collection.upsert([make_record("cat")])
-    after_upsert = images.freshness
-    collection.delete(["cat"])
-    after_delete = images.freshness
-    monkeypatch.setattr(rows, "_SETTLED_S", 0)
-    assert (before, after_upsert, after_delete) == ("Bounded", "Session", "Strong")
-    assert images.freshness == "Bounded"
 
 
 def test_an_album_gives_one_hit(collection: Collection, make_record: MakeRecord) -> None:
@@ -150,37 +135,12 @@ def test_everything_can_be_read_through(collection: Collection, make_record: Mak
     assert sorted(few) == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "fault"),
-    [
-        ({"tags": tuple("a" * 300)}, "300 tags; at most 256 fit"),
-        ({"tags": ("x" * 600,)}, "tag 'xxx.* has 600 bytes; at most 512 fit"),
-        ({"width": -1}, "the width is -1; it may be 0 to"),
-        ({"time": 2**63}, "the time is 9,223,.*; it may be"),
-        ({"height": True}, "the height is True, and not a whole number"),
-        ({"album": "x" * 5_000}, "the album has 5,000 bytes"),
-        ({"text_vector": np.zeros(16, np.float32)}, "the caption of record cat .* length 0"),
-    ],
-)
-def test_a_field_that_cannot_be_stored_is_reported(
-    collection: Collection, make_record: MakeRecord, fields: dict[str, object], fault: str
-) -> None:
-    with pytest.raises(SearchError, match=fault):
-        collection.upsert([make_record("cat", **fields)])
-    assert collection.count() == 0
-
-
 def test_the_collection_of_captions_is_not_shown(collection: Collection) -> None:
     assert collection.own_name in schema.list_collections(collection._connection)
     assert collection._texts.name in {collection.own_name, f"{collection.own_name}_texts"}
     assert not any(
         name.endswith("_texts") for name in schema.list_collections(collection._connection)
     )
-
-
-def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> None:
-    with pytest.raises(SearchError, match="kept for the captions of another"):
-        make_index(collection="cats_texts")
 
 
 @pytest.mark.parametrize(

@@ -104,27 +104,33 @@ def test_another_model_is_refused(make_index: MakeIndex) -> None:
         make_index(embed_dim=32)
 
 
-def test_a_collection_that_is_not_there_is_not_made_unasked(make_index: MakeIndex) -> None:
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"collection": "cats", "create": False},
+            r"no collection 'cats' in .*\(there are: .*`coca",
+        ),
+        ({"collection": "absent", "fingerprint": None}, "name embed_dim and fingerprint"),
+        ({"collection": "cats_texts"}, "kept for the captions of another"),
+        *(
+            ({"collection": name}, "cannot name a collection")
+            for name in ("", "1st", "a-b", "ä", "x" * 300)
+        ),
+    ],
+)
+def test_a_collection_that_cannot_be_opened_or_made_is_an_error(
+    make_index: MakeIndex, changes: dict[str, Any], fault: str
+) -> None:
     make_index()
-    with pytest.raises(SearchError, match=r"no collection 'cats' in .*\(there are: .*`coca index"):
-        make_index(collection="cats", create=False)
+    with pytest.raises(SearchError, match=fault):
+        make_index(**changes)
 
 
 def test_an_empty_database_is_reported_as_empty(tmp_path: Path) -> None:
     Connection(str(tmp_path / "a.db"), create=True).close()
     with pytest.raises(SearchError, match="it is empty"):
         Collection.open(str(tmp_path / "a.db"))
-
-
-def test_a_new_collection_needs_to_know_its_model(make_index: MakeIndex) -> None:
-    with pytest.raises(SearchError, match="name embed_dim and fingerprint"):
-        make_index(collection="absent", fingerprint=None)
-
-
-@pytest.mark.parametrize("name", ["", "1st", "a-b", "ä", "x" * 300])
-def test_a_name_that_milvus_would_refuse_is_refused(make_index: MakeIndex, name: str) -> None:
-    with pytest.raises(SearchError, match="cannot name a collection"):
-        make_index(collection=name)
 
 
 def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
@@ -154,30 +160,30 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
 
 
 @pytest.mark.parametrize(
-    ("record", "fault"),
+    ("fields", "fault"),
     [
-        ({"vector": np.zeros(16, np.float32)}, r"record b \(/pictures/b.jpg\) has .* length 0"),
-        ({"vector": np.full(16, np.nan, np.float32)}, "record b .* NaN"),
-        (
-            {"vector": np.ones(4, np.float32) / 2},
-            "record b .* has 4 numbers; this collection has 16",
-        ),
+        ({"vector": np.full(16, np.nan, np.float32)}, r"record b \(/pictures/b.jpg\) has .*NaN"),
+        ({"vector": np.ones(4, np.float32)}, "record b .* 4 numbers; this collection has 16"),
+        ({"text_vector": np.zeros(16, np.float32)}, "the caption of record b .* length 0"),
         ({"metadata": {"x": float("nan")}}, "record b .* cannot be stored: the metadata"),
         ({"id": ""}, "cannot be stored: the id is empty"),
-        (
-            {"id": "dir\\new.jpg"},
-            r"cannot be stored: the id must not contain quotes, .* got '\\\\'",
-        ),
-        ({"id": 'a "b"'}, "cannot be stored: the id must not contain quotes, .* got '\"'"),
-        ({"id": "two\nlines"}, r"cannot be stored: the id must not contain .* got '\\n'"),
-        ({"id": "é" * 33}, "cannot be stored: the id has 66 bytes; at most 64 fit"),
+        ({"id": "dir\\new.jpg"}, r"the id must not contain quotes, .* got '\\\\'"),
+        ({"id": 'a "b"'}, "the id must not contain quotes, .* got '\"'"),
+        ({"id": "two\nlines"}, r"the id must not contain .* got '\\n'"),
+        ({"id": "é" * 33}, "the id has 66 bytes; at most 64 fit"),
+        ({"tags": tuple("a" * 300)}, "300 tags; at most 256 fit"),
+        ({"tags": ("x" * 600,)}, "tag 'xxx.* has 600 bytes; at most 512 fit"),
+        ({"width": -1}, "the width is -1; it may be 0 to"),
+        ({"height": True}, "the height is True, and not a whole number"),
+        ({"time": 2**63}, "the time is 9,223,.*; it may be"),
+        ({"album": "x" * 5_000}, "the album has 5,000 bytes"),
     ],
 )
 def test_a_record_that_cannot_be_stored_is_named(
-    collection: Collection, make_record: MakeRecord, record: Any, fault: str
+    collection: Collection, make_record: MakeRecord, fields: Any, fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
-        collection.upsert([make_record("a"), replace(make_record("b"), **record)])
+        collection.upsert([make_record("a"), replace(make_record("b"), **fields)])
     assert collection.count() == 0
 
 
@@ -228,28 +234,6 @@ def test_many_rows_are_flushed_on_the_way(
     opened.flush()
     opened.flush()
     assert opened._images.unflushed == 0
-
-
-def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
-    make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "_SEARCHED_ROWS", 10)
-    collection = make_index()
-    images = collection._images
-    lite = collection._connection.is_lite
-    query = make_record("cat").vector[np.newaxis]
-    for n in range(24):
-        collection.upsert([make_record(str(n))])
-        if n == 11:
-            assert images.unflushed == 12
-            collection.search(query)
-            # The search itself does not wait for a flush: the next write does.
-            assert images.unflushed == 12
-    assert images.unflushed == (11 if lite else 24)
-    collection.search(query)
-    collection.upsert(make_record(str(n)) for n in range(24, 27))
-    assert images.unflushed == (0 if lite else 27)
-    assert collection.count() == 27
 
 
 def ids(answers: list[list[Any]]) -> list[list[str]]:

@@ -121,25 +121,6 @@ def test_a_width_set_by_hand_may_be_as_small_as_the_page(
         assert {len(answer) for answer in answers} == {10}
 
 
-def test_lite_builds_no_index_of_captions_before_the_first_of_them(
-    make_index: MakeIndex, fresh: str
-) -> None:
-    collection = make_index(collection=fresh)
-    one, other = np.eye(16, dtype=np.float32)[:2]
-    collection.upsert([Record(id="1", path="x", vector=one)])
-    collection.flush()
-    assert ("text" in collection.index_states()) != collection.capabilities.lite
-    assert collection.search(one[np.newaxis], on="text") == [[]]
-    collection.change_index(VectorIndex("FLAT"))
-    collection.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
-    collection.flush()
-    assert [hit.id for hit in collection.search(other[np.newaxis], on="text")[0]] == ["2"]
-    states = collection.index_states()
-    assert {side: (str(one.index), one.state) for side, one in states.items()} == dict.fromkeys(
-        ("image", "text"), ("FLAT", "Finished")
-    )
-
-
 def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fresh: str) -> None:
     settings = CollectionSettings(
         index=VectorIndex("IVF_FLAT", {"nlist": 16}), shards=2, consistency="Strong"

@@ -3,9 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pymilvus
 import pytest
-from milvus_lite.server_manager import server_manager_instance
 
 from coca.core.errors import SearchError
 from coca.search.milvus import lite
@@ -46,65 +44,34 @@ def test_an_address_may_be_written_as_people_do(written: str, meant: str) -> Non
     assert address_of(written) == meant
 
 
-def test_an_address_without_port_is_an_error_with_an_example(tmp_path: Path) -> None:
-    for written in ("localhost", " "):
-        with pytest.raises(SearchError, match=r"it must be .*\.db, or .*http://localhost:19530"):
-            Lease.take(address_of(written), create=False)
+@pytest.mark.parametrize(
+    ("address", "create", "fault"),
+    [
+        ("localhost", False, r"it must be .*\.db, or .*http://localhost:19530"),
+        (" ", False, r"it must be .*\.db, or .*http://localhost:19530"),
+        ("absent.db", False, r"there is no collection at .*`coca index FOLDER`"),
+        ("pictures", True, r"is not the address of a collection; it must be .* \.db"),
+        ("file.db", False, "Milvus Lite 2 wrote it"),
+        ("file.db/pictures.db", True, "cannot be made: Not a directory"),
+        # A folder at the path of the lock: this error occurs for root as well.
+        ("locked.db", False, "cannot be written: Is a directory"),
+    ],
+)
+def test_an_address_that_cannot_be_opened_is_reported_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, create: bool, fault: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file.db").touch()
+    Path("locked.db", "LOCK").mkdir(parents=True)
+    with pytest.raises(SearchError, match=fault):
+        Lease.take(address_of(address), create=create)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.db", "locked.db"]
 
 
 def test_missing_parents_are_made(tmp_path: Path) -> None:
     lease = Lease.take(str(tmp_path / "a" / "b" / "pictures.db"), create=True)
     assert lease.path.is_dir()
     lease.release()
-
-
-def test_nothing_is_made_unasked(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"there is no collection at .*`coca index FOLDER`"):
-        Lease.take(str(tmp_path / "pictures.db"), create=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_path_must_end_in_db(tmp_path: Path) -> None:
-    with pytest.raises(
-        SearchError, match=r"is not the address of a collection; it must be .* \.db"
-    ):
-        Lease.take(str(tmp_path / "pictures"), create=True)
-
-
-def test_a_file_of_the_old_milvus_lite_is_named_as_such(tmp_path: Path) -> None:
-    (tmp_path / "pictures.db").write_bytes(b"old")
-    with pytest.raises(SearchError, match="Milvus Lite 2 wrote it"):
-        Lease.take(str(tmp_path / "pictures.db"), create=False)
-
-
-def test_a_path_that_cannot_be_created_is_reported_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(SearchError, match=r"cannot be made: Not a directory"):
-        Lease.take(str(tmp_path / "file" / "pictures.db"), create=True)
-
-
-def test_a_path_that_cannot_be_written_is_reported_with_the_reason(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures.db"
-    # A folder at the path of the lock: this error occurs for root as well.
-    (folder / "LOCK").mkdir(parents=True)
-    with pytest.raises(SearchError, match="cannot be written: Is a directory"):
-        Lease.take(str(folder), create=False)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the holder of a lock is known on Linux only")
-def test_another_client_of_this_process_is_reported_with_the_remedy(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures.db"
-    client = pymilvus.MilvusClient(str(folder))
-    with pytest.raises(SearchError, match="is open in this process, by a client that is not") as e:
-        Connection(str(folder), create=False)
-    assert str(os.getpid()) not in str(e.value)
-    client.close()
-    remedy = str(e.value).partition("and call ")[2]
-    assert remedy == (
-        "milvus_lite.server_manager.server_manager_instance.release_server(" + f"{str(folder)!r})"
-    )
-    server_manager_instance.release_server(str(folder))
-    Connection(str(folder), create=False).close()
 
 
 def test_the_process_that_holds_the_folder_is_named(
@@ -134,10 +101,6 @@ def test_the_process_that_holds_the_folder_is_named(
             with pytest.raises(SearchError, match=r"another process .*has it open"):
                 Connection(str(folder), create=False)
     Lease.take(str(folder), create=False).release()
-
-
-def test_a_system_without_a_list_of_locks_names_no_process(tmp_path: Path) -> None:
-    assert lite._holder(tmp_path / "LOCK") is None
 
 
 def test_one_process_shares_one_hold_under_any_spelling(tmp_path: Path) -> None:

@@ -134,16 +134,6 @@ def test_own_writes_are_seen_by_the_next_search(
     assert len(resident) == 40
 
 
-def noting(function: Callable[[str], list[str]], noted: list[str]) -> Callable[[str], list[str]]:
-    """Wrap a function, so that its arguments are noted."""
-
-    def noting(argument: str = "") -> list[str]:
-        noted.append(argument)
-        return function(argument)
-
-    return noting
-
-
 def eventually(seen: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not seen():
@@ -226,23 +216,6 @@ def test_threads_never_see_a_copy_that_is_half_replaced(
     assert wrong == []
 
 
-def test_only_the_last_filters_are_remembered(
-    filled: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("coca.search.query.collection_copy._FILTERS", 3)
-    # A slow server would get the copy read again meanwhile, and a new copy remembers no filter.
-    resident, query = CollectionCopy(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
-    asked: list[str] = []
-    ids = filled.ids
-    monkeypatch.setattr(filled, "ids", noting(ids, asked))
-    for _ in range(2):
-        for n in (1, 2, 3, 4, 4, 3, 2):
-            hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
-            assert {hit.metadata["n"] for hit in hits} == set(range(n))
-    # Each of four filters ousts the first one that three others have followed.
-    assert [int(filter[-1]) for filter in asked] == [1, 2, 3, 4, 1, 2, 3, 4]
-
-
 def test_a_filter_holds_though_all_rows_are_read_again_meanwhile(
     filled: Collection,
     embedder: Any,
@@ -292,26 +265,3 @@ def test_words_are_those_of_the_captions_that_count(
         assert copy.words("images", "all").best(9).keys() == {f"{n}" for n in range(6)}
         assert list(copy.words("3", "all").best(9)) == ["3"]
         assert copy.words("zebra").best(9) == {}
-
-
-def test_a_filter_is_evaluated_again_for_written_records_only(
-    filled: Collection,
-    embedder: Any,
-    make_record: Callable[..., Record],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    copy, query = CollectionCopy(filled, check_s=600.0), embedder.direction(b"x")[np.newaxis]
-    asked: list[str] = []
-    ids = filled.ids
-    monkeypatch.setattr(filled, "ids", noting(ids, asked))
-
-    def kept() -> set[int]:
-        hits = copy.search(query, 60, filter='metadata["n"] < 3')[0]
-        return {hit.metadata["n"] for hit in hits}
-
-    assert kept() == kept() == {0, 1, 2}
-    assert len(asked) == 1
-    filled.upsert([make_record("01", metadata={"n": 7}), make_record("new", metadata={"n": -1})])
-    assert kept() == {-1, 0, 2}
-    assert "new" in asked[-1]
-    assert "39" not in asked[-1]

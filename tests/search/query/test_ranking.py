@@ -56,13 +56,6 @@ def test_the_score_is_a_sum_of_absolute_similarities(
         assert fused(records, ranking) == pytest.approx(expected, abs=1e-9)
 
 
-@given(st.lists(RECORD, min_size=1, max_size=9))
-def test_the_score_of_a_record_does_not_depend_on_the_others(
-    records: list[tuple[float, float, float, float]],
-) -> None:
-    assert fused(records, Ranking())[:1] == fused(records[:1], Ranking())
-
-
 def test_weights_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"image_weight must be a number in \[0, 10\], got -1"):
         Ranking(image_weight=-1.0)

@@ -4,11 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
@@ -107,11 +106,6 @@ def test_a_search_needs_no_lock_of_the_folder(filled: str, embedder: Any) -> Non
         other.communicate("\n")
 
 
-def test_another_collection_in_the_folder_leaves_the_copy_current(filled: str) -> None:
-    with Collection.open(filled, "others", embed_dim=DIM, fingerprint=FINGERPRINT, create=True):
-        assert find_copy(filled, "pictures") is not None
-
-
 def run(program: str, uri: str) -> None:
     """Run a program in a process of its own, which may kill itself."""
     start = f"""
@@ -140,11 +134,10 @@ ALL = {f"{n:02}" for n in range(40)}
 
 
 @pytest.mark.parametrize(
-    ("program", "changed", "ids"),
+    ("program", "ids"),
     [
-        ("with Collection.open(uri) as c: c.count()", set(), ALL),
-        ("with Collection.open(uri) as c: c.delete(['03', 'absent'])", {"03"}, ALL - {"03"}),
-        ("c = Collection.open(uri); c.delete(['03']); c.upsert([new])", {"03"}, ALL - {"03"}),
+        ("with Collection.open(uri) as c: c.delete(['03', 'absent'])", ALL - {"03"}),
+        ("c = Collection.open(uri); c.delete(['03']); c.upsert([new])", ALL - {"03"} | {"new"}),
         (
             """
 for id in ("03", "04"):
@@ -153,36 +146,19 @@ for id in ("03", "04"):
         d.upsert([new])
         c.keep_calibration("{}")
 """,
-            {"03", "04", "new"},
             ALL - {"03", "04"} | {"new"},
         ),
     ],
-    ids=["nothing", "deleted", "not closed", "several"],
+    ids=["deleted", "not closed", "several"],
 )
-def test_only_what_other_processes_wrote_is_read_again(
-    filled: str,
-    embedder: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    program: str,
-    changed: set[str],
-    ids: set[str],
+def test_what_other_processes_wrote_is_found(
+    filled: str, embedder: Any, program: str, ids: set[str]
 ) -> None:
     run(program, filled)
-    read: list[str] = []
-    get = Collection.get
-
-    def noted(self: Collection, ids: Iterable[str]) -> dict[str, Record]:
-        some = list(ids)
-        read.extend(some)
-        return get(self, some)
-
-    monkeypatch.setattr(Collection, "get", noted)
-    with CollectionCopy(lambda: opened(filled), saved=found(filled)) as copy:
+    with CollectionCopy(lambda: opened(filled), saved=find_copy(filled, "pictures")) as copy:
         hits = SearchEngine(embedder, copy).search("image", k=100, match=False)
-    assert {hit.id for hit in hits} >= ids - {"new"}
-    assert "03" in ids or "03" not in {hit.id for hit in hits}
-    assert changed <= set(read) <= changed | {"absent", "new"}
-    assert ids_without_milvus(filled, embedder) == {hit.id for hit in hits}
+    assert {hit.id for hit in hits} == ids
+    assert ids_without_milvus(filled, embedder) == ids
 
 
 @pytest.mark.parametrize(
@@ -200,13 +176,6 @@ with Collection.open(uri) as collection:
     os.kill(os.getpid(), signal.SIGKILL)
 """,
         """
-collection = Collection.open(uri)
-client = MilvusClient(uri)
-row = client.get(collection.own_name, ids=["03"])[0]
-client.upsert(collection.own_name, [row | {"id": "new"}])
-collection.close()
-""",
-        """
 client = MilvusClient(uri)
 (name,) = client.list_collections()
 client.load_collection(name)
@@ -215,7 +184,7 @@ client.upsert(name, [row | {"id": "new"}])
 client.close()
 """,
     ],
-    ids=["killed", "killed after a flush", "another client here", "another client"],
+    ids=["killed", "killed after a flush", "another client"],
 )
 def test_after_writes_that_nobody_noted_everything_is_read_again(
     filled: str, embedder: Any, program: str
@@ -296,37 +265,21 @@ def test_a_damaged_copy_or_one_of_another_version_is_not_found(filled: str) -> N
 
 
 def test_a_saved_copy_follows_the_writes(
-    filled: str, embedder: Any, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+    filled: str, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     saved = found(filled)
     with opened(filled) as collection:
         copy = CollectionCopy(collection, saved=saved)
-        read: list[str] = []
-        get = collection.get
-
-        def noted(ids: Iterable[str]) -> dict[str, Record]:
-            some = list(ids)
-            read.extend(some)
-            return get(some)
-
-        monkeypatch.setattr(collection, "get", noted)
         collection.upsert([make_record("new", caption="a zebra"), make_record("03", caption="")])
         collection.delete(["04"])
         engine = SearchEngine(embedder, copy)
         assert [hit.id for hit in engine.search("zebra", k=50) if hit.bm25] == ["new"]
         assert len(engine.search("image", k=50)) == 40
         copy.save()
-        monkeypatch.undo()
         expected = SearchEngine(embedder, collection).search("image 3 zebra", k=50)
-    assert set(read) == {"new", "03", "04"}
     again = SearchEngine(embedder, CollectionCopy(not_opened, saved=found(filled)))
     hits = again.search("image 3 zebra", k=50)
     assert without_scores(hits) == without_scores(expected)
-    np.testing.assert_allclose(
-        [hit.fused_score or 0 for hit in hits],
-        [hit.fused_score or 0 for hit in expected],
-        atol=1e-6,
-    )
 
 
 def test_a_server_has_no_copy_on_disk() -> None:

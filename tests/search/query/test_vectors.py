@@ -116,14 +116,6 @@ def test_no_query_and_no_row_have_no_result() -> None:
     assert VectorScan(nothing).top(ROWS[:2], 10)[0].shape == (2, 0)
 
 
-def test_a_saved_set_returns_the_same_results(tmp_path: Path) -> None:
-    SCAN.save(tmp_path / "vectors")
-    opened = VectorScan.open(tmp_path / "vectors")
-    assert len(opened) == len(ROWS)
-    check(opened, ROWS, ROWS[:3], 10, None)
-    check(opened, ROWS, ROWS[:1], 10, np.arange(len(ROWS)) % 9 == 0)
-
-
 def test_an_empty_set_is_saved(tmp_path: Path) -> None:
     VectorScan(np.zeros((0, SIZE), np.float32)).save(tmp_path / "vectors")
     grown = appended(VectorScan.open(tmp_path / "vectors"), ROWS[:5])

@@ -140,12 +140,6 @@ def test_a_file_of_another_analyzer_is_an_error_that_asks_for_a_new_build(tmp_pa
         WordIndex.open(tmp_path)
 
 
-def test_a_file_is_read_by_safetensors(tmp_path: Path) -> None:
-    WordIndex.build(["a red car", "", "cars"]).save(tmp_path)
-    (file,) = tmp_path.iterdir()
-    assert load_file(file)["lengths"].tolist() == [3, 0, 1]
-
-
 @pytest.mark.parametrize(
     ("text", "terms"),
     [
@@ -179,21 +173,6 @@ def test_a_text_of_100_000_characters_finds_itself(text: str) -> None:
 
 def test_half_of_a_surrogate_pair_is_no_error() -> None:
     assert as_dict(WordIndex.build(["photo \udcff", "car"]), "photo \udcff").keys() == {0}
-
-
-def test_stop_words_do_not_count_beside_other_words() -> None:
-    index = WordIndex.build(["a dog", "the car in the sun", "to be or not to be"])
-    assert as_dict(index, "the dog to be") == as_dict(index, "dog")
-
-
-def test_a_query_of_stop_words_finds_them() -> None:
-    index = WordIndex.build(["a dog", "the car in the sun", "to be or not to be"])
-    assert as_dict(index, "to be").keys() == {2}
-
-
-@pytest.mark.parametrize("query", ["", "zebra", "!?", "\0"])
-def test_a_query_without_shared_terms_finds_nothing(query: str) -> None:
-    assert as_dict(WordIndex.build(["a red car", "", "!!"]), query) == {}
 
 
 def test_a_negative_row_is_an_error_that_changes_nothing() -> None:
