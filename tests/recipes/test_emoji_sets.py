@@ -4,26 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
-from emoji_sets import (
-    SETS,
-    WORDS,
-    Concept,
-    PackedSets,
-    choose_held_out,
-    pack_sets,
-    read_concepts,
-    read_drawings,
-)
+from emoji_sets import SETS, WORDS, Concept, PackedSets, choose_held_out, pack_sets
 from tiny_emoji import write_packages
 
 pytest.importorskip("resvg_py", reason="the extra `drawings` is not installed")
 
 HELD_OUT = 4
-BY_NAME = {it.name: it for it in SETS}
 
 
 @pytest.fixture(scope="module")
@@ -137,21 +126,9 @@ def test_the_choice_depends_on_the_seed_and_on_nothing_else() -> None:
     assert len(choose_held_out(some, count=8) & choose_held_out(more, count=8)) >= 7
 
 
-def test_more_than_there_are_cannot_be_held_out() -> None:
-    with pytest.raises(ConfigError, match="9 concepts cannot be held out of 4"):
-        choose_held_out(concepts(a=4, flags=20), count=9)
-
-
 def test_no_set_is_the_one_that_is_kept_for_outside_checks() -> None:
     assert not any("emojione" in it.package for it in SETS)
     assert {it.vendor for it in SETS} == {"noto", "twemoji", "fluent", "openmoji"}
     for one in (*SETS, WORDS):
         assert one.version.count(".") == 2
         assert one.licence in ("Apache-2.0", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0")
-
-
-def test_a_missing_package_is_reported_with_the_command_that_installs_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"npm install emojibase-data@17\.0\.0"):
-        read_concepts(tmp_path)
-    with pytest.raises(DataError, match="does not contain the npm package @iconify-json/noto"):
-        read_drawings(BY_NAME["noto"], tmp_path)

@@ -12,7 +12,6 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
 from coca.inference.loading import load
 from coca.model.coca import CoCa
@@ -153,14 +152,6 @@ def test_the_loss_of_sentences_is_the_divergence_of_their_relations(
     assert equal < 1e-3
 
 
-def test_files_that_do_not_fit_are_refused(model: CoCa, plugin: Any, tmp_path: Path) -> None:
-    path = write_sentences(tmp_path / "s.safetensors", np.eye(7))
-    with pytest.raises(ConfigError, match="has 7 sentences, but count of the auxiliary loss is 8"):
-        plugin.Sentences(plugin.SentencesConfig(path=path, count=8), model, PROCESSOR)
-    with pytest.raises(ModelError, match=r"none.safetensors cannot be read"):
-        plugin.read_vectors(tmp_path / "none.safetensors")
-
-
 LEARNED, SIZE = 12, 6
 
 
@@ -279,9 +270,3 @@ def test_a_resumed_run_equals_the_run_in_one(
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert read_metrics(tmp_path / "whole")[-1][loss] > 0
-
-
-def test_an_encoder_without_a_classifier_cannot_teach(image_folder: Path, tmp_path: Path) -> None:
-    auxiliary = "loss.auxiliary=[{kind: distillation}]"
-    with pytest.raises(ConfigError, match="the image encoder has no classifier with class names"):
-        pretrain(recipe(image_folder, tmp_path / "run", auxiliary))
