@@ -67,20 +67,18 @@ def test_npm_is_asked_for_the_pinned_versions_and_to_run_nothing(
     assert words[-2:] == list(PACKAGES)
 
 
-def test_the_last_line_of_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_npm(tmp_path / "bin", "echo first >&2; echo no network >&2; exit 1", monkeypatch)
-    with (
-        pytest.raises(StorageError, match=r"not install first@1.*, second@2.*: no network"),
-        npm_packages(PACKAGES),
-    ):
-        pass
-
-
-def test_a_failure_without_output_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo first >&2; echo no network >&2; exit 1", r"first@1.*, second@2.*: no network"),
+        ("exit 3", "it gave no reason"),
+    ],
+)
+def test_the_last_line_of_a_failed_npm_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
-    fake_npm(tmp_path / "bin", "exit 3", monkeypatch)
-    with pytest.raises(StorageError, match="it gave no reason"), npm_packages(PACKAGES):
+    fake_npm(tmp_path / "bin", script, monkeypatch)
+    with pytest.raises(StorageError, match=message), npm_packages(PACKAGES):
         pass
 
 
@@ -88,12 +86,7 @@ def test_a_missing_npm_is_reported_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with (
-        pytest.raises(
-            ConfigError, match=r"install Node.js, or specify a node_modules .*--packages"
-        ),
-        npm_packages(PACKAGES),
-    ):
+    with pytest.raises(ConfigError, match=r"install Node.js, or .*"), npm_packages(PACKAGES):
         pass
 
 

@@ -26,18 +26,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (home / name).write_text(text, encoding="utf-8")
     assert sum(len(text.split("\n")) for name, text in files.items() if name.endswith(".py")) <= 35
     site = home / "site"
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        site,
-    ]
-    options = ["--no-build-isolation", "--disable-pip-version-check", "--no-index"]
-    subprocess.run([*command, *options, home], check=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    options = ["--no-build-isolation", "--disable-pip-version-check", "--target", str(site)]
+    subprocess.run([*command, *options, str(home)], check=True)
     paths = [str(Path(coca.__file__).parents[1]), str(site)]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 

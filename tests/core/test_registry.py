@@ -27,14 +27,6 @@ def makers() -> Registry[Maker]:
     return makers
 
 
-def test_registering_returns_the_very_thing(makers: Registry[Maker]) -> None:
-    class Loud:
-        def __call__(self) -> str:
-            return "HELLO"
-
-    assert makers.register("loud")(Loud) is Loud
-
-
 def test_a_taken_name_is_refused(makers: Registry[Maker]) -> None:
     with pytest.raises(ValueError, match="greeting 'hello' is registered already"):
         makers.register("hello")

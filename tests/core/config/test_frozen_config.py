@@ -181,10 +181,6 @@ def faults_of(*layers: Layer, overrides: Sequence[str] = ()) -> list[str]:
 # --- what a right configuration becomes ---
 
 
-def test_without_settings_every_field_has_its_default() -> None:
-    assert run() == RunConfig(model=ModelConfig.presets()["tiny"])
-
-
 def test_files_mappings_and_overrides_are_merged_in_order(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("optimizer: {lr: 1, name: adafactor}\nnote: a\n")
     (tmp_path / "b.yaml").write_text("optimizer: {lr: 2}\n")
@@ -321,25 +317,16 @@ def test_all_errors_are_reported_at_once_a_line_each() -> None:
     ("override", "sentence"),
     [
         ("resume=1", "resume must be true or false, got 1"),
-        ("resume='yes'", "resume must be true or false, got 'yes'"),
         ("model.width=true", "model.width must be a whole number, got true"),
-        ("model.width='5'", "model.width must be a whole number, got '5'"),
         ("model.width=5.0", "model.width must be a whole number, got 5.0"),
-        ("model.width=2.5", "model.width must be a whole number, got 2.5"),
         ("optimizer.lr=true", "optimizer.lr must be a number, got true"),
         ("optimizer.lr=.nan", "optimizer.lr must be a number, got NaN"),
         ("optimizer.lr=.inf", "optimizer.lr must be a number, got Infinity"),
-        ("optimizer.lr=[1]", "optimizer.lr must be a number, got [1]"),
         ("optimizer.betas=[1]", "optimizer.betas must be a list of 2: a number, a number, got [1]"),
         ("optimizer=3", "optimizer must be a section with name, lr, betas, warmup, got 3"),
-        ("optimizer=null", "optimizer must be a section with name, lr, betas, warmup, got null"),
         ("note=3", "note must be a text, got 3"),
         ("folder=3", "folder must be a path or null, got 3"),
         ("templates=a", "templates must be a list, each a text, got 'a'"),
-        (
-            "sources={path: a}",
-            'sources must be a list, each a section with path, weight, got {"path": "a"}',
-        ),
         ("sources=[a]", "sources.0 must be a section with path, weight, got 'a'"),
         (
             "sources.3.path=a",
@@ -387,16 +374,8 @@ def test_two_unreadable_recipes_are_reported_and_nothing_else(tmp_path: Path) ->
 
 
 def test_rules_between_sections_are_reported_without_a_key() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Whole:
-        a: int = 1
-
-        def __post_init__(self) -> None:
-            if self.a > 1:
-                raise ConfigError(f"a is {self.a}; it should be at most 1")
-
-    with pytest.raises(ConfigError, match=r"^a is 2; it should be at most 1$"):
-        load_config(Whole, {"a": 2})
+    with pytest.raises(ConfigError, match=r"^patch 16 does not divide size 17$"):
+        load_config(ImageConfig, {"size": 17})
 
 
 def test_a_mistake_in_the_code_of_a_rule_is_not_blamed_on_the_user() -> None:
