@@ -1,17 +1,13 @@
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
 import coca
-from coca.cli.app import app
 from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
 from tiny_cli import Run, RunJson, run_traced
@@ -57,14 +53,6 @@ def test_idle_threads_leave_their_core_to_other_work(given: dict[str, str], spin
     command = [sys.executable, "-c", program]
     output = subprocess.check_output(command, env=environment, text=True)
     assert output.splitlines()[-1] == f"False {spins}"
-
-
-def test_a_group_of_commands_offers_only_what_it_has() -> None:
-    root: Any = typer.main.get_command(app)
-    help_of = root.commands["collection"].help
-    verbs = r"\b(list|info|index|alias|drop|rename|describe|calibrate)\b"
-    offered = set(re.findall(verbs, help_of))
-    assert offered == set(root.commands["collection"].commands)
 
 
 def test_the_version_is_reported(run: Run) -> None:

@@ -44,13 +44,6 @@ def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path)
     assert len(list(Path("elsewhere").iterdir())) == 3
 
 
-def test_a_damaged_tar_is_reported(run: Run, shards: Path) -> None:
-    tar = shards / "shard-000001.tar"
-    tar.write_bytes(tar.read_bytes()[:700])
-    assert "shard-000001.tar is truncated" in run("data", "index", "shards", code=1).stderr
-    assert "no .tar file" in run("data", "index", "none", code=1).stderr
-
-
 def test_features_are_computed_once_and_listed(
     run: Run, run_json: RunJson, shards: Path, cwd: Path
 ) -> None:

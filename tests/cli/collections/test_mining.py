@@ -197,24 +197,6 @@ def test_classes_take_the_model_of_the_images_at_the_same_uri(
         assert code == 0 or "by several models" in output.stderr
 
 
-def test_classes_that_are_not_there_are_explained_by_the_command_that_adds_them(
-    run: Run, images: list[str]
-) -> None:
-    for made in (False, True):
-        if made:
-            run("classes", "add", "cat", "-c", "other", "-m", "everyday")
-        for call in (
-            ("classify", images[0], "--classes", "none"),
-            ("classes", "list", "-c", "none"),
-            ("classes", "remove", "cat", "-c", "none"),
-        ):
-            output = run(*call, code=1).stderr
-            assert "`coca classes add LABELS --collection none` makes one" in output
-            assert "coca index" not in output
-    wrong = ("classify", images[0], "--classes", "other", "--prompts", "photo")
-    assert "`coca classes add --prompts`" in run(*wrong, code=2).stderr
-
-
 def test_classes_come_and_go_and_answer_as_labels_do(
     run: Run, run_json: RunJson, filled: list[str], model: str
 ) -> None:
@@ -257,6 +239,9 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         (["classes", "remove", "zebra", "-c", "pictures"], 1, "no class 'zebra'"),
         (["classes", "list", "-c", "pictures"], 1, "contains 6 images"),
         (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),
+        (["classify", "photos", "--classes", "none"], 1, "LABELS --collection none` makes one"),
+        (["classes", "list", "-c", "none"], 1, "LABELS --collection none` makes one"),
+        (["classes", "remove", "a", "-c", "none"], 1, "LABELS --collection none` makes one"),
     ],
 )
 def test_a_wrong_call_is_reported_by_one_sentence(

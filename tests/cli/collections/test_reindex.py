@@ -36,18 +36,3 @@ def test_a_new_model_may_have_other_dimensions(
     info = run_json("collection", "info")
     assert (info["embed_dim"], info["indexes"]["image"]["index"]) == (4, "IVF_FLAT:nlist=4")
     assert len(run_json("search", "-i", images[0])) == 3
-
-
-def test_going_back_to_an_earlier_model_brings_nothing_back(
-    run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
-) -> None:
-    newer = str(write_model(tmp_path / "newer", seed=1))
-    run_json("reindex", "-m", newer)
-    Path(images[0]).unlink()
-    Path(images[1]).with_suffix(".txt").write_text("newer words")
-    run_json("index", "photos", "--prune", "-m", newer)
-    back = run_json("reindex", "-m", model)
-    assert (back["embedded"], back["kept"], back["updated"], back["removed"]) == (0, 2, 1, 1)
-    hits = run_json("search", "newer words")
-    assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in images[1:]}
-    assert "newer words" in {hit["caption"] for hit in hits}

@@ -9,14 +9,6 @@ from tiny_cli import Run, RunJson, run_traced
 from tiny_model import write_model
 
 
-@pytest.fixture
-def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
-    """A collection of three images in the default collection; the first has words of its own."""
-    words = {"caption": "a red [car]", "year": 2022}
-    Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
-    return run_json("index", "photos", "-m", model)
-
-
 def test_an_image_finds_itself_first(run_json: RunJson, filled: Any, images: list[str]) -> None:
     # Without --model: the collection names the one that filled it.
     hits = run_json("search", "--image", images[1], "-k", "2")

@@ -21,24 +21,16 @@ def test_probabilities_of_labels_sum_to_one_best_first(
         assert chances == sorted(chances, reverse=True)
 
 
-def test_labels_that_name_a_file_are_read_from_it(
+def test_labels_of_files_and_of_repeated_options_are_joined(
     run: Run, run_json: RunJson, images: list[str], model: str
 ) -> None:
     Path("labels.txt").write_text("cat\n\nred, car\n", encoding="utf-8")
-    (output,) = run_json("classify", images[0], "--labels", "labels.txt", "-m", model)
-    assert {one["label"] for one in output["predictions"]} == {"cat", "red, car"}
+    repeated = ["--labels", "labels.txt", "--labels", "cat", "-l", "dog,bee"]
+    (output,) = run_json("classify", images[0], *repeated, "-m", model)
+    labels = sorted(one["label"] for one in output["predictions"])
+    assert labels == ["bee", "cat", "dog", "red, car"]
     missing = run("classify", images[0], "--labels", "other.txt", "-m", model, code=2)
     assert "the file of labels other.txt does not exist" in missing.stderr
-
-
-def test_labels_of_repeated_options_are_joined(
-    run_json: RunJson, model: str, images: list[str]
-) -> None:
-    Path("labels.txt").write_text("car\ncat\n", encoding="utf-8")
-    repeated = ["--labels", "cat", "--labels", "dog,bee", "-l", "labels.txt"]
-    (output,) = run_json("classify", images[0], *repeated, "-m", model)
-    labels = [one["label"] for one in output["predictions"]]
-    assert sorted(labels) == ["bee", "car", "cat", "dog"]
 
 
 def test_prompts_change_what_is_compared(run_json: RunJson, model: str, images: list[str]) -> None:

@@ -34,28 +34,6 @@ def test_an_onnx_file_as_output_is_refused_with_the_command_that_writes_it(
     assert list(cwd.iterdir()) == []
 
 
-def test_a_converted_model_is_described_and_embeds(
-    run_json: RunJson, theirs: str, images: list[str]
-) -> None:
-    output = run_json("info", theirs)
-    assert output["config"]["pooler_queries"] == 5
-    assert run_json("embed", *images, "-t", "the cat", "-m", theirs)["rows"] == 4
-    assert run_json("info", "openclip_vit_l_14")["parameters"]["total"] == 638_450_177
-
-
-def test_warnings_are_printed_on_stderr(run: Run, theirs: str, images: list[str]) -> None:
-    run("convert", theirs, "ours")
-    Path("ours/source.json").write_text('{"caveat": "it cannot search"}')
-    output = run("index", "photos", "-m", "ours", "--uri", "x.db", "--no-captions")
-    assert "warning: ours: it cannot search" in output.stderr
-    output = run("search", "a cat", "-m", "ours", "--uri", "x.db")
-    assert "warning: ours: it cannot search" in output.stderr
-
-
-def test_a_model_of_the_paper_cannot_go_to_open_clip(run: Run, model: str) -> None:
-    assert "OpenCLIP has no model" in run("convert", model, "w.bin", code=1).stderr
-
-
 @pytest.mark.parametrize("name", ["openclip:coca_ViT-B-32/laion2b_s13b_b90k", "hf:some/model"])
 def test_without_the_hub_package_the_command_that_brings_it_is_reported(
     run: Run, cwd: Path, name: str, monkeypatch: pytest.MonkeyPatch

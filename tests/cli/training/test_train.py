@@ -14,8 +14,6 @@ import yaml
 import coca
 from coca.model.checkpoint import load_newest
 from coca.train.tracker import read_metrics
-from coca.workflows.training import pretrain as workflow
-from coca.workflows.training.training_run import RunResult
 from tiny_cli import Run, RunJson
 
 RECIPE = {
@@ -60,12 +58,6 @@ def test_a_dry_run_is_reported_and_leaves_no_run(run: Run, run_json: RunJson, re
     assert not Path("runs").exists()
 
 
-def test_later_recipes_and_changes_win(run_json: RunJson, recipe: str) -> None:
-    Path("more.yaml").write_text("train: {steps: 9}\nrun: runs/more", encoding="utf-8")
-    output = run_json("pretrain", recipe, "more.yaml", "train.steps=1")
-    assert (output["run"], output["step"]) == ("runs/more", 1)
-
-
 def test_all_errors_of_a_recipe_are_reported_at_once(run: Run, recipe: str) -> None:
     output = run("pretrain", recipe, "train.step=1", "seed=often", code=2).stderr.splitlines()
     assert output[0] == "error: 2 problems"
@@ -76,16 +68,6 @@ def test_all_errors_of_a_recipe_are_reported_at_once(run: Run, recipe: str) -> N
 def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, cwd: Path) -> None:
     assert "no recipe is given" in run("pretrain", "train.steps=1", code=2).stderr
     assert "none.yaml cannot be read" in run("pretrain", "none.yaml", code=2).stderr
-
-
-def test_a_stopped_run_reports_how_to_resume(
-    run: Run, recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped = RunResult(2, True, {}, run=Path("runs/x"), model=Path("runs/x/model"))
-    monkeypatch.setattr(workflow, "pretrain", lambda config, **_: stopped)
-    printed = run("pretrain", recipe, code=130).stdout
-    assert "stopped after step 2 of 3" in printed
-    assert "the same command goes on" in printed
 
 
 LONG = ("train.steps=20000", "train.save_every=50000")

