@@ -87,14 +87,6 @@ def test_neither_the_batch_nor_its_size_changes_a_caption(
                 assert first.score == pytest.approx(second.score, abs=1e-4)
 
 
-def test_each_image_may_have_its_own_prompt(predictor: Predictor) -> None:
-    prompts = ["", "the small", "two dogs play on a", "a", "the"]
-    found = predictor.caption(IMAGES, prompt=prompts, max_new_tokens=2)
-    for image, prompt, caption in zip(IMAGES, prompts, found, strict=True):
-        assert caption.text.startswith(prompt)
-        assert caption.text == predictor.caption(image, prompt=prompt, max_new_tokens=2)[0].text
-
-
 def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None:
     images = predictor.processor.images(IMAGES)
     tokens = predictor.processor.texts(TEXTS)

@@ -16,7 +16,7 @@ import coca
 from coca.core.errors import ConfigError, ModelError
 from coca.inference import loading
 from coca.inference.loading import fingerprint
-from coca.inference.open_weights import OpenWeights, model_folder
+from coca.inference.open_weights import model_folder
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import resolve_precision
 from coca.processing.tokenizer import Tokenizer
@@ -40,22 +40,15 @@ def test_the_folder_of_a_run_loads_its_model(tmp_path: Path) -> None:
     assert coca.load(tmp_path / "run").source == str(tmp_path / "run" / "model")
 
 
-def test_equal_models_have_equal_fingerprints(folder: Path, tmp_path: Path) -> None:
-    assert fingerprint(write_model(tmp_path)) == fingerprint(folder)
-
-
-def test_other_weights_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:
-    assert fingerprint(write_model(tmp_path, seed=1)) != fingerprint(folder)
-
-
-def test_another_tokenizer_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
-    write_model(tmp_path)
-    Tokenizer.train([*CAPTIONS, "other"], vocab_size=280).save(tmp_path / "tokenizer.json")
-    assert fingerprint(tmp_path) != fingerprint(folder)
-
-
-def test_another_processor_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
-    assert fingerprint(write_model(tmp_path, image_size=20)) != fingerprint(folder)
+def test_the_fingerprint_follows_weights_processor_and_tokenizer(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert fingerprint(write_model(tmp_path / "same")) == fingerprint(folder)
+    assert fingerprint(write_model(tmp_path / "weights", seed=1)) != fingerprint(folder)
+    assert fingerprint(write_model(tmp_path / "image", image_size=20)) != fingerprint(folder)
+    tokenizer = write_model(tmp_path / "words") / "tokenizer.json"
+    Tokenizer.train([*CAPTIONS, "other"], vocab_size=280).save(tokenizer)
+    assert fingerprint(tokenizer.parent) != fingerprint(folder)
 
 
 def test_another_configuration_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
@@ -146,31 +139,6 @@ def test_a_folder_comes_before_a_shipped_model_of_its_name(
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "everyday")
     assert model_folder("everyday") == Path("everyday")
-
-
-@pytest.mark.parametrize(
-    ("name", "method", "asked"),
-    [
-        (
-            "openclip:coca_ViT-B-32/laion2b_s13b_b90k",
-            "published",
-            "coca_ViT-B-32/laion2b_s13b_b90k",
-        ),
-        ("hf:some/model@v2", "repository", "some/model@v2"),
-    ],
-)
-def test_names_of_open_weights_are_looked_up(
-    folder: Path, name: str, method: str, asked: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[str] = []
-
-    def found(_: OpenWeights, rest: str) -> Path:
-        given.append(rest)
-        return folder
-
-    monkeypatch.setattr(OpenWeights, method, found)
-    assert coca.load(name).source == str(folder)
-    assert given == [asked]
 
 
 @pytest.fixture
@@ -274,17 +242,6 @@ def test_a_device_that_is_not_here_is_refused(folder: Path, device: str) -> None
     with pytest.raises(ConfigError, match=f"device '{device}' .* cpu can$") as caught:
         coca.load(folder, device=device)
     assert len(str(caught.value)) < 300
-
-
-def test_without_a_device_the_accelerator_is_taken(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # No accelerator on the machine of the tests: "cpu" replaces one.
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cpu"))
-    assert coca.load(folder).embed_dim == 24
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert coca.load(folder).embed_dim == 24
 
 
 def test_a_tokenizer_with_an_exponential_pattern_is_one_sentence(tmp_path: Path) -> None:

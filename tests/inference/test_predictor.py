@@ -175,14 +175,6 @@ def test_half_precision_stays_near_full(
     assert_allclose(sum(it.probability for it in half.classify(IMAGES[0], LABELS)[0]), 1, 1e-5)
 
 
-def test_probabilities_sum_to_one_and_fall(predictor: Predictor) -> None:
-    for row in predictor.classify(IMAGES, LABELS):
-        odds = [one.probability for one in row]
-        assert sum(odds) == pytest.approx(1, abs=1e-5)
-        assert odds == sorted(odds, reverse=True)
-        assert sorted(one.label for one in row) == sorted(LABELS)
-
-
 def test_probabilities_are_the_softmax_of_scaled_cosines(predictor: Predictor) -> None:
     cosines = predictor.embed_images(IMAGES[0]) @ predictor.embed_texts(LABELS).T
     wanted = torch.softmax(predictor.model.logit_scale.detach() * torch.from_numpy(cosines), dim=1)
@@ -219,13 +211,6 @@ def test_progress_counts_every_item(predictor: Predictor) -> None:
 def test_a_batch_of_nothing_is_refused(predictor: Predictor) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1"):
         of_size(predictor, 0)
-
-
-def test_images_that_were_prepared_apart_get_the_same_vectors(predictor: Predictor) -> None:
-    prepared = [predictor.prepare_image(one) for one in IMAGES]
-    assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(IMAGES))
-    with pytest.raises(DataError, match="not a JPEG"):
-        predictor.prepare_image(b"no image")
 
 
 @pytest.fixture
@@ -278,17 +263,6 @@ def test_prompts_and_masks_stay_with_their_images(
     only = np.eye(7, 5, dtype=bool)
     scores = predictor.score(some_bad, TEXTS, only=only, on_error="skip")
     assert np.isfinite(scores[good]).tolist() == only[good].tolist()
-
-
-def test_progress_true_shows_a_line(
-    predictor: Predictor, capsys: pytest.CaptureFixture[str]
-) -> None:
-    predictor.embed_images(IMAGES, progress=True)
-    predictor.embed_texts(TEXTS, progress=True)
-    assert "embedding images 7/7\n" in (err := capsys.readouterr().err)
-    assert "embedding texts 5/5\n" in err
-    predictor.embed_images(IMAGES, progress=False)
-    assert capsys.readouterr().err == ""
 
 
 def test_a_fine_tuned_model_classifies_without_labels(some_bad: list[str]) -> None:

@@ -1,6 +1,4 @@
 import errno
-import hashlib
-import json
 import logging
 import random
 import shutil
@@ -172,19 +170,14 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
         load_newest(tmp_path)
 
 
-def test_a_folder_that_vanishes_before_its_tensors_are_read_raises(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    checkpoint = newest(tmp_path)
-    shutil.rmtree(checkpoint.folder)
-    with pytest.raises(ModelError, match=r"step_00000001 cannot be read: .*No such file"):
-        checkpoint.group("model")
-
-
-def test_a_file_that_is_damaged_before_its_tensors_are_read_raises(tmp_path: Path) -> None:
+def test_files_damaged_or_gone_before_their_tensors_are_read_raise(tmp_path: Path) -> None:
     path = save(tmp_path, 1) / MODEL_FILE
     checkpoint = newest(tmp_path)
     path.write_bytes(b"{}")
     with pytest.raises(ModelError, match="step_00000001 cannot be read"):
+        checkpoint.group("model")
+    shutil.rmtree(checkpoint.folder)
+    with pytest.raises(ModelError, match=r"step_00000001 cannot be read: .*No such file"):
         checkpoint.group("model")
 
 
@@ -260,11 +253,3 @@ def test_what_a_killed_save_left_is_never_loaded_and_is_removed(tmp_path: Path) 
     assert newest(tmp_path).step == 1
     remove_unfinished(tmp_path)
     assert steps(tmp_path) == [1]
-
-
-def test_the_commit_file_can_be_checked_by_hand(tmp_path: Path) -> None:
-    folder = save(tmp_path, 1)
-    files = json.loads((folder / COMMIT_FILE).read_text())["files"]
-    for name, entry in files.items():
-        content = (folder / name).read_bytes()
-        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.coca_config import HeadConfig, PoolerConfig
-from tiny import CLS, EOS, PAD, caption, sharpened, tiny_config, transformer
+from coca.model.coca_config import PoolerConfig
+from tiny import CLS, PAD, caption, sharpened, tiny_config, transformer
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:
@@ -98,26 +98,6 @@ def test_the_text_embedding_never_sees_the_image(
     assert not torch.allclose(first.caption_states, second.caption_states, atol=1e-3)
 
 
-def test_permuting_a_batch_permutes_its_outputs(
-    tiny_model: CoCa, images: Tensor, tokens: Tensor
-) -> None:
-    order = torch.tensor([2, 0, 1])
-    plain, permuted = tiny_model(images, tokens), tiny_model(images[order], tokens[order])
-    assert_close(permuted.image_embedding, plain.image_embedding[order])
-    assert_close(permuted.text_embedding, plain.text_embedding[order])
-    logits = tiny_model.caption_logits(images, tokens)[order]
-    assert_close(tiny_model.caption_logits(images[order], tokens[order]), logits)
-
-
-def test_embeddings_are_unit_vectors_of_the_asked_size(
-    tiny_model: CoCa, images: Tensor, tokens: Tensor
-) -> None:
-    output = tiny_model(images, tokens)
-    for embedding in (output.image_embedding, output.text_embedding):
-        assert embedding.shape == (3, 24)
-        assert_close(embedding.norm(dim=1), torch.ones(3))
-
-
 def test_one_pass_gives_what_the_single_entries_give(
     tiny_model: CoCa, images: Tensor, tokens: Tensor
 ) -> None:
@@ -127,13 +107,6 @@ def test_one_pass_gives_what_the_single_entries_give(
     logits = F.linear(output.caption_states, tiny_model.vocabulary_weight)
     plain = tiny_model.caption_logits(images, tokens)[tiny_model.label_mask(tokens)]
     assert_close(logits, plain)
-
-
-def test_targets_are_each_captions_tokens_and_its_end(
-    tiny_model: CoCa, images: Tensor, tokens: Tensor
-) -> None:
-    targets = tiny_model(images, tokens).caption_targets
-    assert targets.tolist() == [7, 8, 9, 10, EOS, 11, EOS, 12, 13, EOS]
 
 
 def test_cls_is_never_read_by_a_caption_state(
@@ -234,14 +207,6 @@ def test_the_temperature_starts_at_the_papers_value_and_is_clamped(tiny_model: C
             tiny_model.log_scale.fill_(wild)
         tiny_model.clamp_temperature_()
         assert tiny_model.logit_scale.item() == pytest.approx(bound)
-
-
-def test_class_logits_come_without_running_the_text_tower(images: Tensor, tokens: Tensor) -> None:
-    head = HeadConfig(classes=tuple("abcdefg"), heads=2)
-    model = CoCa(tiny_config(head=head))
-    output = model(images, tokens, contrastive=False, captioning=False, classification=True)
-    assert output.class_logits.shape == (3, 7)
-    assert output.text_embedding is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

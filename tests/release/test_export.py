@@ -111,14 +111,6 @@ def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_p
     assert "license: other" in (shipped / CARD).read_text(encoding="utf-8")
 
 
-def test_a_model_without_a_run_has_a_shorter_card(tmp_path: Path) -> None:
-    out = export(write_model(tmp_path / "model"), tmp_path / "shared")
-    card = (out / CARD).read_text(encoding="utf-8")
-    assert "# shared" in card
-    assert "## Training" not in card
-    assert "## Data" not in card
-
-
 def test_half_of_the_bytes_give_nearly_the_same_vectors(
     run: Path, scores: Path, tmp_path: Path
 ) -> None:

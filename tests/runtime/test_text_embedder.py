@@ -77,17 +77,6 @@ def test_one_text_is_a_list_of_one_and_no_texts_have_no_vectors() -> None:
     assert embedder.embed_texts([]).shape == (0, embedder.embed_dim)
 
 
-def test_short_vectors_are_those_of_the_whole_model() -> None:
-    texts, image = ["a red car", "a frog"], image_bytes(0)
-    embedder = shorten(TextEmbedder("everyday", lambda: loading.load("everyday")), 16)
-    whole = loading.load("everyday", dimensions=16)
-    assert embedder.embed_dim == 16
-    np.testing.assert_allclose(
-        embedder.embed_texts(texts), whole.embed_texts(texts), rtol=0, atol=1e-5
-    )
-    np.testing.assert_array_equal(embedder.embed_images([image]), whole.embed_images([image]))
-
-
 def test_anything_but_texts_loads_the_whole_model_once() -> None:
     loaded = []
 

@@ -13,7 +13,6 @@ from coca.runtime.preprocess import TextSettings, TextTokens
 from coca.runtime.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
 
 SHIPPED = Path(weights.__file__).parent / "everyday" / "tokenizer.json"
-BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 
 def split(**pattern: str) -> dict[str, Any]:

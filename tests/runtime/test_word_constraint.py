@@ -83,21 +83,6 @@ def test_each_sequence_of_listed_words_is_possible(words: list[list[int]], budge
     assert found == expected
 
 
-def test_a_list_of_one_word_allows_that_word_marks_and_the_end() -> None:
-    constraint = constraint_of([[3, 4, 5]])
-    assert allowed(constraint, [], 9) == [EOS, *MARKS, 3]
-    assert allowed(constraint, [3], 8) == [4]
-    assert allowed(constraint, [3, 4], 7) == [5]
-    assert allowed(constraint, [3, 4, 5], 6) == [EOS, *MARKS, 3]
-    assert allowed(constraint, [3, 4, 5, 1], 5) == [EOS, *MARKS, 3]
-
-
-def test_a_word_that_exceeds_the_budget_is_not_begun() -> None:
-    constraint = constraint_of([[3, 4, 5], [6]])
-    assert allowed(constraint, [], 2) == [EOS, *MARKS, 6]
-    assert allowed(constraint, [], 3) == [EOS, *MARKS, 3, 6]
-
-
 def test_captions_of_a_batch_have_states_of_their_own() -> None:
     constraint = constraint_of([[3, 4], [5]])
     states = constraint.states(np.array([[3, 4, 3], [5, 3, 4], [5, 5, 5]]))

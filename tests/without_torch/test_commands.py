@@ -86,6 +86,10 @@ def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path)
         assert Path(found[0]["path"]).stem == "blue"
         asked = {"image": f"data:image/png;base64,{image}"}
         assert server.post("/v1/caption", asked).json()["captions"][0]["text"]
+        labels = server.post("/v1/classify", {**asked, "labels": ["blue circle", "red circle"]})
+        assert labels.json()["labels"][0]["label"] == "red circle"
+        vectors = server.post("/v1/embeddings", {"input": ["a circle", asked["image"]]}).json()
+        assert len(vectors["data"]) == 2
 
 
 def test_a_command_that_needs_torch_fails_in_one_sentence(photos: Path) -> None:

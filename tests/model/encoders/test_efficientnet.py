@@ -9,8 +9,6 @@ import torch
 from coca.model.encoders.efficientnet import (
     FACTORS,
     EfficientNetLite,
-    EfficientNetLiteConfig,
-    EfficientNetLiteEncoder,
 )
 
 
@@ -41,10 +39,3 @@ def test_batch_norms_learn_statistics_as_in_timm() -> None:
     peer.forward_features(images)
     for name, tensor in peer.state_dict().items():
         torch.testing.assert_close(own.state_dict()[name], tensor, msg=name)
-
-
-@pytest.fixture(scope="module")
-def encoder() -> EfficientNetLiteEncoder:
-    torch.manual_seed(0)
-    config = EfficientNetLiteConfig(image_size=64, width=24, classes=5)
-    return EfficientNetLiteEncoder(config).eval()

@@ -15,7 +15,6 @@ from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
 
 COUNT = 6
-PEER_NAMES = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}
 PEER_STOPPING = {"full": True, "likely": False, "certain": "never"}
 
 
@@ -62,8 +61,8 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 def test_beams_equal_those_of_transformers(architecture: str, options: dict[str, Any]) -> None:
     model = writer(architecture)
     tokens, prompt = image_tokens(model, COUNT), [model.config.text.bos_id, 7]
-    theirs = {PEER_NAMES.get(name, name): value for name, value in options.items()}
-    theirs["early_stopping"] = PEER_STOPPING[options.get("early_stopping", "likely")]
+    stopping = PEER_STOPPING[options.get("early_stopping", "likely")]
+    theirs = {**options, "early_stopping": stopping}
     for beams, count in ((2, 1), (4, 4), (7, 3)):
         wanted = peer_captions(
             model,

@@ -85,10 +85,8 @@ def test_cached_decoding_equals_uncached_token_for_token(model: Captioner) -> No
     ids=str,
 )
 def test_greedy_equals_that_of_transformers(model: Captioner, options: dict[str, Any]) -> None:
-    names = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}
     prompt, tokens = [model.config.text.bos_id, 7], image_tokens(model, 6)
-    theirs = {names.get(name, name): value for name, value in options.items()}
-    wanted = peer_captions(model, tokens, prompt=prompt, max_new_tokens=7, **theirs)
+    wanted = peer_captions(model, tokens, prompt=prompt, max_new_tokens=7, **options)
     decoding = GenerationConfig(num_beams=1, max_new_tokens=7, **options)
     found = generate(model, tokens, prompts=[prompt] * 6, decoding=decoding)
     eos = model.config.text.eos_id

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,29 +33,6 @@ def test_special_tokens_except_eos_are_suppressed() -> None:
     logits = apply(GenerationConfig(), [BOS, 7])
     assert logits[[PAD, BOS, CLS]].tolist() == [-torch.inf] * 3
     assert logits.isfinite().sum() == 47
-
-
-def test_eos_is_suppressed_before_the_minimum_length() -> None:
-    decoding = GenerationConfig(min_new_tokens=3)
-    assert [bool(apply(decoding, [BOS], step=step)[EOS].isfinite()) for step in range(5)] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
-
-
-def test_repeated_tokens_lose_score_for_either_sign() -> None:
-    logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 3.0, -3.0, 3.0, -3.0]]])
-    processors = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
-    processors.apply_(
-        logits,
-        step=1,
-        token_ids=torch.tensor([[[BOS, 4, 5, 4]]]),
-        token_budget=torch.tensor([9]),
-    )
-    assert logits[0, 0, 4:].tolist() == [2.0, -4.5, 3.0, -3.0]
 
 
 def test_log_probabilities_are_penalised_below_their_normaliser() -> None:
@@ -124,18 +100,3 @@ def test_the_end_is_left_if_it_is_the_only_token_before_the_minimum_length() -> 
     decoding = GenerationConfig(no_repeat_ngram_size=1, min_new_tokens=9)
     logits = apply(decoding, [BOS, 7], step=1, constraint=constraint_of([7]))
     assert logits.isfinite().nonzero()[:, 0].tolist() == [EOS]
-
-
-@pytest.mark.parametrize(
-    ("decoding", "uses_history", "rescales"),
-    [
-        (GenerationConfig(min_new_tokens=2), False, False),
-        (GenerationConfig(no_repeat_ngram_size=2), True, False),
-        (GenerationConfig(repetition_penalty=1.1), True, True),
-    ],
-)
-def test_processors_declare_their_inputs(
-    decoding: GenerationConfig, uses_history: bool, rescales: bool
-) -> None:
-    processors = LogitsProcessors(decoding, TEXT)
-    assert (processors.uses_history, processors.rescales) == (uses_history, rescales)

@@ -1,6 +1,5 @@
 """Exported models of other libraries, run without these libraries, against the libraries."""
 
-import io
 import json
 import subprocess
 import sys
@@ -27,9 +26,6 @@ from coca.release.export import export
 from coca.release.onnx.tower_export import load_for_export, write_tower_tokenizer
 from coca.runtime import load
 from coca.runtime.preprocess import TowerTokens
-from coca.search.milvus.collection import Collection
-from coca.workflows.collections.collection_model import open_search
-from coca.workflows.collections.index import index_images
 from tiny import seed_weights
 from tiny_image_text import (
     TEXTS,
@@ -110,27 +106,6 @@ def test_vectors_equal_those_of_the_library_without_it(exported: Exported, tmp_p
         atol=1e-5,
         rtol=0,
     )
-
-
-@one_model
-def test_a_collection_of_the_library_is_searched_without_it(
-    exported: Exported, tmp_path: Path
-) -> None:
-    photos, uri = tmp_path / "photos", str(tmp_path / "photos.db")
-    photos.mkdir()
-    for number, data in enumerate(awkward_images()):
-        Image.open(io.BytesIO(data)).convert("RGB").save(photos / f"{number:02}.png")
-    library = coca.load(exported.model, device="cpu")
-    index_images([photos], library, uri=uri)
-    with open_search(uri, model=exported.folder) as engine:
-        found = [hit.path for hit in engine.search("a dog", k=5)]
-    with open_search(uri) as engine:
-        assert found == [hit.path for hit in engine.search("a dog", k=5)]
-    other = str(tmp_path / "other.db")
-    index_images([photos], load(exported.folder), uri=other)
-    with Collection.open(other) as filled:
-        assert filled.info.model == str(exported.folder)
-        assert filled.info.fingerprint == library.fingerprint
 
 
 @one_model
