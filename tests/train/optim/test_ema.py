@@ -11,7 +11,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.model.checkpoint import load_newest, step_folder
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import on_ranks
-from tiny_run import SignalAfter, same, tiny_trainer, weights
+from tiny_run import same, tiny_trainer, weights
 from tiny_shards import PLAIN, STEPS, average_in_pieces, drift, tiny_stack
 
 
@@ -111,18 +111,6 @@ def test_a_run_averages_all_updates_and_keeps_its_own_weights(tmp_path: Path) ->
         torch.testing.assert_close(average, expected[name], rtol=1e-5, atol=1e-6)
     assert same(kept(tmp_path / "averaged"), averaged.weights())
     assert kept(tmp_path / "plain") == {}
-
-
-def test_a_stopped_run_goes_on_with_its_averages_to_the_bit(tmp_path: Path) -> None:
-    whole = tiny_trainer(tmp_path / "whole", ema=EmaConfig(decay=0.99))
-    whole.fit()
-    stopped = tiny_trainer(tmp_path / "parts", ema=EmaConfig(decay=0.99), objective=SignalAfter(7))
-    assert stopped.fit().interrupted
-    rest = tiny_trainer(tmp_path / "parts", ema=EmaConfig(decay=0.99))
-    rest.fit()
-    assert same(rest.weights(), whole.weights())
-    assert same(kept(tmp_path / "parts"), kept(tmp_path / "whole"))
-    assert not same(rest.weights(), weights(rest))
 
 
 def test_averages_that_a_run_did_not_keep_before_begin_where_it_goes_on(tmp_path: Path) -> None:
