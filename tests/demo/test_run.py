@@ -80,15 +80,6 @@ def test_a_second_demo_makes_the_same_report(shown: DemoResult, folder: Path, mo
     assert shown.report.read_text() == before
 
 
-def test_what_another_model_filled_is_replaced(tmp_path: Path, model: Path) -> None:
-    images = own_images(tmp_path / "images")
-    demo(tmp_path / "out", images=images, model=model)
-    other = write_model(tmp_path / "other", seed=1)
-    again = demo(tmp_path / "out", images=images, model=other)
-    with Collection.open(str(again.index)) as collection:
-        assert collection.info.fingerprint == load(other).fingerprint
-
-
 def test_a_demo_that_stopped_before_its_collection_was_made_goes_on(
     tmp_path: Path, model: Path
 ) -> None:
@@ -115,12 +106,18 @@ def own_images(folder: Path) -> Path:
 def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
     tmp_path: Path, model: Path
 ) -> None:
-    made = demo(tmp_path / "out", images=own_images(tmp_path / "images"), model=model)
+    images = own_images(tmp_path / "images")
+    made = demo(tmp_path / "out", images=images, model=model)
     page = made.report.read_text()
     assert "“a red car”" in page
     assert "5 images" in page
     with Collection.open(str(made.index)) as collection:
         assert collection.count() == 5
+    # What another model filled is replaced.
+    other = write_model(tmp_path / "other", seed=1)
+    again = demo(tmp_path / "out", images=images, model=other)
+    with Collection.open(str(again.index)) as collection:
+        assert collection.info.fingerprint == load(other).fingerprint
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path, model: Path) -> None:

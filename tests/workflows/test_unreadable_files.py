@@ -10,18 +10,11 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import UnreadableFile, open_sources, resolve_uris
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
-from tiny_model import write_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
 
 
 @pytest.fixture

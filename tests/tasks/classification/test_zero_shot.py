@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
@@ -122,47 +121,6 @@ def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
     best = np.where(np.isfinite(log_p), scores, -np.inf).argmax(axis=1)
     right = [names[rank] == answer for rank, answer in zip(best, answers, strict=True)]
     assert found["top1"] == pytest.approx(np.mean(right))
-
-
-def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path) -> None:
-    peer = pytest.importorskip(
-        "clip_benchmark.metrics.zeroshot_classification",
-        reason="the oracle, clip-benchmark, is not installed",
-    )
-    samples = [dataclasses.replace(it, labels=(LABELS[row % 7],)) for row, it in enumerate(SAMPLES)]
-    result = solve(predictor, tmp_path, samples, "photo")
-    answers = [sample.labels[0].replace("_", " ") for sample in samples]
-    names = sorted(set(answers))
-    encoder = _Encoder(predictor)
-    classifier = peer.zero_shot_classifier(
-        encoder,
-        encoder.tokenize,
-        names,
-        [it.replace("{}", "{c}") for it in PROMPTS["photo"]],
-        "cpu",
-        amp=False,
-    )
-    images = torch.from_numpy(predictor.embed_images([sample.image for sample in samples]))
-    targets = torch.tensor([names.index(answer) for answer in answers])
-    # Its own `accuracy` does not run with this NumPy.
-    first = (100 * images @ classifier).topk(5).indices == targets[:, None]
-    assert result.metrics["top1"] == pytest.approx(float(first[:, 0].float().mean()))
-    assert result.metrics["top5"] == pytest.approx(float(first.any(dim=1).float().mean()))
-
-
-class _Encoder:
-    """What the peer asks of a model: token ids in, vectors out."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self._texts: list[str] = []
-
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        self._texts = texts
-        return torch.zeros(len(texts))
-
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self._predictor.embed_texts(self._texts))
 
 
 def test_classes_may_be_ranked_by_the_likelihood_of_their_prompts(

@@ -31,13 +31,12 @@ INFO = CollectionInfo(
 
 
 def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here" / "photos").mkdir(parents=True)
     (tmp_path / "here" / "photos" / "0.png").write_bytes(image_bytes(0))
     monkeypatch.chdir(tmp_path / "here")
     write_model(Path("model"))
-    uri = str(tmp_path / "pictures.db")
     index_images(["photos"], load("model"), uri=uri, captions=False)
     monkeypatch.chdir(tmp_path)
     with open_search(uri) as engine:
@@ -89,9 +88,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
-    model: Path, photos: Path, tmp_path: Path
+    model: Path, photos: Path, uri: str
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     filled = index_images([photos], load(model), uri=uri)
     assert (filled.report.added, filled.collection.count) == (3, 3)
     assert filled.collection.model == str(model)
@@ -103,13 +101,10 @@ def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
         assert engine.search("a red car", filter='caption == "a red car"')[0].path.endswith("0.png")
 
 
-def test_captions_are_written_unless_they_are_unwanted(
-    model: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_captions_are_written_unless_they_are_unwanted(model: Path, photos: Path, uri: str) -> None:
     predictor = load(model)
     written = captioner(predictor)([image_bytes(1), image_bytes(2)])
     assert written == [one.text for one in predictor.caption([image_bytes(1), image_bytes(2)])]
-    uri = str(tmp_path / "pictures.db")
     for collection, wanted in (("with", True), ("without", False)):
         index_images([photos], predictor, uri=uri, collection=collection, captions=wanted)
         with open_search(uri, collection=collection, model=predictor) as engine:
@@ -119,9 +114,8 @@ def test_captions_are_written_unless_they_are_unwanted(
 
 
 def test_a_collection_of_shorter_vectors_is_filled_and_searched(
-    model: Path, photos: Path, tmp_path: Path
+    model: Path, photos: Path, uri: str
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     filled = index_images([photos], load(model, dimensions=8), uri=uri)
     assert filled.collection.embed_dim == 8
     with open_search(uri) as engine:
@@ -141,13 +135,14 @@ def test_re_ranking_reads_images_of_every_source(
     model: Path,
     photos: Path,
     tmp_path: Path,
+    uri: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with ShardWriter(tmp_path / "shards") as writer:
         for number in range(3, 6):
             writer.write(Sample(f"k{number}", image_bytes(number)))
-    uri, predictor = str(tmp_path / "pictures.db"), load(model)
+    predictor = load(model)
     index_sources(
         open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
     )
@@ -198,9 +193,8 @@ def test_a_collection_of_an_earlier_edition_says_how_to_embed_it_again() -> None
 
 
 def test_a_missing_model_is_replaced_by_the_fallback_or_reported(
-    model: Path, photos: Path, tmp_path: Path
+    model: Path, photos: Path, tmp_path: Path, uri: str
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     moved = write_model(tmp_path / "moved")
     index_images([photos], load(moved), uri=uri, captions=False)
     moved.rename(tmp_path / "elsewhere")

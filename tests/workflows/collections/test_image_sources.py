@@ -270,16 +270,6 @@ def test_the_etag_of_a_tars_member_changes_with_its_image_and_with_its_caption(
     assert etags[0] == etags[3]
 
 
-def test_members_and_tars_that_are_gone_are_lost_and_others_are_not(tmp_path: Path) -> None:
-    pack(tmp_path / "shards")
-    (source,) = open_sources(resolve_uris([str(tmp_path / "shards" / "*.tar")]))
-    within = tmp_path / "shards"
-    assert source.has_lost(str(within / "shard-000000.tar" / "k9"), "")
-    assert source.has_lost(str(within / "shard-000009.tar" / "k0"), "")
-    assert not source.has_lost(str(tmp_path / "other" / "shard-000000.tar" / "k0"), "")
-    assert not source.has_lost(str(within / "a.png"), "")
-
-
 def test_rows_of_a_manifest_that_share_an_image_are_one_entry_with_all_captions(
     photos: Path,
 ) -> None:

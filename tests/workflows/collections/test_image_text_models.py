@@ -14,12 +14,10 @@ from coca.core.errors import ConfigError, UnsupportedError
 from coca.data.sources.folder import FolderConfig
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import Execution
-from coca.search.ingest.reindex import reindex
 from coca.search.milvus.collection import Collection
 from coca.tasks import TaskConfig
 from coca.workflows.collections.calibrate import MIN_RECORDS, calibrate
-from coca.workflows.collections.collection_model import open_collection, open_search
-from coca.workflows.collections.image_resolver import ImageResolver
+from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
 from tiny_data import image_bytes
@@ -29,7 +27,6 @@ from tiny_model import write_model
 COUNT = MIN_RECORDS
 WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "clip": ("open_clip", write_openclip),
-    "siglip": ("transformers", partial(write_transformers, family="siglip")),
     "naflex": ("transformers", partial(write_transformers, family="siglip2")),
     "sentences": ("sentence_transformers", write_sentence_transformers),
 }
@@ -91,13 +88,6 @@ def test_a_search_loads_the_model_of_the_collection(
     assert found[0].score == pytest.approx(expected[0], abs=1e-3)
 
 
-def test_classification_ranks_labels_by_cosine(model: BasePredictor) -> None:
-    labels, image = ["a dog", "a car", "the sea"], image_bytes(0)
-    (ranked,) = model.classify([image], labels)
-    cosines = model.embed_images([image]) @ model.embed_texts(labels).T
-    assert ranked[0].label == labels[int(cosines.argmax())]
-
-
 def test_captions_come_from_another_model(
     model: BasePredictor, photos: Path, tmp_path: Path
 ) -> None:
@@ -109,20 +99,6 @@ def test_captions_come_from_another_model(
     assert captions[str(photos / "0.png")] == expected
     with pytest.raises(ConfigError, match="has no decoder that writes captions"):
         index_images([photos], model, uri=str(tmp_path / "other.db"), captions_from=model)
-
-
-def test_a_collection_of_a_coca_is_embedded_again(
-    model: BasePredictor, photos: Path, tmp_path: Path
-) -> None:
-    uri, name = str(tmp_path / "pictures.db"), "pictures"
-    index_images([photos], coca.load("everyday", device="cpu"), uri=uri, captions=False)
-    with (
-        Collection.open(uri, name) as old,
-        open_collection(model, uri, name, create=True, staged=True) as new,
-    ):
-        report = reindex(old, model, new, open_image=ImageResolver(), switch=lambda report: True)
-        assert (report.embedded, report.lost) == (COUNT, [])
-        assert new.info.fingerprint == model.fingerprint
 
 
 def test_a_collection_is_calibrated(model: BasePredictor, uri: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
@@ -22,18 +21,11 @@ from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import BadImageLog, index_images, index_sources
 from tiny_data import image_bytes
-from tiny_model import write_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
 
 
 def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothing(
-    model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in range(5):
             writer.write(Sample(f"k{n}", image_bytes(n), (f"number {n}",)))
@@ -87,12 +79,14 @@ def captions(uri: str) -> dict[str, str]:
         return {Path(path).stem: caption for _, path, caption, _ in collection.origins()}
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", ["together", "folder first", "table first"])
 def test_a_table_and_the_folder_of_its_images_leave_each_others_captions(
-    model: Predictor, tmp_path: Path, album: Path, together: bool, monkeypatch: pytest.MonkeyPatch
+    model: Predictor, uri: str, album: Path, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
-    rounds: list[list[Path]] = [[album, table]] if together else [[album], [table]]
+    table = album / "table.csv"
+    rounds: list[list[Path]] = [[album, table]] if order == "together" else [[album], [table]]
+    if order == "table first":
+        rounds.reverse()
     for sources in rounds:
         index_images(sources, model, uri=uri, captions=False)
     spoken = {"a": "table a", "b": "table b", "c": ""}
@@ -123,9 +117,9 @@ def test_a_table_and_the_folder_of_its_images_leave_each_others_captions(
 
 
 def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, uri: str, album: Path
 ) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    table = album / "table.csv"
     index_images([album, table], model, uri=uri, captions=False)
     table.write_text("image,caption,year\nb.png,table b,2\n")
     assert index_images([table], model, uri=uri, captions=False, prune=True).report.removed == 0
@@ -138,9 +132,8 @@ def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
 
 
 def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, uri: str, album: Path
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     index_images([album], model, uri=uri, captions=False)
     with Collection.open(uri) as collection:
         records = collection.get(collection.ids()).values()
@@ -161,9 +154,9 @@ def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
 
 
 def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, uri: str, album: Path
 ) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    table = album / "table.csv"
     table.write_text("image,year\na.png,1\nb.png,2\n")
     for sources in ([album, table], [album], [table]):
         index_images(sources, model, uri=uri, captions=False)
@@ -173,23 +166,10 @@ def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
     assert captions(uri)["b"] == "near b"
 
 
-@pytest.mark.parametrize("folder_first", [True, False])
-def test_an_image_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
-    model: Predictor, tmp_path: Path, album: Path, folder_first: bool
-) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
-    for source in [album, table] if folder_first else [table, album]:
-        index_images([source], model, uri=uri, captions=False)
-    with Collection.open(uri) as collection:
-        albums = {record.album for batch in collection.read_through() for record in batch}
-    assert albums == {str(album)}
-    assert captions(uri)["a"] == "table a"
-
-
 def test_a_file_that_only_a_table_still_names_is_pruned(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    table = album / "table.csv"
     index_images([table], model, uri=uri, captions=False)
     (album / "b.png").unlink()
     kept = index_images([table], model, uri=uri, captions=False).report
@@ -212,9 +192,8 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
 
 
 def test_captions_of_a_table_stay_with_images_that_moved(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
     index_images([album, album / "table.csv"], model, uri=uri, captions=False)
     before = captions(uri)
     moved = album.rename(tmp_path / "moved")
@@ -230,9 +209,9 @@ def test_captions_of_a_table_stay_with_images_that_moved(
 
 
 def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
-    model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, folder = str(tmp_path / "pictures.db"), tmp_path / "many"
+    folder = tmp_path / "many"
     folder.mkdir()
     for n in range(2 * model.batch_size + 1):
         (folder / f"{n:04}.png").write_bytes(image_bytes(n))
@@ -264,7 +243,7 @@ def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: 
 
 
 def test_a_model_is_loaded_after_the_sources_are_checked_and_for_the_collection_that_it_fills(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
     given: list[CollectionInfo | None] = []
 
@@ -272,7 +251,6 @@ def test_a_model_is_loaded_after_the_sources_are_checked_and_for_the_collection_
         given.append(info)
         return model
 
-    uri = str(tmp_path / "pictures.db")
     with pytest.raises(DataError, match="does not exist"):
         index_images([tmp_path / "absent"], load_model, uri=uri)
     assert not given
@@ -282,8 +260,7 @@ def test_a_model_is_loaded_after_the_sources_are_checked_and_for_the_collection_
     assert [info and info.fingerprint for info in given] == [None, model.fingerprint]
 
 
-def test_images_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
-    uri = str(tmp_path / "pictures.db")
+def test_images_do_not_go_among_classes(model: Predictor, uri: str, album: Path) -> None:
     with open_classes(model, uri, create=True) as classes:
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
         name = classes.info.collection
@@ -294,9 +271,9 @@ def test_images_do_not_go_among_classes(model: Predictor, tmp_path: Path, album:
 
 
 def test_two_tables_of_the_same_images_do_not_take_turns(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, uri: str, album: Path
 ) -> None:
-    uri, other = str(tmp_path / "pictures.db"), album / "other.csv"
+    other = album / "other.csv"
     other.write_text("image,caption\na.png,other a\n")
     tables = [album / "table.csv", other]
     index_images(tables, model, uri=uri, captions=False)
@@ -311,9 +288,9 @@ def test_two_tables_of_the_same_images_do_not_take_turns(
 
 
 def test_questions_of_a_table_and_their_answers_stay_with_the_image(
-    model: Predictor, tmp_path: Path, album: Path
+    model: Predictor, uri: str, album: Path
 ) -> None:
-    uri, table = str(tmp_path / "pictures.db"), album / "questions.jsonl"
+    table = album / "questions.jsonl"
     rows = [
         {"image": "a.png", "question": "what?", "answers": ["a", "b"], "year": 1},
         {"image": "a.png", "question": "where?", "answer": "here", "year": 1},

@@ -13,7 +13,6 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.files.local_files import Roots
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.snapshot import PathCache
@@ -26,11 +25,6 @@ from tiny_data import image_bytes
 from tiny_model import write_model
 
 pytest.importorskip("watchfiles")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
 
 
 @pytest.fixture(autouse=True)

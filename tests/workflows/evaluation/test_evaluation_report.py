@@ -168,13 +168,6 @@ def test_the_confusion_matrix_is_a_table() -> None:
     assert "| dog | cat | 1 |" in text
 
 
-def test_the_right_hit_is_marked_in_both_forms() -> None:
-    pairs = [(config("retrieval", "COCO"), retrieval())]
-    assert "- **correct:** 0.31\n- 0.2" in render_markdown("t", "l", _sections(pairs))
-    page = render("t", "l", _sections(pairs))
-    assert page.count('marked"') == 1
-
-
 def test_a_result_without_anything_to_show_is_its_scores() -> None:
     pairs = [(config("counting", "mine"), TaskResult("counting", {"mean": 0.5}, 3))]
     assert len(_sections(pairs)[1].blocks) == 1

@@ -9,12 +9,7 @@ from coca.model.coca import CoCa
 from coca.workflows.training import dry_run as module
 from coca.workflows.training.dry_run import dry_run
 from coca.workflows.training.pretrain import PretrainConfig
-from tiny_workflows import recipe, write_squares
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_squares(tmp_path / "pictures")
+from tiny_workflows import recipe
 
 
 def parameters(config: PretrainConfig) -> int:

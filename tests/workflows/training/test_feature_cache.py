@@ -17,15 +17,10 @@ from coca.model.encoders.timm import TimmEncoder
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
 from tiny_run import same
-from tiny_workflows import RECIPE, stopping_at, write_squares
+from tiny_workflows import RECIPE, stopping_at
 
 AUGMENT = ("data.augment.flip=0.5", "data.augment.color=0.5", "data.features.views=3")
 FREEZE = "train.optimizer.freeze=[image_encoder.backbone]"
-
-
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    return write_squares(tmp_path / "pictures")
 
 
 @pytest.fixture
@@ -83,10 +78,15 @@ def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_training_on_features_equals_training_on_images_up_to_fp16(
-    image_folder: Path, published: Path, tmp_path: Path
+    images: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "cached"))
     pretrain(recipe(tmp_path, "plain", cached=False))
+    expected = torch.load(published, weights_only=True)
+    published.unlink()
+    found = weights(tmp_path / "cached")
+    for name, tensor in expected.items():
+        assert torch.equal(found[f"image_encoder.backbone.{name}"], tensor)
     one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
     for cached, plain in zip(one, other, strict=True):
         assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-3)
@@ -94,7 +94,7 @@ def test_training_on_features_equals_training_on_images_up_to_fp16(
 
 
 def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
-    image_folder: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with encoder_calls(monkeypatch) as calls:
         pretrain(recipe(tmp_path, "one", *AUGMENT))
@@ -107,7 +107,7 @@ def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
 
 
 def test_a_run_waits_for_the_features_that_another_is_writing(
-    image_folder: Path,
+    images: Path,
     published: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -132,19 +132,8 @@ def test_a_run_waits_for_the_features_that_another_is_writing(
     assert written.read_bytes() == content
 
 
-def test_the_frozen_encoder_is_saved_as_it_was_published(
-    image_folder: Path, published: Path, tmp_path: Path
-) -> None:
-    pretrain(recipe(tmp_path, "run"))
-    expected = torch.load(published, weights_only=True)
-    published.unlink()
-    found = weights(tmp_path / "run")
-    for name, tensor in expected.items():
-        assert torch.equal(found[f"image_encoder.backbone.{name}"], tensor)
-
-
 def test_a_run_in_two_parts_equals_the_run_in_one(
-    image_folder: Path, published: Path, tmp_path: Path
+    images: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "whole", *AUGMENT))
     stopped = pretrain(recipe(tmp_path, "parts", *AUGMENT), progress=stopping_at(7))
@@ -154,7 +143,7 @@ def test_a_run_in_two_parts_equals_the_run_in_one(
 
 
 def test_other_images_weights_or_augmentation_have_other_files(
-    image_folder: Path, published: Path, tmp_path: Path
+    images: Path, published: Path, tmp_path: Path
 ) -> None:
     def names(*changes: str) -> set[str]:
         return {file.path.name for file in compute_features(recipe(tmp_path, "run", *changes))}
@@ -168,14 +157,14 @@ def test_other_images_weights_or_augmentation_have_other_files(
 
 
 def test_an_unreadable_image_is_replaced_and_reported(
-    image_folder: Path, published: Path, tmp_path: Path
+    images: Path, published: Path, tmp_path: Path
 ) -> None:
-    (image_folder / "3.png").write_bytes(b"no image")
+    (images / "3.png").write_bytes(b"no image")
     pretrain(recipe(tmp_path, "run", "data.loader.max_bad_fraction=0.9"))
     assert "not_an_image" in (tmp_path / "run" / "bad_samples.jsonl").read_text()
 
 
-def test_a_damaged_file_stops_the_run(image_folder: Path, published: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_stops_the_run(images: Path, published: Path, tmp_path: Path) -> None:
     (file,) = compute_features(recipe(tmp_path, "run"))
     file.path.write_bytes(file.path.read_bytes()[:-7])
     with pytest.raises(DataError, match="`coca data features RECIPE` writes it again"):
@@ -195,7 +184,7 @@ def test_a_damaged_file_stops_the_run(image_folder: Path, published: Path, tmp_p
     ],
 )
 def test_recipes_that_cannot_use_features_are_refused(
-    changes: list[str], complaint: str, image_folder: Path, published: Path, tmp_path: Path
+    changes: list[str], complaint: str, images: Path, published: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         pretrain(recipe(tmp_path, "run", *changes))

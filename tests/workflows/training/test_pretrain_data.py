@@ -16,6 +16,7 @@ from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import sample_text
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
+from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.prompts import CLIP_PROMPTS
 from coca.workflows.training import pretrain_data
@@ -128,6 +129,26 @@ def test_a_tokenizer_is_learned_until_the_run_has_a_checkpoint_and_then_read(
         obtain([])
 
 
+def loader_of(
+    tmp_path: Path,
+    samples: list[Any],
+    config: DataConfig,
+    processor: Processor | None = None,
+    *,
+    steps: int = 5,
+    device: str = "cpu",
+) -> Loader:
+    return make_loader(
+        config,
+        [(SOURCE, MemorySource(samples))],
+        processor or tiny_processor(),
+        steps=steps,
+        seed=0,
+        bad_log=tmp_path / "bad.jsonl",
+        device=device,
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,22 +161,13 @@ def test_samples_that_are_all_unusable_are_refused_before_the_first_step(
 ) -> None:
     samples = [replace(sample, **change) for sample in make_samples(5)]
 
-    def loader(source: MemorySource, **settings: Any) -> Loader:
-        config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=2, **settings))
-        return make_loader(
-            config,
-            [(SOURCE, source)],
-            tiny_processor(),
-            steps=1,
-            seed=0,
-            bad_log=tmp_path / "bad.jsonl",
-        )
-
+    strict = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=2))
+    lenient = replace(strict, loader=LoaderConfig(batch_size=2, max_bad_fraction=1.0))
     with pytest.raises(DataError, match=message):
-        loader(MemorySource(samples))
+        loader_of(tmp_path, samples, strict)
     # Some usable ones may be enough, and who allows bad ones is not asked.
-    loader(MemorySource([*samples, *make_samples(1)]))
-    loader(MemorySource(samples), max_bad_fraction=1.0)
+    loader_of(tmp_path, [*samples, *make_samples(1)], strict)
+    loader_of(tmp_path, samples, lenient)
 
 
 def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:
@@ -168,15 +180,7 @@ def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:
         ),
     )
     processor = make_processor(config, tiny_processor().tokenizer, image_size=8, context_length=24)
-    loader = make_loader(
-        config,
-        [(SOURCE, MemorySource(make_samples(10)))],
-        processor,
-        steps=5,
-        seed=0,
-        bad_log=tmp_path / "bad.jsonl",
-    )
-    batches = iter(loader)
+    batches = iter(loader_of(tmp_path, make_samples(10), config, processor))
     # 30 % of 5 steps is a step and a half, 60 % are three.
     assert [next(batches).images.shape[-1] for _ in range(5)] == [4, 4, 12, 8, 8]
 
@@ -194,14 +198,7 @@ def test_a_stage_without_augmentation_shows_the_plain_image(tmp_path: Path) -> N
     tokenizer = tiny_processor().tokenizer
     small = make_processor(config, tokenizer, image_size=4, context_length=24)
     processor = make_processor(config, tokenizer, image_size=8, context_length=24)
-    loader = make_loader(
-        config,
-        [(SOURCE, MemorySource([sample]))],
-        processor,
-        steps=2,
-        seed=0,
-        bad_log=tmp_path / "b",
-    )
+    loader = loader_of(tmp_path, [sample], config, processor, steps=2)
     assert next(iter(loader)).to("cpu").images.equal(small.images([sample.image] * 2))
 
 
@@ -209,15 +206,7 @@ def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=4))
     for device, pinned in (("cpu", False), ("auto", True), ("cuda:0", True)):
-        loader = make_loader(
-            config,
-            [(SOURCE, MemorySource(make_samples(10)))],
-            tiny_processor(),
-            steps=5,
-            seed=0,
-            bad_log=tmp_path / "bad.jsonl",
-            device=device,
-        )
+        loader = loader_of(tmp_path, make_samples(10), config, device=device)
         assert loader.pin_memory == pinned
 
 

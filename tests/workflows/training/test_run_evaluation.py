@@ -20,18 +20,13 @@ from coca.workflows.training.pretrain import pretrain
 from coca.workflows.training.run_evaluation import EvalConfig, is_best_low
 from coca.workflows.training.runs import best_of
 from tiny_ranks import on_ranks
-from tiny_workflows import recipe, stopping_at, watched_run, write_squares
+from tiny_workflows import recipe, stopping_at, watched_run
 
 RANDOM = (
     "train.schedule.patch_dropout=0.5",
     "train.ema.decay=0.9",
     "data.augment.flip=0.5",
 )
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_squares(tmp_path / "pictures")
 
 
 def watched(images: Path, *more: str) -> tuple[str, ...]:
@@ -141,10 +136,12 @@ def test_a_stopped_run_ends_with_the_scores_and_the_best_of_one_that_was_not(
     images: Path, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    changes = (*RANDOM, *watched(images))
+    stages = "data.resolution=[{until: 0.5, image_size: 8}]"
+    changes = (*RANDOM, *watched(images), stages, "train.schedule.decay=constant")
     pretrain(recipe(images, whole, *changes))
     for step in (4, 9):
-        pretrain(recipe(images, parts, *changes), progress=stopping_at(step))
+        stopped = pretrain(recipe(images, parts, *changes), progress=stopping_at(step))
+        assert (stopped.step, stopped.interrupted, stopped.terminated) == (step, True, False)
     pretrain(recipe(images, parts, *changes))
     assert_same_training(parts, whole)
     assert scores(parts) == scores(whole)

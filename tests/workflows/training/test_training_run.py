@@ -13,26 +13,21 @@ from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from tiny_workflows import recipe, write_squares
+from tiny_workflows import recipe
 
 
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    return write_squares(tmp_path / "pictures")
-
-
-def branched(image_folder: Path, run: Path) -> PretrainConfig:
+def branched(images: Path, run: Path) -> PretrainConfig:
     """A run whose weights hardly move."""
     still = ("train.steps=3", "train.optimizer.lr=1e-12", "train.optimizer.weight_decay=0")
-    config = recipe(image_folder, run, "train.optimizer.freeze=[image_encoder.backbone]", *still)
+    config = recipe(images, run, "train.optimizer.freeze=[image_encoder.backbone]", *still)
     image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000, class_branch=True)
     return replace(config, model=replace(config.model, image=image))
 
 
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
-    image_folder: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
-    predictor = load(pretrain(branched(image_folder, tmp_path / "run")).model)
+    predictor = load(pretrain(branched(images, tmp_path / "run")).model)
     branch, names = predictor.model.class_branch, predictor.model.image_encoder.class_names
     assert branch is not None
     assert names is not None
@@ -45,20 +40,18 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
 
 
-def test_a_class_branch_is_taken_from_a_model_that_has_one(
-    image_folder: Path, tmp_path: Path
-) -> None:
-    first = pretrain(branched(image_folder, tmp_path / "first"))
-    config = branched(image_folder, tmp_path / "second")
+def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_path: Path) -> None:
+    first = pretrain(branched(images, tmp_path / "first"))
+    config = branched(images, tmp_path / "second")
     second = pretrain(replace(config, init_from=str(first.model)))
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
 
 
 def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
-    image_folder: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
-    config = branched(image_folder, tmp_path / "run")
+    config = branched(images, tmp_path / "run")
     assert isinstance(config.model.image, TimmConfig)
     image = replace(config.model.image, classes=0, class_branch=False)
     model = replace(config.model, image=image)
