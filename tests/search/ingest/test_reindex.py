@@ -246,23 +246,6 @@ def test_a_write_between_the_last_comparison_and_the_switch_is_copied(
     assert new.get(new.ids()) == old.get(old.ids())
 
 
-def test_writes_through_the_old_name_fail_after_the_switch_and_reads_go_on(
-    staged: tuple[Collection, Collection],
-) -> None:
-    old, new = staged
-    (record,) = old.get([content_id(b"1")]).values()
-    reindex(old, Newer(), new, switch=switched(new))
-    with pytest.raises(SearchError, match=rf"now refers to '{new.own_name}'.* open it again"):
-        old.upsert([replace(record, caption="too late")])
-    with pytest.raises(SearchError, match="now refers to"):
-        old.delete([record.id])
-    assert old.count() == 5
-    assert new.count() == 6
-    # By its own name it is still written.
-    with Collection.open(old.info.uri, old.own_name) as previous:
-        previous.upsert([record])
-
-
 def test_what_others_write_to_the_new_collection_after_the_switch_is_kept(
     staged: tuple[Collection, Collection], folder: Path, embedder: Any
 ) -> None:

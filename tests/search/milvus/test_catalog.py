@@ -64,6 +64,8 @@ def test_open_readers_keep_their_collection_when_the_name_is_switched_and_writer
     ):
         with pytest.raises(SearchError, match=f"now refers to '{two.own_name}'"):
             write()
+    # By its own name it is still written.
+    make_index(collection=one.own_name).upsert([make_record("old", text_vector=text_vector)])
     assert sorted(one.ids()) == ["late", "old"]
     assert {hit.id for hit in one.search(text_vector[None], on="text")[0]} == {"late", "old"}
     assert two.ids() == ["new"]

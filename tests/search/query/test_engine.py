@@ -7,6 +7,7 @@ import pytest
 from coca.core.errors import DataError, SearchError
 from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
+from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Record
@@ -56,11 +57,6 @@ def test_similar_images_leave_out_the_image_itself(engine: SearchEngine) -> None
     assert filtered == [hit for hit in everything if hit.metadata["n"] >= 20][:5]
 
 
-def test_similar_to_an_unknown_record_is_an_error(engine: SearchEngine) -> None:
-    with pytest.raises(SearchError, match="no record 'absent'"):
-        engine.similar("absent")
-
-
 def test_another_model_is_refused_before_the_first_search(
     embedder: Any, collection: Collection
 ) -> None:
@@ -69,32 +65,33 @@ def test_another_model_is_refused_before_the_first_search(
         SearchEngine(embedder, collection)
 
 
-def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
-    with pytest.raises(SearchError, match="nothing to search for"):
-        engine.search()
-    with pytest.raises(SearchError, match="the text to search for is empty"):
-        engine.search(" ")
-
-
-def test_an_image_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
-    with pytest.raises(DataError, match="not an image"):
-        engine.search(image=b"bad")
-
-
-def test_a_re_ranking_that_cannot_be_done_is_refused_before_the_search(
-    engine: SearchEngine,
+@pytest.mark.parametrize(
+    ("ask", "kind", "fault"),
+    [
+        (lambda it: it.search(), SearchError, "nothing to search for"),
+        (lambda it: it.search(" "), SearchError, "the text to search for is empty"),
+        (lambda it: it.search(image=b"bad"), DataError, "not an image"),
+        (lambda it: it.search(image=b"17", rerank=2), SearchError, "add a text"),
+        (lambda it: it.search("17", rerank=2), SearchError, "writes no captions"),
+        (lambda it: it.search(vector=np.eye(16)[0], hybrid=True), SearchError, "add a text"),
+        (lambda it: it.search("3", hybrid=True, on="text"), SearchError, "on must be 'image'"),
+        (
+            lambda it: it.search_batch(texts=["1", "2"], images=[b"1"]),
+            SearchError,
+            "the same number of each",
+        ),
+        (lambda it: it.similar("absent"), SearchError, "no record 'absent'"),
+        (lambda it: it.similar("8", k=0), SearchError, "must be a whole number of at least"),
+        (lambda it: it.similar("8", offset=-1), SearchError, "must be a whole number of at least"),
+        (lambda it: it.search("3", k=16_380, offset=10), SearchError, "at most 16,384"),
+    ],
+)
+def test_a_search_that_cannot_be_done_is_refused(
+    engine: SearchEngine, ask: Callable[[SearchEngine], Any], kind: type[Exception], fault: str
 ) -> None:
-    with pytest.raises(SearchError, match=r"rerank must be a whole number in \[0, 16384\], got -1"):
-        engine.search("17", rerank=-1)
-    with pytest.raises(SearchError, match="add a text"):
-        engine.search(image=b"17", rerank=2)
-    with pytest.raises(SearchError, match="writes no captions"):
-        engine.search("17", rerank=2)
-
-
-def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
-    with pytest.raises(SearchError, match="the same number of each"):
-        engine.search_batch(texts=["1", "2"], images=[b"1"])
+    for one in (engine, SearchEngine(engine.embedder, CollectionCopy(engine.collection))):
+        with pytest.raises(kind, match=fault):
+            ask(one)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +131,6 @@ def test_the_length_of_a_vector_does_not_count(engine: SearchEngine, embedder: A
 def test_no_queries_get_no_answers(engine: SearchEngine) -> None:
     assert engine.search_batch(texts=[]) == []
     assert engine.search_batch(vectors=np.zeros((0, 16))) == []
-
-
-def test_a_page_of_similar_images_that_cannot_be_is_refused(engine: SearchEngine) -> None:
-    for k, offset in ((0, 0), (5, -1)):
-        with pytest.raises(SearchError, match="must be a whole number of at least"):
-            engine.similar("8", k=k, offset=offset)
 
 
 def test_terms_weigh_texts_images_and_vectors(engine: SearchEngine, embedder: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.core.errors import ConfigError, SearchError
+from coca.core.errors import ConfigError
 from coca.search.milvus.collection import Collection
 from coca.search.query import ranking as ranking_module
 from coca.search.query.collection_copy import CollectionCopy
@@ -251,23 +251,6 @@ def test_the_default_ranks_texts_by_the_captions_that_people_gave(
         assert all(hit.fused_score is None for hit in engine.search("a car", on="text"))
         terms = [Term(text="a car"), Term(text="night", weight=-0.3)]
         assert all(hit.fused_score is not None for hit in engine.search(terms=terms))
-
-
-def test_a_ranking_that_cannot_be_is_refused(engines: list[SearchEngine]) -> None:
-    for engine in engines:
-        for k, offset, message in (
-            (0, 0, "k must be a whole number of at least 1, got 0"),
-            (1, -1, "offset must be a whole number of at least 0, got -1"),
-            (10, 16_380, "k and offset must add up to at most 16,384, got 10 and 16,380"),
-        ):
-            with pytest.raises(SearchError, match=message):
-                engine.search("3", k=k, offset=offset, ranking=Ranking())
-        with pytest.raises(SearchError, match="add a text"):
-            engine.search(vector=np.eye(16)[0], hybrid=True)
-        with pytest.raises(SearchError, match="hybrid false"):
-            engine.search("3", hybrid=False, ranking=Ranking())
-        with pytest.raises(SearchError, match="on must be 'image'"):
-            engine.search("3", hybrid=True, on="text")
 
 
 @pytest.mark.parametrize("caption", ["", "a red car"])
