@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 
 from coca.core.config.docs import docstrings, field_types
@@ -7,12 +5,6 @@ from coca.core.errors import ArgumentError, ConfigError
 from coca.search.query.match import MARKED_HITS
 from coca.search.records import Hit
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions
-
-
-def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
-    unknown: dict[str, Any] = {"of_set": 2}
-    with pytest.raises(ConfigError, match="search has no option 'of_set'; did you mean 'offset'"):
-        SearchOptions.of(**unknown)
 
 
 def test_a_search_by_vectors_has_no_options_of_queries() -> None:

@@ -72,24 +72,6 @@ def test_what_was_removed_just_now_is_not_found(
         collection.delete([cat.id])
 
 
-def test_an_album_gives_one_hit(collection: Collection, make_record: MakeRecord) -> None:
-    frames = [make_record(f"v{n}", album=f"video {n % 3}") for n in range(30)]
-    alone = [make_record(f"p{n}") for n in range(5)]
-    collection.upsert([*frames, *alone])
-    query = make_record("query").vector
-    cosines = {record.id: float(record.vector @ query) for record in [*frames, *alone]}
-    best: dict[str, str] = {}
-    for record in sorted([*frames, *alone], key=lambda record: -cosines[record.id]):
-        best.setdefault(record.album or record.id, record.id)
-    whole = collection.search(query[np.newaxis], 20, group_by="album")[0]
-    assert [hit.id for hit in whole] == list(best.values())
-    for k, offset in ((2, 0), (3, 2), (10, 6)):
-        page = collection.search(query[np.newaxis], k, offset=offset, group_by="album")[0]
-        assert [hit.id for hit in page] == list(best.values())[offset : offset + k]
-    kept = collection.search(query[np.newaxis], 5, filter='album == "video 1"', group_by="album")[0]
-    assert [hit.album for hit in kept] == ["video 1"]
-
-
 def test_albums_of_many_similar_images_do_not_hide_each_other(
     make_index: Callable[..., Collection],
     fresh: str,

@@ -100,6 +100,26 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         process.kill()
 
 
+SECOND_PROCESS = """
+import sys
+from coca.core.errors import SearchError
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record
+import numpy as np
+index = Collection.open(sys.argv[1], sys.argv[2], fingerprint="model-one")
+print("ready", flush=True)
+for line in sys.stdin:
+    id = line.strip()
+    try:
+        index.upsert([Record(id=id, path=id, vector=np.eye(16, dtype=np.float32)[0])])
+    except SearchError as error:
+        print(error, flush=True)
+        continue
+    hits = index.search(np.eye(16, dtype=np.float32)[:1])[0]
+    print(*sorted(hit.id for hit in hits), flush=True)
+"""
+
+
 def test_a_process_that_has_it_open_never_meets_the_other_model(
     served: str, make_record: MakeRecord, fresh: str
 ) -> None:
@@ -107,16 +127,21 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
     about: dict[str, Any] = {"embed_dim": 16, "create": True}
     with Collection.open(served, fresh, fingerprint="model-one", **about) as one:
         one.upsert([make_record("old")])
+        command = [sys.executable, "-c", SECOND_PROCESS, served, fresh]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with (
-            second_process(served, fresh) as (send, receive),
+            subprocess.Popen(command, text=True, bufsize=1, **pipes) as other,
             Collection.open(served, fresh, fingerprint="model-two", staged=True, **about) as two,
         ):
+            assert other.stdin is not None
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
             two.upsert([make_record("new")])
-            send("write early")
-            assert receive() == "early old"
+            other.stdin.write("early\n")
+            assert other.stdout.readline() == "early old\n"
             point_alias(connection, fresh, two.own_name)
-            send("write late")
-            assert f"now refers to '{two.own_name}'" in receive()
+            other.stdin.write("late\n")
+            assert f"now refers to '{two.own_name}'" in other.stdout.readline()
             assert two.ids() == ["new"]
         assert {"early", "old"} <= set(one.ids())
     for own in (one.own_name, two.own_name):
@@ -191,50 +216,3 @@ def test_what_cannot_be_pointed_is_refused(connection: Connection, fresh: str) -
         drop_collection(connection, "absent")
     with pytest.raises(SearchError, match="has 248 characters, and at most 240 are allowed"):
         catalog.own_name("x" * 248, "model-one")
-
-
-class second_process:  # noqa: N801 - read as a function
-    """Second process that has a collection open, and writes or lists records on request."""
-
-    _CODE = """
-import sys
-from coca.core.errors import SearchError
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record
-import numpy as np
-index = Collection.open(sys.argv[1], sys.argv[2], fingerprint="model-one")
-print("ready", flush=True)
-for line in sys.stdin:
-    _, id = line.split()
-    try:
-        index.upsert([Record(id=id, path=id, vector=np.eye(16, dtype=np.float32)[0])])
-    except SearchError as error:
-        print(error, flush=True)
-        continue
-    hits = index.search(np.eye(16, dtype=np.float32)[:1])[0]
-    print(*sorted(hit.id for hit in hits), flush=True)
-"""
-
-    def __init__(self, uri: str, collection: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", self._CODE, uri, collection],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-
-    def __enter__(self) -> tuple[Callable[[str], None], Callable[[], str]]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        assert stdout.readline() == "ready\n"
-
-        def send(line: str) -> None:
-            stdin.write(f"{line}\n")
-            stdin.flush()
-
-        return send, lambda: stdout.readline().strip()
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.communicate()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import collection, rows, schema
+from coca.search.milvus import schema
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.records import Origin, Record
@@ -220,20 +220,6 @@ def test_a_bad_filter_is_named_with_the_reason(collection: Collection, filter: s
             ask(filter)
         assert repr(filter) in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_many_rows_are_flushed_on_the_way(
-    make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collection, "WRITE_ROWS", 10)
-    monkeypatch.setattr(rows, "FLUSH_ROWS", 30)
-    opened = make_index()
-    opened.upsert(make_record(str(n)) for n in range(45))
-    assert opened._images.unflushed == (15 if opened._connection.is_lite else 45)
-    assert opened.count() == 45
-    opened.flush()
-    opened.flush()
-    assert opened._images.unflushed == 0
 
 
 def ids(answers: list[list[Any]]) -> list[list[str]]:

@@ -175,15 +175,3 @@ def test_a_server_that_refuses_an_index_keeps_no_collection(
         make_index(collection=fresh, settings=settings)
     with pytest.raises(SearchError, match="no collection"):
         make_index(collection=fresh, create=False)
-
-
-def test_lite_is_not_asked_for_what_it_does_not_check(make_index: MakeIndex, fresh: str) -> None:
-    collection = make_index(collection=fresh)
-    if not collection.capabilities.lite:
-        pytest.skip("a server checks an index itself")
-    with pytest.raises(SearchError, match="no index of an empty collection"):
-        collection.change_index(VectorIndex("FLAT"))
-    collection.upsert([Record(id="1", path="x", vector=np.eye(16, dtype=np.float32)[0])])
-    with pytest.raises(SearchError, match="nlist of IVF_SQ8 must be above 0, got 0"):
-        collection.change_index(VectorIndex("IVF_SQ8", {"nlist": 0}))
-    assert collection.index_type == DEFAULT_INDEX

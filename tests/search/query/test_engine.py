@@ -89,7 +89,8 @@ def test_another_model_is_refused_before_the_first_search(
 def test_a_search_that_cannot_be_done_is_refused(
     engine: SearchEngine, ask: Callable[[SearchEngine], Any], kind: type[Exception], fault: str
 ) -> None:
-    for one in (engine, SearchEngine(engine.embedder, CollectionCopy(engine.collection))):
+    copy = CollectionCopy(engine.collection.in_milvus())
+    for one in (engine, SearchEngine(engine.embedder, copy)):
         with pytest.raises(kind, match=fault):
             ask(one)
 
