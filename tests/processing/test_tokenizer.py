@@ -212,13 +212,10 @@ def test_a_context_too_short_for_a_token_is_refused(tokenizer: Tokenizer) -> Non
 # Files
 
 
-@pytest.mark.parametrize("key", TRAINED)
-def test_saving_and_pickling_keep_everything(
-    key: tuple[Literal["bpe", "unigram"], bool], tmp_path: Path
-) -> None:
-    tokenizer = TRAINED[key]
+@pytest.mark.parametrize("tokenizer", [*TRAINED.values(), WITH_WORDS])
+def test_saving_and_pickling_keep_everything(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
-    batch = [*CAPTIONS, "a [CLS] b [EOS]", "ÉTÉ ☃", ""]
+    batch = [*CAPTIONS, "a [CLS] b [EOS]", "taxi of", "ÉTÉ ☃", ""]
     expected = tokenizer.encode(batch, context_length=64)
     for copy in (
         Tokenizer.load(tmp_path / "tokenizer.json"),
@@ -226,6 +223,8 @@ def test_saving_and_pickling_keep_everything(
     ):
         assert copy.encode(batch, context_length=64).equal(expected)
         assert copy.vocab_size == tokenizer.vocab_size
+        assert copy.words() == tokenizer.words()
+        assert copy.learned_size == tokenizer.learned_size
         copy.save(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
 
@@ -276,14 +275,6 @@ def test_words_that_cannot_be_one_token_are_skipped() -> None:
     assert {"automobile", "taxi", "rock", "car"} <= listed
     assert not listed & {"can't", "New", "new", "the"}  # "the" was learned
     assert WITH_WORDS.vocab_size <= 330
-
-
-def test_a_saved_word_list_is_loaded_again(tmp_path: Path) -> None:
-    WITH_WORDS.save(tmp_path / "tokenizer.json")
-    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert loaded.words() == WITH_WORDS.words()
-    assert loaded.learned_size == WITH_WORDS.learned_size
-    assert loaded.encode_prompt("taxi of") == WITH_WORDS.encode_prompt("taxi of")
 
 
 def test_parts_of_words_and_special_tokens_are_no_words() -> None:

@@ -53,14 +53,6 @@ def test_texts_are_those_of_the_sample_without_its_images(tmp_path: Path) -> Non
     assert (words.key, words.text, words.labels) == (sample.key, sample.text, sample.labels)
 
 
-def test_rows_are_chosen_by_their_columns(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "a.zip")
-    every, val = open_zip(path), open_zip(path, where={"split": "val"})
-    assert [val.read(row) for row in range(len(val))] == [every.read(1), every.read(2)]
-    assert len(open_zip(path, where={"split": ("train", "val")})) == 3
-    assert every.fingerprint != val.fingerprint
-
-
 def test_a_damaged_row_is_read_as_an_error_for_any_choice(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as file:

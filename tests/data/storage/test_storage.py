@@ -385,21 +385,13 @@ def test_a_file_named_twice_is_an_error(tars: Path) -> None:
 
 
 def test_an_s3_server_reads_fails_and_refuses_in_clear_words(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve: Serve, s3_client: Callable[[str], None]
 ) -> None:
     """Keys are below the bucket; credentials that expire are not tried again."""
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "a.tar").write_bytes(bytes(range(100)))
     server = serve(tmp_path, fail_every=3, etags=True)
-    for name, value in (
-        ("ENDPOINT_URL", server.url),
-        ("ALLOW_HTTP", "true"),
-        ("REGION", "us-east-1"),
-        ("ACCESS_KEY_ID", "id"),
-        ("SECRET_ACCESS_KEY", "key"),
-        ("SESSION_TOKEN", "token"),
-    ):
-        monkeypatch.setenv(f"AWS_{name}", value)
+    s3_client(server.url)
     storage, url = Storage(), "s3://bucket/a.tar"
     for start in range(6):
         assert storage.read(url, [(start, start + 2)]) == [bytes([start, start + 1])]
