@@ -214,6 +214,17 @@ def test_a_filter_keeps_what_a_plain_loop_keeps(
     assert found(collection, text) == {record.id for record in records if keeps(record)}
 
 
+@pytest.mark.parametrize(("field", "value"), [("width", 640), ("metadata.kind", 2)])
+def test_a_comparison_and_its_opposite_share_no_record_and_leave_none_out(
+    stored: tuple[Collection, list[Record]], field: str, value: int
+) -> None:
+    collection, records = stored
+    everything = {record.id for record in records}
+    for sign in COMPARE:
+        kept = found(collection, where(field, sign, value))
+        assert found(collection, negate(where(field, sign, value))) == everything - kept
+
+
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=12), leaf=LEAVES)
 @settings(max_examples=EXAMPLES)
 def test_no_value_widens_a_filter(
