@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import tiny_run
 from coca.model.checkpoint import CHECKPOINT_FOLDER, load_newest
@@ -66,13 +65,7 @@ def test_a_run_whose_ranks_are_killed_ends_as_if_they_never_were(
         assert codes[1 - victim] not in (0, None), "the other rank hangs, or believes to be done"
         load_newest(run)
     finish(tmp_path, run, kind)
-    ours, theirs = load_newest(run), load_newest(whole)
-    assert ours is not None
-    assert theirs is not None
-    assert ours.step == theirs.step == SETTINGS["steps"]
-    for group in ("model", "optimizer"):
-        mine, other = ours.group(group), theirs.group(group)
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[name], other[name]) for name in mine)
+    tiny_run.assert_same_checkpoint(run, whole)
+    assert newest_step(run) == SETTINGS["steps"]
     assert tiny_run.rows(run) == tiny_run.rows(whole)
     assert not list((run / CHECKPOINT_FOLDER).glob(".*"))

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import tiny_run
-from coca.model.checkpoint import Checkpoint, load_newest, step_folder
+from coca.model.checkpoint import Checkpoint, step_folder
 from coca.train.distributed.parallel import Kind
 from tiny_ranks import Results, on_ranks
+from tiny_run import newest
 from tiny_shared_run import KINDS, everything, first_parts, in_parts, resumed
 
 pytestmark = pytest.mark.distributed
@@ -48,12 +49,6 @@ def on_two(runs: Path) -> list[Results]:
 def on_four(runs: Path) -> list[Results]:
     folder = copied(runs, "two", "on-four")
     return on_ranks(4, folder, partial(resumed, {"two": folder}))
-
-
-def newest(run: Path) -> Checkpoint:
-    checkpoint = load_newest(run)
-    assert checkpoint is not None
-    return checkpoint
 
 
 def assert_read(results: Results, prefix: str, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner
-from coca.model.checkpoint import CHECKPOINT_FOLDER
+from coca.model.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.model.coca import CoCa
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optim.optimizer import OptimizerConfig
@@ -115,7 +115,21 @@ def weights(trainer: Trainer[CoCa]) -> dict[str, torch.Tensor]:
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def newest(run_folder: Path) -> Checkpoint:
+    checkpoint = load_newest(run_folder)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def assert_same_checkpoint(run_folder: Path, expected: Path) -> None:
+    """The newest checkpoints of both runs are of one step and hold the same bits."""
+    ours, theirs = newest(run_folder), newest(expected)
+    assert ours.step == theirs.step
+    for group in ("model", "optimizer", "ema"):
+        assert same(ours.group(group), theirs.group(group)), group
 
 
 def rows(run_folder: Path) -> list[dict[str, float]]:

@@ -13,7 +13,6 @@ from coca.model.captioner import Captioner
 from coca.model.checkpoint import (
     CHECKPOINT_FOLDER,
     Checkpoint,
-    load_newest,
     step_folder,
 )
 from coca.model.coca import CoCa
@@ -27,6 +26,8 @@ from tiny_run import (
     Bars,
     SignalAfter,
     TinyStream,
+    assert_same_checkpoint,
+    newest,
     recording,
     rows,
     same,
@@ -59,10 +60,7 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
     assert list(bars) == [(f"training from step {stop}", 12 - stop)]
     assert same(weights(fresh), weights(whole))
     assert rows(tmp_path / "run") == rows(whole.run_dir)
-    first, second = (load_newest(folder) for folder in (tmp_path / "run", whole.run_dir))
-    assert first is not None
-    assert second is not None
-    assert same(first.group("optimizer"), second.group("optimizer"))
+    assert_same_checkpoint(tmp_path / "run", whole.run_dir)
 
 
 def test_a_finished_run_draws_no_batch_and_returns_its_metrics(
@@ -232,8 +230,7 @@ def test_one_process_saves_at_once_what_is_of_the_run_and_what_is_its_own(tmp_pa
     saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     assert saver.kept() == "does not exist yet"
     save(saver, 3)
-    checkpoint = load_newest(tmp_path)
-    assert checkpoint is not None
+    checkpoint = newest(tmp_path)
     assert checkpoint.state == {"run": "first", "random": 3}
     assert (saver.newest, saver.step) == (checkpoint.folder, 3)
     assert saver.kept() == f"is {checkpoint.folder}"

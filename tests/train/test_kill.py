@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import tiny_run
 from coca.model.checkpoint import CHECKPOINT_FOLDER, load_newest
@@ -35,15 +34,9 @@ def finish(run_folder: Path, **settings: Any) -> None:
 
 
 def assert_same_run(run_folder: Path, whole: Path) -> None:
-    ours, theirs = load_newest(run_folder), load_newest(whole)
-    assert ours is not None
-    assert theirs is not None
-    assert ours.step == theirs.step
-    for group in ("model", "optimizer", "ema"):
-        mine, other = ours.group(group), theirs.group(group)
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[name], other[name]) for name in mine)
-    assert ours.state["random"] == theirs.state["random"]
+    tiny_run.assert_same_checkpoint(run_folder, whole)
+    ours, theirs = (tiny_run.newest(folder).state["random"] for folder in (run_folder, whole))
+    assert ours == theirs
     assert tiny_run.rows(run_folder) == tiny_run.rows(whole)
     hidden = [path.name for path in (run_folder / CHECKPOINT_FOLDER).glob(".*")]
     assert not hidden

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError
-from coca.model.checkpoint import load_newest, step_folder
+from coca.model.checkpoint import step_folder
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import on_ranks
-from tiny_run import same, tiny_trainer, weights
+from tiny_run import newest, same, tiny_trainer, weights
 from tiny_shards import PLAIN, STEPS, average_in_pieces, drift, tiny_stack
 
 
@@ -90,9 +90,7 @@ def test_a_decay_out_of_range_raises(decay: float) -> None:
 
 
 def kept(run_folder: Path) -> dict[str, Tensor]:
-    checkpoint = load_newest(run_folder)
-    assert checkpoint is not None
-    return checkpoint.group("ema")
+    return newest(run_folder).group("ema")
 
 
 def test_a_run_averages_all_updates_and_keeps_its_own_weights(tmp_path: Path) -> None:

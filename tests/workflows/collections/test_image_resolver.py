@@ -86,13 +86,6 @@ def images_of(sources: Sequence[Path]) -> list[SourceImage]:
     return found
 
 
-def test_every_image_is_read_again_by_its_path_and_etag(sources: list[Path]) -> None:
-    read, found = ImageResolver(), images_of(sources)
-    assert len(found) >= (12 if HAS_AV else 10)
-    for one in found:
-        assert read(one.path, one.etag) == one.data
-
-
 def test_a_collection_of_all_kinds_is_embedded_by_another_model(
     sources: list[Path], tmp_path: Path
 ) -> None:

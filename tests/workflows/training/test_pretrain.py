@@ -11,13 +11,12 @@ from torch import Tensor
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
-from coca.model.checkpoint import load_newest
 from coca.model.encoders.vit import VisionTransformer
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import RunResult
 from tiny_ranks import on_ranks
-from tiny_run import same
+from tiny_run import newest, same
 from tiny_workflows import NAMES, recipe, run_on_this_rank, write_squares
 
 
@@ -39,9 +38,7 @@ def shipped(run: Path) -> dict[str, Tensor]:
 
 
 def kept(run: Path, group: str = "model") -> dict[str, Tensor]:
-    checkpoint = load_newest(run)
-    assert checkpoint is not None
-    return checkpoint.group(group)
+    return newest(run).group(group)
 
 
 def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(

@@ -1,6 +1,6 @@
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,14 @@ def labelled(count: int) -> list[Sample]:
     return [Sample(f"s{number}", b"", labels=("cat",)) for number in range(count)]
 
 
+def learned(
+    *sources: tuple[SourceConfig, Sequence[Sample | DataError]], vocab_size: int = 300
+) -> Tokenizer:
+    """A tokenizer of these samples of each source."""
+    opened = [(config, MemorySource(samples)) for config, samples in sources]
+    return train_tokenizer(opened, vocab_size=vocab_size, config=TokenizerConfig())
+
+
 def test_the_tokenizer_learns_the_prompts_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
@@ -50,14 +58,13 @@ def test_the_tokenizer_learns_the_prompts_with_the_labels(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(pretrain_data, "Tokenizer", SimpleNamespace(train=train))
     prompts = SourceConfig(kind="memory", path="m", text="labels", templates=("clip",))
-    sources = [(prompts, MemorySource(labelled(160))), (SOURCE, MemorySource(make_samples(1)))]
-    train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
+    learned((prompts, labelled(160)), (SOURCE, make_samples(1)))
     assert set(read[:160]) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
     assert read[160:] == ["a red car"]
     # Of sources that are too long every n-th sample is read, and still each template.
     read.clear()
     monkeypatch.setattr(pretrain_data, "TOKENIZER_SAMPLES", 80)
-    train_tokenizer(sources[:1], vocab_size=300, config=TokenizerConfig())
+    learned((prompts, labelled(160)))
     assert len(read) == 80
     assert set(read) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
 
@@ -65,20 +72,16 @@ def test_the_tokenizer_learns_the_prompts_with_the_labels(monkeypatch: pytest.Mo
 def test_questions_and_answers_are_learned() -> None:
     samples = [Sample("s", b"", text="what colour is it", answers=("turquoise", "blue"))] * 5
     asked = SourceConfig(kind="memory", path="m", text="question", templates=("question: {}?",))
-    tokenizer = train_tokenizer(
-        [(asked, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
-    )
+    tokenizer = learned((asked, samples), vocab_size=400)
     # A frequent word is a token of its own; bytes alone would be one for each letter.
     for text in ("question: what colour is it?", "turquoise", "blue"):
         assert len(tokenizer.encode_prompt(text)) <= 1 + 2 * len(text.split())
 
 
-def test_a_label_is_learned_as_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_is_learned_as_it_is_drawn() -> None:
     samples = [Sample("s", b"", labels=("tabby_cat",))] * 5
     config = SourceConfig(kind="memory", path="m", text="labels")
-    tokenizer = train_tokenizer(
-        [(config, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
-    )
+    tokenizer = learned((config, samples), vocab_size=400)
     drawn = sample_text(samples[0], config, torch.Generator()).text
     assert len(tokenizer.encode_prompt(drawn)) <= 1 + len(drawn.split())
 
@@ -92,19 +95,12 @@ def test_a_label_is_learned_as_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_a_source_without_the_text_it_is_set_to_is_refused(text: Any, message: str) -> None:
     config = SourceConfig(kind="memory", path="m", text=text)
-    sources = [(SOURCE, MemorySource(make_samples(3))), (config, MemorySource(labelled(4)))]
     with pytest.raises(DataError, match=message):
-        train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
+        learned((SOURCE, make_samples(3)), (config, labelled(4)))
 
 
 def test_a_sample_that_cannot_be_read_is_passed_over() -> None:
-    samples: list[Sample | DataError] = [
-        *make_samples(3),
-        DataError("it is gone", reason="missing"),
-    ]
-    tokenizer = train_tokenizer(
-        [(SOURCE, MemorySource(samples))], vocab_size=300, config=TokenizerConfig()
-    )
+    tokenizer = learned((SOURCE, [*make_samples(3), DataError("it is gone", reason="missing")]))
     assert tokenizer.decode(tokenizer.encode_prompt("a red car")) == "a red car"
 
 
@@ -118,13 +114,13 @@ def test_a_tokenizer_is_learned_until_the_run_has_a_checkpoint_and_then_read(
         tokenizer.save(tmp_path / "copy.json")
         return json.dumps(json.loads((tmp_path / "copy.json").read_text()))
 
-    learned = obtain([(SOURCE, MemorySource(make_samples(3)))])
+    first = obtain([(SOURCE, MemorySource(make_samples(3)))])
     with pytest.raises(DataError, match="no text to learn"):
         obtain([])
     (tmp_path / "run" / "checkpoints" / "step_00000001").mkdir(parents=True)
-    assert obtain([]) == learned
+    assert obtain([]) == first
     (tmp_path / "run" / "tokenizer.json").rename(tmp_path / "kept.json")
-    assert obtain([], path=tmp_path / "kept.json") == learned
+    assert obtain([], path=tmp_path / "kept.json") == first
     with pytest.raises(DataError, match="no text to learn"):
         obtain([])
 

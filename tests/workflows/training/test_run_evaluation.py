@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 import coca
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
-from coca.model.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import pretrain
 from coca.workflows.training.run_evaluation import EvalConfig, is_best_low
 from coca.workflows.training.runs import best_of
 from tiny_ranks import on_ranks
+from tiny_run import assert_same_checkpoint, newest
 from tiny_workflows import recipe, stopping_at, watched_run
 
 RANDOM = (
@@ -42,15 +42,10 @@ def watched(images: Path, *more: str) -> tuple[str, ...]:
 
 
 def assert_same_training(first: Path, second: Path) -> None:
-    ours, theirs = load_newest(first), load_newest(second)
-    assert ours is not None
-    assert theirs is not None
-    for group in ("model", "optimizer", "ema"):
-        mine, other = ours.group(group), theirs.group(group)
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[name], other[name]) for name in mine), group
+    assert_same_checkpoint(first, second)
+    ours, theirs = (newest(run).state["random"] for run in (first, second))
     for generator in ("torch", "numpy"):  # the tests' type checks draw from Python's
-        assert ours.state["random"][generator] == theirs.state["random"][generator]
+        assert ours[generator] == theirs[generator]
     assert losses(first) == losses(second)
 
 

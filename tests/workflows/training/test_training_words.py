@@ -48,20 +48,7 @@ def test_common_words_labels_and_templates_are_listed_at_their_first_occurrence(
     )
 
 
-def test_keywords_that_are_not_captioned_do_not_count() -> None:
-    samples = [Sample(str(row), b"", ("a cat",), metadata={"de": ["Katze"]}) for row in range(3)]
-    config = SourceConfig(
-        kind="memory",
-        path="m",
-        keyword_field="de",
-        keyword_fraction=0.5,
-        keyword_captioning=False,
-    )
-    found = find_caption_words([(config, MemorySource(samples))], TOKENIZER)
-    assert found == CaptionWords.of(["a", "cat"])
-
-
-def test_keywords_and_answers_count() -> None:
+def test_answers_count_and_keywords_unless_they_are_not_captioned() -> None:
     samples = [
         Sample(
             str(row),
@@ -73,10 +60,13 @@ def test_keywords_and_answers_count() -> None:
         )
         for row in range(3)
     ]
-    for settings, words in (
-        ({"keyword_field": "tags", "keyword_fraction": 0.5}, ["a", "cat", "pet"]),
+    tags = {"keyword_field": "tags", "keyword_fraction": 0.5}
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        (tags, ["a", "cat", "pet"]),
+        ({**tags, "keyword_captioning": False}, ["a", "cat"]),
         ({"text": "question"}, ["what", "is", "it", "tiger"]),
-    ):
+    ]
+    for settings, words in cases:
         config = SourceConfig(kind="memory", path="m", **settings)
         found = find_caption_words([(config, MemorySource(samples))], TOKENIZER)
         assert found == CaptionWords.of(words)
