@@ -181,15 +181,6 @@ def test_the_photo_is_taken_out_of_a_question_of_daquar(
     assert sample.metadata == {"image": f"image{image}"}
 
 
-def test_a_line_that_daquar_lost_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "qa.txt"
-    path.write_text("what is it in the image1 ?\nlamp\ntable\nwhat is left in the image1 ?\nhm\n")
-    reported = faults(
-        open_source(AnnotationsConfig(kind="daquar", path=str(path), images=str(tmp_path)))
-    )
-    assert [reason for reason, _ in reported] == ["missing", "bad_record", "no_answer"]
-
-
 def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> None:
     pytest.importorskip("easy_vqa", reason="the package easy-vqa is not installed")
     for part, questions in (("train", 38_575), ("test", 9_673)):
@@ -222,14 +213,38 @@ def test_a_hypothesis_has_a_verdict_and_leaves_its_premise_aside(tmp_path: Path)
     assert sample.captions == ()
 
 
-def test_lines_of_snli_ve_without_a_verdict_or_a_hypothesis_are_bad(tmp_path: Path) -> None:
-    config = write_snli_ve(tmp_path)
+UNDECIDED = {"Flickr30K_ID": "1000", "sentence2": "So.", "gold_label": "-"}
+STATEMENTS = [
+    {"identifier": "train-1-0-0", "sentence": "So.", "label": "perhaps", "directory": 0},
+    {"identifier": "train-1-0-0", "label": "true"},
+    {"identifier": 5, "sentence": "So.", "label": "true"},
+    ["no", "object"],
+]
+BAD = "bad_record"
+
+
+@pytest.mark.parametrize(
+    ("write", "rows", "reasons", "named"),
+    [
+        (write_snli_ve, ["", UNDECIDED, {}, "{oops"], ["unknown_label", BAD, BAD], "line 10"),
+        (write_nlvr, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
+        (write_nlvr2, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
+        (write_daquar, ["table", "what is left in the image1 ?", "hm"], [BAD, "no_answer"], ""),
+    ],
+)
+def test_lines_that_are_no_questions_are_bad_samples(
+    tmp_path: Path,
+    write: Callable[[Path], SourceConfig],
+    rows: list[Any],
+    reasons: list[str],
+    named: str,
+) -> None:
+    config = write(tmp_path)
     path = Path(str(config.path))
-    row = {"Flickr30K_ID": "1000", "sentence2": "So.", "gold_label": "-"}
-    path.write_text(path.read_text() + "\n" + lines([row, {"gold_label": "neutral"}, "{oops"]))
+    path.write_text(path.read_text() + lines(rows))
     reported = faults(open_source(config))
-    assert [reason for reason, _ in reported] == ["unknown_label", "bad_record", "bad_record"]
-    assert "line 10" in reported[2][1]
+    assert [reason for reason, _ in reported] == reasons
+    assert named in reported[-1][1]
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -249,24 +264,6 @@ def test_a_statement_of_nlvr_has_six_orders_of_the_boxes(tmp_path: Path) -> None
     sample = source.read(13)
     assert (sample.key, sample.image, sample.labels) == ("dev-1-0-1", image_bytes(21), ("true",))
     assert sample.metadata == {"group": "dev-1"}
-
-
-@pytest.mark.parametrize("write", [write_nlvr, write_nlvr2])
-def test_statements_without_a_right_label_are_bad(
-    tmp_path: Path, write: Callable[[Path], SourceConfig]
-) -> None:
-    config = write(tmp_path)
-    path = Path(str(config.path))
-    rows = [
-        {"identifier": "train-1-0-0", "sentence": "So.", "label": "perhaps", "directory": 0},
-        {"identifier": "train-1-0-0", "label": "true"},
-        {"identifier": 5, "sentence": "So.", "label": "true"},
-        ["no", "object"],
-    ]
-    path.write_text(path.read_text() + lines(rows))
-    reported = faults(open_source(config))
-    assert [reason for reason, _ in reported] == ["bad_record"] * 4
-    assert "perhaps" in reported[0][1]
 
 
 def test_a_folder_of_images_that_is_not_there_is_reported_before_any_work(tmp_path: Path) -> None:

@@ -92,15 +92,9 @@ def test_a_cut_file_gives_the_whole_image_or_an_error_but_never_a_part(
     assert refused >= len(data) // 7 - 4
     half = refusal(data[: len(data) // 2])
     assert half.reason in {"truncated", "corrupt", "not_an_image"}
-
-
-@pytest.mark.parametrize("case", ["jpeg", "progressive", "png", "bmp", "tiff"])
-def test_a_file_cut_in_its_pixels_is_called_truncated(
-    scene: Image.Image, encode: Encode, case: str
-) -> None:
-    form, options = CASES[case]
-    data = encode(scene, form, **options)
-    assert refusal(data[: len(data) * 9 // 10]).reason == "truncated"
+    if case in {"jpeg", "progressive", "png", "bmp", "tiff"}:
+        # It is cut in its pixels.
+        assert refusal(data[: len(data) * 9 // 10]).reason == "truncated"
 
 
 def test_2000_damaged_images_raise_nothing_but_data_errors(

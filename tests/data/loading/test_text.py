@@ -27,20 +27,32 @@ def test_each_caption_is_drawn_about_equally_often() -> None:
     assert min(drawn.values()) > 60
 
 
-def test_blank_captions_are_never_drawn_and_spaces_around_are_cut() -> None:
-    assert draws(Sample("a", b"", ("", " one ", "\n")), config()).keys() == {"one"}
+TAGS: dict[str, Any] = {"keyword_field": "tags", "keyword_fraction": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("captions", "metadata", "settings", "drawn"),
+    [
+        (("", " one ", "\n"), {}, {}, {"one"}),
+        (("a car",), {}, {"templates": ("a drawing of {}", "{}")}, {"a drawing of a car", "a car"}),
+        (("a car",), {"tags": "ein Text"}, TAGS, {"ein Text"}),
+        (("a car",), {}, TAGS, {"a car"}),
+        (("a car",), {"tags": []}, TAGS, {"a car"}),
+        (("a car",), {"tags": " "}, TAGS, {"a car"}),
+        (("a car",), {"tags": [3]}, TAGS, {"a car"}),
+    ],
+)
+def test_captions_templates_and_keywords_are_drawn(
+    captions: tuple[str, ...], metadata: Any, settings: Any, drawn: set[str]
+) -> None:
+    sample = Sample("a", b"", captions, metadata=metadata)
+    assert draws(sample, config(**settings)).keys() == drawn
 
 
 def test_labels_are_shuffled_joined_and_put_into_the_prompt_of_the_paper() -> None:
     drawn = draws(Sample("a", b"", labels=("cat", "wild_animal")), config(text="labels"))
     assert drawn.keys() == {"a photo of the cat, wild animal", "a photo of the wild animal, cat"}
     assert min(drawn.values()) > 100
-
-
-def test_templates_are_drawn_and_filled() -> None:
-    source = config(templates=("a drawing of {}", "{}"))
-    drawn = draws(Sample("a", b"", ("a car",)), source)
-    assert drawn.keys() == {"a drawing of a car", "a car"}
 
 
 def test_labels_go_into_the_prompts_of_clip_by_their_name() -> None:
@@ -110,18 +122,6 @@ def test_keywords_replace_captions_at_their_fraction() -> None:
     assert drawn.keys() == {"a caption", "one", "two"}
     assert 400 < drawn["a caption"] < 600
     assert min(drawn["one"], drawn["two"]) > 180
-
-
-def test_a_single_text_is_a_keyword() -> None:
-    sample = Sample("a", b"", ("a caption",), metadata={"caption_de": "ein Text"})
-    drawn = draws(sample, config(keyword_field="caption_de", keyword_fraction=1.0))
-    assert drawn.keys() == {"ein Text"}
-
-
-@pytest.mark.parametrize("metadata", [{}, {"tags": []}, {"tags": " "}, {"tags": [3]}])
-def test_a_sample_without_keywords_has_its_captions_only(metadata: dict[str, Any]) -> None:
-    sample = Sample("a", b"", ("a caption",), metadata=metadata)
-    assert draws(sample, config(keyword_field="tags", keyword_fraction=1.0)).keys() == {"a caption"}
 
 
 @pytest.mark.parametrize(
