@@ -1,11 +1,10 @@
 import dataclasses
-import pickle
 
 import pytest
 import torch
 
 from coca.data.batch import Batch
-from coca.data.sample import BadSample, Sample
+from coca.data.sample import Sample
 from coca.processing.image import ImageConfig, ImageTransform
 
 
@@ -18,20 +17,6 @@ def test_blank_captions_and_labels_are_left_out() -> None:
     sample = Sample("a", b"", captions=("", "a cat", " \n"), labels=("\t",))
     assert sample.captions == ("a cat",)
     assert sample.labels == ()
-
-
-def test_a_batch_moves_and_travels_between_processes() -> None:
-    bad = BadSample("k", "s", 3, "truncated", "it ends early")
-    batch = Batch(
-        torch.zeros(2, 3, 4, 4), torch.zeros(2, 8, dtype=torch.int64), ("a", "b"), 6, bad=(bad,)
-    )
-    for copy in (batch.to("cpu"), pickle.loads(pickle.dumps(batch))):
-        assert (copy.keys, copy.start, copy.bad, copy.class_targets) == (
-            ("a", "b"),
-            6,
-            (bad,),
-            None,
-        )
 
 
 def test_a_batch_moves_with_all_of_its_tensors() -> None:

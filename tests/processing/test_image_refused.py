@@ -133,7 +133,6 @@ def test_the_size_is_checked_before_anything_is_decoded(png: Callable[..., bytes
     error = refusal(bomb)
     assert error.reason == "too_large"
     assert "12,000 x 12,000" in str(error)
-    assert refusal(png([], depth=8, color=2, size=(20_000, 20_000))).reason == "too_large"
     assert refusal(png([], depth=8, color=2, size=(MAX_SIDE_PX + 1, 1))).reason == "too_large"
 
 

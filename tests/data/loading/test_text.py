@@ -63,13 +63,6 @@ def test_labels_go_into_the_prompts_of_clip_by_their_name() -> None:
     assert "a photo of the cat, animal." in drawn
 
 
-def test_a_named_set_and_templates_of_ones_own_can_be_mixed() -> None:
-    source = config(templates=("clip", "{}"))
-    drawn = draws(Sample("a", b"", ("a car",)), source, count=2000)
-    assert len(drawn) == 81
-    assert "a car" in drawn
-
-
 def test_a_set_that_does_not_exist_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"'clipp' has no \{\}.*did you mean 'clip'"):
         config(templates=("clipp",))

@@ -41,23 +41,6 @@ def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:
     assert annotation.metadata == {**sample.metadata, "captions": list(sample.captions)}
 
 
-def test_class_folders_name_labels(tmp_path: Path) -> None:
-    fill(
-        tmp_path,
-        {
-            "red_panda/deep/1.png": image_bytes(1),
-            "cat/1.png": image_bytes(2),
-            "z.png": image_bytes(3),
-        },
-    )
-    source = open_folder(tmp_path)
-    assert [(s.key, s.labels) for s in map(source.read, range(3))] == [
-        ("cat/1", ("cat",)),
-        ("red_panda/deep/1", ("red_panda",)),
-        ("z", ()),
-    ]
-
-
 def test_the_fingerprint_follows_names_and_sizes_but_not_the_path(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.png": image_bytes(1), "a.txt": "one"}
     variants: list[dict[str, bytes | str]] = [

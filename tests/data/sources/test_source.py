@@ -9,18 +9,8 @@ from coca.data.sources.tar.shards import ShardsConfig
 from tiny_data import MemorySource, make_samples
 
 
-def test_a_recipe_names_a_source() -> None:
-    config = from_dict(
-        SourceConfig,
-        {"kind": "shards", "path": ["a.tar", "b.tar"], "weight": 2, "templates": ["a {}"]},
-        source="a test",
-    )
-    assert config.paths == ("a.tar", "b.tar")
-    assert config.title == "a.tar, b.tar"
-    assert config.templates == ("a {}",)
-
-
-def test_a_name_replaces_the_path_in_logs() -> None:
+def test_a_source_is_called_by_its_name_or_else_by_its_paths_in_logs() -> None:
+    assert ShardsConfig(path=("a.tar", "b.tar")).title == "a.tar, b.tar"
     assert FolderConfig(path="x", name="pets").title == "pets"
 
 

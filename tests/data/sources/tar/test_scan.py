@@ -19,7 +19,7 @@ def load(path: Path) -> TarIndex:
     return load_index(str(path), Storage())
 
 
-@pytest.mark.parametrize("cut", [0, 100, 600, 1100, 1700, 5000])
+@pytest.mark.parametrize("cut", [0, 100, 600, 1100, 1536, 1700, 5000])
 def test_a_truncated_tar_is_found_and_the_last_good_member_named(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "x.tar"
     content = make_tar(path, {"a.jpg": b"x" * 100, "b.jpg": b"y" * 3000})
@@ -28,16 +28,8 @@ def test_a_truncated_tar_is_found_and_the_last_good_member_named(tmp_path: Path,
         load(path)
     assert caught.value.reason == "damaged_tar"
     # The header of the folder takes 512 bytes; a.jpg with its header ends at 1,536.
-    assert ("a.jpg" if cut > 1536 else "none") in str(caught.value)
+    assert ("a.jpg" if cut >= 1536 else "none") in str(caught.value)
     assert not (tmp_path / "x.tar.idx").exists()
-
-
-def test_a_tar_without_its_end_mark_is_truncated(tmp_path: Path) -> None:
-    path = tmp_path / "x.tar"
-    content = make_tar(path, {"a.jpg": b"x" * 512})
-    path.write_bytes(content[: 3 * 512])
-    with pytest.raises(DataError, match=r"no end mark at byte 1,536.*last good member: a\.jpg"):
-        load(path)
 
 
 def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
@@ -77,11 +69,6 @@ def test_two_images_of_one_key_are_refused(tmp_path: Path, twin: str) -> None:
     with pytest.raises(DataError, match="for the key a: ") as caught:
         load(tmp_path / "x.tar")
     assert caught.value.reason == "duplicate_key"
-
-
-def test_an_empty_tar_has_an_index_without_samples(tmp_path: Path) -> None:
-    make_tar(tmp_path / "x.tar", {})
-    assert len(load(tmp_path / "x.tar")) == 0
 
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
