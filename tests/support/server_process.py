@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-def data_uri(data: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def data_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def ids(client: Any, body: dict[str, Any]) -> list[str]:

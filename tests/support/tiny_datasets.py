@@ -58,11 +58,11 @@ def lines(rows: Sequence[Any]) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
-def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> AnnotationsConfig:
+def write_vqa(root: Path, *, part: str = "val2014") -> AnnotationsConfig:
     """Two questions to each image, each answered by ten people of whom three disagree."""
     (root / part).mkdir(parents=True)
     asked, notes = [], []
-    for number in range(questions):
+    for number in range(8):
         image = number // 2
         answer = ANSWERS[number % len(ANSWERS)]
         others = ("maybe", "two dogs", "a red one")
@@ -86,11 +86,11 @@ def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> Annot
     return AnnotationsConfig(kind="vqa", path=paths, images=str(root / part))
 
 
-def write_daquar(root: Path, questions: int = 8) -> AnnotationsConfig:
+def write_daquar(root: Path) -> AnnotationsConfig:
     """Two questions to each photo, written as in the published files."""
     (root / "nyu_depth_images").mkdir(parents=True)
     text = ""
-    for number in range(questions):
+    for number in range(8):
         image = number // 2 + 1
         text += f"what is number {number} in the image{image} ?\n{ANSWERS[number % 4]}\n"
         (root / "nyu_depth_images" / f"image{image}.png").write_bytes(image_bytes(image))
@@ -99,23 +99,21 @@ def write_daquar(root: Path, questions: int = 8) -> AnnotationsConfig:
     return AnnotationsConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
 
 
-def write_easy_vqa(root: Path, questions: int = 8) -> EasyVQAConfig:
+def write_easy_vqa(root: Path) -> EasyVQAConfig:
     for part in ("train", "test"):
         (root / part / "images").mkdir(parents=True)
-        rows = [
-            [f"what is {number}?", ANSWERS[number % 4], number // 2] for number in range(questions)
-        ]
+        rows = [[f"what is {n}?", ANSWERS[n % 4], n // 2] for n in range(8)]
         (root / part / "questions.json").write_text(json.dumps(rows))
-        for image in range((questions + 1) // 2):
+        for image in range(4):
             (root / part / "images" / f"{image}.png").write_bytes(image_bytes(image))
     return EasyVQAConfig(path=str(root), split="train")
 
 
-def write_snli_ve(root: Path, pairs: int = 6) -> AnnotationsConfig:
+def write_snli_ve(root: Path) -> AnnotationsConfig:
     (root / "flickr30k_images").mkdir(parents=True)
     verdicts = ("entailment", "neutral", "contradiction")
     rows = []
-    for number in range(pairs):
+    for number in range(6):
         image = 1000 + number // 3
         rows.append(
             {
@@ -133,10 +131,10 @@ def write_snli_ve(root: Path, pairs: int = 6) -> AnnotationsConfig:
     return AnnotationsConfig(kind="snli_ve", path=str(path), images=str(root / "flickr30k_images"))
 
 
-def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> AnnotationsConfig:
+def write_nlvr2(root: Path, *, numbered: bool = True) -> AnnotationsConfig:
     """Two pairs to each sentence; training sets have their photos in numbered folders."""
     rows = []
-    for number in range(statements):
+    for number in range(8):
         group, pair = divmod(number, 2)
         row = {
             "identifier": f"train-{group}-{pair}-0",
@@ -157,10 +155,10 @@ def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> An
     )
 
 
-def write_nlvr(root: Path, statements: int = 4) -> AnnotationsConfig:
+def write_nlvr(root: Path) -> AnnotationsConfig:
     """Two statements to each sentence, each with the six orders of its boxes."""
     rows = []
-    for number in range(statements):
+    for number in range(4):
         group, side = divmod(number, 2)
         identifier, folder = f"{group}-{side}", root / "images" / "7"
         folder.mkdir(parents=True, exist_ok=True)

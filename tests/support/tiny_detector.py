@@ -28,8 +28,9 @@ def write_detector(folder: Path) -> Path:
     return folder
 
 
-def write_scenes(folder: Path, count: int = 6, *, side: int = 32) -> Path:
-    """Images with two squares each, and one with none at the end; gives the JSON's path."""
+def write_scenes(folder: Path) -> Path:
+    """Five images with two squares each, and one with none; gives the path of their JSON."""
+    count, side = 6, 32
     (folder / "pictures").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -112,15 +112,15 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def byte_tokenizer(*, eos: str = "</s>", pad: str = "<pad>") -> Tokenizer:
+def byte_tokenizer() -> Tokenizer:
     """A tokenizer of bytes that appends an end token, as those of SigLIP do."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: id for id, token in enumerate([pad, eos, "<unk>", *alphabet])}
+    vocabulary = {token: id for id, token in enumerate(["<pad>", "</s>", "<unk>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {eos}", special_tokens=[(eos, 1)]
+        single="$A </s>", special_tokens=[("</s>", 1)]
     )
     return tokenizer
 

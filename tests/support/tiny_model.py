@@ -34,15 +34,15 @@ def write_model(
     return folder
 
 
-def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) -> Predictor:
+def answering(head: HeadConfig | None) -> Predictor:
     tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
     text = dataclasses.replace(
         tiny_config().text, vocab_size=tokenizer.vocab_size, context_length=24
     )
-    seed_weights(seed)
+    seed_weights()
     model = sharpened(CoCa(tiny_config(text=text, head=head)))
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
-    return Predictor(model, processor, fingerprint="tiny", batch_size=batch_size)
+    return Predictor(model, processor, fingerprint="tiny", batch_size=3)
 
 
 def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:

@@ -16,7 +16,6 @@ def video(
     container: str = "mp4",
     codec: str = "h264",
     frames: int = 50,
-    rate: int = 25,
     keyframe_every: int = 12,
     rotation: int = 0,
     noise: int = 0,
@@ -29,7 +28,7 @@ def video(
         tempfile.NamedTemporaryFile() as file,
         av.open(file.name, "w", format=container, options=options) as out,
     ):
-        stream: Any = out.add_stream(codec, rate=rate, options=stream_options)
+        stream: Any = out.add_stream(codec, rate=25, options=stream_options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.bit_rate = 4_000_000
         stream.codec_context.gop_size = keyframe_every
