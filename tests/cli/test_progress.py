@@ -47,19 +47,17 @@ def test_short_work_writes_no_line(clock: Clock, capsys: Captured) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_work_of_unknown_length_reports_what_is_done(clock: Clock, capsys: Captured) -> None:
-    with lines("reading", None) as bar:
+@pytest.mark.parametrize(
+    ("total", "done", "line"),
+    [(None, 3, "reading: 3, 2,400 s each, 2:00:01, bad 0"), (0, 0, "reading: 0/0 (100 %), bad 0")],
+)
+def test_work_of_unknown_or_no_length_reports_what_is_done(
+    clock: Clock, capsys: Captured, total: int | None, done: int, line: str
+) -> None:
+    with lines("reading", total) as bar:
         clock.now_s += 7201
-        bar.advance(3, bad=0, last="cat.png")
-    first = capsys.readouterr().err.splitlines()[0]
-    assert first == "reading: 3, 2,400 s each, 2:00:01, bad 0, last cat.png"
-
-
-def test_nothing_to_do_is_done_at_once(clock: Clock, capsys: Captured) -> None:
-    with lines("reading", 0) as bar:
-        clock.now_s += 11
-        bar.advance(0)
-    assert capsys.readouterr().err.splitlines()[0] == "reading: 0/0 (100 %)"
+        bar.advance(done, bad=0)
+    assert capsys.readouterr().err.splitlines()[0] == line
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ def test_a_folder_is_all_that_it_takes(folder: Path, predictor: Predictor) -> No
     np.testing.assert_allclose(vectors, predictor.embed_images(image_bytes(0)), atol=1e-5)
 
 
-def test_the_folder_of_a_run_loads_its_model(tmp_path: Path) -> None:
-    write_model(tmp_path / "run" / "model")
-    assert coca.load(tmp_path / "run").source == str(tmp_path / "run" / "model")
-
-
 def test_the_fingerprint_follows_weights_processor_and_tokenizer(
     folder: Path, tmp_path: Path
 ) -> None:

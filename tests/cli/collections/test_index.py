@@ -34,11 +34,6 @@ def test_later_runs_keep_the_dimensions_of_the_collection(
         assert run_json("index", "photos", "-m", model, *again)["unchanged"] == 3
     assert run_json("collection", "info")["embed_dim"] == 2
     assert len(run_json("search", "x")) == 3
-    run_json("migrate", "coca.db", "copy.db")
-    found, copied = (run_json("search", "x", "--uri", place) for place in ("coca.db", "copy.db"))
-    assert [hit["id"] for hit in copied] == [hit["id"] for hit in found]
-    scores = [hit["score"] for hit in found]
-    assert [hit["score"] for hit in copied] == pytest.approx(scores, abs=1e-6)
     output = run("index", "photos", "-m", model, "--dimensions", "4", code=2).stderr
     assert "dimensions must be in [1, 2], got 4" in output.replace("\n", " ")
     output = run("index", "photos", "-m", model, "-c", "b", "--dimensions", "25", code=2).stderr
