@@ -3,8 +3,6 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +69,6 @@ def test_it_is_a_predictor(predictor: BasePredictor, reference: BasePredictor) -
     assert predictor.logit_scale == pytest.approx(reference.logit_scale)
     assert predictor.image_settings.image_size == 16
     assert predictor.leading_ids(TEXTS[2], 3) == reference.leading_ids(TEXTS[2], 3)
-
-
-def test_it_has_the_operations_that_work(predictor: BasePredictor) -> None:
-    calls: list[tuple[bool, Callable[[], object]]] = [
-        (predictor.has_decoder, lambda: predictor.caption(IMAGES[:1], max_new_tokens=2)),
-        (predictor.answers_questions, lambda: predictor.answer(IMAGES[:1], ["what is it"])),
-    ]
-    for stated, call in calls:
-        with nullcontext() if stated else pytest.raises((ConfigError, UnsupportedError)):
-            call()
 
 
 @pytest.mark.parametrize(
