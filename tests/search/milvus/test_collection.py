@@ -52,13 +52,6 @@ def test_a_record_of_the_same_id_is_replaced(
     assert collection.get(["cat"])["cat"].caption == "newest"
 
 
-def test_a_deleted_record_is_found_no_more(collection: Collection, make_record: MakeRecord) -> None:
-    collection.upsert([make_record("cat"), make_record("dog")])
-    collection.delete(["cat", "absent"])
-    assert collection.count() == 1
-    assert ids(collection.search(make_record("cat").vector[np.newaxis])) == [["dog"]]
-
-
 def test_a_search_returns_cosines_in_order(collection: Collection, make_record: MakeRecord) -> None:
     records = [make_record(str(n), caption=f"c{n}", metadata={"n": n}) for n in range(50)]
     collection.upsert(records)
