@@ -431,10 +431,3 @@ def test_a_digest_is_short_and_does_not_change_between_versions() -> None:
     # Indexes and reports contain digests, so another value here means that they go stale.
     text = '{"betas": [0.9, 0.95], "lr": 0.001, "name": "adamw", "warmup": 0.01}'
     assert digest(OptimizerConfig()) == hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def test_a_bad_stored_configuration_is_reported_with_its_file() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^size must be a whole number, got 'x' \(in a/config.json\)"
-    ):
-        from_dict(ImageConfig, {"size": "x"}, source="a/config.json")

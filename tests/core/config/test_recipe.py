@@ -176,13 +176,6 @@ def test_a_bad_recipe_is_reported_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_recipe_is_reported_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
-        read_recipe(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
-        read_recipe(tmp_path)
-
-
 # --- parse_override ---
 
 

@@ -146,12 +146,6 @@ def test_a_name_without_end_is_reported(tmp_path: Path) -> None:
         load(tmp_path / "x.tar")
 
 
-def test_a_folder_that_is_called_a_tar_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").mkdir()
-    with pytest.raises(DataError, match=r"x\.tar cannot be read: Is a directory"):
-        load(tmp_path / "x.tar")
-
-
 def test_hard_links_are_the_files_they_lead_to_and_other_links_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
