@@ -16,8 +16,6 @@ PEER := .venv-peer/.installed
 MILVUS := .venv-milvus/.installed-2.3.5
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
-# The packages of npm for the test of docs/exported-models.md, which skips without Node.js.
-DEPLOY := .venv-export/.installed-npm
 # An environment without torch, for exported models.
 RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
@@ -79,7 +77,7 @@ test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
 
-test-export: $(EXPORT) $(DEPLOY) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
+test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
 test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
@@ -193,12 +191,6 @@ $(AUDIT): Makefile
 $(PAGE): .venv-page/.installed Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
 		'axe-core@^4.14' onnxruntime-web@1.30.0
-	@touch $@
-
-$(DEPLOY): .venv-export/.installed Makefile
-	@if command -v npm > /dev/null; then npm install --silent --no-save --no-audit --no-fund \
-		--ignore-scripts --prefix .venv-export \
-		'@huggingface/tokenizers@^0.2' 'onnxruntime-node@^1.30' 'pngjs@^7'; fi
 	@touch $@
 
 $(RUNTIME): pyproject.toml src/coca/requirements.py

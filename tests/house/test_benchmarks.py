@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = """
@@ -76,60 +75,10 @@ def test_the_json_line_has_the_median_the_spread_and_the_unit(tmp_path: Path) ->
     assert found["unavailable"] == ""
 
 
-def test_a_benchmark_without_any_peer_gives_the_reason_and_a_status_of_its_own(
-    tmp_path: Path,
-) -> None:
-    done = run_script(tmp_path, "--json", "--only=absent")
-    assert (done.returncode, record(done)["unavailable"]) == (69, "absent is not installed")
-
-
 def test_a_missing_module_that_is_no_peer_is_a_failure(tmp_path: Path) -> None:
     done = run_script(tmp_path, "--json", "--only=one", module="no_such_module")
     assert done.returncode == 1
     assert "no_such_module" in done.stderr
-
-
-TABLE = """
-import json, pathlib, sys, run_all
-run_all.FOLDER = pathlib.Path(sys.argv[1])
-record = run_all.measure(sys.argv[2], quick=True, limit_s=1e5)
-assert record["seconds"] > 0 and record["processor_s"] > 0
-print(json.dumps(run_all.rows_of(record)))
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "rows"),
-    [
-        ("json", [["wall time of the benchmark"], ["processor time of the benchmark"]]),
-        ("no_such_module", [["failed: exit status 1"]]),
-    ],
-)
-def test_the_table_has_the_times_of_a_benchmark_or_the_reason_of_its_failure(
-    tmp_path: Path, module: str, rows: list[list[str]]
-) -> None:
-    script = tmp_path / "sample.py"
-    script.write_text(SCRIPT.format(module=module), encoding="utf-8")
-    found = json.loads(run_python(TABLE, tmp_path, "sample"))
-    assert [[row[1]] for row in found[: len(rows)]] == rows
-    assert len({len(row) for row in found}) == 1
-
-
-LOCATE = """
-import pathlib, sys, sample_data
-sample_data.FOLDER = pathlib.Path(sys.argv[1])
-print(sample_data.located("drawings:train"))
-"""
-
-
-def test_the_default_data_are_written_once_from_installed_drawings(tmp_path: Path) -> None:
-    first = run_python(LOCATE, tmp_path)
-    shards = sorted((tmp_path / "drawings-train").glob("*.tar"))
-    written = [path.stat().st_mtime_ns for path in shards]
-    assert shards
-    assert first.strip() == str(tmp_path / "drawings-train" / "*.tar")
-    assert run_python(LOCATE, tmp_path) == first
-    assert [path.stat().st_mtime_ns for path in shards] == written
 
 
 PEERS = """
