@@ -121,12 +121,13 @@ sbom: $(AUDIT) $(SBOM) ## Write dist/sbom.cdx.json, a CycloneDX list of the pack
 	@mkdir -p dist
 	.venv-audit/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json .venv-sbom
 
-check: $(DEV) ## Check lint, format, types, import layers and spelling
+check: $(DEV) ## Check lint, format, types, import layers, spelling and limits of size
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python scripts/package_sizes.py --budget
 
 format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix

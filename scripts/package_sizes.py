@@ -2,17 +2,20 @@
 
 python scripts/package_sizes.py            # HEAD
 python scripts/package_sizes.py v0.1.0 HEAD
+python scripts/package_sizes.py --budget   # the working tree and its limits; exit code 1 above one
 """
 
 import ast
 import io
+import re
 import subprocess
 import sys
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 ROOT = PurePosixPath("src/coca")
 CLONE = Path(__file__).parent.parent
@@ -102,5 +105,70 @@ def table(revisions: list[str]) -> str:
     return "\n".join(rows)
 
 
+class Row(NamedTuple):
+    """A limit of the project: what is counted, how much there is, and how much may be."""
+
+    what: str
+    count: int
+    limit: int
+    goal: int
+    """What the limit falls to."""
+
+
+def budget() -> list[Row]:
+    """Count the working tree against the limits of CONTRIBUTING.md."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], check=True, capture_output=True, text=True, cwd=CLONE
+    ).stdout
+    files = [path for name in listing.split("\0") if name and (path := CLONE / name).is_file()]
+    names = (CLONE / "tests" / "public_names.txt").read_text(encoding="utf-8").splitlines()
+
+    def lines(folder: str, *suffixes: str, without: str = "-") -> int:
+        chosen = [path for path in files if path.suffix in suffixes and _is_in(path, folder)]
+        return sum(path.read_bytes().count(b"\n") for path in chosen if not _is_in(path, without))
+
+    def public(pattern: str) -> int:
+        return sum(re.match(pattern, name) is not None for name in names)
+
+    experimental, results = f"{ROOT}/experimental", "benchmarks/results"
+    words = [path.read_text(encoding="utf-8").split() for path in (CLONE / "docs").glob("*.md")]
+    kept = [path for path in files if _is_in(path, results)]
+    return [
+        Row(
+            "src/coca, lines of Python",
+            lines(str(ROOT), ".py", without=experimental),
+            58_000,
+            50_000,
+        ),
+        Row("src/coca/experimental, lines of Python", lines(experimental, ".py"), 5_500, 5_500),
+        Row("JavaScript, CSS, HTML, lines", lines("src", ".js", ".css", ".html"), 5_500, 5_000),
+        Row("tests, lines of Python", lines("tests", ".py"), 55_000, 42_000),
+        Row("benchmarks, lines of Python", lines("benchmarks", ".py"), 5_000, 5_000),
+        Row("benchmarks/results, files", len(kept), 25, 25),
+        Row("docs/*.md, words", sum(map(len, words)), 42_000, 40_000),
+        Row("options of commands", public(r"coca .* --"), 260, 260),
+        Row("keys of recipes", public("recipe "), 800, 800),
+        Row("routes of the service", public(r"(GET|POST|PUT|PATCH|DELETE) \S+$"), 36, 36),
+    ]
+
+
+def _is_in(path: Path, folder: str) -> bool:
+    return path.is_relative_to(CLONE / folder)
+
+
+def budget_table(rows: Sequence[Row]) -> str:
+    """Write the limits as a Markdown table; a count above its limit is marked."""
+    head = "| what | now | limit | goal |\n|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {row.what} | {row.count:,}{' (above)' if row.count > row.limit else ''} "
+        f"| {row.limit:,} | {row.goal:,} |"
+        for row in rows
+    )
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--budget"]:
+        counted = budget()
+        sys.stdout.write(budget_table(counted) + "\n")
+        sys.exit(any(row.count > row.limit for row in counted))
     sys.stdout.write(table(sys.argv[1:] or ["HEAD"]) + "\n")
