@@ -142,7 +142,7 @@ def budget() -> list[Row]:
         ),
         Row("src/coca/experimental, lines of Python", lines(experimental, ".py"), 5_500, 5_500),
         Row("JavaScript, CSS, HTML, lines", lines("src", ".js", ".css", ".html"), 5_500, 5_000),
-        Row("tests, lines of Python", lines("tests", ".py"), 55_000, 42_000),
+        Row("tests, lines of Python", lines("tests", ".py"), 54_300, 42_000),
         Row("benchmarks, lines of Python", lines("benchmarks", ".py"), 5_000, 5_000),
         Row("benchmarks/results, files", len(kept), 25, 25),
         Row("docs/*.md, words", sum(map(len, words)), 42_000, 40_000),

@@ -103,16 +103,6 @@ def test_the_first_load_searches_once_and_stays_in_place(visit: Visit) -> None:
     assert tab.evaluate("shifts") < 0.05
 
 
-def test_a_closed_panel_of_filters_stays_closed(visit: Visit) -> None:
-    tab = visit("/", viewport={"width": 1_440, "height": 900})
-    expect(tab.locator("#filters")).to_be_visible()
-    tab.locator("#filters-toggle").click()
-    tab.reload()
-    expect(tab.locator(".tile img.loaded")).to_have_count(13)
-    expect(tab.locator("#filters")).to_be_hidden()
-    expect(tab.locator("#filters-toggle")).to_have_attribute("aria-expanded", "false")
-
-
 def test_old_results_stay_until_the_new_ones_are_there(visit: Visit) -> None:
     tab = visit()
     expect(tab.locator(".tile img.loaded")).to_have_count(13)
@@ -196,16 +186,3 @@ def test_images_that_a_silent_service_left_out_come_when_it_answers(
     tab.keyboard.press("Escape")
     expect(tab.locator(".tile img.loaded")).to_have_count(13)
     expect(tab.locator(".tile-broken")).to_have_count(0)
-
-
-def test_a_place_has_the_color_of_its_image_until_that_is_there(visit: Visit) -> None:
-    tab = visit("/?q=a+red+circle")
-    expect(tab.locator(".tile img.loaded")).to_have_count(13)
-    tab.route(re.compile("/thumbnail"), lambda route: None)
-    tab.reload()
-    tile = tab.get_by_label("a red circle", exact=True).locator("..")
-    # A red circle on white.
-    color = tile.evaluate("tile => getComputedStyle(tile).backgroundColor")
-    red, green, blue = map(int, re.findall(r"\d+", color))
-    assert red > 240
-    assert 100 < green == blue < 220

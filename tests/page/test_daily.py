@@ -17,12 +17,6 @@ pytestmark = pytest.mark.page
 Visit = Callable[..., Any]
 
 
-def labels(tab: Any) -> list[str]:
-    """The labels of the tiles, in the order of the wall."""
-    tab.wait_for_selector(".tile-link img.loaded")
-    return [link.get_attribute("aria-label") for link in tab.locator(".tile-link").all()]
-
-
 def loaded(tab: Any) -> Any:
     expect(tab.locator(".tile img.loaded").first).to_be_visible()
     return tab
@@ -75,13 +69,6 @@ def test_a_tag_and_a_caption_are_suggested(visit: Visit) -> None:
     tab.fill("#search-text", "a green tri")
     options.filter(has_text="a green triangle").click()
     tab.wait_for_url("**/?q=a+green+triangle&tag=triangle")
-
-
-def test_suggestions_leave_room_for_the_images(visit: Visit) -> None:
-    tab = loaded(visit("/?c=many"))
-    tab.fill("#search-text", "row")
-    # Without the stop of a sentence, and at most four captions.
-    expect(tab.locator(".suggestions [role=option]")).to_have_count(4)
 
 
 def test_a_date_inside_a_text_can_be_taken_as_a_filter(visit: Visit) -> None:
@@ -230,29 +217,6 @@ def test_tiles_of_a_section_follow_its_heading_and_none_overlap(visit: Visit) ->
     assert wrong == []
 
 
-def test_few_images_a_month_are_headed_by_year_or_not_at_all(visit: Visit) -> None:
-    tab = visit()
-    titles = tab.evaluate(
-        """async () => {
-          const {sectionsOf} = await import("/scripts/sections.js");
-          const of = months => sectionsOf(months).map(one => [one.start, one.title]);
-          const month = (month, count) => ({month, count});
-          return [
-            of([month("2021-05", 30), month("2021-04", 9), month("", 3)]),
-            of([month("2021-05", 6), month("2021-04", 6), month("2019-01", 9), month("", 3)]),
-            of([month("2021-05", 1), month("2020-05", 1)]),
-            of([]),
-          ];
-        }"""
-    )
-    assert titles == [
-        [[0, "May 2021"], [30, "April 2021"], [39, "Without a date"]],
-        [[0, "2021"], [12, "2019"], [21, "Without a date"]],
-        [],
-        [],
-    ]
-
-
 def test_all_of_many_results_are_selected(visit: Visit) -> None:
     tab = loaded(visit("/?c=many"))
     tab.locator(".tile-check input").first.click(force=True)
@@ -300,14 +264,3 @@ def test_the_page_is_in_the_language_of_the_browser(visit: Visit) -> None:
     assert tab.locator("html").get_attribute("lang") == "de"
     tab.get_by_role("button", name="English").click()
     expect(tab.locator("#summary")).to_have_text("13 images")
-
-
-def test_the_first_load_needs_few_requests(visit: Visit) -> None:
-    tab = loaded(visit("/", viewport={"width": 1_440, "height": 900}))
-    requests: list[str] = []
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.reload()
-    expect(tab.locator(".tile img.loaded")).to_have_count(13)
-    expect(tab.locator(".facet-value").first).to_be_visible()
-    sent = [url for url in requests if not url.startswith("blob:") and "/thumbnail" not in url]
-    assert len(sent) <= 10, sent

@@ -97,20 +97,6 @@ def test_a_minus_sign_waits_for_enter_and_adds_an_unwanted_text(visit: Visit) ->
     assert tab.input_value("#search-text") == "circle"
 
 
-def test_what_is_typed_while_the_page_starts_stays(visit: Visit) -> None:
-    tab = visit("/?q=circle")
-    held: list[Any] = []
-    tab.route("**/v1/collections", lambda route: held.append(route))
-    with tab.expect_request("**/v1/collections"):
-        tab.reload()
-    assert tab.input_value("#search-text") == "circle"
-    tab.fill("#search-text", "a red square")
-    for route in held:
-        route.continue_()
-    expect(tab.locator(".tile-match").first).to_be_attached()
-    assert tab.input_value("#search-text") == "a red square"
-
-
 def test_a_query_of_unwanted_texts_only_asks_for_more(visit: Visit) -> None:
     tab = visit("/?less=text%3Ablue")
     expect(tab.locator("#message h2")).to_have_text("Add something to look for")

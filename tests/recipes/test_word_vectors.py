@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import word_vectors
-from coca.core.errors import DataError, ModelError
+from coca.core.errors import DataError
 from word_vectors import WordVectors, read_wink
 
 WORDS = ("the", "car", "automobile", "café", "dog")
@@ -41,27 +41,3 @@ def test_the_package_is_checked_by_its_hash(
     assert read_wink(tmp_path).words == WORDS
     with pytest.raises(DataError, match="json cannot be read: No such file"):
         read_wink(tmp_path / "missing")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "vectors.safetensors"
-    path.write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match="cannot be read as word vectors: "):
-        WordVectors.load(path)
-    with pytest.raises(DataError, match="2 words have 5 vectors"):
-        WordVectors(("a", "b"), VECTORS)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape", "size"),
-    [("BF16", [2, 2], 8), ("F8_E4M3", [2, 2], 4), ("F4", [2, 2], 2), ("F32", [2**62, 0], 0)],
-)
-def test_a_tensor_that_numpy_cannot_represent_is_refused(
-    tmp_path: Path, dtype: str, shape: list[int], size: int
-) -> None:
-    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
-    header = json.dumps({"vectors": tensor}).encode()
-    path = tmp_path / "vectors.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-    with pytest.raises(ModelError, match="cannot be read as word vectors"):
-        WordVectors.load(path)

@@ -1,4 +1,3 @@
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +42,3 @@ def test_the_ranks_are_those_of_a_search_with_reranking(
     assert [str(one.text) for one in results] == [hit.path for hit in hits]
     for result, hit in zip(results, hits, strict=True):
         assert result.score == pytest.approx(hit.rank_score, abs=1e-3)
-
-
-def test_the_interfaces_are_those_of_the_library(predictor: Predictor, images: list[Path]) -> None:
-    base = pytest.importorskip("pymilvus.model.base", reason="it is not installed")
-    pairs = [
-        (CoCaEmbeddingFunction, base.BaseEmbeddingFunction),
-        (CoCaRerankFunction, base.BaseRerankFunction),
-    ]
-    for own, theirs in pairs:
-        for name, method in vars(theirs).items():
-            if inspect.isfunction(method):
-                names = list(inspect.signature(getattr(own, name)).parameters)
-                assert names == list(inspect.signature(method).parameters), name
-    (result,) = CoCaRerankFunction(predictor)(TEXTS[0], images, top_k=1)
-    theirs = base.RerankResult(result.text, result.score, result.index)
-    assert result.to_dict() == theirs.to_dict()

@@ -11,9 +11,7 @@ import coca
 from coca.core.errors import ConfigError, DataError, UnsupportedError
 from coca.experimental.audio.clap import ClapPredictor
 from coca.experimental.audio.spectrogram import read_audio
-from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.image_sources import ImageUri, resolve_uris
-from coca.workflows.collections.index import index_images
 from tiny_audio import tone, wav
 from tiny_data import image_bytes
 from tiny_image_text import TEXTS, byte_tokenizer, randomized, unit
@@ -97,18 +95,6 @@ def test_vectors_equal_those_of_the_library(tmp_path: Path, truncation: str) -> 
     assert predictor.logit_scale == pytest.approx(float(model.logit_scale_a.detach().exp()))
 
 
-def test_audio_is_indexed_and_found(folder: Path, tmp_path: Path) -> None:
-    predictor = coca.load(folder, device="cpu")
-    files = [tmp_path / f"{number}.wav" for number in range(len(CLIPS))]
-    for file, clip in zip(files, CLIPS, strict=True):
-        file.write_bytes(clip)
-    uri = str(tmp_path / "clips.db")
-    assert index_images(files, predictor, uri=uri).report.added == len(CLIPS)
-    with open_search(uri, model=predictor) as engine:
-        (best,) = engine.search(image=CLIPS[1], k=1)
-    assert best.path.endswith("1.wav")
-
-
 def test_what_it_cannot_do_is_one_sentence(folder: Path) -> None:
     predictor = coca.load(folder, device="cpu")
     with pytest.raises(DataError, match="not audio of a known kind"):
@@ -117,22 +103,6 @@ def test_what_it_cannot_do_is_one_sentence(folder: Path) -> None:
         predictor.embed_images([np.zeros((8, 8, 3), np.uint8)])
     with pytest.raises(UnsupportedError, match="no decoder"):
         predictor.caption(CLIPS[:1])
-
-
-def test_the_service_names_what_serves_it(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="the extra serve is not installed")
-    from coca.server.service import open_service
-    from coca.server.settings import ServerSettings
-
-    predictor = coca.load(folder, device="cpu")
-    (tmp_path / "a.wav").write_bytes(CLIPS[0])
-    uri = str(tmp_path / "clips.db")
-    index_images([tmp_path / "a.wav"], predictor, uri=uri)
-    with (
-        pytest.raises(ConfigError, match="`coca index` and `coca search`"),
-        open_service(uri, ["pictures"], ServerSettings(), model=predictor),
-    ):
-        pass
 
 
 def test_sounds_are_indexed_by_name_and_not_with_the_images_of_a_folder(tmp_path: Path) -> None:

@@ -73,11 +73,6 @@ def test_every_format_is_recognized_by_its_content(container: str, codec: str, r
     assert abs(int(drawn[:, 50].argmin()) - int(expected[:, 50].argmin())) <= 1
 
 
-def test_reading_stops_where_the_window_ends() -> None:
-    long = wav(tone(440, 60.0))
-    assert (shades(long[: len(long) // 4]) == shades(wav(tone(440, 1.1)))).all()
-
-
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

@@ -7,13 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from coca.core.errors import CocaError
-from coca.experimental.browser_page.export import PAGE, check_tokenizer, vector_bytes
+from coca.experimental.browser_page.export import PAGE, check_tokenizer
 from coca.runtime.preprocess import TextSettings, TextTokens
-from coca.search.query.query_terms import RULES, query_forms
 from coca.weights import __path__ as weights
 
 NODE = shutil.which("node")
@@ -100,42 +98,6 @@ def test_the_page_encodes_texts_as_python_does() -> None:
     given = texts()
     for text, found in zip(given, encoded(SHIPPED, layout, given), strict=True):
         assert found == tokens.encode([text])[0].tolist(), text
-
-
-def test_the_page_reads_short_queries_as_python_does() -> None:
-    script = """
-import { forms } from "PAGE/queries.js";
-const { texts, rules } = given;
-console.log(JSON.stringify(texts.map((text) => forms(text, rules))));
-"""
-    given = [*texts(), *QUERIES.split("|")]
-    found = node(script, {"texts": given, "rules": RULES})
-    for text, forms in zip(given, found, strict=True):
-        assert forms == query_forms(text), text
-
-
-def test_the_page_sorts_by_the_cosine_of_the_vectors() -> None:
-    script = """
-import { Vectors } from "PAGE/vectors.js";
-const vectors = new Vectors(Uint8Array.from(given.bytes).buffer, given.size);
-const query = Float32Array.from(given.query);
-console.log(JSON.stringify([vectors.nearest(query), [...vectors.row(1)]]));
-"""
-    random = np.random.default_rng(0)
-    stored, query = random.normal(0, 1, (20, 8)), random.normal(0, 1, 10)
-    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
-    # A tie is in the order of rows. The query is of a model with longer vectors.
-    stored[7] = stored[3]
-    encoded = vector_bytes(stored.astype(np.float32))
-    given = {"bytes": [*encoded], "size": 8, "query": query.tolist()}
-    hits, row = node(script, given)
-    cosines = stored @ query[:8] / np.linalg.norm(query[:8])
-    # Rounding to 8 bits changes a cosine by about 0.001.
-    np.testing.assert_allclose([hit["score"] for hit in hits], np.sort(cosines)[::-1], atol=0.01)
-    found = [hit["row"] for hit in hits]
-    assert sorted(found) == [*range(20)]
-    assert found.index(3) + 1 == found.index(7)
-    np.testing.assert_allclose(row, stored[1], atol=0.01)
 
 
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": True}

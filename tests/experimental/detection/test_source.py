@@ -60,19 +60,6 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
     assert caught.value.reason == "bad_record"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [*(("width", side) for side in (0, "wide", None, float("inf"))), ("id", [1]), ("id", {"a": 1})],
-)
-def test_an_image_without_size_or_number_is_a_bad_sample(
-    tmp_path: Path, field: str, value: Any
-) -> None:
-    (tmp_path / "pictures").mkdir()
-    write_instances(tmp_path / "instances.json", [{**IMAGE, field: value}], [BOX])
-    with pytest.raises(DataError, match="image 0 of"):
-        open_instances(tmp_path / "instances.json").read(0)
-
-
 def shown(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Source:
     """An image of these stored sides that is listed with 64 x 48 pixels."""
     (path / "pictures").mkdir()
@@ -82,11 +69,6 @@ def shown(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Source:
     listed = {**IMAGE, "width": 64, "height": 48}
     write_instances(path / "instances.json", [listed], [BOX])
     return open_instances(path / "instances.json")
-
-
-@pytest.mark.parametrize("size", [(64, 48), (32, 24), (33, 25), (640, 480), (13, 10), (1, 1)])
-def test_the_file_may_be_a_resized_image(tmp_path: Path, size: tuple[int, int]) -> None:
-    assert shown(tmp_path, size).read(0).metadata["width"] == 64
 
 
 @pytest.mark.parametrize(

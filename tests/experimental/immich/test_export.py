@@ -12,7 +12,6 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, ModelError
-from coca.experimental.immich.export import export_immich
 from tiny_image_text import write_openclip, write_transformers
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
@@ -82,17 +81,6 @@ def test_the_service_computes_the_vectors_of_torch(kind: str, tmp_path: Path) ->
     image = Image.fromarray(pixels).resize((8, 8)).resize((60, 45), Image.Resampling.BICUBIC)
     found, (expected,) = embed_image(tmp_path / "out", image), predictor.embed_images(image)
     assert found @ expected > 0.999
-
-
-def test_an_unknown_resizing_is_an_error(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model")
-    path = model / "processor.json"
-    content = read_json(path)
-    content["image"]["resize"] = "pad"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"shortest, squash, and .* needs 'pad'"):
-        export_immich(str(model), tmp_path / "out", options={})
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["openclip-clip", "hf-siglip"])

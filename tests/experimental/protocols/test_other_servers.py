@@ -26,14 +26,6 @@ def test_infinity_embeds_by_modality(
     assert client.get("/models").json() == client.get("/v1/models").json()
 
 
-def test_infinity_ranks_documents_as_strings(client: TestClient) -> None:
-    body = {"query": "a red car", "documents": TEXTS, "return_documents": True, "top_n": 2}
-    answer = client.post("/rerank", json=body).json()
-    first = answer["results"][0]
-    assert (first["index"], first["document"]) == (1, "a red car")
-    assert (answer["object"], len(answer["results"])) == ("rerank", 2)
-
-
 def test_the_second_version_of_cohere_ranks_as_the_first(client: TestClient) -> None:
     body = {"query": "a red car", "documents": TEXTS}
     first, second = (client.post(f"/{it}/rerank", json=body).json() for it in ("v1", "v2"))

@@ -1,22 +1,16 @@
-import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from coca.core.errors import ConfigError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.experimental.ray.embed_shards import (
     embed_shards,
-    embed_shards_on_ray,
     find_shards,
     share_of_each,
 )
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.runtime.execution import Execution
-from coca.search.ingest.parquet import find_vectors, read_vectors
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -44,20 +38,6 @@ def shards(tmp_path: Path) -> list[str]:
             captions = (f"number {n}",) if n % 2 else ()
             writer.write(Sample(f"k{n}", image_bytes(0 if n == 9 else n), captions))
     return find_shards([tmp_path / "shards"])
-
-
-def claims(out: Path) -> Counter[str]:
-    """How often each image's path is in the files."""
-    found = [record for file in find_vectors(out) for record in read_vectors(file)]
-    return Counter(path for record in found for path in record.origin.files)
-
-
-def expected(shards: list[str]) -> set[str]:
-    return {
-        f"{shard}/k{n}"
-        for number, shard in enumerate(shards)
-        for n in range(number * PER_SHARD, (number + 1) * PER_SHARD)
-    }
 
 
 def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
@@ -114,33 +94,6 @@ def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) 
     assert second.out is None
 
 
-@pytest.mark.slow
-def test_a_ray_cluster_gives_the_same_files(
-    shards: list[str],
-    model: Predictor,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("ray")
-    # Ray gives up early where the machine is busy.
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
-    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
-    monkeypatch.chdir(tmp_path)
-    here = [os.path.relpath(shard) for shard in shards]
-    done = list(
-        embed_shards_on_ray(
-            here, os.path.relpath(folder), "ray", workers=3, execution=Execution(device="cpu")
-        )
-    )
-    assert {one.shard for one in done} == set(here)
-    list(embed_shards(shards, model, tmp_path / "here"))
-    assert sum(one.made for one in done) == SHARDS
-    names = [sorted(one.name for one in find_vectors(tmp_path / at)) for at in ("ray", "here")]
-    assert names[0] == names[1]
-    assert claims(tmp_path / "ray") == Counter(expected(shards))
-
-
 @pytest.mark.parametrize(
     ("workers", "cluster", "device", "share"),
     [
@@ -157,14 +110,3 @@ def test_every_worker_gets_a_fraction_that_fits(
     workers: int, cluster: dict[str, float], device: str | None, share: dict[str, float]
 ) -> None:
     assert share_of_each(workers, cluster, device=device) == share
-
-
-def test_a_device_that_ray_cannot_give_is_refused() -> None:
-    with pytest.raises(ConfigError, match="knows no accelerator"):
-        share_of_each(1, {"CPU": 2.0}, device="cuda")
-    with pytest.raises(ConfigError, match="must be cuda, cpu"):
-        next(
-            embed_shards_on_ray(
-                [], "everyday", "out", workers=1, execution=Execution(device="cuda:1")
-            )
-        )
