@@ -1,7 +1,7 @@
 """Vector index of a collection: an index type with its parameters, which Milvus checks."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -57,15 +57,19 @@ class VectorIndex:
         return f"{self.type}:{params}" if params else self.type
 
     @classmethod
-    def of(cls, type: str, params: Iterable[str] = ()) -> "VectorIndex":
+    def of(cls, type: str, params: Sequence[str] = ()) -> "VectorIndex":
         """Build the index of a type and of parameters such as `M=32`."""
-        pairs = [each.partition("=") for each in params]
-        for name, equals, value in pairs:
+        if not type.strip():
+            raise ArgumentError("an index needs a type of Milvus, such as HNSW or FLAT")
+        pairs = [tuple(map(str.strip, each.partition("="))) for each in params]
+        for each, (name, equals, value) in zip(params, pairs, strict=True):
             if not (name and equals and value):
                 raise ArgumentError(
-                    f"an index parameter must be KEY=VALUE, such as M=32, got {name + equals!r}"
+                    f"an index parameter must be KEY=VALUE, such as M=32, got {each!r}"
                 )
-        return cls(type, {name.strip(): value.strip() for name, _, value in pairs})
+            if name in _NOT_PARAMS:
+                raise ArgumentError(f"{name} is not a parameter of an index: coca sets it itself")
+        return cls(type, {name: value for name, _, value in pairs})
 
     @property
     def exact_scores(self) -> bool:
