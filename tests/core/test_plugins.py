@@ -56,8 +56,14 @@ def test_a_broken_plugin_is_reported_where_a_name_is_missing_and_harms_nothing_e
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(broken_plugin="raise RuntimeError('another version')\n", no_plugin="PLUGIN = 3\n")
+    install(ends_plugin="raise SystemExit(3)\n", text_plugin=DECLARED.replace(":good_day", ""))
+    install(twin=DECLARED)
+    install(twin=DECLARED)
     greetings = registry()
-    assert greetings.names() == ("hello",)
+    assert greetings.names() == ("good day", "hello")
+    assert set(plugins.installed().broken) == {
+        *("broken_plugin", "ends_plugin", "no_plugin", "text_plugin", "twin")
+    }
     assert "plug-in broken_plugin is left out" in caplog.text
     with pytest.raises(ConfigError, match=r"did you mean .*broken_plugin .*another.*no_plugin"):
         greetings.get("hullo")
@@ -68,10 +74,11 @@ def test_a_broken_plugin_is_reported_where_a_name_is_missing_and_harms_nothing_e
     [
         ({"first_declared": DECLARED, "second_declared": DECLARED}, "first_declared and second"),
         (
-            {"needy": DECLARED.replace("tasks=", "needs=('absent_module',), install='a', tasks=")},
-            "needs absent_module: pip install 'a'",
+            {"needy": DECLARED.replace("tasks=", "needs=('absent.part',), install='a', tasks=")},
+            "needs absent.part: pip install 'a'",
         ),
         ({"wrong": DECLARED.replace(":good_day", ":good_night")}, "cannot be imported .Attribute"),
+        ({"number": DECLARED.replace(":good_day", ":__name__")}, "must be a function or class"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(

@@ -7,6 +7,7 @@ those of other packages (docs/plugins.md).
 
 import importlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -69,14 +70,28 @@ class Plugin:
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     """Tokenizers: (texts, vocabulary size, lower case) -> tokenizer of the package `tokenizers`."""
 
+    def __post_init__(self) -> None:
+        for point in POINTS:
+            for name, target in self.names(point).items():
+                if not (isinstance(target, str) and re.fullmatch(r"[\w.]+:\w+", target)):
+                    raise ConfigError(f"{name!r} of {point} must be module:name, got {target!r}")
+
     def missing(self) -> tuple[str, ...]:
         """List the modules of `needs` that are not installed."""
-        return tuple(name for name in self.needs if find_spec(name) is None)
+        return tuple(name for name in self.needs if not _is_installed(name))
 
     def names(self, point: str) -> Mapping[str, str]:
         """Return what the plug-in adds to one extension point."""
         names: Mapping[str, str] = getattr(self, point)
         return names
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # A parent of the module is missing.
+        return False
 
 
 POINTS = tuple(each.name for each in fields(Plugin) if each.default_factory is dict)
@@ -100,10 +115,12 @@ def installed() -> Plugins:
     for entry in sorted(entry_points(group=PLUGIN_GROUP), key=lambda entry: entry.name):
         try:
             plugin = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             broken[entry.name] = f"it cannot be imported ({error!r})"
             continue
-        if isinstance(plugin, Plugin):
+        if entry.name in found:
+            broken[entry.name] = f"two packages have a plug-in of this name ({entry.value})"
+        elif isinstance(plugin, Plugin):
             found[entry.name] = plugin
         else:
             broken[entry.name] = f"{entry.value} must be a coca.core.plugins.Plugin, got {plugin!r}"
@@ -121,11 +138,12 @@ def declared(point: str) -> dict[str, str]:
     }
 
 
-def imported(point: str, name: str) -> Any:
+def imported(point: str, name: str, kind: type | None) -> Any:
     """Import what a plug-in adds to an extension point under a name.
 
     Raises:
-        ConfigError: Two plug-ins add the name, a module is missing, or the import fails.
+        ConfigError: Two plug-ins add the name, a module is missing, the import fails, or gives
+            neither an object of the kind nor, without one, a function or class.
     """
     adding = [it for it in installed().found.items() if name in it[1].names(point)]
     (title, plugin), *others = adding
@@ -139,6 +157,10 @@ def imported(point: str, name: str) -> Any:
         )
     module, _, attribute = plugin.names(point)[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+        added = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} of plug-in {title} cannot be imported ({error!r})") from error
+    if not (callable(added) if kind is None else isinstance(added, kind)):
+        wanted = "a function or class" if kind is None else f"of the class {kind.__name__}"
+        raise ConfigError(f"{name} of plug-in {title} must be {wanted}, got {added!r}")
+    return added

@@ -25,6 +25,7 @@ class Registry(Generic[T]):
     Args:
         kind: What an entry is, for error messages.
         point: Extension point of `coca.core.plugins.Plugin` that adds to it; empty: none.
+        added: Class of what plug-ins add; None: functions and classes.
 
     Example:
         >>> SOURCES: Registry[Callable[[str], list[str]]] = Registry("data source")
@@ -35,9 +36,10 @@ class Registry(Generic[T]):
         ['a', 'cat']
     """
 
-    def __init__(self, kind: str, point: str = "") -> None:
+    def __init__(self, kind: str, point: str = "", added: type | None = None) -> None:
         self.kind = kind
         self.point = point
+        self.added = added
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -71,7 +73,7 @@ class Registry(Generic[T]):
                     for it, why in plugins.installed().broken.items()
                 ]
                 raise ConfigError("; ".join([f"unknown {self.kind} {name!r}; {near}", *broken]))
-            self._entries[name] = plugins.imported(self.point, name)
+            self._entries[name] = plugins.imported(self.point, name, self.added)
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class ModelKind:
     such as `st:ORGANISATION/NAME`. Default: the kind has no names of its own."""
 
 
-MODELS: Registry[ModelKind] = Registry("kind of model", "models")
+MODELS: Registry[ModelKind] = Registry("kind of model", "models", ModelKind)
 """Kinds of models by library, which is the prefix of their names as well."""
 
 

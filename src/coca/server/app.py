@@ -28,23 +28,13 @@ from coca.server.middleware import (
     SameOriginWrites,
 )
 from coca.server.page_files import PAGE, PageFiles
-from coca.server.routes import (
-    generation,
-    items,
-    mining,
-    openai,
-    operations,
-    search,
-)
+from coca.server.routes import generation, items, mining, openai, operations, search
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
-# FastAPI application of the service.
-
-
 logger = logging.getLogger(__name__)
 
-ROUTES: Registry[APIRouter] = Registry("routes", "routes")
+ROUTES: Registry[APIRouter] = Registry("routes", "routes", APIRouter)
 """Routes that plug-ins add."""
 
 _HEADERS = {
@@ -113,9 +103,6 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     if (PAGE / "index.html").is_file():
         app.mount("/", PageFiles(), name="page")
     return app
-
-
-# Run the application in this process by uvicorn.
 
 
 def run(

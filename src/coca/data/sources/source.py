@@ -253,7 +253,7 @@ class SourceKind(NamedTuple):
     open: Callable[[Any], Source]
 
 
-SOURCES: Registry[SourceKind] = Registry("data source", "sources")
+SOURCES: Registry[SourceKind] = Registry("data source", "sources", SourceKind)
 
 Opener = TypeVar("Opener", bound=Callable[..., Source])
 
