@@ -50,6 +50,8 @@ def test_a_dot_in_the_name_of_the_output_folder_is_allowed(run: Run, model: str)
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
     output = run("export", model, "out", "--format", "onnx", "--half", "--card", "title=T", code=2)
     assert "--card, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")
+    output = run("export", model, "out", "--format", "immich", "--half", code=2)
+    assert "--half does not apply to --format immich" in output.stderr.replace("\n", " ")
     output = run("export", model, "out", "--int8", code=2)
     assert "--int8 and --images apply to --format onnx" in output.stderr.replace("\n", " ")
     assert not Path("out").exists()

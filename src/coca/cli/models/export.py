@@ -193,7 +193,11 @@ def export(
     ONNX files are written only if their embeddings and captions match those of torch.
     """
     defaults.keep_downloads_quiet(console)
+    onnx: dict[str, object] = {"--int8": int8, "--images": images}
+    shared: dict[str, object] = {"--card": card, "--results": results, "--half": half}
+    shared |= {"--push": push, "--private": private}
     if to not in [*ExportFormat]:
+        _check_unused(onnx | shared, to)
         _export_by_plugin(console, model, out, to, options or [])
         return
     if options:
@@ -201,14 +205,7 @@ def export(
     to = ExportFormat(to)
     _check_folder_name(model, out, to, int8=int8)
     if to is ExportFormat.onnx:
-        unused = {
-            "--card": card,
-            "--results": results,
-            "--half": half,
-            "--push": push,
-            "--private": private,
-        }
-        _check_unused(unused, to)
+        _check_unused(shared, to)
         _export_onnx(console, model, out, int8=int8, images=images)
         return
     if int8 or images is not None:
@@ -273,7 +270,7 @@ def _check_folder_name(model: str, out: Path, to: ExportFormat, *, int8: bool) -
     )
 
 
-def _check_unused(values: Mapping[str, object], to: ExportFormat) -> None:
+def _check_unused(values: Mapping[str, object], to: str) -> None:
     """Reject options with a value that the format does not use."""
     if unused := [name for name, value in values.items() if value]:
         several = len(unused) > 1
