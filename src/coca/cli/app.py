@@ -21,16 +21,7 @@ from typer.core import TyperGroup
 
 from coca import __version__
 from coca.cli import data
-from coca.cli.collections import (
-    classes,
-    collection,
-    index,
-    migrate,
-    mining,
-    reindex,
-    search,
-    serve,
-)
+from coca.cli.collections import classes, collection, index, migrate, mining, reindex, search, serve
 from coca.cli.console import configure, print_error
 from coca.cli.hints import usage
 from coca.cli.models import answer, caption, classify, embed, export, info

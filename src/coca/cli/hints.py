@@ -13,7 +13,7 @@ def _names(table: Mapping[str, str]) -> dict[str, str]:
 RIGHT = _names(
     {
         "search": "find query",
-        "index": "add ingest insert sync",
+        "index": "add ingest sync",
         "index --prune": "rm remove",
         "index --watch": "watch",
         "collection info": "status stats",
@@ -31,7 +31,7 @@ RIGHT = _names(
         "export --format onnx": "onnx",
         "--help": "help",
         "--version": "version",
-        "--limit|--top|--count": "--top-k --topk -n --num",
+        "--limit|--top|--count": "--top-k --topk --top -n --num",
         "--uri": "--db --database --path",
         "--since": "--after --from",
         "--until": "--before",

@@ -9,10 +9,7 @@ from coca.cli.options import defaults, images
 from coca.cli.options.option_groups import Commands
 from coca.core.errors import ConfigError
 
-app = Commands(
-    help="Manage class embeddings in a collection, for `coca classify --classes`.",
-    no_args_is_help=True,
-)
+app = Commands(help="Manage class embeddings in a collection, for `coca classify --classes`.")
 
 Labels = Annotated[
     str,
