@@ -4,7 +4,7 @@
 newest that a Linux machine can install so. It listens on all interfaces and asks nobody for a
 password: for tests and for trying out, never for a machine that strangers can reach.
 
-    python tests/milvus_server.py runs/milvus --port 19530     # until Ctrl-C; the data stay
+    python tests/support/milvus_server.py runs/milvus --port 19530     # until Ctrl-C; the data stay
 """
 
 import argparse
