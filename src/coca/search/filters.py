@@ -27,6 +27,7 @@ from coca.search.records import (
     PATH,
     TAGS,
     TIME,
+    TRASHED,
     WIDTH,
     CaptionSource,
 )
@@ -337,7 +338,9 @@ def _literal(value: object) -> str:
     raise ArgumentError(f"a filter compares text, numbers and truth values, not {value!r}")
 
 
-IS_HIDDEN = where(f"{METADATA}.{HIDDEN}", "==", True)
+IS_HIDDEN = any_of(
+    where(f"{METADATA}.{HIDDEN}", "==", True), where(f"{METADATA}.{TRASHED}", ">", 0)
+)
 """Filter for hidden records."""
 NOT_HIDDEN = negate(IS_HIDDEN)
 """Filter for the records that searches find."""

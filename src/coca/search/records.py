@@ -28,6 +28,8 @@ CAPTION_SOURCE = "caption_source"
 """Derived from the origin; usable in filters."""
 HIDDEN = "hidden"
 """Key of the metadata that is true for a record that no search finds."""
+TRASHED = "trashed"
+"""Key of the metadata of earlier collections, the time of a deletion, which hides a record too."""
 FAVOURITE = "favourite"
 """Tag of favourites. It stays when a source gives a record new metadata, as `HIDDEN` does."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
@@ -257,7 +259,13 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def is_hidden(metadata: Mapping[str, Any]) -> bool:
     """Return whether a record is hidden; as a filter, this is `filters.IS_HIDDEN`."""
-    return metadata.get(HIDDEN) is True
+    trashed = metadata.get(TRASHED)
+    return metadata.get(HIDDEN) is True or (isinstance(trashed, int | float) and trashed > 0)
+
+
+def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata of a record that is not hidden."""
+    return {key: value for key, value in metadata.items() if key not in (HIDDEN, TRASHED)}
 
 
 def text_inside(metadata: Mapping[str, Any]) -> str:

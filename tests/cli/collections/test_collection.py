@@ -45,9 +45,11 @@ def test_hidden_records_are_counted_and_shown_again(
 ) -> None:
     found = [one["id"] for one in run_json("search", "a red car")]
     with Collection.open("coca.db") as collection:
-        records = collection.get(found[:2]).values()
+        marks: list[dict[str, Any]] = [{"hidden": True}, {"trashed": 1_796_021_997}]
+        records = collection.get(found[:2])
         collection.upsert(
-            replace(one, metadata={**one.metadata, "hidden": True}) for one in records
+            replace(records[id], metadata={**records[id].metadata, **mark})
+            for id, mark in zip(found, marks, strict=False)
         )
     assert [one["id"] for one in run_json("search", "a red car")] == found[2:]
     assert run_json("collection", "info")["hidden"] == 2

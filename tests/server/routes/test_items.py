@@ -134,8 +134,10 @@ def test_a_hidden_item_is_listed_apart_and_found_by_nothing(client: TestClient) 
     assert set(ids(client, scope)) == before
     assert client.patch("/v1/items", json=both | {"hidden": False}).status_code == 200
     assert client.get(url).json() == item
-    # An image that is added again is shown again.
-    client.patch(url, json={"hidden": True})
+    # An image that is added again is shown again, also from the trash of an earlier collection.
+    trashed = client.patch(url, json={"metadata": {"trashed": 1_796_021_997}}).json()
+    assert trashed["hidden"] is True
+    assert ids(client, scope | {"hidden": True}) == [id]
     assert client.post("/v1/items", json=new(241)).json() == item
     assert set(ids(client, scope)) == {*shown, id}
     for one in (id, other["id"]):

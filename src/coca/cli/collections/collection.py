@@ -189,21 +189,18 @@ def unhide(
     """Show hidden records again, so that searches find them."""
     from coca.search.filters import IS_HIDDEN
     from coca.search.milvus.collection import Collection
-    from coca.search.records import HIDDEN, batches
+    from coca.search.records import batches, shown
 
     with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
         hidden = sorted(collection.ids(IS_HIDDEN))
         if unknown := [id for id in ids or () if id not in hidden]:
             raise SearchError(f"{unknown[0]!r} is not a hidden record of collection {name!r}")
-        shown = sorted(set(ids or hidden))
-        for some in batches(shown, 1_000):
+        found = sorted(set(ids or hidden))
+        for some in batches(found, 1_000):
             records = collection.get(some).values()
-            collection.upsert(
-                replace(one, metadata={k: v for k, v in one.metadata.items() if k != HIDDEN})
-                for one in records
-            )
-    console.say(f"searches find {len(shown):,} records again")
-    console.emit({"collection": name, "shown": shown})
+            collection.upsert(replace(one, metadata=shown(one.metadata)) for one in records)
+    console.say(f"searches find {len(found):,} records again")
+    console.emit({"collection": name, "shown": found})
 
 
 @app.command(name="index")

@@ -275,7 +275,7 @@ def _best(scores: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " M"]:
 # The copy on disk.
 
 
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)

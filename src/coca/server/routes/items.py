@@ -29,6 +29,7 @@ from coca.search.records import (
     Record,
     content_id,
     is_hidden,
+    shown,
     storage_error,
 )
 from coca.search.records import Hit as FoundHit
@@ -276,7 +277,7 @@ def _changed(
     removed = set(change.remove_tags)
     metadata = {**record.metadata, **change.metadata}
     if change.hidden is not None:
-        metadata[HIDDEN] = change.hidden or None
+        metadata = {**shown(metadata), **({HIDDEN: True} if change.hidden else {})}
     changed = replace(
         record,
         tags=tuple(tag for tag in dict.fromkeys(tags) if tag not in removed),
