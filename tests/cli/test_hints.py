@@ -21,7 +21,6 @@ ROOT: Any = typer.main.get_command(app)
         ("help", "no such command 'help'; use: coca --help"),
         ("searchh", "no such command 'searchh'. Did you mean 'search'?; see `coca --help`"),
         ("data ask", "no such command 'ask'; see `coca data --help`"),
-        ("search dog --topk 3", "no such option: --topk; use --limit"),
         ("search dog --top 3", "no such option: --top; use --limit"),
         ("answer x.jpg why -n 3", "no such option: -n; use --top"),
         ("search dog --min_score 2", "no such option: --min_score; use --min-score"),
