@@ -473,9 +473,6 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "--", text)
 
 
-# Model names.
-
-
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
     """Resolve a model name to its folder; open weights are downloaded and converted if needed."""
     kind, _, rest = str(name).partition(":")

@@ -35,9 +35,6 @@ from coca.runtime.execution import Precision
 from coca.workflows.evaluation.report import table
 from coca.workflows.training.finetune import SCORES_FOLDER
 
-# Files by which `AutoModel` and `AutoProcessor` of transformers load a model folder.
-
-
 CODE_FILE = "coca_classes.py"
 """Module of the folder that `auto_map` names."""
 _CODE = """\"\"\"Classes of this model; they are part of the package coca-captioners.\"\"\"

@@ -42,8 +42,6 @@ from coca.model.losses.contrastive_loss import (
 )
 from coca.processing.processor import Processor
 
-# Training objective: the weighted sum of CoCa's losses (section 3.2), in nats.
-
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryConfig(Config):

@@ -17,9 +17,6 @@ from coca.core.extras import require
 from coca.core.files.atomic import append_line, read_json, write_atomic
 from coca.core.registry import Registry
 
-# Experiment trackers: JSON lines, TensorBoard, Weights & Biases, or a plugin's.
-
-
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 

@@ -12,8 +12,6 @@ from coca.cli.options.option_groups import Commands, Group
 from coca.core.errors import ConfigError, SearchError
 from coca.search.search_options import CalibrationConfig
 
-# Command `coca collection calibrate`: choose the limit of a match.
-
 
 def calibrate(
     name: Annotated[

@@ -12,8 +12,6 @@ from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
 
-# Command `coca convert`: convert weights to and from OpenCLIP.
-
 
 class Form(StrEnum):
     """Formats that a model can be written in."""
@@ -71,9 +69,6 @@ def convert(
     console.emit({"out": str(made)})
 
 
-# Command `coca average`: average the weights of several models.
-
-
 def average(
     sources: Annotated[
         list[str],
@@ -102,9 +97,6 @@ def average(
     made = workflow.average(sources, out, shares=shares or (), class_scale=class_scale)
     console.say(f"the average of {len(sources)} models is now in {made}")
     console.emit({"out": str(made)})
-
-
-# Command `coca export`: write a model to share, or for other runtimes.
 
 
 class ExportFormat(StrEnum):

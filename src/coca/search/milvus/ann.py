@@ -255,9 +255,6 @@ def _exact(
     return answers
 
 
-# ANN search for records: plain, or grouped by album.
-
-
 _MOST_OF_ALBUMS = 2_048
 """Maximum number of nearest images scanned for albums before frequent albums are excluded."""
 

@@ -329,17 +329,12 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
             f"{f', and lacks the fields {lacking}' if lacking else ''}; import its records into a "
             'collection of another name, see "Vectors of another program" in docs/milvus.md'
         )
-    if properties.get(_LAYOUT) != _NEWEST or MADE_FOR not in properties:
+    encoded = _ENCODING in properties
+    if properties.get(_LAYOUT) != _NEWEST or MADE_FOR not in properties or encoded:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was made by another version of coca, "
             "whose records contain other fields: `coca index` the images again with another "
             "--collection or --uri"
-        )
-    if _ENCODING in properties:
-        raise SearchError(
-            f"collection {collection!r} in {connection.uri} stores encoded vectors (fewer "
-            "dimensions by PCA or truncation, int8 or binary), which this version does not read: "
-            "`coca index` the images again with another --collection or --uri"
         )
     name = str(found["collection_name"])
     shared = records.TEXT_VECTOR in columns

@@ -135,9 +135,6 @@ def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
         ) from error
 
 
-# Initialize the process group from torchrun's environment.
-
-
 _KEY = "coca/meeting"
 _TIMEOUT = timedelta(minutes=10)
 """Timeout of the rendezvous, while some ranks may still import or download."""
