@@ -45,12 +45,9 @@ def test_hidden_records_are_counted_and_shown_again(
 ) -> None:
     found = [one["id"] for one in run_json("search", "a red car")]
     with Collection.open("coca.db") as collection:
-        marks: list[dict[str, Any]] = [{"hidden": True}, {"trashed": 1_796_021_997}]
-        records = collection.get(found[:2])
-        collection.upsert(
-            replace(records[id], metadata={**records[id].metadata, **mark})
-            for id, mark in zip(found, marks, strict=False)
-        )
+        first, second = collection.get(found[:2]).values()
+        trashed = replace(second, metadata={"trashed": 1_796_021_997})
+        collection.upsert([replace(first, metadata={"hidden": True}), trashed])
     assert [one["id"] for one in run_json("search", "a red car")] == found[2:]
     assert run_json("collection", "info")["hidden"] == 2
     assert "2 of them" in run("collection", "info").stdout

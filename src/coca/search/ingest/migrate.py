@@ -182,11 +182,7 @@ def _import(
     *,
     guarded: bool,
 ) -> tuple[int, set[str]]:
-    """Write records that no earlier run wrote.
-
-    Returns:
-        The number of written records, and the ids of records that were kept.
-    """
+    """Write records that no earlier run wrote; return their number and the ids of kept ones."""
     written_log = folder / "written.txt"
     done = set(written_log.read_text().splitlines()) if written_log.exists() else set()
     written = 0

@@ -64,9 +64,7 @@ class VectorIndex:
         pairs = [tuple(map(str.strip, each.partition("="))) for each in params]
         for each, (name, equals, value) in zip(params, pairs, strict=True):
             if not (name and equals and value):
-                raise ArgumentError(
-                    f"an index parameter must be KEY=VALUE, such as M=32, got {each!r}"
-                )
+                raise ArgumentError(f"an index parameter must be KEY=VALUE (M=32), got {each!r}")
             if name in _NOT_PARAMS:
                 raise ArgumentError(f"{name} is not a parameter of an index: coca sets it itself")
         return cls(type, {name: value for name, _, value in pairs})

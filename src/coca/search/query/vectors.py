@@ -244,11 +244,9 @@ class VectorScan:
 def _first_pass(
     codes: Codes, queries: Float32[np.ndarray, "Q E"], some: Int64[np.ndarray, " C"] | None
 ) -> tuple[Float32[np.ndarray, " Q"], Float32[np.ndarray, "Q N"]]:
-    """Score rows by the codes of both sides.
+    """Score rows by the codes of both sides; return the scale of each query, and its scores.
 
-    Returns:
-        The scale of each query's codes, and scores to multiply by it, in the order of the rows;
-        the number of columns is a multiple of `_GROUP_ROWS`, and further columns are -inf.
+    The number of columns is a multiple of `_GROUP_ROWS`, and further columns are -inf.
     """
     numkong = require("numkong", extra="search")
     count = len(codes.values) if some is None else len(some)

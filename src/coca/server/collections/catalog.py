@@ -16,21 +16,12 @@ import numpy as np
 
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import Watch
-from coca.search.records import (
-    HIDDEN,
-    METADATA,
-    OCR_TEXT,
-    RAW_FILE,
-    TRASHED,
-    Hit,
-    batches,
-    is_hidden,
-)
+from coca.search.records import HIDDEN, METADATA, OCR_TEXT, RAW_FILE, Hit, batches, is_hidden
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
 """Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
-_UNCOUNTED = ("captions", HIDDEN, TRASHED, OCR_TEXT, RAW_FILE)
+_UNCOUNTED = ("captions", HIDDEN, OCR_TEXT, RAW_FILE)
 """Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""

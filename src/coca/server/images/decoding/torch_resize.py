@@ -48,10 +48,9 @@ def resize_columns(
 def _bands(
     size: int, resized: int, interpolation: str
 ) -> list[tuple[int, int, Float64[np.ndarray, "_ _"]]]:
-    """Compute the weights of an axis as matrices of neighbouring results.
+    """Compute the weights of an axis, as matrices of neighbouring results.
 
-    Returns:
-        First result, first pixel, and the weights of these results from this pixel on.
+    Each comes with its first result and the first pixel of its weights.
     """
     rows = _rounded(_weights(size, resized, interpolation))
     step = max(1, resized // _BANDS)
