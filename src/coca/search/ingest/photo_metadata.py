@@ -104,8 +104,6 @@ class PhotoMetadata:
 
 PHOTO_FIELDS = tuple(each.name for each in fields(PhotoMetadata))
 """Keys of the metadata of photos."""
-PHOTO_LISTS = frozenset(each.name for each in fields(PhotoMetadata) if "tuple" in str(each.type))
-"""Those whose values are lists of texts."""
 
 
 @dataclass(frozen=True)
