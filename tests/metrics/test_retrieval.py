@@ -88,12 +88,16 @@ def test_the_median_of_an_even_number_of_ranks_is_between() -> None:
 
 
 ALL = np.ones((2, 3), dtype=bool)
+FIRST = ALL & [[True], [False]]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: retrieval_scores(np.zeros((2, 3)), ALL & [[1], [0]]), "query 1 has no relevant"),
+        (
+            lambda: retrieval_scores(np.zeros((2, 3)), ALL & [[True], [False]]),
+            "query 1 has no relevant",
+        ),
         (lambda: retrieval_scores(np.full((2, 3), np.nan), ALL), "similarity contains 6 NaN"),
         (lambda: retrieval_scores(np.zeros((0, 3)), ALL[:0]), "has nothing to rank"),
         (lambda: retrieval_scores(np.zeros((2, 0)), ALL[:, :0]), "has nothing to rank"),

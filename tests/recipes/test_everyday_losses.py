@@ -52,7 +52,7 @@ def batch() -> Batch:
 
 
 def losses(model: CoCa, batch: Batch, auxiliary: Any, loss: Any) -> Losses:
-    config = LossConfig(contrastive_weight=0, captioning_weight=0, auxiliary=(auxiliary,))
+    config = LossConfig(contrastive_weight=0.0, captioning_weight=0.0, auxiliary=(auxiliary,))
     return CoCaObjective(config, [loss])(model, batch)
 
 
