@@ -95,7 +95,7 @@ FIRST = ALL & [[True], [False]]
     ("call", "message"),
     [
         (
-            lambda: retrieval_scores(np.zeros((2, 3)), ALL & [[True], [False]]),
+            lambda: retrieval_scores(np.zeros((2, 3)), FIRST),
             "query 1 has no relevant",
         ),
         (lambda: retrieval_scores(np.full((2, 3), np.nan), ALL), "similarity contains 6 NaN"),
