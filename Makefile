@@ -64,8 +64,9 @@ demo: $(DRAWINGS)
 	@$(BIN)/coca pretrain recipes/pretrain/emoji.yaml
 	@$(BIN)/coca demo --model $(SCRATCH)/model --images $(SCRATCH)/drawings --folder $(SCRATCH)
 else
-demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
-	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)")
+demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; URI=: in Milvus; FROM_SCRATCH=1 trains first
+	@$(if $(URI),$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,milvus-lite]')
+	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(URI),--uri "$(URI)")
 endif
 
 everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stages only
@@ -108,7 +109,7 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) tests/lowest.py constraints > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,report,search,serve,train,video,vqa]'
+		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,milvus-lite,report,search,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
 fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz

@@ -1,10 +1,12 @@
-"""Cost of indexing a collection against embedding alone: the same images, the same model.
+"""Cost of indexing a collection against the model alone: the same images, the same model.
 
     python benchmarks/filling.py --images photos --count 3000
+    python benchmarks/filling.py --images photos --count 1000 --captions
 
-`embed` prefetches and embeds the images as `coca index` does, and stores nothing. `plain` is
+`embed` prefetches and embeds the images as `coca index` does, and stores nothing; with `--captions`
+the model also writes their captions and embeds these. `plain` is
 `Predictor.embed_images`, which reads a batch and then embeds it. `index` inserts into a new
-collection of Milvus Lite, from opening it until it is on disk and closed. `again` is a second run
+collection of a SQLite file, from opening it until it is on disk and closed. `again` is a second run
 on the same collection, in which no image has changed.
 """
 
@@ -14,46 +16,50 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from options import run
 from sample_data import VAL, make_photos
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
+from coca.core.files.local_files import read_file
+from coca.core.prefetch import map_ahead
 from coca.inference import loading
 from coca.inference.predictor import Predictor
-from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
-from coca.search.ingest.prefetch import Reader, embed_items
-from coca.search.ingest.snapshot import CollectionSnapshot
-from coca.search.ingest.sources import FileSource, find_files
+from coca.search.ingest.sources import find_files
+from coca.search.records import batches
 from coca.workflows.collections.index import index_images
 
 NAMES = {
-    "embed": "embedding alone, reading ahead",
-    "plain": "embedding alone, `embed_images`",
+    "embed": "the model alone, reading ahead",
+    "plain": "the model alone, `embed_images`",
     "index": "`coca index`, new collection",
     "again": "`coca index`, second run",
 }
 
 
-def embed_ahead(model: Predictor, files: Sequence[Path]) -> None:
-    reader = Reader(
-        model,
-        CollectionSnapshot([]),
-        captions=False,
-        threads=reading_threads(),
-        ahead=READ_AHEAD_BATCHES * model.batch_size,
-    )
-    batch = {}
-    for item in reader.read(FileSource(files)):
-        batch[item.id] = item
-        if len(batch) == model.batch_size:
-            embed_items(model, batch)
-            batch = {}
-    embed_items(model, batch)
+def embed_ahead(model: Predictor, files: Sequence[Path], captions: bool) -> None:
+    ahead = 2 * model.batch_size
+    items = map_ahead(_prepared(model), files, threads=os.cpu_count() or 1, ahead=ahead)
+    for batch in batches(items, model.batch_size):
+        if captions:
+            model.embed_texts(model.embed_and_caption(batch)[1])
+        else:
+            model.embed_prepared(batch)
 
 
-def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
-    done = index_images(files, model, uri=uri, captions=False).report
+def _prepared(model: Predictor) -> Callable[[Path], Any]:
+    return lambda file: model.prepare_image(read_file(str(file)))
+
+
+def embed(model: Predictor, files: Sequence[Path], captions: bool) -> None:
+    model.embed_images(files)
+    if captions:
+        model.embed_texts([caption.text for caption in model.caption(files)])
+
+
+def index(model: Predictor, files: Sequence[Path], captions: bool, uri: str) -> None:
+    done = index_images(files, model, uri=uri, captions=captions).report
     assert done.good == len(files)
 
 
@@ -63,21 +69,21 @@ UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 def contestant(arguments: argparse.Namespace) -> None:
     model = loading.load(arguments.model, device="cpu")
-    files = find_files([arguments.images])[: arguments.count]
+    files = [Path(file) for file in find_files([arguments.images])][: arguments.count]
     # The first batch warms up: imports and the choice of kernels.
-    model.embed_images(files[: model.batch_size])
+    embed(model, files[: model.batch_size], arguments.captions)
     with tempfile.TemporaryDirectory() as folder:
         uri = str(Path(folder) / "images.db")
         works: dict[str, Callable[[], object]] = {
-            "embed": lambda: embed_ahead(model, files),
-            "plain": lambda: model.embed_images(files),
-            "index": lambda: index(model, files, uri),
-            "again": lambda: index(model, files, uri),
+            "embed": lambda: embed_ahead(model, files, arguments.captions),
+            "plain": lambda: embed(model, files, arguments.captions),
+            "index": lambda: index(model, files, arguments.captions, uri),
+            "again": lambda: index(model, files, arguments.captions, uri),
         }
-        # The first use of the Milvus client costs a second in each process.
-        index(model, files[: model.batch_size], str(Path(folder) / "warm.db"))
+        warm = str(Path(folder) / "warm.db")
+        index(model, files[: model.batch_size], arguments.captions, warm)
         if arguments.contestant == "again":
-            index(model, files, uri)
+            index(model, files, arguments.captions, uri)
         start, used = time.perf_counter(), time.process_time()
         works[arguments.contestant]()
         seconds, cpu = time.perf_counter() - start, time.process_time() - used
@@ -86,6 +92,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("images", "count", "model")]
+    shared += ["--captions"] if arguments.captions else []
     with tempfile.TemporaryDirectory() as folder:
         if arguments.images == VAL or arguments.images.endswith(".tar"):
             make_photos(Path(folder) / "photos", arguments.images, arguments.count)
@@ -98,10 +105,11 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     write_report(
         arguments,
         rounds,
-        "filling",
-        f"Indexing {count:,} images by {arguments.model}",
+        "filling-captions" if arguments.captions else "filling",
+        f"Indexing {count:,} images by {arguments.model}"
+        + (", with captions" if arguments.captions else ""),
         results(rounds),
-        packages=("torch", "pymilvus", "milvus-lite"),
+        packages=("torch", "numpy"),
     )
     return rounds
 
@@ -128,5 +136,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
     parser.add_argument("--model", default="everyday", help="model (default everyday)")
+    parser.add_argument("--captions", action="store_true", help="generate captions as well")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

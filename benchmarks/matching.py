@@ -2,7 +2,7 @@
 
     python benchmarks/matching.py --photos FOLDER
 
-Each set of `ranking.py` is a collection of Milvus Lite, calibrated as by `coca index`. A record
+Each set of `ranking.py` is a collection in a SQLite file, calibrated as by `coca index`. A record
 without a given caption has the one that the model generates. Queries are those of the set, 60
 absent concepts, 100 texts of random letters, and for the set `words` common nouns that no caption
 of a photo has. A query matches if one of its first ten hits does. The baseline, in brackets: one of
@@ -23,11 +23,10 @@ from options import run
 from ranking import ANSWERS, SETS, UNCAPTIONED, add_data, embedded, loaded, sets_of
 from side_by_side import Figures, Rounds, table, write_report
 
-from coca.search.milvus.collection import Collection
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.match import covered
 from coca.search.records import Origin, Record
+from coca.search.stores import open_collection
+from coca.search.words import query_terms, share, terms_of
 from coca.workflows.collections.calibrate import calibrate
 
 MAX_QUERIES = 400
@@ -49,7 +48,7 @@ def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figu
     generated = generated_captions(name, arguments) if captioned < 1 else data["captions"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        Collection.open(
+        open_collection(
             str(Path(folder) / "set.db"),
             embed_dim=predictor.embed_dim,
             fingerprint=predictor.fingerprint,
@@ -67,15 +66,15 @@ def measured(name: str, captioned: float, arguments: argparse.Namespace) -> Figu
             )
             for row in range(len(given))
         )
-        collection.flush()
         start = time.process_time()
         calibrate(collection, predictor)
         seconds = time.process_time() - start
-        engine = SearchEngine(predictor, CollectionCopy(collection))
+        engine = SearchEngine(predictor, collection)
 
         def matches(text: str) -> Matches:
             hits = engine.search(text, k=10)
-            words = any(covered(text, hit.caption) == 1 for hit in hits)
+            terms = query_terms(text)
+            words = any(share(terms, terms_of(hit.caption)) == 1 for hit in hits)
             return Matches(bool(hits[0].query_matches), words)
 
         queries = data["queries"].tolist()
@@ -146,7 +145,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "matching",
         "Queries that match, with and without an answer",
         table(columns, rows),
-        packages=["torch", "pymilvus", "milvus-lite"],
+        packages=["torch", "numpy"],
     )
     return rounds
 

@@ -2,7 +2,7 @@
 
     .venv-page/bin/python benchmarks/page_typing.py --rows 100000
 
-`make test-page` makes that environment. A collection of Milvus Lite with random vectors and small
+`make test-page` makes that environment. A collection of a SQLite file with random vectors and small
 JPEG files is filled once. Each round starts `coca serve` without thumbnails, waits until it has
 read the items, opens the page, and types words letter by letter, each letter after the images of
 the last one. A letter ends when the first image of its result is loaded. Then the page scrolls to
@@ -40,8 +40,8 @@ from side_by_side import (
 
 from coca.inference import loading
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record, content_id
+from coca.search.records import Record, content_id, record_id
+from coca.search.stores import open_collection
 from coca.workflows.collections.collection_model import lasting_name
 
 VIEWPORT = {"width": 1280, "height": 800}
@@ -119,8 +119,9 @@ def records(rows: int, folder: Path, embed_dim: int) -> Iterator[Record]:
         vector = random.standard_normal(embed_dim, np.float32)
         caption = f"a {TAGS[row % 10]} next to a {TAGS[row // 10 % 10]}, number {row}"
         yield Record(
-            id=content_id(data),
+            id=record_id(str(path)),
             path=str(path),
+            content=content_id(data),
             caption=caption,
             width=size[0],
             height=size[1],
@@ -133,7 +134,7 @@ def records(rows: int, folder: Path, embed_dim: int) -> Iterator[Record]:
 
 
 def fill(uri: str, model: Predictor, rows: int, folder: Path) -> None:
-    with Collection.open(
+    with open_collection(
         uri,
         embed_dim=model.embed_dim,
         fingerprint=model.fingerprint,
@@ -234,13 +235,13 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         rounds,
         "page-typing",
         f"Loading, typing and jumping on the page over {arguments.rows:,} images",
-        f"Model `{arguments.model}`, Milvus Lite, chromium without a graphics processor, viewport "
-        f"of {VIEWPORT['width']} x {VIEWPORT['height']} pixels.",
+        f"Model `{arguments.model}`, a SQLite file, chromium without a graphics processor, "
+        f"viewport of {VIEWPORT['width']} x {VIEWPORT['height']} pixels.",
         table(
             ["", "median (range)"],
             [[text, figure(runs, key).shown()] for key, text in ROWS.items()],
         ),
-        packages=["playwright", "fastapi", "uvicorn", "pymilvus", "milvus-lite"],
+        packages=["playwright", "fastapi", "uvicorn"],
     )
     return rounds
 

@@ -35,9 +35,10 @@ import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.search.query.query_terms import query_forms
-from coca.search.query.ranking import fused_scores
-from coca.search.query.words import WordIndex, analyze
+from coca.search.ranking import fused_scores
 from coca.search.search_options import Ranking
+from coca.search.words import terms_of
+from coca.tasks.baselines import bm25_matrix
 
 ANSWERS = yaml.safe_load(Path(__file__).with_name("ranking_queries.yaml").read_text("utf-8"))
 DEPTHS, DRAWS, SEEDS = (1, 5), 2_000, 3
@@ -130,12 +131,12 @@ def classes(arguments: argparse.Namespace) -> Texts:
 def words(arguments: argparse.Namespace) -> Texts:
     """Photos without captions; a query is a noun, which two of the five captions have or none."""
     samples = list(_samples(f"{arguments.photos}/flickr8k_224/val-*.tar"))
-    written = [[set(analyze(caption)) for caption in sample.captions] for sample in samples]
+    written = [[set(terms_of(caption)) for caption in sample.captions] for sample in samples]
     nouns = ANSWERS["nouns"].split()
     counts = np.array(
         [
             [sum(term in some for some in captions) for captions in written]
-            for (term,) in map(analyze, nouns)
+            for (term,) in map(terms_of, nouns)
         ]
     )
     # A noun that few captions have is neither there nor absent.
@@ -234,15 +235,11 @@ def parts_of(data: Mapping[str, np.ndarray], form: str, captioned: float, seed: 
     """Compute the matrices of a set, of which a fraction of the records has a caption."""
     given = np.random.default_rng(seed).random(len(data["images"])) < captioned
     query, captions = data[form], data["caption vectors"]
-    index = WordIndex.build(np.where(given, data["captions"], "").tolist())
-    words = np.zeros((len(query), len(given)), np.float32)
-    for row, text in enumerate(data["queries"].tolist()):
-        rows, scores = index.scores(text)
-        words[row, rows] = scores
+    counted = np.where(given, data["captions"], "").tolist()
     return Parts(
         image=query @ data["images"].T,
         caption=query @ captions.T,
-        words=words,
+        words=bm25_matrix(counted, data["queries"].tolist()),
         given=given,
     )
 

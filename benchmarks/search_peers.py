@@ -2,7 +2,7 @@
 
     coca embed photos --out photos.npy
     python benchmarks/search_peers.py --vectors photos.npy
-    python benchmarks/search_peers.py --rows 1000000 --only scan,faiss-sq8,usearch-exact --rounds 1
+    python benchmarks/search_peers.py --rows 1000000 --only sqlite,faiss-sq8 --rounds 1
 
 `--vectors` reads what `coca embed` writes, and vectors files: .npy, .parquet, .jsonl or .csv.
 Without it, vectors are drawn that resemble those of a model: 2,000 clusters on a 64-d surface, with
@@ -40,9 +40,9 @@ from side_by_side import (
     write_report,
 )
 from vector_stores import (
-    Copy,
     Faiss,
     HNSWLib,
+    InMilvusLite,
     K,
     Lance,
     NumPy,
@@ -50,7 +50,6 @@ from vector_stores import (
     Ours,
     Qdrant,
     Rows,
-    Scan,
     SQLiteVec,
     Store,
     USearch,
@@ -65,10 +64,9 @@ FEWEST, LIMIT_S = 10, 5.0
 SHARES = (1.0, 0.1, 0.01, 0.001)
 """Fractions of the rows that a filter keeps."""
 STORES: dict[str, tuple[str, Callable[[Path], Store]]] = {
-    "scan": ("`VectorScan`, exact", Scan),
-    "copy": ("`CollectionCopy`, saved, exact", Copy),
-    "lite": ("`Collection`, Milvus Lite", Ours),
-    "server": ("`Collection`, Milvus server 2.3.5", OnServer),
+    "sqlite": ("`SqliteCollection`, exact", Ours),
+    "lite": ("`MilvusCollection`, Milvus Lite", InMilvusLite),
+    "server": ("`MilvusCollection`, Milvus server 2.3.5", OnServer),
     "numpy": ("NumPy, exact", NumPy),
     "faiss-flat": ("faiss Flat, exact", partial(Faiss, kind="flat")),
     "faiss-sq8": ("faiss SQ8", partial(Faiss, kind="sq8")),

@@ -2,8 +2,8 @@
 
     python benchmarks/serve_load.py --clients 32 --queries 2000
 
-Each contestant fills a collection of Milvus Lite with random vectors, and starts `coca serve` on it
-in a process of its own. Clients are threads with one connection each, which send the next query
+Each contestant fills a collection of a SQLite file with random vectors, and starts `coca serve` on
+it in a process of its own. Clients are threads with one connection each, which send the next query
 when the last one is answered. `batching` has the default batches, `single` has `--max-batch 1`.
 
 Before that, one client sends its queries one after the other, and `SearchEngine` runs the same
@@ -31,9 +31,9 @@ from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_repo
 
 from coca.inference import loading
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.records import Record
+from coca.search.stores import open_collection
 from coca.workflows.collections.collection_model import lasting_name
 
 BATCHES = {"batching": 32, "single": 1}
@@ -57,7 +57,7 @@ def fill(uri: str, model: Predictor, rows: int) -> None:
     """Store random unit vectors."""
     vectors = np.random.default_rng(0).standard_normal((rows, model.embed_dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with Collection.open(
+    with open_collection(
         uri,
         "pictures",
         embed_dim=model.embed_dim,
@@ -147,7 +147,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         uri = str(Path(folder) / "load.db")
         fill(uri, model, arguments.rows)
         alone = texts(arguments.alone)
-        with Collection.open(uri, "pictures") as collection:
+        with open_collection(uri, "pictures") as collection:
             engine = SearchEngine(model, collection)
             engine.search(alone[0], k=10)
             own, used = [], time.process_time()
@@ -208,7 +208,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         rounds,
         "serve-load",
         f"Text queries to `coca serve` by {arguments.clients} clients",
-        f"Model `{arguments.model}`, {arguments.rows:,} rows in Milvus Lite, "
+        f"Model `{arguments.model}`, {arguments.rows:,} rows in a SQLite file, "
         f"{arguments.queries:,} queries a round.",
         *sections,
         "One client, with the figures of both contestants:",
@@ -219,7 +219,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
                 for key, name in ALONE.items()
             ],
         ),
-        packages=["torch", "fastapi", "uvicorn", "pymilvus", "milvus-lite"],
+        packages=["torch", "fastapi", "uvicorn"],
     )
     return rounds
 

@@ -1,12 +1,12 @@
-"""Typed queries over captioned images at any size: the saved copy, Milvus Lite, and the command.
+"""Typed queries over captioned images in a SQLite file of any size, writes to it, and the command.
 
     python benchmarks/typed_queries.py --records 100000 --captions captions.txt
     python benchmarks/typed_queries.py --records 1000000 --work runs/typed --rounds 1
 
 Captions are lines of a file, by default names of emoji; from the last line on, a caption is half of
 two lines. The vector of a caption is that of its lines by the model, the vector of its image has a
-cosine of about .3 with it. The collection is written once, calibrated and copied to disk as by
-`coca index`, and `--work` keeps it for later runs. Each part is measured in a process of its own.
+cosine of about .3 with it. The collection is written once and calibrated as by `coca index`, and
+`--work` keeps it for later runs. Each part is measured in a process of its own.
 
 Queries are parts of captions. Times are processor times of all threads, since other programs may
 run, with the wall-clock time in brackets.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,6 @@ from options import run
 from side_by_side import (
     Figures,
     Rounds,
-    disk_mb,
     emit,
     figure,
     in_turn,
@@ -43,58 +43,41 @@ from side_by_side import (
 )
 
 from coca.runtime.text_embedder import TextEmbedder
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.rows import HIT_COLUMNS
-from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.engine import SearchEngine
-from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.query_terms import Term
-from coca.search.query.saved_copy import find_copy
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
+from coca.search.stores import open_collection
+from coca.search.words import terms_of
 from coca.workflows.collections.calibrate import calibrate
 from coca.workflows.collections.collection_model import load_model, open_search
 
 MODEL, NAME, K = "everyday", "pictures", 10
 EMBEDDED, BLOCK_ROWS = 10_000, 10_000
 """Lines whose vectors the model computes, and records that are made at a time."""
-BUILD = {
-    "write": "write all records to Milvus Lite, and flush",
-    "read": "read the copy from Milvus Lite, and write it to disk",
-    "calibrate": "calibrate",
-}
-COPY = {
+BUILD = {"write": "write all records", "calibrate": "calibrate"}
+SEARCH = {
     "model": "start of the model, without torch",
-    "open": "open the copy",
+    "open": "open the collection",
     "first": "first typed query after it",
     "typed": "**typed query, model included**",
+    "common": "typed query of the most common words",
     "query": "of it: the model",
     "ranked": "of it: ranking of ten hits",
     "dense": "by image alone, model included",
     "min_score": "typed query, `min_score` without a hit",
-    "filter_first": "typed query, first with a filter that keeps 10 %, which opens Milvus",
+    "filter_first": "typed query, first with a filter that keeps 10 %",
     "filter": "typed query, the same filter again",
-}
-LITE = {
-    "words": "read the words of captions",
-    "default": "typed query, the default",
-    "dense": "by image alone",
-    "min_score": "typed query, `min_score` without a hit",
-    "collection": "`Collection.search`, by vector",
-    "pymilvus": "pymilvus's `search`, by vector, with the same settings",
 }
 WRITE = {
     "upsert": "write one record",
     "first": "first typed query after it",
     "next": "next typed query",
-    "save": "write the copy again",
 }
 COMMAND = {"command": "`coca search 'red car'`"}
-PARTS = {"copy": COPY, "lite": LITE, "write": WRITE, "command": COMMAND}
+PARTS = {"search": SEARCH, "write": WRITE, "command": COMMAND}
 TITLES = {
-    "copy": "The copy on disk, as `coca search` and `coca serve` open it",
-    "lite": "Milvus Lite without a copy",
-    "write": "A record that is written while the copy is open",
+    "search": "Searches of a process, as of `coca serve`",
+    "write": "A record that is written while the collection is open",
     "command": "The command as a whole",
 }
 QUICK = {"records": 2_000, "rounds": 1}
@@ -136,6 +119,12 @@ def queries_of(path: str, count: int) -> list[str]:
         start = chosen.randrange(max(len(words) - 2, 1))
         found.append(" ".join(words[start : start + chosen.randint(2, 5)]))
     return found
+
+
+def common_words(path: str) -> str:
+    """Return the three words that most captions have."""
+    counts = Counter(term for line in lines_of(path) for term in set(terms_of(line)))
+    return " ".join(term for term, _ in counts.most_common(3))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -200,9 +189,9 @@ def model() -> TextEmbedder:
 
 
 def build(arguments: argparse.Namespace, uri: str) -> Figures:
-    """Write the collection, and what `coca index` writes with it."""
+    """Write the collection, and calibrate it as `coca index` does."""
     clock, embedder = Clock(), model()
-    with Collection.open(
+    with open_collection(
         uri,
         NAME,
         embed_dim=embedder.embed_dim,
@@ -212,44 +201,39 @@ def build(arguments: argparse.Namespace, uri: str) -> Figures:
     ) as collection:
         with clock.timed("write"):
             collection.upsert(records_of(arguments.captions, arguments.records, embedder))
-            collection.flush()
         clock.figures["write mb"] = peak_bytes() / 1e6
-    with Collection.open(uri, NAME) as collection:
-        with clock.timed("read"):
-            copy = CollectionCopy(collection)
         with clock.timed("calibrate"):
-            calibrate(collection, embedder, searched=copy)
+            calibrate(collection, embedder)
     clock.figures["peak mb"] = peak_bytes() / 1e6
-    clock.figures["collection disk mb"] = disk_mb(Path(uri))
-    clock.figures["copy disk mb"] = sum(disk_mb(path) for path in Path(uri).rglob("copy"))
+    clock.figures["collection disk mb"] = Path(uri).stat().st_size / 1e6
     return clock.figures
 
 
-def measure_copy(arguments: argparse.Namespace, uri: str, queries: list[str]) -> Figures:
+def measure_search(arguments: argparse.Namespace, uri: str, queries: list[str]) -> Figures:
     clock, bare = Clock(), resident_mb()
     with clock.timed("model"):
         embedder = model()
         embedder.embed_texts([queries[-1]])
     before = resident_mb()
-    with clock.timed("open"):
-        assert find_copy(uri, NAME) is not None, "the copy is that of the collection"
+    with clock.timed("open"), open_collection(uri, NAME):
+        pass
     with open_search(uri, collection=NAME, model=embedder) as engine:
-        copy = engine.collection
-        assert isinstance(copy, CollectionCopy)
         with clock.timed("first"):
             engine.search(queries[-1])
-        vectors = {query: engine.query([Term(text=query)]) for query in queries}
-        clock.repeated("typed", engine.search, queries)
-        clock.repeated("query", lambda query: engine.query([Term(text=query)]), queries)
-        clock.repeated(
-            "ranked",
-            lambda query: copy.search_ranked(vectors[query], query, Ranking(), SearchOptions()),
-            queries,
-        )
-        clock.repeated("dense", lambda query: engine.search(query, hybrid=False), queries)
-        clock.repeated("min_score", lambda query: engine.search(query, min_score=0.99), queries)
+        vectors = {query: engine.query_vector([Term(text=query)]) for query in queries}
+        ranked, ranking, page = engine.collection.ranked, Ranking(), SearchOptions()
+        steps: dict[str, Callable[[str], object]] = {
+            "typed": engine.search,
+            "query": lambda query: engine.query_vector([Term(text=query)]),
+            "ranked": lambda query: ranked(vectors[query], query, ranking, page),
+            "dense": lambda query: engine.search(query, hybrid=False),
+            "min_score": lambda query: engine.search(query, min_score=0.99),
+        }
+        for name, step in steps.items():
+            clock.repeated(name, step, queries)
+        clock.repeated("common", engine.search, 10 * [common_words(arguments.captions)])
         resident = resident_mb()
-        clock.figures |= {"copy mb": resident - before, "process mb": resident}
+        clock.figures |= {"collection mb": resident - before, "process mb": resident}
         clock.figures["model mb"] = before - bare
         filter = f"width < {arguments.records // 10}"
         with clock.timed("filter_first"):
@@ -258,53 +242,17 @@ def measure_copy(arguments: argparse.Namespace, uri: str, queries: list[str]) ->
     return clock.figures
 
 
-def measure_lite(arguments: argparse.Namespace, uri: str, queries: list[str]) -> Figures:
-    clock, embedder = Clock(), model()
-    with Collection.open(uri, NAME) as collection:
-        # As a server is searched: candidates by Milvus, and words in memory.
-        engine = SearchEngine(embedder, MilvusSearch(collection))
-        with clock.timed("words"):
-            engine.read_ahead()
-        vectors = {query: engine.query([Term(text=query)]) for query in queries}
-        few = queries[:10]
-        clock.repeated("default", engine.search, few)
-        clock.repeated("dense", lambda query: engine.search(query, hybrid=False), few)
-        clock.repeated("min_score", lambda query: engine.search(query, min_score=0.99), few)
-        clock.repeated("collection", lambda query: collection.search(vectors[query], K), few)
-        params = collection.index_type.search_params(K, 1.0)
-        clock.repeated(
-            "pymilvus",
-            lambda query: collection._connection.client.search(
-                NAME,
-                data=list(vectors[query]),
-                anns_field="vector",
-                limit=K,
-                output_fields=list(HIT_COLUMNS),
-                search_params={"metric_type": "IP", "params": params},
-                consistency_level="Bounded",
-            ),
-            few,
-        )
-        clock.figures["process mb"] = resident_mb()
-    return clock.figures
-
-
 def measure_write(arguments: argparse.Namespace, uri: str, queries: list[str]) -> Figures:
     clock, embedder = Clock(), model()
     with open_search(uri, collection=NAME, model=embedder) as engine:
-        copy = engine.collection
-        assert isinstance(copy, CollectionCopy)
         engine.search(queries[-1])
-        record = copy.get(["00000001"])["00000001"]
+        (record,) = engine.collection.get(["00000001"]).values()
         with clock.timed("upsert"):
-            copy.in_milvus().upsert([record])
+            engine.collection.upsert([record])
         with clock.timed("first"):
             engine.search(queries[0])
         with clock.timed("next"):
             engine.search(queries[1])
-        # Later rounds need a current copy.
-        with clock.timed("save"):
-            copy.save()
     return clock.figures
 
 
@@ -326,8 +274,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         return
     queries = queries_of(arguments.captions, 40)
     measures = {
-        "copy": measure_copy,
-        "lite": measure_lite,
+        "search": measure_search,
         "write": measure_write,
         "command": measure_command,
     }
@@ -344,7 +291,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     ]
     try:
         if not costs.exists():
-            shutil.rmtree(uri, ignore_errors=True)
+            for file in work.glob(f"{Path(uri).name}*"):
+                file.unlink()
             (built,) = in_turn({"build": [*shared, "--contestant=build"]}, rounds=1)["build"]
             costs.write_text(json.dumps(built))
         rounds = in_turn(
@@ -358,12 +306,11 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     source = f"lines of `{Path(arguments.captions).name}`" if arguments.captions else "emoji names"
     sections = [
         f"{arguments.records:,} records with captions and caption vectors, model `{MODEL}`; "
-        f"captions: {source} and halves of two of them. 40 queries (10 on Milvus Lite); medians of "
+        f"captions: {source} and halves of two of them. 40 queries; medians of "
         "the queries, then of the rounds with their range. In brackets wall-clock time.",
         "## Building\n\nOnce, as by `coca index`. Peak memory: "
         f"{built['write mb']:.0f} MB until all is written, {built['peak mb']:.0f} MB in all. On "
-        f"disk: {built['collection disk mb']:.0f} MB, of which the copy "
-        f"{built['copy disk mb']:.0f} MB.",
+        f"disk: {built['collection disk mb']:.0f} MB.",
         table(
             ["", "processor s", "wall s"],
             [
@@ -378,9 +325,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
             for name, title in PARTS[part].items()
         ]
         memory = {
-            "copy": "Resident memory: {0[copy mb]} MB for the copy, mapped files included, after "
-            "these searches and before the filter; {0[process mb]} MB for the process.",
-            "lite": "Resident memory of the process: {0[process mb]} MB.",
+            "search": "Resident memory: {0[collection mb]} MB for the collection, after these "
+            "searches and before the filter; {0[process mb]} MB for the process.",
             "command": "Peak memory: {0[peak mb]} MB.",
             "write": "",
         }[part]
@@ -397,7 +343,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         f"typed-queries_{arguments.records // 1000}k",
         f"Typed queries over {arguments.records:,} records",
         *sections,
-        packages=["numpy", "numkong", "onnxruntime", "pymilvus", "milvus-lite"],
+        packages=["numpy", "numkong", "onnxruntime"],
     )
     return rounds
 

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from side_by_side import Unavailable, resident_mb
 
-from coca.search.milvus.collection import Collection
-from coca.search.query.collection_copy import CollectionCopy
-from coca.search.query.saved_copy import find_copy
-from coca.search.query.vectors import VectorScan
+from coca.search.milvus.collection import MilvusCollection
 from coca.search.records import Record
+from coca.search.search_options import SearchOptions
+from coca.search.stores import open_store
 
 K = 10
 _BLOCK_ROWS = 10_000
@@ -164,24 +163,6 @@ class NumPy(Library):
 
     def replace(self, row: int, vector: np.ndarray) -> None:
         self.matrix[row] = vector
-
-
-class Scan(Library):
-    """`VectorScan` of this package."""
-
-    def build(self, rows: Rows) -> None:
-        VectorScan(rows.vectors).save(self.file)
-
-    def open(self, rows: Rows) -> None:
-        super().open(rows)
-        self.scan = VectorScan.open(self.file)
-
-    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        kept = None if below is None else self.numbers < below
-        return self.scan.top(queries, K, kept=kept)[0].tolist()
-
-    def replace(self, row: int, vector: np.ndarray) -> None:
-        self.scan = self.scan.replaced(np.array([row]), vector[np.newaxis])
 
 
 class Faiss(Library):
@@ -474,19 +455,16 @@ class SQLiteVec(Library):
 
 
 class Ours:
-    """A collection of this package in Milvus; its field `width` has the number."""
+    """A collection of this package in a SQLite file; its field `width` has the number."""
 
     def __init__(self, folder: Path, *, uri: str = "") -> None:
         self.folder, self.uri = folder, uri or str(folder / "bench.db")
         self.server: int | None = None
-        self.opened: Collection | CollectionCopy
-
-    def connect(self, dim: int, **options: Any) -> Collection:
-        return Collection.open(self.uri, "bench", embed_dim=dim, fingerprint="bench", **options)
 
     def build(self, rows: Rows) -> None:
         self.numbers = rows.numbers
-        self.opened = self.connect(rows.dim, create=True)
+        self.store = open_store(self.uri, create=True)
+        self.collection = self.store.create("bench", embed_dim=rows.dim, fingerprint="bench")
         self.collection.upsert(
             self.record(part.start + number, vector)
             for part, block in rows.blocks()
@@ -502,44 +480,29 @@ class Ours:
     def settle(self, rows: Rows) -> None:
         """Wait until searches use the whole index."""
         self.collection.flush()
-        # Lite builds its index in the background until the collection is closed. A client that
-        # did not write need not wait for the writes.
-        self.collection.close()
-        self.opened = self.connect(rows.dim)
 
     def open(self, rows: Rows) -> None:
         self.numbers = rows.numbers
-        self.opened = self.connect(rows.dim)
-
-    @property
-    def collection(self) -> Collection:
-        """The collection in Milvus."""
-        return self.opened.in_milvus()
+        self.store = open_store(self.uri)
+        self.collection = self.store.open("bench")
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
-        answers = self.opened.search(queries, K, filter=filter)
+        answers = self.collection.nearest(queries, SearchOptions(k=K, filter=filter))
         return [[int(hit.id) for hit in hits] for hits in answers]
 
     def replace(self, row: int, vector: np.ndarray) -> None:
         self.collection.upsert([self.record(row, vector)])
 
     def close(self) -> None:
-        self.opened.close()
+        self.store.close()
 
 
-class Copy(Ours):
-    """The copy of a collection of Milvus Lite on disk, as `coca search` opens it."""
+class InMilvusLite(Ours):
+    """A collection of this package in Milvus Lite, which builds its index when it is closed."""
 
-    def settle(self, rows: Rows) -> None:
-        super().settle(rows)
-        CollectionCopy(self.collection).save()
-
-    def open(self, rows: Rows) -> None:
-        self.numbers = rows.numbers
-        saved = find_copy(self.uri, "bench")
-        assert saved is not None, "the copy was just written"
-        self.opened = CollectionCopy(partial(self.connect, rows.dim), saved=saved)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, uri=f"milvus-lite:{folder / 'milvus.db'}")
 
 
 class OnServer(Ours):
@@ -553,6 +516,7 @@ class OnServer(Ours):
         self.peak_mb = 0.0  # of the server, once it is closed
 
     def settle(self, rows: Rows) -> None:
+        assert isinstance(self.collection, MilvusCollection)
         client, deadline = self.collection._connection.client, time.monotonic() + 1_800
         # `Collection.flush` leaves a few thousand rows to the server, which indexes them later.
         client.flush("bench")

@@ -1,4 +1,4 @@
-"""BM25 of all captions that share a word with a query: `WordIndex` against full-text engines.
+"""BM25 of all captions that share a word with a query: our postings against full-text engines.
 
     python benchmarks/words.py --captions captions.txt --size 1000000
     python benchmarks/words.py --quick
@@ -20,7 +20,8 @@ from options import run
 from sample_data import caption_file
 from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
-from coca.search.query.words import WordIndex
+from coca.search.sqlite import postings
+from coca.search.words import query_terms
 
 QUERIES = {
     1: ("man", "surfing", "kayak"),
@@ -31,7 +32,7 @@ QUERIES = {
     ),
 }
 NAMES = {
-    "words": "`WordIndex`",
+    "words": "`postings` in SQLite",
     "sqlite": "SQLite FTS5, `porter unicode61`",
     "tantivy": "tantivy, `en_stem`",
     "bm25s": "bm25s, English stop words and stems",
@@ -45,9 +46,23 @@ Write = Callable[[int, str], object]
 
 
 def words(captions: list[str], folder: Path) -> tuple[Search, Write]:
-    WordIndex.build(captions).save(folder)
-    index = WordIndex.open(folder)
-    return index.scores, lambda row, text: index.replace({row: text})
+    database = sqlite3.connect(folder / "words.db", isolation_level=None)
+    postings.create(database, "t")
+    rows = {row: {"caption": caption} for row, caption in enumerate(captions)}
+    database.execute("begin")
+    mean = postings.write(database, "t", {}, rows) / len(rows)
+    database.execute("commit")
+
+    def write(row: int, text: str) -> None:
+        database.execute("begin")
+        postings.write(database, "t", {row: rows[row]}, {row: {"caption": text}})
+        database.execute("commit")
+
+    def search(query: str) -> object:
+        terms = query_terms(query)
+        return postings.scores(database, "t", terms, records=len(rows), mean_length=mean)
+
+    return search, write
 
 
 def sqlite(captions: list[str], folder: Path) -> tuple[Search, Write]:

@@ -1,6 +1,6 @@
-"""Count the files of the package that two commands and a warm request pass.
+"""Count the files of the package that three commands and a warm request pass.
 
-python scripts/file_walks.py FOLDER             # index six images, search by command and request
+python scripts/file_walks.py FOLDER             # index six images twice, search them
 python scripts/file_walks.py FOLDER --files     # the names of the files, in the order of calls
 
 A file is passed if one of its functions runs, in any thread; imports do not count. A climb is a
@@ -10,10 +10,12 @@ call from a file of a package to one of a package on a higher layer.
 import argparse
 import inspect
 import os
+import re
 import shutil
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import BytesIO, TextIOWrapper
@@ -25,12 +27,22 @@ from typing import Any
 import coca
 
 ROOT = str(Path(coca.__file__).parent) + os.sep
-LAYERS = (
-    *(("core", "metrics", "weights"), ("runtime",), ("model", "processing", "search")),
-    *(("data", "inference"), ("train", "tasks"), ("workflows",), ("demo",), ("release",)),
-    *(("server", "integrations"), ("cli",)),
-)
-HEIGHT = {package: height for height, packages in enumerate(LAYERS) for package in packages}
+CLONE = Path(__file__).parents[1]
+
+
+def heights() -> dict[str, int]:
+    """Read the height of the layer of each package from pyproject.toml."""
+    settings = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one.get("containers") == ["coca"])
+    return {
+        package: height
+        for height, layer in enumerate(reversed(layers))
+        for package in re.findall(r"\w+", layer)
+    }
+
+
+HEIGHT = heights()
 
 
 class Walk:
@@ -49,7 +61,7 @@ class Walk:
             action()
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # accepted, as in sys.setprofile
+            threading.setprofile(None)
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
         if self.ended or event != "call" or not _is_function(frame):
@@ -118,7 +130,7 @@ def request(uri: str) -> Walk:
 
 
 def main() -> None:
-    """Index six images, search them by the command and by a request, and print the counts."""
+    """Index six images twice, search them by the command and a request, and print the counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of images")
     parser.add_argument("--files", action="store_true", help="print the names of the files")
@@ -129,10 +141,15 @@ def main() -> None:
         folder.mkdir()
         for path in islice(images, 6):
             shutil.copy(path, folder)
-        index, search = Walk(), Walk()
-        index.record(command("index", str(folder), "--uri", uri))
-        search.record(command("search", "red car", "--uri", uri))
-        walks = {"coca index": index, "coca search": search, "POST /v1/search": request(uri)}
+        commands = {
+            "coca index": command("index", str(folder), "--uri", uri),
+            "coca index, unchanged": command("index", str(folder), "--uri", uri),
+            "coca search": command("search", "red car", "--uri", uri),
+        }
+        walks = {name: Walk() for name in commands}
+        for name, run in commands.items():
+            walks[name].record(run)
+        walks["POST /v1/search"] = request(uri)
     for name, walk in walks.items():
         sys.stdout.write(f"{name}: {len(walk.files)} files, {walk.climbs} climbs\n")
         if arguments.files:

@@ -39,6 +39,7 @@ LEFT_OUT = {
     r"(openclip|hf|st):|--push": "fetches weights of a gigabyte, or uploads",
     r"^(git|pip|\.venv|helm|torchrun) ?": "changes clone or environment, or needs a cluster",
     r"http://": "needs a Milvus server, with which tests/search runs the same",
+    r"^sqlite3 ": "needs the program sqlite3",
     r"^make (?!demo)": "a target of this project's own checks",
 }
 

@@ -15,7 +15,18 @@ import tomllib
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("data", "hub", "report", "search", "serve", "train", "video", "vqa")
+EXTRAS = (
+    "data",
+    "hub",
+    "milvus",
+    "milvus-lite",
+    "report",
+    "search",
+    "serve",
+    "train",
+    "video",
+    "vqa",
+)
 
 RECIPE = """
 threads: 1
@@ -67,6 +78,7 @@ def smoke(folder: Path) -> None:
     coca("search", "a square", *here)
     coca("search", "square", "--hybrid", *here)
     coca("duplicates", *here)
+    coca("migrate", here[1], f"milvus-lite:{folder / 'milvus.db'}")
     serve(folder, photo)
     data = ("data.kind=folder", f"data.path={photos}")
     coca("evaluate", *model[1:], "retrieval", "captioning", *data, "-o", str(folder / "scores"))

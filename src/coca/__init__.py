@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.coca_config import CoCaConfig
-    from coca.search.milvus.collection import Collection
     from coca.search.query.engine import SearchEngine
+    from coca.search.stores import open_store
 
 try:
     # Wheels have the time of their commit as well, see scripts/build_version.py.
@@ -17,21 +17,21 @@ try:
 except ImportError:
     __version__ = "0.5.0.dev0"
 
-__all__ = ["CoCa", "CoCaConfig", "Collection", "Predictor", "SearchEngine", "__version__", "load"]
+__all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load", "open_store"]
 
 _HOMES = {
     "CoCa": "coca.model.coca",
     "CoCaConfig": "coca.model.coca_config",
-    "Collection": "coca.search.milvus.collection",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.query.engine",
     "load": "coca.inference.image_text",
+    "open_store": "coca.search.stores",
 }
 _RENAMED = {
     **dict.fromkeys(
         ("load_model", "from_pretrained", "create_model", "create_model_and_transforms"), "load"
     ),
-    **dict.fromkeys(("Index", "Database", "open", "connect"), "Collection"),
+    **dict.fromkeys(("Collection", "Index", "Database", "open", "connect"), "open_store"),
     **dict.fromkeys(("Search", "Engine"), "SearchEngine"),
     **dict.fromkeys(("Model", "Pipeline", "pipeline"), "load"),
 }

@@ -13,7 +13,7 @@ DISTRIBUTION = "coca-captioners"
 NEEDS_TORCH = frozenset({"einops", "torch", "torchvision"})
 """Dependencies of the distribution that an exported model does not use."""
 ALWAYS = "runtime"
-EXTRAS = ("heif", "hub", "mcp", "raw", "search", "serve", "test", "video")
+EXTRAS = ("heif", "hub", "mcp", "milvus", "milvus-lite", "raw", "search", "serve", "test", "video")
 """Extras whose packages run without torch."""
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from coca.inference.predictor import Predictor
 from server_process import ServerProcess, serving
-from tiny_collection import images, predictor, write_collections
+from tiny_collection import images, item_ids_of, predictor, write_collections
 from tiny_data import image_bytes
 
 __all__ = ["images", "predictor"]
@@ -28,12 +28,21 @@ def token_ids() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def process(
-    tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]
-) -> Iterator[ServerProcess]:
-    """A service with one key for both collections, and one for `others` only."""
+def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
     root = tmp_path_factory.mktemp("served")
-    uri = write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
+    return write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
+
+
+@pytest.fixture(scope="session")
+def item_ids(uri: str) -> list[str]:
+    """Ids of the items of `pictures`, in the order of `images`."""
+    return item_ids_of(uri)
+
+
+@pytest.fixture(scope="session")
+def process(uri: str, predictor: Predictor) -> Iterator[ServerProcess]:
+    """A service with one key for both collections, and one for `others` only."""
+    root = Path(uri).parent
     keys = root / "keys.json"
     keys.write_text(
         f'{{"{KEY}": {{"name": "all"}}, "key-of-bert": '

@@ -15,9 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
 from coca.inference.predictor import Predictor
-from coca.search.records import content_id
 from server_process import ServerProcess
-from tiny_data import image_bytes
+from tiny_collection import item_ids_of
 
 T = TypeVar("T")
 KEY = "key-of-the-tests"
@@ -62,13 +61,13 @@ def test_a_search_finds_what_the_service_finds(
     assert json.loads(found.content[0].text)["hits"][0]["id"] == hits[0]["id"]
 
 
-def test_conditions_and_similar_items(process: ServerProcess, images: list[bytes]) -> None:
+def test_conditions_and_similar_items(process: ServerProcess, item_ids: list[str]) -> None:
     where = [{"field": "metadata.year", "operator": ">=", "value": 4}]
     found = call(process, "search", text="a cat", where=where).structured_content["hits"]
-    assert {one["id"] for one in found} == {content_id(images[4]), content_id(images[5])}
-    id = content_id(images[0])
+    assert {one["id"] for one in found} == {item_ids[4], item_ids[5]}
+    id = item_ids[0]
     others = call(process, "similar", id=id, limit=100).structured_content["hits"]
-    assert {one["id"] for one in others} == {content_id(image) for image in images[1:]}
+    assert {one["id"] for one in others} == set(item_ids[1:])
     item = call(process, "get", id=id).structured_content
     assert (item["id"], item["caption"]) == (id, "a red car 0")
 
@@ -79,9 +78,8 @@ def test_facets_are_counted(process: ServerProcess) -> None:
     assert {one["value"]: one["count"] for one in facet["values"]} == {"t0": 3, "t1": 3}
 
 
-def test_a_contact_sheet_shows_the_images(process: ServerProcess, images: list[bytes]) -> None:
-    ids = [content_id(image) for image in images]
-    for arguments, number in (({"ids": ids}, 6), ({"text": "a car", "limit": 3}, 3), ({}, 6)):
+def test_a_contact_sheet_shows_the_images(process: ServerProcess, item_ids: list[str]) -> None:
+    for arguments, number in (({"ids": item_ids}, 6), ({"text": "a car", "limit": 3}, 3), ({}, 6)):
         sheet, listed = call(process, "contact_sheet", **arguments).content
         assert sheet.mime_type == "image/jpeg"
         with Image.open(io.BytesIO(base64.b64decode(sheet.data))) as image:
@@ -98,7 +96,7 @@ def test_errors_are_sentences(process: ServerProcess) -> None:
     for tool, arguments, part in (
         ("get", {"id": "nosuch"}, "there is no item 'nosuch'"),
         ("search", {"text": "a", "collection": "nosuch"}, "there is no collection"),
-        ("search", {"text": "a", "filter": "width >"}, "width >"),
+        ("search", {"text": "a", "filter": "width >"}, "error at character 8"),
         ("contact_sheet", {"text": "a", "ids": ["x"]}, "text is of a search: leave one of them"),
         ("contact_sheet", {"limit": 3, "ids": ["x"]}, "limit is of a search: leave one of them"),
         ("search", {"text": "a", "limit": 1_000}, "limit"),
@@ -111,9 +109,9 @@ def test_errors_are_sentences(process: ServerProcess) -> None:
 
 
 def test_texts_of_others_are_marked_as_untrusted_data(
-    process: ServerProcess, images: list[bytes]
+    process: ServerProcess, item_ids: list[str]
 ) -> None:
-    id = content_id(images[0])
+    id = item_ids[0]
     for tool, arguments in (
         ("search", {"text": "a red car"}),
         ("similar", {"id": id}),
@@ -126,14 +124,16 @@ def test_texts_of_others_are_marked_as_untrusted_data(
         assert json.loads(found.content[0].text) == found.structured_content
 
 
-def test_a_key_sees_its_own_collections_only(process: ServerProcess, images: list[bytes]) -> None:
+def test_a_key_sees_its_own_collections_only(
+    process: ServerProcess, uri: str, item_ids: list[str]
+) -> None:
     found = call(process, "search", key="key-of-bert", text="a car").structured_content
-    assert [one["id"] for one in found["hits"]] == [content_id(image_bytes(100))]
+    assert [one["id"] for one in found["hits"]] == item_ids_of(uri, "others", 1)
     for tool, arguments in (
-        ("get", {"id": content_id(images[0])}),
-        ("similar", {"id": content_id(images[0])}),
+        ("get", {"id": item_ids[0]}),
+        ("similar", {"id": item_ids[0]}),
         ("search", {"text": "a", "collection": "pictures"}),
-        ("contact_sheet", {"ids": [content_id(images[0])]}),
+        ("contact_sheet", {"ids": [item_ids[0]]}),
         ("facets", {"collection": "pictures"}),
     ):
         assert call(process, tool, key="key-of-bert", **arguments).is_error

@@ -11,7 +11,7 @@ from coca.core.errors import DataError, ModelError
 from coca.demo import run as workflow
 from coca.demo.run import PHOTO_QUERIES, DemoResult, demo, read_table
 from coca.inference.loading import load
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection, open_store
 from tiny_model import write_model
 
 SOME = read_table()[::10]
@@ -48,7 +48,7 @@ def test_every_step_logs_what_it_does_and_leaves_its_files(
     shown: DemoResult, log_lines: list[str]
 ) -> None:
     assert [line.partition(" ")[0] for line in log_lines] == ["indexing", "captioning"]
-    for path in (shown.index, shown.report, shown.example):
+    for path in (Path(shown.uri), shown.report, shown.example):
         assert path.exists()
 
 
@@ -65,7 +65,7 @@ def test_the_report_has_searches_and_captions_in_one_file(shown: DemoResult) -> 
 
 def test_photos_are_indexed_with_their_credits_and_captions_of_the_model(shown: DemoResult) -> None:
     table = {photo.name: photo for photo in SOME}
-    with Collection.open(str(shown.index)) as collection:
+    with open_collection(shown.uri) as collection:
         assert shown.count == collection.count() == len(table)
         assert collection.info.calibration
         for record in collection.get(collection.ids()).values():
@@ -83,8 +83,8 @@ def test_a_second_demo_makes_the_same_report(shown: DemoResult, folder: Path, mo
 def test_a_demo_that_stopped_before_its_collection_was_made_goes_on(
     tmp_path: Path, model: Path
 ) -> None:
-    uri = str(tmp_path / "pictures.db")
-    Collection.open(uri, "another", embed_dim=3, fingerprint="f", create=True).close()
+    with open_store(str(tmp_path / "pictures.db"), create=True) as store:
+        store.create("another", embed_dim=3, fingerprint="f")
     assert demo(tmp_path, images=own_images(tmp_path / "images"), model=model).count == 5
 
 
@@ -107,16 +107,17 @@ def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
     tmp_path: Path, model: Path
 ) -> None:
     images = own_images(tmp_path / "images")
-    made = demo(tmp_path / "out", images=images, model=model)
+    uri = str(tmp_path / "mine.db")
+    made = demo(tmp_path / "out", images=images, model=model, uri=uri)
     page = made.report.read_text()
     assert "“a red car”" in page
     assert "5 images" in page
-    with Collection.open(str(made.index)) as collection:
+    with open_collection(uri, "demo") as collection:
         assert collection.count() == 5
     # What another model filled is replaced.
     other = write_model(tmp_path / "other", seed=1)
-    again = demo(tmp_path / "out", images=images, model=other)
-    with Collection.open(str(again.index)) as collection:
+    demo(tmp_path / "out", images=images, model=other, uri=uri)
+    with open_collection(uri, "demo") as collection:
         assert collection.info.fingerprint == load(other).fingerprint
 
 

@@ -92,7 +92,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_stores_are_compared_on_vectors_of_the_users_own_file(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
     np.save(tmp_path / "own.npy", vectors)
-    options = [f"--vectors={tmp_path / 'own.npy'}", "--only=scan,numpy", "--quick", "--json"]
+    options = [f"--vectors={tmp_path / 'own.npy'}", "--only=sqlite,numpy", "--quick", "--json"]
     output = run_python(PEERS, tmp_path, FOLDER / "search_peers.py", *options)
     figures = json.loads(output.splitlines()[-1])["figures"]
     recalls = {value["median"] for name, value in figures.items() if ": recall" in name}
@@ -100,4 +100,4 @@ def test_stores_are_compared_on_vectors_of_the_users_own_file(tmp_path: Path) ->
     (report,) = tmp_path.glob("search-peers_*.md")
     text = report.read_text(encoding="utf-8")
     assert "450 vectors of 16 numbers, of `own.npy`; 50 queries" in text
-    assert "| `VectorScan`, exact |" in text
+    assert "| `SqliteCollection`, exact |" in text

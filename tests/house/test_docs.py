@@ -23,7 +23,7 @@ from coca.data.sources.source import SOURCES
 from coca.data.sources.tar.shards import ShardWriter
 from coca.model.coca_config import CoCaConfig
 from coca.processing.tokenizer import TOKENIZERS
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_store
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OPTIMIZERS
 from coca.train.optim.schedule import SCHEDULES
@@ -73,9 +73,8 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "clip.mp4").write_bytes(video(frames=16))
     model = coca.load(device="cpu")
     uri = str(run / "pictures.db")
-    Collection.open(
-        uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True
-    ).close()
+    with open_store(uri, create=True) as store:
+        store.create("pictures", embed_dim=model.embed_dim, fingerprint=model.fingerprint)
     return root
 
 

@@ -37,7 +37,8 @@ def test_every_public_name_is_listed_and_loads() -> None:
     ("name", "right"),
     [
         ("create_model_and_transforms", "use coca.load"),
-        ("Colllection", "did you mean coca.Collection?"),
+        ("Collection", "use coca.open_store"),
+        ("open_stor", "did you mean coca.open_store?"),
         ("no_such_name", "has no attribute"),
     ],
 )

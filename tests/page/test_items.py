@@ -46,16 +46,24 @@ def select(tab: Any, tile: Any, action: str) -> None:
     tab.locator("#selection").get_by_role("button", name=action, exact=True).click()
 
 
+FIND = """content => fetch("/v1/search", {
+    method: "POST",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({filter: `content == "${content}"`}),
+}).then((answer) => answer.json()).then(({hits}) => hits[0].id)"""
+"""Find the id of an image by its content."""
+
+
 @pytest.fixture
 def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """The page with one image more, and its tile; the image is deleted after the test."""
     file = tmp_path / "star.png"
     render("triangle", "purple", (120, 90)).save(file)
-    id = content_id(file.read_bytes())
     tab = visit()
     count(tab, 13)
     add(tab, file)
     count(tab, 14)
+    id = tab.evaluate(FIND, content_id(file.read_bytes()))
     yield tab, tab.locator(f'.tile[data-id="{id}"]')
     tab.evaluate("id => fetch(`/v1/items/${id}`, {method: 'DELETE'})", id)
 

@@ -16,6 +16,8 @@ from coca.inference.loading import load
 from coca.inference.video import classify_files, embed_files
 from coca.runtime.base_predictor import METHODS, BasePredictor
 from coca.runtime.caption_words import CaptionWords, words_of
+from coca.runtime.short_vectors import shorten, shortened
+from coca.search.predictor import CaptioningEmbedder
 from tiny_data import image_bytes
 from tiny_model import write_model
 from torch_graphs import exported
@@ -145,6 +147,36 @@ def test_captions_equal_those_of_torch(
             assert one.token_ids == other.token_ids
             assert one.score == pytest.approx(other.score, abs=1e-3)
             assert one.rank_score == pytest.approx(other.rank_score, abs=1e-3)
+
+
+def test_one_pass_gives_the_vectors_and_captions_of_two(predictor: BasePredictor) -> None:
+    prepared = [predictor.prepare_image(image) for image in [*IMAGES, *IMAGES[:2]]]
+    vectors, texts = predictor.embed_and_caption(prepared)
+    assert isinstance(predictor, CaptioningEmbedder)
+    # Other batches are other sums in floating point.
+    np.testing.assert_allclose(vectors, predictor.embed_prepared(prepared), atol=1e-6)
+    assert texts == [caption.text for caption in predictor.caption([*IMAGES, *IMAGES[:2]])]
+    short, short_texts = shorten(predictor, 8).embed_and_caption(prepared)
+    np.testing.assert_allclose(short, shortened(vectors, 8), atol=1e-6)
+    assert short_texts == texts
+    nothing, no_texts = predictor.embed_and_caption([])
+    assert (nothing.shape, no_texts) == ((0, predictor.embed_dim), [])
+
+
+def test_one_pass_in_one_batch_equals_two_to_the_last_bit(
+    reference: BasePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = [reference.prepare_image(image) for image in IMAGES[:3]]
+    expected = reference.embed_prepared(prepared), [it.text for it in reference.caption(IMAGES[:3])]
+    assert isinstance(reference, coca.inference.predictor.Predictor)
+    passes: list[int] = []
+    encoder = reference.model.image_encoder
+    hook = encoder.register_forward_hook(lambda *args: passes.append(1))
+    vectors, texts = reference.embed_and_caption(prepared)
+    hook.remove()
+    assert len(passes) == 1
+    assert np.array_equal(vectors, expected[0])
+    assert texts == expected[1]
 
 
 @pytest.mark.parametrize("by", ["similarity", "likelihood"])

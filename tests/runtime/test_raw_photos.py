@@ -67,7 +67,7 @@ def test_the_preview_is_read_upright_with_what_the_camera_wrote(
     assert pixels[y, x].argmax() == 0
     assert pixels[-1 - y, -1 - x].argmax() == 2
     assert max(read_image(data, at_least=100).size) < 400
-    assert header.time == 1717180200
+    assert header.annotation.time == 1717180200
     metadata = {"camera": "NIKON Z 6", "orientation": orientation}
     assert (header.annotation.metadata, header.annotation.tags) == (metadata, ("sea",))
 
@@ -105,10 +105,10 @@ def test_without_the_extra_raw_photos_are_counted(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in ("a.NEF", "b.dng", "c.CR2", "c.JPG"):
         (tmp_path / name).write_bytes(raw_photo())
-    assert find_files([tmp_path]) == [tmp_path / "c.JPG"]
+    assert list(find_files([tmp_path])) == [str(tmp_path / "c.JPG")]
     assert "2 raw photos are left out: pip install 'coca-captioners[raw]'" in caplog.text
     # One that is named is reported when it is read.
-    assert find_files([tmp_path / "b.dng"]) == [tmp_path / "b.dng"]
+    assert list(find_files([tmp_path / "b.dng"])) == [str(tmp_path / "b.dng")]
     with pytest.raises(DataError, match=r"b\.dng is a raw photo.*coca-captioners\[raw\]") as raised:
         read_image(tmp_path / "b.dng")
     assert raised.value.reason == "missing_extra"

@@ -1,27 +1,19 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.core.errors import DataError, SearchError
-from coca.search.milvus.catalog import drop_collection
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.connection import Connection
-from coca.search.milvus.lite import is_lite
-from coca.search.milvus.schema import has_collection
+from coca.core.errors import DataError
 from coca.search.records import Record
+from coca.search.store import Collection, Store
+from coca.search.stores import open_store
 
 DIM = 16
-SHARED = "coca_tests"
-ETCD_ATTEMPTS = 2
-
-_T = TypeVar("_T")
 
 
 class StandIn:
@@ -57,68 +49,23 @@ def make_record(embedder: StandIn) -> Callable[..., Record]:
     """Build records whose vector depends on their name."""
 
     def make(name: str, **fields: Any) -> Record:
+        fields.setdefault("path", f"/pictures/{name}.jpg")
         fields.setdefault("vector", embedder.direction(name.encode()))
-        return Record(id=name, path=f"/pictures/{name}.jpg", **fields)
+        return Record(id=name, **fields)
 
     return make
 
 
-@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URI for collections; each test that uses it runs on Lite and on a server."""
-    if request.param == "lite":
-        return str(tmp_path / "pictures.db")
-    return str(request.getfixturevalue("milvus_server"))
-
-
-def _patiently(act: Callable[[], _T]) -> _T:
-    """Create or drop a collection, again if the server's own store did not answer it in time."""
-    for _ in range(ETCD_ATTEMPTS):
-        try:
-            return act()
-        except SearchError as error:
-            if "etcdserver: request timed out" not in str(error):
-                raise
-    return act()
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Path of a SQLite file; the contract tests have those of other stores."""
+    return str(tmp_path / "pictures.db")
 
 
 @pytest.fixture
-def make_index(uri: str) -> Iterator[Callable[..., Collection]]:
-    """Open or create the collection of this test, initially empty."""
-    opened: list[Collection] = []
-
-    def make(**changes: Any) -> Collection:
-        settings: dict[str, Any] = {
-            "collection": SHARED,
-            "embed_dim": DIM,
-            "fingerprint": "model-one",
-            "model": "runs/one",
-            "create": True,
-        }
-        opened.append(Collection.open(uri, **(settings | changes)))
-        return opened[-1]
-
-    if not is_lite(uri):
-        # A server takes seconds to create a collection, so its tests share one.
-        with _patiently(make) as shared:
-            shared.delete(shared.ids())
-            # Orphaned captions of killed writers.
-            shared.repair()
-    yield make
-    made = {collection.info.collection for collection in opened} - {SHARED}
-    for collection in opened:
-        collection.close()
-    if made:
-        connection = Connection(uri, create=False)
-        for name in sorted(made):
-            _patiently(partial(_drop, connection, name))
-        connection.close()
-
-
-def _drop(connection: Connection, collection: str) -> None:
-    """Drop a collection if it is there; an attempt that timed out may have dropped it."""
-    if has_collection(connection, collection):
-        drop_collection(connection, collection)
+def store(uri: str) -> Iterator[Store]:
+    with open_store(uri, create=True) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -128,5 +75,6 @@ def fresh() -> str:
 
 
 @pytest.fixture
-def collection(make_index: Callable[..., Collection]) -> Collection:
-    return make_index()
+def collection(store: Store) -> Collection:
+    """Create an empty collection `pictures`, for vectors of the embedder."""
+    return store.create("pictures", embed_dim=DIM, fingerprint="model-one", model="runs/one")

@@ -13,17 +13,17 @@ from coca.core.errors import DataError
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.snapshot import UNSURE, WHOLE
-from coca.search.ingest.sources import Entry, FileSource, SourceImage
-from coca.search.milvus.collection import Collection
+from coca.search.ingest.sources import WHOLE, Entry, FileSource, SourceImage
 from coca.search.records import (
     Record,
-    content_id,
     frame_interval_of,
+    record_id,
     series_etag,
     series_of,
     series_path,
 )
+from coca.search.search_options import SearchOptions
+from coca.search.store import Collection
 from tiny_data import image_bytes
 
 
@@ -36,21 +36,22 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def record_of(collection: Collection, image: bytes) -> Record:
-    return collection.get([content_id(image)])[content_id(image)]
+def record_of(collection: Collection, path: Path | str) -> Record:
+    (record,) = collection.get([record_id(str(path))]).values()
+    return record
 
 
 def test_a_record_has_size_time_album_and_tags(
     photo: Path, embedder: Any, collection: Collection
 ) -> None:
     ingest([FileSource([photo.parent])], embedder, collection)
-    bare = record_of(collection, photo.read_bytes())
+    bare = record_of(collection, photo)
     assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
     assert (bare.album, bare.tags) == (str(photo.parent), ())
     annotation = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
     assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(updated=1)
-    record = record_of(collection, photo.read_bytes())
+    record = record_of(collection, photo)
     assert (record.album, record.tags, record.time) == ("2024", ("sea", "sun"), 1717180200)
     assert record.metadata == {"n": 1, "utc_offset": 120}
     assert ingest([FileSource([photo.parent])], embedder, collection) == IngestReport(unchanged=1)
@@ -62,14 +63,14 @@ def test_fields_that_cannot_be_read_so_stay_metadata(
     annotation = {"tags": [1, 2], "album": 7, "time": "one evening"}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
     ingest([FileSource([photo.parent])], embedder, collection)
-    assert record_of(collection, photo.read_bytes()).metadata == annotation
+    assert record_of(collection, photo).metadata == annotation
 
 
 def test_a_caption_given_or_written_is_found_by_its_own_vector(
     photo: Path, embedder: Any, collection: Collection
 ) -> None:
     def text_vector() -> Any:
-        return record_of(collection, photo.read_bytes()).text_vector
+        return record_of(collection, photo).text_vector
 
     ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() is None
@@ -83,37 +84,13 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     photo.with_suffix(".txt").write_text("given")
     ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() == pytest.approx(embedder.direction(b"given"))
-    (hit,) = collection.search(embedder.direction(b"given")[np.newaxis], 1, on="text")[0]
+    ((hit,),) = collection.nearest(
+        embedder.direction(b"given")[np.newaxis], SearchOptions(k=1, on="text")
+    )
     assert hit.score == pytest.approx(1, abs=1e-5)
     photo.with_suffix(".txt").unlink()
     ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() is None
-
-
-@pytest.mark.parametrize("late", ["nothing", "the copy", "its caption"])
-def test_given_captions_have_priority_over_generated_captions_of_any_copy(
-    photo: Path, embedder: Any, collection: Collection, late: str
-) -> None:
-    def fill() -> IngestReport:
-        written = ["written"] * 2
-        return ingest(
-            [FileSource([photo.parent])],
-            embedder,
-            collection,
-            captioner=lambda images: written[: len(images)],
-        )
-
-    copy = photo.with_name(f"z-{photo.name}")
-    if late != "the copy":
-        copy.write_bytes(photo.read_bytes())
-    if late != "nothing":
-        fill()
-        assert record_of(collection, photo.read_bytes()).caption == "written"
-    copy.write_bytes(photo.read_bytes())
-    copy.with_suffix(".txt").write_text("given")
-    fill()
-    assert record_of(collection, photo.read_bytes()).caption == "given"
-    assert fill() == IngestReport(unchanged=2)
 
 
 class Films:
@@ -153,7 +130,7 @@ def fill(embedder: Any, collection: Collection) -> Fill:
 
 
 def paths(collection: Collection) -> set[str]:
-    return {path for _, _, _, origin in collection.origins() for path in origin.files}
+    return {record.path for page in collection.pages(vectors=False) for record in page}
 
 
 def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
@@ -166,7 +143,7 @@ def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
     for frame_interval_s in (0.5, 1e-05, 1e20, float("inf")):
         etag = series_etag("512-17", frame_interval_s)
         for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
-            for marked in (etag, f"{etag}{WHOLE}", f"{etag}{WHOLE}{UNSURE}", f"0|{etag}"):
+            for marked in (etag, f"{etag}{WHOLE}"):
                 assert series_of(path, marked) == path
                 assert series_of(series_path(path, 12.25), marked) == path
         assert frame_interval_of(etag) == frame_interval_s
@@ -179,15 +156,13 @@ def test_only_an_etag_distinguishes_a_moment_from_a_key_that_looks_like_one(etag
 
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_a_series_is_one_album_and_is_not_read_again(
-    fill: Fill, collection: Collection, batch_size: int
+    fill: Fill, collection: Collection, embedder: Any, batch_size: int
 ) -> None:
     films = Films({"/films/a": [b"1", b"2", b"3"], "/films/b": [b"4"]})
     assert fill(films, batch_size=batch_size) == IngestReport(added=4)
-    assert record_of(collection, b"2").path == "/films/a#t=0.5"
-    assert {hit.album for hit in collection.search(np.eye(16, dtype=np.float32)[:1], 9)[0]} == {
-        "/films/a",
-        "/films/b",
-    }
+    assert record_of(collection, "/films/a#t=0.5").vector == pytest.approx(embedder.direction(b"2"))
+    (hits,) = collection.nearest(np.eye(16, dtype=np.float32)[:1], SearchOptions(group_by="album"))
+    assert {hit.album for hit in hits} == {"/films/a", "/films/b"}
     films.read.clear()
     assert fill(films, batch_size=batch_size) == IngestReport(unchanged=4)
     assert films.read == []
@@ -214,18 +189,38 @@ def test_a_series_that_was_cut_again_keeps_nothing_of_the_old_one(
     assert collection.count() == 2
 
 
-def test_a_series_that_is_gone_is_pruned_and_a_shared_image_stays(
+def test_a_series_that_is_gone_is_pruned_and_its_copies_stay(
     fill: Fill, collection: Collection
 ) -> None:
     fill(Films({"/films/a": [b"black", b"1"], "/films/b": [b"black", b"2"]}))
     left = Films({"/films/b": [b"black", b"2"]})
     assert fill(left) == IngestReport(unchanged=2)
-    assert fill(left, prune=True) == IngestReport(unchanged=2, removed=1)
+    assert fill(left, prune=True) == IngestReport(unchanged=2, removed=2)
     assert paths(collection) == {"/films/b#t=0", "/films/b#t=0.5"}
 
 
-def test_a_series_of_nothing_but_one_image_is_whole(fill: Fill, collection: Collection) -> None:
+def test_a_still_series_is_embedded_once_and_whole(
+    fill: Fill, collection: Collection, embedder: Any
+) -> None:
     films = Films({"/films/a": [b"still"] * 5})
-    assert fill(films) == IngestReport(added=1, duplicates=4)
+    assert fill(films, batch_size=2) == IngestReport(added=1, duplicates=4)
+    assert embedder.embedded == [b"still"]
     assert fill(films) == IngestReport(unchanged=5)
     assert films.read == ["/films/a"]
+
+
+def test_captions_and_texts_of_a_series_are_made_later(fill: Fill, collection: Collection) -> None:
+    films = Films({"/films/a": [b"1", b"2"]})
+    fill(films)
+    asked: list[bytes] = []
+
+    def write(images: Sequence[bytes]) -> list[str]:
+        asked.extend(images)
+        return [image.decode() for image in images]
+
+    for settings in ({"captioner": write}, {"text_reader": write}):
+        for _ in range(2):
+            fill(films, **settings)
+    assert asked == [b"1", b"2"] * 2
+    record = record_of(collection, "/films/a#t=0.5")
+    assert (record.caption, record.metadata) == ("2", {"ocr_text": "2"})

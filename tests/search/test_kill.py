@@ -1,235 +1,177 @@
-"""Crash safety under `kill -9`, with real processes."""
+"""Processes of a SQLite file that are killed at any moment.
+
+Two write to one collection and promote others, a third indexes, reindexes and migrates in the same
+file. After each round the file must be sound, and have what each call that returned has written.
+"""
 
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coca.search.ingest.ingest_report import IngestReport
-from coca.search.milvus.catalog import drop_collection
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.connection import Connection
-from coca.search.records import content_id
-from tiny_filling import direction, fill, open_index
+import search_oracle as oracle
+import store_indexer
+import store_writer
+from coca.search.records import Record, content_id
+from coca.search.search_options import Ranking, SearchOptions
+from coca.search.store import Store
+from coca.search.stores import open_collection, open_store
+from store_indexer import INDEXED, Slow, copy_of
+from store_writer import SHARED, State, direction, operations
 
-KILLS = int(os.environ.get("KILLS", "2"))
-"""Number of kills; more take minutes: `KILLS=20 pytest tests/search/test_kill.py`."""
+KILLS = int(os.environ.get("KILLS", "6"))
+"""Number of kills; more take minutes: `KILLS=100 pytest tests/search/test_kill.py`."""
 
-WRITER = """
-import sys, threading, numpy as np
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record
-uri, collection, round = sys.argv[1:]
-index = Collection.open(uri, collection)
-one = np.eye(16, dtype=np.float32)[0]
-def write(thread):
-    for batch in range(1000):
-        names = [f"{round}-{thread}-{batch}-{row}" for row in range(10)]
-        index.upsert(Record(id=n, path=n, vector=one, text_vector=one) for n in names)
-        sys.stdout.write("".join(n + chr(10) for n in names)); sys.stdout.flush()
-threads = [threading.Thread(target=write, args=(thread,)) for thread in range(8)]
-for thread in threads:
-    thread.start()
-# An interpreter at exit takes no more requests, not even for its other threads.
-for thread in threads:
-    thread.join()
-"""
+WRITERS = (0, 1)
+MOST_S = 0.7
+"""Seconds after which a process is killed at the latest."""
 
 
-INDEXED = """
-import os, signal, sys, time, numpy as np
-from pathlib import Path
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record
-uri, collection = sys.argv[1:]
-vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-index = Collection.open(uri, collection)
-index.upsert(Record(id=f"{row:04}", path="p", vector=it) for row, it in enumerate(vectors))
-index.flush()
-for _ in range(600):
-    if found := list(Path(uri).glob("collections/*/partitions/*/indexes/*.idx")):
-        print(found[0], flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.05)
-"""
+def kill_processes(uri: str, folder: Path, number: int, chance: random.Random) -> list[int]:
+    """Start all processes, kill each at a random moment; return how many calls of writers returned.
+
+    The one that indexes may be done before.
+    """
+    scripts = [[store_writer.__file__, uri, f"{writer}", f"{number}"] for writer in WRITERS]
+    scripts.append([store_indexer.__file__, uri, str(folder), f"{number}"])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen([sys.executable, *script], stdout=subprocess.PIPE, env=environment)
+        for script in scripts
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+    start = time.monotonic()
+    order = sorted((chance.uniform(0, MOST_S), at) for at in range(len(processes)))
+    for moment_s, at in order:
+        time.sleep(max(0.0, start + moment_s - time.monotonic()))
+        processes[at].send_signal(signal.SIGKILL)
+    lines = [process.communicate()[0] for process in processes]
+    *writers, indexer = [process.returncode for process in processes]
+    assert writers == [-signal.SIGKILL] * len(WRITERS)
+    assert indexer in (-signal.SIGKILL, 0)
+    return [printed.count(b"done\n") for printed in lines[: len(WRITERS)]]
 
 
-def test_an_index_file_that_a_killed_process_did_not_finish_is_built_again(tmp_path: Path) -> None:
-    uri = str(tmp_path / "pictures.db")
-    with Collection.open(uri, "pictures", embed_dim=16, fingerprint="f", model="m", create=True):
-        pass
-    command = [sys.executable, "-c", INDEXED, uri, "pictures"]
-    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    assert killed.returncode == -signal.SIGKILL
-    file = Path(killed.stdout.strip())
-    # As after a kill in the middle of writing it.
-    os.truncate(file, file.stat().st_size // 2)
-    with Collection.open(uri, "pictures") as collection:
-        assert collection.count() == 3000
-        record = collection.get(["0007"])["0007"]
-        assert collection.search(record.vector[None], 1)[0][0].id == "0007"
+def states_after(state: State, writer: int, seed: int, returned: int) -> tuple[State, State]:
+    """Return the state after the calls that returned, and after the one that was interrupted."""
+    for operation in islice(operations(writer, seed), returned):
+        state = operation.after(state)
+    interrupted = next(islice(operations(writer, seed), returned, None))
+    return state, interrupted.after(state)
 
 
-def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
-    uri: str, make_index: Callable[..., Collection]
-) -> None:
-    with make_index() as opened:
-        collection = opened.info.collection
-    names: set[str] = set()
-    for round in range(KILLS):
-        command = [sys.executable, "-c", WRITER, uri, collection, str(round)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writers:
-            assert writers.stdout is not None
-            acknowledged = [writers.stdout.readline() for _ in range(300)]
-            os.kill(writers.pid, signal.SIGKILL)
-            acknowledged += writers.stdout.readlines()
-        names |= {line[:-1] for line in acknowledged if line.endswith("\n")}
-        with make_index() as opened:
-            found = opened.get(names)
-            assert names <= found.keys()
-            assert all(record.text_vector is not None for record in found.values())
+def of_writer(state: State, writer: int) -> State:
+    """Select what one writer wrote."""
+    shared = {id: one for id, one in state[SHARED].items() if id.startswith(f"{writer}-")}
+    own = f"own_{writer}"
+    return {SHARED: shared} | ({own: state[own]} if own in state else {})
 
 
-def run_until_killed(script: str, *arguments: str) -> None:
-    """Run a script that finds the modules of the tests, and check that it killed itself."""
-    command = [sys.executable, "-c", script, *arguments]
-    paths = os.pathsep.join(
-        [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
-    )
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+def check_file(uri: str) -> None:
+    with closing(sqlite3.connect(uri)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-HALF_WRITER = """
-import os, signal, sys
-from tiny_filling import fill, open_index
-uri, collection, folder, id = sys.argv[1:]
-index = open_index(uri, collection)
-images = index._images
-images.upsert = images.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
-index.delete([id]) if id else fill(folder, index)
-"""
+def read_all(store: Store, name: str) -> dict[str, Record]:
+    """Read a collection, and check that its searches are those of brute force over its records."""
+    collection = store.open(name)
+    read = [one for page in collection.pages(size=20) for one in page]
+    by_id = {one.id: one for one in read}
+    assert len(by_id) == len(read) == collection.describe().count
+    query, words = direction("7"), oracle.Words(read)
+    for group_by in ("image", "path"):
+        options = SearchOptions(k=1_000, group_by=group_by)
+        hits = collection.nearest(query[np.newaxis], options)[0]
+        oracle.check(hits, oracle.rank(read, query, options), options)
+        for ranking in (Ranking(), Ranking(captions="all")):
+            hits = collection.ranked(query, "word3 and word5", ranking, options)
+            bm25 = words.bm25("word3 and word5", ranking)
+            oracle.check(
+                hits, oracle.rank(read, query, options, ranking=ranking, bm25=bm25), options
+            )
+    return by_id
 
 
-def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
-    uri: str, fresh: str, tmp_path: Path
-) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
-        (tmp_path / f"{name}.txt").write_text(f"a {name}")
-    query = np.stack([direction(b"a cat"), direction(b"a dog")])
-    dog = content_id(b"dog")
-
-    try:
-        run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), "")
-        (tmp_path / "cat.jpg").unlink()
-        with open_index(uri, fresh) as collection:
-            assert collection.count() == 0
-            assert collection.search(query, 5, on="text") == [[], []]
-            fill(tmp_path, collection)
-            check(tmp_path, collection)
-            assert collection._texts.ids() == [dog]
-        run_until_killed(HALF_WRITER, uri, fresh, str(tmp_path), dog)
-        with open_index(uri, fresh) as collection:
-            fill(tmp_path, collection)
-            check(tmp_path, collection)
-            assert [hit.id for hit in collection.search(query, 5, on="text")[1]] == [dog]
-    finally:
-        connection = Connection(uri, create=True)
-        drop_collection(connection, fresh)
-        connection.close()
+def check_vectors(records: Iterable[Record], same: dict[str, Record]) -> None:
+    """Compare vectors, which a comparison of records leaves out."""
+    for one in records:
+        other = same[one.id]
+        np.testing.assert_array_equal(one.vector, other.vector)
+        np.testing.assert_array_equal(one.text_vector, other.text_vector)
 
 
-CUT_OFF_FLUSH = """
-import os, signal, sys
-from milvus_lite.storage import wal
-from tiny_filling import fill, open_index
-index = open_index(*sys.argv[1:3])
-wal.WAL.close_and_delete = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-fill(sys.argv[3], index)
-"""
-
-
-def test_a_flush_killed_before_its_log_is_deleted_leaves_no_record_twice(tmp_path: Path) -> None:
-    (tmp_path / "cat.jpg").write_bytes(b"cat")
-    uri = str(tmp_path / "a.db")
-    with open_index(uri, "pictures"):
-        pass
-    run_until_killed(CUT_OFF_FLUSH, uri, "pictures", str(tmp_path))
-    with open_index(uri, "pictures") as collection:
-        assert collection.count() == 1
-        assert len(collection.search(direction(b"cat")[np.newaxis], 5)[0]) == 1
-        check(tmp_path, collection)
-
-
-def change(folder: Path, chance: random.Random, first: int) -> None:
-    """Delete, add, change and copy images."""
+def change_files(folder: Path, chance: random.Random, number: int) -> None:
+    """Delete, add, change and copy images and captions."""
     for n in range(24):
         path = folder / f"{n:02}.jpg"
         if chance.random() < 0.1:
             path.unlink(missing_ok=True)
         elif chance.random() < 0.4 or not path.exists():
-            path.write_bytes(b"%d" % chance.randrange(first, first + 18))
+            path.write_bytes(b"%d" % chance.randrange(12 * number, 12 * number + 18))
         if chance.random() < 0.2:
-            path.with_suffix(".txt").write_text(f"words {chance.randrange(1000)}")
+            path.with_suffix(".txt").write_text(f"word{chance.randrange(1000)}")
 
 
-def check(folder: Path, collection: Collection) -> None:
-    """Check that each file belongs to the record of its bytes, with its own metadata."""
-    files = {str(path): content_id(path.read_bytes()) for path in folder.glob("*.jpg")}
-    assert fill(folder, collection) == IngestReport(unchanged=len(files))
-    found = [record for batch in collection.read_through() for record in batch]
-    claims = [(path, record.id) for record in found for path in record.origin.files]
-    assert sorted(claims) == sorted(files.items())
-    assert collection.count() == len(found) == len(set(files.values()))
-    for record in found:
-        image = Path(record.path).read_bytes()
-        assert record.vector == pytest.approx(direction(image), abs=1e-5)
-        words = Path(record.path).with_suffix(".txt")
-        caption = words.read_text() if words.exists() else ""
-        assert record.caption == caption
-        if not caption:
-            assert record.text_vector is None
-        else:
-            assert record.text_vector == pytest.approx(direction(caption.encode()), abs=1e-5)
+def check_indexed(records: Iterable[Record], folder: Path, number: int) -> None:
+    """Check that each file has one record, of its bytes and caption now."""
+    model, paths = Slow(number + 1), set()
+    for record in records:
+        path, image = Path(record.path), Path(record.path).read_bytes()
+        paths.add(path)
+        sidecar = path.with_suffix(".txt")
+        caption = sidecar.read_text() if sidecar.exists() else ""
+        assert (record.content, record.caption) == (content_id(image), caption)
+        np.testing.assert_array_equal(record.vector, model.embed_images([image])[0])
+        assert (record.text_vector is not None) == bool(caption)
+    assert paths == set(folder.glob("*.jpg"))
 
 
+def kill_many(folder: Path, kills: int) -> int:
+    """Kill processes, check everything after each round, and return the number of calls."""
+    uri, images, chance = str(folder / "pictures.db"), folder / "images", random.Random(kills)
+    images.mkdir()
+    state: State = {SHARED: {}}
+    calls = 0
+    with open_store(uri, create=True) as store:
+        store.create(SHARED, embed_dim=store_writer.DIM, fingerprint="one")
+    for number in range(kills // (len(WRITERS) + 1)):
+        change_files(images, chance, number)
+        returned = kill_processes(uri, images, number, chance)
+        calls += sum(returned)
+        check_file(uri)
+        with open_store(uri) as store:
+            found = {info.collection: read_all(store, info.collection) for info in store.list()}
+        for writer in WRITERS:
+            possible = states_after(of_writer(state, writer), writer, number, returned[writer])
+            there = of_writer(found, writer)
+            assert there in possible, f"writer {writer} of round {number}"
+            expected = possible[possible.index(there)]
+            for name, records in there.items():
+                check_vectors(records.values(), expected[name])
+        state = found
+        store_indexer.index(uri, images, number)
+        with open_store(uri) as store, open_collection(copy_of(uri), f"copy_{number}") as copy:
+            indexed = read_all(store, INDEXED)
+            assert not [info for info in store.list() if "_new_" in info.collection]
+            assert {one.id: one for page in copy.pages() for one in page} == indexed
+        check_indexed(indexed.values(), images, number)
+        check_file(copy_of(uri))
+    return calls
+
+
+@pytest.mark.distributed
 @pytest.mark.timeout(1800)
-def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
-    uri: str, fresh: str, tmp_path: Path
-) -> None:
-    chance = random.Random(KILLS)
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    change(folder, chance, 0)
-    with open_index(uri, fresh) as collection:
-        start = time.monotonic()
-        fill(folder, collection)
-        usual_s = time.monotonic() - start
-    script = Path(__file__).parents[1] / "support" / "tiny_filling.py"
-    command = [sys.executable, str(script), str(folder), uri, fresh]
-    try:
-        for number in range(1, KILLS + 1):
-            change(folder, chance, 12 * number)
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-                assert killed.stdout is not None
-                assert killed.stdout.readline() == b"open\n"
-                try:
-                    killed.wait(timeout=chance.uniform(0, usual_s))
-                except subprocess.TimeoutExpired:
-                    os.kill(killed.pid, signal.SIGKILL)
-            with open_index(uri, fresh) as collection:
-                fill(folder, collection)
-                check(folder, collection)
-    finally:
-        connection = Connection(uri, create=True)
-        drop_collection(connection, fresh)
-        connection.close()
+def test_killed_processes_lose_nothing_and_leave_no_half_of_a_call(tmp_path: Path) -> None:
+    assert kill_many(tmp_path, KILLS) > 0

@@ -10,7 +10,6 @@ import pytest
 
 from coca.core.errors import ArgumentError
 from coca.search.ingest.photo_metadata import Annotation, with_place
-from coca.search.milvus.collection import Collection
 from coca.search.photo_filter import (
     EARTH_KM,
     find_period,
@@ -23,6 +22,7 @@ from coca.search.photo_filter import (
 )
 from coca.search.records import Record
 from coca.search.search_options import PhotoFilter
+from coca.search.store import Collection
 
 TODAY = date(2026, 11, 28)
 needs_places = pytest.mark.skipif(not has_gazetteer(), reason="the extra `places` is missing")

@@ -9,10 +9,8 @@ from coca.search.records import (
     CollectionInfo,
     check_same_model,
     content_id,
-    has_priority,
-    replace_source_entry,
+    record_id,
     source_of,
-    split_source_entries,
     storage_error,
     unit_rows,
 )
@@ -24,7 +22,7 @@ INFO = CollectionInfo(
     embed_dim=4,
     fingerprint="abc",
     model="runs/abc",
-    server_version="1",
+    store="SQLite 3.46.1",
 )
 
 
@@ -54,7 +52,7 @@ def test_a_vector_that_cannot_be_compared_is_refused_by_name(vector: Any, fault:
 
 
 def test_a_vector_of_another_size_is_refused() -> None:
-    with pytest.raises(SearchError, match="4 numbers each; this collection has 5"):
+    with pytest.raises(SearchError, match="collection takes rows of 5 numbers"):
         unit_rows(one()[np.newaxis], 5, ["a"])
 
 
@@ -106,37 +104,13 @@ def test_a_time_that_does_not_fit_cannot_be_stored(time: int) -> None:
 FILE, TABLE, OTHER = "10-20", "0123abcd:77,0123abcd:78", "ffffffff:1"
 
 
-def test_the_newest_entry_of_a_source_replaces_its_old_one() -> None:
-    both = replace_source_entry([FILE], TABLE, first=True)
-    assert split_source_entries(both) == [TABLE, FILE]
-    assert split_source_entries(
-        replace_source_entry(split_source_entries(both), "11-21", first=False)
-    ) == [TABLE, "11-21"]
-    assert split_source_entries(
-        replace_source_entry(split_source_entries(both), OTHER, first=True)
-    ) == [OTHER, TABLE, FILE]
-    assert split_source_entries(replace_source_entry([], "", first=True)) == [""]
-
-
 def test_tables_are_distinguished_and_everything_else_counts_as_one() -> None:
     assert [source_of(one) for one in (TABLE, OTHER)] == ["0123abcd:", "ffffffff:"]
     assert {source_of(one) for one in (FILE, "", "10-20/5s+", "0123abcd", 'W/"12:34"')} == {""}
 
 
-@pytest.mark.parametrize(
-    ("etag", "caption", "over", "captioned", "prior"),
-    [
-        (TABLE, "a car", FILE, True, True),
-        (TABLE, "", FILE, True, False),
-        (TABLE, "", FILE, False, True),
-        (FILE, "a car", TABLE, True, False),
-        (FILE, "a car", TABLE, False, True),
-        (FILE, "", TABLE, False, False),
-        (OTHER, "a car", TABLE, True, True),
-        (OTHER, "", TABLE, True, False),
-    ],
-)
-def test_captions_go_first_then_tables_then_the_latest(
-    etag: str, caption: str, over: str, captioned: bool, prior: bool
-) -> None:
-    assert has_priority(etag, caption, over=over, captioned=captioned) == prior
+def test_the_id_of_a_record_depends_on_its_path_and_its_source() -> None:
+    ids = {record_id("a.jpg"), record_id("b.jpg"), record_id("a.jpg", source_of(TABLE))}
+    assert len(ids) == 3
+    assert record_id("a.jpg", source_of(FILE)) == record_id("a.jpg")
+    assert {len(id) for id in ids} == {32}

@@ -10,9 +10,8 @@ from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 def test_a_search_by_vectors_has_no_options_of_queries() -> None:
     with pytest.raises(ConfigError, match="search has no option 'rerank'"):
         SearchOptions.of(rerank=5)
-    assert SearchOptions.of(**QueryOptions(k=3, rerank=5).by_vector(offset=2)) == SearchOptions(
-        k=3, offset=2
-    )
+    query = QueryOptions(k=3, rerank=5, filter="width > 1")
+    assert query.page(offset=2, k=5) == SearchOptions(k=5, offset=2, filter="width > 1")
 
 
 def test_figures_of_the_docstrings_are_those_of_the_code() -> None:

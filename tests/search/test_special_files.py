@@ -8,8 +8,9 @@ import pytest
 
 from coca.core.files.local_files import MAX_IMAGE_BYTES
 from coca.search.ingest.parquet import find_vectors
-from coca.search.ingest.pipeline import embed_source
+from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
+from coca.search.store import Collection
 
 
 @pytest.fixture
@@ -27,10 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(60)
 def test_special_and_too_large_files_are_reported_and_the_others_are_read(
-    folder: Path, embedder: Any
+    folder: Path, embedder: Any, collection: Collection
 ) -> None:
     named = [folder, folder / "fifo.png"]
-    records, report = embed_source(FileSource(named), embedder)
+    report = ingest([FileSource(named)], embedder, collection)
+    (records,) = collection.pages(vectors=False)
     assert [Path(record.path).name for record in records] == ["good.png"]
     faults = {Path(bad.path).name: (bad.reason, bad.detail) for bad in report.bad}
     assert {name: reason for name, (reason, _) in faults.items()} == {

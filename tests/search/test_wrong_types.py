@@ -11,24 +11,23 @@ from typing import Any
 import pytest
 
 WRONG = {
-    "index.search(eye, 2.5)": "k must be a whole number of at least 1, got 2.5",
-    "index.search(eye, True)": "k must be a whole number of at least 1, got true",
-    "index.search(eye, offset=0.0)": "offset must be a whole number of at least 0, got 0.0",
-    "resident.search(eye, effort='x')": "effort must be a number above 0, got 'x'",
-    "index.search(eye, params='x')": "params must be a mapping, got 'x'",
-    "index.search(eye, on='x')": "on must be one of 'image', 'text', got 'x'",
-    "index.search(eye, group_by='tag')": "group_by must be one of 'album', got 'tag'",
-    "index.search(eye, min_score=5)": "min_score must be a number in [-1, 1], got 5",
-    "index.search(eye, min_scor=0.5)": "search has no option 'min_scor'; did you mean 'min_score'?",
+    "SearchOptions(k=2.5)": "k must be a whole number of at least 1, got 2.5",
+    "SearchOptions(k=True)": "k must be a whole number of at least 1, got true",
+    "SearchOptions(offset=0.0)": "offset must be a whole number of at least 0, got 0.0",
+    "SearchOptions(effort='x')": "effort must be a number above 0, got 'x'",
+    "SearchOptions(params='x')": "params must be a mapping, got 'x'",
+    "SearchOptions(on='x')": "on must be one of 'image', 'text', got 'x'",
+    "SearchOptions(group_by='tag')": "group_by must be one of 'image', 'album', 'path', got 'tag'",
+    "SearchOptions(min_score=5)": "min_score must be a number in [-1, 1], got 5",
+    "SearchOptions.of(min_scor=0.5)": "search has no option 'min_scor'; did you mean 'min_score'?",
     "engine.search('x', match='no')": "match must be true or false, got 'no'",
     "engine.search_batch(['x'], rerank=5)": "search has no option 'rerank'; ",
     "Term(text='x', weight='0.5')": "weight must be a number in [-10, 10], got '0.5'",
     "Term(text=['x'])": "the text to search for is ['x'], and no words",
     "check_terms('red car')": "the terms must be a list, got 'red car'",
-    "index.search(['a', 'b'])": "the vectors are not an array of numbers",
-    "index.search(eye, filter=3)": "filter must be a text, got 3",
-    "index.count(3)": "the filter must be a str such as 'width > 100', got 3",
-    "resident.words(3)": "the text to search for is 3, and no words",
+    "SearchOptions(filter=3)": "filter must be a text, got 3",
+    "collection.count(3)": "the filter must be a str such as 'width > 100', got 3",
+    "collection.words(3, 1)": "the text to search for is 3, and no words",
     "engine.search('x', min_score=float('nan'))": "min_score must be a number in [-1, 1], got NaN",
     "engine.search('x', hybrid='rrf')": "hybrid must be true or false, got 'rrf'",
     "engine.search('x', rerank='5')": "rerank must be a whole number in [0, 16384], got '5'",
@@ -36,14 +35,12 @@ WRONG = {
     "recommend(engine, 'r0')": "positive must be a list of record ids and terms, got 'r0'",
     "recommend(engine, ['r0'], seen='r1')": "seen must be a list of record ids, got 'r1'",
     "recommend(engine, ['r0'], diversity='0.5')": "diversity must be in [0, 1], got '0.5'",
-    "query_vectors(['a', 'b'], 4)": "the vectors to search for must be arrays of 4 numbers",
+    "query_vectors(['a', 'b'], 4)": "the vectors must be arrays of 4 numbers",
 }
 RIGHT = [
-    "index.search([[1.0, 0.0, 0.0, 0.0]])",
-    "resident.search([[1.0, 0.0, 0.0, 0.0]])",
     "engine.search_batch(['dog'])",
-    "index.search(eye, np.int64(10), offset=np.int32(0), min_score=np.float32(0))",
-    "index.search(eye, filter=where('width', '>', 100))",
+    "SearchOptions(k=np.int64(10), offset=np.int32(0), min_score=np.float32(0))",
+    "engine.search(vector=eye[0], filter=where('width', '>', 100))",
     "Term(text='x', weight=np.float32(2))",
 ]
 PROGRAM = """
@@ -51,12 +48,12 @@ import json, sys
 import numpy as np
 from coca.core.errors import ConfigError, SearchError
 from coca.search.query.engine import SearchEngine
-from coca.search.milvus.collection import Collection
 from coca.search.filters import where
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term, check_terms, query_vectors
+from coca.search.search_options import SearchOptions
+from coca.search.stores import open_store
 class Embedder:
     fingerprint, embed_dim = "one", 4
 
@@ -66,9 +63,10 @@ class Embedder:
     embed_images = embed_texts
 
 eye = np.eye(4, dtype=np.float32)
-index = Collection.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
-index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
-resident, engine = CollectionCopy(index), SearchEngine(Embedder(), index)
+store = open_store(sys.argv[2], create=True)
+collection = store.create("pictures", embed_dim=4, fingerprint="one")
+collection.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
+engine = SearchEngine(Embedder(), collection)
 errors = {}
 for call in json.loads(sys.argv[1]):
     try:

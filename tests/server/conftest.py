@@ -1,4 +1,4 @@
-"""A service over two real collections on Milvus Lite, with a tiny model."""
+"""A service over two real collections in one file, with a tiny model."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from coca.server.app import create_app
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from server_process import ServerProcess, serving
-from tiny_collection import images, predictor, write_collections
+from tiny_collection import images, item_ids_of, predictor, write_collections
 from tiny_data import image_bytes
 
 __all__ = ["images", "predictor"]
@@ -21,9 +21,15 @@ __all__ = ["images", "predictor"]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
-    """A Milvus Lite folder with a collection of six images, and one with a single other image."""
+    """A file with a collection of six images, and one with a single other image."""
     root = tmp_path_factory.mktemp("served")
     return write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
+
+
+@pytest.fixture(scope="module")
+def item_ids(uri: str) -> list[str]:
+    """Ids of the items of `pictures`, in the order of `images`."""
+    return item_ids_of(uri)
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,20 @@
 import base64
 import io
 import json
+import os
 import socket
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from coca.search.records import content_id
-from server_process import SEARCH_HEAD, ServerProcess, data_uri
+from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri
 from tiny_data import image_bytes
 
 
@@ -94,8 +97,8 @@ def test_bombs_and_other_formats_are_rejected_everywhere(
         answer = process.post(route, body)
         assert answer.status == status, (route, answer.body)
         assert answer.json()["error"]["message"].count("\n") == 0
-    stored = process.get(f"/v1/items/{content_id(data)}?collection=others")
-    assert stored.status == 404
+    query = {"collection": "others", "filter": f'content == "{content_id(data)}"'}
+    assert process.post("/v1/search", query).json()["hits"] == []
 
 
 def test_a_polyglot_is_an_image_and_nothing_else(process: ServerProcess) -> None:
@@ -159,7 +162,7 @@ def test_a_filter_that_cannot_be_evaluated_is_400(process: ServerProcess, filter
     ):
         answer = process.post(f"/v1/{route}", {**body, "filter": filter})
         assert answer.status == 400, (route, body, answer.body[:500])
-        assert "does not understand the filter" in answer.json()["error"]["message"]
+        assert "the filter has an error at character" in answer.json()["error"]["message"]
         assert len(answer.body) < 1_000
 
 
@@ -296,3 +299,21 @@ def test_an_image_that_is_no_base64_is_400(process: ServerProcess) -> None:
     for image in (broken, "file:///etc/passwd", "http://169.254.169.254/", "data:,x", "../x.png"):
         answer = process.post("/v1/search", {"image": image})
         assert answer.status == 400, answer.body
+
+
+def test_the_service_listens_at_no_other_port(process: ServerProcess) -> None:
+    pid = process.process.pid
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
+    is_listening = "0A"
+    ports = {
+        f"socket:[{fields[9]}]": int(fields[1].rpartition(":")[2], 16)
+        for fields in sockets
+        if fields[3] == is_listening
+    }
+    links = set()
+    for each in (pid, *child_processes(pid, "")):
+        for link in Path(f"/proc/{each}/fd").iterdir():
+            with suppress(OSError):
+                links.add(os.readlink(link))
+    assert {ports[link] for link in links & ports.keys()} == {process.address[1]}

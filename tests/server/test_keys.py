@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
-from coca.search.records import content_id
 from coca.server.app import create_app
 from coca.server.errors import ServiceError
 from coca.server.keys import KeyConfig, KeyFile, KeyRing, read_keys, requests_of
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from server_process import data_uri
+from tiny_collection import item_ids_of
 from tiny_data import image_bytes
 
 KEYS = {
@@ -71,8 +71,10 @@ def test_a_body_is_read_after_the_key_was_found(client: TestClient, path: str, b
     assert client.post(path, content=parts, headers=headers).status_code in (401, 429)
 
 
-def test_two_tenants_never_see_each_others_items(client: TestClient, images: list[bytes]) -> None:
-    own = {"key-of-anna": content_id(images[0]), "key-of-bert": content_id(image_bytes(100))}
+def test_two_tenants_never_see_each_others_items(
+    client: TestClient, uri: str, item_ids: list[str]
+) -> None:
+    own = {"key-of-anna": item_ids[0], "key-of-bert": item_ids_of(uri, "others", 1)[0]}
     names = {"key-of-anna": "pictures", "key-of-bert": "others"}
     for key, other in (("key-of-anna", "key-of-bert"), ("key-of-bert", "key-of-anna")):
         headers, theirs = as_key(key), own[other]
@@ -109,11 +111,11 @@ def test_two_tenants_never_see_each_others_items(client: TestClient, images: lis
         assert there.text.replace(names[other], "nosuch") == missing.text
 
 
-def test_a_key_that_may_only_read_cannot_write(client: TestClient, images: list[bytes]) -> None:
+def test_a_key_that_may_only_read_cannot_write(client: TestClient, item_ids: list[str]) -> None:
     headers = as_key("key-of-carl")
     listed = client.get("/v1/collections", headers=headers).json()
     assert (listed["writable"], listed["capabilities"]) == (False, ["caption"])
-    url = f"/v1/items/{content_id(images[0])}"
+    url = f"/v1/items/{item_ids[0]}"
     assert client.delete(url, headers=headers).status_code == 403
     assert client.patch(url, json={}, headers=headers).status_code == 403
     assert client.get(url, headers=headers).status_code == 200
@@ -159,11 +161,11 @@ def test_a_request_with_much_work_counts_as_several() -> None:
 
 
 def test_work_for_the_model_is_charged_on_every_route(
-    client: TestClient, service: Service, images: list[bytes], monkeypatch: pytest.MonkeyPatch
+    client: TestClient, service: Service, item_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     charged: list[int] = []
     monkeypatch.setattr(service.keys, "charge", lambda key, requests: charged.append(requests))
-    id, texts = content_id(images[0]), ["a cat"] * 65
+    id, texts = item_ids[0], ["a cat"] * 65
     for path, body in (
         ("/v1/embeddings", {"input": texts}),
         ("/v1/rerank", {"query": "a", "documents": texts}),
@@ -231,9 +233,9 @@ def test_wrong_keys_of_an_address_are_slowed_down() -> None:
     assert status("guess", "2001:db8:1::1") == 401
 
 
-def test_thumbnails_do_not_count_for_a_quota(client: TestClient, images: list[bytes]) -> None:
+def test_thumbnails_do_not_count_for_a_quota(client: TestClient, item_ids: list[str]) -> None:
     headers = as_key("key-of-eva")
-    url = f"/v1/items/{content_id(images[0])}"
+    url = f"/v1/items/{item_ids[0]}"
     paths = (f"{url}/thumbnail", f"{url}/thumbnail", url, url, f"{url}/thumbnail")
     found = [client.get(path, headers=headers).status_code for path in paths]
     assert found == [200, 200, 200, 429, 200]
@@ -315,14 +317,15 @@ def test_a_write_quota_limits_the_bytes_of_a_day(
 ) -> None:
     headers, data = as_key("key-of-dora"), image_bytes(600)
     item = {"image": data_uri(data), "collection": "others"}
-    assert client.post("/v1/items", json=item, headers=headers).status_code == 201
+    added = client.post("/v1/items", json=item, headers=headers)
+    assert added.status_code == 201
     # It is there already, so nothing is written.
     assert client.post("/v1/items", json=item, headers=headers).status_code == 200
     other = {"image": data_uri(image_bytes(601, side=64)), "collection": "others"}
     answer = client.post("/v1/items", json=other, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "write_quota_exceeded")
     assert "retry-after" in answer.headers
-    url = f"/v1/items/{content_id(data)}?collection=others"
+    url = f"/v1/items/{added.json()['id']}?collection=others"
     for change, status in (({"add_tags": ["x"]}, 200), ({"caption": "x" * 5_000}, 429)):
         assert client.patch(url, json=change, headers=headers).status_code == status
     assert client.delete(url, headers=headers).status_code == 200

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -13,8 +15,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from coca.inference.predictor import Predictor
-from coca.search.records import content_id
 from server_process import ServerProcess, data_uri, serving
+from tiny_collection import upload_id_of
 from tiny_data import image_bytes
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -31,6 +33,7 @@ class Writer:
     """Adds, changes and deletes items of its own, and remembers what was acknowledged."""
 
     number: int
+    uri: str
     acknowledged: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Id -> the expected tags; `MISSING`: deleted."""
     pending: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Writer:
         """Write until the service is killed."""
         while True:
             data = image_bytes(1_000_000 * (self.number + 1) + self.sent)
-            id, self.sent = content_id(data), self.sent + 1
+            id, self.sent = upload_id_of(self.uri, data), self.sent + 1
             self.images[id] = data
             body = {"image": data_uri(data), "tags": ["new"]}
             steps: list[tuple[str, str, Any, dict[str, Any]]] = [
@@ -79,8 +82,9 @@ class Writer:
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path: Path, predictor: Predictor) -> None:
-    arguments = ("--uri", str(tmp_path / "a.db"), "--model", predictor.source)
-    writers = [Writer(number) for number in range(WRITERS)]
+    uri = str(tmp_path / "a.db")
+    arguments = ("--uri", uri, "--model", predictor.source)
+    writers = [Writer(number, uri) for number in range(WRITERS)]
     for _ in range(KILLS):
         with serving(*arguments, "--create", cache=tmp_path / "cache") as process:
             for writer in writers:
@@ -103,3 +107,7 @@ def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path: Path, predictor: Pred
         listed = process.post("/v1/search", {"limit": 1_000}).json()
         # Writes that were sent and not acknowledged may be there, too: one of each writer and kill.
         assert kept <= listed["total"] <= kept + WRITERS * KILLS
+    with closing(sqlite3.connect(uri)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        found = connection.execute("SELECT count(*), count(DISTINCT path) FROM pictures").fetchone()
+        assert found == (listed["total"], listed["total"])

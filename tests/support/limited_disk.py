@@ -43,6 +43,10 @@ class LimitedDisk:
         """Free what `fill` took."""
         self.filler.unlink()
 
+    def lock(self, mode: str = "ro") -> None:
+        """Let nobody write to the disk, or everybody by `rw`."""
+        _run(["mount", "-o", f"remount,{mode}", str(self.folder)])
+
 
 @contextmanager
 def limited_disk(root: Path, *, kind: str, size_mb: int) -> Iterator[LimitedDisk]:

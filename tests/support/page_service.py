@@ -70,12 +70,12 @@ def write_images(folder: Path) -> Path:
 
 def fill_many(uri: str, name: str, folder: Path, fingerprint: str, embed_dim: int) -> None:
     """Store vectors around a circle, each with a small image file of its own."""
-    from coca.search.milvus.collection import Collection
+    from coca.search.stores import open_collection
 
     folder.mkdir()
     encoded = io.BytesIO()
     render("square", "blue", (64, 48)).save(encoded, "JPEG")
-    with Collection.open(
+    with open_collection(
         uri, name, embed_dim=embed_dim, fingerprint=fingerprint, model=str(folder), create=True
     ) as collection:
         for start in range(0, MANY, 2_000):
@@ -84,9 +84,9 @@ def fill_many(uri: str, name: str, folder: Path, fingerprint: str, embed_dim: in
 
 
 def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:
-    from coca.search.records import Record, content_id
+    from coca.search.records import Record, content_id, record_id
 
-    # Decoders ignore what follows the image, so that equal pixels have ids of their own.
+    # Decoders ignore what follows the image, so that equal pixels are images of their own.
     data = encoded + number.to_bytes(4, "big")
     path = folder / f"{number:05}.jpg"
     path.write_bytes(data)
@@ -94,8 +94,9 @@ def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:
     angle = 2 * math.pi * number / MANY
     vector[:2] = math.cos(angle), math.sin(angle)
     return Record(
-        id=content_id(data),
+        id=record_id(str(path)),
         path=str(path),
+        content=content_id(data),
         caption=f"row {number}",
         width=64,
         height=48,

@@ -7,6 +7,7 @@ import pytest
 
 from coca.inference import loading
 from coca.inference.predictor import Predictor
+from coca.search.records import content_id, record_id
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -45,3 +46,15 @@ def write_collections(
             )
         index_images([folder], predictor, uri=uri, collection=name)
     return uri
+
+
+def item_ids_of(uri: str, name: str = "pictures", count: int = 6) -> list[str]:
+    """Ids of the items of a collection of `write_collections`, in the order of its images."""
+    folder = Path(uri).parent / name
+    return [record_id(str(folder / f"{number}.png")) for number in range(count)]
+
+
+def upload_id_of(uri: str, data: bytes, name: str = "pictures") -> str:
+    """Id of the item of an uploaded PNG, which its path determines."""
+    content = content_id(data)
+    return record_id(f"{uri}.uploads/{name}/{content[:2]}/{content}.png")

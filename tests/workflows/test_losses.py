@@ -12,9 +12,9 @@ from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
-from coca.workflows.collections.image_sources import FolderUri, open_sources, resolve_uris
+from coca.workflows.collections.image_sources import SourceUri, open_sources, resolve_uris
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import image_bytes
@@ -51,16 +51,18 @@ def sources(data: Path) -> list[str | Path]:
     return [f"{data}/shards/*.tar", data / "pack.zip", data / "rows.parquet", data / "photos"]
 
 
-def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Path of each record -> its caption, and its files with their stamps."""
-    with Collection.open(uri) as collection:
+def claims(uri: str) -> dict[str, tuple[str, str]]:
+    """Path of each record -> its caption, and its etag."""
+    with open_collection(uri) as collection:
         return {
-            path: (caption, dict(origin.files)) for _, path, caption, origin in collection.origins()
+            record.path: (record.caption, record.origin.etag)
+            for page in collection.pages(vectors=False)
+            for record in page
         }
 
 
 @pytest.fixture
-def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, dict[str, str]]]:
+def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, str]]:
     """What a collection of all of it holds."""
     index_images(sources(data), model, uri=uri, captions=False)
     held = claims(uri)
@@ -72,12 +74,12 @@ def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[Ind
     def fill(sources: Sequence[AnySource]) -> IndexResult:
         return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
-    uris = [FolderUri(str(folder)) for folder in folders]
+    uris = [SourceUri(str(folder), "folder") for folder in folders]
     return watch_folders(uris, fill, frame_interval_s=0.0, settle_s=0.1)
 
 
 def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
-    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
+    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, str]]
 ) -> None:
     for prune in (False, True):
         again = index_images([data], model, uri=uri, captions=False, prune=prune)
@@ -94,21 +96,6 @@ def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
     assert claims(uri).keys() == {
         path for path in before if "pack.zip" not in path and "000001" not in path
     }
-
-
-def test_a_folder_with_a_copy_takes_neither_source_nor_caption_from_an_archive(
-    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
-) -> None:
-    for n in (0, 3, 5):
-        (data / "photos" / f"copy of {n}.png").write_bytes(image_bytes(n))
-    again = index_images([data], model, uri=uri, captions=False)
-    assert again.report == IngestReport(unchanged=2, duplicates=3)
-    after = claims(uri)
-    assert {path: caption for path, (caption, _) in after.items()} == {
-        path: caption for path, (caption, _) in before.items()
-    }
-    for path, (_, files) in before.items():
-        assert files.items() <= after[path][1].items()
 
 
 def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_tar(
@@ -152,9 +139,9 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
         assert filled.report == report
     held, read = claims(uri), ImageResolver()
     assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(5)]
-    for path, (caption, files) in held.items():
-        assert read(path, files[path]) == image_bytes(int(caption[-1]))
-        assert is_within(path, files[path]) == (path != str(file))
+    for path, (caption, etag) in held.items():
+        assert read(path, etag) == image_bytes(int(caption[-1]))
+        assert is_within(path, etag) == (path != str(file))
 
 
 def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(

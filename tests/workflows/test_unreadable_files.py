@@ -11,7 +11,7 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.image_sources import UnreadableFile, open_sources, resolve_uris
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -55,7 +55,7 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
         ("fifo.tar", "unreadable"),
         ("pack.zip", "bad_zip"),
     }
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         assert collection.count() == 7
 
 

@@ -12,18 +12,18 @@ from importlib import resources
 from pathlib import Path
 from zipfile import ZipFile
 
-from coca.core.errors import DataError, SearchError
+from coca.core.errors import DataError
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.records import Hit
+from coca.search.stores import open_store
 from coca.tasks.task import Example, ImageRow
 from coca.weights import DEFAULT_MODEL
-from coca.workflows.collections.collection_model import open_collection
+from coca.workflows.collections.collection_model import infos_at, open_collection
 from coca.workflows.collections.index import index_sources
 from coca.workflows.evaluation.report import Section, parameters_shown, render
 
@@ -141,8 +141,10 @@ HITS, SIMILAR, CAPTIONED = 8, 3, 24
 class DemoResult:
     """Result of the demo."""
 
-    index: Path
-    """Milvus Lite database."""
+    uri: str
+    """Path of the SQLite file, or address of Milvus."""
+    collection: str
+    """Name of the collection."""
     report: Path
     """HTML report."""
     example: Path
@@ -156,6 +158,7 @@ def demo(
     *,
     images: str | Path | None = None,
     model: str | Path = DEFAULT_MODEL,
+    uri: str = "",
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
@@ -167,6 +170,8 @@ def demo(
         folder: Output folder.
         images: Folder of images; None: the photos in the package, which are captioned, too.
         model: Name or folder of the model.
+        uri: Path of a SQLite file, or address of Milvus, for a collection `demo`; default:
+            `pictures.db` in the folder, with a collection `pictures`.
         progress: Reports the progress.
         log: Receives a line before each step.
 
@@ -181,23 +186,27 @@ def demo(
     queries = PHOTO_QUERIES if images is None else ALBUM_QUERIES
     if images is None:
         write_photos(source)
-    uri, report = folder / "pictures.db", folder / "report.html"
+    # Images of others may be in `pictures` of a server.
+    collection = "demo" if uri else "pictures"
+    uri, report = uri or str(folder / "pictures.db"), folder / "report.html"
     folder.mkdir(parents=True, exist_ok=True)
-    _forget_other_model(uri, predictor)
+    _forget_other_model(uri, collection, predictor)
     log(f"indexing {source} in {uri}")
     index_sources(
         [FileSource([source])],
         predictor,
-        uri=str(uri),
+        uri=uri,
+        collection=collection,
         captions=images is None,
         progress=progress,
     )
-    with open_collection(predictor, str(uri)) as collection:
-        paths = sorted(Path(path) for _, path, _, _ in collection.origins())
+    with open_collection(predictor, uri, collection) as opened:
+        pages = opened.pages(vectors=False)
+        paths = sorted(Path(record.path) for page in pages for record in page)
         if not paths:
             raise DataError(f"{source} has no readable image", reason="missing")
         shown = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]
-        engine = SearchEngine(predictor, collection)
+        engine = SearchEngine(predictor, opened)
         by_text = {text: engine.search(text, k=HITS) for text in queries}
         # The first hit is the image itself.
         by_image = {path: engine.search(image=path, k=HITS)[1:] for path in shown[:SIMILAR]}
@@ -214,7 +223,7 @@ def demo(
     texts = [caption.text for caption in captions]
     sections = _sections(by_text, by_image, dict(zip(shown, texts, strict=True)))
     write_atomic(report, render("CoCa on your images", lead, sections).encode())
-    return DemoResult(uri, report, shown[0], len(paths))
+    return DemoResult(uri, collection, report, shown[0], len(paths))
 
 
 def _sections(
@@ -265,15 +274,9 @@ def _examples(hits: Sequence[Hit]) -> tuple[Example, ...]:
     )
 
 
-def _forget_other_model(uri: Path, predictor: Predictor) -> None:
-    """Delete a collection of an earlier demo that was filled by another model."""
-    if not uri.exists():
-        return
-    try:
-        with Collection.open(str(uri)) as collection:
-            stale = collection.info.fingerprint != predictor.fingerprint
-    except SearchError:
-        # Created, repaired or reported when it is opened for indexing.
-        return
-    if stale:
-        shutil.rmtree(uri)
+def _forget_other_model(uri: str, collection: str, predictor: Predictor) -> None:
+    """Drop the collection of an earlier demo that was filled by another model."""
+    info = infos_at(uri).get(collection)
+    if info is not None and info.fingerprint != predictor.fingerprint:
+        with open_store(uri) as store:
+            store.drop(collection)

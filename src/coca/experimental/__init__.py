@@ -70,7 +70,7 @@ MTEB = Plugin(
 PYMILVUS_MODEL = Plugin(
     adds="coca.experimental.adapters.pymilvus_model: functions as of pymilvus.model.",
     needs=("pymilvus",),
-    install="coca-captioners[search]",
+    install="coca-captioners[milvus]",
 )
 DETECTION = Plugin(
     adds="Object detection: training, average precision, and boxes drawn on images.",

@@ -74,6 +74,8 @@ def is_image_text(folder: Path) -> bool:
 
 def library_of(folder: Path) -> str | None:
     """Return the library whose image-text model a folder contains; None if it contains none."""
+    if is_model(folder):
+        return None
     return next((name for name in MODELS.names() if _is_kind(name, folder)), None)
 
 

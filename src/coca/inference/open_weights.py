@@ -478,22 +478,24 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
     kind, _, rest = str(name).partition(":")
     if kind in ("openclip", "hf") and rest and Path(rest).is_dir():
         return model_folder(rest, open_weights=open_weights)
+    path, known = Path(name), shipped()
+    if is_model(path):
+        return path
+    if str(name) in known and not path.exists():
+        return known[str(name)]
     weights = open_weights or OpenWeights()
     if kind in ("openclip", "hf"):
         return (weights.published if kind == "openclip" else weights.repository)(rest)
     if rest and kind in MODELS.names():
         return weights.of_kind(kind, rest)
-    path, known = Path(name), shipped()
     if is_image_text(path):
         return path
-    if path.is_file() or (path.is_dir() and not is_model(path) and weights_in(path)):
+    if path.is_file() or (path.is_dir() and weights_in(path)):
         return weights.local(path)
     if path.is_dir():
-        if (path / CONFIG_FILE).is_file() and not is_model(path):
+        if (path / CONFIG_FILE).is_file():
             refuse_code(path / CONFIG_FILE, path)
         return model_of_run(path)
-    if str(name) in known:
-        return known[str(name)]
     raise ModelError(
         f"{name} is not a model folder, and no model of that name is shipped; shipped: "
         f"{', '.join(known) or 'none'}"

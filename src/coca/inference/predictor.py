@@ -37,6 +37,7 @@ from coca.runtime.inputs import (
     OnError,
     SampleImages,
     WordMaps,
+    caption_of,
     expand_positions,
     unique_samples,
     with_skips,
@@ -138,7 +139,8 @@ class Predictor(BasePredictor):
         captions = []
         for (clip,) in self._batches(clips, "captioning clips", as_maker(progress), size=1):
             tokens = self._image_tokens(self._placed(self.processor.images(clip))[None])
-            captions.append(self._caption_of(self._generate(tokens, [begun], decoding)[0], begun))
+            (written,) = self._generate(tokens, [begun], decoding)
+            captions.append(caption_of(written, begun, self._decode))
         return captions
 
     def explain_caption(
@@ -226,6 +228,13 @@ class Predictor(BasePredictor):
     @torch.inference_mode()
     def _image_tokens(self, pixels: Float[Tensor, "B *F 3 S S"]) -> Float[Tensor, "B Q C"]:
         return self.model.image_tokens(pixels)
+
+    @torch.inference_mode()
+    def _encode_images_and_tokens(
+        self, pixels: Float[Tensor, "B 3 S S"]
+    ) -> tuple[Float32[ndarray, "B E"], Float[Tensor, "B Q C"]]:
+        embeddings, tokens = self.model.encode_image_and_tokens(pixels)
+        return self._short(embeddings.float().cpu().numpy()), tokens
 
     def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
         return self.processor.texts(texts).to(self._device)

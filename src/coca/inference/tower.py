@@ -286,3 +286,9 @@ class TowerPredictor(Predictor):
     @torch.inference_mode()
     def _encode_images(self, pixels: Float[Tensor, "B 3 S S"]) -> Float32[ndarray, "B E"]:
         return self._short(normalized(as_array(self.tower.image_features(pixels))))
+
+    def _encode_images_and_tokens(
+        self, pixels: Float[Tensor, "B 3 S S"]
+    ) -> tuple[Float32[ndarray, "B E"], Float[Tensor, "B Q C"]]:
+        # Two passes: the library returns embeddings without the tokens that they are pooled from.
+        return self._encode_images(pixels), self._image_tokens(pixels)

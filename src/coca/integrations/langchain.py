@@ -5,20 +5,18 @@ with CoCaRetriever.open("coca.db", k=5) as retriever:
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from pydantic import Field, PrivateAttr
 
 from coca.core.extras import extra_imports
-from coca.inference.image_text import load
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import embed_queries
 from coca.search.records import ALBUM, HEIGHT, PATH, TAGS, TIME, WIDTH, Hit
-from coca.workflows.collections.collection_model import fitted, model_of
-from coca.workflows.collections.image_resolver import ImageResolver
+from coca.workflows.collections.collection_model import open_search
 
 with extra_imports("langchain_core", extra="langchain"):
     from langchain_core.documents import Document
@@ -67,7 +65,7 @@ class CoCaRetriever(BaseRetriever):
     engine: SearchEngine
     k: int = 4
     options: dict[str, Any] = Field(default_factory=dict)
-    _opened: Collection | None = PrivateAttr(None)
+    _opened: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     @classmethod
     def open(
@@ -83,7 +81,7 @@ class CoCaRetriever(BaseRetriever):
         """Open a collection with the model that filled it; `close` closes it.
 
         Args:
-            uri: Path that ends in `.db`, or address of a Milvus server.
+            uri: Path of a SQLite file, or address of a Milvus server.
             collection: Name of the collection.
             model: The model; default: the model that the collection names.
             token: `"user:password"` or an API key, if the server requires one.
@@ -94,22 +92,17 @@ class CoCaRetriever(BaseRetriever):
             SearchError: The collection is missing, or was filled by another model.
             ModelError: The model cannot be loaded.
         """
-        opened = Collection.open(uri, collection, token=token)
-        try:
-            if model is None:
-                model = fitted(load(model_of(opened.info)), opened.info)
-            engine = SearchEngine(model, opened, image_reader=ImageResolver)
-        except BaseException:
-            opened.close()
-            raise
-        retriever = cls(engine=engine, k=k, options=options)
-        retriever._opened = opened
+        with ExitStack() as opened:
+            engine = opened.enter_context(
+                open_search(uri, collection=collection, token=token, model=model)
+            )
+            retriever = cls(engine=engine, k=k, options=options)
+            retriever._opened = opened.pop_all()
         return retriever
 
     def close(self) -> None:
         """Close the collection that `open` opened; closing twice does nothing."""
-        if self._opened is not None:
-            self._opened.close()
+        self._opened.close()
 
     def __enter__(self) -> "CoCaRetriever":
         """Return the retriever, whose collection is closed at the end of the `with` block."""

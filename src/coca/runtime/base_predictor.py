@@ -9,7 +9,6 @@ K labels, S side of an image (pixels).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
 
@@ -29,16 +28,16 @@ from coca.runtime.inputs import (
     WordMaps,
     as_images,
     as_texts,
+    caption_of,
     expand_positions,
     predictions,
     prompts_for,
     skipped_caption,
     unique_samples,
     with_skips,
-    without_loose_marks,
 )
 from coca.runtime.preprocess import ImageSettings
-from coca.runtime.prompts import PROMPTS, Templates, class_means, sentences_of
+from coca.runtime.prompts import PROMPTS, Templates, class_means, log_mean_likelihoods, sentences_of
 from coca.runtime.short_vectors import shortened
 
 T = TypeVar("T")
@@ -251,6 +250,26 @@ class BasePredictor(ABC):
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
         return self._encode_images(self._from_squares(np.stack(list(images))))
 
+    def embed_and_caption(
+        self, images: Sequence[UInt8[ndarray, "3 S S"]]
+    ) -> tuple[Float32[ndarray, "N E"], list[str]]:
+        """Compute embedding and caption of each output of `prepare_image`, encoding it once.
+
+        They equal those of `embed_prepared`, and the texts of `caption` with its defaults, in
+        batches of `batch_size`.
+
+        Raises:
+            UnsupportedError: The model has no decoder.
+        """
+        begun, rows, texts = self._encode_prompt(""), list[ndarray](), list[str]()
+        for start in range(0, len(images), self.batch_size):
+            squares = np.stack(images[start : start + self.batch_size])
+            vectors, tokens = self._encode_images_and_tokens(self._from_squares(squares))
+            rows += list(vectors)
+            written = self._generate(tokens, [begun] * len(squares), GenerationConfig())
+            texts += [caption_of(best, begun, self._decode).text for best in written]
+        return self._stacked(rows), texts
+
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressOption = False
     ) -> Float32[ndarray, "N E"]:
@@ -311,7 +330,7 @@ class BasePredictor(ABC):
                     begun = [prompts[numbers[position]] for position in wanted]
                     written = self._generate(tokens[rows], begun, decoding)
                     for position, best, prefix in zip(wanted, written, begun, strict=True):
-                        captions[position] = self._caption_of(best, prefix)
+                        captions[position] = caption_of(best, prefix, self._decode)
             return [captions[position] for position in range(len(chosen))]
 
         return self._per_image(
@@ -411,14 +430,10 @@ class BasePredictor(ABC):
         are those of `score`, and those of `class_embeddings` for labels and templates.
         """
         groups = sentences_of(as_texts(labels), templates)
-        counts = [len(group) for group in groups]
-        pairs = None if only is None else only.repeat(counts, axis=1)
+        pairs = None if only is None else only.repeat([*map(len, groups)], axis=1)
         sentences = [text for group in groups for text in group]
         each = self.score(images, sentences, only=pairs, on_error=on_error, progress=progress)
-        parts = np.split(each, np.cumsum(counts)[:-1], axis=1)
-        with np.errstate(invalid="ignore"):  # of the NaN of skipped images
-            totals = np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
-        return totals - np.log(np.array(counts, np.float32))
+        return log_mean_likelihoods(each, groups)
 
     def classify(
         self,
@@ -508,6 +523,10 @@ class BasePredictor(ABC):
     def _image_tokens(self, pixels: Any) -> Any: ...
 
     @abstractmethod
+    def _encode_images_and_tokens(self, pixels: Any) -> tuple[Float32[ndarray, "B E"], Any]:
+        """Compute `_encode_images` and `_image_tokens`, in one pass where the model can."""
+
+    @abstractmethod
     def _tokens(self, texts: Sequence[str]) -> Any: ...
 
     @abstractmethod
@@ -538,22 +557,6 @@ class BasePredictor(ABC):
         """Reject options that the runtime does not have."""
 
     # Shared by the methods above.
-
-    def _caption_of(self, written: Sequence[GeneratedSequence], prompt: Sequence[int]) -> Caption:
-        """Decode the generated sequences of an image: the best, with the rest in `others`."""
-        first, *others = (
-            Caption(
-                # Decoded together, since a word may span the boundary.
-                without_loose_marks(self._decode([*prompt[1:], *one.token_ids])),
-                without_loose_marks(self._decode(one.token_ids)),
-                one.total,
-                tuple(one.token_ids),
-                tuple(one.log_probabilities),
-                rank_score=one.rank,
-            )
-            for one in written
-        )
-        return replace(first, others=tuple(others))
 
     def _per_image(
         self,

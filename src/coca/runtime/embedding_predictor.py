@@ -99,9 +99,10 @@ class EmbeddingPredictor(BasePredictor):
             "(recipes/pretrain/siglip2_captions.yaml)"
         )
 
-    caption = score = embed_clips = caption_clips = explain_caption = head_logits = _refuse
-    _from_squares = _image_tokens = _encode_prompt = _decode = _generate = _refuse
-    _score_tokens = _scored_lengths = _check_decoding = _refuse
+    caption = embed_and_caption = score = embed_clips = caption_clips = _refuse
+    explain_caption = head_logits = _from_squares = _encode_prompt = _decode = _refuse
+    _image_tokens = _encode_images_and_tokens = _generate = _check_decoding = _refuse
+    _score_tokens = _scored_lengths = _refuse
 
 
 class OnnxTower(EmbeddingPredictor):

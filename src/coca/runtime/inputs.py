@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import IOBase
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from PIL import Image
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.metrics.classification import softmax
+from coca.runtime.generation_config import GeneratedSequence
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,27 @@ _SPACES_BEFORE_MARKS = re.compile(r"\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|v
 def without_loose_marks(text: str) -> str:
     """Join marks to the word before them; models of Flickr8k write `a dog .` as its captions do."""
     return _SPACES_BEFORE_MARKS.sub("", text)
+
+
+def caption_of(
+    written: Sequence[GeneratedSequence],
+    prompt: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+) -> Caption:
+    """Decode the generated sequences of an image: the best, with the rest in `others`."""
+    first, *others = (
+        Caption(
+            # Decoded together, since a word may span the boundary.
+            without_loose_marks(decode([*prompt[1:], *one.token_ids])),
+            without_loose_marks(decode(one.token_ids)),
+            one.total,
+            tuple(one.token_ids),
+            tuple(one.log_probabilities),
+            rank_score=one.rank,
+        )
+        for one in written
+    )
+    return replace(first, others=tuple(others))
 
 
 def skipped_caption(error: Exception) -> Caption:

@@ -147,7 +147,7 @@ class ExportedTower(OnnxTower, Exported):
     """An exported image-text model of another library, without a decoder."""
 
     def _image_features(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        return _in_parts(self._vision_graph, "image_embeds", pixels)
+        return _in_parts(self._vision_graph, ("image_embeds",), pixels)[0]
 
     def _text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
         ids, _ = self.tokens.encode(texts)
@@ -229,10 +229,19 @@ class Predictor(Exported):
         return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
 
     def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        return self._short(_in_parts(self._vision_graph, "image_embeds", pixels))
+        return self._short(_in_parts(self._vision_graph, ("image_embeds",), pixels)[0])
 
     def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B Q C"]:
-        return _in_parts(self._tokens_graph, "image_tokens", pixels)
+        return _in_parts(self._tokens_graph, ("image_tokens",), pixels)[0]
+
+    def _encode_images_and_tokens(
+        self, pixels: UInt8[np.ndarray, "B 3 S S"]
+    ) -> tuple[Float32[np.ndarray, "B E"], Float32[np.ndarray, "B Q C"]]:
+        if self._tokens_graph is not self._vision_graph:
+            # An int8 model: its captions need image tokens in float32.
+            return self._encode_images(pixels), self._image_tokens(pixels)
+        embeddings, tokens = _in_parts(self._vision_graph, ("image_embeds", "image_tokens"), pixels)
+        return self._short(embeddings), tokens
 
     def _tokens(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         return self._text_tokens.encode(texts)
@@ -322,8 +331,10 @@ class Predictor(Exported):
         )
 
 
-def _in_parts(graph: Any, output: str, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Any:
-    """Run an image encoder on a few images at a time, and return one of its outputs."""
+def _in_parts(
+    graph: Any, outputs: Sequence[str], pixels: UInt8[np.ndarray, "B 3 S S"]
+) -> list[Any]:
+    """Run an image encoder on a few images at a time, and return some of its outputs."""
     starts = range(0, len(pixels), VISION_BATCH)
-    parts = [graph.run([output], {"pixels": pixels[it : it + VISION_BATCH]})[0] for it in starts]
-    return np.concatenate(parts)
+    parts = [graph.run(outputs, {"pixels": pixels[it : it + VISION_BATCH]}) for it in starts]
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]

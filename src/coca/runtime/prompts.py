@@ -4,7 +4,7 @@ CLIP's 80 templates: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, and 
 with its code. 38 templates occur with "a" and with "the", and 4 more once; the grammar is the
 authors'.
 
-Dimensions: K classes, M prompts of all classes, E embedding.
+Dimensions: N images, K classes, M prompts of all classes, E embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from coca.core.errors import ConfigError
@@ -126,6 +126,17 @@ def class_means(
     ends = np.cumsum([len(group) for group in groups])[:-1]
     means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def log_mean_likelihoods(
+    scores: Float32[ndarray, "N M"], groups: Sequence[Sequence[str]]
+) -> Float32[ndarray, "N K"]:
+    """Compute the logarithm of the mean likelihood of each class's prompts, in nats."""
+    counts = [len(group) for group in groups]
+    parts = np.split(scores, np.cumsum(counts)[:-1], axis=1)
+    with np.errstate(invalid="ignore"):  # of the NaN of skipped images
+        totals = np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+    return totals - np.log(np.array(counts, np.float32))
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:

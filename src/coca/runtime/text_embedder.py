@@ -8,7 +8,9 @@ Dimensions: N images or texts, M texts scored against N images, E embedding.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from coca.core.errors import ModelError
+from coca.core.errors import ModelError, StorageError
 from coca.core.extras import require
-from coca.core.files.atomic import sha256_file
+from coca.core.files.atomic import read_json, sha256_file, user_cache, write_json
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.files import TOKENIZER_FILE, open_graph
 from coca.runtime.inputs import as_texts
@@ -109,5 +111,18 @@ class TextEmbedder:
 
 
 def _check(path: Path, digest: str) -> None:
+    """Check a file by its hash, unless it is unchanged since a check on this machine."""
+    checked = user_cache() / "checked" / f"{digest}.json"
+    with suppress(OSError, ValueError):
+        if read_json(checked) == _state(path):
+            return
     if not path.is_file() or sha256_file(path) != digest:
         raise ModelError(f"{path} is missing or damaged; install coca-captioners again")
+    # Without a place for it, the next check reads the file again.
+    with suppress(StorageError):
+        write_json(checked, _state(path))
+
+
+def _state(path: Path) -> list[str | int]:
+    found = path.stat()
+    return [os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns]

@@ -1,1 +1,1 @@
-"""Vector search on Milvus: indexing, querying and mining of embeddings. Imports no torch."""
+"""Vector search in SQLite and Milvus: indexing, querying and mining, without torch."""

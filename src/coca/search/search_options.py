@@ -1,6 +1,6 @@
 """Options of searches, declared once: keywords in Python, options of commands, fields of requests.
 
-`SearchOptions` are those of a search by vectors, of a `Collection` or an `CollectionCopy`;
+`SearchOptions` are those of a search by vectors, of a `coca.search.store.Collection`;
 `QueryOptions` add those of a query that a `SearchEngine` embeds, fuses, reranks and marks.
 `CalibrationConfig` are those of the calibration by which it marks them. This
 module imports no NumPy, since its options are those of commands.
@@ -16,14 +16,14 @@ from coca.core.config.frozen_config import Config, check_options
 from coca.core.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from coca.search.filters import Filter
-    from coca.search.records import Hit, Record
+    from coca.search.records import Hit
 
 Side: TypeAlias = Literal["image", "text"]
 """Vector field of a record: the image vector, or the caption vector (`text`)."""
 
-GroupBy: TypeAlias = Literal["album"]
-"""Field by which hits are grouped: only the best hit of each group is returned."""
+GroupBy: TypeAlias = Literal["image", "album", "path"]
+"""Groups of hits, of which only the best hit is returned: records of the same image, or of the same
+album; `path` returns every record."""
 
 CaptionChoice: TypeAlias = Literal["all", "given"]
 """Captions that count: all, or only those that people gave."""
@@ -34,7 +34,7 @@ RankWeight: TypeAlias = Annotated[float, Interval(ge=0, le=10)]
 S = TypeVar("S", bound="SearchOptions")
 
 MAX_RESULTS = 16_384
-"""Maximum `offset + k`: the limit of a Milvus server, applied on Lite as well."""
+"""Maximum `offset + k`: the limit of a Milvus server, applied to all stores."""
 
 MIN_SIMILARITY = 0.9
 """Default cosine from which two images are near-duplicates; docs/search.md has its measurement."""
@@ -49,9 +49,7 @@ INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(Config):
-    """Options of every search, of a `Collection` and of an `CollectionCopy`.
-
-    Searches take the fields as keywords.
+    """Options of every search; searches of a `SearchEngine` take the fields as keywords.
 
     Raises:
         ArgumentError: A value has the wrong type or is out of range.
@@ -63,7 +61,7 @@ class SearchOptions(Config):
     k: Annotated[int, Ge(1)] = 10
     """Maximum number of hits of a query."""
     filter: str = ""
-    """Milvus filter expression; `where` builds one safely."""
+    """Filter expression, see `coca.search.filters`; `where` builds one safely."""
     offset: Annotated[int, Ge(0)] = 0
     """Number of best hits to skip, for paging."""
     min_score: Annotated[float, Interval(ge=-1, le=1)] | None = None
@@ -71,9 +69,9 @@ class SearchOptions(Config):
     on: Side = "image"
     """Vector field to search: of the images, or of their captions (text). Records without a caption
     vector are excluded from searches of captions."""
-    group_by: GroupBy | None = None
-    """`album` returns only the best image of each album or video; an image without an album is its
-    own group. Default: no grouping."""
+    group_by: GroupBy = "image"
+    """`image` returns each image once, however many copies there are; `album` only the best image
+    of each album or video, and images without an album once; `path` every record."""
     effort: Annotated[float, Gt(0)] = 1.0
     """Search width of the index, relative to the default 1: more increases recall and latency. An
     exact search does not use it."""
@@ -87,9 +85,10 @@ class SearchOptions(Config):
         check_options(options, [field.name for field in fields(cls)], of="search")
         return cls(**options)
 
-    def by_vector(self, **changes: Any) -> dict[str, Any]:
-        """Return the keywords of a search by vectors with some changes."""
-        return {each.name: getattr(self, each.name) for each in fields(SearchOptions)} | changes
+    def page(self, *, offset: int, k: int) -> "SearchOptions":
+        """Return the options of a search by vectors for another page."""
+        given = {each.name: getattr(self, each.name) for each in fields(SearchOptions)}
+        return SearchOptions(**given | {"offset": offset, "k": k})
 
     def check_page(self, most: int) -> None:
         """Check that the page is within the first `most` hits."""
@@ -112,8 +111,8 @@ class Ranking(Config):
 
     The score of a record is `image_weight` x the cosine of query and image, plus `caption_weight` x
     the cosine of query and caption, plus `words_weight` x b / (b + `words_half`), where b is the
-    BM25 of the query's words in the caption, plus `text_weight` x s^4, where s is the share of
-    these words that the text inside the image has.
+    BM25 of the query's words in caption, tags and names, plus `text_weight` x s^4, where s is the
+    share of these words that tags, names and the text inside the image have.
     """
 
     range_error: ClassVar = ArgumentError
@@ -126,7 +125,8 @@ class Ranking(Config):
     """Weight of the words of the caption, which find names and rare words: what a caption of
     infinite BM25 gets."""
     text_weight: RankWeight = 0.6
-    """Weight of the text inside images: what a text with all words of the query gets."""
+    """Weight of tags, names and the text inside images: what an image gets of which these have all
+    words of the query."""
     words_half: Annotated[float, Gt(0)] = 4.0
     """BM25 for which a caption gets half of `words_weight`."""
     uncaptioned: RankWeight = 1.4
@@ -135,10 +135,6 @@ class Ranking(Config):
     captions: CaptionChoice = "given"
     """Captions that count: all, or only those that people gave. A caption that the model wrote has
     little that the image's vector lacks."""
-
-    def counts(self, hit: "Hit | Record") -> bool:
-        """Return whether a hit or record has a caption that counts."""
-        return bool(hit.caption) and (self.captions == "all" or hit.caption_source == "given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,20 +198,18 @@ class PhotoFilter(Config):
             raise ArgumentError(f"within is a distance from near, and {self.within!r} has no near")
         self.conditions()
 
-    def conditions(self) -> "list[Filter]":
+    def conditions(self) -> list[str]:
         """Return the filters; none if nothing is given."""
         # Imported here, as NumPy is not an import of commands.
         from coca.search.filters import taken
         from coca.search.photo_filter import find_place, near, parse_distance, parse_period
 
         conditions = []
-        if self.since or self.until:
-            first = parse_period(self.since)[0] if self.since else None
-            last = parse_period(self.until)[1] if self.until else None
-            conditions.append(taken(since=first, until=last))
-        if self.during:
-            first, last = parse_period(self.during)
-            conditions.append(taken(since=first, until=last))
+        for since, until in ((self.since, self.until), (self.during, self.during)):
+            if since or until:
+                first = parse_period(since)[0] if since else None
+                last = parse_period(until)[1] if until else None
+                conditions.append(taken(since=first, until=last))
         if self.near:
             distance_km = parse_distance(self.within or "20km")
             conditions.append(near(*find_place(self.near), within_km=distance_km))

@@ -54,7 +54,7 @@ CollectionName: TypeAlias = Annotated[
 ]
 Expression: TypeAlias = Annotated[
     str,
-    Field(max_length=16_384, description="Milvus filter expression, such as `width > 100`."),
+    Field(max_length=16_384, description="Filter expression, such as `width > 100`."),
 ]
 # In a union, pydantic accepts texts that cannot be encoded.
 Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable)]

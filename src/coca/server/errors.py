@@ -16,6 +16,7 @@ from coca.core.errors import (
     ConfigError,
     DataError,
     MissingExtraError,
+    SearchError,
     StorageError,
     UnsupportedError,
 )
@@ -63,6 +64,8 @@ def status_of(error: CocaError) -> tuple[int, str]:
             return 507, "insufficient_storage"
         case UnsupportedError() | MissingExtraError():
             return 501, "unsupported"
+        case SearchError():
+            return 503, "unavailable"
     return 500, "failed"
 
 
@@ -95,6 +98,10 @@ def add_error_handlers(app: FastAPI) -> None:
             logger.error("%s %s failed: %s", request.method, request.url.path, error)
             sentence = "the service cannot write: its disk is full or fails; see its log"
             return error_response(StorageError(sentence))
+        if isinstance(error, SearchError) and not isinstance(error, ArgumentError):
+            logger.error("%s %s failed: %s", request.method, request.url.path, error)
+            sentence = "the collection cannot answer now: it is busy or was replaced; see the log"
+            return error_response(SearchError(sentence))
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

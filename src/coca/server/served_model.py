@@ -24,6 +24,7 @@ from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.settings import ServerSettings
+from coca.workflows.collections.collection_model import text_embedder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,7 +174,7 @@ class ServedModel:
         self, predictor: BasePredictor, decoder: Decoder, settings: ServerSettings
     ) -> None:
         """Wrap a loaded model and start the threads that call it."""
-        self.predictor = predictor
+        self.predictor, self._text_embedder = predictor, text_embedder(predictor)
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
         self.logit_scale = predictor.logit_scale
         self.decoder = decoder
@@ -261,7 +262,7 @@ class ServedModel:
 
     def _embed_texts(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
         with self._lock:
-            return list(self.predictor.embed_texts(texts))
+            return list(self._text_embedder.embed_texts(texts))
 
     def _embed_images(self, images: Sequence[DecodedImage]) -> list[Float32[np.ndarray, " E"]]:
         with self._lock:

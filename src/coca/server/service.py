@@ -8,19 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.text_reader import TextReader
 from coca.search.filters import where
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.records import PATH, Record, check_same_model
+from coca.search.records import PATH, CollectionInfo, Record, check_same_model
+from coca.search.search_options import SearchOptions
+from coca.search.store import Collection
+from coca.search.stores import open_or_create, open_store
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
-from coca.server.collections.served_collection import BatchedSearch, ServedCollection, thumbnail_key
+from coca.server.collections.served_collection import ServedCollection, thumbnail_key
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads
@@ -29,9 +34,9 @@ from coca.server.served_model import ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
     fitted,
+    lasting_name,
     load_model,
     model_of,
-    open_collection,
 )
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -83,13 +88,12 @@ class Service:
         self._reader: threading.Thread | None = None
         self._to_read: list[str] = []
         self._closing = threading.Event()
-        self._batched: list[BatchedSearch] = []
         self.collections = {
             collection.info.collection: ServedCollection(
                 collection.info.collection,
                 collection,
-                SearchEngine(self.model, self._searchable(collection), image_reader=self._resolver),
-                Catalog(collection, partial(self._remove_thumbnails, collection)),
+                SearchEngine(self.model, collection, image_reader=self._resolver),
+                Catalog(collection, partial(self._remove_thumbnails, collection.info)),
             )
             for collection in collections
         }
@@ -100,37 +104,27 @@ class Service:
         return len(self._to_read)
 
     def read_ahead(self) -> None:
-        """Read in the background what the first list and the first typed query need of all items.
-
-        Otherwise they wait for it: on Milvus Lite some seconds for 100,000 items.
-        """
+        """Read in the background what the first list and the first query need of all items."""
         if self._reader is None:
             self._to_read = list(self.collections)
             self._reader = threading.Thread(target=self._read, name="read-ahead", daemon=True)
             self._reader.start()
 
     def delete(self, served: ServedCollection, id: str) -> None:
-        """Delete an item with its thumbnails, and the files of an upload.
-
-        A file that another item or another collection of the service refers to is kept.
-        """
+        """Delete an item with its thumbnails, and the file of an upload without another item."""
         with served.writing():
-            found = served.collection.get([id])
-            served.collection.delete(found)
-            self.thumbnails.remove(served.thumbnail_key(id))
-            files = (path for record in found.values() for path in record.origin.files)
-            if uploaded := set(filter(self.uploads.contains, files)):
-                for path in uploaded - self._files_in_use(id, uploaded):
-                    self.uploads.remove(path)
+            stored = served.collection.get([id])
+            served.collection.delete(stored)
+            for record in stored.values():
+                self.thumbnails.remove(served.thumbnail_key(id, record.content))
+                self.remove_upload(record.path)
 
-    def _files_in_use(self, id: str, paths: AnyOf[str]) -> set[str]:
-        """List the files of all items with this id or these paths; a copy keeps the id."""
-        files: set[str] = set()
-        for served in self.collections.values():
-            of_paths = served.collection.ids(where(PATH, "in", sorted(paths)))
-            for _, _, _, origin in served.collection.origins({id, *of_paths}):
-                files |= origin.files.keys()
-        return files
+    def remove_upload(self, path: str) -> None:
+        """Delete the file of an upload, unless an item of a served collection refers to it."""
+        if self.uploads.contains(path):
+            served = self.collections.values()
+            if not any(each.collection.count(where(PATH, "==", path)) for each in served):
+                self.uploads.remove(path)
 
     def _read(self) -> None:
         while self._to_read and not self._closing.is_set():
@@ -138,7 +132,9 @@ class Service:
             began_s = time.monotonic()
             try:
                 count = served.catalog.read()
-                served.engine.read_ahead()
+                # A file is then in memory for its scan.
+                one = np.eye(1, served.collection.info.embed_dim, dtype=np.float32)
+                served.collection.nearest(one, SearchOptions(k=1))
             except CocaError as error:
                 logger.warning("collection %r could not be read ahead: %s", served.name, error)
             else:
@@ -158,24 +154,16 @@ class Service:
             ) from error
 
     def close(self) -> None:
-        """End the reading, and the threads of the model and of the searches."""
+        """End the reading, and the threads of the model."""
         self._closing.set()
         if self._reader is not None:
             self._reader.join()
         self.model.close()
         self.audit.close()
-        for batched in self._batched:
-            batched.stop()
 
-    def _remove_thumbnails(self, collection: Collection, ids: AnyOf[str]) -> None:
-        for id in ids:
-            self.thumbnails.remove(thumbnail_key(collection, id))
-
-    def _searchable(self, collection: Collection) -> Collection:
-        if collection.lease is not None or self.settings.max_batch == 1:
-            return collection
-        self._batched.append(BatchedSearch(collection, self.settings))
-        return self._batched[-1]
+    def _remove_thumbnails(self, info: CollectionInfo, images: AnyOf[tuple[str, str]]) -> None:
+        for id, content in images:
+            self.thumbnails.remove(thumbnail_key(info, id, content))
 
     def _resolver(self) -> ImageResolver:
         """Return the resolver of this thread, which keeps its last tar or video open."""
@@ -210,20 +198,22 @@ def open_service(
     """Open collections together with the model that filled them, and close them at the end."""
     if not collections:
         raise ConfigError("there is no collection to serve: name at least one")
+    if create and model is None:
+        raise ConfigError("a model must be named to create collections: pass --model")
     with ExitStack() as stack:
+        store = stack.enter_context(open_store(uri, token=token, create=create))
         if create:
-            if model is None:
-                raise ConfigError("a model must be named to create collections: pass --model")
+            assert model is not None
             predictor = _loaded(model, execution)
-            opened = [
-                stack.enter_context(open_collection(predictor, uri, name, token=token, create=True))
-                for name in collections
-            ]
+            made: dict[str, Any] = {
+                "embed_dim": predictor.embed_dim,
+                "fingerprint": predictor.fingerprint,
+                "model": lasting_name(predictor),
+            }
+            opened = [open_or_create(store, name, **made) for name in collections]
         else:
             # The collections are opened first: that is fast, and its errors are raised at once.
-            opened = [
-                stack.enter_context(Collection.open(uri, name, token=token)) for name in collections
-            ]
+            opened = [store.open(name) for name in collections]
             info = opened[0].info
             named = model_of(info) if model is None else model
             predictor = fitted(_loaded(named, execution), info)

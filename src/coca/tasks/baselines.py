@@ -11,7 +11,9 @@ A metric of a baseline has the name of the score with a prefix, such as `majorit
 Dimensions: N images, M texts, C classes of the data, K classes of the encoder.
 """
 
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +32,8 @@ from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.layers.prepacked import prepack_weights
 from coca.runtime.base_predictor import BasePredictor
-from coca.search.query.words import WordIndex
+from coca.search.sqlite import postings
+from coca.search.words import query_terms
 
 BASELINES = {
     "chance": "chance",
@@ -91,10 +94,20 @@ def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
 
 def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, "M N"]:
     """Compute the BM25 of the words of each query in each text; 0 where they share none."""
-    index, scores = WordIndex.build(texts), np.zeros((len(queries), len(texts)), np.float32)
-    for row, query in enumerate(queries):
-        found, bm25 = index.scores(query)
-        scores[row, found] = bm25
+    scores = np.zeros((len(queries), len(texts)), np.float32)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        postings.create(connection, "texts")
+        rows = {row: {"caption": text} for row, text in enumerate(texts)}
+        mean_length = postings.write(connection, "texts", {}, rows) / max(len(texts), 1)
+        for query, own in zip(queries, scores, strict=True):
+            found, bm25 = postings.scores(
+                connection,
+                "texts",
+                query_terms(query),
+                records=len(texts),
+                mean_length=mean_length,
+            )
+            own[found] = bm25
     return scores
 
 

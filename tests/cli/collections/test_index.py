@@ -6,14 +6,6 @@ import pytest
 from tiny_cli import Run, RunJson
 
 
-def test_images_without_captions_are_captioned_by_the_model(
-    run: Run, run_json: RunJson, filled: Any, model: str
-) -> None:
-    run("index", "photos", "-m", model, "--no-captions", "--collection", "bare")
-    captions = [hit["caption"] for hit in run_json("search", "x", "--collection", "bare")]
-    assert sorted(captions) == ["", "", "a red [car]"]
-
-
 def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
     run: Run, run_json: RunJson, filled: Any, model: str, images: list[str]
 ) -> None:
@@ -34,8 +26,8 @@ def test_later_runs_keep_the_dimensions_of_the_collection(
         assert run_json("index", "photos", "-m", model, *again)["unchanged"] == 3
     assert run_json("collection", "info")["embed_dim"] == 2
     assert len(run_json("search", "x")) == 3
-    output = run("index", "photos", "-m", model, "--dimensions", "4", code=2).stderr
-    assert "dimensions must be in [1, 2], got 4" in output.replace("\n", " ")
+    output = run("index", "photos", "-m", model, "--dimensions", "4", code=1).stderr
+    assert "has vectors of 2 numbers of this model, and not of 4" in output.replace("\n", " ")
     output = run("index", "photos", "-m", model, "-c", "b", "--dimensions", "25", code=2).stderr
     assert "dimensions must be in [1, 24], got 25" in output.replace("\n", " ")
 
@@ -110,12 +102,17 @@ def test_a_video_is_indexed_by_frames_and_found_as_one_album(
         assert run_json("index", "clips", "-m", model, "--frame-interval", "0.5")[settled] == 4
 
 
-def test_an_impossible_uri_is_reported_before_a_model_is_loaded(
+def test_an_impossible_name_is_reported_before_a_model_is_loaded(
     run: Run, images: list[str]
 ) -> None:
-    for command in (["index", "photos"], ["classes", "add", "cat,dog"]):
-        output = run(*command, "-m", "no-such-model", "--uri", "localhost", code=2).stderr
-        assert "localhost is not the address of a collection" in output
-        assert "http://localhost:19530" in output
-        output = run(*command, "-m", "no-such-model", "--collection", "a-b", code=2).stderr
-        assert "cannot name a collection" in output
+    output = run("index", "photos", "-m", "no-such-model", "--collection", "a-b", code=2).stderr
+    assert "cannot name a collection" in output
+    assert not Path("coca.db").exists()
+
+
+def test_a_shipped_model_is_refused_without_loading_it(
+    run: Run, model: str, images: list[str]
+) -> None:
+    run("index", "photos", "-m", model)
+    output = run("index", "photos", "-m", "everyday", code=1).stderr
+    assert "was filled by model" in output.replace("\n", " ")

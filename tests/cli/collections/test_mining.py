@@ -1,7 +1,6 @@
 import json
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from coca.core.config.frozen_config import load_config
 from coca.data.sources.factory import open_source
 from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     TokenizerConfig,
@@ -116,10 +115,9 @@ def test_a_mined_subset_is_a_manifest_of_the_right_images(
 def test_hidden_records_are_neither_chosen_nor_counted(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
-    with Collection.open("coca.db") as collection:
-        records = [one for part in collection.read_through() for one in part]
-        hidden = [one for one in records if one.path in filled[:4]]
-        collection.upsert(replace(one, metadata={"hidden": True, "n": 0}) for one in hidden)
+    with open_collection("coca.db") as collection:
+        hidden = collection.ids('metadata["n"] < 4')
+        collection.patch({id: {"hidden": True} for id in hidden})
     output = run_json("mine", "half.jsonl", "--fraction", "0.5")
     assert (output["chosen"], output["of"]) == (1, 2)
     filtered = run_json("mine", "one.jsonl", "--fraction", "0.5", "-f", 'metadata["n"] < 5')
@@ -127,8 +125,8 @@ def test_hidden_records_are_neither_chosen_nor_counted(
     assert "1 of 2 images are in all.jsonl" in run("mine", "all.jsonl", "--count", "1").stdout
     assert run_json("duplicates")["count"] == 2
     assert "of 2 images" in run("duplicates", "--min-similarity", "1").stdout
-    with Collection.open("coca.db") as collection:
-        collection.upsert(replace(one, metadata={"hidden": True}) for one in records)
+    with open_collection("coca.db") as collection:
+        collection.patch({id: {"hidden": True} for id in collection.ids()})
     assert "has only hidden images" in run("mine", "x.jsonl", "--count", "1", code=1).stderr
 
 
@@ -222,8 +220,8 @@ def test_classes_come_and_go_and_answer_as_labels_do(
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["mine", "x.jsonl"], 2, "--count or --fraction"),
-        (["mine", "x.jsonl", "--fraction", "2"], 2, "must be in (0, 1]"),
+        (["mine", "x.jsonl"], 2, "either count or fraction"),
+        (["mine", "x.jsonl", "--fraction", "2"], 2, "a number in (0, 1]"),
         (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
         (["mine", "x.jsonl", "--count", "1", "--min-score", "0.5"], 2, "0.5 needs scores"),
         (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "1"], 1, "none of 6"),
@@ -236,6 +234,7 @@ def test_classes_come_and_go_and_answer_as_labels_do(
             "one of them",
         ),
         (["classes", "add", " , "], 2, "no class"),
+        (["classes", "add", "cat", "-m", "x", "-c", "a-b"], 2, "cannot name a collection"),
         (["classes", "remove", "zebra", "-c", "pictures"], 1, "no class 'zebra'"),
         (["classes", "list", "-c", "pictures"], 1, "contains 6 images"),
         (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),

@@ -30,9 +30,10 @@ def test_a_search_uses_the_named_uri_then_the_environment_then_here_then_the_dem
 ) -> None:
     with pytest.raises(ConfigError, match=r"coca index.*--uri.*COCA_URI"):
         defaults.search_uri(None)
-    Path("runs/demo/pictures.db").mkdir(parents=True)
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/pictures.db").touch()
     assert Path(defaults.search_uri(None)) == Path("runs/demo/pictures.db")
-    Path("coca.db").mkdir()
+    Path("coca.db").touch()
     assert defaults.search_uri(None) == "coca.db"
     monkeypatch.setenv("COCA_URI", "http://milvus:19530")
     assert defaults.search_uri(None) == "http://milvus:19530"
@@ -42,7 +43,8 @@ def test_a_search_uses_the_named_uri_then_the_environment_then_here_then_the_dem
 def test_images_are_indexed_into_the_working_folder_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Path("runs/demo/pictures.db").mkdir(parents=True)
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/pictures.db").touch()
     assert defaults.index_uri(None) == "coca.db"
     monkeypatch.setenv("COCA_URI", "http://milvus:19530")
     assert defaults.index_uri(None) == "http://milvus:19530"

@@ -15,9 +15,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def demo(folder: Path, **settings: Any) -> workflow.DemoResult:
         asked.update(settings, folder=folder)
         settings["log"]("indexing")
-        return workflow.DemoResult(
-            folder / "pictures.db", folder / "report.html", folder / "car.png", 400
-        )
+        uri, name = settings["uri"], "demo" if settings["uri"] else "pictures"
+        uri = uri or str(folder / "pictures.db")
+        return workflow.DemoResult(uri, name, folder / "report.html", folder / "car.png", 400)
 
     monkeypatch.setattr(workflow, "demo", demo)
     return asked
@@ -41,6 +41,11 @@ def test_another_model_and_folder_are_in_the_commands(run: Run, asked: dict[str,
     assert output.stderr == ""
     assert "coca search 'red car' --uri other/pictures.db\n" in output.stdout
     assert "coca caption other/car.png --model mine\n" in output.stdout
+
+
+def test_a_uri_and_its_collection_are_in_the_commands(run: Run, asked: dict[str, Any]) -> None:
+    output = run("demo", "--uri", "http://localhost:19530")
+    assert "'red car' --uri http://localhost:19530 --collection demo\n" in output.stdout
 
 
 def test_ones_own_images_have_a_folder_of_their_own(

@@ -51,10 +51,10 @@ def test_without_the_extra_heif_images_are_named(
     formats.register_heif.cache_clear()
     for name in ("a.heic", "b.HEIF", "c.png"):
         (tmp_path / name).write_bytes(head(b"heic", b"mif1"))
-    assert find_files([tmp_path]) == [tmp_path / "c.png"]
+    assert list(find_files([tmp_path])) == [str(tmp_path / "c.png")]
     assert "2 HEIF images are left out: pip install 'coca-captioners[heif]'" in caplog.text
     # One that is named is reported when it is read.
-    assert find_files([tmp_path / "a.heic"]) == [tmp_path / "a.heic"]
+    assert list(find_files([tmp_path / "a.heic"])) == [str(tmp_path / "a.heic")]
     with pytest.raises(
         DataError, match=r"a\.heic is a HEIF image.*coca-captioners\[heif\]"
     ) as raised:
@@ -76,9 +76,9 @@ def test_heif_images_are_read_upright_with_size_and_time(tmp_path: Path) -> None
     path = tmp_path / "a.heic"
     path.write_bytes(stream.getvalue())
     assert is_heif(stream.getvalue()[: formats.HEAD_BYTES])
-    assert find_files([tmp_path]) == [path]
+    assert list(find_files([tmp_path])) == [str(path)]
     header = read_header(stream.getvalue())
-    assert (header.width, header.height, header.time) == (64, 48, 1717180200)
+    assert (header.width, header.height, header.annotation.time) == (64, 48, 1717180200)
     decoded = decode(path)
     assert decoded.shape == (3, 48, 64)
     # A lossy format: within a few grey levels, away from the edge between the halves.

@@ -6,9 +6,9 @@ import pytest
 from coca.core.errors import ConfigError
 from coca.experimental.adapters.pymilvus_model import CoCaEmbeddingFunction, CoCaRerankFunction
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import embed_queries
+from coca.search.stores import open_collection
 from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
 
@@ -36,7 +36,7 @@ def test_the_ranks_are_those_of_a_search_with_reranking(
     predictor: Predictor, images: list[Path], tmp_path: Path, query: str
 ) -> None:
     index_images([images[0].parent], predictor, uri=str(tmp_path / "a.db"), captions=False)
-    with Collection.open(str(tmp_path / "a.db")) as collection:
+    with open_collection(str(tmp_path / "a.db")) as collection:
         hits = SearchEngine(predictor, collection).search(query, rerank=len(images), hybrid=False)
     results = CoCaRerankFunction(predictor)(query, images, top_k=len(images))
     assert [str(one.text) for one in results] == [hit.path for hit in hits]

@@ -11,7 +11,7 @@ import coca
 from coca.core.errors import ConfigError, DataError, UnsupportedError
 from coca.experimental.audio.clap import ClapPredictor
 from coca.experimental.audio.spectrogram import read_audio
-from coca.workflows.collections.image_sources import ImageUri, resolve_uris
+from coca.workflows.collections.image_sources import SourceUri, resolve_uris
 from tiny_audio import tone, wav
 from tiny_data import image_bytes
 from tiny_image_text import TEXTS, byte_tokenizer, randomized, unit
@@ -107,7 +107,7 @@ def test_what_it_cannot_do_is_one_sentence(folder: Path) -> None:
 
 def test_sounds_are_indexed_by_name_and_not_with_the_images_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.WAV").write_bytes(wav(tone(440, 0.1)))
-    assert resolve_uris([tmp_path / "a.WAV"]) == [ImageUri(str(tmp_path / "a.WAV"))]
+    assert resolve_uris([tmp_path / "a.WAV"]) == [SourceUri(str(tmp_path / "a.WAV"), "image")]
     (tmp_path / "a.mid").write_bytes(b"MThd")
     with pytest.raises(ConfigError, match="cannot be indexed"):
         resolve_uris([tmp_path / "a.mid"])

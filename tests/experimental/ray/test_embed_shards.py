@@ -11,7 +11,7 @@ from coca.experimental.ray.embed_shards import (
 )
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -48,15 +48,16 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
     assert [one.made for one in done] == [True] * SHARDS
     assert sum(one.images for one in done) == SHARDS * PER_SHARD
     through_files = index_images([out], model, uri=str(tmp_path / "a.db"))
-    assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
+    assert through_files.report.added == 24
     assert through_files.collection.model == str(model.source)
     directly = index_images(shards, model, uri=str(tmp_path / "b.db"), captions=False)
-    assert directly.report == through_files.report
+    # One image is in two tars.
+    assert (directly.report.added, directly.report.duplicates) == (23, 1)
     with (
-        Collection.open(str(tmp_path / "a.db")) as one,
-        Collection.open(str(tmp_path / "b.db")) as other,
+        open_collection(str(tmp_path / "a.db")) as one,
+        open_collection(str(tmp_path / "b.db")) as other,
     ):
-        ids = [id for id, *_ in one.origins()]
+        ids = one.ids()
         assert one.get(ids) == other.get(ids)
         for id, record in one.get(ids).items():
             same = other.get([id])[id]

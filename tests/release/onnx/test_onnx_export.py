@@ -22,7 +22,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.runtime import load
 from coca.runtime.predictor import Predictor
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from tiny import seed_weights
@@ -144,7 +144,7 @@ finally:
 def test_an_exported_model_fills_a_collection_as_torch_does(
     exported: tuple[str, Path], images: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("pymilvus", reason="needs the extra search")
+    pytest.importorskip("numkong", reason="needs the extra search")
     model, folder = exported
     uri = str(tmp_path / "pictures.db")
     words = ["index", str(images), "--model", str(folder), "--uri", uri]
@@ -153,10 +153,10 @@ def test_an_exported_model_fills_a_collection_as_torch_does(
     assert (done.returncode, done.stderr.split()[-1]) == (0, "False"), done.stderr
     reference = str(tmp_path / "torch.db")
     index_images([images], coca.load(model, device="cpu"), uri=reference)
-    with Collection.open(uri) as one, Collection.open(reference) as other:
+    with open_collection(uri) as one, open_collection(reference) as other:
         assert one.info.fingerprint == other.info.fingerprint
         assert one.info.model == str(folder)
-        (found,), (expected,) = one.read_through(), other.read_through()
+        (found,), (expected,) = one.pages(), other.pages()
     by_id = {record.id: record for record in expected}
     for record in found:
         assert record.vector @ by_id[record.id].vector > 0.999

@@ -1,6 +1,5 @@
-"""Migration between a folder and a server, resumed after any interruption."""
+"""Migration between stores, resumed after any interruption."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,241 +9,145 @@ import pytest
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.ingest import migrate as module
-from coca.search.ingest.migrate import migrate
-from coca.search.milvus.collection import Collection
+from coca.search.ingest.migrate import MigrateReport, migrate
 from coca.search.records import Origin, Record
+from coca.search.store import Collection
+from coca.search.stores import open_collection
 
 MakeRecord = Callable[..., Record]
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Iterator[Collection]:
+def target(tmp_path: Path) -> Iterator[Collection]:
     about: Any = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
-    with Collection.open(str(tmp_path / "source.db"), **about) as source:
-        yield source
+    with open_collection(str(tmp_path / "target.db"), **about) as target:
+        yield target
 
 
-def given(make_record: MakeRecord, count: int = 25) -> dict[str, Record]:
-    return {
+@pytest.fixture
+def records(collection: Collection, make_record: MakeRecord) -> dict[str, Record]:
+    """Records of the source."""
+    made = {
         str(n): make_record(
             str(n),
-            caption=f'c{n} "ä"',
+            content=f"{n // 2:032x}",
+            caption=f'c{n} "ä"' if n % 4 else "",
             width=n,
             time=-n,
             tags=("a", str(n)),
             album=f"al{n % 3}",
+            hidden=n % 5 == 0,
             metadata={"n": n, "deep": [1.5, None]},
-            text_vector=make_record(f"t{n}").vector if n % 2 else None,
-            origin=Origin(files={f"/{n}.jpg": "1-2"}, label="x", captioned=bool(n % 3)),
+            text_vector=make_record(f"t{n}").vector if n % 4 and n % 2 else None,
+            origin=Origin(etag="1-2", label="x", captioned=bool(n % 3), dated="file", read=3),
         )
-        for n in range(count)
+        for n in range(25)
     }
+    collection.upsert(made.values())
+    return made
 
 
-def same(first: Record, second: Record) -> bool:
+def same(first: dict[str, Record], second: dict[str, Record]) -> bool:
     """Compare records in all fields, including vectors, which `==` ignores."""
-    vectors = [
-        (np.zeros(1) if one is None else one, np.zeros(1) if other is None else other)
-        for one, other in ((first.vector, second.vector), (first.text_vector, second.text_vector))
-    ]
-    return first == second and all(np.array_equal(one, other) for one, other in vectors)
+
+    def vectors(records: dict[str, Record]) -> list[bytes]:
+        pairs = [(record.vector, record.text_vector) for _, record in sorted(records.items())]
+        return [b"" if one is None else one.tobytes() for pair in pairs for one in pair]
+
+    return first == second and vectors(first) == vectors(second)
 
 
 def test_a_collection_arrives_whole_and_goes_back(
-    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
+    collection: Collection, target: Collection, records: dict[str, Record]
 ) -> None:
-    records = given(make_record)
-    source.upsert(records.values())
-    report = migrate(source, collection, tmp_path / "files")
-    assert (report.records, report.written, report.folder) == (25, 25, None)
-    assert not (tmp_path / "files").exists()
-    source.delete(records)
-    assert source.count() == 0
-    migrate(collection, source, tmp_path / "back", keep_files=True)
-    back = source.get(records)
-    assert back.keys() == records.keys()
-    assert all(same(records[id], record) for id, record in back.items())
-    assert (tmp_path / "back" / "records-000000.parquet").exists()
-
-
-def test_a_calibration_is_copied_unless_the_target_has_one(
-    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
-) -> None:
-    source.upsert(given(make_record).values())
-    source.keep_calibration('{"threshold": 0.5}')
-    migrate(source, collection, tmp_path / "files")
-    assert collection.info.calibration == source.info.calibration
-    collection.keep_calibration('{"threshold": 0.75}')
-    migrate(source, collection, tmp_path / "files")
-    assert collection.info.calibration == '{"threshold": 0.75}'
+    collection.keep_calibration('{"a": 1}')
+    with open_collection(collection.info.uri) as source:
+        assert migrate(source, target) == MigrateReport(25, 25, 0)
+        assert same(target.get(target.ids()), records)
+        assert target.describe().calibration == '{"a": 1}'
+        source.delete(records)
+        assert migrate(target, source) == MigrateReport(25, 25, 0)
+        assert same(source.get(source.ids()), records)
+        assert migrate(target, source) == MigrateReport(25, 0, 0)
 
 
 def test_a_stopped_migration_goes_on(
-    source: Collection,
     collection: Collection,
-    tmp_path: Path,
-    make_record: MakeRecord,
+    target: Collection,
+    records: dict[str, Record],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_PART_ROWS", 10)
-    records = given(make_record)
-    source.upsert(records.values())
-    writes = iter([None, KeyboardInterrupt])
-    upsert = collection.upsert
+    monkeypatch.setattr(module, "_WRITE_ROWS", 10)
+    upsert, left = target.upsert, [1]
 
-    def stopped(rows: list[Record]) -> int:
-        if next(writes, None):
+    def stopping(batch: Any) -> int:
+        if not left:
             raise KeyboardInterrupt
-        return upsert(rows)
+        left.pop()
+        return upsert(batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection, "upsert", stopped)
+        patch.setattr(target, "upsert", stopping)
         with pytest.raises(KeyboardInterrupt):
-            migrate(source, collection, tmp_path / "files")
-    assert collection.count() == 10
-    # A record added meanwhile is copied as well.
-    source.upsert([make_record("late")])
-    report = migrate(source, collection, tmp_path / "files")
-    assert (report.records, report.written) == (26, 16)
-    assert collection.get(["late"]).keys() == {"late"}
+            migrate(collection, target)
+    assert target.count() == 10
+    assert migrate(collection, target) == MigrateReport(25, 15, 0)
+    assert same(target.get(target.ids()), records)
 
 
-def test_records_that_changed_since_a_copy_are_copied_again(
-    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
-) -> None:
-    records = given(make_record)
-    source.upsert(records.values())
-    assert migrate(source, collection, tmp_path / "files", keep_files=True).written == len(records)
-    changed = next(iter(records))
-    source.upsert([dataclasses.replace(records[changed], caption="other words", text_vector=None)])
-    for written in (1, 0):
-        report = migrate(source, collection, tmp_path / "files", keep_files=True)
-        assert (report.records, report.written) == (len(records), written)
-        assert collection.get([changed])[changed].caption == "other words"
-    # An import from the files alone gives equal records.
-    collection.delete([changed])
-    with pytest.raises(SearchError, match="did not come into"):
-        migrate(source, collection, tmp_path / "files", keep_files=True)
-    (tmp_path / "files" / "written.txt").unlink()
-    migrate(source, collection, tmp_path / "files", keep_files=True)
-    assert collection.get([changed])[changed].caption == "other words"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
 def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwritten(
-    source: Collection,
-    collection: Collection,
-    tmp_path: Path,
-    make_record: MakeRecord,
-    overwrite: bool,
+    collection: Collection, target: Collection, records: dict[str, Record], make_record: MakeRecord
 ) -> None:
-    records = given(make_record, 4)
-    source.upsert(records.values())
-    newer = dataclasses.replace(records["1"], caption="a newer caption")
-    collection.upsert([newer, records["2"]])
-    report = migrate(source, collection, tmp_path / "files", overwrite=overwrite)
-    assert (report.records, report.written, report.kept) == ((4, 4, 0) if overwrite else (4, 3, 1))
-    expected = records if overwrite else records | {"1": newer}
-    assert collection.get(collection.ids()) == expected
-
-
-def test_a_record_that_changed_in_the_target_after_it_was_copied_is_kept(
-    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
-) -> None:
-    records = given(make_record, 3)
-    source.upsert(records.values())
-    migrate(source, collection, tmp_path / "files", keep_files=True)
-    edited = dataclasses.replace(records["0"], tags=("edited",))
-    collection.upsert([edited])
-    source.upsert([dataclasses.replace(records[id], caption="changed") for id in "01"])
-    report = migrate(source, collection, tmp_path / "files", keep_files=True)
-    assert (report.written, report.kept) == (1, 1)
-    found = collection.get(collection.ids())
-    assert found["0"] == edited
-    assert found["1"].caption == "changed"
+    migrate(collection, target)
+    target.patch({"3": {"tags": ("newer",)}, "4": {"origin": Origin(etag="newer")}})
+    target.upsert([make_record("another")])
+    assert migrate(collection, target) == MigrateReport(25, 0, 2)
+    assert target.get(["3"])["3"].tags == ("newer",)
+    assert migrate(collection, target, overwrite=True) == MigrateReport(25, 2, 0)
+    assert same(target.get(records), records)
+    assert target.count() == 26
 
 
 def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
-    source: Collection,
     collection: Collection,
-    tmp_path: Path,
+    target: Collection,
+    records: dict[str, Record],
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    records = given(make_record, 3)
-    source.upsert(records.values())
-    changed = dataclasses.replace(records["1"], caption="changed meanwhile")
-    upsert, late = collection.upsert, iter([[make_record("late"), changed]])
+    upsert = target.upsert
+    due = [lambda: collection.upsert([make_record("late")]), lambda: collection.delete(["1"])]
+    due.append(lambda: collection.patch({"2": {"tags": ("late",)}}))
 
-    def upsert_while_others_write(rows: list[Record]) -> int:
-        source.upsert(next(late, []))
-        return upsert(rows)
+    def busy(batch: Any) -> int:
+        while due:
+            due.pop()()
+        return upsert(batch)
 
-    monkeypatch.setattr(collection, "upsert", upsert_while_others_write)
-    assert migrate(source, collection, tmp_path / "files").records == 4
-    assert collection.get(collection.ids()) == source.get(source.ids())
-
-
-def test_a_source_that_never_rests_is_reported(
-    source: Collection,
-    collection: Collection,
-    tmp_path: Path,
-    make_record: MakeRecord,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source.upsert([make_record("a")])
+    monkeypatch.setattr(target, "upsert", busy)
+    report = migrate(collection, target)
+    assert (report.records, report.written) == (25, 27)
+    assert same(target.get(collection.ids()), collection.get(collection.ids()))
+    vector = np.eye(16, dtype=np.float32)[0]
+    # One that never rests is reported.
     monkeypatch.setattr(
-        collection, "upsert", lambda rows: source.upsert([make_record(f"more {source.writes}")])
+        target,
+        "upsert",
+        lambda batch: collection.patch({"3": {"vector": vector}}) and upsert(batch),
     )
-    with pytest.raises(SearchError, match="changes faster than it is copied: stop its writers"):
-        migrate(source, collection, tmp_path / "files")
+    collection.upsert([make_record("another")])
+    with pytest.raises(SearchError, match="changes faster than it is copied"):
+        migrate(collection, target)
 
 
-@pytest.mark.parametrize("field", ["vector", "text_vector", "metadata", "tags", "time"])
-def test_a_change_in_any_field_is_copied_again(
-    source: Collection, tmp_path: Path, make_record: MakeRecord, field: str
+def test_a_collection_is_copied_neither_onto_itself_nor_to_another_model(
+    collection: Collection, tmp_path: Path
 ) -> None:
-    record = make_record("a", text_vector=make_record("t").vector, metadata={"n": 1})
-    other = make_record("other").vector
-    values: dict[str, Any] = {"metadata": {"n": 2}, "tags": ("x",), "time": 7}
-    source.upsert([record, make_record("b")])
-    about: dict[str, Any] = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
-    with Collection.open(str(tmp_path / "target.db"), **about) as target:
-        migrate(source, target, tmp_path / "run", keep_files=True)
-        changed = dataclasses.replace(record, **{field: values.get(field, other)})
-        source.upsert([changed])
-        assert migrate(source, target, tmp_path / "run", keep_files=True).written == 1
-        assert same(target.get(["a"])["a"], changed)
-
-
-def test_a_collection_is_never_copied_onto_itself(
-    source: Collection, tmp_path: Path, make_record: MakeRecord
-) -> None:
-    source.upsert([make_record("a")])
-    (tmp_path / "link.db").symlink_to(tmp_path / "source.db")
-    for uri in ("source.db", "./x/../source.db", "link.db"):
-        (tmp_path / "x").mkdir(exist_ok=True)
-        with (
-            Collection.open(f"{tmp_path}/{uri}", source.own_name) as target,
-            pytest.raises(ArgumentError, match="are the same collection"),
-        ):
-            migrate(source, target, tmp_path / "run")
-
-
-def test_another_migration_or_model_is_refused(
-    source: Collection, collection: Collection, tmp_path: Path, make_record: MakeRecord
-) -> None:
-    source.upsert([make_record("a")])
-    migrate(source, collection, tmp_path / "files", keep_files=True)
-    with pytest.raises(SearchError, match="belongs to another migration"):
-        migrate(collection, source, tmp_path / "files")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "letter.txt").touch()
-    with pytest.raises(SearchError, match="has other files"):
-        migrate(source, collection, tmp_path / "full")
-    source.delete(["a"])
-    with pytest.raises(SearchError, match="lost 1 records since the migration began"):
-        migrate(source, collection, tmp_path / "files")
-    collection.info = dataclasses.replace(collection.info, fingerprint="model-two")
-    with pytest.raises(SearchError, match="was filled by model model-two"):
-        migrate(source, collection, tmp_path / "other")
+    with pytest.raises(ArgumentError, match="source and target are the same collection"):
+        migrate(collection, collection)
+    about: Any = {"embed_dim": 16, "fingerprint": "model-two", "create": True}
+    with (
+        open_collection(str(tmp_path / "other.db"), **about) as other,
+        pytest.raises(SearchError, match="was filled by model model-two"),
+    ):
+        migrate(collection, other)

@@ -15,8 +15,8 @@ from coca.search.ingest.parquet import (
     write_vectors,
 )
 from coca.search.ingest.pipeline import ingest_vectors
-from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
+from coca.search.store import Collection
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -37,7 +37,7 @@ def about(**changes: Any) -> VectorsInfo:
 
 @pytest.fixture
 def batch(make_record: Make) -> list[Record]:
-    bare = make_record("b", origin=Origin(files={"/pictures/b.jpg": "1", "/copy": "2"}, label="x"))
+    bare = make_record("b", content="0b", origin=Origin(etag="1", label="x"))
     full = make_record(
         "a",
         caption='a "cat" ä',
@@ -48,7 +48,8 @@ def batch(make_record: Make) -> list[Record]:
         album="album",
         metadata={"n": [1, None, {"ä": 0.5}]},
         text_vector=make_record("words").vector,
-        origin=Origin(files={"/pictures/a.jpg": "7"}, label="y", captioned=True),
+        hidden=True,
+        origin=Origin(etag="7", label="y", captioned=True, dated="file", read=5),
     )
     return [full, bare]
 
@@ -65,54 +66,43 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, batch: list[Record
         read_info(path)
 
 
-def test_the_columns_are_those_of_a_collection_with_both_vectors(
-    tmp_path: Path, batch: list[Record], collection: Collection
-) -> None:
-    path = tmp_path / "a.parquet"
-    write_vectors(path, batch, about())
-    if not collection.capabilities.several_vectors:
-        pytest.skip("this Milvus keeps the vectors of captions in a second collection")
-    described = collection._connection.client.describe_collection(collection.info.collection)
-    made_there = {function["output_field_names"][0] for function in described.get("functions", [])}
-    columns = {field["name"] for field in described["fields"]}
-    assert set(parquet.read_schema(path).names) == columns - made_there
-
-
 def test_vectors_fill_a_collection_without_a_model_and_only_once(
     tmp_path: Path, batch: list[Record], collection: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about())
-    assert ingest_vectors([path], collection) == IngestReport(added=2, duplicates=1)
+    assert ingest_vectors([path], collection) == IngestReport(added=2)
     assert read_info(path) == about()
     stored = collection.get(["a", "b"])
     assert stored == {record.id: record for record in batch}
     assert all(np.array_equal(stored[record.id].vector, record.vector) for record in batch)
     assert stored["a"].text_vector == pytest.approx(batch[0].text_vector)
     assert stored["b"].text_vector is None
-    assert ingest_vectors([path], collection) == IngestReport(unchanged=3)
+    assert ingest_vectors([path], collection) == IngestReport(unchanged=2)
     assert collection.count() == 2
 
 
 def test_newer_captions_and_images_of_a_path_replace_older_ones(
     tmp_path: Path, make_record: Make, collection: Collection
 ) -> None:
-    def made(name: str, path: str, etag: str, caption: str) -> Record:
-        origin = Origin(files={path: etag}, label=caption)
-        words = make_record(caption).vector
-        vector = make_record(name).vector
-        return Record(
-            id=name, path=path, caption=caption, vector=vector, text_vector=words, origin=origin
-        )
+    def made(path: str, name: str, etag: str, caption: str) -> Record:
+        origin = Origin(etag=etag, label=caption)
+        words, vector = make_record(caption).vector, make_record(name).vector
+        fields: dict[str, Any] = {"caption": caption, "vector": vector, "text_vector": words}
+        return Record(id=path, path=path, content=name, origin=origin, **fields)
 
     old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
-    write_vectors(old, [made("1", "/a", "s1", "one"), made("2", "/b", "s1", "two")], about())
-    write_vectors(new, [made("1", "/a", "s2", "uno"), made("3", "/b", "s2", "three")], about())
+    write_vectors(old, [made("a", "1", "s1", "one"), made("b", "2", "s1", "two")], about())
     ingest_vectors([old], collection)
+    collection.patch({id: {"tags": ("mine",), "hidden": True} for id in "ab"})
+    write_vectors(new, [made("a", "1", "s2", "uno"), made("b", "3", "s2", "two")], about())
     assert ingest_vectors([new], collection) == IngestReport(updated=2)
-    found = collection.get(["1", "2", "3"])
-    assert {id: record.caption for id, record in found.items()} == {"1": "uno", "3": "three"}
-    assert found["1"].text_vector == pytest.approx(make_record("uno").vector)
+    one, other = collection.get("ab").values()
+    # What people changed stays with the same label, here the caption.
+    assert (one.caption, one.tags, one.hidden) == ("uno", (), True)
+    assert one.text_vector == pytest.approx(make_record("uno").vector)
+    assert (other.caption, other.tags, other.hidden) == ("two", ("mine",), True)
+    assert other.vector == pytest.approx(make_record("3").vector)
 
 
 def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(

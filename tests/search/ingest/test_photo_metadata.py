@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from coca.core.config.docs import docstrings, field_types
+from coca.core.config.docs import docstrings
 from coca.core.errors import DataError
 from coca.search.ingest.photo_metadata import (
     MAX_XMP_BYTES,
@@ -120,7 +120,7 @@ def test_fields_are_those_that_cameras_and_programs_write(name: str) -> None:
 
 def test_every_value_has_the_declared_type() -> None:
     kinds: dict[str, Any] = {
-        name: {"tuple": list}.get(str(kind).partition("[")[0], kind)
+        name: {"list": list}.get(str(kind).partition("[")[0], kind)
         for name, kind in PhotoMetadata.__annotations__.items()
     }
     for name in CARRIED:
@@ -232,7 +232,7 @@ def test_no_damage_raises_or_yields_what_cannot_be_stored() -> None:
 
 def test_the_documented_table_is_that_of_the_fields() -> None:
     kinds = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
-    types = {name: str(kind).split(" ")[0] for name, kind in field_types(PhotoMetadata).items()}
+    types = {name: kind.__name__ for name, kind in PhotoMetadata.__annotations__.items()}
     rows = [
         f"| `{name}` | {kinds.get(types[name], 'list of texts')} | {text.rstrip('.')} |"
         for name, text in docstrings(PhotoMetadata).items()

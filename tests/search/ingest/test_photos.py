@@ -14,10 +14,15 @@ from coca.core.errors import ArgumentError
 from coca.search.filters import has_all_tags, has_any_tag, negate, where
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record, content_id
+from coca.search.records import Record, record_id
+from coca.search.store import Collection
 
 Make = Callable[..., Record]
+
+
+def record_of(collection: Collection, path: Path) -> Record:
+    (record,) = collection.get([record_id(str(path))]).values()
+    return record
 
 
 def photo(path: Path, **properties: str) -> bytes:
@@ -35,10 +40,10 @@ def photo(path: Path, **properties: str) -> bytes:
 def test_photos_have_the_fields_that_they_carry(
     collection: Collection, embedder: Any, tmp_path: Path
 ) -> None:
-    data = photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
+    photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
     (tmp_path / "a.json").write_text('{"title": "Mine", "tags": ["t"]}')
     ingest([FileSource([tmp_path])], embedder, collection)
-    record = collection.get([content_id(data)])[content_id(data)]
+    record = record_of(collection, tmp_path / "a.jpg")
     assert (record.caption, record.caption_source) == ("a boat", "given")
     assert record.metadata == {"title": "Mine", "camera": "Canon EOS R5"}
     assert (record.tags, record.date_source) == (("t", "sea"), "taken")
@@ -49,11 +54,10 @@ def test_photos_have_the_fields_that_they_carry(
 def test_records_of_before_gain_the_fields_without_a_model(
     collection: Collection, embedder: Any, tmp_path: Path
 ) -> None:
-    data = photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
-    bare = b"no photo"
-    (tmp_path / "b.png").write_bytes(bare)
+    photo(tmp_path / "a.jpg", description="a boat", subject="sea", title="Boat")
+    (tmp_path / "b.png").write_bytes(b"no photo")
     ingest([FileSource([tmp_path])], embedder, collection)
-    stored = collection.get([content_id(data), content_id(bare)])
+    stored = collection.get(collection.ids())
     # As a version of before wrote them, with what people changed since.
     collection.upsert(
         replace(
@@ -69,7 +73,7 @@ def test_records_of_before_gain_the_fields_without_a_model(
     embedder.embedded.clear()
     report = ingest([FileSource([tmp_path])], embedder, collection)
     assert (report.updated, report.unchanged, embedder.embedded) == (1, 1, [])
-    record = collection.get(stored)[content_id(data)]
+    record = record_of(collection, tmp_path / "a.jpg")
     assert record.metadata == {"title": "Changed", "seen": True, "camera": "Canon EOS R5"}
     assert (record.caption, record.tags) == ("a boat", ("mine", "sea"))
     assert record.text_vector is not None
@@ -80,25 +84,13 @@ def test_records_of_before_gain_the_fields_without_a_model(
 def test_a_touched_photo_keeps_what_people_changed(
     collection: Collection, embedder: Any, tmp_path: Path
 ) -> None:
-    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
+    photo(tmp_path / "a.jpg", title="Boat")
+    id = record_id(str(tmp_path / "a.jpg"))
     ingest([FileSource([tmp_path])], embedder, collection)
     collection.upsert([replace(collection.get([id])[id], tags=("mine",), metadata={})])
     os.utime(tmp_path / "a.jpg", (1, 1))
     assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 1
     assert (collection.get([id])[id].tags, collection.get([id])[id].metadata) == (("mine",), {})
-
-
-def test_a_changed_sidecar_of_a_photo_program_reaches_the_record(
-    collection: Collection, embedder: Any, tmp_path: Path
-) -> None:
-    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
-    sidecar = Path(__file__).with_name("photos") / "sidecar.xmp"
-    ingest([FileSource([tmp_path])], embedder, collection)
-    (tmp_path / "a.jpg.xmp").write_bytes(sidecar.read_bytes())
-    report = ingest([FileSource([tmp_path])], embedder, collection)
-    record = collection.get([id])[id]
-    assert (report.updated, record.metadata["title"]) == (1, "From the sidecar")
-    assert (record.metadata["camera"], record.tags) == ("Canon EOS R5", ("raw",))
 
 
 def test_people_are_filtered_as_a_list(collection: Collection, make_record: Make) -> None:
@@ -116,7 +108,7 @@ def test_people_are_filtered_as_a_list(collection: Collection, make_record: Make
     assert ids(has_any_tag(["Anna"], "metadata.people")) == ["a"]
     assert ids(has_all_tags(["Anna", "Ben"], "metadata.people")) == ["a"]
     assert (ids(any_of_both), ids(negate(any_of_both))) == (["a", "b"], ["c"])
-    with pytest.raises(ArgumentError, match=r"lists are tags and metadata\.KEY, got 'people'"):
+    with pytest.raises(ArgumentError, match="no filter on 'people'"):
         has_any_tag(["Anna"], "people")
 
 
@@ -136,7 +128,7 @@ def test_the_text_inside_images_is_read_once_and_kept(
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"INVOICE 2024-118")
     (tmp_path / "b.jpg").write_bytes(b"a dog")
-    id, reading = content_id(b"INVOICE 2024-118"), Reading()
+    id, reading = record_id(str(tmp_path / "a.jpg")), Reading()
     source = FileSource([tmp_path])
     ingest([source], embedder, collection)
     embedder.embedded.clear()
@@ -153,7 +145,8 @@ def test_the_text_inside_images_is_read_once_and_kept(
 def test_a_raw_photo_and_its_jpeg_are_one_item(
     collection: Collection, embedder: Any, tmp_path: Path
 ) -> None:
-    id = content_id(photo(tmp_path / "a.jpg", title="Boat"))
+    photo(tmp_path / "a.jpg", title="Boat")
+    id = record_id(str(tmp_path / "a.jpg"))
     ingest([FileSource([tmp_path])], embedder, collection)
     # Copied from the camera later; `b` has another folder, and `c` no other file.
     raw = {name: name.encode() for name in ("a.NEF", "deep/a.dng", "c.CR2")}
@@ -168,8 +161,7 @@ def test_a_raw_photo_and_its_jpeg_are_one_item(
     assert record.metadata == {"title": "Boat", "camera": "Canon EOS R5", "raw_file": "a.NEF"}
     assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 3
     # One that was indexed alone becomes a part of the photo that is copied later.
-    other = content_id(photo(tmp_path / "c.jpg", title="Tram"))
-    source = FileSource([tmp_path])
-    assert source.has_lost(str(tmp_path / "c.CR2"), "")
-    ingest([source], embedder, collection)
-    assert collection.get([other])[other].metadata["raw_file"] == "c.CR2"
+    photo(tmp_path / "c.jpg", title="Tram")
+    report = ingest([FileSource([tmp_path])], embedder, collection, prune=True)
+    assert (report.added, report.removed) == (1, 1)
+    assert record_of(collection, tmp_path / "c.jpg").metadata["raw_file"] == "c.CR2"

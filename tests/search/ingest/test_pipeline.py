@@ -1,106 +1,21 @@
+"""Ingest of files: what is read, embedded, written and pruned."""
+
 import json
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coca.core.errors import DataError, SearchError
-from coca.search.ingest import upsert
+from coca.core.errors import SearchError
+from coca.search.ingest import known_records
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.pipeline import WriteBehind, add, ingest
-from coca.search.ingest.sources import FileSource, SourceImage
-from coca.search.milvus.collection import Collection
-from coca.search.records import Record, content_id
-
-Make = Callable[..., Record]
-
-
-class Gate:
-    """Collection whose writes block until released; lists the calls in order."""
-
-    def __init__(self, collection: Collection, patch: pytest.MonkeyPatch) -> None:
-        self.open = threading.Event()
-        self.asked: list[tuple[str, list[str]]] = []
-        upsert, delete, flush = collection.upsert, collection.delete, collection.flush
-
-        def slow_upsert(records: Iterable[Record]) -> int:
-            batch = list(records)
-            self.pass_through("upsert", [record.id for record in batch])
-            return upsert(batch)
-
-        def slow_delete(ids: Iterable[str]) -> None:
-            batch = list(ids)
-            self.pass_through("delete", batch)
-            delete(batch)
-
-        def slow_flush() -> None:
-            self.pass_through("flush", [])
-            flush()
-
-        patch.setattr(collection, "upsert", slow_upsert)
-        patch.setattr(collection, "delete", slow_delete)
-        patch.setattr(collection, "flush", slow_flush)
-
-    def pass_through(self, what: str, ids: list[str]) -> None:
-        self.open.wait(240)
-        self.asked.append((what, ids))
-
-
-@pytest.fixture
-def gate(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(collection, monkeypatch)
-
-
-def test_what_is_on_its_way_is_seen_at_once_and_written_in_order(
-    collection: Collection, gate: Gate, make_record: Make
-) -> None:
-    with WriteBehind(collection) as behind:
-        behind.upsert([make_record("a"), make_record("b")])
-        behind.delete(["a"])
-        assert behind.get(["a", "b", "c"]) == {"b": make_record("b")}
-        assert not gate.asked
-        gate.open.set()
-        behind.flush()
-    assert gate.asked == [("upsert", ["a", "b"]), ("delete", ["a"]), ("flush", [])]
-    assert collection.get(["b"]) == {"b": make_record("b")}
-
-
-def test_no_more_than_two_batches_wait(
-    collection: Collection, gate: Gate, make_record: Make
-) -> None:
-    with WriteBehind(collection) as behind:
-        behind.upsert([make_record("a")])
-        behind.upsert([make_record("b")])
-        third = threading.Thread(target=lambda: behind.upsert([make_record("c")]))
-        third.start()
-        third.join(0.2)
-        assert third.is_alive()
-        gate.open.set()
-        third.join(10)
-        assert not third.is_alive()
-
-
-def test_after_a_write_that_failed_none_is_done(
-    collection: Collection, make_record: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.upsert([make_record("old")])
-
-    def refuse(records: object) -> int:
-        raise SearchError("the disk is full")
-
-    monkeypatch.setattr(collection, "upsert", refuse)
-    behind = WriteBehind(collection)
-    behind.upsert([make_record("new")])
-    behind.delete(["old"])
-    with pytest.raises(SearchError, match="the disk is full"):
-        behind.flush()
-    assert collection.get(["old"]).keys() == {"old"}
-
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
+from coca.search.records import FAVOURITE, Origin, Record, content_id, record_id
+from coca.search.store import Collection
 
 Run = Callable[..., IngestReport]
 
@@ -127,28 +42,26 @@ def run(folder: Path, embedder: Any, collection: Collection) -> Run:
     return run
 
 
-def contents(collection: Collection) -> dict[str, str]:
-    """Map path -> caption of every record; fail if two records have one path."""
-    found: dict[str, str] = {}
-    for _, path, caption, origin in collection.origins():
-        assert path in origin.files
-        name = os.path.basename(path)
-        assert name not in found
-        found[name] = caption
-    return found
+def records_of(collection: Collection) -> dict[str, Record]:
+    """Map the name of each file to its record."""
+    pages = collection.pages()
+    return {os.path.basename(record.path): record for page in pages for record in page}
+
+
+def captions_of(collection: Collection) -> dict[str, str]:
+    return {name: record.caption for name, record in records_of(collection).items()}
 
 
 def test_a_folder_becomes_records_with_the_captions_next_to_its_images(
     run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
-    report = run()
-    assert report == IngestReport(added=3)
-    assert contents(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
-    bear = collection.get([content_id(b"b")])[content_id(b"b")]
-    assert bear.path == str(folder / "b.jpg")
-    assert bear.metadata == {"kind": "animal"}
+    assert run() == IngestReport(added=3)
+    assert captions_of(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
+    path = str(folder / "b.jpg")
+    bear = collection.get([record_id(path)])[record_id(path)]
+    assert (bear.path, bear.content, bear.metadata) == (path, content_id(b"b"), {"kind": "animal"})
     assert bear.vector == pytest.approx(embedder.direction(b"b"))
-    assert collection._images.unflushed == 0 or not collection._connection.is_lite
+    assert bear.text_vector == pytest.approx(embedder.direction(b"a bear"))
 
 
 def test_a_second_run_reads_and_embeds_nothing(
@@ -188,20 +101,11 @@ def test_only_changed_images_are_embedded_again(
         os.utime(folder / file, (1, 1))
     assert run() == report
     assert embedder.embedded == ([data] if data == b"another apple" else [])
-    assert contents(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""} | changed
+    assert (
+        captions_of(collection) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""} | changed
+    )
     assert run() == IngestReport(unchanged=3)
     assert collection.count() == 3
-
-
-def test_vanished_images_stay_until_they_are_pruned(
-    run: Run, collection: Collection, folder: Path
-) -> None:
-    run()
-    (folder / "c.jpg").unlink()
-    assert run() == IngestReport(unchanged=2)
-    assert collection.count() == 3
-    assert run(prune=True) == IngestReport(unchanged=2, removed=1)
-    assert contents(collection).keys() == {"a.jpg", "b.jpg"}
 
 
 def test_a_folder_may_be_named_in_any_way(
@@ -225,61 +129,49 @@ def test_pruning_keeps_records_of_other_folders(
     elsewhere.mkdir()
     (elsewhere / "d.jpg").write_bytes(b"d")
     ingest([FileSource([folder, elsewhere])], embedder, collection)
-    add([SourceImage(path="shard.tar/x", data=b"x")], embedder, collection)
+    there = Record(id="x", path="shard.tar/x", vector=embedder.direction(b"x"))
+    collection.upsert([there])
     (elsewhere / "d.jpg").unlink()
     (folder / "a.jpg").unlink()
     assert ingest([FileSource([folder])], embedder, collection, prune=True).removed == 1
-    assert contents(collection).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
+    assert captions_of(collection).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
 
 
-def test_one_image_at_two_paths_is_one_record(
+def test_copies_are_records_of_their_own_that_share_what_the_model_made(
     run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
-    assert run() == IngestReport(added=3, duplicates=1)
-    assert contents(collection)["a.jpg"] == "an apple"
+    report = run()
+    assert report == IngestReport(added=3, duplicates=1)
+    assert [(copy.path, copy.of) for copy in report.copies] == [
+        (str(folder / "z.jpg"), str(folder / "a.jpg"))
+    ]
+    assert embedder.embedded.count(b"a") == 1
+    assert captions_of(collection)["z.jpg"] == "a copy"
     assert run() == IngestReport(unchanged=4)
-    # Its metadata is ignored, as its path is not primary.
+    (folder / "0.jpg").write_bytes(b"c")
     (folder / "z.txt").write_text("still a copy")
-    assert run() == IngestReport(unchanged=4)
-    # A later copy is merged into the existing record.
-    (folder / "0.jpg").write_bytes(b"a")
-    assert run() == IngestReport(unchanged=4, duplicates=1)
-    assert contents(collection)["a.jpg"] == "an apple"
+    assert run() == IngestReport(updated=1, unchanged=3, duplicates=1)
     assert not embedder.embedded
+    assert captions_of(collection)["a.jpg"] == "an apple"
+    assert captions_of(collection)["z.jpg"] == "still a copy"
+    one, other = (records_of(collection)[name] for name in ("0.jpg", "c.jpg"))
+    assert (one.content, one.vector.tolist()) == (other.content, other.vector.tolist())
 
 
-@pytest.mark.parametrize(
-    ("data", "embedded", "report"),
-    [
-        (None, [], IngestReport(updated=1, unchanged=2)),
-        (b"changed", [b"changed"], IngestReport(updated=2, unchanged=2)),
-    ],
-    ids=["gone", "changed"],
-)
-def test_when_the_leading_file_is_gone_or_changes_the_copy_leads(
-    run: Run,
-    collection: Collection,
-    folder: Path,
-    embedder: Any,
-    data: bytes | None,
-    embedded: list[bytes],
-    report: IngestReport,
+def test_a_copy_is_hidden_and_a_favourite_as_the_others(
+    run: Run, collection: Collection, folder: Path
 ) -> None:
-    (folder / "z.jpg").write_bytes(b"a")
-    (folder / "z.txt").write_text("a copy")
     run()
-    expected = {"z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
-    if data is None:
-        (folder / "a.jpg").unlink()
-    else:
-        (folder / "a.jpg").write_bytes(data)
-        expected["a.jpg"] = "an apple"
-    assert run() == report
-    assert embedder.embedded == embedded
-    assert contents(collection) == expected
-    assert run(prune=True) == IngestReport(unchanged=len(expected))
+    ids = {name: record.id for name, record in records_of(collection).items()}
+    collection.patch({ids["a.jpg"]: {"hidden": True}, ids["b.jpg"]: {"tags": ("x", FAVOURITE)}})
+    for name in "ab":
+        (folder / f"{name}2.jpg").write_bytes(name.encode())
+    run()
+    found = records_of(collection)
+    assert (found["a2.jpg"].hidden, found["a2.jpg"].tags) == (True, ())
+    assert (found["b2.jpg"].hidden, found["b2.jpg"].tags) == (False, (FAVOURITE,))
 
 
 @pytest.fixture
@@ -289,96 +181,82 @@ def moved(run: Run, folder: Path) -> Path:
     return folder.rename(folder.with_name("moved"))
 
 
-def paths(collection: Collection) -> dict[str, str]:
-    """Map each path of a record to the record's primary path."""
-    return {path: lead for _, lead, _, origin in collection.origins() for path in origin.files}
-
-
 @pytest.mark.parametrize("prune", [False, True])
-def test_a_moved_folder_keeps_its_records_under_the_new_paths(
-    moved: Path, prune: bool, collection: Collection, embedder: Any
+def test_a_moved_folder_takes_its_records_along_and_what_people_changed_in_them(
+    run: Run, moved: Path, prune: bool, collection: Collection, embedder: Any
 ) -> None:
-    before = contents(collection)
+    before = records_of(collection)["a.jpg"]
+    changes = {"caption": "a fruit", "tags": ("new",), "album": "Fruit", "hidden": True}
+    vector = embedder.direction(b"a fruit")
+    collection.patch({before.id: {**changes, "text_vector": vector}})
     embedder.embedded.clear()
     report = ingest([FileSource([moved])], embedder, collection, prune=prune)
     assert report == IngestReport(updated=3)
     assert not embedder.embedded
-    assert contents(collection) == before
-    assert paths(collection) == {str(moved / name): str(moved / name) for name in before}
-    assert {record.album for part in collection.read_through() for record in part} == {str(moved)}
+    after = records_of(collection)
+    assert {record.path for record in after.values()} == {str(moved / name) for name in after}
+    assert {name: getattr(after["a.jpg"], name) for name in changes} == changes
+    assert after["a.jpg"].text_vector == pytest.approx(vector)
+    assert after["b.jpg"].album == str(moved)
     assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
 
 
-def test_changes_that_people_made_in_a_record_move_with_its_file(
-    moved: Path, collection: Collection, embedder: Any
-) -> None:
-    """The service changes records, and not the sidecar files."""
-    (before,) = collection.get([content_id(b"a")]).values()
-    vector = embedder.direction(b"a fruit")
-    fields = {"caption": "a fruit", "tags": ("new",), "album": "Fruit"}
-    collection.upsert([replace(before, text_vector=vector, **fields)])  # type: ignore[arg-type]
-    ingest([FileSource([moved])], embedder, collection)
-    (after,) = collection.get([content_id(b"a")]).values()
-    assert (after.path, after.caption, after.tags, after.album) == (
-        str(moved / "a.jpg"),
-        "a fruit",
-        ("new",),
-        "Fruit",
-    )
-    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
-
-
-def test_files_on_a_drive_with_another_mount_point_are_found_at_the_new_paths(
+def test_files_that_may_be_on_an_unmounted_drive_keep_their_records(
     moved: Path, folder: Path, collection: Collection, embedder: Any
 ) -> None:
-    # The old mount point is left, and empty: the drive may also be another one.
     folder.mkdir()
-    names = contents(collection)
-    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(updated=3)
-    assert paths(collection) == {
-        str(place / name): str(moved / name) for place in (folder, moved) for name in names
-    }
-    assert ingest([FileSource([moved])], embedder, collection) == IngestReport(unchanged=3)
-    folder.rmdir()
-    moved.rename(folder)
-    assert ingest([FileSource([folder])], embedder, collection) == IngestReport(updated=3)
-    assert set(paths(collection)) == {str(folder / name) for name in names}
+    report = ingest([FileSource([moved])], embedder, collection)
+    assert report == IngestReport(updated=3)
+    pages = collection.pages(vectors=False)
+    paths = {record.path for page in pages for record in page}
+    assert paths == {str(place / f"{name}.jpg") for place in (folder, moved) for name in "abc"}
 
 
-def test_a_file_with_other_metadata_is_a_copy_of_one_that_may_be_on_an_unmounted_drive(
-    run: Run, folder: Path, collection: Collection, embedder: Any
-) -> None:
-    run()
-    copies = folder.with_name("copies")
-    copies.mkdir()
-    (copies / "a.jpg").write_bytes(b"a")
-    drive = folder.rename(folder.with_name("unplugged"))
-    folder.mkdir()
-    assert ingest([FileSource([copies])], embedder, collection) == IngestReport(duplicates=1)
-    assert contents(collection)["a.jpg"] == "an apple"
-    folder.rmdir()
-    drive.rename(folder)
-    assert run() == IngestReport(unchanged=3)
-
-
-def test_files_that_only_another_machine_can_have_keep_their_paths(
+def test_files_that_only_another_machine_can_have_keep_their_records(
     folder: Path, collection: Collection, embedder: Any
 ) -> None:
     path = "/of another machine/c.jpg"
-    add([SourceImage(path=path, data=b"c", etag="1-1")], embedder, collection)
-    report = ingest([FileSource([folder])], embedder, collection)
-    assert paths(collection)[path] == path
-    assert report.added == 2
+    own = {"content": content_id(b"c"), "vector": embedder.direction(b"c")}
+    collection.upsert([Record(id=record_id(path), path=path, **own, origin=Origin(etag="1-1"))])
+    ingest([FileSource([folder])], embedder, collection)
+    assert record_id(path) in collection.ids()
+    assert collection.count() == 4
 
 
-def test_copies_beyond_the_limit_of_a_record_are_counted_but_not_stored(
-    run: Run, collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_file_keeps_what_people_changed_unless_its_metadata_changed(
+    run: Run, collection: Collection, folder: Path, embedder: Any
 ) -> None:
-    monkeypatch.setattr(upsert, "_MAX_FILES_BYTES", 10)
-    (folder / "z.jpg").write_bytes(b"a")
-    for _ in range(2):
-        assert run().duplicates == 1
-    assert len(collection.get([content_id(b"a")])[content_id(b"a")].origin.files) == 1
+    run()
+    ids = {name: record.id for name, record in records_of(collection).items()}
+    collection.patch(
+        {ids["a.jpg"]: {"caption": "mine", "metadata": {"seen": True}, "hidden": True}}
+    )
+    (folder / "a.jpg").write_bytes(b"cropped")
+    assert run() == IngestReport(updated=1, unchanged=2)
+    apple = records_of(collection)["a.jpg"]
+    assert (apple.caption, apple.metadata, apple.hidden) == ("mine", {"seen": True}, True)
+    assert apple.vector == pytest.approx(embedder.direction(b"cropped"))
+    (folder / "a.txt").write_text("theirs")
+    run()
+    apple = records_of(collection)["a.jpg"]
+    assert (apple.caption, apple.metadata, apple.hidden) == ("theirs", {}, True)
+
+
+def test_an_image_that_is_hidden_while_its_caption_is_embedded_stays_hidden(
+    run: Run, collection: Collection, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    id, embed_texts = records_of(collection)["a.jpg"].id, embedder.embed_texts
+    (folder / "a.txt").write_text("theirs")
+
+    def slow(texts: Sequence[str]) -> Any:
+        collection.patch({id: {"hidden": True}})
+        return embed_texts(texts)
+
+    monkeypatch.setattr(embedder, "embed_texts", slow)
+    run()
+    apple = collection.get([id])[id]
+    assert (apple.caption, apple.hidden) == ("theirs", True)
 
 
 def test_bad_images_are_reported_and_the_others_come_in(
@@ -387,7 +265,7 @@ def test_bad_images_are_reported_and_the_others_come_in(
     for name, image in {"bad1": b"bad1", "bad2": b"bad2", "copy": b"bad1", "e": b"e"}.items():
         (folder / f"{name}.png").write_bytes(image)
     report = run(batch_size=4)
-    assert (report.added, report.duplicates) == (4, 0)
+    assert report.added == 4
     assert {(os.path.basename(bad.path), bad.reason) for bad in report.bad} == {
         ("bad1.png", "not_an_image"),
         ("bad2.png", "not_an_image"),
@@ -415,7 +293,7 @@ def test_bad_sidecars_and_unreadable_files_are_reported(
     assert "No such file" in report.bad[2].detail
 
 
-def test_what_json_holds_and_milvus_does_not_is_one_images_fault(
+def test_what_json_holds_and_a_store_does_not_is_one_images_fault(
     run: Run, collection: Collection, folder: Path
 ) -> None:
     deep = '{"x":' * 600 + "1" + "}" * 600
@@ -431,7 +309,7 @@ def test_what_json_holds_and_milvus_does_not_is_one_images_fault(
     assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
         (name, "bad_words") for name in ("a.jpg", "b.jpg", "d.jpg")
     ]
-    assert collection.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
+    assert records_of(collection)["e.jpg"].metadata["n"] == 2**64 - 1
 
 
 def test_a_file_name_that_is_no_text_is_reported_as_text(run: Run, folder: Path) -> None:
@@ -453,7 +331,7 @@ def test_an_image_that_turned_bad_leaves_no_stale_record(
     (folder / "a.jpg").write_bytes(b"bad now")
     report = run()
     assert len(report.bad) == 1
-    assert contents(collection).keys() == {"b.jpg", "c.jpg"}
+    assert captions_of(collection).keys() == {"b.jpg", "c.jpg"}
 
 
 class Captioner:
@@ -473,21 +351,27 @@ def test_images_without_a_caption_get_one_written(
     captioner = Captioner()
     assert run(captioner=captioner) == IngestReport(updated=1, unchanged=2)
     assert captioner.seen == [b"c"]
-    assert contents(collection)["c.jpg"] == "written for c"
+    assert captions_of(collection)["c.jpg"] == "written for c"
     for settings in ({"captioner": captioner}, {}):
         assert run(**settings) == IngestReport(unchanged=3)
     # New metadata keeps it, a given caption replaces it, and without one it is generated again.
     (folder / "c.json").write_text('{"kind": "letter"}')
     assert run(captioner=captioner).updated == 1
-    assert contents(collection)["c.jpg"] == "written for c"
+    assert captions_of(collection)["c.jpg"] == "written for c"
     (folder / "c.txt").write_text("given")
     assert run(captioner=captioner).updated == 1
-    assert contents(collection)["c.jpg"] == "given"
+    assert captions_of(collection)["c.jpg"] == "given"
     (folder / "c.txt").unlink()
     assert run().updated == 1
-    assert contents(collection)["c.jpg"] == ""
+    assert captions_of(collection)["c.jpg"] == ""
     assert captioner.seen == [b"c"]
     assert not embedder.embedded
+    # Other bytes do not keep it.
+    run(captioner=captioner)
+    (folder / "c.jpg").write_bytes(b"other")
+    run()
+    assert captions_of(collection)["c.jpg"] == ""
+    assert records_of(collection)["c.jpg"].text_vector is None
 
 
 def test_an_image_with_an_empty_generated_caption_is_not_captioned_again(
@@ -506,7 +390,7 @@ def test_an_image_with_an_empty_generated_caption_is_not_captioned_again(
     (folder / "c.json").write_text('{"kind": "letter"}')
     (folder / "d.jpg").write_bytes(b"d")
     assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
-    assert (asked, contents(collection)["c.jpg"]) == ([b"c", b"d"], "")
+    assert (asked, captions_of(collection)["c.jpg"]) == ([b"c", b"d"], "")
 
 
 def test_progress_counts_every_image(run: Run, folder: Path) -> None:
@@ -537,11 +421,45 @@ def test_another_models_collection_is_not_filled(run: Run, embedder: Any) -> Non
         run()
 
 
-def test_a_folder_that_is_not_there_changes_nothing(
-    run: Run, collection: Collection, embedder: Any, folder: Path
+def test_what_people_change_while_the_model_runs_is_kept(
+    run: Run, collection: Collection, folder: Path
 ) -> None:
     run()
-    folder.rename(folder.with_name("unplugged"))
-    with pytest.raises(DataError, match="does not exist"):
-        run(prune=True)
-    assert collection.count() == 3
+    (folder / "c.jpg").write_bytes(b"new bytes")
+    id = record_id(str(folder / "c.jpg"))
+
+    def change(images: Sequence[bytes]) -> list[str]:
+        collection.patch({id: {"hidden": True, "tags": ("mine",)}})
+        return [""] * len(images)
+
+    assert run(captioner=change).updated == 1
+    record = collection.get([id])[id]
+    assert (record.content, record.hidden, record.tags) == (
+        content_id(b"new bytes"),
+        True,
+        ("mine",),
+    )
+
+
+def test_a_few_files_are_compared_with_their_own_records_only(
+    run: Run, folder: Path, collection: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    pages = collection.pages
+    read: list[str] = []
+
+    def counted(*args: Any, **settings: Any) -> Iterator[list[Record]]:
+        for page in pages(*args, **settings):
+            read.extend(os.path.basename(record.path) for record in page)
+            yield page
+
+    monkeypatch.setattr(collection, "pages", counted)
+    (folder / "a.txt").write_text("changed")
+    (folder / "d.jpg").write_bytes(b"c")
+    source = FileSource([folder / "a.jpg", folder / "d.jpg"])
+    assert ingest([source], embedder, collection) == IngestReport(updated=1, duplicates=1)
+    # The record that has the bytes of the copy.
+    assert read == ["c.jpg"]
+    monkeypatch.setattr(known_records, "_MOST_ENTRIES", 1)
+    ingest([source], embedder, collection)
+    assert sorted(read[1:]) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]

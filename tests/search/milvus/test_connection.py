@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from coca.core.errors import MissingExtraError, SearchError
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.connection import Connection, capabilities_of
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -21,7 +21,7 @@ def test_a_server_that_does_not_answer_is_named(listens: bool) -> None:
             silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(SearchError, match=f"no Milvus answers at {uri}"):
-            Connection(uri, timeout_s=0.5, create=False)
+            Connection(uri, timeout_s=0.5)
 
 
 class _Deaf:
@@ -46,65 +46,39 @@ def test_a_server_that_falls_silent_after_the_welcome_is_given_up_on() -> None:
     server.start()
     try:
         with pytest.raises(SearchError, match=rf"no Milvus answers at {uri} \(could not open"):
-            Connection(uri, timeout_s=0.5, create=False)
+            Connection(uri, timeout_s=0.5)
     finally:
         deaf.end.set()
         server.stop(None).wait()
 
 
-def test_an_address_of_an_unknown_kind_is_refused_in_one_line() -> None:
-    with pytest.raises(SearchError, match=r"Milvus at ftp://x could not open it: .*illegal") as e:
-        Connection("ftp://x", create=False)
-    assert "\n" not in str(e.value)
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("ftp://x", "Milvus at ftp://x could not open it: .*illegal"),
+        ("milvus-lite:pictures", "path that ends in .db, got milvus-lite:pictures: use .*s.db"),
+        ("milvus-lite:/absent/x.db", "could not open it: .*/absent not exists"),
+    ],
+)
+def test_an_address_that_milvus_cannot_open_is_refused_in_one_line(uri: str, fault: str) -> None:
+    with pytest.raises(SearchError, match=fault) as caught:
+        Connection(uri)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_closed_connection_is_an_error_and_may_be_closed_twice(tmp_path: Path) -> None:
-    connection = Connection(str(tmp_path / "pictures.db"), create=True)
+def test_a_folder_that_another_process_has_open_is_an_error(tmp_path: Path) -> None:
+    uri = f"milvus-lite:{tmp_path}/pictures.db"
+    connection = Connection(uri)
     connection.close()
     connection.close()
-    with pytest.raises(SearchError, match="was closed; open it again"):
+    with pytest.raises(SearchError, match=f"the store {uri} was closed; open it again"):
         _ = connection.client
-
-
-def test_a_failed_opening_lets_go_of_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = str(tmp_path / "pictures.db")
-    with monkeypatch.context() as patch:
-        import pymilvus
-
-        def refuse(*arguments: object, **settings: object) -> None:
-            raise pymilvus.MilvusException(message="no\nreally")
-
-        patch.setattr(pymilvus, "MilvusClient", refuse)
-        with pytest.raises(SearchError, match=r"could not open it: no$"):
-            Connection(uri, create=True)
-    assert opens_in_another_process(uri)
-
-
-def test_closing_lets_the_next_process_in(tmp_path: Path) -> None:
-    uri = str(tmp_path / "pictures.db")
-    connection = Connection(uri, create=True)
-    assert not opens_in_another_process(uri)
-    connection.close()
-    assert opens_in_another_process(uri)
-
-
-def test_threads_may_open_one_folder_at_once(tmp_path: Path) -> None:
-    uri = str(tmp_path / "pictures.db")
-    opened: list[Connection] = []
-    threads = [
-        threading.Thread(target=lambda: opened.append(Connection(uri, create=True)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 4
-    for connection in opened:
-        assert connection.client.list_collections() == []
-        connection.close()
+    code = "import sys; from coca.search.stores import open_store; open_store(sys.argv[1])"
+    other = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert other.stderr.splitlines()[-1].endswith(
+        "only one process at a time may open a folder of Milvus Lite"
+    )
 
 
 def test_the_loggers_of_the_host_process_are_left_alone(
@@ -113,30 +87,45 @@ def test_the_loggers_of_the_host_process_are_left_alone(
     loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite", "grpc._server")]
     for logger in loggers:
         monkeypatch.setattr(logger, "level", logging.INFO)
-    Connection(str(tmp_path / "pictures.db"), create=True).close()
+    Connection(f"milvus-lite:{tmp_path}/pictures.db").close()
     assert [logger.level for logger in loggers] == [logging.INFO] * 3
 
 
-def test_a_fault_of_the_network_is_a_sentence_too(tmp_path: Path) -> None:
-    connection = Connection(str(tmp_path / "pictures.db"), create=True)
-    with pytest.raises(SearchError, match="could not count: RpcError"), connection.faults("count"):
-        raise connection._rpc_error
-    connection.close()
-
-
+@pytest.mark.parametrize(
+    ("package", "uri", "extra"),
+    [
+        ("milvus_lite", "milvus-lite:x.db", r"\[milvus-lite\]"),
+        ("pymilvus", "http://x", r"\[milvus\]"),
+    ],
+)
 def test_a_missing_package_is_reported_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, uri: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "milvus_lite", None)
-    with pytest.raises(MissingExtraError, match=r"coca-captioners\[search\]"):
-        Connection(str(tmp_path / "pictures.db"), create=True)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"coca-captioners{extra}"):
+        Connection(uri)
 
 
-def opens_in_another_process(uri: str) -> bool:
-    code = (
-        "import sys; from coca.search.milvus.connection import Connection;"
-        "Connection(sys.argv[1], create=False).close()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
-    assert done.returncode == 0 or "another process" in done.stderr
-    return done.returncode == 0
+def test_features_depend_on_the_version() -> None:
+    assert not capabilities_of("v2.3.5").several_vectors
+    assert capabilities_of("v2.4.0").several_vectors
+    assert capabilities_of("v2.10.1").several_vectors
+    assert [capabilities_of(f"v2.{n}.1").tokenizer for n in (4, 5)] == ["", "whitespace"]
+    lite = capabilities_of("milvus_lite-3.2.2", "pictures.db")
+    assert (lite.lite, lite.several_vectors) == (True, True)
+    assert (lite.tokenizer, lite.product) == ("standard", "Milvus Lite 3.2.2")
+    assert not capabilities_of("v2.3.5-lite").lite
+    assert capabilities_of("v2.6.4", "https://in01-x.aws-us-west-2.zillizcloud.com:443").cloud
+    assert not capabilities_of("v2.6.4", "http://localhost:19530").cloud
+
+
+@pytest.mark.parametrize(
+    ("version", "fault"),
+    [
+        ("v2.2.9", r"x is Milvus 2\.2\.9; 2\.3 or newer is needed"),
+        ("dev", "x reports no version of Milvus: 'dev'"),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(version: str, fault: str) -> None:
+    with pytest.raises(SearchError, match=fault):
+        capabilities_of(version, "x")

@@ -1,6 +1,5 @@
 import tracemalloc
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
-from coca.search.ingest.ingest_report import Copy, IngestReport
-from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Collection
-from coca.search.mining.duplicates import exact_copies, near_duplicates
+from coca.search.mining.duplicates import near_duplicates
+from coca.search.mining.images import read_images
+from coca.search.records import Record
+from coca.search.store import Collection
 
 
 def cloud(seed: int, rows: int) -> np.ndarray:
@@ -104,19 +102,21 @@ def test_a_bound_that_makes_no_sense_is_refused() -> None:
             near_duplicates(cloud(0, 2), min_similarity=wrong)
 
 
-def test_files_of_the_same_bytes_are_named_when_they_come_and_later(
-    embedder: Any, collection: Collection, tmp_path: Path
+def test_records_of_the_same_content_are_one_image(
+    collection: Collection, make_record: Callable[..., Record]
 ) -> None:
-    first, *others = (str(tmp_path / f"{name}.jpg") for name in ("a", "z", "0"))
-    (tmp_path / "b.jpg").write_bytes(b"b")
-    Path(first).write_bytes(b"a")
-    assert ingest([FileSource([tmp_path])], embedder, collection).copies == []
-    for other in others:
-        Path(other).write_bytes(b"a")
-    report = ingest([FileSource([tmp_path])], embedder, collection)
-    assert report == IngestReport(unchanged=2, duplicates=2)
-    assert sorted(report.copies, key=lambda copy: copy.path) == [
-        Copy(other, first) for other in sorted(others)
-    ]
-    assert ingest([FileSource([tmp_path])], embedder, collection).copies == []
-    assert exact_copies(collection) == {first: sorted(others)}
+    vector = make_record("a").vector
+    names = {"c": "one", "a": "one", "b": "one", "d": "two", "e": "", "f": ""}
+    collection.upsert(
+        make_record(name, content=content, vector=vector, hidden=name == "b", tags=(content,))
+        for name, content in names.items()
+    )
+    # A table lists a file of the folder.
+    collection.upsert([make_record("table", path="/pictures/d.jpg", content="two", vector=vector)])
+    images = read_images(collection)
+    assert images.ids == ["a", "d", "e", "f"]
+    assert images.paths == [f"/pictures/{name}.jpg" for name in images.ids]
+    assert images.vectors.shape == (4, len(vector))
+    assert images.copies == {"/pictures/a.jpg": ["/pictures/c.jpg"]}
+    assert read_images(collection, 'array_contains(tags, "two")').ids == ["d"]
+    assert read_images(collection, 'album == "none"').ids == []

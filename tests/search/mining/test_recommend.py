@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
-from coca.search.query.milvus_search import MilvusSearch
 from coca.search.query.query_terms import Term
-from coca.search.records import Record
+from coca.search.records import Record, content_id
+from coca.search.store import Collection
 
 
 @pytest.fixture
@@ -58,10 +57,9 @@ def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> 
     ]
 
 
-def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
+def test_copies_of_what_was_liked_or_seen_are_left_out(
     engine: SearchEngine,
     embedder: Any,
-    collection: Collection,
     make_record: Callable[..., Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -69,9 +67,13 @@ def test_an_image_of_the_collection_with_an_id_of_its_own_is_left_out(
     path, of_bytes = tmp_path / "a.png", embedder.embed_images
     path.write_bytes(b"3")
     monkeypatch.setattr(embedder, "embed_images", lambda it: of_bytes([p.read_bytes() for p in it]))
-    collection.upsert([replace(make_record("own"), path=str(path))])
+    twins = [replace(make_record("3"), id=id, content=content_id(b"3")) for id in ("3", "twin")]
+    engine.collection.upsert(twins)
+    for example, seen in ((Term(image=path), ()), ("3", ()), ("5", {"twin"})):
+        found = recommend(engine, [example], k=40, diversity=0.0, seen=seen)
+        assert {"3", "twin"}.isdisjoint(hit.id for hit in found)
+    engine.collection.upsert([replace(make_record("own"), path=str(path))])
     found = recommend(engine, [Term(image=path)], k=40, diversity=0.0)
-    assert len(found) == 40
     assert "own" not in {hit.id for hit in found}
 
 
@@ -103,16 +105,15 @@ def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
 def test_what_is_removed_in_the_middle_of_it_is_left_out(
     engine: SearchEngine, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = SearchEngine(engine.embedder, MilvusSearch(collection))
     wanted = recommend(engine, ["3"], k=3, diversity=0.5)
-    search = collection.search
+    search = collection.nearest
 
     def and_remove(*args: Any, **settings: Any) -> Any:
         answers = search(*args, **settings)
         collection.delete(hit.id for hit in answers[0] if hit.id in gone)
         return answers
 
-    monkeypatch.setattr(collection, "search", and_remove)
+    monkeypatch.setattr(collection, "nearest", and_remove)
     gone = {wanted[0].id}
     left = recommend(engine, ["3"], k=3, diversity=0.5)
     assert len(left) == 3

@@ -47,6 +47,8 @@ def test_the_best_are_chosen_first(seed: int, count: int) -> None:
     assert chosen == np.argsort(-scores)[:count].tolist()
     some = choose(vectors, Choice(count=count, min_score=0.5), scores=scores)
     assert some == [row for row in chosen if scores[row] >= 0.5]
+    half = choose(vectors, Choice(fraction=count / 60), scores=scores)
+    assert half == chosen[: max(1, round(count / 3))]
 
 
 def test_copies_are_passed_over_and_a_test_set_is_kept_away_from() -> None:
@@ -72,6 +74,9 @@ def test_spreading_out_stays_among_the_best() -> None:
 def test_a_choice_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         Choice(count=0)
+    for count, fraction in ((None, None), (1, 0.5)):
+        with pytest.raises(ConfigError, match="by either count or fraction"):
+            Choice(count=count, fraction=fraction)
     with pytest.raises(ConfigError, match="max_similarity"):
         Choice(count=1, max_similarity=1.5)
 

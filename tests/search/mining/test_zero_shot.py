@@ -7,13 +7,13 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import (
     add_classes,
     class_names,
     read_classes,
     remove_classes,
 )
+from coca.search.store import Collection
 
 PROMPTS = ["a photo of {}", "a drawing of {}"]
 

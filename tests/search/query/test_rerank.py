@@ -32,7 +32,8 @@ def hits(folder: Path, *likely: float) -> list[Hit]:
 
 
 def again(given: list[Hit], texts: dict[str, float]) -> list[Hit]:
-    return reranked(given, [hit.path for hit in given], texts, Scorer())
+    cosines = [hit.score for hit in given]
+    return reranked(given, [hit.path for hit in given], texts, Scorer(), cosines=cosines)
 
 
 def test_cosine_and_likelihood_are_added_by_hand(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """The catalog against the records of a real collection."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from coca.search.milvus.collection import Collection
-from coca.search.records import HIDDEN, Record
-from coca.server.collections import catalog as catalog_module
+from coca.search.records import Record
+from coca.search.store import Changes, Collection
+from coca.search.stores import open_collection
 from coca.server.collections.catalog import Catalog, Entry, count_months
 
 SOME = 'array_contains(tags, "t1")'
@@ -18,7 +20,7 @@ SOME = 'array_contains(tags, "t1")'
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Iterator[Collection]:
-    with Collection.open(
+    with open_collection(
         str(tmp_path / "a.db"), embed_dim=4, fingerprint="0" * 24, create=True
     ) as opened:
         opened.upsert([record(number) for number in range(23)])
@@ -34,6 +36,7 @@ def record(number: int, **changes: object) -> Record:
         **changes,
     }
     vector = np.eye(4, dtype=np.float32)[0]
+    fields.setdefault("content", f"content-{number}")
     return Record(id=f"{number:02}", path=f"{number}.png", vector=vector, **fields)
 
 
@@ -64,7 +67,7 @@ def test_entries_and_pages_are_the_records_in_order_after_each_write(
 def test_hidden_items_are_listed_apart(collection: Collection) -> None:
     catalog = Catalog(collection)
     before = [entry.id for entry in catalog.entries()]
-    collection.upsert([record(4, metadata={HIDDEN: True}), record(6, metadata={HIDDEN: True})])
+    collection.upsert([record(4, hidden=True), record(6, hidden=True)])
     assert [entry.id for entry in catalog.entries()] == [
         id for id in before if id not in ("04", "06")
     ]
@@ -84,20 +87,42 @@ def test_months_are_counted_in_the_order_of_the_list() -> None:
     assert count_months([]) == []
 
 
-def test_items_that_others_deleted_are_reported_once(
+def test_images_that_are_gone_are_reported_once(tmp_path: Path, collection: Collection) -> None:
+    reported: list[set[tuple[str, str]]] = []
+    catalog = Catalog(collection, lambda images: reported.append(set(images)))
+    catalog.read()
+    # As another process does.
+    with open_collection(str(tmp_path / "a.db")) as other:
+        other.delete(["03", "05"])
+        other.upsert([record(7, content="another image"), record(8, tags=("t1",))])
+    assert catalog.read() == catalog.read() == 21
+    assert reported == [{("03", "content-3"), ("05", "content-5"), ("07", "content-7")}]
+
+
+class Server:
+    """A collection of a server: what other clients write is known by a full read only."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.info = replace(collection.info, uri="http://localhost:19530")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.collection, name)
+
+    def changes(self, since: int = -1) -> Changes:
+        return Changes(0, None if since < 0 else ())
+
+
+def test_a_server_is_read_again_once_in_a_while(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reported: list[set[str]] = []
-    monkeypatch.setattr(catalog_module, "_STALE_S", -1.0)
-    monkeypatch.setattr("coca.search.milvus.lite._SHARE", -1)
-    catalog = Catalog(collection, lambda ids: reported.append(set(ids)))
-    catalog.read()
-    collection.delete(["03", "05"])
-    # As if another process had deleted them, of whose writes a client of a server hears nothing.
-    monkeypatch.setattr(Collection, "writes", 23)
-    monkeypatch.setattr(Collection, "sees_all_writes", False)
-    assert catalog.read() == catalog.read() == 21
-    assert reported == [{"03", "05"}]
+    catalog = Catalog(cast(Collection, Server(collection)))
+    assert catalog.read() == 23
+    collection.delete(["03"])
+    assert catalog.read() == 23
+    later_s = time.monotonic() + 1_000
+    monkeypatch.setattr("coca.server.collections.catalog.time.monotonic", lambda: later_s)
+    assert catalog.read() == 22
 
 
 def test_an_entry_has_each_value_once_and_no_long_text(collection: Collection) -> None:
@@ -116,10 +141,13 @@ def test_an_entry_has_each_value_once_and_no_long_text(collection: Collection) -
 
 def test_an_item_is_missing_when_the_last_reading_lacked_it(collection: Collection) -> None:
     catalog = Catalog(collection)
-    assert not catalog.lacks("no-such-item")
+    assert not catalog.lacks("no-such-item", "")
     catalog.entries()
-    assert catalog.lacks("no-such-item")
-    assert not catalog.lacks("02")
+    assert catalog.lacks("no-such-item", "")
+    assert not catalog.lacks("02", "content-2")
+    collection.upsert([record(2, content="other")])
+    catalog.entries()
+    assert catalog.lacks("02", "content-2")
     collection.delete(["02"])
     catalog.entries()
-    assert catalog.lacks("02")
+    assert catalog.lacks("02", "other")

@@ -1,9 +1,12 @@
 import io
+from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from coca.search.records import Record, content_id
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.service import Service
 from server_process import data_uri, ids
@@ -13,14 +16,14 @@ from tiny_data import image_bytes
 def test_a_cached_thumbnail_needs_no_record(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"/v1/items/{ids(client, {})[0]}/thumbnail"
-    first = client.get(url, params={"side": 100})
+    url = client.post("/v1/search", json={}).json()["hits"][0]["thumbnail"]
+    first = client.get(f"{url}&side=100")
 
     def unread(*arguments: object) -> None:
         pytest.fail("the record was read")
 
     monkeypatch.setattr(ServedCollection, "record", unread)
-    again = client.get(url, params={"side": 128})
+    again = client.get(f"{url}&side=128")
     assert again.content == first.content
     with Image.open(io.BytesIO(again.content)) as image:
         assert (image.format, max(image.size)) == ("JPEG", 24)
@@ -37,7 +40,8 @@ def test_an_item_has_its_mean_color_once_it_has_a_thumbnail(
     client.get(item["thumbnail"])
     path = f"/v1/items/{item['id']}?collection=others"
     assert client.get(path).json()["color"] == "#c86400"
-    key = service.collections["others"].thumbnail_key(item["id"])
+    served = service.collections["others"]
+    key = served.thumbnail_key(item["id"], content_id(stream.getvalue()))
     client.delete(path)
     assert service.thumbnails.color(key) is None
 
@@ -54,7 +58,7 @@ def test_the_thumbnail_of_a_deleted_item_is_neither_kept_nor_served(
     body = {"image": data_uri(image_bytes(300)), "collection": "others"}
     item = client.post("/v1/items", json=body).json()
     served = service.collections["others"]
-    key = served.thumbnail_key(item["id"])
+    key = served.thumbnail_key(item["id"], content_id(image_bytes(300)))
     small = client.get(item["thumbnail"]).content
     assert small == service.thumbnails.cached(key, 256)
     client.delete(f"/v1/items/{item['id']}?collection=others")
@@ -65,3 +69,23 @@ def test_the_thumbnail_of_a_deleted_item_is_neither_kept_nor_served(
     service.thumbnails.make(key, 256, image_bytes(300))
     assert client.get(item["thumbnail"]).status_code == 404
     assert service.thumbnails.cached(key, 256) is None
+
+
+def test_the_thumbnail_of_a_path_is_that_of_its_present_image(
+    client: TestClient, service: Service, tmp_path: Path
+) -> None:
+    served, path = service.collections["others"], tmp_path / "changed.png"
+    shown = []
+    for color in ("red", "blue"):
+        Image.new("RGB", (40, 30), color).save(path)
+        content = content_id(path.read_bytes())
+        vector = np.eye(1, served.collection.info.embed_dim, dtype=np.float32)[0]
+        record = Record(id="changed", path=str(path), content=content, vector=vector)
+        served.collection.upsert([record])
+        shown.append(client.get("/v1/items/changed?collection=others").json()["thumbnail"])
+        for url in (shown[-1], "/v1/items/changed/thumbnail?collection=others"):
+            with Image.open(io.BytesIO(client.get(url).content)) as image:
+                red, _, blue = np.asarray(image.convert("RGB"))[15, 20]
+                assert (red > blue) == (color == "red")
+    assert shown[0] != shown[1]
+    served.collection.delete(["changed"])

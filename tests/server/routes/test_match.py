@@ -7,10 +7,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.match import Calibration
 from coca.search.records import Hit
+from coca.search.stores import open_collection
 from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
@@ -23,7 +23,7 @@ TEXT = "a red car"
 def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> list[Hit]:
     """Hits of the library; the limit is between the scores of the second and the third."""
     uri = write_collections(tmp_path, predictor, {"pictures": images})
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         size = collection.info.embed_dim
         calibration = Calibration(
             texts_mean=(0.0,) * size,
@@ -39,7 +39,7 @@ def expected(tmp_path: Path, predictor: Predictor, images: list[bytes]) -> list[
         )
         (query,) = predictor.embed_texts([TEXT, "red car"]).mean(axis=0, keepdims=True)
         records = collection.get(collection.ids())
-        scores = sorted(calibration.score(query, TEXT, record) for record in records.values())
+        scores = sorted(calibration.scores(query, TEXT, list(records.values())).tolist())
         fields = vars(calibration) | {"limit": (scores[-2] + scores[-3]) / 2}
         collection.keep_calibration(Calibration(**fields).to_json())
         return SearchEngine(predictor, collection).search(TEXT)

@@ -4,21 +4,20 @@ from fastapi.testclient import TestClient
 from coca.inference.predictor import Predictor
 from coca.runtime.caption_words import CaptionWords, words_of
 from coca.search.mining.recommend import recommend
-from coca.search.records import content_id
 from coca.server.service import Service
 from server_process import data_uri
 
 
 def test_recommendations_are_those_of_the_library(
-    client: TestClient, service: Service, images: list[bytes]
+    client: TestClient, service: Service, item_ids: list[str]
 ) -> None:
-    id = content_id(images[0])
-    body = {"positive": [{"id": id}], "negative": [{"id": content_id(images[1])}], "limit": 3}
+    id = item_ids[0]
+    body = {"positive": [{"id": id}], "negative": [{"id": item_ids[1]}], "limit": 3}
     hits = client.post("/v1/recommend", json=body).json()["hits"]
     expected = recommend(
         service.collections["pictures"].engine,
         [id],
-        negative=[content_id(images[1])],
+        negative=[item_ids[1]],
         k=3,
     )
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
@@ -30,15 +29,15 @@ def test_recommendations_are_those_of_the_library(
 
 @pytest.mark.parametrize("on", ["image", "text"])
 def test_the_weight_of_a_single_example_changes_nothing(
-    client: TestClient, images: list[bytes], on: str
+    client: TestClient, item_ids: list[str], on: str
 ) -> None:
     found = []
     for weight in (1, 2):
-        body = {"positive": [{"id": content_id(images[0]), "weight": weight}], "on": on}
+        body = {"positive": [{"id": item_ids[0], "weight": weight}], "on": on}
         hits = client.post("/v1/recommend", json=body).json()["hits"]
         found.append([hit["id"] for hit in hits])
     assert found[0] == found[1]
-    assert set(found[0]) == {content_id(image) for image in images[1:]}
+    assert set(found[0]) == set(item_ids[1:])
 
 
 def test_facets_count_values(client: TestClient) -> None:
@@ -91,7 +90,7 @@ def test_the_words_of_a_caption_are_chosen_by_the_request(
 
 
 def test_captions_and_labels_are_those_of_the_model(
-    client: TestClient, predictor: Predictor, images: list[bytes]
+    client: TestClient, predictor: Predictor, images: list[bytes], item_ids: list[str]
 ) -> None:
     request = {"image": data_uri(images[0]), "num_beams": 2}
     body = client.post("/v1/caption", json=request).json()
@@ -99,16 +98,16 @@ def test_captions_and_labels_are_those_of_the_model(
     assert body["captions"][0]["text"] == expected.text
     assert body["captions"][0]["score"] == pytest.approx(expected.score, abs=1e-3)
     labels = ["a red car", "two dogs play"]
-    request = {"id": content_id(images[0]), "labels": labels}
+    request = {"id": item_ids[0], "labels": labels}
     found = client.post("/v1/classify", json=request).json()["labels"]
     (classes,) = predictor.classify([images[0]], labels, templates=["{}"])
     assert [one["label"] for one in found] == [one.label for one in classes]
 
 
 def test_a_model_without_a_head_answers_no_question(
-    client: TestClient, images: list[bytes]
+    client: TestClient, item_ids: list[str]
 ) -> None:
-    request = {"id": content_id(images[0]), "question": "a red"}
+    request = {"id": item_ids[0], "question": "a red"}
     answer = client.post("/v1/answer", json=request)
     assert answer.status_code == 400
     assert "has no head for questions" in answer.json()["error"]["message"]

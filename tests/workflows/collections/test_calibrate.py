@@ -1,4 +1,4 @@
-"""Calibration of a collection, with real images, a tiny model and Milvus Lite."""
+"""Calibration of a collection, with real images and a tiny model."""
 
 import dataclasses
 import json
@@ -10,10 +10,10 @@ import pytest
 from coca.core.errors import ArgumentError, ConfigError, SearchError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Collection
 from coca.search.query.match import Calibration
-from coca.search.records import HIDDEN
 from coca.search.search_options import CalibrationConfig
+from coca.search.store import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.calibrate import (
     ABSENT,
     LISTED,
@@ -55,14 +55,14 @@ def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> str:
 
 @pytest.fixture
 def collection(uri: str) -> Iterator[Collection]:
-    with Collection.open(uri) as opened:
+    with open_collection(uri) as opened:
         yield opened
 
 
 def test_an_indexed_collection_is_calibrated_and_marks_hits(
     uri: str, predictor: Predictor, collection: Collection
 ) -> None:
-    made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
+    made = Calibration.of(collection.describe(), fingerprint=predictor.fingerprint)
     assert made is not None
     assert (made.records, made.matching, made.found) == (COUNT, 0, None)
     assert set(made.other) == {ABSENT, RANDOM}
@@ -76,7 +76,7 @@ def test_a_calibration_does_not_change_when_it_is_repeated(
     predictor: Predictor, collection: Collection
 ) -> None:
     one, two = (calibrate(collection, predictor, CONFIG) for _ in range(2))
-    assert one == two == Calibration.of(collection.info, fingerprint=predictor.fingerprint)
+    assert one == two == Calibration.of(collection.describe(), fingerprint=predictor.fingerprint)
 
 
 def test_texts_with_a_word_of_the_captions_are_not_used(
@@ -86,7 +86,7 @@ def test_texts_with_a_word_of_the_captions_are_not_used(
     write(tmp_path / "photos", COUNT - 1, "aurochs and tardigrades")
     uri = str(tmp_path / "a.db")
     index_images([tmp_path / "photos"], predictor, uri=uri)
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         made = calibrate(collection, predictor, CONFIG)
     assert {"aurochs", "tardigrade"} <= set(absent_texts())
     assert made.other[ABSENT] == len(absent_texts()) - 2
@@ -102,7 +102,7 @@ def test_only_much_changed_collections_are_calibrated_again(
     for count in (MIN_RECORDS - 1, MIN_RECORDS, MIN_RECORDS + 2, MIN_RECORDS + 8):
         write(tmp_path / "photos", count, "a dog")
         index_images([tmp_path / "photos"], predictor, uri=uri)
-        with Collection.open(uri) as collection:
+        with open_collection(uri) as collection:
             made = Calibration.of(collection.info, fingerprint=predictor.fingerprint)
             records.append(made and made.records)
             assert not needs_calibration(collection)
@@ -113,15 +113,13 @@ def test_hidden_records_calibrate_nothing(predictor: Predictor, tmp_path: Path) 
     uri = str(tmp_path / "a.db")
     write(tmp_path / "photos", MIN_RECORDS - 1, "a dog")
     index_images([tmp_path / "photos"], predictor, uri=uri)
-    with Collection.open(uri) as collection:
-        records = collection.get(collection.ids()).values()
-        collection.upsert(dataclasses.replace(it, metadata={HIDDEN: True}) for it in records)
-        collection.flush()
+    with open_collection(uri) as collection:
+        collection.patch({id: {"hidden": True} for id in collection.ids()})
         with pytest.raises(SearchError, match="no records to calibrate with: all are hidden"):
             calibrate(collection, predictor, CONFIG)
     write(tmp_path / "photos", MIN_RECORDS + 1, "a dog")
     index_images([tmp_path / "photos"], predictor, uri=uri)
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         assert collection.count() == MIN_RECORDS + 1
         assert not collection.info.calibration
         assert not needs_calibration(collection)

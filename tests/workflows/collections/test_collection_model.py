@@ -3,17 +3,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.loading import fingerprint, load
-from coca.search.milvus.collection import Collection
-from coca.search.query.searchable import VectorSearch
+from coca.runtime.text_embedder import TextEmbedder
 from coca.search.records import CollectionInfo, Record
+from coca.search.store import Collection
+from coca.search.stores import open_collection
 from coca.weights import shipped
-from coca.workflows.collections.collection_model import lasting_name, model_of, open_search
+from coca.workflows.collections.collection_model import (
+    lasting_name,
+    model_of,
+    open_search,
+    text_embedder,
+)
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.index import captioner, index_images, index_sources
 from tiny_data import image_bytes
@@ -26,7 +33,7 @@ INFO = CollectionInfo(
     embed_dim=16,
     fingerprint="0" * 16,
     model="",
-    server_version="milvus_lite-3.2.2",
+    store="SQLite 3.46.1",
 )
 
 
@@ -41,7 +48,7 @@ def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     with open_search(uri) as engine:
         assert len(engine.search("x")) == 1
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         assert collection.info.model == str(tmp_path / "here" / "model")
 
 
@@ -87,20 +94,6 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
-    model: Path, photos: Path, uri: str
-) -> None:
-    filled = index_images([photos], load(model), uri=uri)
-    assert (filled.report.added, filled.collection.count) == (3, 3)
-    assert filled.collection.model == str(model)
-    with open_search(uri) as engine:
-        (hit,) = engine.search(image=photos / "1.png", k=1)
-        assert hit.path == str(photos / "1.png")
-    # The collection was let go, and the model may be given as it is.
-    with open_search(uri, model=load(model)) as engine:
-        assert engine.search("a red car", filter='caption == "a red car"')[0].path.endswith("0.png")
-
-
 def test_captions_are_written_unless_they_are_unwanted(model: Path, photos: Path, uri: str) -> None:
     predictor = load(model)
     written = captioner(predictor)([image_bytes(1), image_bytes(2)])
@@ -124,11 +117,22 @@ def test_a_collection_of_shorter_vectors_is_filled_and_searched(
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert len(engine.search_batch(["a red car", "x"], k=2)[0]) == 2
         assert engine.search("a red car", k=3, rerank=3)[0].log_likelihood is not None
-    with pytest.raises(SearchError, match="of 8 numbers of this model, and not of 24"):
-        index_images([photos], load(model), uri=uri)
     whole = load(model)
+    (photos / "3.png").write_bytes(image_bytes(3))
+    again = index_images([photos], whole, uri=uri)
+    assert (again.report.added, again.collection.embed_dim) == (1, 8)
     with pytest.raises(SearchError, match="dimensions=8"), open_search(uri, model=whole):
         pass
+
+
+def test_texts_of_a_shipped_model_are_embedded_without_torch(model: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra search")
+    own, whole = load(model), load("everyday", device="cpu", dimensions=64)
+    embedder = text_embedder(whole)
+    assert isinstance(embedder, TextEmbedder)
+    texts = ["a red car", "snow"]
+    np.testing.assert_allclose(embedder.embed_texts(texts), whole.embed_texts(texts), atol=1e-5)
+    assert text_embedder(own) is own
 
 
 def test_re_ranking_reads_images_of_every_source(
@@ -172,12 +176,12 @@ def test_re_ranking_reads_images_of_every_source(
     assert "0.png cannot be read" in message
 
 
-def _removed(id: str, collection: VectorSearch) -> Any:
+def _removed(id: str, collection: Collection) -> Any:
     """A read before which, as by another thread, a record is removed."""
     get = collection.get
 
     def remove_and_get(ids: Iterable[str]) -> dict[str, Record]:
-        collection.in_milvus().delete([id])
+        collection.delete([id])
         return get(ids)
 
     return remove_and_get

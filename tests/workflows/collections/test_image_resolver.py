@@ -18,7 +18,7 @@ from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import SeriesSource, SourceImage
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_store
 from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from range_server import RangeServer
@@ -89,20 +89,20 @@ def images_of(sources: Sequence[Path]) -> list[SourceImage]:
 def test_a_collection_of_all_kinds_is_embedded_by_another_model(
     sources: list[Path], tmp_path: Path
 ) -> None:
-    uri, count = str(tmp_path / "a.db"), len({one.data for one in images_of(sources)})
-    older, newer = StandIn("one", 16), StandIn("two", 8)
-    with (
-        Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
-        Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
-    ):
-        ingest(open_sources(resolve_uris(sources), frame_interval_s=FRAME_INTERVAL_S), older, old)
-        report = reindex(old, newer, new, open_image=ImageResolver(), batch_size=4)
+    count, newer = len(images_of(sources)), StandIn("two", 8)
+    with open_store(str(tmp_path / "a.db"), create=True) as store:
+        old = store.create("pictures", embed_dim=16, fingerprint="one")
+        opened = open_sources(resolve_uris(sources), frame_interval_s=FRAME_INTERVAL_S)
+        ingest(opened, StandIn("one", 16), old)
+        before = old.get(old.ids())
+        report = reindex(store, "pictures", newer, open_image=ImageResolver(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
-        before, after = old.get(old.ids()), new.get(new.ids())
+        new = store.open("pictures")
+        after = new.get(new.ids())
         assert after == before
         read = ImageResolver()
         for record in after.values():
-            image = read(record.path, record.origin.files[record.path])
+            image = read(record.path, record.origin.etag)
             assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
 
 
@@ -112,23 +112,21 @@ def test_images_behind_addresses_are_embedded_again(sources: list[Path], tmp_pat
         rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]
         (tmp_path / "far.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         far: list[str | Path] = [tmp_path / "far.jsonl", f"{server.url}/shards/shard-000000.tar"]
-        uri, newer = str(tmp_path / "a.db"), StandIn("two", 8)
-        with (
-            Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
-            Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
-            Collection.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
-        ):
+        with open_store(str(tmp_path / "a.db"), create=True) as store:
+            old = store.create("pictures", embed_dim=16, fingerprint="one")
             ingest(open_sources(resolve_uris(far), read_from=[server.url]), StandIn("one", 16), old)
             assert {record.path for record in old.get(old.ids()).values()} == {
                 f"{server.url}/other.png",
                 f"{server.url}/shards/shard-000000.tar/k2",
                 f"{server.url}/shards/shard-000000.tar/k3",
             }
-            report = reindex(old, newer, new, open_image=ImageResolver())
+            before = old.get(old.ids())
+            report = reindex(store, "pictures", StandIn("two", 8), open_image=ImageResolver())
             assert (report.embedded, report.lost) == (3, [])
-            assert new.get(new.ids()) == old.get(old.ids())
+            new = store.open("pictures")
+            assert new.get(new.ids()) == before
             (tmp_path / "other.png").unlink()
-            report = reindex(old, newer, last, open_image=ImageResolver())
+            report = reindex(store, "pictures", StandIn("three", 8), open_image=ImageResolver())
             assert report.embedded == 2
             ((path, reason),) = report.lost
             assert path == f"{server.url}/other.png"

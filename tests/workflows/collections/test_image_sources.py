@@ -14,15 +14,8 @@ from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.photo_metadata import Annotation, read_header
 from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
 from coca.workflows.collections.image_sources import (
-    FolderUri,
-    ImageUri,
-    MissingUri,
     SampleSource,
     SourceUri,
-    TableUri,
-    TarsUri,
-    VectorsUri,
-    VideoUri,
     check_filled,
     open_sources,
     resolve_uri,
@@ -49,18 +42,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("uri", "resolved"),
     [
-        ("photos", FolderUri("photos")),
-        ("tars", FolderUri("tars")),
-        ("photos/folder.tar", FolderUri("photos/folder.tar")),
-        ("a.JPG", ImageUri("a.JPG")),
-        ("a.mp4", VideoUri("a.mp4")),
-        ("a.tar", TarsUri("a.tar")),
-        ("tars/*.tar", TarsUri("tars/*.tar")),
-        ("tars/{a,b}.tar", TarsUri("tars/{a,b}.tar")),
-        ("s3://bucket/{00..99}.tar", TarsUri("s3://bucket/{00..99}.tar")),
-        ("a.jsonl", TableUri("a.jsonl", "manifest")),
-        ("a.zip", TableUri("a.zip", "zip")),
-        ("https://example.org/a.PARQUET", TableUri("https://example.org/a.PARQUET", "manifest")),
+        ("photos", SourceUri("photos", "folder")),
+        ("tars", SourceUri("tars", "folder")),
+        ("photos/folder.tar", SourceUri("photos/folder.tar", "folder")),
+        ("a.JPG", SourceUri("a.JPG", "image")),
+        ("a.mp4", SourceUri("a.mp4", "video")),
+        ("a.tar", SourceUri("a.tar", "tars")),
+        ("tars/*.tar", SourceUri("tars/*.tar", "tars")),
+        ("tars/{a,b}.tar", SourceUri("tars/{a,b}.tar", "tars")),
+        ("s3://bucket/{00..99}.tar", SourceUri("s3://bucket/{00..99}.tar", "tars")),
+        ("a.jsonl", SourceUri("a.jsonl", "manifest")),
+        ("a.zip", SourceUri("a.zip", "zip")),
+        ("https://example.org/a.PARQUET", SourceUri("https://example.org/a.PARQUET", "manifest")),
     ],
 )
 def test_a_uri_is_resolved_by_name_and_kind_of_file(
@@ -92,15 +85,18 @@ def test_a_uri_that_cannot_be_indexed_is_refused_with_a_remedy(
 
 def test_a_uri_that_is_given_in_several_ways_is_resolved_once(folder: Path) -> None:
     uris = ["photos", f"{folder}/photos/", "a.zip", "./a.zip", "photos/../a.zip"]
-    assert [type(one) for one in resolve_uris(uris)] == [FolderUri, TableUri]
+    assert [one.kind for one in resolve_uris(uris)] == ["folder", "zip"]
 
 
 def test_what_is_missing_is_resolved_where_its_records_are_to_be_removed(folder: Path) -> None:
     uris = ["photos", "absent", "absent/b.png", "absent.tar"]
     resolved = resolve_uris(uris, allow_missing=True)
-    assert resolved == [FolderUri("photos"), *map(MissingUri, uris[1:])]
+    assert resolved == [
+        SourceUri("photos", "folder"),
+        *(SourceUri(uri, "missing") for uri in uris[1:]),
+    ]
     for pattern in ("absent/*.tar", "absent/{0..3}.tar"):
-        assert resolve_uris([pattern], allow_missing=True) == [TarsUri(pattern)]
+        assert resolve_uris([pattern], allow_missing=True) == [SourceUri(pattern, "tars")]
 
 
 def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Path) -> None:
@@ -111,8 +107,8 @@ def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Pa
     write_vectors(file, [], about)
     resolved = resolve_uris([folder / "vectors", file])
     assert resolved == [
-        VectorsUri(str(folder / "vectors"), (file,)),
-        VectorsUri(str(file), (file,)),
+        SourceUri(str(folder / "vectors"), "vectors", (file,)),
+        SourceUri(str(file), "vectors", (file,)),
     ]
     assert vectors_files(resolved) == [file]
     assert vectors_files(resolve_uris(["photos", "a.JPG"])) == []

@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError, UnsupportedError
 from coca.data.sources.folder import FolderConfig
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import Execution
-from coca.search.milvus.collection import Collection
+from coca.search.stores import open_collection
 from coca.tasks import TaskConfig
 from coca.workflows.collections.calibrate import MIN_RECORDS, calibrate
 from coca.workflows.collections.collection_model import open_search
@@ -62,8 +62,8 @@ def uri(model: BasePredictor, photos: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def test_indexing_writes_no_captions(uri: str) -> None:
-    with Collection.open(uri) as collection:
-        assert [caption for _, _, caption, _ in collection.origins()] == [""] * COUNT
+    with open_collection(uri) as collection:
+        assert [it.caption for it in collection.get(collection.ids()).values()] == [""] * COUNT
 
 
 def test_a_collection_stays_valid_in_another_precision(photos: Path, uri: str) -> None:
@@ -94,15 +94,15 @@ def test_captions_come_from_another_model(
     uri, writer = str(tmp_path / "captioned.db"), write_model(tmp_path / "coca")
     index_images([photos], model, uri=uri, captions_from=writer)
     expected = coca.load(writer, device="cpu").caption([image_bytes(0)])[0].text
-    with Collection.open(uri) as collection:
-        captions = {path: caption for _, path, caption, _ in collection.origins()}
+    with open_collection(uri) as collection:
+        captions = {it.path: it.caption for it in collection.get(collection.ids()).values()}
     assert captions[str(photos / "0.png")] == expected
     with pytest.raises(ConfigError, match="has no decoder that writes captions"):
         index_images([photos], model, uri=str(tmp_path / "other.db"), captions_from=model)
 
 
 def test_a_collection_is_calibrated(model: BasePredictor, uri: str) -> None:
-    with Collection.open(uri) as collection:
+    with open_collection(uri) as collection:
         calibration = calibrate(collection, model)
     assert calibration is not None
 

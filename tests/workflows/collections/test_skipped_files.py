@@ -4,10 +4,7 @@ import pytest
 
 from coca.workflows.collections.image_sources import (
     LINK,
-    FolderUri,
-    ImageUri,
     SourceUri,
-    TableUri,
     describe_skipped,
     skipped_files,
 )
@@ -19,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     read = ["a.jpg", "a.txt", "a.json", "b.HEIC", "b.mp4", "top.tar", "top.tar.idx"]
     read += ["a.xmp", "a.NEF", "a.CRW", "b.HEIC.xmp", "b.dng", "e.nef"]
     skipped = ["c.CRW", "deep/d.crw", "deep/e.zip", "deep/f.tar", "notes", "g.csv", "h.psd"]
-    hidden = [".trash.zip", ".git/i.zip", "coca.db/records.parquet"]
+    hidden = [".trash.zip", ".git/i.zip", "coca.db", "coca.db-wal"]
     for name in read + skipped + hidden:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,18 +28,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_skipped_files_of_a_folder_are_counted_by_suffix(folder: Path) -> None:
     counts = {"": 1, ".crw": 2, ".csv": 1, ".psd": 1, ".tar": 1, ".zip": 1, LINK: 1}
-    assert skipped_files([FolderUri(str(folder))]) == counts
-    overlapping = [FolderUri(str(folder / "deep")), FolderUri(str(folder))]
+    assert skipped_files([SourceUri(str(folder), "folder")]) == counts
+    overlapping = [SourceUri(str(folder / "deep"), "folder"), SourceUri(str(folder), "folder")]
     # The tar is now at the top of a folder that was passed.
     assert skipped_files(overlapping) == {one: n for one, n in counts.items() if one != ".tar"}
 
 
 def test_what_is_passed_by_name_is_not_skipped(folder: Path) -> None:
     uris: list[SourceUri] = [
-        FolderUri(str(folder)),
-        TableUri(str(folder / "deep" / "e.zip"), "zip"),
-        FolderUri(str(folder.parent / "linked")),
-        ImageUri(str(folder / "h.psd")),
+        SourceUri(str(folder), "folder"),
+        SourceUri(str(folder / "deep" / "e.zip"), "zip"),
+        SourceUri(str(folder.parent / "linked"), "folder"),
+        SourceUri(str(folder / "h.psd"), "image"),
     ]
     assert skipped_files(uris) == {"": 1, ".csv": 1, ".crw": 2, ".tar": 1}
 

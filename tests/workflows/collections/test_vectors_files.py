@@ -9,12 +9,13 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search import stores
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
-from coca.search.ingest.pipeline import embed_source
-from coca.search.milvus.collection import Collection
+from coca.search.ingest.pipeline import ingest
 from coca.search.query.match import Calibration
 from coca.workflows.collections.calibrate import MIN_RECORDS
+from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -32,7 +33,10 @@ def write_tar(root: Path, count: int) -> str:
 
 
 def embed(tar: str, model: Predictor, path: Path) -> None:
-    records, report = embed_source(SampleSource(ShardsConfig(path=tar)), model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_collection(model, f"{path}.db", create=True) as collection:
+        report = ingest([SampleSource(ShardsConfig(path=tar))], model, collection)
+        (records,) = collection.pages()
     about = VectorsInfo(
         fingerprint=model.fingerprint,
         embed_dim=model.embed_dim,
@@ -52,7 +56,7 @@ def test_a_collection_equals_that_of_the_images_themselves(tmp_path: Path) -> No
     assert index_images([files], model, uri=by_file).report == IngestReport(added=4)
     assert index_images([files], model, uri=by_file).report == IngestReport(unchanged=4)
     index_images([tar], model, uri=directly, captions=False)
-    with Collection.open(by_file) as one, Collection.open(directly) as other:
+    with stores.open_collection(by_file) as one, stores.open_collection(directly) as other:
         records = one.get(one.ids())
         assert records == other.get(one.ids())
         assert {record.caption for record in records.values()} == {"", "number 1", "number 3"}
@@ -75,7 +79,7 @@ def test_a_collection_is_calibrated_if_its_model_is_there(
     embed(write_tar(tmp_path, MIN_RECORDS), model, files / "a.parquet")
     index_images([files], model, uri=str(tmp_path / "a.db"))
     assert not caplog.messages
-    with Collection.open(str(tmp_path / "a.db")) as collection:
+    with stores.open_collection(str(tmp_path / "a.db")) as collection:
         calibration = Calibration.of(collection.info, fingerprint=model.fingerprint)
         assert calibration is not None
         assert calibration.records == MIN_RECORDS

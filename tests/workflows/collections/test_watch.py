@@ -3,7 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.predictor import Predictor
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
-from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_sources import FolderUri, ImageUri, TarsUri
+from coca.search.records import Record
+from coca.search.sqlite.collection import SqliteCollection
+from coca.search.stores import open_collection
+from coca.workflows.collections.image_sources import SourceUri
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
-from coca.workflows.collections.watch import changed_sources, watch_folders, watched_folders
+from coca.workflows.collections.watch import changed_sources, check_watchable, watch_folders
 from tiny_data import image_bytes
 from tiny_model import write_model
 
@@ -42,9 +43,11 @@ class Watched:
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
-        self._path_cache = PathCache()
         self._rounds = watch_folders(
-            [FolderUri(str(folder / named))], self.index, frame_interval_s=0.0, settle_s=0.1
+            [SourceUri(str(folder / named), "folder")],
+            self.index,
+            frame_interval_s=0.0,
+            settle_s=0.1,
         )
 
     def index(self, sources: Sequence[AnySource]) -> IndexResult:
@@ -56,7 +59,6 @@ class Watched:
             uri=self.uri,
             captions=False,
             prune=True,
-            path_cache=self._path_cache,
         )
 
     def next(self) -> IndexResult:
@@ -66,12 +68,9 @@ class Watched:
         self._rounds.close()  # type: ignore[attr-defined]
 
     def paths(self) -> set[str]:
-        with Collection.open(self.uri) as collection:
-            return {
-                os.path.relpath(path, self.folder)
-                for _, _, _, origin in collection.origins()
-                for path in origin.files
-            }
+        with open_collection(self.uri) as collection:
+            pages = collection.pages(vectors=False)
+            return {os.path.relpath(one.path, self.folder) for page in pages for one in page}
 
     def put(self, name: str, number: int) -> Path:
         path = self.folder / name
@@ -99,7 +98,6 @@ def test_new_changed_renamed_and_vanished_files_reach_the_collection(watched: Wa
     assert watched.next().report.updated == 1
     (watched.folder / "0.png").unlink()
     assert watched.next().report.removed == 1
-    # Between two runs the collection is free for others.
     assert watched.paths() == {"2.png"}
 
 
@@ -108,9 +106,16 @@ def test_a_change_reads_its_own_records_and_what_is_no_image_none(
 ) -> None:
     for n in range(3):
         watched.put(f"{n}.png", n)
+    watched.put("far/9.png", 9)
     watched.next()
-    monkeypatch.setattr(Collection, "ids", narrow(Collection.ids))
-    monkeypatch.setattr(Collection, "origins", narrow(Collection.origins))
+    pages, read = SqliteCollection.pages, set[str]()
+
+    def seen(*args: Any, **settings: Any) -> Iterator[list[Record]]:
+        for page in pages(*args, **settings):
+            read.update(os.path.basename(record.path) for record in page)
+            yield page
+
+    monkeypatch.setattr(SqliteCollection, "pages", seen)
     # As editors and downloads leave them.
     watched.put("3.png.part", 3).rename(watched.folder / "3.png")
     assert watched.next().report == IngestReport(added=1)
@@ -119,19 +124,12 @@ def test_a_change_reads_its_own_records_and_what_is_no_image_none(
     (watched.folder / "3.png").unlink()
     (watched.folder / "copy.png").unlink()
     (watched.folder / "0.png").with_suffix(".txt").write_text("zero")
-    assert watched.next().report == IngestReport(updated=1, removed=1)
+    assert watched.next().report == IngestReport(updated=1, removed=2)
+    (watched.folder / "1.png").rename(watched.folder / "renamed.png")
+    assert watched.next().report == IngestReport(updated=1)
+    assert read == {"1.png", "3.png"}
     monkeypatch.undo()
-    assert watched.paths() == {"0.png", "1.png", "2.png"}
-
-
-def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, which must be asked for given records only."""
-
-    def errors(collection: Collection, what: Any = None) -> Any:
-        assert what is not None
-        return method(collection, what)
-
-    return errors
+    assert watched.paths() == {"0.png", "renamed.png", "2.png", "far/9.png"}
 
 
 def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:
@@ -158,7 +156,10 @@ def test_a_folder_that_is_empty_at_first_loses_nothing(
     watched.close()
     path.rename(tmp_path / "0.png")
     again = watch_folders(
-        [FolderUri(str(watched.folder))], watched.index, frame_interval_s=0.0, settle_s=0.1
+        [SourceUri(str(watched.folder), "folder")],
+        watched.index,
+        frame_interval_s=0.0,
+        settle_s=0.1,
     )
     assert next(again).report == IngestReport()
     assert "until `coca index" in caplog.text
@@ -203,14 +204,14 @@ def test_tars_that_come_change_and_go_are_followed(watched: Watched, tmp_path: P
     assert watched.next().report.removed == 2
 
 
-def test_changes_wait_where_another_process_holds_the_collection(
+def test_changes_wait_where_the_store_refuses_them(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.next()
-    watched.faults.append(SearchError("it is in use"))
+    watched.faults.append(SearchError("the disk is full"))
     watched.put("0.png", 0)
     assert watched.next().report.added == 1
-    assert "it is in use; 1 changes wait" in caplog.text
+    assert "the disk is full; 1 changes wait" in caplog.text
 
 
 def test_a_changed_folder_is_searched_for_images_also_if_it_is_called_tar(tmp_path: Path) -> None:
@@ -245,11 +246,11 @@ def test_a_watch_of_images_reports_the_result_of_each_run(tmp_path: Path, model:
 
 
 def test_only_folders_can_be_watched(tmp_path: Path) -> None:
-    folder, image = FolderUri(str(tmp_path)), ImageUri(str(tmp_path / "a.png"))
-    assert watched_folders([folder, folder]) == [folder, folder]
-    for uri in (image, TarsUri("shards/*.tar")):
+    folder, image = SourceUri(str(tmp_path), "folder"), SourceUri(str(tmp_path / "a.png"), "image")
+    check_watchable([folder, folder])
+    for uri in (image, SourceUri("shards/*.tar", "tars")):
         with pytest.raises(ConfigError, match="only local folders"):
-            watched_folders([folder, uri])
+            check_watchable([folder, uri])
 
 
 @pytest.mark.slow
@@ -270,7 +271,7 @@ def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
-    with Collection.open(str(tmp_path / "coca.db")) as collection:
+    with open_collection(str(tmp_path / "coca.db")) as collection:
         assert collection.count() == 2
 
 

@@ -45,12 +45,18 @@ def add(
     names = _names(labels)
     uri = defaults.index_uri(uri)
     from coca.runtime.prompts import prompts_named
-    from coca.search.milvus.catalog import check_fillable
     from coca.search.mining.zero_shot import add_classes, class_names
+    from coca.search.stores import check_name
     from coca.workflows.collections.class_prompts import info_at, open_classes
+    from coca.workflows.collections.collection_model import infos_at
 
     templates = prompts_named(prompts)
-    info = (check_fillable if model else info_at)(uri, collection, token=token)
+    check_name(uri, collection)
+    info = (
+        infos_at(uri, token=token).get(collection)
+        if model
+        else info_at(uri, collection, token=token)
+    )
     predictor = defaults.load_model(defaults.model_to_fill(model, info), execution, info=info)
     with open_classes(predictor, uri, collection, token=token, create=True) as opened:
         add_classes(opened, predictor, names, templates=templates)
@@ -72,12 +78,12 @@ def remove(
     """Remove classes."""
     names = _names(labels)
     uri = defaults.index_uri(uri)
-    from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names, remove_classes
+    from coca.search.stores import open_collection
     from coca.workflows.collections.class_prompts import find_classes
 
     find_classes(uri, collection, token=token)
-    with Collection.open(uri, collection, token=token) as opened:
+    with open_collection(uri, collection, token=token) as opened:
         remove_classes(opened, names)
         there = class_names(opened)
     console.say(f"{len(there)} classes are left in collection {collection!r} of {uri}")
@@ -93,13 +99,13 @@ def list_(
     console: Console,
 ) -> None:
     """List the classes."""
-    from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names
+    from coca.search.stores import open_collection
     from coca.workflows.collections.class_prompts import find_classes
 
     uri = defaults.index_uri(uri)
     find_classes(uri, collection, token=token)
-    with Collection.open(uri, collection, token=token) as opened:
+    with open_collection(uri, collection, token=token) as opened:
         there = class_names(opened)
     for name in there:
         console.say(name)

@@ -1,8 +1,9 @@
 """Commands `coca collection`: list, describe, show hidden records, index, calibrate, drop."""
 
-from dataclasses import asdict, replace
+import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +13,15 @@ from coca.cli.options.option_groups import Commands, Group
 from coca.core.errors import ConfigError, SearchError
 from coca.search.search_options import CalibrationConfig
 
+if TYPE_CHECKING:
+    from coca.search.milvus.collection import MilvusCollection
+    from coca.search.records import CollectionInfo
+    from coca.search.store import Collection
+
 
 def calibrate(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")
+        str, typer.Argument(metavar="NAME", help="Name of the collection.")
     ] = "pictures",
     *,
     config: Annotated[CalibrationConfig, Group(panel="Calibration", only=("false_alarms",))],
@@ -41,20 +47,17 @@ def calibrate(
     of false alarms, or by queries of your own.
     """
     uri = defaults.search_uri(uri)
-    from coca.search.milvus.collection import Collection
+    from coca.search.stores import open_collection
     from coca.workflows.collections.calibrate import calibrate as run
     from coca.workflows.collections.calibrate import read_answers
-    from coca.workflows.collections.collection_model import model_of
+    from coca.workflows.collections.collection_model import fitted, load_embedder, model_of
 
     answers = None if queries is None else read_answers(queries)
-    with Collection.open(uri, name, token=token) as collection:
+    with open_collection(uri, name, token=token) as collection:
+        embedder = load_embedder(model or model_of(collection.info), execution)
         made = run(
             collection,
-            defaults.load_model(
-                model or model_of(collection.info),
-                execution,
-                info=collection.info,
-            ),
+            fitted(embedder, collection.info),
             config,
             answers=answers,
             progress=console.progress,
@@ -73,38 +76,40 @@ def calibrate(
 
 
 app = Commands(
-    help="List, describe, index, calibrate, alias and drop collections, and show hidden records."
+    help="List, describe, index, calibrate and drop collections, and show hidden records."
 )
 
 _SIDES = {"image": "images", "text": "captions"}
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
 
 
 @app.command(name="list")
 def list_(uri: defaults.Uri = None, token: defaults.Token = "", *, console: Console) -> None:
-    """List the collections at a URI, with their record counts and aliases."""
-    from coca.search.milvus.catalog import list_all
-    from coca.search.milvus.connection import Connection
+    """List the collections at a URI, with their record counts."""
+    from coca.search.stores import open_store
 
-    with Connection(defaults.search_uri(uri), token=token, create=False) as connection:
-        found = list_all(connection)
+    with open_store(defaults.search_uri(uri), token=token) as store:
+        found = store.list()
     if found:
-        rows = [
-            [
-                one.name,
-                f"{'' if one.exact else 'about '}{one.count:,}",
-                one.model or "(not made by coca)",
-                ", ".join(one.aliases),
-                one.own_name,
-            ]
-            for one in found
-        ]
-        header = ["name", "records", "model", "aliases", "own name"]
-        console.table(header, rows, right=["records"])
+        rows = [[info.collection, f"{info.count:,}", info.model] for info in found]
+        console.table(["name", "records", "model"], rows, right=["records"])
     else:
         console.say("there are none")
-    console.emit([asdict(one) for one in found])
+    console.emit([_described(info) for info in found])
+
+
+def _milvus(collection: "Collection") -> "MilvusCollection":
+    from coca.search.milvus.collection import MilvusCollection
+
+    assert isinstance(collection, MilvusCollection)
+    return collection
+
+
+def _described(info: "CollectionInfo") -> dict[str, Any]:
+    fields = asdict(info)
+    del fields["calibration"]
+    return {"name": fields.pop("collection"), **fields}
 
 
 @app.command()
@@ -115,62 +120,59 @@ def info(
     *,
     console: Console,
 ) -> None:
-    """Print the records, model and index states of a collection."""
-    from coca.search.filters import IS_HIDDEN
-    from coca.search.milvus.collection import Collection
+    """Print the records, model, store and calibration of a collection."""
+    from coca.search.filters import IS_HIDDEN, where
     from coca.search.query.match import Calibration
+    from coca.search.stores import is_file, open_collection
 
-    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
-        found = collection.info
-        try:
-            calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
-        except SearchError as error:
-            calibration, state = None, str(error)
-        if calibration is not None:
-            state = (
-                f"{100 * calibration.false_alarms:.0f} % false alarms; made for "
-                f"{calibration.records:,} records"
-            )
-        captioned, hidden = collection.count("has_text == true"), collection.count(IS_HIDDEN)
-        states = collection.index_states()
-        rows = [
-            ["own name", collection.own_name],
-            ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
-            *([["hidden", f"{hidden:,} of them"]] if hidden else []),
-            ["vectors", f"{found.embed_dim} numbers"],
-            ["model", f"{found.model} ({found.fingerprint})"],
-            ["Milvus", f"{collection.capabilities.name} at {found.uri}"],
-            ["calibration", state],
-            *(
-                [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
-                for side, state in states.items()
-            ),
-        ]
-        console.table(["what", "is"], rows)
-        console.emit(
-            {
-                "collection": found.collection,
-                "own_name": collection.own_name,
-                "uri": found.uri,
-                "server": found.server_version,
-                "count": found.count,
-                "captioned": captioned,
-                "hidden": hidden,
-                "embed_dim": found.embed_dim,
-                "model": found.model,
-                "fingerprint": found.fingerprint,
-                "calibration": calibration and calibration.summary(),
-                "indexes": {
-                    side: {
-                        "index": str(state.index),
-                        "state": state.state,
-                        "rows": state.rows,
-                        "indexed_rows": state.indexed_rows,
-                    }
-                    for side, state in states.items()
-                },
-            }
+    uri = defaults.search_uri(uri)
+    with open_collection(uri, name, token=token) as collection:
+        found = collection.describe()
+        captioned = collection.count(where("caption_source", "!=", ""))
+        hidden = collection.count(IS_HIDDEN)
+        states = {} if is_file(uri) else _milvus(collection).index_states()
+    try:
+        calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
+    except SearchError as error:
+        calibration, state = None, str(error)
+    if calibration is not None:
+        state = (
+            f"{100 * calibration.false_alarms:.0f} % false alarms; made for "
+            f"{calibration.records:,} records"
         )
+    size_bytes = os.path.getsize(uri) if is_file(uri) else None
+    rows = [
+        ["records", f"{found.count:,}, {captioned:,} of them with a caption"],
+        *([["hidden", f"{hidden:,} of them"]] if hidden else []),
+        ["vectors", f"{found.embed_dim} numbers"],
+        ["model", f"{found.model} ({found.fingerprint})"],
+        ["store", f"{found.store} at {found.uri}"],
+        *([["file", f"{size_bytes / 1e6:,.1f} MB"]] if size_bytes is not None else []),
+        ["calibration", state],
+        *(
+            [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
+            for side, state in states.items()
+        ),
+    ]
+    console.table(["what", "is"], rows)
+    console.emit(
+        {
+            **_described(found),
+            "captioned": captioned,
+            "hidden": hidden,
+            "size_bytes": size_bytes,
+            "calibration": calibration and calibration.summary(),
+            "indexes": {
+                side: {
+                    "index": str(state.index),
+                    "state": state.state,
+                    "rows": state.rows,
+                    "indexed_rows": state.indexed_rows,
+                }
+                for side, state in states.items()
+            },
+        }
+    )
 
 
 @app.command()
@@ -186,17 +188,14 @@ def unhide(
 ) -> None:
     """Show hidden records again, so that searches find them."""
     from coca.search.filters import IS_HIDDEN
-    from coca.search.milvus.collection import Collection
-    from coca.search.records import batches, shown
+    from coca.search.stores import open_collection
 
-    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
-        hidden = sorted(collection.ids(IS_HIDDEN))
-        if unknown := [id for id in ids or () if id not in hidden]:
-            raise SearchError(f"{unknown[0]!r} is not a hidden record of collection {name!r}")
+    with open_collection(defaults.search_uri(uri), name, token=token) as collection:
+        hidden = collection.ids(IS_HIDDEN)
+        if unknown := set(ids or ()).difference(hidden):
+            raise SearchError(f"{min(unknown)!r} is not a hidden record of collection {name!r}")
         found = sorted(set(ids or hidden))
-        for some in batches(found, 1_000):
-            records = collection.get(some).values()
-            collection.upsert(replace(one, metadata=shown(one.metadata)) for one in records)
+        collection.patch({id: {"hidden": False} for id in found})
     console.say(f"searches find {len(found):,} records again")
     console.emit({"collection": name, "shown": found})
 
@@ -217,44 +216,25 @@ def index_(
 
     Milvus checks type and parameters; docs/milvus.md says which to choose.
     """
-    from coca.search.milvus.collection import Collection
     from coca.search.milvus.vector_index import VectorIndex
+    from coca.search.stores import is_file, open_collection
 
+    uri = defaults.search_uri(uri)
+    if is_file(uri):
+        raise SearchError(
+            f"{uri} is a SQLite file, which is searched exactly and has no index; a Milvus server "
+            "has one: docs/milvus.md"
+        )
     wanted = VectorIndex.of(index_type, index_params or ())
-    with Collection.open(defaults.search_uri(uri), name, token=token) as collection:
-        collection.change_index(wanted, progress=console.progress)
+    with open_collection(uri, name, token=token) as collection:
+        _milvus(collection).change_index(wanted, progress=console.progress)
         console.say(f"collection {name!r} has the index {wanted}")
         console.emit({"collection": name, "index": str(wanted)})
 
 
 @app.command()
-def alias(
-    name: Annotated[str, typer.Argument(metavar="ALIAS", help="Name of the alias.")],
-    collection: Annotated[str, typer.Argument(metavar="NAME", help="Collection it refers to.")],
-    uri: defaults.Uri = None,
-    token: defaults.Token = "",
-    *,
-    console: Console,
-) -> None:
-    """Create or switch an alias of a collection, atomically.
-
-    Clients that have the alias open still read the previous collection; their writes fail.
-    """
-    from coca.search.milvus.catalog import point_alias
-    from coca.search.milvus.connection import Connection
-
-    with Connection(defaults.search_uri(uri), token=token, create=False) as connection:
-        before = point_alias(connection, name, collection)
-    console.say(
-        f"{name!r} is an alias of {collection!r}"
-        + (f" now; before, of {before!r}" if before else "")
-    )
-    console.emit({"alias": name, "collection": collection, "before": before})
-
-
-@app.command()
 def drop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, alias or own name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without confirmation.")] = False,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
@@ -262,8 +242,7 @@ def drop(
     console: Console,
 ) -> None:
     """Drop a collection with all its records; image files are not deleted."""
-    from coca.search.milvus.catalog import drop_collection
-    from coca.search.milvus.connection import Connection
+    from coca.search.stores import open_store
 
     uri = defaults.search_uri(uri)
     try:
@@ -273,10 +252,10 @@ def drop(
         raise ConfigError(f"refusing to drop {name!r} without confirmation; pass --yes") from None
     if not sure:
         raise ConfigError("nothing was dropped")
-    with Connection(uri, token=token, create=False) as connection:
-        own_name = drop_collection(connection, name)
+    with open_store(uri, token=token) as store:
+        store.drop(name)
     console.say(f"collection {name!r} was dropped")
-    console.emit({"dropped": name, "own_name": own_name})
+    console.emit({"dropped": name})
 
 
 app.command()(calibrate)

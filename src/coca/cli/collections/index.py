@@ -1,6 +1,7 @@
 """Command `coca index`: embed images of folders, videos, tars and manifests into a collection."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,8 +102,7 @@ def index(
         ),
     ] = 0.1,
     bad_list: Annotated[
-        Path | None,
-        typer.Option("--bad-list", help="File to list unreadable images in."),
+        Path | None, typer.Option("--bad-list", help="File to list unreadable images in.")
     ] = None,
     *,
     dimensions: defaults.Dimensions = None,
@@ -111,7 +111,7 @@ def index(
     token: defaults.Token = "",
     console: Console,
 ) -> None:
-    """Index images: embed new and changed images, and upsert them into a Milvus collection.
+    """Index images: embed new and changed images, and upsert them into a collection.
 
     NAME.txt next to an image contains its captions, one a line; NAME.json captions and metadata.
     """
@@ -120,11 +120,16 @@ def index(
     if yes and (watch or not prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
     where = _where(uri, collection)
+    from coca.search.records import check_same_model
+    from coca.weights import FINGERPRINTS
     from coca.workflows.collections.index import index_images
 
-    def load(info: "CollectionInfo | None") -> "BasePredictor":
-        named = defaults.model_to_fill(model, info)
-        return defaults.load_model(named, execution)
+    def choose(info: "CollectionInfo | None") -> "Callable[[], BasePredictor]":
+        if info is not None and model is not None:
+            # Another shipped model is refused without loading it.
+            known = FINGERPRINTS.get(model, info.fingerprint)
+            check_same_model(info, fingerprint=known, embed_dim=info.embed_dim)
+        return lambda: defaults.load_model(defaults.model_to_fill(model, info), execution)
 
     def report_run(result: "IndexResult") -> None:
         _report(console, result, where)
@@ -132,7 +137,7 @@ def index(
 
     result = index_images(
         uris,
-        load,
+        choose,
         uri=defaults.index_uri(uri),
         dimensions=dimensions,
         frame_interval_s=frame_interval,

@@ -1,6 +1,5 @@
-"""Command `coca migrate`: copy a collection between two Milvus URIs."""
+"""Command `coca migrate`: copy a collection between two stores."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,10 +11,10 @@ from coca.core.errors import ConfigError
 
 def migrate(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Milvus URI: a .db path or a server.")
+        str, typer.Argument(metavar="SOURCE", help="Path of a SQLite file, or address of Milvus.")
     ],
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="Milvus URI: a .db path or a server.")
+        str, typer.Argument(metavar="TARGET", help="Path of a SQLite file, or address of Milvus.")
     ],
     collection: defaults.Collection = "pictures",
     to_collection: Annotated[
@@ -35,14 +34,6 @@ def migrate(
         ),
     ] = None,
     index_params: defaults.IndexParams = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--folder",
-            help="Folder to keep the Parquet files in, as a backup; default: "
-            "runs/migrate-COLLECTION, which is deleted at the end.",
-        ),
-    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -55,32 +46,31 @@ def migrate(
     to_token: Annotated[str, typer.Option("--to-token", help="As --token, for TARGET.")] = "",
     console: Console,
 ) -> None:
-    """Copy a collection between two Milvus URIs, such as a .db folder and a server.
+    """Copy a collection between two stores, such as a SQLite file and a Milvus server.
 
     The same command resumes an interrupted copy. No record is deleted from either side, and records
     of TARGET that differ are kept.
     """
+    from coca.search import stores
     from coca.search.ingest.migrate import migrate as run
-    from coca.search.milvus.collection import Collection
-    from coca.search.milvus.lite import address_of, is_lite
-    from coca.search.milvus.schema import CollectionSettings
-    from coca.search.milvus.vector_index import VectorIndex
 
     name = to_collection or collection
-    index = None
+    settings = None
     if index_type is not None:
-        index = VectorIndex.of(index_type, index_params or ())
-        if is_lite(address_of(target)):
-            # It would accept any index of an empty collection, and fail when that is opened again.
+        if stores.is_file(target):
             raise ConfigError(
-                f"--index is for a server, got {target}: migrate without it, then use "
-                "`coca collection index`"
+                f"--index is for a Milvus server, got {target}: SQLite searches exactly and has no "
+                "index; leave it out"
             )
+        from coca.search.milvus.schema import CollectionSettings
+        from coca.search.milvus.vector_index import VectorIndex
+
+        settings = CollectionSettings(index=VectorIndex.of(index_type, index_params or ()))
     elif index_params:
         raise ConfigError("--index-param requires --index")
     with (
-        Collection.open(source, collection, token=token) as old,
-        Collection.open(
+        stores.open_collection(source, collection, token=token) as old,
+        stores.open_collection(
             target,
             name,
             token=to_token,
@@ -88,19 +78,11 @@ def migrate(
             fingerprint=old.info.fingerprint,
             model=old.info.model,
             create=True,
-            settings=CollectionSettings(index=index),
+            settings=settings,
         ) as new,
     ):
-        files = folder or Path("runs") / f"migrate-{collection}"
         with resumable():
-            report = run(
-                old,
-                new,
-                files,
-                keep_files=folder is not None,
-                overwrite=overwrite,
-                progress=console.progress,
-            )
+            report = run(old, new, overwrite=overwrite, progress=console.progress)
         console.say(
             f"all {report.records:,} records are in {name!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"

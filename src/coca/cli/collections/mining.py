@@ -66,7 +66,7 @@ def recommend(
     the marginal relevance: (1 - D) x score - D x (cosine to the nearest result ranked above, -1
     for the first).
     """
-    from coca.search.query.query_terms import parse_arguments, parse_terms
+    from coca.cli.options.query_arguments import parse_arguments, parse_terms
 
     wanted = parse_arguments(positive)
     avoided = parse_terms(*_texts_and_files(negative)) if negative else []
@@ -114,12 +114,11 @@ def duplicates(
     the files whose removal leaves neither a pair nor a copy.
     """
     files = images.find(against or [])
-    from coca.search.filters import NOT_HIDDEN
-    from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
+    from coca.search.mining.duplicates import KEPT_PAIRS
     from coca.workflows.collections.mining import find_duplicates
 
-    with target.open_index() as collection:
-        found, paths = find_duplicates(
+    with target.open_collection() as collection:
+        found, images_there = find_duplicates(
             collection,
             min_similarity=min_similarity,
             others=files,
@@ -127,15 +126,14 @@ def duplicates(
             keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
-        copies = exact_copies(collection)
-        total = collection.count(NOT_HIDDEN)
+    paths, copies = images_there.paths, images_there.copies
     dropped = {paths[row] for row in found.drop}
     drop = dropped.union(*(copies.get(path, ()) for path in dropped))
     listed = {} if files else copies
-    drop.update(one for others in listed.values() for one in others)
+    drop.update(path for others in listed.values() for path in others)
     shown = [
-        (one.score, paths[one.first], files[one.second] if files else paths[one.second])
-        for one in found.pairs
+        (pair.score, paths[pair.first], files[pair.second] if files else paths[pair.second])
+        for pair in found.pairs
     ]
     rows = [
         ["copy", from_here(path), from_here(other)]
@@ -153,7 +151,7 @@ def duplicates(
     console.say(
         _sentence_on(
             found,
-            count=total,
+            count=len(paths),
             others=len(files),
             min_similarity=min_similarity,
             drop=len(drop),
@@ -161,7 +159,7 @@ def duplicates(
     )
     console.emit(
         {
-            "count": total,
+            "count": len(paths),
             "pair_count": found.count,
             "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
             "groups": [[paths[row] for row in group] for group in found.groups],
@@ -240,28 +238,32 @@ def mine(
     console: Console,
 ) -> None:
     """Select images of a collection for training, and write them as a manifest or as shards."""
-    if (count is None) == (fraction is None):
-        raise ConfigError("give the number of images by either --count or --fraction")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise ConfigError(f"--fraction must be in (0, 1], got {fraction}")
-    from coca.search.query.query_terms import parse_terms
+    from coca.cli.options.query_arguments import parse_terms
 
     terms = parse_terms(query) if query else []
     examples, apart = images.find(positive or []), images.find(away_from or [])
     from contextlib import ExitStack
 
-    from coca.search.filters import NOT_HIDDEN, all_of
+    from coca.search.filters import NOT_HIDDEN
     from coca.search.mining.selection import Choice
     from coca.workflows.collections import mining as workflow
     from coca.workflows.collections.class_prompts import find_classes
     from coca.workflows.collections.subset import check_out
 
-    check_out(out)  # an invalid name fails here, before a model is loaded
+    # Wrong calls fail here, before a model is loaded.
+    check_out(out)
+    choice = Choice(
+        count=count,
+        fraction=fraction,
+        min_score=min_score,
+        diverse=diverse,
+        max_similarity=max_similarity,
+    )
     with ExitStack() as opened:
-        collection = opened.enter_context(target.open_index())
+        collection = opened.enter_context(target.open_collection())
         if uncertain:
             find_classes(collection.info.uri, uncertain, token=target.token)
-        classes = opened.enter_context(target.open_index(uncertain)) if uncertain else None
+        classes = opened.enter_context(target.open_collection(uncertain)) if uncertain else None
         wanted = workflow.Mining(
             terms=terms,
             examples=examples,
@@ -270,13 +272,6 @@ def mine(
             away_from=apart,
         )
         total = collection.count(NOT_HIDDEN)
-        among_them = all_of(wanted.filter, NOT_HIDDEN)
-        choice = Choice(
-            count=count or max(1, round((fraction or 0) * collection.count(among_them))),
-            min_score=min_score,
-            diverse=diverse,
-            max_similarity=max_similarity,
-        )
         predictor = target.load_model(collection, execution)
         subset = workflow.mine(
             collection,

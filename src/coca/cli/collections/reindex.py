@@ -12,9 +12,9 @@ from coca.core.errors import ConfigError
 def reindex(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
     collection: defaults.Collection = "pictures",
-    leave_out: Annotated[
+    skip_missing: Annotated[
         bool,
-        typer.Option("--skip-missing", help="Switch the alias even if some images are unreadable."),
+        typer.Option("--skip-missing", help="Replace the old vectors even if images are missing."),
     ] = False,
     dimensions: defaults.Dimensions = None,
     *,
@@ -23,89 +23,70 @@ def reindex(
     token: defaults.Token = "",
     console: Console,
 ) -> None:
-    """Embed a collection's images with another model, then switch its alias to the result.
+    """Embed a collection's images with another model, then replace the old vectors by the new ones.
 
-    The index has the type and parameters of the old one.
-
-    The old vectors are kept under their own name until `coca collection drop`. Switching back to
-    the old model embeds only images added since, and deletes removed ones. Records that others
-    write meanwhile are copied as well; after the switch, their writes through the name fail.
+    Searches use the old vectors until all images are embedded. Records that others write meanwhile
+    are embedded as well. The same command resumes an interrupted run. An index of Milvus keeps its
+    type and parameters.
     """
     uri = defaults.search_uri(uri)
     from coca.runtime.short_vectors import shorten
-    from coca.search.ingest.reindex import ReindexReport
+    from coca.search import stores
     from coca.search.ingest.reindex import reindex as run
-    from coca.search.milvus.catalog import check_switchable, point_alias
-    from coca.search.milvus.collection import Collection
-    from coca.search.milvus.connection import Connection
-    from coca.search.milvus.schema import CollectionSettings
-    from coca.workflows.collections.collection_model import open_collection
+    from coca.workflows.collections.collection_model import lasting_name
     from coca.workflows.collections.image_resolver import ImageResolver
 
     # The collection is opened first, so that its errors are raised before a model is loaded.
-    with Collection.open(uri, collection, token=token) as old:
+    with stores.open_store(uri, token=token) as store:
+        old = store.open(collection)
         predictor = defaults.load_model(model, execution)
-        if old.info.fingerprint == predictor.fingerprint:
-            raise ConfigError(f"{collection!r} contains the vectors of {model} already")
         if dimensions is not None:
             predictor = shorten(predictor, dimensions)
-        with Connection(uri, token=token, create=False) as connection:
-            check_switchable(connection, collection)
-        with open_collection(
-            predictor,
-            uri,
-            collection,
-            token=token,
-            create=True,
-            staged=True,
-            settings=CollectionSettings(index=old.index_type),
-        ) as new:
-            new_name = new.own_name
-            before: list[str] = []
+        own = predictor.fingerprint, predictor.embed_dim
+        if (old.info.fingerprint, old.info.embed_dim) == own:
+            raise ConfigError(f"{collection!r} contains the vectors of {model} already")
+        settings = None
+        if not stores.is_file(uri):
+            from coca.search.milvus.collection import MilvusCollection
+            from coca.search.milvus.schema import CollectionSettings
 
-            def switch(report: ReindexReport) -> bool:
-                if not report.lost or leave_out:
-                    with Connection(uri, token=token, create=False) as connection:
-                        before.append(point_alias(connection, collection, new_name))
-                return bool(before)
-
-            with resumable():
-                report = run(
-                    old,
-                    predictor,
-                    new,
-                    open_image=ImageResolver(),
-                    batch_size=predictor.batch_size,
-                    switch=switch,
-                    progress=console.progress,
-                )
+            assert isinstance(old, MilvusCollection)
+            settings = CollectionSettings(index=old.index_type)
+        with resumable():
+            report = run(
+                store,
+                collection,
+                predictor,
+                model=lasting_name(predictor),
+                open_image=ImageResolver(),
+                skip_missing=skip_missing,
+                batch_size=predictor.batch_size,
+                settings=settings,
+                progress=console.progress,
+            )
     for _, sentence in report.lost:
         console.complain(sentence)
-    done = bool(before)
     total = report.embedded + report.kept
     console.say(
-        f"{total:,} images, embedded by {model}, are in {new_name!r}"
+        f"{total:,} records are embedded by {model}"
         + (f", {report.caught_up:,} of them written meanwhile" if report.caught_up else "")
-        + (f", {report.removed:,} missing ones were removed" if report.removed else "")
         + (f", {len(report.lost):,} cannot be read" if report.lost else "")
         + (
-            f"; {collection!r} is now its alias, and the old vectors are in {before[0]!r}"
-            if done
-            else f"; {collection!r} is unchanged: restore the images and run it again, or "
-            "switch without them with --skip-missing"
+            f"; {collection!r} has the new vectors now"
+            if report.is_promoted
+            else f"; {collection!r} is unchanged: restore the images and run it again, or leave "
+            "them out with --skip-missing"
         )
     )
     console.emit(
         {
-            "collection": new_name,
+            "collection": collection,
             "embedded": report.embedded,
             "kept": report.kept,
-            "updated": report.updated,
-            "removed": report.removed,
             "caught_up": report.caught_up,
-            "before": before[0] if before else "",
+            "promoted": report.is_promoted,
             "lost": [{"path": path, "error": error} for path, error in report.lost],
         }
     )
-    if not done:
+    if not report.is_promoted:
         raise typer.Exit(1)

@@ -84,7 +84,7 @@ def search(
     --rerank the top K are sorted by their rank score. On a calibrated collection, results of a text
     query have a match probability, and "no" where it is below the threshold.
     """
-    from coca.search.query.query_terms import parse_arguments
+    from coca.cli.options.query_arguments import parse_arguments
 
     terms = parse_arguments(query or [], text or [], image or [])
     if note := _reading(query or [], terms):
@@ -99,8 +99,8 @@ def search(
             f"--during {shlex.quote(period)}"
         )
     options = replace(options, filter=among.expression, ranking=ranking)
-    with target.open(execution, progress=console.progress) as engine:
-        hits = engine.search(terms=terms, **vars(options))
+    with target.open(execution) as engine:
+        hits = engine.search_terms(terms, options)
     print_hits(console, hits, first=options.offset + 1, explain=explain)
 
 

@@ -56,11 +56,12 @@ def serve(
 ) -> None:
     """Serve collections over HTTP: search, items, captions, embeddings, and a web page.
 
-    One process holds a collection of Milvus Lite, so `coca index` must end before. Stop the service
-    by Ctrl-C. Without keys, only requests from this machine are answered.
+    `coca index` can write to the collections at the same time. Stop the service by Ctrl-C. Without
+    keys, only requests from this machine are answered.
     """
     console = Console()
     from coca.core.extras import require
+    from coca.search.milvus.connection import LITE
 
     require("fastapi", extra="serve")
     from coca.server.app import run
@@ -81,6 +82,11 @@ def serve(
         logging.getLogger("coca.server.audit").setLevel(logging.INFO)
 
     uri = defaults.index_uri(uri) if create else defaults.search_uri(uri)
+    if ring and uri.startswith(LITE):
+        raise ConfigError(
+            f"keys do not protect {uri}: Milvus Lite opens a port of its own, through which every "
+            "program of this machine reads and writes; use a SQLite file or a Milvus server"
+        )
     with open_service(
         uri,
         collection or ["pictures"],

@@ -47,8 +47,8 @@ Uri = Annotated[
     str | None,
     typer.Option(
         "--uri",
-        help="Milvus URI: a path that ends in .db, or the address of a server; default: COCA_URI, "
-        "else coca.db, else (searches only) the collection of the demo.",
+        help="Path of a SQLite file, address of a Milvus server, or milvus-lite:PATH; default: "
+        "COCA_URI, else coca.db, else (searches only) the collection of the demo.",
     ),
 ]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]

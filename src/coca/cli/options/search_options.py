@@ -11,15 +11,14 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
-from coca.core.progress import ProgressMaker, silent
 from coca.runtime.execution import Execution
 from coca.search.search_options import PhotoFilter
 
 if TYPE_CHECKING:
     from coca.runtime.base_predictor import BasePredictor
-    from coca.search.milvus.collection import Collection
     from coca.search.query.engine import SearchEngine
     from coca.search.records import Hit
+    from coca.search.store import Collection
 
 Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number of results.")]
 
@@ -32,20 +31,20 @@ class FilterOptions(PhotoFilter):
     """Filter options of a search."""
 
     filter: str = ""
-    """Milvus filter expression, such as 'metadata["year"] > 2020 and caption like "%car%"'."""
+    """Filter expression, such as 'metadata["year"] > 2020 and caption like "%car%"'."""
     tag: list[str] | None = None
     """Tag that every result must have; may be repeated."""
 
     @property
     def expression(self) -> str:
-        """Combine all options into one Milvus filter expression; empty without any."""
+        """Combine all options into one filter expression; empty without any."""
         from coca.search.filters import all_of, has_all_tags
 
         conditions = [self.filter] if self.filter else []
         if self.tag:
             conditions.append(has_all_tags(self.tag))
         conditions += self.conditions()
-        return str(all_of(*conditions)) if len(conditions) > 1 else "".join(conditions)
+        return all_of(*conditions) if conditions else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +56,7 @@ class CollectionOptions:
     model: defaults.Model = None
     token: defaults.Token = ""
 
-    def open(
-        self,
-        execution: Execution,
-        *,
-        progress: ProgressMaker = silent,
-    ) -> "AbstractContextManager[SearchEngine]":
+    def open(self, execution: Execution) -> "AbstractContextManager[SearchEngine]":
         """Open the search engine: the collection and the model that filled it."""
         uri = defaults.search_uri(self.uri)
         from coca.workflows.collections.collection_model import open_search
@@ -74,15 +68,14 @@ class CollectionOptions:
             model=self.model,
             fallback=lambda: os.environ.get("COCA_MODEL"),
             execution=execution,
-            progress=progress,
         )
 
-    def open_index(self, collection: str = "") -> "Collection":
+    def open_collection(self, name: str = "") -> "AbstractContextManager[Collection]":
         """Open the collection without a model, or another collection at the same URI."""
         uri = defaults.search_uri(self.uri)
-        from coca.search.milvus.collection import Collection
+        from coca.search.stores import open_collection
 
-        return Collection.open(uri, collection or self.collection, token=self.token)
+        return open_collection(uri, name or self.collection, token=self.token)
 
     def load_model(self, collection: "Collection", execution: Execution) -> "BasePredictor":
         """Load the model of --model, or else the model that filled the collection."""

@@ -30,6 +30,15 @@ def demo(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model to demonstrate: its name or folder.")
     ] = DEFAULT_MODEL,
+    uri: Annotated[
+        str,
+        typer.Option(
+            "--uri",
+            help="Path of a SQLite file, address of a Milvus server, or milvus-lite:PATH; default: "
+            "pictures.db in the output folder.",
+            show_default=False,
+        ),
+    ] = "",
     *,
     console: Console,
 ) -> None:
@@ -41,30 +50,32 @@ def demo(
 
     folder = folder or (SHOWN if images is None else OWN)
     result = workflow.demo(
-        folder, images=images, model=model, progress=console.progress, log=console.note
+        folder, images=images, model=model, uri=uri, progress=console.progress, log=console.note
     )
     console.emit(
         {
             "folder": str(folder),
             "model": model,
-            "uri": str(result.index),
+            "uri": result.uri,
+            "collection": result.collection,
             "report": str(result.report),
             "images": result.count,
         }
     )
     console.say(f"report:     {result.report}")
     console.say(f"model:      {model}")
-    console.say(f"collection: {result.index}, {result.count:,} images")
+    console.say(f"collection: {result.collection} in {result.uri}, {result.count:,} images")
     console.say("try next:")
     # The shipped model and the demo's collection are the defaults of the commands.
     of_model = [] if model == DEFAULT_MODEL else ["--model", model]
-    uri = [] if folder == SHOWN else ["--uri", str(result.index)]
+    of_uri = [] if folder == SHOWN and not uri else ["--uri", result.uri]
+    of_uri += ["--collection", result.collection] if uri else []
     here, example = Path.cwd(), result.example
     example = example.relative_to(here) if example.is_relative_to(here) else example
     for words in (
-        ["search", "red car", *uri],
-        ["search", "--image", str(example), *uri],
-        ["serve", "--open", *uri],
+        ["search", "red car", *of_uri],
+        ["search", "--image", str(example), *of_uri],
+        ["serve", "--open", *of_uri],
         ["caption", str(example), *of_model],
         ["classify", str(example), "--labels", "animal,building,food,vehicle", *of_model],
     ):

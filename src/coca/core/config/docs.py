@@ -11,7 +11,17 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 Tree = dict[str, Any]
 """Section of a configuration as plain types."""
@@ -254,13 +264,13 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def docstrings(kind: type) -> dict[str, str]:
-    """Parse the docstrings of a dataclass's fields from source; Python does not keep them.
+    """Parse the docstrings of fields of a dataclass or TypedDict from source; Python drops them.
 
     A field without a docstring has that of the class it overrides.
     """
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__):
-        if dataclasses.is_dataclass(each):
+        if dataclasses.is_dataclass(each) or is_typeddict(each):
             texts |= _own_docstrings(each)
     return texts
 

@@ -41,10 +41,11 @@ from coca.runtime.files import (
 )
 from coca.runtime.image_file import read_image
 from coca.runtime.tokenizer_file import build_tokenizer, read_content
-from coca.search.milvus.collection import Collection
 from coca.search.query.originals import read_original
 from coca.search.query.query_terms import RULES
-from coca.search.records import Record, check_same_model, is_hidden
+from coca.search.records import Record, check_same_model
+from coca.search.store import Collection
+from coca.search.stores import open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
 
 PAGE = Path(__file__).parent / "page"
@@ -65,7 +66,7 @@ class PageConfig(Config):
     """Options of `coca export --format browser`."""
 
     uri: str = ""
-    """Milvus URI of the collection; empty: as for `coca search`."""
+    """Path of a SQLite file or URI of Milvus with the collection; empty: as for `coca search`."""
     collection: str = "pictures"
     """Name of the collection."""
     token: str = ""
@@ -89,7 +90,7 @@ def write(
     packages = [f"{RUNTIME_PACKAGE}@{RUNTIME_VERSION}"]
     with (
         npm_packages(packages, config.packages) as folder,
-        Collection.open(
+        open_collection(
             search_uri(config.uri), config.collection, token=config.token
         ) as collection,
         _exported(model, int8=config.int8, progress=progress) as graphs,
@@ -160,18 +161,17 @@ def check_tokenizer(path: Path) -> None:
 
 
 def sorted_records(collection: Collection) -> list[Record]:
-    """Read the records of a collection that are not hidden, sorted by id."""
-    records = [
-        record
-        for batch in collection.read_through()
-        for record in batch
-        if not is_hidden(record.metadata)
-    ]
+    """Read the records of a collection that are not hidden, sorted by id, and each image once."""
+    records: dict[str, Record] = {}
+    for page in collection.pages():
+        for record in page:
+            if not record.hidden:
+                records.setdefault(record.content or record.id, record)
     if not records:
         raise SearchError(
             f"collection {collection.info.collection!r} in {collection.info.uri} is empty"
         )
-    return sorted(records, key=lambda record: record.id)
+    return list(records.values())
 
 
 def vector_bytes(vectors: Float32[np.ndarray, "N E"]) -> bytes:

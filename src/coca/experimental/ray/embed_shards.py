@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from coca.core.errors import ConfigError, DataError, StorageError
@@ -23,8 +24,8 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
-from coca.search.ingest.pipeline import embed_source
-from coca.workflows.collections.collection_model import lasting_name, load_model
+from coca.search.ingest.pipeline import ingest
+from coca.workflows.collections.collection_model import lasting_name, load_model, open_collection
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner
 
@@ -115,13 +116,14 @@ def _embed(
     captions: bool,
     progress: ProgressMaker,
 ) -> EmbeddedShard:
-    records, report = embed_source(
-        source,
-        predictor,
-        captioner=captioner(predictor) if captions else None,
-        progress=progress,
-        batch_size=predictor.batch_size,
-    )
+    if captions:
+        captioner(predictor)  # Refuses a model without a decoder.
+    with (
+        TemporaryDirectory() as scratch,
+        open_collection(predictor, f"{scratch}/vectors.db", create=True) as collection,
+    ):
+        report = ingest([source], predictor, collection, captions=captions, progress=progress)
+        records = [record for page in collection.pages() for record in page]
     about = VectorsInfo(
         fingerprint=predictor.fingerprint,
         embed_dim=predictor.embed_dim,

@@ -12,8 +12,6 @@ from typing import Any
 
 from PIL import Image
 
-from coca.runtime.image_file import raw_tags
-
 # Values of metadata, converted and checked.
 
 MAX_TEXT_BYTES = 1_024
@@ -100,11 +98,6 @@ class Exif:
                 self._ifds.append(exif.get_ifd(_CAMERA_IFD))
             with suppress(Exception):
                 self.gps = exif.get_ifd(_GPS_IFD)
-
-    @classmethod
-    def of_raw(cls, data: bytes) -> "Exif":
-        """Read the tags of a raw photo that is a TIFF file; none of others."""
-        return cls(raw_tags(data))
 
     def value(self, tag: int) -> Any:
         """Return the value of a tag as Pillow reads it."""

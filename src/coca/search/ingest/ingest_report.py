@@ -1,10 +1,8 @@
 """Report of an ingest run, with its rejected images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
-
-from coca.search.ingest.upsert_rules import Count
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -20,20 +18,16 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Copy:
-    """Path with the same bytes as an earlier path."""
+    """New path with the same bytes as an earlier path."""
 
     path: str
     of: str
-    """Primary path of the record at that time."""
+    """The earlier path."""
 
 
-@runtime_checkable
-class BadLog(Protocol):
-    """Log of bad images, which aborts the run if there are too many."""
-
-    def add(self, good: int, bad: Sequence[BadImage]) -> None:
-        """Record the number of good images and the bad images since the last call."""
-        ...
+BadLog: TypeAlias = Callable[[int, Sequence[BadImage]], object]
+"""Log of bad images: records the number of good images and the bad images since the last call, of
+which there is at least one, and aborts the run if there are too many."""
 
 
 @dataclass(kw_only=True)
@@ -43,12 +37,12 @@ class IngestReport:
     added: int = 0
     """New records."""
     updated: int = 0
-    """Records whose image, caption or metadata changed."""
+    """Records whose image, path, caption or metadata changed."""
     unchanged: int = 0
     duplicates: int = 0
-    """Images whose bytes an earlier path already had."""
+    """New records of bytes that an earlier record has."""
     copies: list[Copy] = field(default_factory=list, compare=False)
-    """These images, each with the earlier path; not compared, as their number is."""
+    """These records, each with the earlier path; not compared, as their number is."""
     bad: list[BadImage] = field(default_factory=list)
     removed: int = 0
     """Deleted records, whose files are missing; only with `prune`."""
@@ -58,15 +52,10 @@ class IngestReport:
         """Number of usable images."""
         return self.added + self.updated + self.unchanged + self.duplicates
 
-    def count(self, count: Count, path: str, *, of: str) -> None:
-        """Count an image whose bytes a record already has; `of` is the record's primary path."""
-        if count is Count.UNCHANGED:
-            self.unchanged += 1
-        elif count is Count.UPDATED:
-            self.updated += 1
-        else:
-            self.duplicates += 1
-            self.copies.append(Copy(path, of))
+    @property
+    def has_changes(self) -> bool:
+        """Whether the run changed the collection in what searches return."""
+        return bool(self.added or self.updated or self.duplicates or self.removed)
 
     def reject(self, path: str, reason: str, detail: str) -> None:
         """Count a rejected image."""

@@ -1,7 +1,6 @@
-"""Parquet files of embedded records, for import into a collection or migration to another.
+"""Parquet files of embedded records, for import into a collection.
 
-The columns are those of a collection with both vectors in one row, so that Milvus can also import
-the files itself.
+The columns are the fields of a record; metadata and origin are JSON.
 """
 
 import io
@@ -17,11 +16,11 @@ from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
 from coca.search import records
-from coca.search.milvus.rows import to_record, to_row
-from coca.search.records import Record
+from coca.search.records import HIT_FIELDS, Record
 
 _ABOUT = b"coca.vectors"
 _BATCH_ROWS = 1_000
+_JSON = (records.METADATA, records.ORIGIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +35,16 @@ class VectorsInfo:
     source: str
     """Source of the images, such as a tar."""
     images: int
-    """Number of images in the file; identical images share a row."""
+    """Number of images in the file."""
     bad: int
     """Number of rejected images."""
 
 
-def write_vectors(
-    path: str | Path, batch: Sequence[Record], about: VectorsInfo | None = None
-) -> None:
-    """Write embedded records to a file atomically; `about` makes it a vectors file."""
+def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
+    """Write embedded records to a file atomically, with its description."""
     arrow = require("pyarrow", extra="search")
     parquet = require("pyarrow.parquet", extra="search")
-    if batch and about is not None:
+    if batch:
         records.check_records(batch, about.embed_dim)
     schema = _schema(arrow, about)
     table = arrow.Table.from_pylist([_to_plain(record) for record in batch], schema)
@@ -81,11 +78,13 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for row in batch.to_pylist():
-                    row[records.METADATA] = json.loads(row[records.METADATA])
-                    row[records.ORIGIN] = json.loads(row[records.ORIGIN])
-                    captioned = row[records.HAS_TEXT]
-                    yield to_record(row, row[records.TEXT_VECTOR] if captioned else None)
-    except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
+                    vector, text_vector = row.pop(records.VECTOR), row.pop(records.TEXT_VECTOR)
+                    yield records.from_plain(
+                        row | {name: json.loads(row[name]) for name in _JSON},
+                        np.array(vector, np.float32),
+                        None if text_vector is None else np.array(text_vector, np.float32),
+                    )
+    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
 
 
@@ -108,32 +107,22 @@ def _about(path: Path) -> VectorsInfo | None:
 
 
 def _to_plain(record: Record) -> dict[str, Any]:
-    row = to_row(record)
-    # As in a collection: the image's vector is the placeholder, marked by `has_text`.
-    vector = record.vector if record.text_vector is None else record.text_vector
-    return row | {
-        records.TEXT_VECTOR: np.asarray(vector, dtype=np.float32),
-        records.METADATA: json.dumps(row[records.METADATA], ensure_ascii=False),
-        records.ORIGIN: json.dumps(row[records.ORIGIN], ensure_ascii=False),
+    plain = records.to_plain(record)
+    return plain | {
+        **{name: json.dumps(plain[name], ensure_ascii=False) for name in _JSON},
+        records.VECTOR: record.vector,
+        records.TEXT_VECTOR: record.text_vector,
     }
 
 
-def _schema(arrow: Any, about: VectorsInfo | None) -> Any:
-    text, number, vector = arrow.string(), arrow.int64(), arrow.list_(arrow.float32())
+def _schema(arrow: Any, about: VectorsInfo) -> Any:
+    vector = arrow.list_(arrow.float32())
     types = {
-        records.ID: text,
-        records.VECTOR: vector,
-        records.TEXT_VECTOR: vector,
-        records.PATH: text,
-        records.CAPTION: text,
-        records.WIDTH: number,
-        records.HEIGHT: number,
-        records.TIME: number,
-        records.TAGS: arrow.list_(text),
-        records.ALBUM: text,
-        records.METADATA: text,
-        records.HAS_TEXT: arrow.bool_(),
-        records.ORIGIN: text,
+        **dict.fromkeys(HIT_FIELDS, arrow.string()),
+        **dict.fromkeys((records.WIDTH, records.HEIGHT, records.TIME), arrow.int64()),
+        records.TAGS: arrow.list_(arrow.string()),
+        records.HIDDEN: arrow.bool_(),
+        records.ORIGIN: arrow.string(),
+        **dict.fromkeys((records.VECTOR, records.TEXT_VECTOR), vector),
     }
-    metadata = None if about is None else {_ABOUT: json.dumps(asdict(about))}
-    return arrow.schema(list(types.items()), metadata=metadata)
+    return arrow.schema(list(types.items()), metadata={_ABOUT: json.dumps(asdict(about))})

@@ -8,15 +8,15 @@ files are untrusted: what is damaged is left out, texts and lists are cut, and n
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from typing import Any, TypeVar
+from typing import Any, TypedDict
 from xml.etree import ElementTree
 
 from PIL import Image, ImageFile, IptcImagePlugin
 
 from coca.core.files.formats import HEAD_BYTES, is_raw
-from coca.runtime.image_file import decoder_warnings_ignored, opened, upright_size
+from coca.runtime.image_file import decoder_warnings_ignored, opened, raw_tags, upright_size
 from coca.search.ingest.exif import (
     MAX_TEXT_BYTES,
     Exif,
@@ -41,68 +41,56 @@ from coca.search.records import (
     UTC_OFFSET,
 )
 
-T = TypeVar("T")
-
 # The fields, their types and units. Filters, facets, JSON and the documentation follow from here.
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhotoMetadata:
+class PhotoMetadata(TypedDict, total=False):
     """Fields that `coca index` adds to the metadata of a photo, where the photo has them.
 
     A field of the same name in `NAME.json` or a table takes precedence.
     """
 
-    title: str | None = None
+    title: str
     """Title."""
-    people: tuple[str, ...] | None = None
+    people: list[str]
     """Names of the people in the photo, as Lightroom, digiKam, Apple and Microsoft write them."""
-    rating: int | None = None
+    rating: int
     """Stars, 0 to 5; -1 if rejected."""
-    camera: str | None = None
+    camera: str
     """Maker and model of the camera."""
-    lens: str | None = None
+    lens: str
     """Model of the lens."""
-    exposure_s: float | None = None
+    exposure_s: float
     """Exposure time, in seconds."""
-    f_number: float | None = None
+    f_number: float
     """Aperture, as the f-number."""
-    focal_length: float | None = None
+    focal_length: float
     """Focal length of the lens, in millimetres."""
-    iso: int | None = None
+    iso: int
     """Sensitivity, as the ISO speed."""
-    flash: bool | None = None
+    flash: bool
     """Whether the flash fired."""
-    orientation: int | None = None
+    orientation: int
     """Orientation of the stored pixels, 1 to 8, as in Exif; searches and pages show it upright."""
-    latitude: float | None = None
+    latitude: float
     """Latitude in degrees, north positive, -90 to 90."""
-    longitude: float | None = None
+    longitude: float
     """Longitude in degrees, east positive, -180 to 180."""
-    altitude: float | None = None
+    altitude: float
     """Altitude above sea level, in metres."""
-    utc_offset: int | None = None
+    utc_offset: int
     """Offset of the zone of the capture time from UTC, in minutes. `time` is local time."""
-    city: str | None = None
+    city: str
     """City or town; if the photo names none, that of its coordinates (extra `places`)."""
-    country: str | None = None
+    country: str
     """Country."""
-    ocr_text: str | None = None
+    ocr_text: str
     """Text inside the image, line by line, with `coca index --ocr`."""
-    raw_file: str | None = None
+    raw_file: str
     """Name of the raw file of the same photo, next to it."""
 
-    def as_metadata(self) -> dict[str, Any]:
-        """Return the known fields as JSON values."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if value not in (None, (), "")
-        }
 
-
-PHOTO_FIELDS = tuple(each.name for each in fields(PhotoMetadata))
+PHOTO_FIELDS = tuple(PhotoMetadata.__annotations__)
 """Keys of the metadata of photos."""
 
 
@@ -125,11 +113,9 @@ class Annotation:
         rest = dict(fields)
         if len(captions) > 1:
             rest["captions"] = list(captions)
-        none: tuple[str, ...] = ()
-        found = (*tags, *_take(rest, "tags", _as_tags, none))
+        found = (*tags, *_take(rest, "tags", _as_tags, ()))
         album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
-        undated: tuple[int, int | None] = (0, None)
-        time, zone = _take(rest, "time", _as_time, undated)
+        time, zone = _take(rest, "time", _as_time, (0, None))
         if zone is not None:
             rest.setdefault(UTC_OFFSET, zone)
         caption = captions[0] if captions else ""
@@ -153,7 +139,7 @@ class Annotation:
         )
 
 
-def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
+def _take(fields: dict[str, Any], name: str, read: Callable[[Any], Any], default: Any) -> Any:
     """Remove and return a field if it is valid, else return the default."""
     value = read(fields[name]) if name in fields else None
     if value is None:
@@ -193,11 +179,6 @@ class Header:
     annotation: Annotation = field(default_factory=Annotation)
     """Caption, keywords, time of capture and fields of `PhotoMetadata`. The time is that of the
     camera's clock, also where its zone is known, so that a day is the day at the place."""
-
-    @property
-    def time(self) -> int:
-        """Local time of capture, in seconds since 1970; 0 if unknown."""
-        return self.annotation.time
 
 
 def with_place(annotation: Annotation) -> Annotation:
@@ -240,7 +221,7 @@ def read_header(image: bytes) -> Header:
             exif = Exif(shown.getexif())
             if is_raw(image[:HEAD_BYTES]):
                 # The preview has an Exif of its own, or nothing but its orientation.
-                exif = Exif.of_raw(image) or exif
+                exif = Exif(raw_tags(image)) or exif
             iptc, xmp = _iptc_of(shown), _xmp_of(shown, exif)
     except Exception:
         # On damaged files Pillow's readers raise nearly anything.
@@ -419,13 +400,12 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
         return xmp.number(name, *properties) if found is None else found
 
     people = dict.fromkeys([*xmp.texts("ext:PersonInImage"), *xmp.people])
-    photo = PhotoMetadata(
+    photo = dict[str, Any](
         title=xmp.text("dc:title") or "".join(iptc.get(_TITLE, ())[:1]),
-        people=tuple(people)[:_MAX_PEOPLE],
+        people=list(people)[:_MAX_PEOPLE],
         rating=xmp.number("rating", "xmp:Rating") or exif.number("rating", 0x4746),
         camera=camera_of(
-            exif.text(0x010F) or xmp.text("tiff:Make"),
-            exif.text(0x0110) or xmp.text("tiff:Model"),
+            exif.text(0x010F) or xmp.text("tiff:Make"), exif.text(0x0110) or xmp.text("tiff:Model")
         ),
         lens=exif.text(0xA434) or xmp.text("exifEX:LensModel", "aux:Lens"),
         exposure_s=number("exposure_s", 0x829A, "exif:ExposureTime"),
@@ -441,7 +421,7 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
     )
     return Annotation(
         caption,
-        photo.as_metadata(),
+        {name: value for name, value in photo.items() if value not in (None, [], "")},
         tuple(cut(tag, MAX_TAG_BYTES) for tag in dict.fromkeys(keywords))[:MAX_TAGS],
         time=_seconds(moment[0]) if moment else 0,
     )

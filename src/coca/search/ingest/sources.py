@@ -23,10 +23,7 @@ from coca.core.files.local_files import (
     walk_files,
 )
 from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Annotation, read_xmp
-from coca.search.records import RAW_FILE
-
-# Encoded images of sources, with their annotations.
-
+from coca.search.records import RAW_FILE, record_id, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +52,17 @@ _EXTRAS = (
 
 
 def find_files(
-    paths: Iterable[str | Path],
-    *,
-    suffixes: frozenset[str] = PHOTO_SUFFIXES,
-    warn: bool = True,
-) -> list[Path]:
+    paths: Iterable[str | Path], suffixes: frozenset[str] = PHOTO_SUFFIXES, *, warn: bool = True
+) -> dict[str, str]:
     """Find files by suffix below folders, plus the given files, sorted by absolute path.
 
     Folders are searched as by `walk_files`. A raw photo next to a photo of the same name is left
     out. Without the extras `heif` and `raw`, HEIF images and raw photos of folders are skipped with
     a warning. `warn` logs folders that cannot be read.
+
+    Returns:
+        Absolute path -> its raw file, or an empty text.
     """
-    return [Path(path) for path in sorted(_found(paths, suffixes, warn=warn))]
-
-
-def _found(
-    paths: Iterable[str | Path], suffixes: frozenset[str], *, warn: bool = True
-) -> dict[str, str]:
-    """Find files as `find_files` does; each has its raw file, or an empty text."""
     found: set[str] = set()
     named: set[str] = set()
     for path in paths:
@@ -104,7 +94,7 @@ def _found(
                 "%s %s are left out: pip install 'coca-captioners[%s]' installs what reads them",
                 *(f"{len(left_out):,}", kind, extra),
             )
-    return paired
+    return dict(sorted(paired.items()))
 
 
 def read_annotation(image: str | Path) -> Annotation:
@@ -123,18 +113,33 @@ class Entry:
     path: str
     """Path of the entry, the same in each run."""
     etag: str
-    """Etag: changes with the content, and is known without reading it. It contains no `|`. It
-    begins with eight hex digits and a colon, unique to the source, where another source may have
-    the same path."""
+    """Etag: changes with the content, and is known without reading it. It begins with eight hex
+    digits and a colon, unique to the source, where another source may have the same path."""
+
+    @property
+    def id(self) -> str:
+        """Id of the record of an entry with one image."""
+        return record_id(self.path, source_of(self.etag))
 
 
-@runtime_checkable
-class ItemSource(Protocol):
-    """Source of images that are listed and read one by one; thread-safe."""
+class Source(Protocol):
+    """Source of images, whose entries are listed."""
 
     def entries(self) -> Sequence[Entry]:
         """List all entries, the same in each call."""
         ...
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether a path of this etag came from this source and no longer exists.
+
+        True only if certain: unreachable files are not lost.
+        """
+        ...
+
+
+@runtime_checkable
+class ItemSource(Source, Protocol):
+    """Source of images that are read one by one; thread-safe."""
 
     def annotation(self, entry: Entry) -> Annotation | None:
         """Read the metadata of an image; None where the etag covers the metadata.
@@ -152,24 +157,18 @@ class ItemSource(Protocol):
         """
         ...
 
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Return whether a path of this etag came from this source and no longer exists.
 
-        True only if certain: unreachable files are not lost.
-        """
-        ...
+WHOLE = "+"
+"""Suffix of the etag of a series' last frame, which is written after all other frames."""
 
 
 @runtime_checkable
-class SeriesSource(Protocol):
+class SeriesSource(Source, Protocol):
     """Source of entries with many ordered images, such as videos.
 
-    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`.
+    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`;
+    `ingest` adds `WHOLE` to that of the last frame.
     """
-
-    def entries(self) -> Sequence[Entry]:
-        """List all entries, the same in each call."""
-        ...
 
     def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Iterate over the images of an entry, lazily.
@@ -179,29 +178,17 @@ class SeriesSource(Protocol):
         """
         ...
 
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Return whether an entry is lost; as in `ItemSource`."""
-        ...
-
 
 @runtime_checkable
-class NamedSource(Protocol):
-    """Source that lists its possible paths, so that only those are checked."""
+class PlacedSource(Protocol):
+    """Source whose records have known places, so that only those are read."""
 
-    def names(self) -> Sequence[str] | None:
-        """List every path that it has or has lost; None where only the collection knows."""
-        ...
+    saw_deletion: bool
+    """Whether files that it has lost were seen being deleted; otherwise an empty folder may be the
+    mount point of an unmounted drive."""
 
-
-@runtime_checkable
-class RootedSource(Protocol):
-    """Source that searches folders recursively.
-
-    An empty folder may be the mount point of an unmounted drive.
-    """
-
-    def roots(self) -> Sequence[str]:
-        """List the folders."""
+    def places(self) -> Sequence[str]:
+        """List the files and folders at or below which it has or has lost images."""
         ...
 
 
@@ -239,6 +226,7 @@ class FileSource:
         within: Folders that images and sidecar files must be in after links are resolved; others
             are unreadable. Empty: links may lead anywhere.
         missing: Files and folders that no longer exist, which have lost their files.
+        saw_deletion: See `PlacedSource`.
 
     Attributes:
         missing: Absolute paths of `missing`.
@@ -250,28 +238,24 @@ class FileSource:
         *,
         missing: Iterable[str | Path] = (),
         within: Sequence[str | Path] = (),
+        saw_deletion: bool = False,
     ) -> None:
         paths = list(paths)
-        self._within = within
+        self._within, self.saw_deletion = within, saw_deletion
         self.missing = [os.path.abspath(path) for path in missing]
         self._roots = Roots(paths, missing=self.missing)
         self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
-        self._raw_of = _found(paths, PHOTO_SUFFIXES)
+        self._raw_of = find_files(paths)
         self._raw = frozenset(filter(None, self._raw_of.values()))
-        self._entries = [Entry(path, file_etag(path)) for path in sorted(self._raw_of)]
+        self._entries = [Entry(path, file_etag(path)) for path in self._raw_of]
 
     def entries(self) -> Sequence[Entry]:
         """List the files, sorted by absolute path."""
         return self._entries
 
-    def roots(self) -> Sequence[str]:
-        """List the folders among the paths."""
-        return sorted(filter(os.path.isdir, self._tops))
-
-    def names(self) -> Sequence[str] | None:
-        """List the files; None if a folder is searched."""
-        paths = [*self._raw_of, *self._raw]
-        return paths if self._tops <= set(paths) else None
+    def places(self) -> Sequence[str]:
+        """List the files and folders, and the raw files that belong to a photo."""
+        return sorted(self._tops | self._raw)
 
     def annotation(self, entry: Entry) -> Annotation:
         """Read the sidecar files; the folder is the album unless they give one."""
@@ -280,19 +264,14 @@ class FileSource:
         if raw := self._raw_of.get(entry.path):
             metadata = {RAW_FILE: os.path.basename(raw), **annotation.metadata}
             annotation = replace(annotation, metadata=metadata)
-        return (
-            annotation
-            if annotation.album
-            else replace(annotation, album=os.path.dirname(entry.path))
-        )
+        return replace(annotation, album=annotation.album or os.path.dirname(entry.path))
 
     def read(self, entry: Entry) -> SourceImage:
         """Read the file and its metadata."""
-        annotation = self.annotation(entry)
         return SourceImage(
             path=entry.path,
             data=read_file(entry.path),
-            annotation=annotation,
+            annotation=self.annotation(entry),
             modified_at=modified_at(entry.path),
             etag=entry.etag,
         )

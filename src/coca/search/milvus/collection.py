@@ -1,198 +1,142 @@
-"""Collection of images and their captions in Milvus: the same interface for Lite and for servers.
+"""Collection of records in Milvus: a server, a cluster, Zilliz Cloud, or Milvus Lite."""
 
-Vectors have length 1 and are compared by inner product, which every index type and every Milvus
-version supports. The score is therefore the cosine.
-"""
-
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.search import records
-from coca.search.milvus import catalog, schema
-from coca.search.milvus.ann import Vectors, ann_search, grouped_ann_search
-from coca.search.milvus.connection import Capabilities, Connection
-from coca.search.milvus.lite import Lease
+from coca.search.filter_language import parse
+from coca.search.filter_printers import to_milvus
+from coca.search.milvus import schema
+from coca.search.milvus.ann import nearest, shown
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_builds import PATIENCE_S, IndexState, index_state
+from coca.search.milvus.ranked import RankedSearch
 from coca.search.milvus.rows import (
-    HIT_COLUMNS,
-    RECORD_COLUMNS,
-    WRITE_ROWS,
-    Row,
+    BATCH_ROWS,
+    COLUMNS,
     Rows,
-    belongs,
-    row_digest,
-    to_hit,
-    to_origin,
+    both,
+    is_in,
     to_record,
     to_row,
+    vector_of,
 )
 from coca.search.milvus.vector_index import VectorIndex
-from coca.search.records import CollectionInfo, Hit, Origin, Record, batches
-from coca.search.search_options import MAX_RESULTS, SearchOptions, Side
+from coca.search.records import (
+    CONTENT,
+    HAS_TEXT,
+    ID,
+    CollectionInfo,
+    Hit,
+    Record,
+    batches,
+    check_records,
+    check_same_model,
+    from_plain,
+    sort_key,
+    unit_rows,
+)
+from coca.search.search_options import Ranking, SearchOptions, Side, check_text
+from coca.search.store import Changes, check_changes
+from coca.search.words import query_terms, search_terms
 
-__all__ = ["MAX_RESULTS", "Collection"]
+_KEPT_CHANGES = 10_000
+"""Number of the last written ids that `changes` can name."""
+_FLUSH_ROWS = 5_000
 
-_BETWEEN_S = 2.0
-"""Maximum time between a writer's caption and image of one record, in seconds."""
+_T = TypeVar("_T")
 
 
-class Collection:
-    """Client of one collection of images with the vectors of one model.
+class MilvusCollection:
+    """Collection of Milvus; see `coca.search.store.Collection`. `MilvusStore` opens it.
 
-    Create it by `Collection.open`. It is thread-safe; on Milvus Lite, writes are serialized.
-    Closing it, or leaving its `with` block, releases the lock for the next process.
+    Writes of this client are found by its next call; those of other clients after the staleness
+    limit of the collection, some seconds by default. All methods raise a `SearchError` if another
+    collection has taken the name, with the vectors of another model.
 
     Attributes:
-        info: Description of the collection when it was opened.
+        info: Description of the collection as it was opened.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        info: CollectionInfo,
-        layout: schema.Layout,
-        *,
-        opened_as: str = "",
-    ) -> None:
-        """Wrap an open collection; use `Collection.open` instead."""
-        self.info, self._connection, self._opened_as = info, connection, opened_as
-        self._layout, self._captions_indexed = layout, False
-        self._images = Rows(connection, layout.name, layout.consistency)
-        # The same collection, if one row has both vectors.
-        self._texts = self._images
-        if not layout.shared:
-            self._texts = Rows(connection, layout.texts, layout.consistency)
+    def __init__(self, connection: Connection, collection: str) -> None:
+        """Open an existing collection, and load it for searches."""
+        self._connection, self._lock = connection, threading.Lock()
+        self.info, layout = schema.describe_collection(connection, collection)
+        self._rows = Rows(connection, schema.load_collection(connection, layout))
+        self.info = replace(self.info, count=self._rows.count())
+        self._version = self._unflushed = 0
+        self._count: int | None = self.info.count
+        self._written: deque[tuple[int, str]] = deque(maxlen=_KEPT_CHANGES)
+        # Version from which on all written ids are known.
+        self._known_since = 0
 
-    @classmethod
-    def open(
-        cls,
-        uri: str,
-        collection: str = "pictures",
-        *,
-        token: str = "",
-        embed_dim: int | None = None,
-        fingerprint: str | None = None,
-        model: str = "",
-        create: bool = False,
-        staged: bool = False,
-        settings: schema.CollectionSettings | None = None,
-        timeout_s: float = 60.0,
-    ) -> "Collection":
-        """Open a collection, or create it.
-
-        Args:
-            uri: Path that ends in `.db` (Milvus Lite), or URI of a server: `http://host:19530`.
-            collection: Name or alias: letters, digits and `_`.
-            token: `"user:password"` or an API key, for servers with authentication.
-            embed_dim: Vector size; required to create a collection, otherwise checked if given.
-            fingerprint: Fingerprint of the model of its vectors; as `embed_dim`.
-            model: Name or folder of that model, stored with the collection.
-            create: Create the collection if it is missing.
-            staged: Open the collection created for this name and `fingerprint`, even if the alias
-                does not point to it yet; `point_alias` switches the alias.
-            settings: Configuration of a new collection.
-            timeout_s: Timeout of each call, in seconds.
+    def _current(self) -> Rows:
+        """Return the rows of the collection that has the name now.
 
         Raises:
-            SearchError: It is missing, unreachable, or has another model's vectors.
-            MissingExtraError: The Milvus packages are not installed.
+            SearchError: A collection of another model has taken the name.
         """
-        schema.check_name(collection)
-        connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
+        info, layout = schema.describe_collection(self._connection, self.info.collection)
+        check_same_model(info, fingerprint=self.info.fingerprint, embed_dim=self.info.embed_dim)
+        if layout.own_name != self._rows.layout.own_name:
+            taking = Rows(self._connection, schema.load_collection(self._connection, layout))
+            # A strong read waits for what was written last; then other reads find it, too.
+            taking.count()
+            with self._lock:
+                if layout.own_name != self._rows.layout.own_name:
+                    self._rows = taking
+                    self._note_unknown()
+        return self._rows
+
+    def _read(self, read: Callable[[Rows], _T]) -> _T:
+        """Read rows of one collection; again if it was dropped, as another took the name."""
         try:
-            with connection.write_lock:
-                own = (
-                    catalog.resolve_staged(connection, collection, fingerprint or "")
-                    if staged
-                    else catalog.resolve(connection, collection)
-                )
-                if own is None:
-                    if not create:
-                        raise SearchError(catalog.missing(connection, collection))
-                    if embed_dim is None or not fingerprint:
-                        raise SearchError(
-                            f"to make collection {collection!r} in {uri}, "
-                            "name embed_dim and fingerprint of the model that will fill it"
-                        )
-                    own = catalog.make_named(
-                        connection,
-                        collection,
-                        embed_dim=embed_dim,
-                        fingerprint=fingerprint,
-                        model=model,
-                        settings=settings or schema.CollectionSettings(),
-                        staged=staged,
-                    )
-                info, layout = schema.describe_collection(connection, own)
-                info = replace(info, collection=collection)
-                records.check_same_model(
-                    info,
-                    fingerprint=fingerprint or info.fingerprint,
-                    embed_dim=embed_dim or info.embed_dim,
-                )
-                schema.load_collection(connection, layout)
-                # The description of Milvus takes precedence: other clients may rebuild an index.
-                if state := schema.index_state(connection, layout.name, records.VECTOR):
-                    layout = replace(layout, index=state.index)
-                by_alias = not staged and collection != own
-                opened = cls(connection, info, layout, opened_as=collection if by_alias else "")
-                opened.info = opened.describe()
-        except BaseException:
-            connection.close()
-            raise
-        return opened
+            return read(self._current())
+        except SearchError as error:
+            if not self._connection.is_missing(error):
+                raise
+            return read(self._current())
 
-    def __enter__(self) -> "Collection":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def in_milvus(self) -> "Collection":
-        """Return the collection itself; see `VectorSearch`."""
-        return self
-
-    @property
-    def lease(self) -> Lease | None:
-        """Lock on the folder of Milvus Lite; None on a server."""
-        return self._connection.lease
-
-    @property
-    def own_name(self) -> str:
-        """Name of the collection itself; aliases may be switched."""
-        return self._layout.name
-
-    def is_same(self, other: "Collection") -> bool:
-        """Return whether both are the same collection, under any names and URIs."""
-        layout, theirs = self._layout, other._layout
-        return layout.name == theirs.name and (
-            self._connection.normalized_uri == other._connection.normalized_uri
-            # Under two URIs of one server, the collection has the same id and creation time.
-            or (layout.identity != (0, 0) and layout.identity == theirs.identity)
-        )
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Features of the connected Milvus."""
-        return self._connection.capabilities
+    def _write(self, ids: Iterable[str], write: Callable[[Rows], None]) -> None:
+        """Write rows; again if another collection took the name, which may lack them."""
+        try:
+            while True:
+                rows = self._current()
+                try:
+                    write(rows)
+                except SearchError as error:
+                    if not self._connection.is_missing(error):
+                        raise
+                if self._current() is rows:
+                    return
+        finally:
+            # Also after a failure, since a part of the rows may be written.
+            self._note(ids)
 
     @property
     def index_type(self) -> VectorIndex:
         """Index of the vectors."""
-        return self._layout.index
+        return self._rows.layout.index
+
+    @property
+    def has_words(self) -> bool:
+        """Whether Milvus computes BM25; otherwise rankings have no words."""
+        return self._rows.layout.words
 
     def change_index(
         self,
         index: VectorIndex,
         *,
         progress: ProgressMaker = silent,
-        patience_s: float = schema.PATIENCE_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Rebuild the vector index; searches fail meanwhile.
 
@@ -204,289 +148,244 @@ class Collection:
         Raises:
             SearchError: It cannot be built; the old index is restored.
         """
-        rows = self.count()
-        if self.capabilities.lite:
-            _check_for_lite(index, rows)
-        self.flush()
-        self._layout = schema.change_index(
+        rows = self._current()
+        self._flush()
+        rows.layout = schema.change_index(
             self._connection,
-            self._layout,
+            rows.layout,
             index,
-            rows=rows,
+            rows=rows.count(),
             progress=progress,
             patience_s=patience_s,
         )
 
-    def index_states(self) -> dict[Side, schema.IndexState]:
-        """Return the build state of each vector's index.
-
-        On Lite captions have no index before the first caption.
-        """
-        sides: tuple[Side, Side] = ("text", "image")
-        states: dict[Side, schema.IndexState] = {}
-        for side, vectors in zip(sides, self._layout.vectors, strict=True):
-            if (state := schema.index_state(self._connection, *vectors)) is not None:
-                states[side] = state
-        return states
+    def index_states(self) -> dict[Side, IndexState]:
+        """Return the build state of the index of images and of captions."""
+        layout, sides = self._current().layout, get_args(Side)
+        columns = ((side, layout.column(side)) for side in sides)
+        states = {
+            side: index_state(self._connection, layout.own_name, column) for side, column in columns
+        }
+        return {side: state for side, state in states.items() if state is not None}
 
     def keep_calibration(self, text: str) -> None:
         """Store the calibration of match scores, as JSON; "" removes it."""
-        schema.keep_calibration(self._connection, self._layout, text)
+        layout = self._current().layout
+        schema.keep_property(self._connection, layout, schema.CALIBRATION, text)
         self.info = replace(self.info, calibration=text)
 
     def describe(self) -> CollectionInfo:
-        """Describe the collection, with the current `count`."""
-        return replace(self.info, count=self.count())
-
-    def upsert(self, rows: Iterable[Record]) -> int:
-        """Upsert records: insert new ids, replace existing ids.
-
-        Written rows are searchable at once and survive a killed process; `flush` indexes them.
-
-        Returns:
-            The number of records given.
-
-        Raises:
-            SearchError: A record cannot be stored; the message names it. Earlier records may
-                already be written. Or the name of the collection now refers to another one.
-        """
-        written = 0
-        for batch in batches(rows, WRITE_ROWS):
-            records.check_records(batch, self.info.embed_dim)
-            # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
-            self._write(list({record.id: record for record in batch}.values()))
-            written += len(batch)
-            self._check_name()
-        return written
-
-    def _write(self, batch: Sequence[Record]) -> None:
-        """Write validated records with distinct ids."""
-        written = [to_row(record) for record in batch]
-        if not self._captions_indexed and any(record.text_vector is not None for record in batch):
-            # Before the write, so that a killed writer leaves no caption without an index.
-            schema.index_captions(self._connection, self._layout)
-            self._captions_indexed = True
-        if self._layout.shared:
-            # A vector column cannot be null. The image's vector is the placeholder, hidden by
-            # `has_text`; a constant would create a cluster of equal points in the graph.
-            for row, record in zip(written, batch, strict=True):
-                text = record.vector if record.text_vector is None else record.text_vector
-                row[records.TEXT_VECTOR] = np.asarray(text, np.float32)
-        else:
-            # The captions first: the run after a killed one finds the image missing and writes both
-            # again. Until `repair` deletes such orphans, searches hide them.
-            caption_rows = [
-                row | {records.VECTOR: np.asarray(record.text_vector, np.float32)}
-                for row, record in zip(written, batch, strict=True)
-                if record.text_vector is not None
-            ]
-            self._texts.delete(record.id for record in batch if record.text_vector is None)
-            self._texts.upsert(caption_rows)
-        self._images.upsert(written)
-
-    def delete(self, ids: Iterable[str]) -> None:
-        """Delete records; missing ids are ignored.
-
-        Raises:
-            SearchError: The name of the collection now refers to another one.
-        """
-        for batch in batches(ids, WRITE_ROWS):
-            if not self._layout.shared:
-                self._texts.delete(batch)
-            self._images.delete(batch)
-        self._check_name()
-
-    def _check_name(self) -> None:
-        """Check that the name still refers to this collection, after a write.
-
-        `coca reindex` reads the records again when it has switched the name. A write that ended
-        before the switch is copied; a later one fails here, and so is never acknowledged and lost.
-        """
-        if not self._opened_as:
-            return
-        target = catalog.resolve(self._connection, self._opened_as)
-        if target not in (None, self.own_name):
-            raise SearchError(
-                f"{self._opened_as!r} in {self.info.uri} now refers to {target!r}, so what was "
-                f"written to {self.own_name!r} may be missing there: open it again, and repeat the "
-                "last write"
-            )
+        """Describe the collection, with the current `count` and `calibration`."""
+        info = schema.describe_collection(self._connection, self.info.collection)[0]
+        return replace(info, count=self._recent_count())
 
     def flush(self) -> None:
-        """Flush written rows into the index, where that is due."""
-        self._texts.flush()
-        self._images.flush()
+        """Flush written rows to disk, where Milvus builds their index, if they are many.
 
-    def close(self) -> None:
-        """Close the connection; closing twice does nothing."""
-        self._connection.close()
+        A server searches new rows without an index, and flushes by itself. A requested flush takes
+        seconds, and makes small segments of few rows.
+        """
+        if self._unflushed >= _FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._connection.call("flush", self.info.collection)
+        self._unflushed = 0
+
+    # Write.
+
+    def upsert(self, records: Iterable[Record]) -> int:
+        """Write records; see `Collection.upsert`."""
+        written = 0
+        for batch in batches(records, BATCH_ROWS):
+            check_records(batch, self.info.embed_dim)
+            # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
+            distinct = {record.id: record for record in batch}
+            self._write(distinct, partial(_upsert, distinct.values()))
+            written += len(batch)
+        return written
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete records, and return how many there were; missing ids are ignored."""
+        deleted = 0
+        for batch in batches(ids, BATCH_ROWS):
+            if stored := list(self._read(partial(Rows.get, ids=batch, columns=[ID]))):
+                self._write(stored, partial(Rows.delete, ids=stored))
+            deleted += len(stored)
+        return deleted
+
+    def patch(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
+        """Change fields of records; see `Collection.patch`."""
+        check_changes(changes)
+        patched = 0
+        for batch in batches(changes, BATCH_ROWS):
+            stored = self.get(batch)
+            patched += self.upsert(replace(record, **changes[id]) for id, record in stored.items())
+        return patched
+
+    def _note(self, ids: Iterable[str]) -> None:
+        """Note written ids for `changes`."""
+        with self._lock:
+            self._version += 1
+            for id in ids:
+                if len(self._written) == _KEPT_CHANGES:
+                    self._known_since = self._written[0][0]
+                self._written.append((self._version, id))
+                self._unflushed += 1
+            # A write changes the count by a number that Milvus does not return.
+            self._count = None
+
+    def _note_unknown(self) -> None:
+        """Note that another client wrote; the lock must be held."""
+        self._version += 1
+        self._known_since, self._count = self._version, None
+
+    def changes(self, since: int = -1) -> Changes:
+        """Return the current version, and the ids that this client wrote since another version.
+
+        Versions are of this object. Writes of other clients are noticed where they change the
+        number of records.
+        """
+        count = self._recent_count()
+        with self._lock:
+            if self._count not in (None, count):
+                self._note_unknown()
+            self._count = count
+            if since < self._known_since:
+                return Changes(self._version, None)
+            ids = (id for version, id in self._written if version > since)
+            return Changes(self._version, tuple(dict.fromkeys(ids)))
+
+    def _recent_count(self) -> int:
+        """Count the records without waiting for writes of other clients, at 0.2 s a call."""
+        return self._read(lambda rows: rows.count(freshness=rows.freshness))
+
+    # Read.
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
-        stored: list[Record] = []
-        for batch in batches(ids, WRITE_ROWS):
-            stored += self._to_records(list(self._images.get(batch, self._columns)))
-        return {record.id: record for record in stored}
-
-    def ids(self, filter: str = "") -> list[str]:
-        """List the ids of all records that match a filter, in no order.
-
-        Raises:
-            SearchError: Milvus rejects the filter.
-        """
-        return self._images.ids(filter)
+        wanted = dict.fromkeys(ids)
+        return self._read(lambda rows: _records(rows, wanted, vectors=True))
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
-        images = self._images
-        stored_rows = images.get(scores, HIT_COLUMNS, freshness=images.freshness)
-        by_id = {row[records.ID]: row for row in stored_rows}
-        return [to_hit(by_id[id], score) for id, score in scores.items() if id in by_id]
-
-    def read_hits(self) -> Iterator[list[Hit]]:
-        """Iterate over all records as hits with a score of 0, in batches and in no order."""
-        for rows in self._images.read_through(HIT_COLUMNS):
-            yield [to_hit(row, 0.0) for row in rows]
-
-    @property
-    def writes(self) -> int:
-        """Number of rows written or deleted so far through this client; on Lite, through any."""
-        return self._images.journal.writes
-
-    @property
-    def sees_all_writes(self) -> bool:
-        """Whether `writes` counts the writes of all clients, as on Lite, or only this client's."""
-        return self._connection.lease is not None
-
-    def changed_since(self, writes: int) -> list[str] | None:
-        """List the ids written since `writes` had this value; None if that is too long ago."""
-        return self._images.journal.since(writes)
+        by_id = self._read(lambda rows: _hits(rows, scores, ""))
+        return [replace(by_id[id], score=scores[id]) for id in scores if id in by_id]
 
     def count(self, filter: str = "") -> int:
-        """Count the records, or those that match a filter.
+        """Count the records that a filter keeps, hidden ones included."""
+        wanted = expression(filter)
+        return self._read(lambda rows: rows.count(wanted))
 
-        Raises:
-            SearchError: Milvus rejects the filter.
-        """
-        return self._images.count(filter)
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of the records that a filter keeps, sorted, hidden ones included."""
+        wanted = expression(filter)
+        return self._read(lambda rows: rows.ids(wanted))
 
-    def repair(self) -> set[str]:
-        """Delete orphaned captions, which killed writers leave.
+    def pages(
+        self, filter: str = "", *, vectors: bool = True, size: int = BATCH_ROWS
+    ) -> Iterator[list[Record]]:
+        """Read all records that a filter keeps, sorted by id, in pages of at most `size`."""
+        for batch in batches(self.ids(filter), size):
+            stored = self._read(partial(_records, ids=batch, vectors=vectors))
+            # A record may have been deleted since its id was read.
+            if page := [stored[id] for id in batch if id in stored]:
+                yield page
 
-        Only for captions in a separate collection, as on Milvus 2.3; searches never return orphans.
+    def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
+        """Return the ids that are not hidden, sorted, and their vectors; 0 where there is none."""
+        return self._read(lambda rows: _vectors(rows, on))
 
-        Returns:
-            The ids of records whose caption has no vector; they must be written again.
-        """
-        if self._layout.shared:
-            return set()
-        columns = [records.ID, records.CAPTION, records.HAS_TEXT]
-        texts = _by_id(self._texts.read_through(columns))
-        images = _by_id(self._images.read_through(columns))
-        if astray := _astray(texts, images):
-            # Another writer may be between its two writes.
-            time.sleep(_BETWEEN_S)
-            texts_again = _by_id([self._texts.get(astray, columns)])
-            astray = _astray(texts_again, _by_id([self._images.get(astray, columns)]))
-            self._texts.delete(astray)
-        unembedded = set(astray) | (images.keys() - texts.keys())
-        return {id for id in unembedded if id in images and images[id][records.HAS_TEXT]}
+    # Search.
 
-    def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
-        """Iterate over id, path, caption and origin of these records, or of all, in no order.
+    def nearest(self, vectors: Float[np.ndarray, "Q E"], options: SearchOptions) -> list[list[Hit]]:
+        """Find the nearest records to each vector; see `Collection.nearest`."""
+        options.check_page(self.index_type.max_results)
+        queries = unit_rows(vectors, self.info.embed_dim)
+        asked = replace(options, filter=expression(options.filter))
 
-        Missing ids are skipped. Do not write meanwhile.
-        """
-        columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
-        parts: Iterable[Iterable[Row]] = (
-            self._images.read_through(columns) if ids is None else [self._images.get(ids, columns)]
-        )
-        for part in parts:
-            for row in part:
-                yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
-
-    def digests(self, ids: Iterable[str] | None = None) -> dict[str, bytes]:
-        """Compute a digest of all fields but the vectors, of these records or of all; by id."""
-        parts: Iterable[Iterable[Row]] = (
-            self._images.read_through(HIT_COLUMNS)
-            if ids is None
-            else [self._images.get(ids, HIT_COLUMNS)]
-        )
-        return {row[records.ID]: row_digest(row) for part in parts for row in part}
-
-    def read_through(self, filter: str = "") -> Iterator[list[Record]]:
-        """Iterate over all records that match a filter, in batches; do not write meanwhile.
-
-        Raises:
-            SearchError: Milvus rejects the filter.
-        """
-        for batch in self._images.read_through(self._columns, filter):
-            yield self._to_records(batch)
-
-    def _to_records(self, batch: Sequence[Row]) -> list[Record]:
-        captioned = [row for row in batch if row[records.HAS_TEXT]]
-        if not self._layout.shared:
-            ids = [row[records.ID] for row in captioned]
-            captioned = list(self._texts.get(ids, [records.ID, records.VECTOR]))
-        vectors = {row[records.ID]: row[self._layout.text_column] for row in captioned}
-        return [to_record(row, vectors.get(row[records.ID])) for row in batch]
-
-    @property
-    def _columns(self) -> list[str]:
-        extra = [records.TEXT_VECTOR] if self._layout.shared else []
-        return [*RECORD_COLUMNS, *extra]
-
-    def search(
-        self,
-        vectors: Float[np.ndarray, "Q E"],
-        k: int = 10,
-        **options: Any,
-    ) -> list[list[Hit]]:
-        """Find the nearest records to each vector, nearest first.
-
-        Args:
-            vectors: One query a row, each of length 1.
-            k: Maximum number of hits per query.
-            **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
-
-        Raises:
-            SearchError: The vectors are invalid, `k` or `offset` is out of range, or Milvus rejects
-                the filter.
-        """
-        page = SearchOptions.of(k=k, **options)
-        page.check_page(self.index_type.max_results)
-        names = [f"query {row}" for row in range(len(vectors))]
-        queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        vectors_there, captions = self._vectors(page.on), page.on == "text"
-        if page.group_by:
-            answers = [
-                grouped_ann_search(vectors_there, query, page, captions=captions)
-                for query in queries
+        def search(rows: Rows) -> list[list[Hit]]:
+            pages = nearest(rows, queries, asked)
+            by_id = _hits(rows, [found.id for page in pages for found in page], asked.filter)
+            return [
+                [replace(by_id[one.id], score=one.score) for one in page if one.id in by_id]
+                for page in pages
             ]
-        else:
-            answers = ann_search(vectors_there, queries, page, captions=captions)
-        return page.keep_similar(answers)
 
-    def _vectors(self, side: Side) -> Vectors:
-        """Return the vector field of images or of captions, for searches."""
-        layout, images = self._layout, self._images
-        if side == "image":
-            return Vectors(images, images, records.VECTOR, layout.index)
-        return Vectors(images, self._texts, layout.text_column, layout.index)
+        return options.keep_similar(self._read(search))
+
+    def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
+        """Find the records that share a word with a text: ids with BM25, best first.
+
+        None are found where Milvus has no BM25 (before 2.5).
+        """
+        check_text(text)
+        terms = search_terms(query_terms(text), Ranking().captions)
+        wanted = shown(expression(filter))
+        if not self.has_words:
+            return []
+        found = self._read(lambda rows: rows.words(terms, k, wanted, column=schema.BM25))
+        return sorted(found.items(), key=lambda one: sort_key(one[1], one[0]))
+
+    def ranked(
+        self,
+        query: Float32[np.ndarray, " E"],
+        text: str,
+        ranking: Ranking,
+        options: SearchOptions,
+    ) -> list[Hit]:
+        """Search by image, caption and words; see `Collection.ranked`."""
+        options.check_page(self.index_type.max_results)
+        check_text(text)
+        query = unit_rows(query[np.newaxis], self.info.embed_dim)[0]
+        asked = replace(options, filter=expression(options.filter))
+
+        def search(rows: Rows) -> list[Hit]:
+            page = RankedSearch(rows, query, text, ranking, asked).page()
+            by_id = _hits(rows, [one.found.id for one in page], asked.filter)
+            return [one.rank(by_id[one.found.id], ranking) for one in page if one.found.id in by_id]
+
+        return self._read(search)
 
 
-def _check_for_lite(index: VectorIndex, rows: int) -> None:
-    """Check what Milvus Lite does not check: an empty collection, and numbers that crash it."""
-    if not rows:
-        raise SearchError("Milvus Lite builds no index of an empty collection: index images first")
-    for name, value in index.params.items():
-        if isinstance(value, int | float) and not value > 0:
-            raise ArgumentError(f"{name} of {index.type} must be above 0, got {value}")
+def expression(filter: str) -> str:
+    """Translate a filter to the language of Milvus."""
+    return to_milvus(parse(filter))
 
 
-def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:
-    return {row[records.ID]: row for part in parts for row in part}
+def _upsert(written: Iterable[Record], rows: Rows) -> None:
+    rows.upsert([to_row(record, rows.layout) for record in written])
 
 
-def _astray(texts: Mapping[str, Row], images: Mapping[str, Row]) -> list[str]:
-    return [id for id, row in texts.items() if not belongs(row, images.get(id))]
+def _records(rows: Rows, ids: Iterable[str], *, vectors: bool) -> dict[str, Record]:
+    if not vectors:
+        return {id: from_plain(row) for id, row in rows.get(ids, COLUMNS).items()}
+    stored = rows.get(ids, [*COLUMNS, HAS_TEXT, *rows.layout.columns])
+    return {id: to_record(row, rows.layout) for id, row in stored.items()}
+
+
+def _hits(rows: Rows, ids: Iterable[str], filter: str) -> dict[str, Hit]:
+    """Read hits by id, with the number of their copies that a filter keeps."""
+    stored = rows.get(dict.fromkeys(ids), COLUMNS, freshness=rows.freshness)
+    copies: Counter[str] = Counter()
+    contents = dict.fromkeys(row[CONTENT] for row in stored.values() if row[CONTENT])
+    for batch in batches(contents, BATCH_ROWS):
+        same = both(shown(filter), is_in(CONTENT, batch))
+        copies.update(row[CONTENT] for row in rows.query(same, [CONTENT], rows.freshness))
+    return {
+        id: replace(from_plain(row).as_hit(), copies=max(copies[row[CONTENT]], 1))
+        for id, row in stored.items()
+    }
+
+
+def _vectors(rows: Rows, on: Side) -> tuple[list[str], Float32[np.ndarray, "N E"]]:
+    layout, ids = rows.layout, rows.ids(shown())
+    stacked = np.zeros((len(ids), layout.embed_dim), np.float32)
+    columns = [ID, HAS_TEXT, layout.column(on)]
+    for start in range(0, len(ids), BATCH_ROWS):
+        batch = ids[start : start + BATCH_ROWS]
+        stored = rows.get(batch, columns)
+        for number, id in enumerate(batch, start):
+            if id in stored and (on == "image" or stored[id][HAS_TEXT]):
+                stacked[number] = vector_of(stored[id], layout, on)
+    return ids, stacked

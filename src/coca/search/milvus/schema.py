@@ -1,14 +1,12 @@
-"""Collection schema: columns, indexes and their builds, and properties that identify the model.
+"""Schema of a collection: columns, indexes, and properties that identify the model.
 
-An image is one row. Its caption vector is in the same row where Milvus supports two vector columns.
-Otherwise it is in a second collection, `NAME_texts`, with the same columns.
+A record is one row. Before Milvus 2.4 a row has one vector, so that it joins those of image and
+caption; a query then has zeros for the other one. Words are a column of terms, and the sparse
+vector that the BM25 function of Milvus computes of them (2.5 and later).
 """
 
 import logging
-import re
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -19,131 +17,19 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search import records
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.lite import CALIBRATION
-from coca.search.milvus.rows import METRIC
-from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex, index_of, parse_index
+from coca.search.milvus.index_builds import PATIENCE_S, build_index, index_hint, index_state
+from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex, parse_index
 from coca.search.records import MAX_BYTES, CollectionInfo
+from coca.search.search_options import Side
 
 logger = logging.getLogger(__name__)
 
-# Index builds: start, poll until finished, and report failures.
-
-
-PATIENCE_S = 1_800.0
-"""Timeout without any newly indexed row, in seconds.
-
-A server retries a failed build forever, and large segments add no rows for minutes.
-"""
-_POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class IndexState:
-    """Build state of the index of one column."""
-
-    column: str
-    index: VectorIndex
-    state: str
-    """`Finished`, `InProgress`, `Failed`, or another state of Milvus."""
-    rows: int
-    indexed_rows: int
-    reason: str
-    """Reason of a failure, as far as Milvus reports it."""
-
-
-def index_state(connection: Connection, collection: str, column: str) -> IndexState | None:
-    """Return the build state of a column's index; None if it has none."""
-    client, timeout_s = connection.client, connection.timeout_s
-    with connection.faults(f"describe the index of {column}"):
-        if column not in client.list_indexes(collection, field_name=column, timeout=timeout_s):
-            return None
-        described = client.describe_index(collection, column, timeout=timeout_s)
-        if described is None:
-            return None
-        done = described["state"] == "Finished"
-        return IndexState(
-            column=column,
-            index=index_of(described),
-            state=str(described["state"]),
-            rows=int(described["total_rows"]),
-            indexed_rows=int(described["indexed_rows"]),
-            reason="" if done else connection.index_fault(collection, column),
-        )
-
-
-def served_rows(connection: Connection, collection: str) -> int:
-    """Count the rows that searches reach through an index; other segments have none.
-
-    Milvus 2.3 reports an index as finished up to 20 s before its query nodes use it.
-    """
-    with connection.faults("list the loaded segments"):
-        segments = connection.client.list_loaded_segments(collection, timeout=connection.timeout_s)
-    # Each segment once, regardless of replicas.
-    return sum({one.segment_id: one.num_rows for one in segments if one.index_id > 0}.values())
-
-
-@contextmanager
-def _index_hint() -> Iterator[None]:
-    """Add where index types are described to an error of Milvus."""
-    try:
-        yield
-    except SearchError as error:
-        raise SearchError(
-            f"{error}; docs/milvus.md lists index types and their parameters"
-        ) from error
-
-
-@_index_hint()
-def build_index(
-    connection: Connection,
-    collection: str,
-    column: str,
-    index: VectorIndex,
-    *,
-    bar: Bar | None = None,
-    patience_s: float = PATIENCE_S,
-) -> None:
-    """Build the index of an unindexed column, and wait until it is finished."""
-    client, params = connection.client, connection.client.prepare_index_params()
-    # Nested once more, since Lite reads only the nested values; servers read both.
-    settings = {"params": dict(index.params)}
-    params.add_index(column, index_type=index.type, metric_type=METRIC, params=settings)
-    with connection.faults(f"build {index} for {column}"), connection.write_lock:
-        # Lite only records it, and builds it when the collection is loaded.
-        client.create_index(collection, params, timeout=connection.timeout_s, sync=False)
-    done, since = 0, time.monotonic()
-    while True:
-        now = index_state(connection, collection, column)
-        if now is None or now.state == "Failed":
-            raise SearchError(_fault(connection, index, now))
-        if now.indexed_rows > done:
-            if bar is not None:
-                bar.advance(now.indexed_rows - done)
-            done, since = now.indexed_rows, time.monotonic()
-        if now.state == "Finished":
-            return
-        if time.monotonic() - since > patience_s:
-            raise SearchError(_fault(connection, index, now))
-        time.sleep(_POLL_S)
-
-
-def drop_index(connection: Connection, collection: str, column: str) -> None:
-    """Drop the index of a column; the collection must be released."""
-    # By any other name Lite drops the indexes of all columns.
-    name = f"{column}_idx" if connection.is_lite else column
-    with connection.faults(f"drop the index of {column}"), connection.write_lock:
-        connection.client.drop_index(collection, name, timeout=connection.timeout_s)
-
-
-def _fault(connection: Connection, index: VectorIndex, now: IndexState | None) -> str:
-    summary = f"Milvus at {connection.uri} could not build {index.type}"
-    if now is None:
-        return f"{summary}: the index is gone"
-    reason = f": {now.reason}" if now.reason else ", without a reason"
-    return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}"
-
-
-# Configuration of a new collection.
+WORDS, BM25 = "words", "bm25"
+"""Columns of the terms of a record, and of the sparse vector that Milvus computes of them."""
+TEXT_WORDS, TEXT_BM25 = "text_words", "text_bm25"
+"""The same for its labels and the text inside the image."""
+BM25_K1, _BM25_B = 2.4, 0.75
+"""Parameters of BM25; `k1` is twice 1.2, as terms are repeated twice their weight."""
 
 Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
@@ -155,7 +41,8 @@ class CollectionSettings(Config):
     range_error: ClassVar = ArgumentError
 
     index: VectorIndex | None = None
-    """Index of the vectors. Default: `DEFAULT_INDEX`, or AUTOINDEX on Zilliz Cloud."""
+    """Index of the vectors. Default: `DEFAULT_INDEX`; AUTOINDEX on Zilliz Cloud; and FLAT, which
+    is exact, on Milvus Lite and before Milvus 2.4."""
     shards: Annotated[int, Interval(ge=1, le=16)] = 1
     """Number of shards that divide the writes: one for each 200 million rows."""
     replicas: Annotated[int, Ge(1)] = 1
@@ -167,241 +54,202 @@ class CollectionSettings(Config):
     """
 
 
-# Lite does not store a collection's description but stores its properties; servers store both.
-FINGERPRINT, MADE_FOR = "coca.fingerprint", "coca.made_for"
-_MODEL, _LAYOUT = "coca.model", "coca.layout"
-_ENCODING = "coca.encoding"
-"""Property of collections of an earlier version, whose vectors are encoded."""
-_INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
-_NEWEST = "2"
-_TEXTS = "_texts"
-_LOAD_S = 3_600.0
-"""Minimum timeout of loading a collection, in seconds; Lite builds a new index while loading."""
-_RETRY_S, _PAUSE_S = 60.0, 1.0
-"""Seconds in which a failed load is retried, and between two attempts."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Collections and columns of the parts of a record."""
+    """Columns and settings of a collection."""
 
-    name: str
-    """Own name of the collection, not an alias."""
-    texts: str
-    """Collection of the caption vectors: itself, or the second collection."""
-    text_column: str
-    """Column of the caption vectors."""
+    own_name: str
+    """Name of the collection itself, to which an alias leads."""
+    embed_dim: int
     index: VectorIndex
-    """Requested vector index."""
+    """Index of the vectors."""
     replicas: int
     consistency: str
     """Consistency level, by its Milvus name."""
-    made_for: str
-    """Public name it was created for."""
-    identity: tuple[int, int] = (0, 0)
-    """Id and creation time on a server; zeros on Lite."""
+    joined: bool
+    """Whether one column has the vectors of image and caption."""
+    words: bool
+    """Whether Milvus computes BM25."""
 
     @property
-    def vectors(self) -> list[tuple[str, str]]:
-        """Collection and column of each vector field."""
-        texts = (self.texts, self.text_column)
-        return [texts, (self.name, records.VECTOR)]
+    def columns(self) -> Sequence[str]:
+        """Columns of vectors."""
+        return [records.VECTOR] if self.joined else [records.VECTOR, records.TEXT_VECTOR]
 
-    @property
-    def shared(self) -> bool:
-        """Whether both vectors are in one row."""
-        return self.texts == self.name
+    def column(self, side: Side) -> str:
+        """Return the column of the vectors of images or captions."""
+        return records.TEXT_VECTOR if side == "text" and not self.joined else records.VECTOR
+
+    def part(self, side: Side) -> slice:
+        """Return the numbers of a joined vector that are of the image or caption."""
+        return slice(self.embed_dim, None) if side == "text" else slice(self.embed_dim)
 
 
-def check_name(collection: str) -> None:
-    """Validate a collection name against the rules of Milvus and the reserved suffix."""
-    if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
-        raise ArgumentError(
-            f"{collection!r} cannot name a collection: use letters, digits and _, "
-            "and begin with a letter or _"
-        )
-    if collection.endswith(_TEXTS):
-        raise ArgumentError(
-            f"{collection!r} cannot name a collection: "
-            f"{_TEXTS} at the end is kept for the captions of another one"
-        )
+CALIBRATION = "coca.calibration"
+"""Property with the calibration of match scores, as JSON."""
+_FINGERPRINT, _MODEL = "coca.fingerprint", "coca.model"
+_INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
+_LAYOUT, _NEWEST = "coca.layout", "3"
+_LOAD_S = 3_600.0
+"""Minimum timeout of loading a collection, in seconds."""
 
 
 def make_collection(
     connection: Connection,
-    collection: str,
+    name: str,
     *,
     embed_dim: int,
     fingerprint: str,
     model: str,
     settings: CollectionSettings,
-    made_for: str,
 ) -> None:
-    """Create an empty collection for the vectors of one model."""
-    capabilities = connection.capabilities
-    index = settings.index or (VectorIndex("AUTOINDEX") if capabilities.cloud else DEFAULT_INDEX)
+    """Create an empty collection for the vectors of one model, with its indexes, and load it."""
+    index = settings.index or _default_index(connection)
     properties = {
-        FINGERPRINT: fingerprint,
-        MADE_FOR: made_for,
+        _FINGERPRINT: fingerprint,
         _MODEL: model,
         _LAYOUT: _NEWEST,
         _INDEX: str(index),
         _REPLICAS: str(settings.replicas),
         _CONSISTENCY: settings.consistency,
     }
-    # The main collection is created last, so that a killed process never leaves half a collection.
-    if not capabilities.several_vectors:
-        texts = texts_name(collection)
-        # It may be left of a collection whose main collection was never created.
-        _drop(connection, texts)
-        _make(connection, texts, embed_dim, properties, settings)
-    _make(connection, collection, embed_dim, properties, settings)
-    if settings.index is None:
-        return
+    with connection.faults(f"make collection {name!r}"):
+        schema = _schema(connection, embed_dim)
+    connection.call(
+        "create_collection",
+        name,
+        schema=schema,
+        properties=properties,
+        num_shards=settings.shards,
+        consistency_level=settings.consistency,
+    )
     try:
-        # A server checks it now; then a wrong index leaves no collection.
-        load_collection(connection, describe_collection(connection, collection)[1])
-    except SearchError:
-        _drop(connection, collection)
-        _drop(connection, texts_name(collection))
+        # A server checks the index now; a wrong one leaves no collection.
+        load_collection(connection, describe_collection(connection, name)[1])
+    except BaseException:
+        connection.call("drop_collection", name)
         raise
 
 
-def _drop(connection: Connection, name: str) -> None:
-    with connection.faults(f"drop collection {name!r}"):
-        connection.client.drop_collection(name, timeout=connection.timeout_s)
+def _default_index(connection: Connection) -> VectorIndex:
+    if connection.capabilities.cloud:
+        return VectorIndex("AUTOINDEX")
+    # A graph of joined vectors has neighbours of both sides, and a lower recall of either.
+    exact = connection.capabilities.lite or not connection.capabilities.several_vectors
+    return VectorIndex("FLAT") if exact else DEFAULT_INDEX
 
 
-def has_collection(connection: Connection, collection: str) -> bool:
-    """Return whether a collection or alias of that name exists."""
-    with connection.faults("list its collections"):
-        return bool(connection.client.has_collection(collection, timeout=connection.timeout_s))
-
-
-def list_collections(connection: Connection) -> list[str]:
-    """List all collections, sorted, without the second collections for captions."""
-    with connection.faults("list its collections"):
-        names = set(connection.client.list_collections(timeout=connection.timeout_s))
-    return sorted(names - {texts_name(name) for name in names})
-
-
-def describe(connection: Connection, collection: str) -> dict[str, Any]:
-    """Describe a collection by the call of Milvus."""
-    with connection.faults(f"describe collection {collection!r}"):
-        found: dict[str, Any] = connection.client.describe_collection(
-            collection, timeout=connection.timeout_s
-        )
-    return found
-
-
-def model_in(found: dict[str, Any]) -> str:
-    """Return the model of a described collection; empty if this package did not create it."""
-    return str(found["properties"].get(_MODEL, ""))
-
-
-_FIELDS = (
-    records.ID,
-    records.VECTOR,
-    records.PATH,
-    records.CAPTION,
-    records.ALBUM,
-    records.WIDTH,
-    records.HEIGHT,
-    records.TIME,
-    records.TAGS,
-    records.METADATA,
-    records.HAS_TEXT,
-    records.ORIGIN,
-)
-"""Fields of every collection."""
+def _schema(connection: Connection, embed_dim: int) -> Any:
+    types, capabilities = connection.types.DataType, connection.capabilities
+    schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
+    vectors = [records.VECTOR, records.TEXT_VECTOR][: 1 + capabilities.several_vectors]
+    for column in vectors:
+        schema.add_field(column, types.FLOAT_VECTOR, dim=2 * embed_dim // len(vectors))
+    for column in (records.PATH, records.CONTENT, records.CAPTION, records.ALBUM):
+        schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
+    schema.add_field(records.CAPTION_SOURCE, types.VARCHAR, max_length=16)
+    for column in (records.WIDTH, records.HEIGHT, records.TIME):
+        schema.add_field(column, types.INT64)
+    schema.add_field(
+        records.TAGS,
+        types.ARRAY,
+        element_type=types.VARCHAR,
+        max_capacity=records.MAX_TAGS,
+        max_length=records.MAX_TAG_BYTES,
+    )
+    for column in (records.HIDDEN, records.HAS_TEXT):
+        schema.add_field(column, types.BOOL)
+    for column in (records.METADATA, records.ORIGIN):
+        schema.add_field(column, types.JSON)
+    if capabilities.tokenizer:
+        for terms, sparse in ((WORDS, BM25), (TEXT_WORDS, TEXT_BM25)):
+            schema.add_field(
+                terms,
+                types.VARCHAR,
+                max_length=MAX_BYTES[records.CAPTION],
+                enable_analyzer=True,
+                analyzer_params={"tokenizer": capabilities.tokenizer},
+            )
+            schema.add_field(sparse, types.SPARSE_FLOAT_VECTOR)
+            schema.add_function(
+                connection.types.Function(
+                    name=sparse,
+                    function_type=connection.types.FunctionType.BM25,
+                    input_field_names=[terms],
+                    output_field_names=[sparse],
+                )
+            )
+    return schema
 
 
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
-    """Read the description (without `count`) and the layout of a collection."""
-    found = describe(connection, collection)
-    properties = found["properties"]
-    columns = {column["name"]: column for column in found["fields"]}
-    if FINGERPRINT not in properties or records.ORIGIN not in columns:
-        lacking = ", ".join(name for name in _FIELDS if name not in columns)
+    """Read the description, without `count`, and the layout of a collection.
+
+    Raises:
+        SearchError: Another program or version created it.
+    """
+    description = connection.call("describe_collection", collection)
+    properties = description["properties"]
+    if _FINGERPRINT not in properties:
         raise SearchError(
-            f"collection {collection!r} in {connection.uri} was not made by `coca index`: it does "
-            "not record the model of its vectors"
-            f"{f', and lacks the fields {lacking}' if lacking else ''}; import its records into a "
-            'collection of another name, see "Vectors of another program" in docs/milvus.md'
+            f"collection {collection!r} in {connection.uri} was not made by `coca index`: the "
+            "model of its vectors is not recorded; import its records into a collection of another "
+            'name, see "Vectors of another program" in docs/milvus.md'
         )
-    encoded = _ENCODING in properties
-    if properties.get(_LAYOUT) != _NEWEST or MADE_FOR not in properties or encoded:
+    if properties.get(_LAYOUT) != _NEWEST:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was made by another version of coca, "
-            "whose records contain other fields: `coca index` the images again with another "
+            "whose records have other fields: `coca index` the images again with another "
             "--collection or --uri"
         )
-    name = str(found["collection_name"])
-    shared = records.TEXT_VECTOR in columns
+    columns = {column["name"]: column for column in description["fields"]}
+    joined = records.TEXT_VECTOR not in columns
     info = CollectionInfo(
         uri=connection.uri,
         collection=collection,
         count=0,
-        embed_dim=int(columns[records.VECTOR]["params"]["dim"]),
-        fingerprint=properties[FINGERPRINT],
+        embed_dim=int(columns[records.VECTOR]["params"]["dim"]) // (1 + joined),
+        fingerprint=properties[_FINGERPRINT],
         model=properties.get(_MODEL, ""),
-        server_version=connection.server_version,
+        store=connection.capabilities.product,
         calibration=properties.get(CALIBRATION, ""),
     )
     layout = Layout(
-        name=name,
-        texts=name if shared else texts_name(name),
-        text_column=records.TEXT_VECTOR if shared else records.VECTOR,
+        own_name=str(description["collection_name"]),
+        embed_dim=info.embed_dim,
         index=parse_index(properties[_INDEX]),
         replicas=int(properties[_REPLICAS]),
         consistency=properties[_CONSISTENCY],
-        made_for=properties[MADE_FOR],
-        identity=(int(found.get("collection_id", 0)), int(found.get("created_timestamp", 0))),
+        joined=joined,
+        words=BM25 in columns,
     )
     return info, layout
 
 
-def load_collection(connection: Connection, layout: Layout) -> None:
-    """Load the collection for searches, and finish an interrupted `make_collection`."""
-    for name, column in layout.vectors:
-        # Lite searches an unindexed column row by row, and the index is most of a collection's
-        # cost. So the caption index is built with the first caption.
-        waits = connection.is_lite and column == records.TEXT_VECTOR
-        if not waits and index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index)
-    with connection.faults(f"load collection {layout.name!r}"):
-        for name in {layout.texts, layout.name}:
-            _load(connection, name, layout.replicas)
+def load_collection(connection: Connection, layout: Layout) -> Layout:
+    """Load a collection for searches, and finish an interrupted `make_collection`.
+
+    Returns:
+        The layout with the index that Milvus reports: another client may have rebuilt it.
+    """
+    for column in layout.columns:
+        if index_state(connection, layout.own_name, column) is None:
+            build_index(connection, layout.own_name, column, layout.index)
+    sparse = VectorIndex("SPARSE_INVERTED_INDEX", {"bm25_k1": BM25_K1, "bm25_b": _BM25_B})
+    for column in (BM25, TEXT_BM25) if layout.words else ():
+        if index_state(connection, layout.own_name, column) is None:
+            build_index(connection, layout.own_name, column, sparse, metric="BM25")
+    name, timeout = layout.own_name, max(connection.timeout_s, _LOAD_S)
+    connection.call("load_collection", name, timeout=timeout, replica_number=layout.replicas)
+    state = index_state(connection, layout.own_name, records.VECTOR)
+    return layout if state is None else replace(layout, index=state.index)
 
 
-def _load(connection: Connection, name: str, replicas: int) -> None:
-    deadline = time.monotonic() + _RETRY_S
-    while True:
-        try:
-            timeout_s = max(connection.timeout_s, _LOAD_S)
-            connection.client.load_collection(name, timeout=timeout_s, replica_number=replicas)
-            return
-        except connection.milvus_error as error:
-            # Milvus 2.3 keeps the error of a query node for 10 s while it loads again: for example
-            # of a node that met an index which was dropped meanwhile.
-            if "show collection failed" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE_S)
-
-
-def index_captions(connection: Connection, layout: Layout) -> None:
-    """Build the index of caption vectors, if it does not exist yet."""
-    name, column = layout.texts, layout.text_column
-    with connection.write_lock:
-        if index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index)
-
-
-def release_collection(connection: Connection, layout: Layout) -> None:
-    """Release the collection from memory, so that its index may change."""
-    with connection.faults(f"release collection {layout.name!r}"):
-        for name in {layout.texts, layout.name}:
-            connection.client.release_collection(name, timeout=connection.timeout_s)
+def keep_property(connection: Connection, layout: Layout, name: str, value: str) -> None:
+    """Store a property of a collection; "" removes it."""
+    properties = {name: value}
+    connection.call("alter_collection_properties", layout.own_name, properties=properties)
 
 
 def change_index(
@@ -418,21 +266,19 @@ def change_index(
     Returns:
         The layout with the new index.
     """
-    # On Lite captions may have no index yet.
-    indexed = [one for one in layout.vectors if index_state(connection, *one) is not None]
-    release_collection(connection, layout)
+    built = rows * len(layout.columns)
     try:
-        with progress(f"build {index.type}", rows * len(indexed)) as bar:
-            _rebuild(connection, indexed, index, bar, patience_s)
-        if connection.is_lite:
-            with _index_hint():
+        with progress(f"build {index.type}", built) as bar:
+            _rebuild(connection, layout, index, bar, patience_s)
+        if connection.capabilities.lite:
+            with index_hint():
                 load_collection(connection, layout)
-        _keep_property(connection, layout, _INDEX, str(index))
+        keep_property(connection, layout, _INDEX, str(index))
         layout = replace(layout, index=index)
     except SearchError:
         logger.warning("%s could not be built; %s is restored", index, layout.index)
-        with progress(f"build {layout.index.type} again", rows * len(indexed)) as bar:
-            _rebuild(connection, indexed, layout.index, bar, PATIENCE_S)
+        with progress(f"build {layout.index.type} again", built) as bar:
+            _rebuild(connection, layout, layout.index, bar, PATIENCE_S)
         raise
     finally:
         # This also finishes a build interrupted by Ctrl-C.
@@ -441,67 +287,13 @@ def change_index(
 
 
 def _rebuild(
-    connection: Connection,
-    vectors: Sequence[tuple[str, str]],
-    index: VectorIndex,
-    bar: Bar,
-    patience_s: float,
+    connection: Connection, layout: Layout, index: VectorIndex, bar: Bar, patience_s: float
 ) -> None:
-    for name, column in vectors:
-        drop_index(connection, name, column)
+    name = layout.own_name
+    connection.call("release_collection", name)
+    # Lite drops the indexes of all columns at once, and loads the collection when it builds one.
+    for column in layout.columns:
+        if index_state(connection, name, column) is not None:
+            connection.call("drop_index", name, column)
+    for column in layout.columns:
         build_index(connection, name, column, index, bar=bar, patience_s=patience_s)
-
-
-def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:
-    """Store the calibration of match scores in the collection's properties; "" removes it."""
-    _keep_property(connection, layout, CALIBRATION, text)
-
-
-def _keep_property(connection: Connection, layout: Layout, name: str, value: str) -> None:
-    with connection.faults(f"change collection {layout.name!r}"), connection.write_lock:
-        connection.client.alter_collection_properties(
-            layout.name, properties={name: value}, timeout=connection.timeout_s
-        )
-
-
-def _make(
-    connection: Connection,
-    name: str,
-    embed_dim: int,
-    properties: dict[str, str],
-    settings: CollectionSettings,
-) -> None:
-    client, types = connection.client, connection.data_type
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
-    schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
-    if connection.capabilities.several_vectors:
-        schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
-    for column in (records.PATH, records.CAPTION, records.ALBUM):
-        schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
-    for column in (records.WIDTH, records.HEIGHT, records.TIME):
-        schema.add_field(column, types.INT64)
-    schema.add_field(
-        records.TAGS,
-        types.ARRAY,
-        element_type=types.VARCHAR,
-        max_capacity=records.MAX_TAGS,
-        max_length=records.MAX_TAG_BYTES,
-    )
-    schema.add_field(records.HAS_TEXT, types.BOOL)
-    schema.add_field(records.METADATA, types.JSON)
-    schema.add_field(records.ORIGIN, types.JSON)
-    with connection.faults(f"make collection {name!r}"):
-        client.create_collection(
-            name,
-            schema=schema,
-            properties=properties,
-            num_shards=settings.shards,
-            consistency_level=settings.consistency,
-            timeout=connection.timeout_s,
-        )
-
-
-def texts_name(collection: str) -> str:
-    """Return the name of the caption collection of an image collection."""
-    return f"{collection}{_TEXTS}"

@@ -48,9 +48,6 @@ class VectorIndex:
         params = {name: _number(str(value)) for name, value in self.params.items()}
         object.__setattr__(self, "params", params)
 
-    def __hash__(self) -> int:
-        return hash(str(self))
-
     def __str__(self) -> str:
         """Format the index as `parse_index` reads it: `HNSW:M=16,efConstruction=200`."""
         params = ",".join(f"{name}={value}" for name, value in self.params.items())

@@ -13,8 +13,6 @@ from jaxtyping import Float32, Int64
 
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.filters import IS_HIDDEN
-from coca.search.milvus.collection import Collection
 from coca.search.search_options import MIN_SIMILARITY
 
 KEPT_PAIRS = 100_000
@@ -87,21 +85,6 @@ def near_duplicates(
         groups=members,
         drop=sorted(drop) if others is None else np.flatnonzero(alike).tolist(),
     )
-
-
-def exact_copies(collection: Collection) -> dict[str, list[str]]:
-    """List the files with identical bytes, which share one record that is not hidden.
-
-    Returns:
-        Path of each record with several files -> its other paths, both sorted.
-    """
-    hidden = set(collection.ids(IS_HIDDEN))
-    found = {
-        path: sorted(set(origin.files) - {path})
-        for id, path, _, origin in collection.origins()
-        if len(origin.files) > 1 and id not in hidden
-    }
-    return {path: found[path] for path in sorted(found)}
 
 
 class _Best:

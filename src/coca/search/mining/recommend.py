@@ -14,7 +14,7 @@ from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
-from coca.search.search_options import DIVERSITY, MAX_RESULTS, SearchOptions, Side
+from coca.search.search_options import DIVERSITY, MAX_RESULTS, QueryOptions, Side
 
 _NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
@@ -48,26 +48,29 @@ def recommend(
         raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    SearchOptions(k=k, filter=filter, on=on).check_page(MAX_RESULTS)
+    options = QueryOptions(k=k, hybrid=False, filter=filter, on=on)
+    options.check_page(MAX_RESULTS)
     terms = [
         *_weigh(engine, positive, 1.0, on),
         *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
     ]
-    hidden = {*seen, *_ids_of((*positive, *negative))}
-    if k + len(hidden) > MAX_RESULTS:
+    examples = (*positive, *negative)
+    known = {*seen, *(example for example in examples if isinstance(example, str))}
+    own = set(_images_of(examples))
+    excluded = len(known) + len(own)
+    if k + excluded > MAX_RESULTS:
         raise ArgumentError(
-            f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
+            f"{excluded:,} records were seen, and a search finds {MAX_RESULTS:,} at most; "
             "leave them out by a filter instead"
         )
-    pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
-    hits = engine.search(terms=terms, k=pool + len(hidden), hybrid=False, filter=filter, on=on)
-    # An image may be there with an id that is not the hash of its bytes.
-    paths = {
-        str(one.image)
-        for one in (*positive, *negative)
-        if isinstance(one, Term) and isinstance(one.image, str | Path)
-    }
-    hits = [hit for hit in hits if hit.id not in hidden and hit.path not in paths][:pool]
+    # Another copy of an image that was seen is that image.
+    own |= {hit.content for hit in engine.collection.hits(dict.fromkeys(known, 0.0))} - {""}
+    pool = min(k * _POOL, MAX_RESULTS - excluded) if diversity else k
+    hits = [
+        hit
+        for hit in engine.search_terms(terms, replace(options, k=pool + excluded))
+        if hit.id not in known and own.isdisjoint((hit.content, hit.path))
+    ][:pool]
     if not diversity:
         return hits
     records = engine.collection.get(hit.id for hit in hits)
@@ -81,17 +84,18 @@ def recommend(
     return [replace(hits[row], rank_score=gain) for row, gain in chosen]
 
 
-def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
-    """List the record ids of examples; the id of an image is the hash of its bytes."""
-    for one in given:
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one.image, bytes):
-            yield content_id(one.image)
-        elif isinstance(one.image, str | Path):
+def _images_of(examples: Iterable[str | Term]) -> Iterator[str]:
+    """List the contents and paths of the images among examples."""
+    for example in examples:
+        if isinstance(example, str):
+            continue
+        if isinstance(example.image, bytes):
+            yield content_id(example.image)
+        elif isinstance(example.image, str | Path):
+            yield str(example.image)
             # An unreadable image is reported when it is embedded.
             with suppress(OSError, ValueError):
-                yield content_id(Path(one.image).read_bytes())
+                yield content_id(Path(example.image).read_bytes())
 
 
 def vector_on(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
@@ -119,7 +123,4 @@ def _weigh(
     if negative := [term for term in terms if term.weight < 0]:
         raise ArgumentError(f"a weight of an example must be above 0, got {negative[0].weight:g}")
     total = sum(term.weight for term in terms)
-    return [
-        Term(text=t.text, image=t.image, vector=t.vector, weight=weight * t.weight / total)
-        for t in terms
-    ]
+    return [replace(term, weight=weight * term.weight / total) for term in terms]

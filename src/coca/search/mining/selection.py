@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from jaxtyping import Float, Float32
 
 from coca.core.config.frozen_config import Config
-from coca.core.errors import ArgumentError
+from coca.core.errors import ArgumentError, ConfigError
 from coca.core.progress import ProgressMaker, silent
 
 # Diverse subsets by vectors: MMR, greedy k-center, and near-duplicate removal.
@@ -55,7 +55,6 @@ def k_center(
     vectors: Float32[np.ndarray, "N E"],
     count: int,
     *,
-    first: int = 0,
     progress: ProgressMaker = silent,
 ) -> list[int]:
     """Select a covering subset by greedy k-center: each row is the farthest from those before.
@@ -64,7 +63,7 @@ def k_center(
     """
     if not len(vectors) or count < 1:
         return []
-    chosen, row = [first], first
+    chosen, row = [0], 0
     nearest = np.full(len(vectors), -np.inf, np.float32)
     with progress("spreading out", min(count, len(vectors))) as bar:
         bar.advance()
@@ -109,10 +108,16 @@ def drop_near_duplicates(
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Config):
-    """Configuration of a selection: count, thresholds and diversity."""
+    """Configuration of a selection: count, thresholds and diversity.
 
-    count: Annotated[int, Ge(1)]
+    Raises:
+        ConfigError: A value is out of range, or not just one of `count` and `fraction` is given.
+    """
+
+    count: Annotated[int, Ge(1)] | None = None
     """Maximum number of images."""
+    fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Maximum number of images as a fraction of the candidates, in place of `count`."""
     min_score: Annotated[float, Ge(-1)] | None = None
     """Minimum score of a selected image: a cosine, or an entropy in nats."""
     diverse: bool = False
@@ -121,6 +126,11 @@ class Choice(Config):
     """Candidates for each selected image, with `diverse` and scores."""
     max_similarity: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Maximum cosine of two selected images, which excludes near-duplicates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.count is None) == (self.fraction is None):
+            raise ConfigError("give the number of images by either count or fraction")
 
 
 def similarity(
@@ -158,9 +168,10 @@ def choose(
     order = np.arange(len(vectors)) if scores is None else np.argsort(-scores, kind="stable")
     if scores is not None and choice.min_score is not None:
         order = order[scores[order] >= choice.min_score]
-    wanted: int | None = choice.count
+    count = choice.count or max(1, round((choice.fraction or 0) * len(vectors)))
+    wanted: int | None = count
     if choice.diverse:
-        wanted = None if scores is None else choice.count * choice.pool
+        wanted = None if scores is None else count * choice.pool
     if choice.max_similarity is None:
         rows = order[:wanted].tolist()
     else:
@@ -173,4 +184,4 @@ def choose(
         )
     if not choice.diverse:
         return rows
-    return [rows[position] for position in k_center(vectors[rows], choice.count, progress=progress)]
+    return [rows[position] for position in k_center(vectors[rows], count, progress=progress)]

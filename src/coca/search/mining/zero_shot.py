@@ -11,9 +11,9 @@ from jaxtyping import Float32
 
 from coca.core.errors import SearchError
 from coca.runtime.prompts import class_means, sentences_of
-from coca.search.milvus.collection import Collection
 from coca.search.predictor import Embedder
-from coca.search.records import Record, check_same_model, content_id
+from coca.search.records import Record, check_same_model, record_id
+from coca.search.store import Collection
 
 TEMPLATES = "templates"
 """Metadata key of a class's prompts."""
@@ -56,13 +56,14 @@ def remove_classes(collection: Collection, labels: Sequence[str]) -> None:
 def class_names(collection: Collection) -> list[str]:
     """List the names of all classes, sorted."""
     _check_holds_classes(collection)
-    return sorted(caption for _, _, caption, _ in collection.origins())
+    pages = collection.pages(vectors=False)
+    return sorted(record.caption for page in pages for record in page)
 
 
 def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
     """Read the names of all classes, sorted, and their vectors."""
     _check_holds_classes(collection)
-    vectors = {one.caption: one.vector for batch in collection.read_through() for one in batch}
+    vectors = {record.caption: record.vector for page in collection.pages() for record in page}
     if not vectors:
         raise SearchError(
             f"collection {collection.info.collection!r} has no class; `coca classes add` adds some"
@@ -72,7 +73,7 @@ def read_classes(collection: Collection) -> tuple[list[str], Float32[np.ndarray,
 
 
 def _id_of(label: str) -> str:
-    return content_id(f"class {label}".encode())
+    return record_id(f"class {label}")
 
 
 def _check_holds_classes(collection: Collection) -> None:

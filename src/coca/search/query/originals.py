@@ -1,4 +1,4 @@
-"""Read the encoded image of a record again, from a path that still contains it."""
+"""Read the encoded image of a record again."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -11,24 +11,18 @@ ImageOpener: TypeAlias = Callable[[str, str], bytes]
 
 
 def read_original(record: Record, open_image: ImageOpener) -> bytes:
-    """Read the bytes of a record's image from the first path that still contains them.
+    """Read the bytes of a record's image, and check that they are still those of its content.
 
-    The content decides, by `Record.content`. Where that is unknown, the first readable path does.
+    Raises:
+        DataError: The image cannot be read, or the path has another image now.
     """
-    reasons = []
-    for path in dict.fromkeys((record.path, *record.origin.files)):
-        etags = record.origin.files.get(path, "")
-        try:
-            image = open_image(path, etags)
-        except DataError as error:
-            reasons.append(str(error))
-            continue
-        # For video frames the etag decides: decoders may decode one frame slightly differently.
-        is_frame = series_of(path, etags) != path
-        if is_frame or record.content in ("", content_id(image)):
-            return image
-        reasons.append(f"{path} contains another image now")
-    raise DataError(reasons[0], reason="unreadable")
+    path, etag = record.path, record.origin.etag
+    image = open_image(path, etag)
+    # For video frames the etag decides: decoders may decode one frame slightly differently.
+    is_frame = series_of(path, etag) != path
+    if is_frame or record.content in ("", content_id(image)):
+        return image
+    raise DataError(f"{path} contains another image now", reason="unreadable")
 
 
 def read_originals(

@@ -41,7 +41,6 @@ def rerank(
     Hits whose image cannot be read follow the others in their previous order. A warning names the
     first of them.
     """
-    check_texts(texts)
     hits = [hit for hit in hits if hit.id in records]
     originals, lost = read_originals([records[hit.id] for hit in hits], open_image)
     if lost:
@@ -63,7 +62,7 @@ def reranked(
     texts: Mapping[str, float],
     scorer: CaptionScorer,
     *,
-    cosines: Sequence[float] | None = None,
+    cosines: Sequence[float],
 ) -> list[Hit]:
     """Sort hits by scaled cosine plus log-likelihood of the texts, best first.
 
@@ -74,8 +73,6 @@ def reranked(
         return []
     weights = np.array(list(texts.values()))
     likely = scorer.score(images, list(texts)) @ weights
-    if cosines is None:
-        cosines = [hit.score for hit in hits]
     joint = scorer.logit_scale * np.array(cosines) + likely
     return [
         replace(hits[row], log_likelihood=float(likely[row]), rank_score=float(joint[row]))

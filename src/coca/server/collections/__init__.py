@@ -1,1 +1,1 @@
-"""Open collections of the service: search in batches, catalog in memory."""
+"""Open collections of the service: search engine, catalog in memory."""

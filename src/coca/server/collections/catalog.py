@@ -1,27 +1,34 @@
 """Catalog: order and facet values of all items of a collection in memory, for browsing and facets.
 
-What a page of items shows is read from the collection for each page: 0.6 KB an item stay in memory,
+What a page of items shows is read from the collection for each page: 0.7 KB an item stay in memory,
 where hits take 1.4 KB.
 """
 
+import math
 import sys
 import threading
-from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.lite import Watch
-from coca.search.records import HIDDEN, METADATA, OCR_TEXT, RAW_FILE, Hit, batches, is_hidden
+from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches
+from coca.search.store import Collection
+from coca.search.stores import is_file
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
-"""Minimum age of the catalog when it is read again, where other clients write; see `Watch`."""
-_UNCOUNTED = ("captions", HIDDEN, OCR_TEXT, RAW_FILE)
+"""Minimum age of the catalog of a server when it is read again without a known change, in seconds:
+Milvus does not report which rows other clients replaced."""
+_TIMES_READ = 20
+"""Minimum age in multiples of the time that the reading took: 5 % of the time."""
+_FEW = 1_000
+"""Number of changes up to which items are inserted in order; after more, all are sorted."""
+_UNCOUNTED = ("captions", OCR_TEXT, RAW_FILE)
 """Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""
@@ -42,22 +49,32 @@ class Entry:
     is_hidden: bool = False
     album: str = ""
     """Album that groups it; empty: a group of its own."""
+    content: str = ""
+    """Hash of the image's bytes; empty if unknown."""
 
 
 class Catalog:
     """Items of a collection in order, updated by what was written since."""
 
     def __init__(
-        self, collection: Collection, on_deleted: Callable[[AnyOf[str]], None] = lambda ids: None
+        self,
+        collection: Collection,
+        on_gone: Callable[[AnyOf[tuple[str, str]]], None] = lambda images: None,
     ) -> None:
-        """Read nothing before the first list."""
-        self._collection, self._on_deleted = collection, on_deleted
-        self._entries: list[Entry] = []
+        """Read nothing before the first list.
+
+        Args:
+            collection: The collection.
+            on_gone: Is called with the id and content of items that were deleted, or that have
+                another image now.
+        """
+        self._collection, self._on_gone = collection, on_gone
+        self._is_file = is_file(collection.info.uri)
+        # In the order of the list; replaced and never changed, since readers iterate over them.
         self._listed: list[Entry] = []
         self._hidden: list[Entry] = []
-        self._ids: frozenset[str] | None = None
-        self._writes: int | None = None
-        self._watch = Watch(collection, _STALE_S)
+        self._by_id: dict[str, Entry] | None = None
+        self._version, self._due_s, self._old_s = -1, 0.0, math.inf
         self._lock = threading.Lock()
 
     def entries(self, filter: str = "", *, hidden: bool = False) -> Sequence[Entry]:
@@ -78,52 +95,88 @@ class Catalog:
         """Read the items, if that is due, and return their number."""
         return len(self.entries())
 
-    def lacks(self, id: str) -> bool:
-        """Return whether an item was missing when the catalog was last read; false before that."""
-        ids = self._ids
-        return ids is not None and id not in ids
+    def lacks(self, id: str, content: str) -> bool:
+        """Return whether no item had this image when the catalog was last read; else false."""
+        by_id = self._by_id
+        return by_id is not None and (id not in by_id or by_id[id].content != content)
 
     def _refresh(self) -> None:
-        collection, writes = self._collection, self._collection.writes
-        changed = None if self._writes is None else collection.changed_since(self._writes)
-        if changed is None or self._watch.is_old():
-            with self._watch.reading():
-                self._entries = sorted(_entries(collection.read_hits()), key=_age)
-        elif changed:
-            # A new list, since readers iterate over the old one.
-            again = set(changed)
-            kept = [entry for entry in self._entries if entry.id not in again]
-            parts = (collection.hits(dict.fromkeys(ids, 0.0)) for ids in batches(again, _READ_ROWS))
-            for entry in _entries(parts):
-                insort(kept, entry, key=_age)
-            self._entries = kept
+        changes = self._collection.changes(self._version)
+        now_s = time.monotonic()
+        if (changes.ids is None and now_s >= self._due_s) or now_s >= self._old_s:
+            self._read()
+        elif changes.ids:
+            self._update(set(changes.ids))
         else:
             return
-        self._hidden = [entry for entry in self._entries if entry.is_hidden]
-        self._listed = self._entries
-        if self._hidden:
-            self._listed = [entry for entry in self._entries if not entry.is_hidden]
-        before, self._ids = self._ids, frozenset(entry.id for entry in self._entries)
-        if before is not None and (deleted := before - self._ids):
-            self._on_deleted(deleted)
-        self._writes = writes
+        self._version = changes.version
+
+    def _read(self) -> None:
+        """Read all items."""
+        began_s = time.monotonic()
+        pages = self._collection.pages(vectors=False, size=_READ_ROWS)
+        before, self._by_id = self._by_id or {}, {one.id: one for one in _entries(pages)}
+        self._sort(self._by_id)
+        self._report(before, self._by_id)
+        if not self._is_file:
+            ended_s = time.monotonic()
+            self._due_s = ended_s + _TIMES_READ * (ended_s - began_s)
+            self._old_s = max(self._due_s, ended_s + _STALE_S)
+
+    def _update(self, ids: AnyOf[str]) -> None:
+        """Read the items with these ids again."""
+        parts = (dict.fromkeys(some, 0.0) for some in batches(ids, _READ_ROWS))
+        now = {one.id: one for one in _entries(map(self._collection.hits, parts))}
+        by_id = self._by_id or {}
+        before = {id: by_id.pop(id) for id in ids if id in by_id}
+        by_id.update(now)
+        if len(ids) <= _FEW:
+            self._listed, self._hidden = self._listed.copy(), self._hidden.copy()
+            for entry in before.values():
+                place = self._hidden if entry.is_hidden else self._listed
+                del place[bisect_left(place, _age(entry), key=_age)]
+            for entry in now.values():
+                insort(self._hidden if entry.is_hidden else self._listed, entry, key=_age)
+        else:
+            self._sort(by_id)
+        self._report(before, now)
+
+    def _sort(self, by_id: Mapping[str, Entry]) -> None:
+        entries = sorted(by_id.values(), key=_age)
+        self._listed = [entry for entry in entries if not entry.is_hidden]
+        self._hidden = [entry for entry in entries if entry.is_hidden]
+
+    def _report(self, before: Mapping[str, Entry], now: Mapping[str, Entry]) -> None:
+        gone = [
+            (id, entry.content)
+            for id, entry in before.items()
+            if id not in now or now[id].content != entry.content
+        ]
+        if gone:
+            self._on_gone(gone)
 
 
-def _entries(parts: Iterable[Sequence[Hit]]) -> Iterator[Entry]:
+def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[Entry]:
     # Most values are those of many items, which then share them.
     known: dict[tuple[str, type, Any], FacetPair] = {}
-    for hits in parts:
-        for hit in hits:
-            values, album = _values(hit, known), sys.intern(hit.album)
-            yield Entry(hit.id, hit.time, values, is_hidden(hit.metadata), album)
+    for items in parts:
+        for item in items:
+            values, album = _values(item, known), sys.intern(item.album)
+            yield Entry(item.id, item.time, values, item.hidden, album, item.content)
 
 
-def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[FacetPair, ...]:
+def _values(
+    item: Hit | Record, known: dict[tuple[str, type, Any], FacetPair]
+) -> tuple[FacetPair, ...]:
     fields: dict[str, Any] = {
-        "tags": hit.tags,
-        "album": hit.album,
-        "caption_source": hit.caption_source,
-        **{f"{METADATA}.{key}": hit.metadata[key] for key in hit.metadata if key not in _UNCOUNTED},
+        "tags": item.tags,
+        "album": item.album,
+        "caption_source": item.caption_source,
+        **{
+            f"{METADATA}.{key}": value
+            for key, value in item.metadata.items()
+            if key not in _UNCOUNTED
+        },
     }
     pairs: dict[FacetPair, None] = {}
     for field, value in fields.items():

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from coca.core.errors import StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.files.formats import media_type_of
-from coca.search.milvus.lite import address_of, check_space, is_lite
+from coca.search.stores import is_file
 from coca.server.images.decoding.decoder import Decoder
 
 # Contact sheets: the images of hits in one image, numbered, for models that see.
@@ -151,21 +151,15 @@ class Uploads:
     """Writes uploaded images, each before its record."""
 
     def __init__(self, folder: Path | None, uri: str) -> None:
-        address = address_of(uri)
-        self._database = Path(address) if is_lite(address) else None
         if folder is None:
-            folder = Path(f"{address}.uploads" if self._database else "coca.uploads")
+            local = uri.removeprefix("milvus-lite:")
+            folder = Path(f"{local}.uploads" if is_file(local) else "coca.uploads")
         self._folder = folder.absolute()
 
-    def check_space(self) -> None:
-        """Check that the disks of the images and of the collection have free space."""
-        for folder in (self._folder, *([self._database] if self._database else [])):
-            check_space(folder)
-
-    def write(self, collection: str, id: str, data: bytes) -> Path:
-        """Write an image durably, and return its path."""
+    def write(self, collection: str, content: str, data: bytes) -> Path:
+        """Write an image with a hash durably, and return its path."""
         suffix = _SUFFIXES.get(media_type_of(data), ".image")
-        path = self._folder / collection / id[:2] / f"{id}{suffix}"
+        path = self._folder / collection / content[:2] / f"{content}{suffix}"
         if not path.exists():
             write_atomic(path, data)
         return path

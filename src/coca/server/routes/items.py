@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -14,13 +14,15 @@ from jaxtyping import Float32
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
 
-from coca.core.errors import ConfigError
+from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
+from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
-    HIDDEN,
+    CONTENT,
+    FAVOURITE,
     OCR_TEXT,
     READ_TEXT,
     UTC_OFFSET,
@@ -28,11 +30,11 @@ from coca.search.records import (
     Origin,
     Record,
     content_id,
-    is_hidden,
-    shown,
+    record_id,
     storage_error,
 )
 from coca.search.records import Hit as FoundHit
+from coca.search.store import Collection
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
@@ -87,7 +89,7 @@ class Item(Body):
 
 
 class NewItem(Body):
-    """An image to add; its id is the hash of its bytes, so that adding it twice is not an error."""
+    """An image to add; one that the collection has already is not added again."""
 
     max_bytes: ClassVar[int | None] = None
 
@@ -114,7 +116,8 @@ class ItemChange(Body):
     metadata: dict[str, Any] = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
     hidden: bool | None = None
-    """Hide the item from searches, lists and counts, or show it again; its file stays."""
+    """Hide the item from searches, lists and counts, or show it again; its file stays. This and the
+    tag `favourite` are also changed in items that are copies of its image."""
 
 
 class ItemChanges(ItemChange):
@@ -125,7 +128,7 @@ class ItemChanges(ItemChange):
 
 
 class Affected(Body):
-    """Ids of the items that were changed or deleted; missing ids are listed."""
+    """Ids of the items that were changed or deleted, copies included; missing ids are listed."""
 
     ids: list[str]
     missing: list[str]
@@ -144,7 +147,8 @@ def fields_of(
 ) -> dict[str, Any]:
     """List what items and hits have in common, by the fields of their bodies."""
     url = f"/v1/items/{quote(record.id, safe='')}"
-    query = f"?collection={quote(served.name)}"
+    # The image of a path may change, and clients keep what a URL returned.
+    query = f"?collection={quote(served.name)}&content={quote(record.content)}"
     file = record.path.rstrip("/").rpartition("/")[2]
     uploaded = tenant.service.uploads.contains(record.path)
     return {
@@ -163,9 +167,9 @@ def fields_of(
         "date_source": record.date_source,
         "taken_at": _taken_at(record) if record.date_source == "taken" else None,
         "metadata": dict(record.metadata),
-        "hidden": is_hidden(record.metadata),
+        "hidden": record.hidden,
         "thumbnail": f"{url}/thumbnail{query}",
-        "color": tenant.service.thumbnails.color(served.thumbnail_key(record.id)),
+        "color": tenant.service.thumbnails.color(served.thumbnail_key(record.id, record.content)),
         "original": f"{url}/original{query}",
     }
 
@@ -197,13 +201,12 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
     """
     service, served = tenant.service, tenant.collection(new.collection)
     data = read_data_uri(new.image)
-    own = content_id(data)
-    if (there := served.collection.get([own]).get(own)) is not None:
-        if is_hidden(there.metadata):
-            (there,), _ = change_items(tenant, served, [own], ItemChange(hidden=False))
+    content = content_id(data)
+    if (there := _item_of_image(tenant, served, content)) is not None:
+        if there.hidden:
+            (there, *_), _ = change_items(tenant, served, [there.id], ItemChange(hidden=False))
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
-    service.uploads.check_space()
     image = service.decoder.decode(data)
     given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)
     annotation, read = with_place(given.over(image.annotation)), reads_of_files()
@@ -214,86 +217,124 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
-    record = Record(
-        id=own,
-        path="",
-        caption=caption,
-        width=image.width,
-        height=image.height,
-        time=annotation.time or int(time.time()),
-        tags=annotation.tags,
-        album=new.album,
-        metadata={**annotation.metadata, **({NAME: new.name} if new.name else {})},
-        vector=service.model.embed_images([image])[0],
-        text_vector=_text_vector(tenant, caption),
-    )
+    vector, text_vector = service.model.embed_images([image])[0], _text_vector(tenant, caption)
+    metadata = {**annotation.metadata, **({NAME: new.name} if new.name else {})}
     with served.writing():
         # Another request may have added the image, and changed it, while this one embedded it.
-        if (there := served.collection.get([own]).get(own)) is not None:
+        if (there := _item_of_image(tenant, served, content)) is not None:
             return there, False
-        tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, record.metadata))
+        tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, metadata))
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
-        path = service.uploads.write(served.name, own, data)
+        path = service.uploads.write(served.name, content, data)
         origin = Origin(
-            files={str(path): file_etag(path)},
+            etag=file_etag(path),
             captioned=generated,
             dated="" if annotation.time else "added",
             read=read,
         )
-        record = replace(record, path=str(path), origin=origin)
-        served.collection.upsert([record])
-    tenant.record("add", served.name, ids=[own], bytes=len(data))
+        record = Record(
+            id=record_id(str(path)),
+            path=str(path),
+            content=content,
+            caption=caption,
+            width=image.width,
+            height=image.height,
+            time=annotation.time or int(time.time()),
+            tags=annotation.tags,
+            album=new.album,
+            metadata=metadata,
+            vector=vector,
+            text_vector=text_vector,
+            origin=origin,
+        )
+        try:
+            served.collection.upsert([record])
+        except CocaError:
+            service.remove_upload(record.path)
+            raise
+    tenant.record("add", served.name, ids=[record.id], bytes=len(data))
     return record, True
+
+
+def _item_of_image(tenant: Tenant, served: ServedCollection, content: str) -> Record | None:
+    """Read the item of an image, an upload if there is one; None if the collection has none."""
+    collection, uploads = served.collection, tenant.service.uploads
+    copies = collection.get(collection.ids(where(CONTENT, "==", content))).values()
+    return min(copies, key=lambda copy: (not uploads.contains(copy.path), copy.id), default=None)
 
 
 def change_items(
     tenant: Tenant, served: ServedCollection, ids: Iterable[str], change: ItemChange
 ) -> tuple[list[Record], list[str]]:
-    """Apply the same changes to several items.
+    """Apply the same changes to several items; copies of their images follow in some of them.
 
     Returns:
-        The changed records, and the ids that do not exist.
+        The changed records, copies last, and the ids that do not exist.
     """
-    wanted = list(dict.fromkeys(ids))
+    wanted, collection = list(dict.fromkeys(ids)), served.collection
     text_vector = _text_vector(tenant, change.caption or "")
-    tenant.service.uploads.check_space()
     with served.writing():
-        found = served.collection.get(wanted)
+        stored = collection.get(wanted)
         size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
-        tenant.count_bytes(size * len(found))
-        changed = [
-            _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
-        ]
-        served.collection.upsert(changed)
+        tenant.count_bytes(size * len(stored))
+        changes = {
+            id: _fields(stored[id], change, text_vector=text_vector)
+            for id in wanted
+            if id in stored
+        }
+        changed = [replace(stored[id], **fields) for id, fields in changes.items()]
+        for record in changed:
+            _check(record.caption, record.metadata, record.tags, record.album, record.time)
+        if any(fields.keys() & {"hidden", "tags"} for fields in changes.values()):
+            copies = _changed_copies(collection, changed)
+            changes |= {copy.id: {"hidden": copy.hidden, "tags": copy.tags} for copy in copies}
+            changed += copies
+        collection.patch(changes)
     tenant.record("change", served.name, ids=[record.id for record in changed])
-    return changed, [id for id in wanted if id not in found]
+    return changed, [id for id in wanted if id not in stored]
 
 
-def _changed(
+def _fields(
     record: Record, change: ItemChange, *, text_vector: Float32[np.ndarray, " E"] | None
-) -> Record:
-    tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
-    removed = set(change.remove_tags)
-    metadata = {**record.metadata, **change.metadata}
+) -> dict[str, Any]:
+    """List the fields of a record that a change sets, with their values."""
+    fields: dict[str, Any] = {}
+    if change.tags is not None or change.add_tags or change.remove_tags:
+        tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
+        removed = set(change.remove_tags)
+        fields["tags"] = tuple(tag for tag in dict.fromkeys(tags) if tag not in removed)
+    if change.metadata:
+        metadata = {**record.metadata, **change.metadata}
+        fields["metadata"] = {key: value for key, value in metadata.items() if value is not None}
     if change.hidden is not None:
-        metadata = {**shown(metadata), **({HIDDEN: True} if change.hidden else {})}
-    changed = replace(
-        record,
-        tags=tuple(tag for tag in dict.fromkeys(tags) if tag not in removed),
-        time=record.time if change.time is None else change.time,
-        metadata={key: value for key, value in metadata.items() if value is not None},
-        origin=record.origin if change.time is None else replace(record.origin, dated=""),
-    )
+        fields["hidden"] = change.hidden
+    origin = record.origin
+    if change.time is not None:
+        origin = replace(origin, dated="")
+        fields |= {"time": change.time, "origin": origin}
     if change.caption is not None:
-        changed = replace(
-            changed,
-            caption=change.caption,
-            text_vector=text_vector,
-            origin=replace(changed.origin, captioned=False),
-        )
-    _check(changed.caption, changed.metadata, changed.tags, changed.album, changed.time)
-    return changed
+        origin = replace(origin, captioned=False)
+        fields |= {"caption": change.caption, "text_vector": text_vector, "origin": origin}
+    return fields
+
+
+def _changed_copies(collection: Collection, changed: Sequence[Record]) -> list[Record]:
+    """List the other records of the same images that differ in `hidden` or as favourites.
+
+    Otherwise searches would find a copy of a hidden image.
+    """
+    ids = {record.id for record in changed}
+    by_content = {record.content: record for record in changed if record.content}
+    copies = collection.get(set(collection.ids(where(CONTENT, "in", sorted(by_content)))) - ids)
+    found = []
+    for copy in copies.values():
+        record = by_content[copy.content]
+        tags = [tag for tag in copy.tags if tag != FAVOURITE]
+        tags += [FAVOURITE] if FAVOURITE in record.tags else []
+        if record.hidden != copy.hidden or set(tags) != set(copy.tags):
+            found.append(replace(copy, hidden=record.hidden, tags=tuple(tags)))
+    return found
 
 
 def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | None:
@@ -340,20 +381,25 @@ def thumbnail(
     tenant: CurrentTenant,
     collection: Named = None,
     side: Side = 256,
+    content: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Return a small JPEG; `side` is rounded up to 128, 256, 512 or 1024 pixels."""
     served = tenant.collection(collection)
     side = next(one for one in SIDES if one >= side)
-    key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
-    # The cache comes first: reading a record takes longer than reading the file.
-    small = thumbnails.cached(key, side)
-    if small is None or served.catalog.lacks(id):
+    key, thumbnails = served.thumbnail_key(id, content), tenant.service.thumbnails
+    # The cache comes first: a server reads a record slower than this reads the file.
+    small = thumbnails.cached(key, side) if content else None
+    if small is None or served.catalog.lacks(id, content):
         try:
             record = served.record(id)
         except ServiceError:
             # Another client deleted the item.
             thumbnails.remove(key)
             raise
+        if record.content != content:
+            thumbnails.remove(key)
+            key = served.thumbnail_key(id, record.content)
+            small = thumbnails.cached(key, side)
         small = small or thumbnails.make(key, side, tenant.service.original(record))
     return Response(small, media_type="image/jpeg", headers=_FRESH)
 
@@ -395,7 +441,7 @@ def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -
     """Change caption, tags, time or metadata of an item, or hide it."""
     served = tenant.collection(collection)
     served.record(id)
-    (record,), _ = change_items(tenant, served, [id], body)
+    (record, *_), _ = change_items(tenant, served, [id], body)
     return item_of(tenant, served, record)
 
 

@@ -24,6 +24,8 @@ from starlette.types import Scope as Connection
 
 from coca import __version__
 from coca.core.errors import CocaError, DataError
+from coca.search.records import Hit as FoundHit
+from coca.search.records import Record
 from coca.server.bodies import (
     MAX_BYTES,
     Body,
@@ -187,11 +189,11 @@ def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
     tenant = _tenant(context)
     served = tenant.collection(body.collection)
     if body.ids:
-        found: Sequence[Any] = [served.record(id) for id in body.ids]
+        found: Sequence[Record | FoundHit] = [served.record(id) for id in body.ids]
     else:
         request = _request(body)
         found = run_search(tenant, request, options_of(request)).hits
-    sheet = draw_sheet([_pixels(tenant, served, one.id) for one in found])
+    sheet = draw_sheet([_pixels(tenant, served, one) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [
         f"{number}. {json.dumps(one.id)}: {json.dumps(one.caption, ensure_ascii=False)}"
@@ -285,13 +287,13 @@ def _tenant(context: Context[Any, Any]) -> Tenant:
     return tenant
 
 
-def _pixels(tenant: Tenant, served: ServedCollection, id: str) -> Any:
+def _pixels(tenant: Tenant, served: ServedCollection, item: Record | FoundHit) -> Any:
     """Read the pixels of a thumbnail; None where the image is gone or damaged."""
-    key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
+    key, thumbnails = served.thumbnail_key(item.id, item.content), tenant.service.thumbnails
     try:
         small = thumbnails.cached(key, SIDE_PX)
         if small is None:
-            original = tenant.service.original(served.record(id))
+            original = tenant.service.original(served.record(item.id))
             small = thumbnails.make(key, SIDE_PX, original)
         return tenant.service.decoder.pixels(small, SIDE_PX)
     except (DataError, ServiceError):

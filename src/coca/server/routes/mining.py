@@ -14,9 +14,8 @@ from coca.core.files.local_files import size_in_etag
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.mining.recommend import vector_on
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, split_source_entries
+from coca.search.records import METADATA
 from coca.search.search_options import DIVERSITY, MIN_SIMILARITY, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
@@ -196,22 +195,28 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
 
 @router.post("/duplicates")
 def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResponse:
-    """Find groups of near-duplicates, by exact comparison of all pairs."""
+    """Find groups of near-duplicates, by exact comparison of all pairs; copies are one image."""
     served = tenant.collection(body.collection)
-    ids, vectors = CollectionCopy(served.collection).vectors()
-    found = near_duplicates(vectors, min_similarity=body.min_similarity)
-    shown = [[ids[row] for row in rows] for rows in found.groups[: body.limit]]
-    sizes = {
-        id: size_in_etag(split_source_entries(origin.files.get(path, ""))[0])
-        for id, path, _, origin in served.collection.origins(chain.from_iterable(shown))
-    }
-    groups = []
-    for group in shown:
-        hits = served.collection.hits(dict.fromkeys(group, 1.0))
-        items = [
-            Duplicate(**fields_of(tenant, served, hit), bytes=sizes.get(hit.id)) for hit in hits
-        ]
-        groups.append(DuplicateGroup(items=items))
+    images = {one.content or one.id: one.id for one in served.catalog.entries()}
+    compared = set(images.values())
+    ids, vectors = served.collection.vectors()
+    rows = [row for row, id in enumerate(ids) if id in compared]
+    found = near_duplicates(vectors[rows], min_similarity=body.min_similarity)
+    shown = [[ids[rows[one]] for one in group] for group in found.groups[: body.limit]]
+    records = served.collection.get(chain.from_iterable(shown))
+    groups = [
+        DuplicateGroup(
+            items=[
+                Duplicate(
+                    **fields_of(tenant, served, records[id]),
+                    bytes=size_in_etag(records[id].origin.etag),
+                )
+                for id in group
+                if id in records
+            ]
+        )
+        for group in shown
+    ]
     return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
 
 

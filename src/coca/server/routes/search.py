@@ -11,10 +11,12 @@ from pydantic import Field
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.runtime.base_predictor import BasePredictor
-from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, names_in, where
+from coca.search.filter_language import columns_in, parse
+from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.photo_filter import find_period, parse_period
+from coca.search.query.match import Calibration
 from coca.search.query.query_terms import Term
-from coca.search.records import METADATA, ORIGIN, PATH
+from coca.search.records import CONTENT, ID, METADATA, PATH, CollectionInfo, Record
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
@@ -57,7 +59,8 @@ class CollectionDescription(Body):
     embed_dim: int
     model: str
     fingerprint: str
-    index_type: str
+    store: str
+    """Name and version of the database."""
     calibration: CalibrationSummary | None
     """Null if hits have no match probability."""
 
@@ -97,7 +100,10 @@ class CollectionList(Body):
 )
 @with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
 class SearchRequest(Scope, ImageReference):
-    """A query by text, image, item or examples; without any, all items, newest first."""
+    """A query by text, image, item or examples; without any, all items, newest first.
+
+    A query finds each image once; a list without a query has all items, copies included.
+    """
 
     months: bool = False
     """Count the items of a list without a query by month."""
@@ -115,10 +121,12 @@ class Hit(Item):
 
     score: float | None
     """Cosine of query and image, or of query and caption; null where nothing was compared."""
+    copies: int | None
+    """Number of items with this image that the filters keep; null in a list without a query."""
     caption_score: float | None = None
     """Cosine of query and caption, where captions count for the ranking; null where none does."""
     bm25: float | None = None
-    """BM25 of the query's words in the caption, where captions count; null where it has none."""
+    """BM25 of the query's words in captions, tags and names; null where the item has none."""
     fused_score: float | None = None
     """Sort key where captions count for the ranking: the sum of `parts`."""
     parts: dict[str, float] | None = None
@@ -174,8 +182,6 @@ class SearchResponse(Body):
 
 _OF_QUERIES = ("min_score", "rerank", "on", "hybrid")
 """Options that compare items with a query."""
-_PRIVATE = frozenset({PATH, ORIGIN})
-"""Columns with paths of the machine of the service."""
 
 
 def listed_entries(tenant: Tenant, scope: Scope, *, hidden: bool = False) -> Sequence[Entry]:
@@ -186,21 +192,19 @@ def listed_entries(tenant: Tenant, scope: Scope, *, hidden: bool = False) -> Seq
 
 def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
     """Combine the filter and the conditions of a request into one expression."""
-    if (scope.filter or scope.where) and not tenant.service.settings.show_paths:
-        compared = names_in(scope.filter) | {one.field for one in scope.where}
-        if private := sorted(compared & _PRIVATE):
-            raise ArgumentError(
-                f"{private[0]} is not a field of this service: it does not report paths of files; "
-                "serve them with --show-paths"
-            )
+    compared = columns_in(parse(scope.filter)) | {one.field for one in scope.where}
+    if PATH in compared and not tenant.service.settings.show_paths:
+        raise ArgumentError(
+            f"{PATH} is not a field of this service: it does not report paths of files; serve them "
+            "with --show-paths"
+        )
     parts = [
         *([scope.filter] if scope.filter.strip() else []),
         *(_condition(one) for one in scope.where),
         *PhotoFilter(**given_options(scope, PhotoFilter)).conditions(),
         *more,
     ]
-    # Also a single filter is checked for its quotes and parentheses.
-    return str(all_of(*parts)) if parts else ""
+    return all_of(*parts) if parts else ""
 
 
 def options_of(request: SearchRequest) -> ServedOptions:
@@ -228,7 +232,7 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     if not terms:
         _check_list(request, options)
         entries = listed_entries(tenant, request, hidden=request.hidden)
-        if options.group_by:
+        if options.group_by == "album":
             entries = first_of_albums(entries)
         page = entries[options.offset : options.offset + options.k]
         months = count_months(entries) if request.months else None
@@ -244,9 +248,14 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         )
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
-    itself = [] if request.id is None else [where("id", "!=", request.id)]
+    itself = [] if request.id is None else [_others(collection.record(request.id))]
     query = replace(options, filter=filter_of(tenant, request, *itself))
-    return Found(collection.engine.search(terms=terms, **vars(query)))
+    return Found(collection.engine.search_terms(terms, query))
+
+
+def _others(record: Record) -> str:
+    """Build the filter of all items but one and the copies of its image."""
+    return where(CONTENT, "!=", record.content) if record.content else where(ID, "!=", record.id)
 
 
 def _check_list(request: SearchRequest, options: ServedOptions) -> None:
@@ -351,28 +360,29 @@ def _period(text: str) -> FoundPeriod | None:
 @router.get("/collections")
 def collections(tenant: CurrentTenant) -> CollectionList:
     """List the collections of the key; the first one is the default."""
+    predictor = tenant.service.model.predictor
+    served = [tenant.collection(name) for name in tenant.names]
     return CollectionList(
         collections=[
             CollectionDescription(
-                name=name,
-                count=served.collection.count(),
-                embed_dim=served.collection.info.embed_dim,
-                model=served.collection.info.model,
-                fingerprint=served.collection.info.fingerprint,
-                index_type=served.collection.index_type.type,
-                calibration=_calibration(served),
+                name=info.collection,
+                count=info.count,
+                embed_dim=info.embed_dim,
+                model=info.model,
+                fingerprint=info.fingerprint,
+                store=info.store,
+                calibration=_calibration(info, predictor.fingerprint),
             )
-            for name in tenant.names
-            for served in [tenant.collection(name)]
+            for info in (one.collection.describe() for one in served)
         ],
         writable=tenant.writable,
-        capabilities=capabilities_of(tenant.service.model.predictor),
+        capabilities=capabilities_of(predictor),
     )
 
 
-def _calibration(served: ServedCollection) -> CalibrationSummary | None:
+def _calibration(info: CollectionInfo, fingerprint: str) -> CalibrationSummary | None:
     try:
-        found = served.calibration
+        found = Calibration.of(info, fingerprint=fingerprint)
     except SearchError:
         # One of another model is an error of searches, and not of this list.
         return None
@@ -392,6 +402,7 @@ def hit_of(
     return Hit(
         **fields_of(tenant, collection, hit),
         score=hit.score if scored else None,
+        copies=hit.copies if scored else None,
         caption_score=hit.caption_score,
         bm25=hit.bm25,
         fused_score=hit.fused_score,

@@ -19,15 +19,13 @@ from pydantic import TypeAdapter
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.filters import IS_HIDDEN
-from coca.search.milvus.collection import Collection
+from coca.search.filters import NOT_HIDDEN
 from coca.search.predictor import Embedder
 from coca.search.query.match import VERDICT_HITS, Calibration, MatchScore, fit, mixed_vector
-from coca.search.query.milvus_search import searchable
 from coca.search.query.query_terms import embed_queries
-from coca.search.query.searchable import Searchable
 from coca.search.records import Record, check_same_model
 from coca.search.search_options import CalibrationConfig, Ranking, SearchOptions
+from coca.search.store import Collection
 
 ABSENT, RANDOM, LISTED = "texts of the package", "random letters", "queries of the list"
 MIN_RECORDS = 32
@@ -40,6 +38,8 @@ _MIN_TEXTS = 40
 _RANDOM_TEXTS = 100
 _RECORDS = 1_000
 """Number of records over which vectors are averaged."""
+_MATCHES = 1_000
+"""Maximum number of records with a word of a text that are counted."""
 
 
 def calibrate(
@@ -48,7 +48,6 @@ def calibrate(
     config: CalibrationConfig | None = None,
     *,
     answers: Mapping[str, Sequence[str]] | None = None,
-    searched: Searchable | None = None,
     progress: ProgressMaker = silent,
 ) -> Calibration:
     """Calibrate the match score of a collection, and store it with the collection.
@@ -62,13 +61,11 @@ def calibrate(
     info = collection.info
     check_same_model(info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     random = np.random.default_rng(config.seed)
-    everything = set(collection.ids())
-    ids = sorted(everything.difference(collection.ids(IS_HIDDEN)))
+    ids = collection.ids(NOT_HIDDEN)
     if not ids:
         raise SearchError(
             f"collection {info.collection!r} has no records to calibrate with: all are hidden"
         )
-    searched = searched or searchable(collection, progress)
     sample = collection.get(_drawn(ids, _RECORDS, random)).values()
     absent = absent_texts()
     score = MatchScore.of_means(
@@ -76,27 +73,27 @@ def calibrate(
         np.stack([mixed_vector(record) for record in sample]),
     )
     if answers is None:
-        other = {ABSENT: _unrelated(searched, absent, random), RANDOM: _random_texts(random)}
+        other = {ABSENT: _unrelated(collection, absent, random), RANDOM: _random_texts(random)}
         matching: list[tuple[str, Record]] = []
     else:
         other = {LISTED: [text for text, images in answers.items() if not images]}
         matching = _listed(collection, answers)
     seconds = config.max_seconds / len(other)
     scores = {
-        source: _first_scores(searched, embedder, score, texts, seconds, progress)
+        source: _first_scores(collection, embedder, score, texts, seconds, progress)
         for source, texts in other.items()
     }
     own = [
-        score.score(embed_queries(embedder.embed_texts, [text])[0], text, record)
+        score.scores(embed_queries(embedder.embed_texts, [text])[0], text, [record])[0]
         for text, record in matching
     ]
     calibration = fit(
         score,
         scores,
-        np.array(own),
+        np.array(own, np.float64),
         false_alarms=config.false_alarms,
         fingerprint=info.fingerprint,
-        records=len(everything),
+        records=collection.count(),
     )
     collection.keep_calibration(calibration.to_json())
     return calibration
@@ -108,19 +105,18 @@ def needs_calibration(collection: Collection) -> bool:
     A collection of less than 32 records that are not hidden needs none, nor does one that was
     calibrated by a list of queries.
     """
-    count = collection.count()
-    if count < MIN_RECORDS:
+    info = collection.describe()
+    if info.count < MIN_RECORDS:
         return False
-    info = collection.info
     try:
         old = Calibration.of(info, fingerprint=info.fingerprint)
     except SearchError:
         old = None
     if old is not None and (
-        LISTED in old.other or abs(count - old.records) <= MAX_CHANGE * old.records
+        LISTED in old.other or abs(info.count - old.records) <= MAX_CHANGE * old.records
     ):
         return False
-    return count - len(collection.ids(IS_HIDDEN)) >= MIN_RECORDS
+    return collection.count(NOT_HIDDEN) >= MIN_RECORDS
 
 
 @cache
@@ -147,16 +143,14 @@ def _drawn(items: Sequence[str], count: int, random: np.random.Generator) -> lis
 
 
 def _unrelated(
-    searched: Searchable, texts: Sequence[str], random: np.random.Generator
+    collection: Collection, texts: Sequence[str], random: np.random.Generator
 ) -> list[str]:
-    """Return the texts of which no given caption has a word, or some with the fewest matches."""
-    matches = {text: len(searched.words(text)) for text in _drawn(texts, len(texts), random)}
+    """Return the texts of which no record has a word, or some with the fewest matches."""
+    drawn = _drawn(texts, len(texts), random)
+    matches = {text: len(collection.words(text, _MATCHES)) for text in drawn}
     unrelated = [text for text, count in matches.items() if count == 0]
-    return (
-        unrelated
-        if len(unrelated) >= _MIN_TEXTS
-        else sorted(matches, key=matches.__getitem__)[:_MIN_TEXTS]
-    )
+    fewest = sorted(matches, key=matches.__getitem__)[:_MIN_TEXTS]
+    return unrelated if len(unrelated) >= _MIN_TEXTS else fewest
 
 
 def _random_texts(random: np.random.Generator) -> list[str]:
@@ -172,7 +166,7 @@ def _random_texts(random: np.random.Generator) -> list[str]:
 
 
 def _first_scores(
-    searched: Searchable,
+    collection: Collection,
     embedder: Embedder,
     score: MatchScore,
     texts: Sequence[str],
@@ -188,9 +182,9 @@ def _first_scores(
         for text, vector in zip(texts, vectors, strict=True):
             if len(scores) >= _MIN_TEXTS and time.monotonic() > end:
                 break
-            hits = searched.search_ranked(vector[np.newaxis], text, ranking, page)
-            records = searched.records_of(hits).values()
-            scores.append(max(score.score(vector, text, record) for record in records))
+            hits = collection.ranked(vector, text, ranking, page)
+            records = list(collection.get(hit.id for hit in hits).values())
+            scores.append(float(score.scores(vector, text, records).max()))
             bar.advance(1)
     return np.array(scores)
 
@@ -199,7 +193,8 @@ def _listed(
     collection: Collection, answers: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, Record]]:
     """Return each query with each of its correct images."""
-    by_path = {path: id for id, path, _, _ in collection.origins()}
+    pages = collection.pages(vectors=False)
+    by_path = {record.path: record.id for page in pages for record in page}
     pairs = [
         (text, by_path.get(image, image)) for text, images in answers.items() for image in images
     ]

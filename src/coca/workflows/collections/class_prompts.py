@@ -9,15 +9,14 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError, SearchError
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, Prediction, predictions
-from coca.search.milvus.catalog import check_fillable, neighbours
-from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model
-from coca.workflows.collections.collection_model import open_collection
+from coca.search.store import Collection
+from coca.workflows.collections.collection_model import infos_at, open_collection
 
 
 def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInfo:
-    """Return the info of a collection of classes, without its `count`."""
-    found = check_fillable(uri, collection, token=token)
+    """Describe a collection of classes."""
+    found = infos_at(uri, token=token).get(collection)
     if found is None:
         raise SearchError(
             f"there is no collection {collection!r} in {uri}: `coca classes add LABELS "
@@ -26,25 +25,23 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
     return found
 
 
-def info_at(
-    uri: str, collection: str, *, images: str = "pictures", token: str = ""
-) -> CollectionInfo | None:
+def info_at(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
     """Find the collection whose model classes need: their own, else an image collection at `uri`.
 
     Returns:
         Info of the collection; None if there is none at `uri`.
     """
-    for name in (collection, images):
-        if (found := check_fillable(uri, name, token=token)) is not None:
-            return found
-    others = neighbours(uri, token=token)
-    if len({one.fingerprint for one in others}) > 1:
-        named = ", ".join(f"{one.collection} by {one.model or one.fingerprint}" for one in others)
+    infos = infos_at(uri, token=token)
+    for name in (collection, "pictures"):
+        if name in infos:
+            return infos[name]
+    if len({info.fingerprint for info in infos.values()}) > 1:
+        named = ", ".join(f"{name} by {it.model or it.fingerprint}" for name, it in infos.items())
         raise ConfigError(
             f"the collections in {uri} were filled by several models ({named}): name the one for "
             "these classes with --model"
         )
-    return others[0] if others else None
+    return next(iter(infos.values()), None)
 
 
 def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
@@ -70,9 +67,8 @@ def open_classes(
 
     With `create` it is created if missing.
     """
-    there = check_fillable if create else find_classes
-    if (found := there(uri, collection, token=token)) is not None:
-        check_classes_model(found, predictor)
+    if not create or collection in infos_at(uri, token=token):
+        check_classes_model(find_classes(uri, collection, token=token), predictor)
     with open_collection(predictor, uri, collection, token=token, create=create) as opened:
         yield opened
 

@@ -6,32 +6,23 @@ Modules that import torch are imported by functions: an exported model does not 
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from coca.core.errors import ConfigError, ModelError
-from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
 from coca.runtime.text_embedder import TextEmbedder, has_text_graph
-from coca.search.milvus.collection import Collection
-from coca.search.milvus.schema import CollectionSettings
+from coca.search import stores
 from coca.search.predictor import Embedder
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
-from coca.search.query.milvus_search import searchable
-from coca.search.query.saved_copy import find_copy
-from coca.search.query.searchable import VectorSearch
 from coca.search.records import CollectionInfo
+from coca.search.store import Collection
 from coca.weights import FINGERPRINTS, shipped
-
-# Model of a collection: load it on a runtime, and open a collection with its model.
-
 
 E = TypeVar("E", bound=Embedder)
 
@@ -59,6 +50,7 @@ def fitted(model: E, info: CollectionInfo | None) -> E:
     return shorten(model, info.embed_dim) if info.embed_dim < model.embed_dim else model
 
 
+@contextmanager
 def open_collection(
     model: BasePredictor,
     uri: str,
@@ -66,15 +58,13 @@ def open_collection(
     *,
     token: str = "",
     create: bool = False,
-    staged: bool = False,
-    settings: CollectionSettings | None = None,
-) -> Collection:
-    """Open or create the collection of a model's vectors; the caller closes it.
+) -> Iterator[Collection]:
+    """Open or create the collection of a model's vectors, and close its store at the end.
 
     Raises:
         SearchError: The collection is missing, or was filled by another model.
     """
-    return Collection.open(
+    with stores.open_collection(
         uri,
         collection,
         token=token,
@@ -82,9 +72,16 @@ def open_collection(
         fingerprint=model.fingerprint,
         model=lasting_name(model),
         create=create,
-        staged=staged,
-        settings=settings,
-    )
+    ) as opened:
+        yield opened
+
+
+def infos_at(uri: str, *, token: str = "") -> dict[str, CollectionInfo]:
+    """Describe the collections at a URI by name; none if there is no such file yet."""
+    if stores.is_file(uri) and not os.path.exists(uri):
+        return {}
+    with stores.open_store(uri, token=token) as store:
+        return {info.collection: info for info in store.list()}
 
 
 def lasting_name(model: BasePredictor) -> str:
@@ -93,12 +90,8 @@ def lasting_name(model: BasePredictor) -> str:
     A path of a shipped model would be valid for this installation only.
     """
     folder = os.path.abspath(model.source)
-    if is_exported(folder):
-        return folder
-    for name, home in shipped().items():
-        if folder == os.path.abspath(home):
-            return name
-    return folder
+    names = {os.path.abspath(home): name for name, home in shipped().items()}
+    return names.get(folder, folder)
 
 
 def model_of(info: CollectionInfo) -> str:
@@ -132,9 +125,6 @@ def model_of(info: CollectionInfo) -> str:
     )
 
 
-# Search workflow: open a collection together with the model that filled it.
-
-
 @contextmanager
 def open_search(
     uri: str,
@@ -144,7 +134,6 @@ def open_search(
     model: Embedder | str | Path | None = None,
     fallback: Callable[[], str | Path | None] | None = None,
     execution: Execution = DEFAULT,
-    progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Open a collection for search with the model that filled it, and close it at the end.
 
@@ -156,23 +145,17 @@ def open_search(
         ModelError: The model cannot be loaded.
     """
     # The collection is opened first: that is fast, and its errors are raised at once.
-    with ExitStack() as stack:
-        connect = partial(Collection.open, uri, collection, token=token)
-        searched: VectorSearch
-        if saved := find_copy(uri, collection):
-            searched = stack.enter_context(CollectionCopy(connect, saved=saved))
-        else:
-            searched = stack.enter_context(connect())
+    with stores.open_collection(uri, collection, token=token) as opened:
         if not isinstance(model, Embedder):
             name = model
             if name is None:
                 try:
-                    name = model_of(searched.info)
+                    name = model_of(opened.info)
                 except ModelError:
                     if fallback is None or (name := fallback()) is None:
                         raise
-            model = fitted(load_embedder(name, execution), searched.info)
-        yield SearchEngine(model, searchable(searched, progress), image_reader=_image_reader)
+            model = fitted(load_embedder(name, execution), opened.info)
+        yield SearchEngine(model, opened, image_reader=_image_reader)
 
 
 def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
@@ -180,6 +163,16 @@ def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
     if execution == DEFAULT and has_text_graph(name):
         return TextEmbedder(str(name), lambda: load_model(name))
     return load_model(name, execution)
+
+
+def text_embedder(model: BasePredictor) -> Embedder:
+    """Return the embedder of texts of a shipped model, without torch; else the model itself."""
+    name = lasting_name(model)
+    if not has_text_graph(name):
+        return model
+    embedder = TextEmbedder(name, lambda: model)
+    short = model.embed_dim < embedder.embed_dim
+    return shorten(embedder, model.embed_dim) if short else embedder
 
 
 def _image_reader() -> Callable[[str, str], bytes]:

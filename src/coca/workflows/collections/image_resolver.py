@@ -6,8 +6,7 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.files.local_files import MAX_IMAGE_BYTES, read_file
 from coca.data.storage.storage import Storage, is_remote
-from coca.search.ingest.snapshot import WHOLE
-from coca.search.ingest.sources import Entry
+from coca.search.ingest.sources import WHOLE, Entry
 from coca.search.records import frame_interval_of, series_of
 from coca.workflows.collections.image_sources import (
     TABLE_SUFFIXES,

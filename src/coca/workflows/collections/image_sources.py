@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
@@ -27,66 +28,59 @@ from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.runtime.image_file import DECODERS
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
-from coca.search.ingest.sources import AnySource, Entry, FileSource, SourceImage, empty_folders
+from coca.search.ingest.sources import (
+    AnySource,
+    Entry,
+    FileSource,
+    SourceImage,
+    empty_folders,
+    find_files,
+)
 from coca.workflows.collections.video_source import VideoSource, live_photo_of
 
-_TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
+logger = logging.getLogger(__name__)
+
+Kind: TypeAlias = Literal[
+    "folder", "missing", "image", "video", "tars", "manifest", "zip", "vectors"
+]
+_TABLE_KINDS: Mapping[str, Kind] = {**dict.fromkeys(SUFFIXES, "manifest"), ".zip": "zip"}
 """File suffix to kind of the source that reads it."""
 TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
 """Suffixes of files with one row per image, which may contain the images."""
+
+STORE_SUFFIXES = (".db", ".db-wal", ".db-shm", ".db-journal")
+"""Suffixes of the files of a SQLite store, which may be in a folder of images."""
 
 _WRONG_KINDS = {
     ".json": "a manifest has one JSON object per line: write it as .jsonl, or as .csv or .parquet",
     ".npy": "vectors alone do not identify their images; name the images themselves",
     ".db": "it is a collection; name the images to index, and pass the collection with --uri",
-    ".gz": "compressed tars have no random access; unpack it to a .tar",
-    ".tgz": "compressed tars have no random access; unpack it to a .tar",
-    ".zst": "compressed tars have no random access; unpack it to a .tar",
     ".txt": "a list of files is read as a manifest: a .csv whose first line is `image`",
     ".idx": "that is the index of a tar; name the tar",
-}
+} | dict.fromkeys(
+    (".gz", ".tgz", ".zst"), "compressed tars have no random access; unpack it to a .tar"
+)
 
 
 @dataclass(frozen=True)
 class SourceUri:
-    """Resolved URI of an index run; its class is the kind of source."""
+    """Resolved URI of an index run."""
 
     uri: str
+    kind: Kind
+    """`folder`: local, with images and videos found recursively, and tars at the top only;
+    `missing`: local file or folder that no longer exists, whose records are to be removed; `image`:
+    local file, or one that the decoder of a plug-in turns into an image; `video`: local file;
+    `tars`: a tar, or a pattern with `*` and braces, local or remote; `manifest`, `zip`: table with
+    one row per image, local or remote; `vectors`: Parquet file of embedded records, or a folder of
+    them."""
+    files: tuple[Path, ...] = ()
+    """Files of vectors."""
 
 
-class FolderUri(SourceUri):
-    """Local folder; its images and videos are found recursively, its tars at the top only."""
-
-
-class MissingUri(SourceUri):
-    """Local file or folder that no longer exists, whose records are to be removed."""
-
-
-class ImageUri(SourceUri):
-    """Local image file, or one that the decoder of a plug-in turns into an image."""
-
-
-class VideoUri(SourceUri):
-    """Local video file."""
-
-
-class TarsUri(SourceUri):
-    """Tar, or a pattern of tars with `*` and braces, local or remote."""
-
-
-@dataclass(frozen=True)
-class TableUri(SourceUri):
-    """Table with one row per image, local or remote."""
-
-    kind: str
-    """Kind of its data source: `manifest` or `zip`."""
-
-
-@dataclass(frozen=True)
-class VectorsUri(SourceUri):
-    """Parquet file of embedded records, or a folder of them."""
-
-    files: tuple[Path, ...]
+def uris_of(resolved: Iterable[SourceUri], *kinds: Kind) -> list[str]:
+    """List the URIs of these kinds."""
+    return [source.uri for source in resolved if source.kind in kinds]
 
 
 def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> list[SourceUri]:
@@ -96,7 +90,7 @@ def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> 
     """
     distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
     return [
-        MissingUri(uri) if allow_missing and _is_missing(uri) else resolve_uri(uri)
+        SourceUri(uri, "missing") if allow_missing and _is_missing(uri) else resolve_uri(uri)
         for uri in distinct
     ]
 
@@ -107,21 +101,21 @@ def resolve_uri(uri: str | Path) -> SourceUri:
     path, is_local = Path(uri), not is_remote(uri)
     suffix = path.suffix.lower()
     if is_local and (files := find_vectors(path)):
-        return VectorsUri(uri, tuple(files))
+        return SourceUri(uri, "vectors", tuple(files))
     if is_local and path.is_dir() and suffix != ".db":
-        return FolderUri(uri)
+        return SourceUri(uri, "folder")
     if suffix == ".tar" or any(name.endswith(".tar") for name in expand_braces(uri)):
-        return TarsUri(uri)
+        return SourceUri(uri, "tars")
     if suffix in _TABLE_KINDS:
-        return TableUri(uri, _TABLE_KINDS[suffix])
+        return SourceUri(uri, _TABLE_KINDS[suffix])
     if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not is_local:
         raise ConfigError(f"{uri}: single URLs are not fetched; list them in a manifest")
     if is_local and not path.exists():
         raise DataError(f"{uri} does not exist", reason="missing")
     if suffix in PHOTO_SUFFIXES or suffix in DECODERS.names():
-        return ImageUri(uri)
+        return SourceUri(uri, "image")
     if suffix in VIDEO_SUFFIXES:
-        return VideoUri(uri)
+        return SourceUri(uri, "video")
     advice = _WRONG_KINDS.get(
         suffix,
         "supported are folders, images, videos, .tar shards, and tables: "
@@ -136,7 +130,7 @@ def _is_missing(uri: str) -> bool:
 
 def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
     """List the vectors files; empty if the URIs are images."""
-    vectors = [uri for uri in resolved if isinstance(uri, VectorsUri)]
+    vectors = [uri for uri in resolved if uri.kind == "vectors"]
     if vectors and len(vectors) < len(resolved):
         raise ConfigError(
             f"{vectors[0].uri} has vectors, and other sources images: index them one after the "
@@ -146,11 +140,6 @@ def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:
     files = {os.path.realpath(file): file for uri in vectors for file in uri.files}
     return list(files.values())
 
-
-# Image sources of indexing: open folders, files, videos, tars and tables.
-
-
-logger = logging.getLogger(__name__)
 
 FRAME_INTERVAL_S = 5.0
 """Default interval between the frames of a video, in seconds."""
@@ -171,13 +160,12 @@ def open_sources(
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
     sources: list[AnySource] = []
-    files_and_folders = [source.uri for source in uris if isinstance(source, FolderUri | ImageUri)]
-    missing = [source.uri for source in uris if isinstance(source, MissingUri)]
-    if files_and_folders or missing:
-        sources.append(FileSource(files_and_folders, missing=missing, within=within))
+    paths, missing = uris_of(uris, "folder", "image"), uris_of(uris, "missing")
+    if paths or missing:
+        sources.append(FileSource(paths, missing=missing, within=within))
     sources += _open_videos(uris, frame_interval_s, within)
     unreadable: list[UnreadableFile] = []
-    if tars := [source.uri for source in uris if isinstance(source, TarsUri) or _has_tars(source)]:
+    if tars := [one.uri for one in uris if one.kind == "tars" or _has_tars(one)]:
         shards = SampleSource(
             ShardsConfig(path=tuple(tars)),
             on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
@@ -185,14 +173,14 @@ def open_sources(
         )
         if shards.entries() or not unreadable:
             sources.append(shards)
-    for table in (source for source in uris if isinstance(source, TableUri)):
+    for table in uris_of(uris, "manifest", "zip"):
         try:
-            kind = ZipConfig if table.kind == "zip" else ManifestConfig
-            sources.append(SampleSource(kind(path=table.uri, read_from=tuple(read_from))))
+            kind = ZipConfig if Path(table).suffix.lower() == ".zip" else ManifestConfig
+            sources.append(SampleSource(kind(path=table, read_from=tuple(read_from))))
         except DataError as error:
-            if not is_remote(table.uri) and not os.path.exists(table.uri):
+            if not is_remote(table) and not os.path.exists(table):
                 raise
-            unreadable.append(UnreadableFile(table.uri, error))
+            unreadable.append(UnreadableFile(table, error))
     if unreadable and not sources:
         raise unreadable[0].fault
     return [*sources, *unreadable]
@@ -205,7 +193,7 @@ def check_filled(
     uris: Sequence[SourceUri], sources: Sequence[AnySource], *, prune: bool = False
 ) -> None:
     """Check that the sources have entries, and warn about empty folders and left out videos."""
-    videos = [source.uri for source in uris if isinstance(source, VideoUri)]
+    videos = uris_of(uris, "video")
     motions = {video: photo for video in videos if (photo := live_photo_of(video))}
     if len(motions) == len(uris):
         video, photo = next(iter(motions.items()))
@@ -223,31 +211,24 @@ def check_filled(
             + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
         )
-    if motions:
-        entries = {entry.path for source in sources for entry in source.entries()}
-        for video, photo in motions.items():
-            if os.path.abspath(photo) not in entries:
-                logger.warning("%s %s", video, _IS_MOTION.format(photo))
-    folders = [source.uri for source in uris if isinstance(source, FolderUri)]
-    for folder in [] if prune else empty_folders(folders, sources):
+    entries = {entry.path for source in sources for entry in source.entries()} if motions else ()
+    for video, photo in motions.items():
+        if os.path.abspath(photo) not in entries:
+            logger.warning("%s %s", video, _IS_MOTION.format(photo))
+    for folder in [] if prune else empty_folders(uris_of(uris, "folder"), sources):
         logger.warning("there is nothing to index in %s", folder)
 
 
+@dataclass(frozen=True)
 class UnreadableFile:
-    """A tar or table that is unreadable as a whole: one entry, whose `read` raises.
+    """A tar or table that is unreadable as a whole: one entry, whose `read` raises."""
 
-    Attributes:
-        path: The file.
-        fault: The error.
-    """
-
-    def __init__(self, path: str, fault: DataError) -> None:
-        self.path, self.fault = path, fault
-        self._entry = Entry(full_path(path), "")
+    path: str
+    fault: DataError
 
     def entries(self) -> Sequence[Entry]:
         """Return the file as the only entry."""
-        return [self._entry]
+        return [Entry(full_path(self.path), "")]
 
     def annotation(self, entry: Entry) -> None:
         """Return None: there is no text."""
@@ -349,18 +330,15 @@ class SampleSource:
 
 def _has_tars(uri: SourceUri) -> bool:
     """Return whether the URI is a folder with tars, which may be folders by name only."""
-    return isinstance(uri, FolderUri) and any(
-        not tar.is_dir() for tar in Path(uri.uri).glob("*.tar")
-    )
+    return uri.kind == "folder" and any(not tar.is_dir() for tar in Path(uri.uri).glob("*.tar"))
 
 
 def _open_videos(
     uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
 ) -> list[AnySource]:
     """Open the videos, if there are any; without `av`, those in folders are skipped."""
-    folders = [source.uri for source in uris if isinstance(source, FolderUri)]
-    videos = [source.uri for source in uris if isinstance(source, VideoUri)]
-    if not frame_interval_s:
+    folders, videos = uris_of(uris, "folder"), uris_of(uris, "video")
+    if not (frame_interval_s and find_files([*folders, *videos], VIDEO_SUFFIXES, warn=False)):
         return []
     source = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
     if not (count := len(source.entries())):
@@ -393,8 +371,7 @@ _RAW = frozenset({".3fr", ".crw", ".dcr", ".erf", ".iiq", ".kdc", ".mef", ".mos"
 _IMAGES = (
     frozenset({".ai", ".cdr", ".cin", ".dds", ".eps", ".exr", ".fit", ".fits", ".hdr"})
     | {".icns", ".ico", ".jp2", ".jpe", ".jfif", ".jxl", ".kra", ".pcx", ".pbm"}
-    | {".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".svg", ".svgz", ".tga"}
-    | {".xcf", ".xpm"}
+    | {".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".svg", ".svgz", ".tga", ".xcf", ".xpm"}
 )
 _ARCHIVES = frozenset({".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zst"})
 _TABLES = TABLE_SUFFIXES - {".zip"}
@@ -408,19 +385,19 @@ _KINDS: Sequence[tuple[frozenset[str], str]] = (
     (frozenset({LINK}), "pass the linked folders by name"),
 )
 _MEDIA = PHOTO_SUFFIXES | VIDEO_SUFFIXES
-_TAKEN = _MEDIA | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx"}
+_TAKEN = _MEDIA | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx", *STORE_SUFFIXES}
 _MOST_SUFFIXES = 6
 
 
 def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
     """Count the skipped files of the folders among the URIs; suffix in lower case -> count.
 
-    Sidecar files, hidden files, folders of Milvus Lite, and raw photos next to a photo of the same
-    name are not counted. Images and videos whose
-    package is not installed are reported where they are searched.
+    Sidecar files, hidden files, files of SQLite stores, and raw photos next to a photo of the same
+    name are not counted. Images and videos whose package is not installed are reported where they
+    are searched.
     """
     counts: Counter[str] = Counter()
-    tops = {os.path.abspath(uri.uri) for uri in uris if isinstance(uri, FolderUri)}
+    tops = {os.path.abspath(uri) for uri in uris_of(uris, "folder")}
     passed = {os.path.abspath(uri.uri) for uri in uris} - tops
     seen: set[str] = set()
     for top in sorted(tops):
@@ -432,11 +409,7 @@ def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
             visible = [os.path.join(here, name) for name in folders if not name.startswith(".")]
             links = [path for path in visible if os.path.islink(path)]
             counts[LINK] += sum(os.path.realpath(path) not in tops for path in links)
-            folders[:] = [
-                os.path.basename(path)
-                for path in visible
-                if path not in links and not path.endswith(".db")
-            ]
+            folders[:] = [os.path.basename(path) for path in visible if path not in links]
             parts = {name: os.path.splitext(name) for name in names}
             photos = {stem for stem, suffix in parts.values() if suffix.lower() in PHOTO_SUFFIXES}
             for name, (stem, suffix) in parts.items():
@@ -446,14 +419,6 @@ def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
                 if not (name.startswith(".") or is_read or os.path.join(here, name) in passed):
                     counts[suffix] += 1
     return dict(sorted((+counts).items()))
-
-
-def warn_of_skipped(uris: Iterable[SourceUri]) -> dict[str, int]:
-    """Count the skipped files as `skipped_files` does, and log a warning for each kind."""
-    counts = skipped_files(uris)
-    for sentence in describe_skipped(counts):
-        logger.warning("%s", sentence)
-    return counts
 
 
 def describe_skipped(counts: Mapping[str, int]) -> list[str]:

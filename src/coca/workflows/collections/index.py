@@ -1,8 +1,9 @@
 """Indexing workflow: embed images, or read their vectors, and upsert them into a collection."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,45 +17,45 @@ from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.short_vectors import shorten
 from coca.runtime.text_reader import TextReader
-from coca.search.ingest.ingest_report import BadImage, IngestReport
+from coca.search import stores
+from coca.search.ingest.encoding import Captioner
+from coca.search.ingest.ingest_report import BadLog, IngestReport
 from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
-from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
-from coca.search.ingest.upsert import Captioner
-from coca.search.milvus.catalog import check_fillable
-from coca.search.milvus.collection import Collection
-from coca.search.query.milvus_search import searchable
-from coca.search.query.searchable import Searchable
-from coca.search.records import CollectionInfo
+from coca.search.records import CollectionInfo, check_same_model
+from coca.search.store import Collection
 from coca.workflows.collections.calibrate import calibrate, needs_calibration
 from coca.workflows.collections.collection_model import (
     fitted,
+    lasting_name,
     load_embedder,
     load_model,
     model_of,
-    open_collection,
 )
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
     UnreadableFile,
     check_filled,
+    describe_skipped,
     open_sources,
     resolve_uris,
+    skipped_files,
     vectors_files,
-    warn_of_skipped,
 )
-from coca.workflows.collections.watch import watch_folders, watched_folders
+from coca.workflows.collections.watch import check_watchable, watch_folders
 
 logger = logging.getLogger(__name__)
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
-_OCR_IMAGES = 8
+_BATCH_IMAGES, _OCR_IMAGES = 64, 8
+"""Images of one transaction, and with OCR."""
 
-ModelLoader: TypeAlias = Callable[[CollectionInfo | None], BasePredictor]
-"""Loads the model to fill a collection with; None: the collection does not exist yet."""
+ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Callable[[], BasePredictor]]
+"""Chooses the model to fill a collection with, and returns a function that loads it; None: the
+collection does not exist yet. A model that is known not to fit is refused without loading it."""
 
 
 class IndexSettings(TypedDict, total=False):
@@ -148,36 +149,24 @@ def index_images(
                 f"{', '.join(given)} apply to images, and these are vectors: leave them out"
             )
         return _index_vectors(files, uri=uri, progress=progress, **settings)
-    folders = [] if watch is None else watched_folders(resolved)
+    if watch is not None:
+        check_watchable(resolved)
+        settings["prune"] = True
     sources = open_sources(
         [] if watch else resolved, frame_interval_s=frame_interval_s, read_from=read_from
     )
     if not (watch or trust_empty):
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
-    skipped = warn_of_skipped(resolved)
-    if not isinstance(model, BasePredictor):
-        collection, token = settings.get("collection", "pictures"), settings.get("token", "")
-        info = check_fillable(uri, collection, token=token)
-        model = fitted(model(info), info)
-    if dimensions is not None:
-        model = shorten(model, dimensions)
-    if isinstance(writer := settings.get("captions_from"), str | Path):
-        # Once, for all runs of a watch.
-        settings["captions_from"] = load_model(writer)
-    # Only a watch runs repeatedly.
-    path_cache = None if watch is None else PathCache()
-    index = partial(
-        index_sources, predictor=model, uri=uri, path_cache=path_cache, progress=progress
-    )
-    if watch is None:
-        return replace(index(sources, **settings), skipped=skipped)
-    settings["prune"] = True
-    for result in watch_folders(
-        folders, lambda sources: index(sources, **settings), frame_interval_s=frame_interval_s
-    ):
-        watch(replace(result, skipped=skipped))
-    return replace(result, skipped=skipped)
+    skipped = skipped_files(resolved)
+    for sentence in describe_skipped(skipped):
+        logger.warning("%s", sentence)
+    with _indexing(model, uri, settings, progress, dimensions) as index:
+        if watch is None:
+            return replace(index(sources), skipped=skipped)
+        for result in watch_folders(resolved, index, frame_interval_s=frame_interval_s):
+            watch(replace(result, skipped=skipped))
+        return replace(result, skipped=skipped)
 
 
 def index_sources(
@@ -185,47 +174,88 @@ def index_sources(
     predictor: BasePredictor,
     *,
     uri: str,
-    path_cache: PathCache | None = None,
     progress: ProgressMaker = silent,
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
-    """Index images from open sources; otherwise as `index_images`.
-
-    `path_cache` is shared by repeated runs, so that later runs read only changes.
-    """
+    """Index images from open sources; otherwise as `index_images`."""
     check_options(settings, IndexSettings.__annotations__, of="indexing")
-    with open_collection(
-        predictor,
-        uri,
-        settings.get("collection", "pictures"),
-        token=settings.get("token", ""),
-        create=True,
-    ) as collection:
-        with counted_on_ctrl_c(collection):
-            report = ingest(
-                sources,
-                predictor,
-                collection,
-                captioner=_writer(predictor, settings),
-                text_reader=_text_reader() if settings.get("ocr") else None,
-                prune=settings.get("prune", False),
-                prune_empty=settings.get("prune_empty", False),
-                path_cache=path_cache,
-                bad_log=BadImageLog(
-                    settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
-                ),
-                progress=progress,
-                # The text of a page takes seconds, and the progress is that of whole batches.
-                batch_size=min(_OCR_IMAGES, predictor.batch_size)
-                if settings.get("ocr")
-                else predictor.batch_size,
+    with _indexing(predictor, uri, settings, progress) as index:
+        return index(sources)
+
+
+@contextmanager
+def _indexing(
+    model: BasePredictor | ModelLoader,
+    uri: str,
+    settings: IndexSettings,
+    progress: ProgressMaker,
+    dimensions: int | None = None,
+) -> Iterator[Callable[[Sequence[AnySource]], IndexResult]]:
+    """Open or create the collection to fill; yield the function that indexes sources into it."""
+    name, token = settings.get("collection", "pictures"), settings.get("token", "")
+    with ExitStack() as stack:
+        store, info = None, None
+        if not stores.is_file(uri) or os.path.exists(uri):
+            store = stack.enter_context(stores.open_store(uri, token=token))
+            info = store.open(name).info if store.has(name) else None
+        if info is not None and dimensions is not None:
+            check_same_model(info, fingerprint=info.fingerprint, embed_dim=dimensions)
+        if info is None:
+            stores.check_name(uri, name)
+        given = model if isinstance(model, BasePredictor) else model(info)
+
+        @cache
+        def load() -> BasePredictor:
+            loaded = given if isinstance(given, BasePredictor) else given()
+            return fitted(loaded, info) if dimensions is None else shorten(loaded, dimensions)
+
+        if info is None:
+            new = load()
+            store = store or stack.enter_context(stores.open_store(uri, token=token, create=True))
+            collection = stores.open_or_create(
+                store,
+                name,
+                embed_dim=new.embed_dim,
+                fingerprint=new.fingerprint,
+                model=lasting_name(new),
             )
-            # Here, so that the first search need not write the copy on disk.
-            searched = searchable(collection, progress)
-            if needs_calibration(collection):
-                calibrate(collection, predictor, searched=searched, progress=progress)
-        unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
-        return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
+        else:
+            assert store is not None
+            collection = store.open(name)
+            if isinstance(given, BasePredictor):
+                check_same_model(info, fingerprint=given.fingerprint, embed_dim=load().embed_dim)
+        yield partial(_index_into, collection, load, _writer(settings), settings, progress)
+
+
+def _index_into(
+    collection: Collection,
+    load: Callable[[], BasePredictor],
+    writer: Captioner | None,
+    settings: IndexSettings,
+    progress: ProgressMaker,
+    sources: Sequence[AnySource],
+) -> IndexResult:
+    with counted_on_ctrl_c(collection):
+        report = ingest(
+            sources,
+            load,
+            collection,
+            captions=settings.get("captions", True),
+            captioner=writer,
+            text_reader=(lambda images: _text_reader()(images)) if settings.get("ocr") else None,
+            prune=settings.get("prune", False),
+            prune_empty=settings.get("prune_empty", False),
+            bad_log=bad_image_log(
+                settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
+            ),
+            progress=progress,
+            # The text of a page takes seconds, and the progress is that of whole batches.
+            batch_size=_OCR_IMAGES if settings.get("ocr") else _BATCH_IMAGES,
+        )
+        if report.has_changes and needs_calibration(collection):
+            calibrate(collection, load(), progress=progress)
+    unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
+    return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
 
 def _index_vectors(
@@ -238,7 +268,7 @@ def _index_vectors(
         raise SearchError(
             f"the vectors are of several models: {models}; give each a folder of its own"
         )
-    with Collection.open(
+    with stores.open_collection(
         uri,
         settings.get("collection", "pictures"),
         token=settings.get("token", ""),
@@ -249,20 +279,16 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
-            searched = searchable(collection, progress)
-            if needs_calibration(collection):
-                _calibrate_vectors(collection, searched, progress)
+            if report.has_changes and needs_calibration(collection):
+                _calibrate_vectors(collection, progress)
         return IndexResult(collection.describe(), report)
 
 
-def _calibrate_vectors(
-    collection: Collection, searched: Searchable, progress: ProgressMaker
-) -> None:
+def _calibrate_vectors(collection: Collection, progress: ProgressMaker) -> None:
     """Calibrate a collection with its model, if that is on this machine."""
     info = collection.info
     try:
-        embedder = fitted(load_embedder(model_of(info)), info)
-        calibrate(collection, embedder, searched=searched, progress=progress)
+        calibrate(collection, fitted(load_embedder(model_of(info)), info), progress=progress)
     except (ModelError, SearchError, MissingExtraError) as error:
         logger.warning(
             "searches mark no matches until `coca collection calibrate %s`: %s",
@@ -288,18 +314,18 @@ def counted_on_ctrl_c(collection: Collection) -> Iterator[None]:
         ) from None
 
 
-@cache
-def _text_reader() -> TextReader:
-    """Load the models of OCR, once for all runs of a watch."""
-    return TextReader()
+_text_reader = cache(TextReader)
+"""Loads the models of OCR, once for all runs of a watch."""
 
 
-def _writer(predictor: BasePredictor, settings: IndexSettings) -> Captioner | None:
-    """Return the captioner of the settings; None: no captions are generated."""
+def _writer(settings: IndexSettings) -> Captioner | None:
+    """Return the captioner of `captions_from`, whose model is loaded at the first caption."""
     given = settings.get("captions_from")
-    if not settings.get("captions", True) or (given is None and not predictor.has_decoder):
+    if given is None or not settings.get("captions", True):
         return None
-    return captioner(load_model(given) if isinstance(given, str | Path) else given or predictor)
+
+    load = cache(lambda: captioner(load_model(given) if isinstance(given, str | Path) else given))
+    return lambda images: load()(images)
 
 
 def captioner(predictor: BasePredictor) -> Captioner:
@@ -312,15 +338,9 @@ def captioner(predictor: BasePredictor) -> Captioner:
     return lambda images: [caption.text for caption in predictor.caption(images)]
 
 
-class BadImageLog:
-    """Counts and lists unreadable images, with the log of the training loader."""
-
-    def __init__(self, path: Path | None, max_bad_fraction: float) -> None:
-        self._log = BadSampleLog(path, max_bad_fraction)
-
-    def add(self, good: int, bad: Sequence[BadImage]) -> None:
-        """Record the good and bad images of a batch."""
-        self._log.add(
-            good,
-            [BadSample(image.path, image.path, 0, image.reason, image.detail) for image in bad],
-        )
+def bad_image_log(path: Path | None, max_bad_fraction: float) -> BadLog:
+    """Count unreadable images, and list them in a file, with the log of the training loader."""
+    log = cache(lambda: BadSampleLog(path, max_bad_fraction))
+    return lambda good, bad: log().add(
+        good, [BadSample(image.path, image.path, 0, image.reason, image.detail) for image in bad]
+    )

@@ -10,18 +10,17 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
-from coca.search.milvus.collection import Collection
+from coca.search.filters import NOT_HIDDEN
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
+from coca.search.mining.images import Images, read_images
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
-from coca.search.query.collection_copy import CollectionCopy
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.records import batches, check_same_model
+from coca.search.records import check_same_model
+from coca.search.store import Collection
 from coca.workflows.collections.class_prompts import check_classes_model
 from coca.workflows.collections.subset import Subset, check_out, write_subset
-
-_READ_ROWS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Mining:
     uncertain_among: Collection | None = None
     """Select the images with the highest entropy over these classes."""
     filter: str = ""
-    """Milvus filter expression; default: none."""
+    """Filter expression; default: none."""
     away_from: Sequence[str | Path] = ()
     """Images whose near-duplicates are excluded, such as a test set."""
 
@@ -80,22 +79,17 @@ def mine(
         )
     if choice.min_score is not None and mining.uncertain_among is None and choice.min_score > 1:
         raise ConfigError(f"min_score must be a cosine in [-1, 1] here, got {choice.min_score:g}")
-    _check_model(collection, predictor)
+    engine = SearchEngine(predictor, collection)
     if mining.uncertain_among is not None:
         check_classes_model(mining.uncertain_among.info, predictor)
-    resident = CollectionCopy(collection, progress=progress)
-    ids, vectors = resident.vectors()
-    total = len(ids)
-    if mining.filter:
-        kept = set(collection.ids(mining.filter))
-        rows = [row for row, id in enumerate(ids) if id in kept]
-        ids, vectors = [ids[row] for row in rows], vectors[rows]
-    scores = _scores(resident, predictor, mining, vectors)
+    images = read_images(collection, mining.filter)
+    scores = _scores(engine, predictor, mining, images.vectors)
     away = predictor.embed_images(list(mining.away_from)) if mining.away_from else None
-    chosen = choose(vectors, choice, scores=scores, away_from=away, progress=progress)
-    given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
+    chosen = choose(images.vectors, choice, scores=scores, away_from=away, progress=progress)
+    given = {images.ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
     if not given:
-        raise SearchError(_nothing_left(total, len(vectors), scores, choice))
+        total = collection.count(NOT_HIDDEN)
+        raise SearchError(_nothing_left(total, len(images.ids), scores, choice))
     return write_subset(out, collection, given, model_captions=model_captions, progress=progress)
 
 
@@ -107,8 +101,8 @@ def find_duplicates(
     predictor: BasePredictor | None = None,
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
-) -> tuple[Duplicates, dict[int, str]]:
-    """Find the near-duplicates of a collection, and the paths of their rows.
+) -> tuple[Duplicates, Images]:
+    """Find the near-duplicates among the images of a collection, and the images of their rows.
 
     Raises:
         SearchError: `min_similarity` is not in (0, 1], or another model filled the collection.
@@ -117,31 +111,25 @@ def find_duplicates(
     apart = None
     if others:
         assert predictor is not None, "other images need the model"
-        _check_model(collection, predictor)
+        check_same_model(
+            collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+        )
         apart = predictor.embed_images(list(others), progress=progress)
-    resident = CollectionCopy(collection, progress=progress)
-    ids, vectors = resident.vectors()
+    images = read_images(collection)
     found = near_duplicates(
-        vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
+        images.vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
     )
-    rows = [row for group in found.groups for row in group] if apart is None else found.drop
-    # Only the paths are kept in memory. Records deleted meanwhile are reported by id.
-    paths = {row: ids[row] for row in rows}
-    for part in batches(rows, _READ_ROWS):
-        there = {hit.id: hit.path for hit in collection.hits({ids[row]: 1.0 for row in part})}
-        paths |= {row: there[ids[row]] for row in part if ids[row] in there}
-    return found, paths
+    return found, images
 
 
 def _scores(
-    resident: CollectionCopy,
+    engine: SearchEngine,
     predictor: BasePredictor,
     mining: Mining,
     vectors: Float32[np.ndarray, "N E"],
 ) -> Float32[np.ndarray, " N"] | None:
     if mining.terms:
-        query = SearchEngine(predictor, resident).query(mining.terms)
-        return vectors @ query[0]
+        return vectors @ engine.query_vector(mining.terms)
     if mining.examples:
         return similarity(vectors, predictor.embed_images(list(mining.examples)))
     if mining.uncertain_among is not None:
@@ -150,17 +138,8 @@ def _scores(
     return None
 
 
-def _check_model(collection: Collection, predictor: BasePredictor) -> None:
-    check_same_model(
-        collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
-    )
-
-
 def _nothing_left(
-    total: int,
-    filtered: int,
-    scores: Float32[np.ndarray, " N"] | None,
-    choice: Choice,
+    total: int, filtered: int, scores: Float32[np.ndarray, " N"] | None, choice: Choice
 ) -> str:
     """Return the reason why no image was selected."""
     if not total:

@@ -9,6 +9,7 @@ Fields of a record keep their names. Information about the selection is in one f
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +21,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
-from coca.search.milvus.collection import Collection
 from coca.search.query.originals import read_original
 from coca.search.records import Record, batches
+from coca.search.store import Collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 
 _READ_ROWS = 1_000
@@ -45,11 +46,12 @@ class Subset:
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and error of each selected image that is no longer readable."""
 
-    def count(self, captions: Sequence[str], labels: Sequence[str]) -> None:
+    def count(self, record: Record, captions: Sequence[str], labels: Sequence[str]) -> None:
         """Count a written image."""
         self.written += 1
         self.captioned += bool(captions)
         self.labelled += bool(labels)
+        self.model_captions += record.caption_source == "model" and record.caption not in captions
 
     @property
     def text(self) -> Literal["captions", "labels"] | None:
@@ -92,10 +94,28 @@ def write_subset(
             file.
     """
     check_out(out)
-    if Path(out).suffix == ".jsonl":
-        subset = _write_manifest(Path(out), collection, scores, model_captions)
-    else:
-        subset = _write_shards(Path(out), collection, scores, model_captions, progress)
+    out, subset, read = Path(out), Subset(), ImageResolver()
+    lines: list[str] = []
+    ids = list(scores)
+    if out.suffix != ".jsonl":
+        # Sorted by path, so that each tar or video is read once.
+        ids = [hit.id for hit in sorted(collection.hits(scores), key=lambda hit: hit.path)]
+    with progress("copy images", len(ids)) as bar, ExitStack() as opened:
+        writer = None if out.suffix == ".jsonl" else opened.enter_context(ShardWriter(out))
+        for record in _records(collection, ids, subset):
+            try:
+                captions, labels, rest = _words(record, scores[record.id], model_captions)
+                if writer is None:
+                    lines.append(_line(record, captions, labels, rest, out))
+                else:
+                    image = read_original(record, read)
+                    writer.write(Sample(record.id, image, captions, labels, rest))
+                subset.count(record, captions, labels)
+            except DataError as error:
+                subset.lost.append((record.path, str(error)))
+            bar.advance(lost=len(subset.lost))
+    if lines:
+        write_atomic(out, "".join(lines).encode())
     if subset.lost and not subset.written:
         raise SearchError(
             f"none of {len(subset.lost):,} selected images is readable; "
@@ -104,64 +124,29 @@ def write_subset(
     return subset
 
 
-def _write_manifest(
-    out: Path, collection: Collection, scores: Mapping[str, float], model_captions: bool
-) -> Subset:
-    subset, lines = Subset(), []
-    for record in _records(collection, list(scores), subset):
-        paths = list(dict.fromkeys((record.path, *record.origin.files)))
-        files = record.origin.files
-        whole = [path for path in paths if not is_within(path, files.get(path, ""))]
-        there = [path for path in whole if is_remote(path) or os.path.isfile(path)]
-        if not there and len(whole) < len(paths):
-            raise SearchError(
-                f"{record.path} is part of a file, which no manifest can name: give a folder in "
-                f"place of {out}, and shards with the images themselves are written there"
-            )
-        if not there:
-            subset.lost.append((record.path, f"{record.path} is not a file of this machine"))
-            continue
-        try:
-            captions, labels, rest = _words(record, scores[record.id], model_captions)
-        except DataError as error:
-            subset.lost.append((record.path, str(error)))
-            continue
-        subset.count(captions, labels)
-        subset.model_captions += _leaves_out(record, captions)
-        row: dict[str, Any] = {"key": record.id, **rest, "captions": captions}
-        if labels:
-            row["labels"] = labels
-        if "image" in row:
-            row[_MINED] = {**row[_MINED], "image": row["image"]}
-        row["image"] = full_path(there[0])
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    if lines:
-        write_atomic(out, "".join(lines).encode())
-    return subset
-
-
-def _write_shards(
+def _line(
+    record: Record,
+    captions: Sequence[str],
+    labels: Sequence[str],
+    rest: Mapping[str, Any],
     out: Path,
-    collection: Collection,
-    scores: Mapping[str, float],
-    model_captions: bool,
-    progress: ProgressMaker,
-) -> Subset:
-    subset, read = Subset(), ImageResolver()
-    # Sorted by path, so that each tar or video is read once.
-    ids = [hit.id for hit in sorted(collection.hits(scores), key=lambda hit: hit.path)]
-    with progress("copy images", len(ids)) as bar, ShardWriter(out) as writer:
-        for record in _records(collection, ids, subset):
-            try:
-                captions, labels, rest = _words(record, scores[record.id], model_captions)
-                image = read_original(record, read)
-                writer.write(Sample(record.id, image, captions, labels, rest))
-                subset.count(captions, labels)
-                subset.model_captions += _leaves_out(record, captions)
-            except DataError as error:
-                subset.lost.append((record.path, str(error)))
-            bar.advance(lost=len(subset.lost))
-    return subset
+) -> str:
+    """Format a line of a manifest, which names the file of the image."""
+    path = record.path
+    if is_within(path, record.origin.etag):
+        raise SearchError(
+            f"{path} is part of a file, which no manifest can name: give a folder in place of "
+            f"{out}, and shards with the images themselves are written there"
+        )
+    if not (is_remote(path) or os.path.isfile(path)):
+        raise DataError(f"{path} is not a file of this machine", reason="missing")
+    row: dict[str, Any] = {"key": record.id, **rest, "captions": captions}
+    if labels:
+        row["labels"] = labels
+    if "image" in row:
+        row[_MINED] = {**row[_MINED], "image": row["image"]}
+    row["image"] = full_path(path)
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _records(collection: Collection, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
@@ -190,8 +175,3 @@ def _words(
         mined["caption_source"] = "model"
     # The record's own fields take precedence over tags, album and time of the same name.
     return captions, labels or record.tags, {**fields, **rest, _MINED: mined}
-
-
-def _leaves_out(record: Record, captions: Sequence[str]) -> bool:
-    """Check whether the record has a model-generated caption that is not written."""
-    return record.caption_source == "model" and record.caption not in captions

@@ -12,13 +12,7 @@ from coca.core.errors import DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots, check_regular, file_etag
 from coca.processing.video import read_frames
-from coca.search.ingest.sources import (
-    Entry,
-    SourceImage,
-    check_links,
-    find_files,
-    read_annotation,
-)
+from coca.search.ingest.sources import Entry, SourceImage, check_links, find_files, read_annotation
 from coca.search.records import series_etag, series_path
 
 _SHORTER_PX = 720
@@ -41,6 +35,8 @@ class VideoSource:
     outside a frame, so it is stored as the metadata `video_caption`, not as the frame's caption.
     """
 
+    saw_deletion = False
+
     def __init__(
         self,
         paths: Iterable[str | Path],
@@ -53,8 +49,8 @@ class VideoSource:
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
         self._entries = [
-            Entry(str(file), series_etag(file_etag(file), frame_interval_s))
-            for file in find_files(self._tops, suffixes=VIDEO_SUFFIXES, warn=False)
+            Entry(file, series_etag(file_etag(file), frame_interval_s))
+            for file in find_files(self._tops, VIDEO_SUFFIXES, warn=False)
             if not live_photo_of(file)
         ]
 
@@ -62,9 +58,9 @@ class VideoSource:
         """Return one entry per file, sorted by absolute path."""
         return self._entries
 
-    def roots(self) -> Sequence[str]:
-        """Return the folders among the paths."""
-        return sorted(filter(os.path.isdir, self._tops))
+    def places(self) -> Sequence[str]:
+        """Return the paths."""
+        return sorted(self._tops)
 
     def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Yield the frames of a file."""
@@ -79,11 +75,13 @@ class VideoSource:
             raise DataError(
                 f"{entry.path} cannot be read: {error.strerror}", reason=reason
             ) from error
-        for time_s, data in self._frames(entry.path):
-            seconds = round(time_s, 3)
+        frames = read_frames(entry.path, frame_interval_s=self._interval_s, shorter_px=_SHORTER_PX)
+        for frame in frames:
+            seconds, stream = round(frame.time_s, 3), io.BytesIO()
+            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
             yield SourceImage(
                 path=series_path(entry.path, seconds),
-                data=data,
+                data=stream.getvalue(),
                 annotation=replace(
                     annotation,
                     caption="",
@@ -97,11 +95,3 @@ class VideoSource:
     def has_lost(self, path: str, etag: str) -> bool:
         """Check whether a file at or below one of the paths no longer exists."""
         return self._roots.has_lost(path)
-
-    def _frames(self, path: str) -> Iterator[tuple[float, bytes]]:
-        """Yield the time of each frame, in seconds, and its encoded image."""
-        frames = read_frames(path, frame_interval_s=self._interval_s, shorter_px=_SHORTER_PX)
-        for frame in frames:
-            stream = io.BytesIO()
-            Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
-            yield frame.time_s, stream.getvalue()

@@ -16,8 +16,13 @@ from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
-from coca.search.ingest.sources import AnySource, Entry, SourceImage
-from coca.workflows.collections.image_sources import FolderUri, SourceUri, open_sources, resolve_uri
+from coca.search.ingest.sources import AnySource, FileSource
+from coca.workflows.collections.image_sources import (
+    STORE_SUFFIXES,
+    SourceUri,
+    open_sources,
+    resolve_uri,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ _Result = TypeVar("_Result")
 
 
 def watch_folders(
-    folders: Sequence[FolderUri],
+    folders: Sequence[SourceUri],
     index: Callable[[Sequence[AnySource]], _Result],
     *,
     frame_interval_s: float,
@@ -40,9 +45,7 @@ def watch_folders(
 ) -> Iterator[_Result]:
     """Index folders once, then again after every change, until Ctrl-C.
 
-    Ctrl-C ends it after the current indexing run. Between runs the collection may be closed, so
-    that other processes can search it on Milvus Lite. If another process holds the lock, the run is
-    retried later.
+    Ctrl-C ends it after the current indexing run. A run that the store refuses is repeated later.
 
     Yields:
         The result of each run, the first one included.
@@ -92,10 +95,7 @@ def watch_folders(
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """Provide an event that the first Ctrl-C sets; a second Ctrl-C interrupts at once.
-
-    Milvus Lite can swallow an interrupt that is raised while it opens or closes a folder.
-    """
+    """Provide an event that the first Ctrl-C sets; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -113,12 +113,11 @@ def _stop_on_ctrl_c() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def watched_folders(uris: Sequence[SourceUri]) -> list[FolderUri]:
-    """Check that all URIs can be watched, and return them."""
+def check_watchable(uris: Sequence[SourceUri]) -> None:
+    """Check that all URIs are local folders, since only those can be watched."""
     for uri in uris:
-        if not isinstance(uri, FolderUri):
+        if uri.kind != "folder":
             raise ConfigError(f"{uri.uri} cannot be watched: only local folders can")
-    return [uri for uri in uris if isinstance(uri, FolderUri)]
 
 
 def folders_of(sources: Iterable[AnySource]) -> set[str]:
@@ -170,52 +169,20 @@ def changed_sources(
             # Probably incomplete; its completion is another change.
             logger.warning("%s", error)
     lost = sorted(filter(roots.has_lost, vanished))
-    return [*sources, VanishedSource(lost, image_folders, roots)] if lost else sources
+    return [*sources, FileSource([], missing=lost, saw_deletion=True)] if lost else sources
 
 
 def _resolve(path: str) -> SourceUri:
     """Resolve a changed path; a changed folder is searched for images, even if it has vectors."""
-    return FolderUri(path) if os.path.isdir(path) else resolve_uri(path)
-
-
-class VanishedSource:
-    """Deleted files and folders, as a source without entries."""
-
-    def __init__(self, paths: Sequence[str], image_folders: Container[str], roots: Roots) -> None:
-        """Create a source of deleted `paths` below the watched `roots`."""
-        self._paths = paths
-        self._removed = Roots(paths)
-        self._roots = roots
-        self._image_folders = image_folders
-
-    def entries(self) -> Sequence[Entry]:
-        """Return no entries."""
-        return []
-
-    def names(self) -> Sequence[str] | None:
-        """Return the paths if all were images; None for folders, tars and videos."""
-        named = all(
-            Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._image_folders
-            for path in self._paths
-        )
-        return self._paths if named else None
-
-    def series(self, entry: Entry) -> Iterator[SourceImage]:
-        """Never called, since there are no entries."""
-        raise AssertionError(f"{entry.path} has vanished")
-
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Check whether the path is one of the deleted paths or below one."""
-        top = self._removed.above(path)
-        return top is not None and self._roots.has_lost(top)
+    return SourceUri(path, "folder") if os.path.isdir(path) else resolve_uri(path)
 
 
 def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:
-    """Return the changed paths, without hidden files and `.db` folders, which runs change."""
+    """Return the changed paths, without hidden files and SQLite files, which runs change."""
     touched = set()
     for _, name in changes:
         path = Path(os.path.abspath(name))
         below = next((path.relative_to(top) for top in tops if path.is_relative_to(top)), path)
-        if not any(part.startswith(".") or part.endswith(".db") for part in below.parts):
+        if not any(part.startswith(".") or part.endswith(STORE_SUFFIXES) for part in below.parts):
             touched.add(path)
     return touched

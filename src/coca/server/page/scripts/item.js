@@ -15,7 +15,7 @@ const RETRY_MS = 3000;
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
 /** Metadata that the view shows elsewhere. */
-const SHOWN = new Set(["captions", "name", "hidden", ...TECHNICAL]);
+const SHOWN = new Set(["captions", "name", ...TECHNICAL]);
 
 /** Write exposure time, aperture, focal length and sensitivity as cameras do. */
 function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {
@@ -308,6 +308,7 @@ export class ItemView {
       [t("Exposure"), exposureOf(item.metadata)],
       [t("Coordinates"), typeof latitude === "number" ? `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}` : ""],
       [t("File"), item.path],
+      [t("Copies"), item.copies > 1 ? item.copies : ""],
       ["Id", item.id],
       [t("Match"), typeof item.match_probability === "number" ? `${Math.round(item.match_probability * 100)} %` : ""],
       [t("Rank"), rankOf(item)?.toFixed(3)],

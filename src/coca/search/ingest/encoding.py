@@ -1,0 +1,144 @@
+"""Encode new images: vector and caption in one pass of the model, and the text inside (OCR).
+
+The model is loaded at the first image that needs it, so a run without changes loads none.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.core.errors import DataError
+from coca.search.predictor import CaptioningEmbedder, Embedder, PreparingEmbedder
+from coca.search.records import CollectionInfo, batches, check_same_model
+
+_MOST_IMAGES = 64
+
+Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
+"""Generates a caption for each encoded image, or reads the text inside it."""
+Vectors: TypeAlias = dict[str, Float32[np.ndarray, " E"]]
+"""Vectors by key."""
+
+
+class Encoder:
+    """Model of a run, loaded once when it is first needed; thread-safe.
+
+    Args:
+        embedder: The model, or a function that loads it.
+        info: Collection of the vectors, whose model it must be.
+        captions: Whether captions are generated; also with a captioner.
+        captioner: Model that generates them; default: the embedder, if it can.
+
+    Attributes:
+        captions: Whether captions are generated.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder | Callable[[], Embedder],
+        info: CollectionInfo,
+        *,
+        captions: bool = False,
+        captioner: Captioner | None = None,
+    ) -> None:
+        self.captions = captions or captioner is not None
+        self._source, self._info, self._captioner = embedder, info, captioner
+        self._loaded = self._checked(embedder) if isinstance(embedder, Embedder) else None
+        self._lock = threading.Lock()
+
+    def _checked(self, model: Embedder) -> Embedder:
+        check_same_model(self._info, fingerprint=model.fingerprint, embed_dim=model.embed_dim)
+        return model
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model; the first call loads and checks it."""
+        with self._lock:
+            if self._loaded is None:
+                assert not isinstance(self._source, Embedder)
+                self._loaded = self._checked(self._source())
+            return self._loaded
+
+    def writes_captions(self) -> bool:
+        """Return whether captions are generated; loads the model if it decides that."""
+        if not self.captions or self._captioner is not None:
+            return self.captions
+        return isinstance(self.embedder, CaptioningEmbedder) and self.embedder.has_decoder
+
+    def prepare(self, image: bytes) -> Any:
+        """Preprocess an image; None if the model takes bytes.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        embedder = self.embedder
+        return embedder.prepare_image(image) if isinstance(embedder, PreparingEmbedder) else None
+
+    def encode(
+        self, images: Mapping[str, tuple[bytes, Any]], *, captioned: set[str], embedded: set[str]
+    ) -> tuple[Vectors, dict[str, str], dict[str, DataError]]:
+        """Embed and caption images by key, each in one pass if the embedder can.
+
+        Args:
+            images: Bytes and preprocessed input of each image; None if it is not preprocessed.
+            captioned: Keys of the images that need a caption.
+            embedded: Keys of the images that need a vector.
+
+        Returns:
+            Vectors, captions and errors by key.
+        """
+        embedder = self.embedder
+        vectors, captions, faults = Vectors(), dict[str, str](), dict[str, DataError]()
+        inputs: dict[str, Any] = {key: data for key, (data, _) in images.items()}
+        if isinstance(embedder, PreparingEmbedder):
+            for key, (data, prepared) in images.items():
+                try:
+                    inputs[key] = embedder.prepare_image(data) if prepared is None else prepared
+                except DataError as error:
+                    faults[key] = error
+        good = [key for key in inputs if key not in faults]
+        if self._captioner is None and isinstance(embedder, CaptioningEmbedder):
+            both = [key for key in good if key in captioned]
+            if both:
+                found, texts = embedder.embed_and_caption([inputs[key] for key in both])
+                vectors |= zip(both, found, strict=True)
+                captions |= zip(both, texts, strict=True)
+        rest = [key for key in good if key in embedded and key not in vectors]
+        for keys in batches(rest, int(getattr(embedder, "batch_size", 0)) or _MOST_IMAGES):
+            chosen = [inputs[key] for key in keys]
+            if isinstance(embedder, PreparingEmbedder):
+                vectors |= zip(keys, embedder.embed_prepared(chosen), strict=True)
+                continue
+            for key, answer in zip(keys, embed_each(embedder, chosen), strict=True):
+                if isinstance(answer, DataError):
+                    faults[key] = answer
+                else:
+                    vectors[key] = answer
+        left = captioned - captions.keys() - faults.keys()
+        due = [key for key in good if key in left]
+        if self._captioner is not None and due:
+            written = self._captioner([images[key][0] for key in due])
+            captions |= zip(due, written, strict=True)
+        return vectors, captions, faults
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts; return vectors by text."""
+        return dict(zip(texts, self.embedder.embed_texts(texts), strict=True)) if texts else {}
+
+
+def embed_each(
+    embedder: Embedder, images: Sequence[bytes]
+) -> list[Float32[np.ndarray, " E"] | DataError]:
+    """Embed a batch of images; return the vector or the error of each."""
+    if not images:
+        return []
+    try:
+        return list(embedder.embed_images(images))
+    except DataError as error:
+        if len(images) == 1:
+            return [error]
+        # Bisect to isolate the unreadable images.
+        half = len(images) // 2
+        return [*embed_each(embedder, images[:half]), *embed_each(embedder, images[half:])]

@@ -1,0 +1,1 @@
+"""Store of collections in one SQLite file."""

@@ -1,0 +1,138 @@
+"""Vectors as int8 codes, with a proven bound of the difference between exact scores and theirs.
+
+A row x is int8 codes c times a scale a, plus an error e of known length. A query q is quantized in
+the same way, with an error f. By the Cauchy-Schwarz inequality the score of the codes of both
+differs from q x by at most |q| |e| + |f| |a c|, and that of q and the codes of x by |q| |e|.
+
+Dimensions: N rows, B blocks of R rows, Q queries, E embedding, C candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int8, Int64
+
+from coca.core.extras import require
+
+BLOCK_ROWS = 1_024
+"""Rows of a block: its codes fit the processor's cache, and a write replaces 256 kB of them."""
+_ROUNDING = 1e-6
+"""Allowance for float32 rounding of approximate scores, relative to |q| |x|."""
+_LIMIT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Rows as int8 codes with one scale per row, so that short rows lose no precision."""
+
+    values: Int8[np.ndarray, "N E"]
+    scales: Float32[np.ndarray, " N"]
+    """A row is its codes times its scale, plus its error."""
+    limits: Float32[np.ndarray, " 2"]
+    """Largest length of an error, and of a row."""
+
+    @classmethod
+    def of(cls, rows: Float32[np.ndarray, "N E"]) -> "Codes":
+        """Quantize rows."""
+        # A lower limit, so that the codes of a row of zeros are zeros.
+        scales = np.abs(rows).max(axis=1, initial=1e-30) / np.float32(127)
+        values = np.rint(rows / scales[:, np.newaxis]).astype(np.int8)
+        errors = rows - values * scales[:, np.newaxis]
+        lengths = [np.linalg.norm(part, axis=1).max(initial=0) for part in (errors, rows)]
+        return cls(values, scales, np.array(lengths, np.float32))
+
+    def replaced(self, at: Int64[np.ndarray, " C"], rows: Float32[np.ndarray, "C E"]) -> "Codes":
+        """Return codes with other vectors at these rows, old or new; rows between are zeros.
+
+        The limits never decrease, so that the bound remains valid.
+        """
+        new = Codes.of(rows)
+        count = max(len(self.scales), int(at.max(initial=-1)) + 1)
+        values = np.zeros((count, self.values.shape[1]), np.int8)
+        scales = np.zeros(count, np.float32)
+        values[: len(self.values)], scales[: len(self.scales)] = self.values, self.scales
+        values[at], scales[at] = new.values, new.scales
+        return Codes(values, scales, np.maximum(self.limits, new.limits))
+
+    def to_bytes(self) -> bytes:
+        """Return limits, scales and values, little-endian."""
+        numbers = np.concatenate([self.limits, self.scales]).astype("<f4")
+        return numbers.tobytes() + self.values.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, embed_dim: int) -> "Codes":
+        """Read what `to_bytes` wrote; the arrays are read-only views of the data."""
+        count = (len(data) - _LIMIT_BYTES) // (embed_dim + 4)
+        numbers = np.frombuffer(data, "<f4", count + 2).astype(np.float32, copy=False)
+        values = np.frombuffer(data, np.int8, offset=numbers.nbytes)
+        return cls(values.reshape(count, embed_dim), numbers[2:], numbers[:2])
+
+
+def products(
+    blocks: Sequence[Codes | None], queries: Codes, some: Bool[np.ndarray, "B R"]
+) -> Float32[np.ndarray, "Q B R"]:
+    """Compute the dot products of the codes of queries and of some rows.
+
+    Those of other rows are any numbers.
+    """
+    numkong = require("numkong", extra="search")
+    result = np.zeros((len(queries.values), *some.shape), np.float32)
+    if len(result) > 1:
+        # This kernel computes four queries at a time; for one, that of pairs is twice as fast.
+        missing = -len(result) % 4
+        packed = numkong.dots_pack(np.pad(queries.values, ((0, missing), (0, 0))))
+    else:
+        # Into int32 it takes twice as long. float32 is exact up to 1,040 numbers in a row.
+        pairs = partial(numkong.cdist, queries.values, metric="dot")
+    counts = np.add.reduce(some.view(np.uint8), axis=1, dtype=np.uint16).tolist()
+    for number, (codes, count) in enumerate(zip(blocks, counts, strict=True)):
+        if codes is None or not count:
+            continue
+        values, scales, out = codes.values, codes.scales, result[:, number, : len(codes.scales)]
+        # Gathering a row takes twice as long as scoring it.
+        chosen = np.flatnonzero(some[number]) if 4 * count < len(values) else None
+        if chosen is not None:
+            values, scales = values[chosen], scales[chosen]
+            out = np.empty((len(result), count), np.float32)
+        if len(result) > 1:
+            out[:] = np.asarray(numkong.dots_packed(values, packed)).T[: len(result)]
+        else:
+            pairs(values, out=out)
+        out *= queries.scales[:, np.newaxis] * scales
+        if chosen is not None:
+            result[:, number, chosen] = out
+    return result
+
+
+def products_of_rows(
+    blocks: Sequence[Codes | None],
+    query: Float64[np.ndarray, " E"],
+    rows: Int64[np.ndarray, " C"],
+) -> Float64[np.ndarray, " C"]:
+    """Compute the dot products of a query and the codes of rows of existing blocks."""
+    # Candidates are in nearly as many blocks: one row at a time is faster than one block.
+    values, scales = [np.zeros(0, np.int8)], []
+    for number, offset in zip(
+        *(part.tolist() for part in np.divmod(rows, BLOCK_ROWS)), strict=True
+    ):
+        codes = blocks[number]
+        values.append(codes.values[offset])
+        scales.append(codes.scales[offset])
+    matrix = np.concatenate(values).reshape(len(rows), len(query))
+    return (matrix.astype(np.float64) @ query) * np.array(scales, np.float64)
+
+
+def margins(
+    query: Float32[np.ndarray, " E"], limits: Float32[np.ndarray, "B 2"]
+) -> tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, " B"]]:
+    """Compute for blocks the largest differences to the exact dot products.
+
+    Returns:
+        The difference of `products`, and that of `products_of_rows`.
+    """
+    error, longest = limits.astype(np.float64).T
+    missed = float(Codes.of(query[np.newaxis]).limits[0])
+    fine = float(np.linalg.norm(query)) * (error + _ROUNDING * longest)
+    return fine + missed * (longest + error), fine

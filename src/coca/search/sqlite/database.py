@@ -1,0 +1,312 @@
+"""SQLite file of a store: opening it, its format, and transactions of several threads.
+
+The file is in WAL mode, in which readers and one writer do not wait for each other, also in several
+processes. A transaction is on the disk when it ends (`synchronous=FULL`).
+"""
+
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from coca.core.errors import SearchError, StorageError
+
+APPLICATION_ID = 0x436F4361
+"""`CoCa` in ASCII, in the header of each file of ours."""
+FORMAT = 1
+"""Version of the tables, in the header as `user_version`."""
+_MAGIC = b"SQLite format 3\0"
+_CACHE_KIB = 8_192
+_IDLE_CONNECTIONS = 4
+"""Connections that stay open with their caches."""
+_LOG_BYTES = 16 * 1024**2
+"""Size above which the log is cut once its pages are in the file."""
+_PAGE_BYTES = 8_192
+"""Size of the pages of a new file: a page of 4,096 bytes has room for two vectors of 256 only once,
+and the file of 100,000 records with captions is 511 MB instead of 370 MB."""
+_NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs"))
+"""File systems of other machines, where the shared memory of WAL does not work."""
+
+_CATALOG = (
+    """
+CREATE TABLE collections (
+    name TEXT PRIMARY KEY COLLATE NOCASE, embed_dim INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+    model TEXT NOT NULL, calibration TEXT NOT NULL DEFAULT '', records INTEGER NOT NULL DEFAULT 0,
+    words INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,
+    seq INTEGER NOT NULL DEFAULT 0, full_before INTEGER NOT NULL DEFAULT 0
+)
+""",
+    "CREATE TABLE writes (seq INTEGER NOT NULL)",
+    "INSERT INTO writes VALUES (0)",
+)
+"""`words` is the sum of the lengths of all records, `rows` the number of the next row, and `seq`
+the number of the last write. Writes before `full_before` are known by a full read only. `writes`
+has the number of the last write of the file, so that no two states have the same number."""
+
+
+class Database:
+    """One SQLite file, with a connection for each transaction that runs at a time.
+
+    Attributes:
+        path: Path of the file, as it was given.
+    """
+
+    def __init__(self, path: str, *, create: bool, timeout_s: float) -> None:
+        """Open the file, and create it if it is missing and `create` is true."""
+        self.path, self._timeout_s = path, timeout_s
+        self._idle: list[sqlite3.Connection] = []
+        self._lock, self._writer = threading.Lock(), threading.Lock()
+        self._closed = False
+        self._immutable = False
+        exists = self._check_file(create)
+        self._file = os.path.abspath(path)
+        self._inode = self._current_inode()
+        with self.faults("open it"):
+            self._prepare(create and not exists)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read one committed state of the file."""
+        with self.faults("read it"), self._connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write as a whole or not at all; other writers wait."""
+        if not self._writer.acquire(timeout=self._timeout_s):
+            raise SearchError(self._busy())
+        try:
+            with self.faults("write it"), self._connection() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.commit()
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        connection.rollback()
+                    raise
+        finally:
+            self._writer.release()
+
+    def close(self) -> None:
+        """Close all connections; closing twice does nothing."""
+        with self._lock:
+            self._closed, idle, self._idle = True, self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @contextmanager
+    def faults(self, doing: str) -> Iterator[None]:
+        """Convert errors of SQLite into one sentence."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            reason = str(error)
+            code = getattr(error, "sqlite_errorname", "")
+            if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise SearchError(self._busy()) from error
+            if code.startswith("SQLITE_FULL") or "disk is full" in reason:
+                raise StorageError(
+                    f"the disk of {self.path} is full: nothing of this write was stored; free some "
+                    "space and repeat it"
+                ) from error
+            if code.startswith(("SQLITE_READONLY", "SQLITE_PERM")) or "readonly" in reason:
+                raise StorageError(
+                    f"{self.path} cannot be written: the file or its folder is read-only"
+                ) from error
+            if code.startswith("SQLITE_CANTOPEN"):
+                folder = os.path.dirname(os.path.abspath(self.path))
+                reason = reason if os.access(folder, os.W_OK) else "its folder is read-only"
+                raise StorageError(f"{self.path} cannot be opened: {reason}") from error
+            if code.startswith("SQLITE_IOERR"):
+                raise StorageError(f"the disk of {self.path} failed: {reason}") from error
+            if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise SearchError(
+                    f"{self.path} is damaged ({reason}): restore a copy, or index the images again "
+                    "with another --uri"
+                ) from error
+            raise SearchError(f"SQLite could not {doing} ({self.path}): {reason}") from error
+
+    def _busy(self) -> str:
+        return (
+            f"another program has been writing to {self.path} for more than {self._timeout_s:g} s: "
+            "wait until it is done, and repeat this"
+        )
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._closed:
+                raise SearchError(f"{self.path} was closed; open it again")
+            # What is written to a file without a name is lost. File systems without numbers of
+            # files, such as FAT, keep those that they give out only while a file is open.
+            if not self._immutable and self._current_inode() != self._inode:
+                raise SearchError(
+                    f"{self.path} was replaced or removed while it was open: stop all programs "
+                    "that use it, and start them again"
+                )
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or self._connect()
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                # Without locks it would keep pages that others have written since.
+                keep = not (self._closed or self._immutable)
+                keep = keep and len(self._idle) < _IDLE_CONNECTIONS
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = Path(self._file).as_uri()
+        # A log is of somebody who may write, and whose locks can be read.
+        immutable = self._immutable and not self._has_log()
+        connection = sqlite3.connect(
+            f"{uri}?mode=ro&immutable=1" if immutable else f"{uri}?mode=rw",
+            uri=True,
+            timeout=self._timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            # Else a drop or a prune of many rows would write its temporary files to the disk.
+            connection.execute("PRAGMA temp_store=MEMORY")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_file(self, create: bool) -> bool:
+        """Check that the file may be ours, and return whether it has content."""
+        if os.path.isdir(self.path):
+            raise SearchError(
+                f"{self.path} is a folder, and collections are in one file: earlier versions kept "
+                "them in a folder, whose images must be indexed again; name another --uri"
+            )
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(105)
+        except FileNotFoundError:
+            if not create:
+                raise SearchError(
+                    f"there is no file {self.path}: `coca index FOLDER --uri {self.path}` makes it"
+                ) from None
+            self._make()
+            return False
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be opened: {error.strerror}") from error
+        if not head:
+            if create:
+                return False
+            raise SearchError(f"{self.path} is empty, and has no collections")
+        own = int.from_bytes(head[68:72], "big") == APPLICATION_ID
+        # A file that was just made, or whose maker was killed, has no table yet.
+        new = head[103:105] == b"\0\0" or os.path.exists(f"{self.path}-wal")
+        if not head.startswith(_MAGIC) or not (own or new):
+            raise self._foreign()
+        return True
+
+    def _foreign(self) -> SearchError:
+        return SearchError(
+            f"{self.path} is a file of another program: name another --uri, such as pictures.db"
+        )
+
+    def _make(self) -> None:
+        folder = os.path.dirname(self.path)
+        try:
+            if folder:
+                os.makedirs(folder, exist_ok=True)
+            with open(self.path, "ab"):
+                pass
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be made: {error.strerror}") from error
+
+    def _prepare(self, is_new: bool) -> None:
+        """Set the mode of the file, and check or create its tables."""
+        if kind := _network_of(self.path):
+            raise SearchError(
+                f"{self.path} is on a network drive ({kind}), where several programs cannot share "
+                "a SQLite file: use a local disk, or a Milvus server"
+            )
+        try:
+            self._set_mode()
+        except sqlite3.OperationalError as error:
+            readable = "readonly" in str(error) or "unable to open" in str(error)
+            if is_new or not readable or self._has_log():
+                raise
+            # While there is no log, nobody writes, so that the file needs no lock.
+            self._immutable = True
+        with self._connection() as connection:
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if found == 0 and tables == 0:
+            self._make_tables()
+        elif found != APPLICATION_ID:
+            raise self._foreign()
+        elif version != FORMAT:
+            side = "a newer" if version > FORMAT else "an older"
+            raise SearchError(
+                f"{self.path} has format {version}, and this version of coca reads format {FORMAT}:"
+                f" it was written by {side} version; use that, or index the images again with "
+                "another --uri"
+            )
+
+    def _current_inode(self) -> int:
+        return os.stat(self._file).st_ino if os.path.exists(self._file) else -1
+
+    def _has_log(self) -> bool:
+        log = f"{os.path.realpath(self._file)}-wal"
+        return os.path.exists(log) and os.path.getsize(log) > 0
+
+    def _set_mode(self) -> None:
+        with self._connection() as connection:
+            connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
+            # An existing file in WAL mode is not written by this.
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise SearchError(
+                f"{self.path} is on a disk where several programs cannot share a SQLite file "
+                f"(its journal mode stays {mode!r}), such as a network drive: use a local disk, or "
+                "a Milvus server"
+            )
+
+    def _make_tables(self) -> None:
+        with self.writing() as connection:
+            # Another process may have been first.
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                return
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={FORMAT}")
+            for statement in _CATALOG:
+                connection.execute(statement)
+
+
+def _network_of(path: str) -> str:
+    """Return the file system of a network drive that has a path; empty for a local disk."""
+    if not sys.platform.startswith("linux"):
+        return ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, point, system, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if len(point) >= len(best) and f"{real}/".startswith(f"{point.rstrip('/')}/"):
+            best, kind = point, system
+    return kind if kind in _NETWORK else ""

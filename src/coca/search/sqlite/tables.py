@@ -1,0 +1,289 @@
+"""Tables of a collection, and the records in their rows.
+
+A collection NAME has the table NAME with one row a record, NAME_vectors with their vectors as
+little-endian float32, and NAME_deleted with the ids of deleted records, and their rows until others
+use them. NAME_blocks and NAME_words are derived from these, in the same transaction: codes for the
+scan (`blocks`) and words (`postings`).
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.search.records import (
+    HIDDEN,
+    HIT_FIELDS,
+    METADATA,
+    ORIGIN,
+    TAGS,
+    CollectionInfo,
+    Hit,
+    Origin,
+    Record,
+    from_plain,
+    to_plain,
+)
+from coca.search.sqlite import postings
+from coca.search.words import texts_of
+
+SUFFIXES = ("_vectors", "_blocks", "_words", "_deleted")
+"""Ends of the names of tables, which no collection has."""
+INDEXED = ("content", "path", "time", "seq")
+"""Columns with an index."""
+
+_CREATE = """
+CREATE TABLE "{name}" (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path TEXT NOT NULL, content TEXT NOT NULL,
+    caption TEXT NOT NULL, caption_source TEXT NOT NULL, album TEXT NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, time INTEGER NOT NULL,
+    tags TEXT NOT NULL, hidden INTEGER NOT NULL, metadata TEXT NOT NULL,
+    etag TEXT NOT NULL, label TEXT NOT NULL, captioned INTEGER NOT NULL, dated TEXT NOT NULL,
+    read INTEGER NOT NULL, seq INTEGER NOT NULL
+);
+CREATE TABLE "{name}_vectors" (row INTEGER PRIMARY KEY, image BLOB NOT NULL, caption BLOB);
+CREATE TABLE "{name}_blocks" (
+    block INTEGER NOT NULL, kind TEXT NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (block, kind)
+);
+CREATE TABLE "{name}_deleted" (id TEXT NOT NULL, row INTEGER UNIQUE, seq INTEGER NOT NULL);
+"""
+
+_AMONG = "IN (SELECT value FROM json_each(?))"
+_FIELDS = (*HIT_FIELDS, *Origin.__slots__)
+_COLUMNS = ("row", "seq", "caption_source", *_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Row of a collection in the table `collections`; see `coca.search.sqlite.database`."""
+
+    embed_dim: int
+    fingerprint: str
+    model: str
+    calibration: str
+    records: int
+    words: int
+    rows: int
+    seq: int
+    full_before: int
+
+    def info(self, name: str, uri: str, product: str) -> CollectionInfo:
+        """Describe the collection."""
+        return CollectionInfo(
+            uri=uri,
+            collection=name,
+            count=self.records,
+            embed_dim=self.embed_dim,
+            fingerprint=self.fingerprint,
+            model=self.model,
+            store=product,
+            calibration=self.calibration,
+        )
+
+
+def state_of(connection: sqlite3.Connection, name: str) -> State | None:
+    """Read the state of a collection; None if it does not exist."""
+    found = connection.execute(
+        f"SELECT {', '.join(State.__slots__)} FROM collections WHERE name = ? COLLATE BINARY",
+        (name,),
+    ).fetchone()
+    return None if found is None else State(*found)
+
+
+def create(
+    connection: sqlite3.Connection, name: str, *, embed_dim: int, fingerprint: str, model: str
+) -> None:
+    """Create the tables of an empty collection."""
+    for statement in filter(str.strip, _CREATE.format(name=name).split(";")):
+        connection.execute(statement)
+    for column in INDEXED:
+        connection.execute(f'CREATE INDEX "{name}_by_{column}" ON "{name}" ({column})')
+    postings.create(connection, name)
+    seq = next_write(connection)
+    connection.execute(
+        "INSERT INTO collections (name, embed_dim, fingerprint, model, seq, full_before) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (name, embed_dim, fingerprint, model, seq, seq),
+    )
+
+
+def next_write(connection: sqlite3.Connection) -> int:
+    """Return the number of a new write, higher than that of all others of the file."""
+    connection.execute("UPDATE writes SET seq = seq + 1")
+    return int(connection.execute("SELECT seq FROM writes").fetchone()[0])
+
+
+def drop(connection: sqlite3.Connection, name: str) -> None:
+    """Drop the tables of a collection."""
+    for suffix in ("", *SUFFIXES):
+        connection.execute(f'DROP TABLE "{name}{suffix}"')
+    connection.execute("DELETE FROM collections WHERE name = ?", (name,))
+
+
+def promote(connection: sqlite3.Connection, staged: str, name: str) -> None:
+    """Rename the tables of a collection, and drop those that had the name before."""
+    if state_of(connection, name) is not None:
+        drop(connection, name)
+    for suffix in ("", *SUFFIXES):
+        connection.execute(f'ALTER TABLE "{staged}{suffix}" RENAME TO "{name}{suffix}"')
+    for column in INDEXED:
+        connection.execute(f'DROP INDEX "{staged}_by_{column}"')
+        connection.execute(f'CREATE INDEX "{name}_by_{column}" ON "{name}" ({column})')
+    seq = next_write(connection)
+    connection.execute(
+        "UPDATE collections SET name = ?, seq = ?, full_before = ? WHERE name = ?",
+        (name, seq, seq, staged),
+    )
+
+
+def rewrite_words(connection: sqlite3.Connection, name: str) -> None:
+    """Write the words of all records again, after a change of the analysis of texts."""
+    postings.clear(connection, name)
+    length, last = 0, -1
+    condition = "r.row > ? ORDER BY r.row LIMIT 1000"
+    while found := select(connection, name, condition, [last], vectors=False):
+        texts = {row: texts_of(record) for row, record in found}
+        length += postings.write(connection, name, {}, texts)
+        last = found[-1][0]
+    connection.execute("UPDATE collections SET words = ? WHERE name = ?", (length, name))
+
+
+def write_rows(
+    connection: sqlite3.Connection,
+    name: str,
+    records: Mapping[int, Record],
+    *,
+    seq: int,
+    vectors: bool,
+) -> None:
+    """Insert or replace rows of records, and their vectors unless these are as before."""
+    places = ", ".join("?" * len(_COLUMNS))
+    connection.executemany(
+        f'INSERT OR REPLACE INTO "{name}" ({", ".join(_COLUMNS)}) VALUES ({places})',
+        (_values(record, row, seq) for row, record in records.items()),
+    )
+    if vectors:
+        connection.executemany(
+            f'INSERT OR REPLACE INTO "{name}_vectors" (row, image, caption) VALUES (?, ?, ?)',
+            (
+                (row, _bytes(record.vector), _bytes(record.text_vector))
+                for row, record in records.items()
+            ),
+        )
+
+
+def delete_rows(
+    connection: sqlite3.Connection, name: str, rows: Mapping[str, int], *, seq: int
+) -> None:
+    """Delete rows by id, and note them for other records."""
+    for suffix in ("", "_vectors"):
+        connection.execute(
+            f'DELETE FROM "{name}{suffix}" WHERE row {_AMONG}', (json.dumps([*rows.values()]),)
+        )
+    connection.executemany(
+        f'INSERT INTO "{name}_deleted" (id, row, seq) VALUES (?, ?, ?)',
+        ((id, row, seq) for id, row in rows.items()),
+    )
+
+
+def free_rows(connection: sqlite3.Connection, name: str, count: int) -> list[int]:
+    """Take at most `count` rows of deleted records."""
+    sql = f'SELECT row FROM "{name}_deleted" WHERE row >= 0 LIMIT ?'
+    free = connection.execute(sql, (count,)).fetchall()
+    connection.executemany(f'UPDATE "{name}_deleted" SET row = NULL WHERE row = ?', free)
+    return [row for (row,) in free]
+
+
+def read_records(
+    connection: sqlite3.Connection, name: str, ids: Iterable[str], *, vectors: bool
+) -> dict[str, tuple[int, Record]]:
+    """Read records with their rows by id; missing ids are skipped."""
+    return {
+        record.id: (row, record)
+        for row, record in select(
+            connection,
+            name,
+            f"r.id {_AMONG}",
+            [json.dumps(list(ids))],
+            vectors=vectors,
+        )
+    }
+
+
+def select(
+    connection: sqlite3.Connection,
+    name: str,
+    condition: str,
+    values: Sequence[Any],
+    *,
+    vectors: bool,
+) -> list[tuple[int, Record]]:
+    """Read the records of an SQL condition, with their rows."""
+    columns = ", ".join(f"r.{column}" for column in _FIELDS)
+    joined = f'"{name}" AS r'
+    if vectors:
+        columns += ", image_vector, caption_vector"
+        # Other names, as the condition reads columns without the name of their table.
+        other = "row AS at, image AS image_vector, caption AS caption_vector"
+        joined += f' JOIN (SELECT {other} FROM "{name}_vectors") ON at = r.row'
+    found = connection.execute(f"SELECT r.row, {columns} FROM {joined} WHERE {condition}", values)
+    return [(row, _record(stored)) for row, *stored in found]
+
+
+def read_hits(connection: sqlite3.Connection, name: str, rows: Sequence[int]) -> dict[int, Hit]:
+    """Read hits with a score of 0 by existing rows."""
+    found = select(connection, name, f"r.row {_AMONG}", [json.dumps(rows)], vectors=False)
+    return {row: record.as_hit() for row, record in found}
+
+
+def read_column(
+    connection: sqlite3.Connection, table: str, column: str, rows: Sequence[int]
+) -> list[Any]:
+    """Read a column of existing rows, in this order."""
+    found = dict(
+        connection.execute(
+            f'SELECT row, {column} FROM "{table}" WHERE row {_AMONG}', (json.dumps(rows),)
+        ).fetchall()
+    )
+    return [found[row] for row in rows]
+
+
+def stacked(vectors: Sequence[bytes | None], embed_dim: int) -> Float32[np.ndarray, "C E"]:
+    """Join vectors as they are stored; 0 where there is none."""
+    zeros = bytes(4 * embed_dim)
+    joined = b"".join([vector or zeros for vector in vectors])
+    return np.frombuffer(joined, "<f4").reshape(len(vectors), embed_dim)
+
+
+def _values(record: Record, row: int, seq: int) -> tuple[Any, ...]:
+    fields = to_plain(record)
+    fields |= fields.pop(ORIGIN) | {
+        TAGS: json.dumps(fields[TAGS], ensure_ascii=False),
+        METADATA: json.dumps(fields[METADATA], ensure_ascii=False, allow_nan=False),
+    }
+    return (row, seq, record.caption_source, *(fields[name] for name in _FIELDS))
+
+
+def _record(stored: Sequence[Any]) -> Record:
+    fields = dict(zip(_FIELDS, stored, strict=False))
+    fields |= {
+        TAGS: json.loads(fields[TAGS]),
+        METADATA: json.loads(fields[METADATA]),
+        HIDDEN: bool(fields[HIDDEN]),
+        "captioned": bool(fields["captioned"]),
+    }
+    fields[ORIGIN] = {name: fields[name] for name in Origin.__slots__}
+    if len(stored) == len(_FIELDS):
+        return from_plain(fields)
+    image, text = stored[len(_FIELDS) :]
+    text_vector = None if text is None else np.frombuffer(text, "<f4")
+    return from_plain(fields, np.frombuffer(image, "<f4"), text_vector)
+
+
+def _bytes(vector: Float32[np.ndarray, " E"] | None) -> bytes | None:
+    return None if vector is None else np.ascontiguousarray(vector, "<f4").tobytes()

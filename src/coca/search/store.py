@@ -1,0 +1,254 @@
+"""Protocols of a store and of its collections: SQLite on one machine, Milvus beyond it.
+
+A store has named collections; a collection has records, with the vectors of one model. What a
+process has written is found by its next call; what another process has committed to SQLite, too.
+
+Dimensions: Q queries, N records, E embedding.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import ArgumentError, SearchError
+from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.search_options import Ranking, SearchOptions, Side
+
+S = TypeVar("S", bound="Store")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was written to a collection since a version."""
+
+    version: int
+    """Version that these changes lead to."""
+    ids: tuple[str, ...] | None
+    """Ids of records that were written or deleted; None where only a full read can tell."""
+
+
+@runtime_checkable
+class Collection(Protocol):
+    """Records of one collection; thread-safe. Its store closes it."""
+
+    @property
+    def info(self) -> CollectionInfo:
+        """Description of the collection as it was opened."""
+        ...
+
+    def describe(self) -> CollectionInfo:
+        """Describe the collection, with the current `count` and `calibration`."""
+        ...
+
+    def upsert(self, records: Iterable[Record]) -> int:
+        """Write records: insert new ids, replace existing ids; return the number of records.
+
+        Written records survive a killed process. Each batch is written as a whole or not at all.
+
+        Raises:
+            SearchError: A record cannot be stored; the message names it.
+        """
+        ...
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete records, and return how many there were; missing ids are ignored."""
+        ...
+
+    def patch(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
+        """Change fields of records, such as `{id: {"hidden": True}}`; vectors not named stay.
+
+        Returns:
+            The number of records changed; missing ids are ignored.
+        """
+        ...
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """Read the records with these ids; missing ids are skipped."""
+        ...
+
+    def hits(self, scores: Mapping[str, float]) -> list[Hit]:
+        """Build hits with these scores, in this order, without reading vectors.
+
+        Missing ids are skipped.
+        """
+        ...
+
+    def count(self, filter: str = "") -> int:
+        """Count the records that a filter keeps, hidden ones included."""
+        ...
+
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of the records that a filter keeps, sorted, hidden ones included.
+
+        Raises:
+            SearchError: The filter cannot be read.
+        """
+        ...
+
+    def pages(
+        self, filter: str = "", *, vectors: bool = True, size: int = 1_000
+    ) -> Iterator[list[Record]]:
+        """Read all records that a filter keeps, sorted by id, in pages of at most `size`.
+
+        A record that is written meanwhile is read at most once. Without `vectors` they are empty.
+        """
+        ...
+
+    def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
+        """Return the ids that are not hidden, sorted, and their vectors; 0 where there is none."""
+        ...
+
+    def nearest(self, vectors: Float[np.ndarray, "Q E"], options: SearchOptions) -> list[list[Hit]]:
+        """Find the records nearest to each vector, nearest first; hidden ones are left out."""
+        ...
+
+    def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
+        """Find the records that share a word with a text: ids with BM25, best first."""
+        ...
+
+    def ranked(
+        self,
+        query: Float32[np.ndarray, " E"],
+        text: str,
+        ranking: Ranking,
+        options: SearchOptions,
+    ) -> list[Hit]:
+        """Search by image, caption and words; see `coca.search.ranking`.
+
+        Returns:
+            Hits, best first by `fused_score`; `score` is the cosine of query and image.
+        """
+        ...
+
+    def changes(self, since: int = -1) -> Changes:
+        """Return the current version, and what was written since another version."""
+        ...
+
+    def keep_calibration(self, text: str) -> None:
+        """Store the calibration of match scores, as JSON; "" removes it."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until everything written is searchable as fast as it will be."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A database with collections; leaving its `with` block closes it.
+
+    Attributes:
+        uri: Address as it was given.
+        product: Name and version of the database.
+    """
+
+    uri: str
+    product: str
+
+    def list(self) -> Sequence[CollectionInfo]:
+        """Describe all collections, sorted by name."""
+        ...
+
+    def create(
+        self,
+        collection: str,
+        *,
+        embed_dim: int,
+        fingerprint: str,
+        model: str = "",
+        settings: Any = None,
+    ) -> Collection:
+        """Create an empty collection, and open it.
+
+        Args:
+            collection: Name: letters, digits and `_`.
+            embed_dim: Size of its vectors.
+            fingerprint: Fingerprint of the model of its vectors.
+            model: Name or folder of that model.
+            settings: `CollectionSettings` of Milvus; SQLite has none.
+
+        Raises:
+            SearchError: There is a collection of that name.
+        """
+        ...
+
+    def open(self, collection: str) -> Collection:
+        """Open a collection.
+
+        Raises:
+            SearchError: There is no such collection; the message lists those that there are.
+        """
+        ...
+
+    def has(self, collection: str) -> bool:
+        """Return whether there is a collection of that name."""
+        ...
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection with all its records."""
+        ...
+
+    def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
+        """Let the collection `staged` take the name `collection`, whose former records are dropped.
+
+        Searches by the name find the former records or the new ones, never none.
+
+        Args:
+            staged: Collection with the new records.
+            collection: Name to take.
+            version: Version of the former records, see `Changes`; None: any. A server cannot
+                check it.
+
+        Returns:
+            Whether it has the name; False if the former records were written since `version`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the store with all its collections; closing twice does nothing."""
+        ...
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def is_name(collection: str) -> bool:
+    """Return whether all stores allow this name of a collection."""
+    return re.fullmatch(r"[A-Za-z_]\w{0,239}", collection, re.ASCII) is not None
+
+
+_FIELDS = frozenset(field.name for field in fields(Record)) - {"id"}
+
+
+def check_changes(changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that changes by id name fields of records."""
+    for change in changes.values():
+        if unknown := change.keys() - _FIELDS:
+            raise ArgumentError(
+                f"a record has no field {min(unknown)!r} to change: fields are "
+                f"{', '.join(sorted(_FIELDS))}"
+            )
+
+
+def check_characters(collection: str) -> None:
+    """Check that all stores allow the name of a new collection."""
+    if not is_name(collection):
+        raise ArgumentError(
+            f"{collection!r} cannot name a collection: use at most 240 letters, digits and _, "
+            "and begin with a letter or _"
+        )
+
+
+def missing_collection(uri: str, collection: str, names: Sequence[str]) -> SearchError:
+    """Build the error of a missing collection, with the names of those that there are."""
+    return SearchError(
+        f"there is no collection {collection!r} in {uri} (it has {', '.join(names) or 'none'}): "
+        f"`coca index FOLDER --uri {uri} --collection {collection}` makes it"
+    )

@@ -1,0 +1,311 @@
+"""Searches in plain Python, by the rules that the docstrings state: slow, and easy to check."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from jaxtyping import Float
+
+import filter_oracle
+from coca.search.records import Hit, Origin, Record
+from coca.search.search_options import Ranking, SearchOptions
+from coca.search.store import Collection
+from coca.search.words import (
+    FIELD_WEIGHTS,
+    LABELS,
+    MARKS,
+    TEXT,
+    field_terms,
+    query_terms,
+    search_terms,
+    texts_of,
+)
+from store_writer import direction
+
+TOLERANCE = 1e-5
+K1, B = 1.2, 0.75
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One expected hit."""
+
+    record: Record
+    score: float
+    """Cosine of the query and the image or caption."""
+    key: float
+    """Sort key, higher is better."""
+    copies: int
+    group: str
+
+
+def rank(
+    records: Sequence[Record],
+    query: Float[np.ndarray, " E"],
+    options: SearchOptions,
+    *,
+    keeps: Callable[[Record], bool] = lambda record: True,
+    ranking: Ranking | None = None,
+    bm25: Mapping[str, float] | None = None,
+    share: Callable[[str], float] = lambda id: 0.0,
+) -> list[Expected]:
+    """List all records that a search keeps, best first, before grouping and paging."""
+    kept = [record for record in records if not record.hidden and keeps(record)]
+    copies = Counter(record.content for record in kept if record.content)
+    least = -math.inf if options.min_score is None else options.min_score
+    hits = []
+    for record in kept:
+        image, caption = cosine(record.vector, query), cosine(record.text_vector, query)
+        score = key = image if options.on == "image" else caption
+        if ranking is not None:
+            counts = ranking.captions == "all" or record.caption_source == "given"
+            if not counts or not record.caption or math.isnan(caption):
+                caption = ranking.uncaptioned * image
+            words = (bm25 or {}).get(record.id, 0.0)
+            key = (
+                ranking.image_weight * image
+                + ranking.caption_weight * caption
+                + ranking.words_weight * words / (words + ranking.words_half)
+                + ranking.text_weight * share(record.id) ** 4
+            )
+        if score >= least:
+            same = copies.get(record.content, 1)
+            hits.append(Expected(record, score, key, same, group(record, options)))
+    return sorted(hits, key=lambda hit: (-hit.key, hit.record.id))
+
+
+def cosine(vector: Float[np.ndarray, " E"] | None, query: Float[np.ndarray, " E"]) -> float:
+    """Return NaN without a vector, which is below any limit."""
+    return math.nan if vector is None else float(np.dot(vector, query))
+
+
+def group(record: Record, options: SearchOptions) -> str:
+    """Name the group of a record, of which the best hit is returned."""
+    if options.group_by == "album" and record.album:
+        return f"album {record.album}"
+    if options.group_by in ("album", "image") and record.content:
+        return f"content {record.content}"
+    return f"id {record.id}"
+
+
+def check(hits: Sequence[Hit], expected: Sequence[Expected], options: SearchOptions) -> None:
+    """Check a page of hits; records whose keys differ by less than the tolerance may swap."""
+    by_id, best = {hit.record.id: hit for hit in expected}, dict[str, Expected]()
+    for one in expected:
+        best.setdefault(one.group, one)
+    page = list(best.values())[options.offset : options.offset + options.k]
+    assert len({by_id[hit.id].group for hit in hits}) == len(hits) == len(page)
+    for hit, place in zip(hits, page, strict=True):
+        own = by_id[hit.id]
+        assert hit.score == pytest.approx(own.score, abs=TOLERANCE)
+        assert own.key == pytest.approx(place.key, abs=TOLERANCE)
+        assert hit.copies == own.copies
+        assert (hit.path, hit.caption) == (own.record.path, own.record.caption)
+        if hit.fused_score is not None:
+            assert hit.fused_score == pytest.approx(own.key, abs=TOLERANCE)
+
+
+class Words:
+    """Words of all records, hidden ones included, since BM25 has their statistics."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._terms, self._labels = dict[str, Counter[str]](), dict[str, set[str]]()
+        self._lengths = dict[str, float]()
+        for record in records:
+            fields = field_terms(texts_of(record))
+            labels = (term for name in LABELS for term in fields.get(name, ()))
+            self._labels[record.id] = {term.removeprefix(MARKS[TEXT]) for term in labels}
+            fields.pop(TEXT, None)
+            # In halves, as Counter has whole numbers.
+            self._terms[record.id] = Counter()
+            for name, terms in fields.items():
+                for term in terms:
+                    self._terms[record.id][term] += round(2 * FIELD_WEIGHTS[name])
+            self._lengths[record.id] = self._terms[record.id].total() / 2
+
+    def bm25(self, text: str, ranking: Ranking) -> dict[str, float]:
+        """Compute BM25 over weighted fields (BM25F); scores above 0 by id."""
+        count, mean = len(self._lengths), sum(self._lengths.values()) / max(len(self._lengths), 1)
+        scores = dict[str, float]()
+        for term in search_terms(query_terms(text), ranking.captions):
+            found = {id: terms[term] / 2 for id, terms in self._terms.items() if term in terms}
+            idf = math.log(1 + (count - len(found) + 0.5) / (len(found) + 0.5))
+            for id, frequency in found.items():
+                norm = K1 * (1 - B + B * self._lengths[id] / mean)
+                scores[id] = scores.get(id, 0.0) + idf * frequency / (frequency + norm)
+        return scores
+
+    def share(self, id: str, text: str) -> float:
+        """Compute the share of the words of a query that labels and the text inside have."""
+        words = [set(word) for word in query_terms(text)]
+        return sum(bool(word & self._labels[id]) for word in words) / max(len(words), 1)
+
+
+# A collection, searches of it, and their check.
+
+
+NOUNS = ("car", "boat", "dog", "lake", "house", "tree", "Anna", "Lisbon")
+COLOURS = ("red", "blue", "old", "small")
+
+
+@dataclass(repr=False)
+class Filled:
+    """A collection with its records; its default text is short, as Hypothesis prints it."""
+
+    collection: Collection
+    records: list[Record]
+    words: Words
+
+
+def draw(chance: random.Random, number: int) -> Record:
+    """Draw a record: a copy or not, with a caption that is given, generated or missing."""
+    words = [chance.choice(COLOURS), *chance.choices(NOUNS, k=chance.randint(1, 3))]
+    caption = " ".join(words) if chance.random() < 0.7 else ""
+    content = f"{chance.randrange(600):032x}" if chance.random() < 0.6 else ""
+    metadata: dict[str, Any] = {"n": number} if number % 3 else {"n": str(number)}
+    if chance.random() < 0.1:
+        metadata["ocr_text"] = " ".join(chance.choices(NOUNS, k=4))
+    if chance.random() < 0.1:
+        metadata |= {"people": [chance.choice(NOUNS)], "city": chance.choice(NOUNS)}
+    return Record(
+        id=f"{number:05}",
+        path=f"/photos/{chance.choice(NOUNS)}/IMG_{number}.jpg",
+        content=content,
+        caption=caption,
+        time=number,
+        tags=tuple(chance.sample(NOUNS, chance.randrange(3))),
+        album=f"/albums/{chance.choice(NOUNS)} {number % 40}" if chance.random() < 0.5 else "",
+        hidden=chance.random() < 0.1,
+        metadata=metadata,
+        vector=direction(content or f"{number}"),
+        text_vector=direction(caption) if caption and chance.random() < 0.9 else None,
+        origin=Origin(captioned=chance.random() < 0.5),
+    )
+
+
+def fill(collection: Collection, rows: int) -> Filled:
+    """Write, rewrite, patch and delete records, and return those that are left."""
+    chance = random.Random(7)
+    there = {one.id: one for one in (draw(chance, number) for number in range(rows))}
+    collection.upsert(there.values())
+    gone = chance.sample(sorted(there), rows // 10)
+    collection.delete(gone)
+    there = {id: one for id, one in there.items() if id not in gone}
+    again = [draw(chance, chance.randrange(rows)) for _ in range(rows // 10)]
+    collection.upsert(again)
+    there |= {one.id: one for one in again}
+    changes: dict[str, Any] = {
+        id: {"hidden": chance.random() < 0.5, "tags": ("patched",)}
+        for id in chance.sample(sorted(there), rows // 20)
+    }
+    collection.patch(changes)
+    collection.flush()
+    records = [replace(one, **changes.get(id, {})) for id, one in there.items()]
+    return Filled(collection, records, Words(records))
+
+
+LEAVES = (
+    "time >= 300",
+    "time in [3, 4, 5, 1200]",
+    'metadata["n"] < 900',
+    'metadata["people"][0] == "Anna"',
+    'array_contains_any(tags, ["dog", "patched"])',
+    'caption_source == "given"',
+    'album == ""',
+    'caption like "red%"',
+    "hidden == true",
+)
+FILTERS = st.one_of(
+    st.just(""),
+    st.recursive(
+        st.sampled_from(LEAVES),
+        lambda parts: st.one_of(
+            parts.map("not ({})".format),
+            st.builds("({}) and ({})".format, parts, parts),
+            st.builds("({}) or ({})".format, parts, parts),
+        ),
+        max_leaves=5,
+    ),
+)
+WEIGHT = st.sampled_from([0.0, 0.1, 0.4, 1.0, 3.0])
+RANKINGS = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("image_weight", "caption_weight", "words_weight", "text_weight"), WEIGHT),
+        "words_half": st.sampled_from([0.1, 4.0, 50.0]),
+        "uncaptioned": st.sampled_from([0.0, 1.0, 1.4]),
+        "captions": st.sampled_from(["all", "given"]),
+    }
+)
+TEXTS = st.lists(
+    st.sampled_from([*NOUNS, *COLOURS, "the", "zebra", "boats", "IMG", "patched"]),
+    min_size=1,
+    max_size=4,
+).map(" ".join)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "k": st.sampled_from([1, 2, 10, 100, 2_000]),
+        "offset": st.sampled_from([0, 0, 1, 7, 90, 1_000]),
+        "min_score": st.sampled_from([None, None, -1.0, -0.2, 0.0, 0.3, 0.9]),
+        "on": st.sampled_from(["image", "text"]),
+        "group_by": st.sampled_from(["image", "album", "path"]),
+    }
+)
+
+
+def keeper(filter: str) -> Callable[[Record], bool]:
+    return lambda record: not filter or filter_oracle.keeps(filter, record)
+
+
+def check_nearest(filled: Filled, asked: SearchOptions, text: str) -> None:
+    query = direction(text)
+
+    def search(asked: SearchOptions) -> list[Hit]:
+        return filled.collection.nearest(query[np.newaxis], asked)[0]
+
+    expected = rank(filled.records, query, asked, keeps=keeper(asked.filter))
+    check_pages(search, asked, expected)
+
+
+def check_ranked(
+    filled: Filled,
+    asked: SearchOptions,
+    text: str,
+    ranking: Ranking,
+    bm25: Mapping[str, float],
+    *,
+    shares: bool = True,
+) -> None:
+    asked, query = replace(asked, on="image"), direction(text)
+
+    def search(asked: SearchOptions) -> list[Hit]:
+        return filled.collection.ranked(query, text, ranking, asked)
+
+    expected = rank(
+        filled.records,
+        query,
+        asked,
+        keeps=keeper(asked.filter),
+        ranking=ranking,
+        bm25=bm25,
+        share=lambda id: filled.words.share(id, text) * shares,
+    )
+    for hit in check_pages(search, asked, expected):
+        assert hit.bm25 == pytest.approx(bm25.get(hit.id), abs=1e-4)
+
+
+def check_pages(
+    search: Callable[[SearchOptions], list[Hit]],
+    asked: SearchOptions,
+    expected: Sequence[Expected],
+) -> list[Hit]:
+    hits = search(asked)
+    check(hits, expected, asked)
+    rest = search(replace(asked, offset=asked.offset + asked.k))
+    assert search(replace(asked, k=2 * asked.k)) == [*hits, *rest]
+    return hits
