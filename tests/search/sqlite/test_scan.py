@@ -1,7 +1,6 @@
 import math
 import sqlite3
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -343,10 +342,3 @@ def test_rows_of_deleted_records_are_used_again(tmp_path: Path) -> None:
             collection.delete(ids)
     with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
         assert connection.execute("SELECT rows FROM collections").fetchone() == (3,)
-
-
-def test_threads_share_a_scan() -> None:
-    queries = vectors_like_photos(8, seed=9)
-    scan = ROWS.scan()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda query: ROWS.check_nearest(scan, query[None], 10), queries))
