@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Packages are installed once, and again when pyproject.toml changes.
 DEMO := $(VENV)/.installed-demo
 DRAWINGS := $(VENV)/.installed-drawings
+# A comma would end an argument of a function of make.
+DEMO_EXTRAS := demo,milvus-lite
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 BENCH := $(VENV)/.installed-bench
@@ -65,7 +67,7 @@ demo: $(DRAWINGS)
 	@$(BIN)/coca demo --model $(SCRATCH)/model --images $(SCRATCH)/drawings --folder $(SCRATCH)
 else
 demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; URI=: in Milvus; FROM_SCRATCH=1 trains first
-	@$(if $(URI),$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,milvus-lite]')
+	@$(if $(URI),$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(DEMO_EXTRAS)]')
 	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(URI),--uri "$(URI)")
 endif
 
