@@ -166,7 +166,7 @@ class SqliteCollection:
         """Find the records nearest to each vector, exactly; see `Collection.nearest`."""
         options.check_page(MAX_RESULTS)
         queries = unit_rows(vectors, self.info.embed_dim)
-        with self._searching(options.filter) as (connection, scan, keep), self._turns:
+        with self._searching(options.filter) as (connection, _, scan, keep), self._turns:
             found = scan.nearest(queries, options, _Reader(connection, self.info), keep)
             pages = [
                 list(zip(rows.tolist(), scores.tolist(), strict=True))[options.offset :]
@@ -180,8 +180,8 @@ class SqliteCollection:
     def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
         """Find the records that share a word with a text: ids with BM25, best first."""
         check_text(text)
-        with self._searching(filter) as (connection, scan, keep):
-            rows, scores = self._bm25(connection, text_words.query_terms(text), Ranking())
+        with self._searching(filter) as (connection, state, scan, keep):
+            rows, scores = self._bm25(connection, state, text_words.query_terms(text), Ranking())
             shown = scan.searched(keep)[rows]
             rows, scores = rows[shown], scores[shown]
             best = np.argsort(-scores, kind="stable")[:k]
@@ -203,14 +203,14 @@ class SqliteCollection:
         check_text(text)
         query = unit_rows(query[np.newaxis], self.info.embed_dim)[0]
         terms = text_words.query_terms(text)
-        with self._searching(options.filter) as (connection, scan, keep), self._turns:
+        with self._searching(options.filter) as (connection, state, scan, keep), self._turns:
             found = scan.ranked(
                 query,
                 ranking,
                 options,
                 _Reader(connection, self.info),
                 keep,
-                bm25=self._bm25(connection, terms, ranking),
+                bm25=self._bm25(connection, state, terms, ranking),
                 share=postings.shares(connection, self._name, terms),
             )
             rows = found.rows[options.offset :].tolist()
@@ -278,7 +278,7 @@ class SqliteCollection:
     @contextmanager
     def _searching(
         self, filter: str
-    ) -> Iterator[tuple[sqlite3.Connection, Scan, Bool[np.ndarray, " N"] | None]]:
+    ) -> Iterator[tuple[sqlite3.Connection, tables.State, Scan, Bool[np.ndarray, " N"] | None]]:
         """Read one state of the file: its scan, and the rows that a filter keeps."""
         while True:
             with self._reading() as (connection, state):
@@ -296,7 +296,7 @@ class SqliteCollection:
                             self._masks[filter] = keep
                             while len(self._masks) > _MASKS:
                                 self._masks.popitem(last=False)
-                yield connection, scan, keep
+                yield connection, state, scan, keep
                 return
 
     def _refresh(self, connection: sqlite3.Connection, state: tables.State) -> None:
@@ -318,9 +318,12 @@ class SqliteCollection:
         return keep
 
     def _bm25(
-        self, connection: sqlite3.Connection, terms: Sequence[tuple[str, str]], ranking: Ranking
+        self,
+        connection: sqlite3.Connection,
+        state: tables.State,
+        terms: Sequence[tuple[str, str]],
+        ranking: Ranking,
     ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-        state = self._state(connection)
         return postings.scores(
             connection,
             self._name,
