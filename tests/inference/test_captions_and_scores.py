@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.inference.video import caption_videos
-from coca.model.losses.captioning_loss import captioning_loss_plain
+from coca.model.losses.captioning_loss import captioning_loss
 from coca.runtime.generation_config import GenerationConfig, GenerationOptions
 from tiny_data import image_bytes
 
@@ -95,7 +95,7 @@ def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None
     for image_, text in itertools.product(range(5), range(5)):
         with torch.no_grad():
             out = predictor.model(images[image_, None], tokens[text, None], contrastive=False)
-            loss = captioning_loss_plain(
+            loss = captioning_loss(
                 out.caption_states, out.caption_targets, predictor.model.vocabulary_weight
             )
         lengths[text] = len(out.caption_targets)

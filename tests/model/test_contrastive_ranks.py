@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.model.losses.contrastive_loss import contrastive_loss_plain, sigmoid_loss_plain
+from coca.model.reference import contrastive_loss
 from tiny_ranks import (
     Results,
     on_ranks,
     own_losses_and_steps,
     pairs_of_vectors,
+    plain_sigmoid_loss,
     ragged_batch,
     step_of_all_losses,
 )
@@ -44,9 +45,9 @@ def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
     scale, bias = (torch.tensor(number, requires_grad=True) for number in (10.0, -10.0))
     leaves = [images, texts, scale]
     if name == "softmax":
-        loss = contrastive_loss_plain(images, texts, scale)
+        loss = contrastive_loss(images, texts, scale)
     else:
-        loss = sigmoid_loss_plain(images, texts, scale, bias)
+        loss = plain_sigmoid_loss(images, texts, scale, bias)
         leaves.append(bias)
     assert_same(torch.stack([own[f"{name}/loss"] for own in ranks]).mean(), loss.detach())
     nearest = (images @ texts.T).argmax(dim=1) == torch.arange(PAIRS)

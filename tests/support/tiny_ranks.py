@@ -131,6 +131,12 @@ def pairs_of_vectors(pairs: int) -> tuple[Tensor, Tensor]:
     return F.normalize(images, dim=1), F.normalize(images + noise, dim=1)
 
 
+def plain_sigmoid_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The sigmoid loss of one rank from the N x N matrix."""
+    sign = 2 * torch.eye(len(images)) - 1
+    return -F.logsigmoid(sign * (scale * images @ texts.T + bias)).sum() / len(images)
+
+
 def own_losses_and_steps(pairs: int) -> Results:
     """This rank's share of both pairwise losses, and of a training step of all losses."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()

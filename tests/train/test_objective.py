@@ -13,7 +13,7 @@ from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
-from coca.model.losses.contrastive_loss import ContrastiveOutput, sigmoid_loss_plain
+from coca.model.losses.contrastive_loss import ContrastiveOutput
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import (
@@ -26,6 +26,7 @@ from coca.train.objective import (
     Losses,
 )
 from tiny import sharpened, tiny_config
+from tiny_ranks import plain_sigmoid_loss
 from tiny_run import TinyStream
 
 ONLY = {"contrastive_weight": 0.0, "captioning_weight": 0.0, "classification_weight": 0.0}
@@ -98,7 +99,7 @@ def test_the_sigmoid_loss_learns_scale_and_bias(batch: Batch) -> None:
     model = CoCa(tiny_config(initial_bias=-10.0, initial_temperature=0.1))
     losses = losses_of(model, batch, contrastive_weight=1.0, contrastive="sigmoid")
     output = model(batch.images, batch.tokens)
-    expected = sigmoid_loss_plain(
+    expected = plain_sigmoid_loss(
         output.image_embedding, output.text_embedding, torch.tensor(10.0), torch.tensor(-10.0)
     )
     torch.testing.assert_close(losses.parts["contrastive"], expected.detach())

@@ -6,7 +6,7 @@ from coca.model.captioner import Captioner
 from coca.model.generation import scoring
 from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
-from coca.model.losses.captioning_loss import captioning_loss_plain
+from coca.model.losses.captioning_loss import captioning_loss
 from coca.runtime.generation_config import GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 
@@ -29,9 +29,7 @@ def loss_of(model: Captioner, image: Tensor, row: Tensor) -> float:
     """Compute the training loss of one pair, summed over its tokens."""
     with torch.no_grad():
         out = model(image[None], row[None], contrastive=False)
-        loss = captioning_loss_plain(
-            out.caption_states, out.caption_targets, model.vocabulary_weight
-        )
+        loss = captioning_loss(out.caption_states, out.caption_targets, model.vocabulary_weight)
     return float(loss) * len(out.caption_targets)
 
 

@@ -25,25 +25,13 @@ def captioning_loss(
     """Compute the next-token cross entropy: its mean over labelled positions, or a weighted sum.
 
     The M x V logits are never materialized: chunks of `chunk_size` positions are computed, and
-    their gradient in the same pass. Equal to `captioning_loss_plain`.
+    their gradient in the same pass. Equal to `F.cross_entropy`, as in `coca.model.reference`.
     """
     if token_weight is None:
         token_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
     return _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, vocabulary_weight, targets, token_weight, chunk_size, label_smoothing
     )
-
-
-def captioning_loss_plain(
-    states: Float[Tensor, "M D"],
-    targets: Int[Tensor, " M"],
-    vocabulary_weight: Float[Tensor, "V D"],
-    *,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Compute the captioning loss on all logits at once: the reference of `captioning_loss`."""
-    logits = F.linear(states, vocabulary_weight).float()
-    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def classification_loss(

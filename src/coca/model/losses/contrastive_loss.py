@@ -44,7 +44,7 @@ def contrastive_loss(
 ) -> ContrastiveOutput:
     """Compute the symmetric softmax contrastive loss (InfoNCE) over all pairs of all ranks.
 
-    Equal to `contrastive_loss_plain` on one rank; peak memory is a few times `block_rows` x N.
+    On one rank equal to that of `coca.model.reference`; peak memory is a few `block_rows` x N.
     """
     directions = 1.0 if reduction == "sum" else 0.5
     return ContrastiveOutput(
@@ -65,37 +65,13 @@ def sigmoid_loss(
 ) -> ContrastiveOutput:
     """Compute the sigmoid loss (SigLIP): binary classification of each of the N x N pairs.
 
-    The sum over all pairs divided by N (Zhai et al. 2023, arXiv 2303.15343, equation 1). Equal to
-    `sigmoid_loss_plain` on one rank.
+    The sum over all pairs divided by N (Zhai et al. 2023, arXiv 2303.15343, equation 1).
     """
     return ContrastiveOutput(
         *_Blocked.apply(  # type: ignore[no-untyped-call]
             image_embedding, text_embedding, logit_scale, logit_bias, 1.0, block_rows, group
         )
     )
-
-
-def contrastive_loss_plain(
-    image_embedding: Float[Tensor, "B E"],
-    text_embedding: Float[Tensor, "B E"],
-    logit_scale: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """Compute the softmax loss of one rank from the N x N matrix: reference of the blocked loss."""
-    similarity = logit_scale * image_embedding @ text_embedding.T
-    partner = torch.arange(len(similarity), device=similarity.device)
-    return F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
-
-
-def sigmoid_loss_plain(
-    image_embedding: Float[Tensor, "B E"],
-    text_embedding: Float[Tensor, "B E"],
-    logit_scale: Float[Tensor, ""],
-    logit_bias: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """Compute the sigmoid loss of one rank from the N x N matrix: reference of `sigmoid_loss`."""
-    logits = logit_scale * image_embedding @ text_embedding.T + logit_bias
-    sign = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
 class _Pairs:
