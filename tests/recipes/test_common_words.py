@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from common_words import common_words, visible_fractions
+from wordnet import WordNet, read_wordnet
 
 NOUNS = """\
   1 This is the licence.
@@ -31,24 +32,24 @@ bank%1:17:00:: 00000020 2 15
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
+def source(tmp_path: Path) -> WordNet:
     (tmp_path / "dict").mkdir()
     (tmp_path / "dict" / "data.noun").write_text(NOUNS, encoding="utf-8")
     (tmp_path / "dict" / "index.sense").write_text(SENSES, encoding="utf-8")
-    return tmp_path
+    return read_wordnet(tmp_path)
 
 
-def test_words_are_visible_by_the_use_of_their_senses(package: Path) -> None:
-    fractions = visible_fractions(package)
+def test_words_are_visible_by_the_use_of_their_senses(source: WordNet) -> None:
+    fractions = visible_fractions(source)
     assert fractions["car"] == 1
     assert fractions["idea"] == 0
     assert fractions["fly"] == pytest.approx(23 / 28.1)
     assert fractions["bank"] == pytest.approx(15.1 / 35.6)
 
 
-def test_general_words_come_first_then_visible_words_in_their_forms(package: Path) -> None:
+def test_general_words_come_first_then_visible_words_in_their_forms(source: WordNet) -> None:
     words = ["idea", "of", "bank", "ada", "cars", "ponies", "running", "flying", "u.s.", "crimson"]
-    assert common_words(words, package, count=99, general=2) == [
+    assert common_words(words, source, count=99, general=2) == [
         *("idea", "of", "cars", "ponies", "running", "flying", "crimson"),
     ]
-    assert common_words(words, package, count=3, general=0) == ["cars", "ponies", "running"]
+    assert common_words(words, source, count=3, general=0) == ["cars", "ponies", "running"]

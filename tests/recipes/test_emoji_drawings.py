@@ -34,12 +34,6 @@ def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_images
-def test_the_same_drawing_is_rendered_to_the_same_bytes() -> None:
-    first, again = (next(emoji_samples("openmoji", size_px=32)).image for _ in range(2))
-    assert first == again
-
-
-@needs_images
 def test_drawings_are_written_as_shards_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

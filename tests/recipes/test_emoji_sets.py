@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -84,16 +83,6 @@ def test_shared_concepts_are_drawn_by_all_vendors_without_tones_and_symbols(
         assert sample.metadata["shared"] == (sample.metadata["codepoints"] in shared)
 
 
-def test_terms_and_counts_are_next_to_the_shards(packed: PackedSets) -> None:
-    content = json.loads((packed.folder / "sets.json").read_text(encoding="utf-8"))
-    assert len(content["held_out"]) == HELD_OUT
-    by_name = {one["name"]: one for one in content["sets"]}
-    assert by_name["twemoji"]["licence"] == "CC-BY-4.0"
-    assert by_name["twemoji"]["pictures"] == {"train": 13, "heldout": HELD_OUT}
-    assert by_name["emojibase"]["pictures"] == {}
-    assert all(one["author"] and one["source"] and one["version"] for one in content["sets"])
-
-
 def test_packed_again_every_tar_is_the_same(
     packed: PackedSets, packages: Path, tmp_path: Path
 ) -> None:
@@ -103,27 +92,10 @@ def test_packed_again_every_tar_is_the_same(
         assert twin.read_bytes() == path.read_bytes()
 
 
-def test_each_group_gives_its_share_to_the_held_out() -> None:
-    chosen = choose_held_out(concepts(faces=60, animals=30, food=10), count=10)
-    assert Counter(code.rstrip("0123456789") for code in chosen) == {
-        "faces": 6,
-        "animals": 3,
-        "food": 1,
-    }
-
-
-def test_flags_are_never_held_out() -> None:
-    chosen = choose_held_out(concepts(flags=50, a=3), count=3)
-    assert chosen == {"a0", "a1", "a2"}
-
-
-def test_the_choice_depends_on_the_seed_and_on_nothing_else() -> None:
-    some = concepts(a=40, b=40)
-    assert choose_held_out(some, count=8) == choose_held_out(reversed(some), count=8)
-    assert choose_held_out(some, count=8) != choose_held_out(some, count=8, seed=1)
-    # One concept more leaves nearly all of the choice as it was.
-    more = [*some, *concepts(c=1)]
-    assert len(choose_held_out(some, count=8) & choose_held_out(more, count=8)) >= 7
+def test_each_group_but_flags_gives_its_share_to_the_held_out() -> None:
+    chosen = choose_held_out(concepts(faces=60, animals=30, food=10, flags=50), count=10)
+    groups = Counter(code.rstrip("0123456789") for code in chosen)
+    assert groups == {"faces": 6, "animals": 3, "food": 1}
 
 
 def test_no_set_is_the_one_that_is_kept_for_outside_checks() -> None:
