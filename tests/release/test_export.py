@@ -125,35 +125,28 @@ def test_half_of_the_bytes_give_nearly_the_same_vectors(
     assert "before the weights went into 16 bits" in (out / CARD).read_text(encoding="utf-8")
 
 
-def test_the_classifier_of_the_encoder_is_left_out(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model")
-    config = load_model(folder).config
-    assert isinstance(config, CoCaConfig)
-    image = EfficientNetLiteConfig(image_size=32, width=config.image.width, classes=5)
-    torch.manual_seed(0)
-    save_model(folder, CoCa(replace(config, image=image)))
-    whole, out = load_model(folder), export(folder, tmp_path / "shared")
-    smaller = load_model(out)
-    assert smaller.image_encoder.has_classifier is False
-    removed = whole.state_dict().keys() - smaller.state_dict().keys()
-    assert {name.rpartition(".")[0] for name in removed} == {"image_encoder.backbone.classifier"}
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(smaller.encode_image(images), whole.encode_image(images))
-
-
-def test_the_classifier_of_a_class_branch_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
+    tmp_path: Path, tokens: int
+) -> None:
     folder = write_model(tmp_path / "model")
     config = load_model(folder).config
     assert isinstance(config, CoCaConfig)
     width = config.image.width
-    image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_branch=True)
+    image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_tokens=tokens)
     torch.manual_seed(0)
     save_model(folder, CoCa(replace(config, image=image)))
     whole, shared = load_model(folder), load_model(export(folder, tmp_path / "shared"))
+    assert shared.image_encoder.has_classifier is bool(tokens)
+    removed = whole.state_dict().keys() - shared.state_dict().keys()
+    parts = {name.rpartition(".")[0] for name in removed}
+    assert parts == (set() if tokens else {"image_encoder.backbone.classifier"})
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(shared.encode_image(images), whole.encode_image(images))
+        for one, other in zip(
+            *(it.encode_image_and_tokens(images) for it in (shared, whole)), strict=True
+        ):
+            assert torch.equal(one, other)
 
 
 def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(

@@ -86,14 +86,17 @@ def sharpened(model: Model) -> Model:
 ENCODERS: dict[str, ImageEncoderConfig] = {
     "vit": tiny_image(),
     "lite": EfficientNetLiteConfig(image_size=32, width=32, classes=7),
-    "branch": EfficientNetLiteConfig(image_size=32, width=32, classes=7, class_branch=True),
+    "branch": EfficientNetLiteConfig(
+        image_size=32, width=32, classes=7, class_branch=True, class_tokens=3
+    ),
     "convnet": TimmConfig(name="test_resnet", image_size=64, width=32, classes=7),
     "efficientnet": TimmConfig(name="test_efficientnet", image_size=64, width=256),
     "hybrid": TimmConfig(name="mobilevitv2_050", image_size=64, width=32),
     "transformer": TimmConfig(name="test_vit", image_size=32, patch_size=16, width=64),
     "channels_last": TimmConfig(name="test_mambaout", image_size=64, width=32, classes=5),
 }
-"""The kinds `vit` and `efficientnet_lite`, without and with a class branch; then of timm: ConvNets
+"""The kinds `vit` and `efficientnet_lite`, without and with class branch
+and class tokens; then of timm: ConvNets
 with and without projection, a hybrid of convolution and attention, a transformer with a class
 token, and a model whose map has its channels last."""
 
@@ -105,6 +108,9 @@ def captioner(name: str) -> CoCa:
     model = CoCa(config)
     if name == "vit":
         sharpened(model)
+    if model.class_tokens is not None:
+        model.class_tokens.names[:, :2] = torch.arange(4, 18).view(7, 2)
+        model.class_tokens.names[::2, 1] = -1
     return model.eval()
 
 

@@ -31,20 +31,20 @@ def cross_attention_maps(
     Returns:
         Fractions of the patches in row-major order; they sum to 1.
     """
-    encoded = model.encode(images).tokens
-    image_tokens, rollout = _attention_rollout(model.poolings.captioning, encoded)
+    rollout = _attention_rollout(model.poolings.captioning, model.encode(images).tokens)
     maps: list[Tensor] = []
 
     def record(attention: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(attention, CrossAttention)
         states, context = inputs
-        maps.append(attention.weights(states, context).mean(dim=1))
+        # Class tokens, which come last, belong to no patch.
+        maps.append(attention.weights(states, context).mean(dim=1)[..., : rollout.shape[1]])
 
     decoder = cast(nn.Module, model.multimodal_decoder)
     layers = [part for part in decoder.modules() if isinstance(part, CrossAttention)]
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
-        image = model.multimodal_decoder.read_image(image_tokens)
+        image = model.multimodal_decoder.read_image(model.image_tokens(images))
         model.multimodal_decoder(model.unimodal_decoder(tokens), image)
     finally:
         for hook in hooks:
@@ -56,15 +56,15 @@ def cross_attention_maps(
 
 def _attention_rollout(
     steps: Sequence[Pooling], encoded: Float[Tensor, "B S C"]
-) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q S"]]:
-    """Apply pooling steps; return pooled tokens and their total attention to encoder tokens."""
+) -> Float[Tensor, "B Q S"]:
+    """Compute the total attention of pooled tokens to encoder tokens over all pooling steps."""
     count = encoded.shape[1]
     rollout = torch.eye(count, dtype=encoded.dtype, device=encoded.device)
     rollout = rollout.expand(len(encoded), -1, -1)
     for step in steps:
         rollout = step.weights(encoded).mean(dim=1) @ rollout
         encoded = step.pool(encoded)
-    return encoded, rollout
+    return rollout
 
 
 def _patch_fractions(rollout: Float[Tensor, "B T S"], extra: int) -> Float[Tensor, "B T P"]:

@@ -22,7 +22,7 @@ from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import KeysAndValues, unit
-from coca.model.pooling import AttentivePoolingHead, ClassBranch, Pooling
+from coca.model.pooling import AttentivePoolingHead, ClassBranch, ClassTokens, Pooling
 
 MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
@@ -92,6 +92,8 @@ class CaptionerConfig(Protocol):
 class UnimodalHalf(Protocol):
     """The interface of the unimodal text decoder; see `UnimodalDecoder`."""
 
+    token_embedding: nn.Embedding
+
     def __call__(
         self,
         tokens: Int[Tensor, "B T"],
@@ -138,7 +140,7 @@ class Encoded(NamedTuple):
 
     tokens: Float[Tensor, "N S W"]
     probabilities: Float[Tensor, "N K"] | None
-    """Of the classes of the encoder's own classifier; None without a class branch."""
+    """Of the classes of the encoder's own classifier; None if the model does not read them."""
 
 
 class Captioner(nn.Module, ABC):
@@ -158,6 +160,8 @@ class Captioner(nn.Module, ABC):
     """Classification head for classes, answers or verdicts; None after pretraining."""
     class_branch: ClassBranch | None
     """Part of the image embedding by the image encoder's own classifier; None without one."""
+    class_tokens: ClassTokens | None
+    """Image tokens of the classes that this classifier finds; None without them."""
     log_scale: nn.Parameter
     """Log of the logit scale, which is one over the temperature."""
     logit_bias: nn.Parameter | None
@@ -196,8 +200,8 @@ class Captioner(nn.Module, ABC):
         head = self._head(images, contrastive or captioning) if classification else None
         reads_text = head is not None and head.config.reads == "text"
         encoded = self._tokens_of(images)
-        pooled, image_tokens = self._pool(
-            encoded.tokens, embedding=contrastive, reading=captioning or reads_text
+        pooled, image_tokens = self._pool_encoded(
+            encoded, embedding=contrastive, reading=captioning or reads_text
         )
         image_embedding = text_embedding = states = targets = logits = None
         if head is not None and not reads_text:
@@ -251,7 +255,7 @@ class Captioner(nn.Module, ABC):
         The poolers attend to the concatenated tokens of a series, as in VideoCoCa.
         """
         encoded = self.encode(images)
-        pooled, _ = self._pool(encoded.tokens, embedding=True, reading=False)
+        pooled, _ = self._pool_encoded(encoded, embedding=True, reading=False)
         assert pooled is not None
         return self._embed_image(pooled, encoded.probabilities)
 
@@ -266,7 +270,7 @@ class Captioner(nn.Module, ABC):
         self, images: Float[Tensor, "B *F RGB height width"]
     ) -> Float[Tensor, "B Q C"]:
         """Compute the decoder's image tokens of each image, or of each series of F images."""
-        _, tokens = self._pool(self.encode(images).tokens, embedding=False, reading=True)
+        _, tokens = self._pool_encoded(self.encode(images), embedding=False, reading=True)
         assert tokens is not None
         return tokens
 
@@ -275,7 +279,7 @@ class Captioner(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
         """Compute `encode_image` and `image_tokens` in one pass."""
         encoded = self.encode(images)
-        pooled, tokens = self._pool(encoded.tokens, embedding=True, reading=True)
+        pooled, tokens = self._pool_encoded(encoded, embedding=True, reading=True)
         assert pooled is not None
         assert tokens is not None
         return self._embed_image(pooled, encoded.probabilities), tokens
@@ -292,12 +296,9 @@ class Captioner(nn.Module, ABC):
     def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
         """Compute the image tokens that the head, or the decoder before it, attends to."""
         assert self.head is not None
-        encoded = self.encode(images).tokens
         if self.head.config.reads == "image":
-            return encoded
-        _, tokens = self._pool(encoded, embedding=False, reading=True)
-        assert tokens is not None
-        return tokens
+            return self.encode(images).tokens
+        return self.image_tokens(images)
 
     def head_logits(
         self, image_tokens: Float[Tensor, "BF S C"], tokens: Int[Tensor, "B T"] | None = None
@@ -329,6 +330,18 @@ class Captioner(nn.Module, ABC):
         image = self.multimodal_decoder.read_image(self.image_tokens(images))
         states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
         return F.linear(states, self.vocabulary_weight)
+
+    def _pool_encoded(
+        self, encoded: Encoded, *, embedding: bool, reading: bool
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q C"] | None]:
+        """Pool as `_pool` does, and append the class tokens to those of the decoder."""
+        pooled, tokens = self._pool(encoded.tokens, embedding=embedding, reading=reading)
+        if reading and self.class_tokens is not None:
+            assert tokens is not None
+            assert encoded.probabilities is not None
+            likely = self.class_tokens(encoded.probabilities, self.unimodal_decoder.token_embedding)
+            tokens = torch.cat([tokens, likely.to(tokens.dtype)], dim=1)
+        return pooled, tokens
 
     @abstractmethod
     def _pool(
@@ -373,8 +386,8 @@ class Captioner(nn.Module, ABC):
         self, images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P F"]
     ) -> Encoded:
         """Encode images, or project the features of images."""
-        encoder = self.image_encoder
-        if images.ndim > 3 and self.class_branch is None:
+        encoder, is_classified = self.image_encoder, bool(self.class_branch or self.class_tokens)
+        if images.ndim > 3 and not is_classified:
             # By its `forward`, which FSDP and hooks need.
             return Encoded(encoder(images.flatten(0, -4)), None)
         if images.ndim == 3:
@@ -382,7 +395,7 @@ class Captioner(nn.Module, ABC):
         else:
             features = encoder.features(images.flatten(0, -4))
         probabilities = None
-        if self.class_branch is not None:
+        if is_classified:
             probabilities = encoder.classify(features).float().softmax(dim=1)
         return Encoded(encoder.project(features), probabilities)
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
 from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.backbone import BackboneConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked import Linear
 from coca.model.layers.transformer import init_linears_, scale_residuals_
-from coca.model.pooling import AttentionalPooler, AttentivePoolingHead, ClassBranch
+from coca.model.pooling import AttentionalPooler, AttentivePoolingHead, ClassBranch, ClassTokens
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
 
 
@@ -62,8 +63,13 @@ class CoCa(Captioner):
         if not image.keeps_embeddings:
             self.image_projection = _projection(image.width, config.embed_dim)
             self.text_projection = _projection(text.width, config.embed_dim)
-        classes = self.image_encoder.branch_classes
-        self.class_branch = ClassBranch(classes, config.embed_dim) if classes else None
+        self.class_branch = self.class_tokens = None
+        if isinstance(image, BackboneConfig) and image.class_branch:
+            self.class_branch = ClassBranch(image.classes, config.embed_dim)
+        if isinstance(image, BackboneConfig) and image.class_tokens:
+            self.class_tokens = ClassTokens(
+                image.classes, image.class_tokens, image_width=image.width, text_width=text.width
+            )
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.init_weights()

@@ -1,18 +1,19 @@
 """Attentional pooling: learned queries that attend to a set of tokens (CoCa, section 3.2).
 
-The head of a downstream task is a further pooler, with a linear layer. The class branch adds what
-the image encoder's own classifier knows to the pooled embedding.
+The head of a downstream task is a further pooler, with a linear layer. What the image encoder's own
+classifier knows is added to the pooled embedding (class branch) and to the decoder's image tokens
+(class tokens).
 
 Dimensions: B batch, S tokens attended to, Q queries, D width, C width of these tokens, H heads,
 d size of a head, F images of a sample, P tokens of an image, L states of the prompt, K classes,
-E shared embedding.
+E shared embedding, N class tokens.
 """
 
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coca.model.coca_config import HeadConfig
@@ -78,6 +79,12 @@ BRANCH_SCALE = 0.5
 
 BRANCH_POWER = 0.75
 """Power of the probabilities in the class branch; chosen by scores, see docs/lab-notes.md."""
+
+NAME_TOKENS = 8
+"""Text tokens of a class name that class tokens keep."""
+
+DROPPED_CLASSES = 0.2
+"""Fraction of images in training whose class tokens are zeros: a decoder learns to work without."""
 
 
 class AttentivePoolingHead(nn.Module):
@@ -157,3 +164,50 @@ class ClassBranch(nn.Module):
         Their mean is subtracted, since it would move all images in the same direction.
         """
         self.vectors.copy_(vectors - vectors.mean(dim=0))
+
+
+class ClassTokens(nn.Module):
+    """Image tokens of the most probable classes, which the decoder reads.
+
+    The token of a class is a linear map of the token embeddings of its name, normalized, times the
+    square root of its probability. It has no parameters of its own: all classes share the map, and
+    names have the embeddings of the text decoder. A decoder with tied embeddings thus learns from
+    some classes to copy names, and copies those of classes that no caption names.
+    """
+
+    names: Int[Tensor, "K T"]
+    """Text tokens of the name of each class, padded with -1."""
+    vectors: Float[Tensor, "K C"] | None
+    """The normalized vectors of all classes after `fold_`."""
+
+    def __init__(self, classes: int, count: int, *, image_width: int, text_width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.register_buffer("names", torch.full((classes, NAME_TOKENS), -1, dtype=torch.int32))
+        self.register_buffer("vectors", None, persistent=False)
+        self.map = Linear(text_width, image_width, bias=False)
+        self.norm = nn.LayerNorm(image_width)
+
+    def forward(
+        self, probabilities: Float[Tensor, "B K"], embedding: nn.Embedding
+    ) -> Float[Tensor, "B N C"]:
+        """Compute the tokens of the `count` most probable classes, which come first."""
+        likely, classes = probabilities.topk(self.count, dim=1)
+        weights = likely.sqrt()
+        if self.training:
+            weights = weights * (torch.rand_like(weights[:, :1]) >= DROPPED_CLASSES)
+        if self.vectors is not None:
+            return weights[..., None] * self.vectors[classes]
+        return weights[..., None] * self._vectors(self.names[classes], embedding)
+
+    @torch.no_grad()
+    def fold_(self, embedding: nn.Embedding) -> None:
+        """Compute the vectors of all classes once, for export; later training ignores them."""
+        self.vectors = self._vectors(self.names, embedding)
+
+    def _vectors(
+        self, names: Int[Tensor, "*B T"], embedding: nn.Embedding
+    ) -> Float[Tensor, "*B C"]:
+        # The norm makes the sum equal to the mean.
+        embedded = embedding(names.clamp(min=0)) * (names >= 0)[..., None]
+        return self.norm(self.map(embedded.sum(dim=-2)))

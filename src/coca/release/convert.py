@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -135,7 +136,7 @@ def average(
                     f"{source} has another {what} than {sources[0]}; only weights of the same "
                     "model can be averaged"
                 )
-    has_branch, _ = _class_parts(whole)
+    has_branch = _class_parts(whole)[0]
     if class_scale is not None and not (has_branch and class_scale >= 0):
         raise ConfigError(
             f"class_scale must be at least 0, for models with a class branch, got {class_scale} "
@@ -146,12 +147,16 @@ def average(
     totals: dict[str, float] = {}
     for folder, share in zip(folders, shares, strict=True):
         for name, tensor in load_model(folder).state_dict().items():
+            if not tensor.is_floating_point():
+                continue
             sums[name] = sums.get(name, 0) + tensor.double() * share
             totals[name] = totals.get(name, 0.0) + share
     if class_scale is not None:
         sums["class_branch.scale"].fill_(class_scale * totals["class_branch.scale"])
-    means = {name: (sums[name] / totals[name]).to(it) for name, it in model.state_dict().items()}
-    model.load_state_dict(means)
+    state = model.state_dict()
+    model.load_state_dict(
+        {**state, **{name: (it / totals[name]).to(state[name]) for name, it in sums.items()}}
+    )
     with atomic_folder(Path(out)) as unfinished:
         _copy_files(folders[0], unfinished)
         save_model(unfinished, model)
@@ -164,18 +169,26 @@ def average(
     return Path(out)
 
 
-def _class_parts(config: ModelConfig) -> tuple[bool, int]:
-    """Return whether a model has a class branch, and the classes of its encoder's classifier."""
+def _class_parts(config: ModelConfig) -> tuple[bool, int, int]:
+    """Return whether there is a class branch, and the numbers of class tokens and of classes."""
     image = config.image
-    return (image.class_branch, image.classes) if isinstance(image, BackboneConfig) else (False, 0)
+    if not isinstance(image, BackboneConfig):
+        return False, 0, 0
+    return image.class_branch, image.class_tokens, image.classes
 
 
 def _with_fewer_parts(config: ModelConfig) -> list[ModelConfig]:
-    """Return a configuration, that without class branch, and that without a classifier as well."""
+    """Return a configuration, and those without class branch, class tokens and classifier."""
     if not isinstance(config, CoCaConfig) or not isinstance(image := config.image, BackboneConfig):
         return [config]
-    without = (replace(image, class_branch=False, classes=count) for count in (image.classes, 0))
-    return [config, *(replace(config, image=smaller) for smaller in without)]
+    parts = [
+        *product((image.class_branch, False), (image.class_tokens, 0), (image.classes,)),
+        (False, 0, 0),
+    ]
+    return [
+        replace(config, image=replace(image, class_branch=branch, class_tokens=n, classes=classes))
+        for branch, n, classes in parts
+    ]
 
 
 def _for_open_clip(folder: Path, out: Path) -> Path:

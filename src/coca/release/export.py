@@ -158,7 +158,7 @@ def export(
 
 def without_classifier(model: Captioner) -> Captioner:
     """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
-    if not model.image_encoder.has_classifier or model.class_branch is not None:
+    if not model.image_encoder.has_classifier or model.class_branch or model.class_tokens:
         return model
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"

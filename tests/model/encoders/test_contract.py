@@ -87,13 +87,6 @@ def test_features_replace_images(name: str, tokens: Tensor) -> None:
     assert torch.equal(one.caption_states, other.caption_states)
 
 
-def test_a_series_of_images_has_one_embedding(name: str) -> None:
-    model = captioner(name)
-    with torch.no_grad():
-        found = model.encode_image(images(name, 4).unflatten(0, (2, 2)))
-    assert found.shape == (2, model.config.embed_dim)
-
-
 def test_attention_maps_cover_all_patches(name: str, tokens: Tensor) -> None:
     model = captioner(name)
     maps = cross_attention_maps(model, images(name), tokens)
@@ -244,7 +237,9 @@ def test_a_recipe_chooses_the_kind_and_settings_of_others_are_refused() -> None:
     assert load_config(CoCaConfig, layer).image == TimmConfig(
         name="test_resnet", image_size=64, width=96
     )
-    wrong = r"image\.heads = 2 is a setting of kind vit; kind timm has classes, class_branch, name"
+    wrong = (
+        r"image\.heads = 2 is a setting of kind vit; kind timm has classes, class_branch, class_t"
+    )
     with pytest.raises(ConfigError, match=wrong):
         load_config(CoCaConfig, {**layer, "image": {**given, "heads": 2}})
     with pytest.raises(ConfigError, match=r"image\.kind = 'tim' is unknown; did you mean 'timm'"):

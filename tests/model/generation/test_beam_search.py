@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from coca.model.captioner import Captioner
-from coca.model.generation.beam_search import BeamSearch
-from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
-from coca.model.generation.logits_processors import LogitsProcessors
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
@@ -117,44 +114,6 @@ def test_enough_beams_find_what_trying_every_caption_finds(
     (found,) = generate(model, image_tokens(model, 1), decoding=decoding)
     assert [ids_of(one, model) for one in found] == [ids for _, ids in ranked]
     assert [one.rank for one in found] == pytest.approx([rank for rank, _ in ranked], abs=1e-5)
-
-
-def search(
-    model: Captioner, tokens: Tensor, decoding: GenerationConfig
-) -> list[list[GeneratedSequence]]:
-    text = model.config.text
-    prompts = [[text.bos_id]] * len(tokens)
-    with torch.inference_mode():
-        return BeamSearch(
-            DecoderState(model, tokens, prompts),
-            torch.tensor(prompts),
-            processors=LogitsProcessors(decoding, text),
-            decoding=decoding,
-            token_budget=torch.full((len(tokens),), 9),
-            eos_id=text.eos_id,
-        ).run()
-
-
-def test_one_beam_equals_greedy(model: Captioner, tokens: Tensor) -> None:
-    greedy = generate(model, tokens, decoding=GenerationConfig(num_beams=1, max_new_tokens=9))
-    found = search(model, tokens, GenerationConfig(num_beams=1))
-    assert [row[0].token_ids for row in found] == [row[0].token_ids for row in greedy]
-    for (one,), (other,) in zip(found, greedy, strict=True):
-        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "groups", [{}, {"num_beam_groups": 3, "diversity_penalty": 0.5}], ids=["plain", "groups"]
-)
-def test_the_best_captions_are_sorted_and_differ(
-    model: Captioner, tokens: Tensor, groups: dict[str, Any]
-) -> None:
-    decoding = GenerationConfig(num_beams=6, num_return_sequences=6, max_new_tokens=7, **groups)
-    for row in generate(model, tokens, decoding=decoding):
-        ranks = [one.rank for one in row]
-        assert ranks == sorted(ranks, reverse=True)
-        assert len({(*one.token_ids, one.ended) for one in row}) == len(row)
-        assert len(row) == 6 or groups
 
 
 def test_penalties_change_the_choice_but_not_the_reported_probabilities(

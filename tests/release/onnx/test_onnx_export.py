@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import coca
@@ -77,9 +78,14 @@ def add_class_branch(folder: Path) -> None:
     config = load_model(folder).config
     assert isinstance(config, CoCaConfig)
     width = config.image.width
-    image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_branch=True)
+    image = EfficientNetLiteConfig(
+        image_size=32, width=width, classes=5, class_branch=True, class_tokens=2
+    )
     seed_weights()
-    save_model(folder, CoCa(replace(config, image=image)))
+    model = CoCa(replace(config, image=image))
+    assert model.class_tokens is not None
+    model.class_tokens.names[:, 0] = torch.arange(9, 14)
+    save_model(folder, model)
     processor = Processor.load(folder)
     transform = ImageTransform(ImageConfig(image_size=32))
     Processor(transform, processor.tokenizer, processor.context_length).save(folder)

@@ -20,7 +20,14 @@ def branched(images: Path, run: Path) -> PretrainConfig:
     """A run whose weights hardly move."""
     still = ("train.steps=3", "train.optimizer.lr=1e-12", "train.optimizer.weight_decay=0")
     config = recipe(images, run, "train.optimizer.freeze=[image_encoder.backbone]", *still)
-    image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000, class_branch=True)
+    image = TimmConfig(
+        name="test_resnet",
+        image_size=32,
+        width=32,
+        classes=1000,
+        class_branch=True,
+        class_tokens=2,
+    )
     return replace(config, model=replace(config.model, image=image))
 
 
@@ -38,6 +45,11 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     wanted = means - means.mean(axis=0)
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
+    tokens = predictor.model.class_tokens
+    assert tokens is not None
+    for own, name in zip(tokens.names.tolist(), names, strict=True):
+        first = predictor.leading_ids(name.split(", ")[0], len(own))
+        assert own == first + [-1] * (len(own) - len(first))
 
 
 def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_path: Path) -> None:
@@ -53,7 +65,7 @@ def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
 ) -> None:
     config = branched(images, tmp_path / "run")
     assert isinstance(config.model.image, TimmConfig)
-    image = replace(config.model.image, classes=0, class_branch=False)
+    image = replace(config.model.image, classes=0, class_branch=False, class_tokens=0)
     model = replace(config.model, image=image)
     pretrain(replace(config, run=tmp_path / "first", model=model))
     torch.manual_seed(7)

@@ -40,10 +40,13 @@ class BackboneConfig(ImageEncoderConfig):
     with a layer norm maps them to this width."""
     classes: NonNegativeInt = 0
     """Outputs of the backbone's own classifier, as its weights have them; 0 leaves it out. It is
-    for distillation and for `class_branch`."""
+    for distillation, `class_branch` and `class_tokens`."""
     class_branch: bool = False
     """Add a vector for each class, weighted by the probabilities of the backbone's own classifier,
     to the image embedding. So the model keeps the classes that the backbone knows."""
+    class_tokens: NonNegativeInt = 0
+    """Number of most probable classes whose names the decoder reads as further image tokens,
+    weighted by their probabilities; 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +54,11 @@ class BackboneConfig(ImageEncoderConfig):
             self.classes > 0 or not self.class_branch,
             "image.class_branch is true, but image.classes is 0; set it to the classes of the "
             f"backbone's classifier, {IMAGENET_CLASSES} for ImageNet",
+        )
+        require(
+            self.class_tokens <= self.classes,
+            f"image.class_tokens must be at most image.classes {self.classes}, got "
+            f"{self.class_tokens}",
         )
 
     @property
@@ -118,11 +126,6 @@ class BackboneEncoder(ImageEncoder):
     def has_classifier(self) -> bool:
         """Whether the backbone has its classifier."""
         return self.config.classes > 0
-
-    @property
-    def branch_classes(self) -> int:
-        """The classes of the backbone's classifier, with `class_branch`."""
-        return self.config.classes if self.config.class_branch else 0
 
     @property
     def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]

@@ -126,11 +126,6 @@ class ImageEncoder(nn.Module, ABC):
         return False
 
     @property
-    def branch_classes(self) -> int:
-        """Classes whose probabilities are a part of the image embedding; 0: it has no such part."""
-        return 0
-
-    @property
     def feature_family(self) -> str:
         """Name shared by kinds that compute equal features from tensors of equal names."""
         return self.config.kind

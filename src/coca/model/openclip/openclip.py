@@ -300,7 +300,7 @@ class OpenCLIP(Captioner):
         self.text_projection = Linear(text.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None
-        self.class_branch = None
+        self.class_branch = self.class_tokens = None
         self.init_weights()
         self.head = (
             None

@@ -59,6 +59,8 @@ class Vision(Pixels):
     def __init__(self, model: Captioner, image: ImageConfig) -> None:
         super().__init__(image)
         self.model = model
+        if model.class_tokens is not None:
+            model.class_tokens.fold_(model.unimodal_decoder.token_embedding)
 
     def forward(
         self, pixels: UInt8[Tensor, "B 3 S S"]

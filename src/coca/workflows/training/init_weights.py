@@ -22,6 +22,7 @@ FREE_SETTINGS = (
     "image.image_size",
     "image.classes",
     "image.class_branch",
+    "image.class_tokens",
     "initial_temperature",
     "initial_bias",
     "head",
@@ -101,6 +102,23 @@ def start_class_branch_(model: Captioner, processor: Processor, *, batch_size: i
     embedded = torch.cat([model.encode_text(some) for some in tokens.split(batch_size)])
     means = [own.mean(dim=0)[None] for own in embedded.split([len(own) for own in texts])]
     model.class_branch.start_at(torch.cat([unit(mean) for mean in means]))
+
+
+@torch.no_grad()
+def name_class_tokens_(model: Captioner, processor: Processor) -> None:
+    """Give the class tokens the text tokens of the first name of each class."""
+    if model.class_tokens is None:
+        return
+    names = model.image_encoder.class_names
+    if names is None:
+        raise ConfigError(
+            f"image.class_tokens is {model.class_tokens.count}, but the classes have no names; set "
+            "image.class_tokens to 0, or image.classes to 1000 for ImageNet"
+        )
+    model.class_tokens.names.fill_(-1)
+    for row, name in zip(model.class_tokens.names, names, strict=True):
+        ids = processor.tokenizer.leading_ids(name.partition(", ")[0], len(row))
+        row[: len(ids)] = torch.tensor(ids)
 
 
 def class_texts(name: str) -> list[str]:

@@ -35,7 +35,11 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.objective import LossConfig
 from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.training.feature_cache import features_of_run
-from coca.workflows.training.init_weights import adopt_weights, start_class_branch_
+from coca.workflows.training.init_weights import (
+    adopt_weights,
+    name_class_tokens_,
+    start_class_branch_,
+)
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     Sources,
@@ -260,6 +264,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         )
     if source is None or source.model.class_branch is None:
         start_class_branch_(model, processor)
+    name_class_tokens_(model, processor)
     if config.lora is not None:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
