@@ -87,6 +87,15 @@ def test_neither_the_batch_nor_its_size_changes_a_caption(
                 assert first.score == pytest.approx(second.score, abs=1e-4)
 
 
+def test_each_image_draws_numbers_of_its_own_in_any_batch(predictor: Predictor) -> None:
+    # Nearly uniform: tokens follow the numbers, and not the image.
+    draw = partial(predictor.caption, temperature=1e6, max_new_tokens=6, words="any")
+    together = [caption.token_ids for caption in draw(IMAGES)]
+    assert len(set(together)) == len(IMAGES)
+    assert [draw(image)[0].token_ids for image in IMAGES] == together
+    assert [caption.token_ids for caption in draw(IMAGES[::-1])] == together[::-1]
+
+
 def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None:
     images = predictor.processor.images(IMAGES)
     tokens = predictor.processor.texts(TEXTS)

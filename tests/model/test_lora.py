@@ -40,6 +40,12 @@ def drawn_adapters_(model: nn.Module) -> None:
                 parameter.normal_(std=0.1)
 
 
+def test_what_adapters_leave_frozen_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    add_lora_(models()[0], LoraConfig(rank=2, modules_to_save=("*_pooler", "*token_embedding")))
+    assert "leaves log_scale, vocabulary, image_projection, text_projection frozen" in caplog.text
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["coca", "openclip"])
 def test_new_adapters_change_nothing(which: int) -> None:
     model = models()[which]

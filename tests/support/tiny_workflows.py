@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from coca.core.config.frozen_config import load_config
 from coca.core.progress import ProgressMaker
@@ -18,6 +19,7 @@ from coca.data.sources.tar import index as tar_index
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.inference.loading import load
+from coca.train.trainer import Trainer
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.pretrain_data import open_sources
@@ -115,7 +117,16 @@ def watched_run(image_folder: Path, run: Path, *overrides: str) -> Results:
     """A run on each of several ranks."""
     # Here, since a fork server that runs already has the environment of before.
     os.environ["WANDB_MODE"] = "offline"
-    return {"step": torch.tensor(pretrain(recipe(image_folder, run, *overrides)).step)}
+    kept, gather = [0], Trainer.weights
+
+    def weights(trainer: Trainer[Any], *, keep: bool = True) -> dict[str, Tensor]:
+        found = gather(trainer, keep=keep)
+        kept.append(len(found))
+        return found
+
+    setattr(Trainer, "weights", weights)  # noqa: B010
+    step = pretrain(recipe(image_folder, run, *overrides)).step
+    return {"step": torch.tensor(step), "kept": torch.tensor(max(kept))}
 
 
 def tars_scanned_by_this_rank(folder: Path) -> int:

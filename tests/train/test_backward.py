@@ -13,9 +13,11 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.train.backward import NonFiniteReport, backward, cause_of, location_of, nonfinite_report
+from coca.train.blocks import set_training_mode
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import CoCaObjective, LossConfig, Losses
-from tiny import sharpened, tiny_config
+from coca.train.optim.param_groups import freeze
+from tiny import captioner, images, sharpened, tiny_config
 from tiny_ranks import ragged_batch
 
 FINE = {"loss": 1.0, "contrastive": 0.5, "grad_norm": 2.0}
@@ -255,6 +257,21 @@ def test_images_without_labels_in_a_part_do_no_harm() -> None:
     plain, _ = step("all three", batch, None)
     losses, _ = step("all three", batch, 2)
     torch.testing.assert_close(losses.parts, plain.parts)
+
+
+def test_trained_batch_norms_need_the_whole_batch_and_frozen_ones_do_not() -> None:
+    model = captioner("convnet")
+    parallel = ParallelModel(model, "none", device=torch.device("cpu"))
+    objective, batch = CoCaObjective(LossConfig()), ragged_batch(4)
+    batch = dataclasses.replace(batch, images=images("convnet", 4))
+    set_training_mode(model)
+    sentence = r"micro_batch is 2, but the batch norm image_encoder\.backbone\.conv1"
+    with pytest.raises(ConfigError, match=sentence):
+        backward(parallel, objective, batch, micro_batch=2)
+    freeze(model, ["image_encoder"])
+    set_training_mode(model)
+    whole = backward(parallel, objective, batch)
+    torch.testing.assert_close(backward(parallel, objective, batch, micro_batch=2), whole)
 
 
 def test_an_objective_that_needs_the_whole_batch_raises() -> None:

@@ -13,7 +13,7 @@ from coca.core.errors import CocaError, ConfigError
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.layers.transformer import Block, CrossBlock
-from coca.train.blocks import blocks_of, compilation, prepare_blocks_
+from coca.train.blocks import blocks_of, compilation, prepare_blocks_, set_training_mode
 from coca.train.optim.param_groups import freeze
 from tiny import tiny_config
 from tiny_architectures import openclip
@@ -55,6 +55,19 @@ def test_blocks_with_batch_norms_are_not_recomputed() -> None:
     model = nn.ModuleDict({"layers": nn.ModuleList(Layer(layer) for layer in layers)})
     with pytest.raises(ConfigError, match="all blocks of ModuleDict have batch norms"):
         prepare_blocks_(model, compiled=False, recompute_every=1)
+
+
+def test_frozen_layers_of_any_model_keep_their_statistics(caplog: pytest.LogCaptureFixture) -> None:
+    inner = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model = nn.Sequential(inner, nn.Linear(3, 3), nn.BatchNorm1d(3))
+    freeze(model, ["0"])
+    set_training_mode(model, ranks=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert torch.equal(model[0](torch.ones(2, 3)), model[0](torch.ones(2, 3)))
+    model(5 + torch.randn(8, 3))
+    changed = [name for name, it in model.state_dict().items() if not torch.equal(it, before[name])]
+    assert changed == ["2.running_mean", "2.running_var", "2.num_batches_tracked"]
+    assert "2 and 0 more batch norms are trained: each of 2 ranks" in caplog.text
 
 
 class Layer(nn.Module):

@@ -25,6 +25,7 @@ from coca.inference.attention import word_maps
 from coca.model.captioner import Captioner
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
+from coca.model.generation.sampling import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.layers.prepacked import prepack_weights
 from coca.processing.processor import Processor
@@ -138,8 +139,8 @@ class Predictor(BasePredictor):
         decoding, begun = GenerationConfig.of(decoding, **options), self._encode_prompt(prompt)
         captions = []
         for (clip,) in self._batches(clips, "captioning clips", as_maker(progress), size=1):
-            tokens = self._image_tokens(self._placed(self.processor.images(clip))[None])
-            (written,) = self._generate(tokens, [begun], decoding)
+            pixels = self._placed(self.processor.images(clip))[None]
+            (written,) = self._generate(self._image_tokens(pixels), [begun], decoding, pixels)
             captions.append(caption_of(written, begun, self._decode))
         return captions
 
@@ -254,16 +255,18 @@ class Predictor(BasePredictor):
 
     def _generate(
         self,
-        image_tokens: Float[Tensor, "B Q C"],
+        tokens: Float[Tensor, "B Q C"],
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
+        pixels: Float[Tensor, "B *F RGB height width"] | None,
     ) -> list[list[GeneratedSequence]]:
         return generate(
             self.model,
-            image_tokens,
+            tokens,
             prompts=prompts,
             decoding=decoding,
             constraint=self.processor.word_constraint(decoding.words),
+            images=image_numbers(pixels) if decoding.sampled and pixels is not None else None,
         )
 
     def _score_tokens(

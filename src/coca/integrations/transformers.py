@@ -32,6 +32,7 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
+from coca.model.generation.sampling import image_numbers
 from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config, write_modules
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
@@ -222,6 +223,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             self.coca.image_tokens(pixel_values.to(self.dtype)),
             decoding=decoding,
             constraint=None if own is None else own.word_constraint(decoding.words),
+            images=image_numbers(pixel_values) if decoding.sampled else None,
         )
         rows = [
             [text.bos_id, *one.token_ids, *[text.eos_id] * one.ended]

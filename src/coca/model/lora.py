@@ -7,6 +7,7 @@ reads weights directly, and would silently bypass wrappers such as those of peft
 Dimensions: O outputs, I inputs, R rank.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,8 @@ from torch.nn.utils import parametrize
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _PLACE = ".parametrizations.weight"
 _ORIGINAL = f"{_PLACE}.original"
@@ -39,7 +42,8 @@ class LoraConfig(Config):
     modules_to_save: tuple[str, ...] = ("*token_embedding", "*vocabulary")
     """Modules to train in full, by name as in `match`, if the model has them. Tokens of a new
     domain are rare in the pretraining captions. Without training their embeddings, a model does
-    not learn to generate them. `[]` trains adapters alone, which forgets less."""
+    not learn to generate them. `[]` trains adapters alone, which forgets less. Others stay frozen,
+    such as `*_pooler` and the temperature `log_scale`; the log names them."""
     lr: PositiveFloat = 3e-3
     """Peak learning rate of adapters and of `modules_to_save`, above 0. AdamW trains them without
     weight decay, for any `train.optimizer.name`. Models far larger than the shipped one usually
@@ -79,6 +83,13 @@ def add_lora_(model: nn.Module, config: LoraConfig) -> None:
         if not any(_fits(name, part) for part in trained):
             layer = layers[name]
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, config))
+    parts = {name.partition(".")[0]: False for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parts[name.partition(".")[0]] |= parameter.requires_grad
+    if frozen := [part for part, trains in parts.items() if not trains]:
+        logger.info(
+            "lora leaves %s frozen; lora.modules_to_save trains them in full", ", ".join(frozen)
+        )
 
 
 @torch.no_grad()

@@ -266,7 +266,7 @@ class BasePredictor(ABC):
             squares = np.stack(images[start : start + self.batch_size])
             vectors, tokens = self._encode_images_and_tokens(self._from_squares(squares))
             rows += list(vectors)
-            written = self._generate(tokens, [begun] * len(squares), GenerationConfig())
+            written = self._generate(tokens, [begun] * len(squares), GenerationConfig(), None)
             texts += [caption_of(best, begun, self._decode).text for best in written]
         return self._stacked(rows), texts
 
@@ -328,7 +328,8 @@ class BasePredictor(ABC):
                 here, positions = positions[: len(pixels)], positions[len(pixels) :]
                 for rows, wanted in expand_positions(here, self.batch_size):
                     begun = [prompts[numbers[position]] for position in wanted]
-                    written = self._generate(tokens[rows], begun, decoding)
+                    drawn = pixels[rows] if decoding.sampled else None
+                    written = self._generate(tokens[rows], begun, decoding, drawn)
                     for position, best, prefix in zip(wanted, written, begun, strict=True):
                         captions[position] = caption_of(best, prefix, self._decode)
             return [captions[position] for position in range(len(chosen))]
@@ -540,7 +541,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def _generate(
-        self, image_tokens: Any, prompts: Sequence[list[int]], decoding: GenerationConfig
+        self, tokens: Any, prompts: Sequence[list[int]], decoding: GenerationConfig, pixels: Any
     ) -> list[list[GeneratedSequence]]: ...
 
     @abstractmethod

@@ -62,8 +62,8 @@ class GenerationConfig(Config):
     """Sample from the smallest set of likeliest tokens with at least this total probability
     (nucleus sampling)."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of sampling. An image's captions depend on the seed and on the image, not on the rest of
-    its batch."""
+    """Seed of sampling. Each image draws other numbers, from the seed and its pixels; they do not
+    depend on the rest of its batch."""
     repetition_penalty: Annotated[float, Gt(0)] = 1.0
     """Penalty on tokens that occurred before: their score is multiplied by it if negative and
     divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam

@@ -270,13 +270,14 @@ class Predictor(Exported):
 
     def _generate(
         self,
-        image_tokens: Float32[np.ndarray, "B Q C"],
+        tokens: Float32[np.ndarray, "B Q C"],
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
+        pixels: None,
     ) -> list[list[GeneratedSequence]]:
         state = DecoderState(
             self._decoder,
-            image_tokens,
+            tokens,
             prompts,
             pad_id=self._text.pad_id,
             max_position=self._text.positions - 1,

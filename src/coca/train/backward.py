@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
-from coca.train.blocks import compilation
+from coca.train.blocks import batch_norms, compilation
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
 
@@ -122,6 +122,12 @@ def backward(
             raise ConfigError(
                 f"micro_batch is {micro_batch}, but {type(objective).__name__} needs the whole "
                 f"batch; remove micro_batch, or use batches of {micro_batch} pairs"
+            )
+        if norms := batch_norms(model.model):
+            raise ConfigError(
+                f"micro_batch is {micro_batch}, but the batch norm {norms[0]} is trained, which "
+                f"needs the whole batch of {len(batch.keys)} pairs; freeze it "
+                "(train.optimizer.freeze), or remove micro_batch"
             )
         return _mean_over_ranks(
             _backward_in_parts(model, objective, batch, batch.split(micro_batch), autocast)

@@ -5,6 +5,7 @@ not the whole model (as torchtitan does): captions have other lengths in each st
 packed rows runs uncompiled, between compiled parts. Parameters keep their names.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from coca.core.errors import CocaError, ConfigError
+from coca.model.encoders.encoder import eval_frozen_
 from coca.model.layers.transformer import CrossAttention, SelfAttention
+
+logger = logging.getLogger(__name__)
 
 COMPILED_SHAPES = 64
 """Maximum number of compiled forms of a block: image sizes, batch sizes and kinds of towers. More
@@ -79,6 +83,27 @@ def recomputed_blocks(model: nn.Module, every: int | None) -> list[nn.Module]:
         if every
         else []
     )
+
+
+def batch_norms(model: nn.Module) -> list[str]:
+    """Name the batch norms that compute statistics of a batch, so those in training mode."""
+    modules = model.named_modules()
+    return [name for name, part in modules if isinstance(part, _BatchNorm) and part.training]
+
+
+def set_training_mode(model: nn.Module, *, ranks: int = 1) -> None:
+    """Set training mode, except for frozen layers; warn of batch norms on several ranks."""
+    model.train()
+    eval_frozen_(model)
+    if ranks > 1 and (norms := batch_norms(model)):
+        logger.warning(
+            "%s and %s more batch norms are trained: each of %s ranks computes their statistics of "
+            "its own part of a batch, so results differ from those of one process; "
+            "train.optimizer.freeze keeps the statistics",
+            norms[0],
+            len(norms) - 1,
+            ranks,
+        )
 
 
 def _compiled(block: nn.Module) -> Callable[..., Any]:

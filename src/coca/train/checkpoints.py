@@ -51,12 +51,17 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gather full tensors from shards, on the CPU; every rank must call it."""
-    return {
-        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
-        for name, tensor in tensors.items()
-    }
+def gather_full_tensors(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """Gather full tensors from shards, on the CPU of each rank that keeps them.
+
+    Every rank must call it. Without `keep`, a rank has one full tensor at a time.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if keep:
+            found[name] = full.cpu()
+    return found
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from coca.data.batch import Batch
 from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward, cause_of, location_of, nonfinite_report
+from coca.train.blocks import set_training_mode
 from coca.train.checkpoints import (
     OTHER_RANKS,
     CheckpointManager,
@@ -336,7 +337,7 @@ class Trainer(Generic[ModelT]):
             for tracker in self.trackers:
                 tracker.rewind(self._logged)
             with stop_on_signal() as stop, bars(title, self._steps_left) as bar:
-                self.model.train()
+                set_training_mode(self.model, ranks=self.world.size)
                 self._metrics.start_clock()
                 self._log_and_save()
                 for batch in self._batches(stop):
@@ -384,14 +385,14 @@ class Trainer(Generic[ModelT]):
                 logger.info("resuming from %s", checkpoint.folder)
         self._resumed = True
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, *, keep: bool = True) -> dict[str, Tensor]:
         """Gather the full weights on the CPU by name; EMA weights if there are any.
 
-        All ranks must call it.
+        All ranks must call it. With `keep` false, a rank takes part and keeps none of them.
         """
         averages = self.ema.tensors() if self.ema else {}
         with lost_ranks_reported(self.world):
-            return gather_full_tensors({**model_tensors(self.model), **averages})
+            return gather_full_tensors({**model_tensors(self.model), **averages}, keep=keep)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Set the weights to their averages within a block, if the run keeps averages."""

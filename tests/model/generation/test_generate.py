@@ -99,8 +99,9 @@ def test_greedy_equals_that_of_transformers(model: Captioner, options: dict[str,
 def test_a_batch_equals_its_rows_alone(model: Captioner, way: str) -> None:
     prompts, tokens = prompts_of(model), image_tokens(model, 6)
     together = generate(model, tokens, prompts=prompts, decoding=WAYS[way])
-    for row, prompt, image in zip(together, prompts, tokens, strict=True):
-        (alone,) = generate(model, image[None], prompts=[prompt], decoding=WAYS[way])
+    for number, (row, prompt) in enumerate(zip(together, prompts, strict=True)):
+        image, own = tokens[number, None], [number]
+        (alone,) = generate(model, image, prompts=[prompt], decoding=WAYS[way], images=own)
         assert [one.token_ids for one in row] == [one.token_ids for one in alone]
         for one, other in zip(row, alone, strict=True):
             assert one.ended == other.ended

@@ -17,9 +17,8 @@ DRAWS = 20_000
 def drawn(logits: Tensor, **options: Any) -> Tensor:
     """Count how often each token is sampled first."""
     decoding = GenerationConfig(num_return_sequences=DRAWS, **options)
-    choose = Sampler(decoding, steps=1, device=torch.device("cpu"))
-    samples = torch.arange(DRAWS)[None]
-    words = choose(logits.expand(1, DRAWS, -1), samples=samples, step=0)
+    choose = Sampler(decoding, images=[0], steps=1, device=torch.device("cpu"))
+    words = choose(logits.expand(1, DRAWS, -1), rows=torch.arange(DRAWS)[None], step=0)
     return torch.bincount(words[0], minlength=len(logits)) / DRAWS
 
 
@@ -57,12 +56,12 @@ def test_sampling_frequencies_equal_those_of_transformers(
 
 
 def test_an_accelerator_without_64_bit_floats_samples_on_the_cpu() -> None:
-    logits, samples = torch.randn(1, 5, 20), torch.arange(5)[None]
+    logits, rows = torch.randn(1, 5, 20), torch.arange(5)[None]
     words = []
     for device in ("cpu", "mps"):
         decoding = GenerationConfig(num_return_sequences=5, temperature=1.0)
-        choose = Sampler(decoding, steps=1, device=torch.device(device))
-        words.append(choose(logits, samples=samples, step=0))
+        choose = Sampler(decoding, images=[0], steps=1, device=torch.device(device))
+        words.append(choose(logits, rows=rows, step=0))
     assert torch.equal(*words)
 
 

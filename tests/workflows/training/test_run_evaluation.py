@@ -91,7 +91,10 @@ def test_evaluation_on_two_ranks_changes_no_bit_and_equals_that_on_one(
 ) -> None:
     changes = (*RANDOM[1:], f"train.parallel={kind}")
     for name, more in (("alone", ()), ("watched", watched(images))):
-        on_ranks(2, tmp_path, partial(watched_run, images, tmp_path / name, *changes, *more))
+        run = partial(watched_run, images, tmp_path / name, *changes, *more)
+        first, second = on_ranks(2, tmp_path, run)
+        assert first["kept"] > 0
+        assert second["kept"] == 0, "a rank without a task needs no whole model"
     assert_same_training(tmp_path / "watched", tmp_path / "alone")
     pretrain(recipe(images, tmp_path / "one", *RANDOM[1:], *watched(images)))
     ours, theirs = scores(tmp_path / "watched"), scores(tmp_path / "one")

@@ -120,7 +120,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
     )
     with threads(config.threads):
         result = trainer.fit(progress)
-    weights = trainer.weights()
+    weights = trainer.weights(keep=world.is_main)
 
     def write() -> Path:
         finished, trained = _finished(captioner, detector, weights, config.run)

@@ -18,11 +18,15 @@ from einops import rearrange
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from coca.core.errors import ConfigError
 from coca.core.extras import require as require_extra
-from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig, require
+from coca.model.encoders.encoder import (
+    ImageEncoder,
+    ImageEncoderConfig,
+    eval_frozen_,
+    require,
+)
 from coca.model.layers.prepacked import Linear
 
 IMAGENET_CLASSES = 1000
@@ -70,8 +74,7 @@ class BackboneConfig(ImageEncoderConfig):
 class BackboneEncoder(ImageEncoder):
     """A backbone, and the projection of its features if `width` differs from theirs.
 
-    Batch norms are in evaluation mode wherever their weights are frozen, so that their statistics
-    do not change.
+    Frozen layers are in evaluation mode, also in training.
     """
 
     config: BackboneConfig
@@ -136,15 +139,9 @@ class BackboneEncoder(ImageEncoder):
         return tuple(names.index_to_description(number) for number in range(IMAGENET_CLASSES))
 
     def train(self, mode: bool = True) -> "BackboneEncoder":
-        """Set training mode, except for frozen parts with statistics or random depth."""
+        """Set training mode, except for frozen layers."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
-            self.backbone.eval()
-        for module in self.backbone.modules():
-            if isinstance(module, _BatchNorm) and not any(
-                parameter.requires_grad for parameter in module.parameters()
-            ):
-                module.eval()
+        eval_frozen_(self.backbone)
         return self
 
     def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

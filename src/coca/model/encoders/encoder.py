@@ -36,6 +36,18 @@ def require_heads(name: str, width: int, heads: int) -> None:
     )
 
 
+def eval_frozen_(model: nn.Module) -> None:
+    """Set frozen layers to evaluation mode: their statistics do not change, and they drop nothing.
+
+    A layer is frozen if none of its parameters is trained. Patch dropout stays: it is a setting of
+    an `ImageEncoder`, also of a frozen one.
+    """
+    for module in model.modules():
+        trained = [parameter.requires_grad for parameter in module.parameters()]
+        if trained and not any(trained) and not isinstance(module, ImageEncoder):
+            module.eval()
+
+
 class Normalization(NamedTuple):
     """The image normalization and resampling filter that an encoder was pretrained with."""
 

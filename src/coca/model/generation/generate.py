@@ -24,10 +24,20 @@ def generate(
     prompts: Sequence[Sequence[int]] | None = None,
     decoding: GenerationConfig | None = None,
     constraint: WordConstraint | None = None,
+    images: Sequence[int] | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Generate captions of a batch of images.
 
     The captions of an image do not depend on the rest of the batch.
+
+    Args:
+        model: The model.
+        image_tokens: Image tokens of the decoder.
+        prompts: Token ids that each caption begins with; default: [BOS].
+        decoding: Decoding strategy; default: beam search.
+        constraint: Words that may be generated; default: any tokens.
+        images: Number of each image, which sampling mixes into the seed: `image_numbers` of its
+            pixels, so that it draws the same in any batch. Default: its position in the batch.
 
     Returns:
         `num_return_sequences` captions of each image, best first; fewer if beam search finds
@@ -57,6 +67,7 @@ def generate(
             read_ids,
             processors=processors,
             decoding=decoding,
+            images=range(len(prompts)) if images is None else images,
             token_budget=token_budget,
             eos_id=text.eos_id,
         )

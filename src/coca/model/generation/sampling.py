@@ -3,6 +3,9 @@
 Dimensions: B images, K branches an image, V vocabulary, P tokens of the longest prompt.
 """
 
+from collections.abc import Sequence
+from hashlib import blake2b
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -16,29 +19,47 @@ MIN_SORTED_TOKENS = 256
 """First number of likeliest tokens to sort for `top_p`; sorting the whole vocabulary is slow."""
 
 
+def image_numbers(images: Float[Tensor, "B *F RGB height width"]) -> list[int]:
+    """Compute a number of each image or clip from its pixels, for the random stream of its samples.
+
+    Not from the encoder's output, whose last bits depend on the rest of the batch.
+    """
+    rows = images.float().cpu().contiguous().numpy()
+    return [int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest()) for row in rows]
+
+
 class Sampler:
     """Chooses the next token of each branch from its logits."""
 
-    def __init__(self, decoding: GenerationConfig, *, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        decoding: GenerationConfig,
+        *,
+        images: Sequence[int],
+        steps: int,
+        device: torch.device,
+    ) -> None:
+        """Draw the random numbers of all steps; `images` has a number of each image."""
         self._decoding = decoding
-        # Sample j of each image uses stream j, so that the rest of the batch has no effect. 32
-        # bits, so that no number is rounded to 1.
+        # A stream for each sample of each image, so that the rest of the batch has no effect. 32
+        # bits, so that no number is rounded to 1. The last stream is of the discarded branches.
+        keys = [(image, j) for image in images for j in range(decoding.num_return_sequences)]
         streams = [
-            np.random.default_rng((decoding.seed, sample)).integers(2**32, size=steps)
-            for sample in range(decoding.num_return_sequences)
+            np.random.default_rng((decoding.seed, sample, image)).integers(2**32, size=steps)
+            for image, sample in [*keys, (0, 0)]
         ]
         # fp64, which MPS lacks: there the CPU samples.
         sampling_device = torch.device("cpu") if device.type == "mps" else device
         self._chance = torch.tensor(np.stack(streams) / 2**32, device=sampling_device)
 
     def __call__(
-        self, logits: Float[Tensor, "B K V"], *, samples: Int[Tensor, "B K"], step: int
+        self, logits: Float[Tensor, "B K V"], *, rows: Int[Tensor, "B K"], step: int
     ) -> Int[Tensor, "B K"]:
-        """Choose a token for each branch; `samples` contains the sample number of each branch."""
+        """Choose a token for each branch; `rows` are its sample's number among all of the batch."""
         if not self._decoding.sampled:
             return logits.argmax(dim=2)
         logits = logits / (self._decoding.temperature or 1.0)
-        chance = self._chance[samples.to(self._chance.device), step][:, :, None]
+        chance = self._chance[rows.to(self._chance.device), step][:, :, None]
         if self._decoding.top_k is None and self._decoding.top_p is None:
             return _draw(logits.softmax(dim=2), chance)[:, :, 0]
         weights, tokens = self._top_candidates(logits)
@@ -68,6 +89,7 @@ def sample(
     *,
     processors: LogitsProcessors,
     decoding: GenerationConfig,
+    images: Sequence[int],
     token_budget: Int[Tensor, " B"],
     eos_id: int,
 ) -> list[list[GeneratedSequence]]:
@@ -77,7 +99,7 @@ def sample(
         The captions of each image, best first.
     """
     batch, count, steps = len(prompts), decoding.num_return_sequences, int(token_budget.max())
-    choose = Sampler(decoding, steps=steps, device=prompts.device)
+    choose = Sampler(decoding, images=images, steps=steps, device=prompts.device)
     discard = batch * count
     # The last row collects the tokens of branches that have ended.
     tokens = torch.full((discard + 1, steps), NO_TOKEN, device=prompts.device)
@@ -94,7 +116,7 @@ def sample(
             token_ids = torch.cat([token_ids, tokens[rows[:, :branches], :step]], dim=2)
         processors.apply_(logits, step=step, token_ids=token_ids, token_budget=token_budget)
         shape = (-1, rows.shape[1], -1)
-        chosen = choose(logits.expand(shape), samples=rows % count, step=step)
+        chosen = choose(logits.expand(shape), rows=rows, step=step)
         tokens[rows, step] = chosen
         score = plain.expand(shape).gather(2, chosen[:, :, None]) - normaliser
         log_ps[rows, step] = score[:, :, 0]

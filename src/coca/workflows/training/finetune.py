@@ -403,12 +403,14 @@ def _finish(
 ) -> RunResult:
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
     world = DistributedContext.current()
-    weights = merged(trainer.weights())
-    with reusing_tower(trainer.model):
-        finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
-    folder = world.broadcast_from_main(
-        lambda: save_finished(config.run, finished, processor, step=result.step)
-    )
+    weights = trainer.weights(keep=world.is_main)
+
+    def write() -> Path:
+        with reusing_tower(trainer.model):
+            finished = assemble(trainer.model.config, merged(weights), source=config.run)  # type: ignore[arg-type]
+        return save_finished(config.run, finished, processor, step=result.step)
+
+    folder = world.broadcast_from_main(write)
     return scored(
         config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
     )

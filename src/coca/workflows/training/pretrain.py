@@ -357,7 +357,8 @@ def _finish(
     config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
 ) -> RunResult:
     """Gather the weights from all ranks, and write the model folder on the main rank."""
-    weights = trainer.weights()
+    world = DistributedContext.current()
+    weights = trainer.weights(keep=world.is_main)
 
     def write() -> Path:
         if not result.trained and not result.interrupted:
@@ -369,5 +370,5 @@ def _finish(
         finished = _finished(config, trainer.model, weights)
         return save_finished(config.run, finished, processor, step=result.step)
 
-    folder = DistributedContext.current().broadcast_from_main(write)
+    folder = world.broadcast_from_main(write)
     return RunResult(**vars(result), run=config.run, model=folder)

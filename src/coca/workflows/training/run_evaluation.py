@@ -6,7 +6,7 @@ run/  best/                     model of the best evaluation so far, with its sc
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -119,7 +119,7 @@ class RunEvaluation:
 
     def check(self, trainer: Trainer[Any]) -> None:
         """Raise an error for a task that cannot run, before the first step."""
-        weights = trainer.weights() if self._config.tasks else {}
+        weights = trainer.weights(keep=self._world.is_main) if self._config.tasks else {}
 
         def check() -> None:
             for task in self._config.tasks:
@@ -133,13 +133,22 @@ class RunEvaluation:
         A task or a batch that fails is logged, and the run continues without its scores.
         """
         scores = self._validate(trainer) if self._sources else {}
-        weights = trainer.weights()
-        predictor = self._predictor(weights, trainer)
-        scores |= self._run_tasks(predictor)
-        if trainer.world.is_main:
-            if self._config.captions:
+        is_main, config = self._world.is_main, self._config
+        if config.tasks or config.captions:
+            # The validation loss runs on shards; only a rank with a task needs the whole model.
+            own = self._tasks()[self._world.rank :: self._world.size]
+            needs_model = bool(own) or (is_main and bool(config.captions))
+            weights = trainer.weights(keep=needs_model)
+            predictor = self._predictor(weights, trainer) if needs_model else None
+            scores |= self._run_tasks(predictor, own)
+            if predictor is not None and is_main and config.captions:
                 self._write_captions(predictor, trainer)
-            self._keep_best(scores, weights, trainer.step)
+        best = self._world.broadcast_from_main(lambda: self._new_best(scores, trainer.step))
+        if best is not None:
+            if not (config.tasks or config.captions):
+                weights = trainer.weights(keep=is_main)
+            if is_main:
+                self._keep(best, weights)
         return scores
 
     def _fitted(self, size: int) -> int:
@@ -192,14 +201,19 @@ class RunEvaluation:
                 bar.advance()
         return {f"{VALIDATION}{name}": value for name, value in sums.items()}
 
-    def _run_tasks(self, predictor: Predictor) -> dict[str, float]:
+    def _tasks(self) -> list[tuple[str, TaskConfig]]:
+        return list(zip(self._config.names(), self._config.tasks, strict=True))
+
+    def _run_tasks(
+        self, predictor: Predictor | None, tasks: Sequence[tuple[str, TaskConfig]]
+    ) -> dict[str, float]:
         """Run this rank's tasks, and gather the scores of all ranks."""
         own: dict[str, float] = {}
         problems = []
-        tasks = list(zip(self._config.names(), self._config.tasks, strict=True))
         # Several tasks often read the same samples.
-        cached = caching(predictor) if len(tasks) > 1 else predictor
-        for name, task in tasks[self._world.rank :: self._world.size]:
+        cached = caching(predictor) if predictor and len(tasks) > 1 else predictor
+        for name, task in tasks:
+            assert cached is not None, "a rank with a task has the model"
             try:
                 result = TASKS.get(task.task)(cached, task, progress=self._progress)
             except CocaError as error:
@@ -244,26 +258,27 @@ class RunEvaluation:
             if isinstance(tracker, CaptionTracker):
                 tracker.log_captions(trainer.step, samples)
 
-    def _keep_best(
-        self, scores: Mapping[str, float], weights: Mapping[str, Tensor], step: int
-    ) -> None:
-        """Write the model if its score is better than that of the kept one."""
+    def _new_best(self, scores: Mapping[str, float], step: int) -> Best | None:
+        """Return the score of the weights if it is better than that of the kept ones."""
         if not scores:
-            return
+            return None
         name = self._config.best or next(iter(scores))
         if name not in scores:
             self._report(
                 f"eval.best is {name!r}, which is not a score; {did_you_mean(name, scores)}"
             )
-            return
+            return None
         value, before = scores[name], best_of(self._run)
         sign = -1 if is_best_low(name) else 1
         if before is not None and before.score == name and sign * before.value >= sign * value:
-            return
+            return None
+        return Best(name, value, step)
+
+    def _keep(self, best: Best, weights: Mapping[str, Tensor]) -> None:
         with atomic_folder(self._run / BEST_FOLDER) as folder:
             save_model(folder, self._finished(weights))
             self._processor.save(folder)
-            write_json(folder / TRAINING_FILE, Best(name, value, step)._asdict())
+            write_json(folder / TRAINING_FILE, best._asdict())
 
     def _report(self, problem: str) -> None:
         if self._world.is_main:
