@@ -9,6 +9,7 @@ from coca.cli.app import app
 from coca.cli.hints import RIGHT
 from tiny_cli import Run
 
+KEYS = "use --keys FILE, or the environment variable COCA_API_KEYS"
 ROOT: Any = typer.main.get_command(app)
 
 
@@ -27,6 +28,13 @@ ROOT: Any = typer.main.get_command(app)
         ("search dog --limt 3", "no such option: --limt; did you mean --limit?"),
         ("search dog --metric l2", "no such option: --metric; see `coca search --help`"),
         ("serve x.db", "got unexpected extra argument(s) (x.db); see `coca serve --help`"),
+        ("serve --api-key s", f"no such option: --api-key; {KEYS}"),
+        ("serve --password s", f"no such option: --password; {KEYS}"),
+        (
+            "serve --token s --uri x.db",
+            "--token is of a Milvus server, and x.db is a file, so the service would be open: set "
+            "COCA_API_KEYS or pass --keys, or leave --token and COCA_TOKEN out",
+        ),
         ("search dog --limit", "option '--limit' requires an argument"),
         (
             "pretrain --lr 1",

@@ -15,7 +15,7 @@ from tiny_data import image_bytes
 
 __all__ = ["images", "predictor"]
 
-KEY = "key-of-the-tests"
+KEY = "key-of-the-tests-of-all-clients-1"
 
 
 def token_ids() -> dict[str, str]:
@@ -45,7 +45,7 @@ def process(uri: str, predictor: Predictor) -> Iterator[ServerProcess]:
     root = Path(uri).parent
     keys = root / "keys.json"
     keys.write_text(
-        f'{{"{KEY}": {{"name": "all"}}, "key-of-bert": '
+        f'{{"{KEY}": {{"name": "all"}}, "key-of-bert-in-the-tests-of-clients": '
         '{"name": "bert", "collections": ["others"], "writable": false}}'
     )
     names = ("--collection", "pictures", "--collection", "others", "--keys", str(keys))

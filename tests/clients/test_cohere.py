@@ -15,7 +15,7 @@ TEXTS = ["two dogs play", "a red car", "a cat"]
 
 
 def test_documents_are_reranked(process: ServerProcess, predictor: Predictor) -> None:
-    client = cohere.Client(api_key="key-of-the-tests", base_url=process.url)
+    client = cohere.Client(api_key="key-of-the-tests-of-all-clients-1", base_url=process.url)
     found = client.rerank(model="coca", query="a red car", documents=TEXTS, top_n=2).results
     cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
     assert [one.index for one in found] == np.argsort(-cosines)[:2].tolist()

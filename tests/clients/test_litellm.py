@@ -12,7 +12,7 @@ from server_process import ServerProcess
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TEXTS = ["two dogs play", "a red car", "a cat"]
-KEY = "key-of-the-tests"
+KEY = "key-of-the-tests-of-all-clients-1"
 
 
 def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Predictor) -> None:

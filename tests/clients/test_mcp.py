@@ -19,7 +19,7 @@ from server_process import ServerProcess
 from tiny_collection import item_ids_of
 
 T = TypeVar("T")
-KEY = "key-of-the-tests"
+KEY = "key-of-the-tests-of-all-clients-1"
 
 
 def connected(process: ServerProcess, work: Callable[[Any], Awaitable[T]], *, key: str = KEY) -> T:
@@ -127,7 +127,9 @@ def test_texts_of_others_are_marked_as_untrusted_data(
 def test_a_key_sees_its_own_collections_only(
     process: ServerProcess, uri: str, item_ids: list[str]
 ) -> None:
-    found = call(process, "search", key="key-of-bert", text="a car").structured_content
+    found = call(
+        process, "search", key="key-of-bert-in-the-tests-of-clients", text="a car"
+    ).structured_content
     assert [one["id"] for one in found["hits"]] == item_ids_of(uri, "others", 1)
     for tool, arguments in (
         ("get", {"id": item_ids[0]}),
@@ -136,7 +138,7 @@ def test_a_key_sees_its_own_collections_only(
         ("contact_sheet", {"ids": [item_ids[0]]}),
         ("facets", {"collection": "pictures"}),
     ):
-        assert call(process, tool, key="key-of-bert", **arguments).is_error
+        assert call(process, tool, key="key-of-bert-in-the-tests-of-clients", **arguments).is_error
 
 
 INITIALIZE = {

@@ -12,7 +12,7 @@ from coca.inference.predictor import Predictor
 from server_process import ServerProcess
 
 TEXTS = ["a red car", "two dogs play"]
-KEY = "key-of-the-tests"
+KEY = "key-of-the-tests-of-all-clients-1"
 
 
 def embed(process: ServerProcess, *, key: str = KEY, **options: object) -> list[Any]:

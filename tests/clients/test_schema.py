@@ -32,7 +32,7 @@ def test_schemathesis_finds_nothing(process: ServerProcess, tmp_path: Path) -> N
             "run",
             f"{process.url}/openapi.json",
             "--header",
-            "Authorization: Bearer key-of-the-tests",
+            "Authorization: Bearer key-of-the-tests-of-all-clients-1",
         ),
         *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
         *("--seed", "1", "--no-shrink", "--continue-on-failure", "--request-timeout", "240"),

@@ -76,13 +76,42 @@ def test_a_second_header_that_does_not_end_is_waited_for_a_while(process: Server
     assert received.count(b"HTTP/1.1 200") == 1
 
 
-def test_many_half_headers_shut_nobody_out(process: ServerProcess) -> None:
+UNREAD = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+UPLOAD = SEARCH_HEAD + b"Content-Length: 9\r\n\r\n{"
+
+
+@pytest.mark.parametrize(
+    ("sent", "after"),
+    [(HALF, b""), (UNREAD, b"x"), (UPLOAD, b"")],
+    ids=["half headers", "bodies after a 405", "uploads"],
+)
+def test_many_connections_of_one_client_shut_nobody_out(
+    process: ServerProcess, sent: bytes, after: bytes
+) -> None:
     with ExitStack() as stack:
         for number in range(DESCRIPTORS + 100):
-            stack.enter_context(opened(process, HALF))
+            # The honest client has another address.
+            connection = socket.create_connection(process.address, 240, ("127.0.0.2", 0))
+            stack.enter_context(connection).sendall(sent)
+            with suppress(ConnectionError):
+                if after and connection.recv(65_536):
+                    connection.sendall(after)
             if number % 50 == 0:
                 assert process.get("/healthz").status == 200
         assert process.post("/v1/search", {"text": "a car"}).status == 200
+
+
+def test_a_body_that_nobody_reads_ends_in_time(process: ServerProcess) -> None:
+    with opened(process, UNREAD) as connection:
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 405")
+        connection.sendall(b"x")
+        assert ended(connection)
+
+
+@pytest.mark.parametrize("path", [b"/v1/search", b"/healthz"], ids=["read", "not read"])
+def test_a_body_of_chunks_of_one_byte_is_not_parsed(process: ServerProcess, path: bytes) -> None:
+    head = SEARCH_HEAD.replace(b"/v1/search", path) + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert process.exchange(head + b"1\r\nx\r\n" * 2_000).count(b"HTTP/1.1 ") <= 1
 
 
 def test_a_slow_body_may_take_longer_than_a_header(process: ServerProcess) -> None:

@@ -38,6 +38,10 @@ def service(uri: str, predictor: Predictor, settings: ServerSettings) -> Iterato
         yield opened
 
 
+LONG = "key-of" + "-" * 26
+"""Start of keys as long as those of a file must be."""
+
+
 def as_key(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -67,8 +71,7 @@ def test_a_body_is_read_after_the_key_was_found(client: TestClient, path: str, b
         pytest.importorskip("mcp", reason="the extra mcp is not installed")
     parts = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
     headers = {"Content-Type": "application/json", **as_key("wrong-key")}
-    # On a fast machine this module sends more than 20 wrong keys before one is forgotten.
-    assert client.post(path, content=parts, headers=headers).status_code in (401, 429)
+    assert client.post(path, content=parts, headers=headers).status_code == 401
 
 
 def test_two_tenants_never_see_each_others_items(
@@ -182,10 +185,10 @@ def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     fields = {"name": "anna", "collections": ["a"], "rate": 5, "quota": 9, "writable": False}
     fields |= {"write_quota": 10**6, "admin": True, "expires": "2027-01-31"}
-    file.write_text(json.dumps({"key-of-anna": fields}))
-    keys = read_keys("key-number-1, key-number-2", file)
+    file.write_text(json.dumps({f"{LONG}-anna": fields}))
+    keys = read_keys(f"{LONG}-1, {LONG}-2", file)
     assert [config.name for config in keys.values()] == ["key-1", "key-2", "anna"]
-    assert keys["key-of-anna"] == KeyConfig(
+    assert keys[f"{LONG}-anna"] == KeyConfig(
         name="anna",
         collections=("a",),
         rate=5.0,
@@ -208,31 +211,6 @@ def test_an_expired_key_is_401() -> None:
     assert (caught.value.status, caught.value.code) == (401, "expired_api_key")
 
 
-def test_wrong_keys_of_an_address_are_slowed_down() -> None:
-    now = [0.0]
-    ring = KeyRing({"key-of-anna": KeyConfig(name="anna")}, clock=lambda: now[0])
-
-    def status(key: str, address: str = "10.0.0.1") -> int:
-        try:
-            ring.find(f"Bearer {key}", address)
-        except ServiceError as error:
-            return error.status
-        return 200
-
-    assert [status(f"guess-{number}") for number in range(25)] == [401] * 20 + [429] * 5
-    # Clients behind a proxy share its address: a stranger there does not lock them out.
-    assert status("key-of-anna") == 200
-    assert status("guess", "10.0.0.2") == 401
-    assert status("") == 401
-    now[0] += 1
-    assert [status("guess"), status("guess")] == [401, 429]
-    # A client of IPv6 has a whole network.
-    for number in range(20):
-        status("guess", f"2001:db8::{number}")
-    assert status("guess", "2001:db8::ffff") == 429
-    assert status("guess", "2001:db8:1::1") == 401
-
-
 def test_thumbnails_do_not_count_for_a_quota(client: TestClient, item_ids: list[str]) -> None:
     headers = as_key("key-of-eva")
     url = f"/v1/items/{item_ids[0]}"
@@ -241,32 +219,18 @@ def test_thumbnails_do_not_count_for_a_quota(client: TestClient, item_ids: list[
     assert found == [200, 200, 200, 429, 200]
 
 
-def test_a_key_without_a_rate_has_no_debt_when_it_gets_one(tmp_path: Path) -> None:
-    now = [0.0]
-    file = tmp_path / "keys.json"
-    file.write_text(json.dumps({"key-of-anna": {"name": "anna"}}))
-    given = KeyFile("", file)
-    ring = KeyRing(given.keys, file=given, clock=lambda: now[0])
-    ring.charge(ring.find("Bearer key-of-anna"), 1_000)
-    file.write_text(json.dumps({"key-of-anna": {"name": "anna", "rate": 0.001}}))
-    now[0] += 2
-    key = ring.find("Bearer key-of-anna")
-    assert key.rate == 0.001
-    ring.count(key)
-
-
 def test_a_changed_file_is_read_again_and_a_faulty_one_is_not_used(tmp_path: Path) -> None:
     now = [0.0]
     file = tmp_path / "keys.json"
 
     def write(text: str) -> None:
-        file.write_text(text)
+        file.write_text(text.replace("key-of", LONG))
         os.utime(file, ns=(0, time.time_ns()))
         now[0] += 2
 
     def status(key: str) -> int:
         try:
-            ring.find(f"Bearer {key}")
+            ring.find(f"Bearer {LONG}-{key}")
         except ServiceError as error:
             return error.status
         return 200
@@ -278,27 +242,25 @@ def test_a_changed_file_is_read_again_and_a_faulty_one_is_not_used(tmp_path: Pat
     write('{"key-of-anna": {"name": "anna", "quota": 1}}')
     source = KeyFile("", file)
     ring = KeyRing(source.keys, check=check, file=source, clock=lambda: now[0])
-    ring.count(ring.find("Bearer key-of-anna"))
+    ring.count(ring.find(f"Bearer {LONG}-anna"))
     write('{"key-of-anna": {"name": "anna", "quota": 1}, "key-of-bert": {"name": "bert"}}')
-    assert (status("key-of-anna"), status("key-of-bert")) == (200, 200)
+    assert (status("anna"), status("bert")) == (200, 200)
     # What a key has used stays used.
     with pytest.raises(ServiceError, match="quota of 1 requests"):
-        ring.count(ring.find("Bearer key-of-anna"))
+        ring.count(ring.find(f"Bearer {LONG}-anna"))
     for faulty in ("{", '{"key-of-carl": {"name": "carl", "collections": ["x"]}}'):
         write(faulty)
-        assert [status(key) for key in ("key-of-anna", "key-of-bert")] == [200, 200]
+        assert [status(key) for key in ("anna", "bert")] == [200, 200]
     write('{"key-of-bert": {"name": "bert"}}')
-    assert (status("key-of-anna"), status("key-of-bert")) == (401, 200)
+    assert (status("anna"), status("bert")) == (401, 200)
     # Without any key the service stays closed.
     write("{}")
-    assert status("key-of-bert") == 401
+    assert status("bert") == 401
     assert ring
 
 
 def test_a_key_sees_the_metrics_of_its_own_requests_only(service: Service) -> None:
-    # An address of its own: wrong keys are limited by address, and other tests send some.
-    app, address = create_app(service, service.settings), ("127.0.0.2", 50_000)
-    with TestClient(app, "http://localhost", client=address) as client:
+    with TestClient(create_app(service, service.settings), "http://localhost") as client:
         for key in ("key-of-anna", "key-of-bert", "key-of-admin"):
             client.post("/v1/search", json={"text": "a car"}, headers=as_key(key))
         client.get("/v1/collections", headers=as_key("wrong-key"))
@@ -334,9 +296,9 @@ def test_a_write_quota_limits_the_bytes_of_a_day(
 @pytest.mark.parametrize(
     ("listed", "content", "part"),
     [
-        ("short", None, "8 characters"),
-        ("schl\u00fcssel-of-anna", None, "printable ASCII"),
-        ("key of anna", None, "no spaces"),
+        (LONG[1:], None, "the key of 'key-1' has 31: print a new one with `python"),
+        (f"{LONG}\u00fc", None, "printable ASCII"),
+        (f"{LONG} anna", None, "no spaces"),
         ("", '{"key-of-anna ": {"name": "anna"}}', "'anna' cannot be sent in a header"),
         ("", '{"key-of-\\u00e5nna": {}}', "printable ASCII"),
         ("", '{"key-of-anna": {"expires": "soon"}}', "a time such as"),
@@ -357,7 +319,7 @@ def test_wrong_keys_are_one_sentence(
     file = None
     if content is not None:
         file = tmp_path / "keys.json"
-        file.write_text(content)
+        file.write_text(content.replace("key-of", LONG))
     with pytest.raises(ConfigError, match=part):
         read_keys(listed, file)
 
@@ -374,8 +336,3 @@ def test_a_key_of_a_collection_that_is_not_served_is_an_error(
         pass
     # Nothing would end the threads of a service that was not opened.
     assert {thread for thread in threading.enumerate() if thread.name == "batcher"} <= before
-
-
-def test_public_routes_need_no_key(service: Service) -> None:
-    with TestClient(create_app(service, service.settings)) as client:
-        assert client.get("/healthz").status_code == 200

@@ -1,5 +1,6 @@
 """Hints for unknown commands and options: the names that users of other tools try first."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -49,6 +50,8 @@ RIGHT = _names(
 )
 """Wrong command or option -> its replacement; of several, the first that the command has."""
 
+_SECRET = re.compile("key|token|passw|secret|auth|bearer|login|user")
+"""Parts of options that protect a service."""
 _ANYWHERE = ("--debug", "--quiet", "--help")
 
 
@@ -83,6 +86,9 @@ def _option_hint(command: Any, name: str) -> str:
         return "settings are given as FIELD=VALUE; `coca config keys` lists them"
     options = [option for parameter in command.params for option in parameter.opts]
     dashed = name.replace("_", "-")
+    if "--keys" in options and _SECRET.search(dashed):
+        # The token is that of Milvus, and a service without keys is open.
+        return "use --keys FILE, or the environment variable COCA_API_KEYS"
     for right in (dashed, *RIGHT.get(dashed, "").split("|")):
         if right in (*options, *_ANYWHERE):
             return f"use {right}"

@@ -1,6 +1,7 @@
 """FastAPI application of the service, run in this process by uvicorn."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -129,6 +130,10 @@ def run(
     config = uvicorn.Config(
         app,
         http=limited_protocol(limits),
+        # No route is a WebSocket, and those have none of the limits.
+        ws="none",
+        # uvicorn trusts `X-Forwarded-For` of all clients of this machine by default.
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
         # Where no connection waits for a header, further requests get status 503.
         limit_concurrency=limits.max_connections + 1,
         backlog=BACKLOG,

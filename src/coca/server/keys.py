@@ -8,12 +8,10 @@ import os
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +27,10 @@ logger = logging.getLogger(__name__)
 _DAY_S = 86_400
 _REFRESH_S = 1.0
 """Minimum time between two looks at the file of the keys, in seconds."""
+MIN_LETTERS = 32
+"""Minimum length of a key, in characters: as many random hexadecimal digits have 128 bits."""
+MAKE_KEY = '`python -c "import secrets; print(secrets.token_urlsafe())"`'
+"""Command that prints a new key of 256 bits."""
 _SENDABLE = re.compile(r"[!-~]+\Z")
 
 
@@ -82,7 +84,6 @@ class KeyRing:
         self._checked_at, self._lock = clock(), threading.Lock()
         self._usage: dict[str, _Usage] = {}
         self._keys: list[tuple[bytes, KeyConfig]] = []
-        self._failures = _Failures(clock)
         self._set(keys)
         # A file that loses its last key must not open the service to everybody.
         self.are_needed = bool(keys)
@@ -116,7 +117,7 @@ class KeyRing:
         """What the keys may use."""
         return [config for _, config in self._keys]
 
-    def find(self, header: str | None, address: str = "") -> KeyConfig:
+    def find(self, header: str | None) -> KeyConfig:
         """Find the key of an `Authorization` header."""
         self._refresh()
         scheme, _, key = (header or "").partition(" ")
@@ -126,9 +127,6 @@ class KeyRing:
             if hmac.compare_digest(digest, given):
                 found = config
         if found is None or scheme.lower() != "bearer":
-            if key.strip():
-                self._failures.check(address)
-                self._failures.add(address)
             raise ServiceError(
                 "a valid key is needed: send it as a bearer token",
                 status=401,
@@ -194,36 +192,6 @@ class KeyRing:
             usage.written += size
 
 
-class _Failures:
-    """Wrong keys by address: bursts of 20, then one a second, so that keys cannot be guessed."""
-
-    _BURST, _MAX_ADDRESSES = 20.0, 10_000
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def check(self, address: str) -> None:
-        """Check that a key of an address may be compared."""
-        if (left := self._now(_network(address))) < 1:
-            raise _limited("too many wrong keys came from this address", 1 - left)
-
-    def add(self, address: str) -> None:
-        """Count a wrong key."""
-        network = _network(address)
-        left = self._now(network)
-        with self._lock:
-            self._left[network] = (left - 1, self._clock())
-            self._left.move_to_end(network)
-            if len(self._left) > self._MAX_ADDRESSES:
-                self._left.popitem(last=False)
-
-    def _now(self, network: str) -> float:
-        left, at = self._left.get(network, (self._BURST, 0.0))
-        return min(self._BURST, left + max(0.0, self._clock() - at))
-
-
 def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
     """Compute how many requests the work of one for the model counts as.
 
@@ -268,9 +236,11 @@ def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
     if file is not None:
         for number, (key, fields) in enumerate(_read(file).items(), start=1):
             keys[key] = _config(file, number, fields)
-    if short := [config.name for key, config in keys.items() if len(key) < 8]:
+    if short := [(config.name, len(key)) for key, config in keys.items() if len(key) < MIN_LETTERS]:
+        name, letters = short[0]
         raise ConfigError(
-            f"a key must have at least 8 characters, and that of {short[0]!r} has not"
+            f"a key must have at least {MIN_LETTERS} random characters, so that nobody guesses it, "
+            f"and the key of {name!r} has {letters}: print a new one with {MAKE_KEY}"
         )
     if unsendable := [config.name for key, config in keys.items() if not _SENDABLE.match(key)]:
         raise ConfigError(
@@ -287,7 +257,10 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_regular(file, max_bytes=1 << 20))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the keys in {file} cannot be read: {error}") from error
+        raise ConfigError(
+            f"the keys in {file} cannot be read: {error}; it must contain one JSON object of "
+            f'key -> object, such as {{"KEY": {{"name": "anna"}}}}, with a KEY from {MAKE_KEY}'
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
         raise ConfigError(f"{file} must contain one JSON object of key -> object")
     return found
@@ -317,15 +290,6 @@ def _start_day(usage: _Usage, now: float) -> int:
     if day != usage.day:
         usage.day, usage.used, usage.written = day, 0, 0
     return day
-
-
-def _network(address: str) -> str:
-    """Return the address of IPv4, or the network of IPv6 that one client usually has."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 def _digest(key: str) -> bytes:

@@ -31,7 +31,7 @@ def test_a_collection_of_milvus_has_indexes(
     assert (output["count"], output["size_bytes"]) == (3, None)
     assert output["indexes"]["image"]["state"] == "Finished"
     assert "index of images" in run("collection", "info", *uri).stdout
-    Path("keys.json").write_text('{"a-secret-key-of-two-dozen": {"name": "anna"}}')
+    Path("keys.json").write_text('{"a-secret-key-of-three-dozen-letters": {"name": "anna"}}')
     served = run("serve", "--keys", "keys.json", *uri, code=2).stderr.replace("\n", " ")
     assert "Milvus Lite opens a port of its own" in served
     changed = run_json("collection", "index", "pictures", "HNSW", "--index-param", "M=32", *uri)

@@ -62,6 +62,7 @@ def serve(
     console = Console()
     from coca.core.extras import require
     from coca.search.milvus.connection import LITE
+    from coca.search.stores import is_file
 
     require("fastapi", extra="serve")
     from coca.server.app import run
@@ -76,12 +77,17 @@ def serve(
             f"without keys the host must be loopback, such as 127.0.0.1, got {settings.host!r}; "
             "set COCA_API_KEYS or pass --keys"
         )
+    uri = defaults.index_uri(uri) if create else defaults.search_uri(uri)
+    if token and not ring and is_file(uri):
+        raise ConfigError(
+            f"--token is of a Milvus server, and {uri} is a file, so the service would be open: "
+            "set COCA_API_KEYS or pass --keys, or leave --token and COCA_TOKEN out"
+        )
     if not ring:
         console.note("no keys are set: everyone on this machine may read and write")
     elif settings.audit_log is None:
         logging.getLogger("coca.server.audit").setLevel(logging.INFO)
 
-    uri = defaults.index_uri(uri) if create else defaults.search_uri(uri)
     if ring and uri.startswith(LITE):
         raise ConfigError(
             f"keys do not protect {uri}: Milvus Lite opens a port of its own, through which every "

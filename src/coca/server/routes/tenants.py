@@ -187,7 +187,7 @@ def tenant_of(request: Request, *, counted: bool = True) -> Tenant:
     address = "" if request.client is None else request.client.host
     if not service.keys.are_needed:
         return Tenant(service, served, address=address)
-    key = service.keys.find(request.headers.get("authorization"), address)
+    key = service.keys.find(request.headers.get("authorization"))
     if counted:
         service.keys.count(key)
     names = tuple(name for name in key.collections if name in served) or (
