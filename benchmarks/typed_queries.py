@@ -5,8 +5,8 @@
 
 Captions are lines of a file, by default names of emoji; from the last line on, a caption is half of
 two lines. The vector of a caption is that of its lines by the model, the vector of its image has a
-cosine of about .3 with it. The collection is written once and calibrated as by `coca index`, and
-`--work` keeps it for later runs. Each part is measured in a process of its own.
+cosine of about .3 with it. The collection is written once, and `--work`
+keeps it for later runs. Each part is measured in a process of its own.
 
 Queries are parts of captions. Times are processor times of all threads, since other programs may
 run, with the wall-clock time in brackets.
@@ -48,13 +48,12 @@ from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.stores import open_collection
 from coca.search.words import terms_of
-from coca.workflows.collections.calibrate import calibrate
 from coca.workflows.collections.collection_model import load_model, open_search
 
 MODEL, NAME, K = "everyday", "pictures", 10
 EMBEDDED, BLOCK_ROWS = 10_000, 10_000
 """Lines whose vectors the model computes, and records that are made at a time."""
-BUILD = {"write": "write all records", "calibrate": "calibrate"}
+BUILD = {"write": "write all records"}
 SEARCH = {
     "model": "start of the model, without torch",
     "open": "open the collection",
@@ -189,7 +188,7 @@ def model() -> TextEmbedder:
 
 
 def build(arguments: argparse.Namespace, uri: str) -> Figures:
-    """Write the collection, and calibrate it as `coca index` does."""
+    """Write the collection."""
     clock, embedder = Clock(), model()
     with open_collection(
         uri,
@@ -202,8 +201,6 @@ def build(arguments: argparse.Namespace, uri: str) -> Figures:
         with clock.timed("write"):
             collection.upsert(records_of(arguments.captions, arguments.records, embedder))
         clock.figures["write mb"] = peak_bytes() / 1e6
-        with clock.timed("calibrate"):
-            calibrate(collection, embedder)
     clock.figures["peak mb"] = peak_bytes() / 1e6
     clock.figures["collection disk mb"] = Path(uri).stat().st_size / 1e6
     return clock.figures

@@ -47,10 +47,6 @@ INSTEAD = {
     "make demo": "coca demo",
     # The page before has filled the default collection with another model.
     "coca index photos --model everyday": "coca index photos --model everyday --uri everyday.db",
-    "coca collection calibrate photos --false-alarms 0.01": "coca index photos -c photos && "
-    "coca collection calibrate photos --false-alarms 0.01",
-    "coca collection calibrate photos --queries queries.json": "coca collection calibrate photos "
-    "--false-alarms 0.4 --queries queries.json",
     "make demo FROM_SCRATCH=1": "python recipes/data/emoji_drawings.py "
     "runs/from-scratch/shards/twemoji && coca pretrain recipes/pretrain/emoji.yaml",
 }

@@ -67,7 +67,6 @@ def test_photos_are_indexed_with_their_credits_and_captions_of_the_model(shown: 
     table = {photo.name: photo for photo in SOME}
     with open_collection(shown.uri) as collection:
         assert shown.count == collection.count() == len(table)
-        assert collection.info.calibration
         for record in collection.get(collection.ids()).values():
             assert record.caption_source != "given"
             assert record.metadata["author"] == table[Path(record.path).name].author

@@ -2,7 +2,6 @@ import pytest
 
 from coca.core.config.docs import docstrings, field_types
 from coca.core.errors import ArgumentError, ConfigError
-from coca.search.query.match import MARKED_HITS
 from coca.search.records import Hit
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 
@@ -12,11 +11,6 @@ def test_a_search_by_vectors_has_no_options_of_queries() -> None:
         SearchOptions.of(rerank=5)
     query = QueryOptions(k=3, rerank=5, filter="width > 1")
     assert query.page(offset=2, k=5) == SearchOptions(k=5, offset=2, filter="width > 1")
-
-
-def test_figures_of_the_docstrings_are_those_of_the_code() -> None:
-    texts = docstrings(QueryOptions)
-    assert f"first {MARKED_HITS} hits" in texts["match"]
 
 
 def test_each_option_has_a_docstring() -> None:

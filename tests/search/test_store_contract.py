@@ -101,7 +101,7 @@ def test_a_collection_is_created_listed_opened_and_dropped(
     info = next(info for info in store.list() if info.collection == name)
     assert info == made.describe()
     assert (info.uri, info.collection, info.count, info.embed_dim) == (store.uri, name, 2, DIM)
-    assert (info.fingerprint, info.model, info.calibration) == ("model-two", "runs/two", "")
+    assert (info.fingerprint, info.model) == ("model-two", "runs/two")
     assert info.store == store.product
     assert names(store) == sorted(names(store))
     with pytest.raises(SearchError, match=f"a collection '{name}'"):
@@ -342,15 +342,6 @@ def test_changes_since_a_version_name_what_was_written(
     assert changed.version > start
     assert changed.ids is None or set(changed.ids) == {"cat", "dog"}
     assert collection.changes(changed.version).version == changed.version
-
-
-def test_a_calibration_is_kept_with_the_collection(store: Store, collection: Collection) -> None:
-    text = '{"limit": 0.5, "ä": "\\"🐈"}'
-    for stored in (text, ""):
-        collection.keep_calibration(stored)
-        assert collection.describe().calibration == stored
-        assert store.open(SHARED).info.calibration == stored
-    collection.flush()
 
 
 # Bad input: one sentence, and nothing is written.

@@ -20,7 +20,7 @@ WRONG = {
     "SearchOptions(group_by='tag')": "group_by must be one of 'image', 'album', 'path', got 'tag'",
     "SearchOptions(min_score=5)": "min_score must be a number in [-1, 1], got 5",
     "SearchOptions.of(min_scor=0.5)": "search has no option 'min_scor'; did you mean 'min_score'?",
-    "engine.search('x', match='no')": "match must be true or false, got 'no'",
+    "engine.search('x', hybrid='no')": "hybrid must be",
     "engine.search_batch(['x'], rerank=5)": "search has no option 'rerank'; ",
     "Term(text='x', weight='0.5')": "weight must be a number in [-10, 10], got '0.5'",
     "Term(text=['x'])": "the text to search for is ['x'], and no words",

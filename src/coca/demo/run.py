@@ -241,10 +241,7 @@ def _sections(
         Section(
             "Searches by text",
             "The nearest images to each query; the score is the cosine.",
-            [
-                ImageRow(f"“{text}”{_verdict(hits)}", _examples(hits))
-                for text, hits in by_text.items()
-            ],
+            [ImageRow(f"“{text}”", _examples(hits)) for text, hits in by_text.items()],
         ),
         Section("Searches by image", "The nearest images to an image.", similar),
         Section(
@@ -253,10 +250,6 @@ def _sections(
             [ImageRow(f"{len(captions)} images", captioned)],
         ),
     ]
-
-
-def _verdict(hits: Sequence[Hit]) -> str:
-    return ": no match" if hits and hits[0].query_matches is False else ""
 
 
 def _examples(hits: Sequence[Hit]) -> tuple[Example, ...]:

@@ -207,13 +207,6 @@ class Hit:
     rank_score: float | None = None
     """Sort key of reranking, logit scale times cosine plus `log_likelihood`, and of diverse
     recommendations, marginal relevance (MMR)."""
-    match_probability: float | None = None
-    """Probability that the image matches the query text, 0 to 1, and 0.5 at the limit of a match;
-    None where the collection is not calibrated."""
-    is_match: bool | None = None
-    """Whether the match score is above the limit of the collection's calibration."""
-    query_matches: bool | None = None
-    """Whether one of the first ten hits of the query is a match; the same on all its pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +225,6 @@ class CollectionInfo:
     """Name or folder of that model, as given when the collection was created."""
     store: str
     """Name and version of the database, such as `SQLite 3.46.1` or `Milvus 2.6.4`."""
-    calibration: str = ""
-    """Calibration of match scores as JSON, see `coca.search.query.match`; empty without."""
 
 
 SCORE_DIGITS = 6

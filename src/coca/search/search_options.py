@@ -1,9 +1,8 @@
 """Options of searches, declared once: keywords in Python, options of commands, fields of requests.
 
 `SearchOptions` are those of a search by vectors, of a `coca.search.store.Collection`;
-`QueryOptions` add those of a query that a `SearchEngine` embeds, fuses, reranks and marks.
-`CalibrationConfig` are those of the calibration by which it marks them. This
-module imports no NumPy, since its options are those of commands.
+`QueryOptions` add those of a query that a `SearchEngine` embeds, fuses and reranks. This module
+imports no NumPy, since its options are those of commands.
 """
 
 from collections.abc import Mapping
@@ -154,9 +153,6 @@ class QueryOptions(SearchOptions):
     rerank: Annotated[int, Interval(ge=0, le=MAX_RESULTS)] = 0
     """Number of first hits to rerank by the rank score: logit scale x cosine + log likelihood of
     the text, given the image. 0: no reranking."""
-    match: bool = True
-    """Mark the first 100 hits of a page of a query of one text by their match probability, where
-    the collection is calibrated (`coca index`, `coca collection calibrate`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,18 +220,3 @@ def check_text(text: str) -> None:
         )
     if not text.strip():
         raise ArgumentError("the text to search for is empty")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationConfig(Config):
-    """Settings of a calibration."""
-
-    range_error: ClassVar = ArgumentError
-
-    false_alarms: Annotated[float, Interval(gt=0, lt=0.5)] = 0.05
-    """Maximum rate of texts that match nothing and have a hit above the limit."""
-    max_seconds: Annotated[float, Gt(0)] = 10.0
-    """Time for the searches, after which no further text is searched, unless a source has less
-    than 40."""
-    seed: int = 0
-    """Seed of the drawing."""

@@ -41,7 +41,7 @@ class Collection(Protocol):
         ...
 
     def describe(self) -> CollectionInfo:
-        """Describe the collection, with the current `count` and `calibration`."""
+        """Describe the collection, with the current `count`."""
         ...
 
     def upsert(self, records: Iterable[Record]) -> int:
@@ -126,10 +126,6 @@ class Collection(Protocol):
 
     def changes(self, since: int = -1) -> Changes:
         """Return the current version, and what was written since another version."""
-        ...
-
-    def keep_calibration(self, text: str) -> None:
-        """Store the calibration of match scores, as JSON; "" removes it."""
         ...
 
     def flush(self) -> None:

@@ -5,7 +5,6 @@ import pytest
 
 from coca.search.stores import open_collection
 from tiny_cli import Run, RunJson
-from tiny_data import image_bytes
 
 
 def test_a_collection_is_listed_and_described(run: Run, run_json: RunJson, filled: Any) -> None:
@@ -81,29 +80,3 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert asked.stdout.strip() == ""
     run("collection", "drop", "moved", "--yes", "--uri", "b.db")
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
-
-
-def test_a_calibrated_collection_is_searched_with_match_probabilities(
-    run: Run, run_json: RunJson, model: str, cwd: Path
-) -> None:
-    Path("photos").mkdir()
-    for n in range(20):
-        Path(f"photos/{n}.png").write_bytes(image_bytes(n))
-        Path(f"photos/{n}.txt").write_text(f"car {'abcdefghijklmnopqrst'[n]}", encoding="utf-8")
-    run_json("index", "photos", "-m", model)
-    plain = run_json("search", "car d")
-    assert {hit["match_probability"] for hit in plain} == {None}
-    assert run_json("collection", "info")["calibration"] is None
-    made = run_json("collection", "calibrate", "--false-alarms", "0.25")
-    assert made["calibration"] == run_json("collection", "info")["calibration"]
-    assert made["calibration"]["false_alarms"] == 0.25
-    assert "25 % false alarms" in run("collection", "info").output
-    hits = run_json("search", "car d")
-    assert [hit["id"] for hit in hits] == [hit["id"] for hit in plain]
-    assert [hit["is_match"] for hit in hits] == [hit["match_probability"] > 0.5 for hit in hits]
-    assert {hit["query_matches"] for hit in hits} == {any(hit["is_match"] for hit in hits)}
-    unmarked = run_json("search", "car d", "--no-match")
-    assert [hit["id"] for hit in unmarked] == [hit["id"] for hit in plain]
-    assert {hit["query_matches"] for hit in unmarked} == {None}
-    shown = run("search", "car d").output
-    assert shown.count("% no") == sum(not hit["is_match"] for hit in hits)

@@ -16,7 +16,6 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import Execution
 from coca.search.stores import open_collection
 from coca.tasks import TaskConfig
-from coca.workflows.collections.calibrate import MIN_RECORDS, calibrate
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
@@ -24,7 +23,7 @@ from tiny_data import image_bytes
 from tiny_image_text import write_openclip, write_sentence_transformers, write_transformers
 from tiny_model import write_model
 
-COUNT = MIN_RECORDS
+COUNT = 32
 WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "clip": ("open_clip", write_openclip),
     "naflex": ("transformers", partial(write_transformers, family="siglip2")),
@@ -99,12 +98,6 @@ def test_captions_come_from_another_model(
     assert captions[str(photos / "0.png")] == expected
     with pytest.raises(ConfigError, match="has no decoder that writes captions"):
         index_images([photos], model, uri=str(tmp_path / "other.db"), captions_from=model)
-
-
-def test_a_collection_is_calibrated(model: BasePredictor, uri: str) -> None:
-    with open_collection(uri) as collection:
-        calibration = calibrate(collection, model)
-    assert calibration is not None
 
 
 def test_zero_shot_classification_and_retrieval_are_evaluated(folder: Path, tmp_path: Path) -> None:

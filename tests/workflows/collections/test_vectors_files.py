@@ -13,8 +13,6 @@ from coca.search import stores
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.pipeline import ingest
-from coca.search.query.match import Calibration
-from coca.workflows.collections.calibrate import MIN_RECORDS
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import index_images
@@ -69,22 +67,3 @@ def test_vectors_of_two_models_are_not_mixed(tmp_path: Path) -> None:
         embed(tar, model, files / f"{seed}.parquet")
     with pytest.raises(SearchError, match="several models"):
         index_images([files], model, uri=str(tmp_path / "a.db"))
-
-
-def test_a_collection_is_calibrated_if_its_model_is_there(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = write_model(tmp_path / "model")
-    model, files = load(folder, device="cpu"), tmp_path / "vectors"
-    embed(write_tar(tmp_path, MIN_RECORDS), model, files / "a.parquet")
-    index_images([files], model, uri=str(tmp_path / "a.db"))
-    assert not caplog.messages
-    with stores.open_collection(str(tmp_path / "a.db")) as collection:
-        calibration = Calibration.of(collection.info, fingerprint=model.fingerprint)
-        assert calibration is not None
-        assert calibration.records == MIN_RECORDS
-    folder.rename(tmp_path / "elsewhere")
-    index_images([files], model, uri=str(tmp_path / "b.db"))
-    (message,) = caplog.messages
-    assert message.startswith("searches mark no matches until `coca collection calibrate pictures`")
-    assert "which no longer exists" in message

@@ -1,17 +1,15 @@
-"""Commands `coca collection`: list, describe, show hidden records, index, calibrate, drop."""
+"""Commands `coca collection`: list, describe, show hidden records, index, drop."""
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.option_groups import Commands, Group
+from coca.cli.options.option_groups import Commands
 from coca.core.errors import ConfigError, SearchError
-from coca.search.search_options import CalibrationConfig
 
 if TYPE_CHECKING:
     from coca.search.milvus.collection import MilvusCollection
@@ -19,65 +17,7 @@ if TYPE_CHECKING:
     from coca.search.store import Collection
 
 
-def calibrate(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the collection.")
-    ] = "pictures",
-    *,
-    config: Annotated[CalibrationConfig, Group(panel="Calibration", only=("false_alarms",))],
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            "--queries",
-            metavar="FILE",
-            help="YAML or JSON file that maps each query to the ids or paths of its correct "
-            "images, and a query that matches nothing to an empty list. Default: texts that few "
-            "collections have an image of.",
-        ),
-    ] = None,
-    uri: defaults.Uri = None,
-    model: defaults.Model = None,
-    execution: defaults.Run,
-    token: defaults.Token = "",
-    console: Console,
-) -> None:
-    """Calibrate a collection: choose the limit from which a hit matches a text.
-
-    `coca index` does so for a collection of 32 images or more. Calibrate it again for another rate
-    of false alarms, or by queries of your own.
-    """
-    uri = defaults.search_uri(uri)
-    from coca.search.stores import open_collection
-    from coca.workflows.collections.calibrate import calibrate as run
-    from coca.workflows.collections.calibrate import read_answers
-    from coca.workflows.collections.collection_model import fitted, load_embedder, model_of
-
-    answers = None if queries is None else read_answers(queries)
-    with open_collection(uri, name, token=token) as collection:
-        embedder = load_embedder(model or model_of(collection.info), execution)
-        made = run(
-            collection,
-            fitted(embedder, collection.info),
-            config,
-            answers=answers,
-            progress=console.progress,
-        )
-    found = "" if made.found is None else f"{made.found:.1%} of {made.matching:,}"
-    console.table(
-        ["what", "is"],
-        [
-            *([source, f"{count:,}"] for source, count in made.other.items()),
-            ["limit", f"match score {made.limit:.3f}"],
-            ["false alarms", f"at most {made.false_alarms:.1%} of texts without a match"],
-            *([["found", f"{found} texts with a known image"]] if found else []),
-        ],
-    )
-    console.emit({"collection": name, "calibration": made.summary()})
-
-
-app = Commands(
-    help="List, describe, index, calibrate and drop collections, and show hidden records."
-)
+app = Commands(help="List, describe, index and drop collections, and show hidden records.")
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -108,7 +48,6 @@ def _milvus(collection: "Collection") -> "MilvusCollection":
 
 def _described(info: "CollectionInfo") -> dict[str, Any]:
     fields = asdict(info)
-    del fields["calibration"]
     return {"name": fields.pop("collection"), **fields}
 
 
@@ -120,9 +59,8 @@ def info(
     *,
     console: Console,
 ) -> None:
-    """Print the records, model, store and calibration of a collection."""
+    """Print the records, model and store of a collection."""
     from coca.search.filters import IS_HIDDEN, where
-    from coca.search.query.match import Calibration
     from coca.search.stores import is_file, open_collection
 
     uri = defaults.search_uri(uri)
@@ -131,15 +69,6 @@ def info(
         captioned = collection.count(where("caption_source", "!=", ""))
         hidden = collection.count(IS_HIDDEN)
         states = {} if is_file(uri) else _milvus(collection).index_states()
-    try:
-        calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
-    except SearchError as error:
-        calibration, state = None, str(error)
-    if calibration is not None:
-        state = (
-            f"{100 * calibration.false_alarms:.0f} % false alarms; made for "
-            f"{calibration.records:,} records"
-        )
     size_bytes = os.path.getsize(uri) if is_file(uri) else None
     rows = [
         ["records", f"{found.count:,}, {captioned:,} of them with a caption"],
@@ -148,7 +77,6 @@ def info(
         ["model", f"{found.model} ({found.fingerprint})"],
         ["store", f"{found.store} at {found.uri}"],
         *([["file", f"{size_bytes / 1e6:,.1f} MB"]] if size_bytes is not None else []),
-        ["calibration", state],
         *(
             [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
             for side, state in states.items()
@@ -161,7 +89,6 @@ def info(
             "captioned": captioned,
             "hidden": hidden,
             "size_bytes": size_bytes,
-            "calibration": calibration and calibration.summary(),
             "indexes": {
                 side: {
                     "index": str(state.index),
@@ -256,6 +183,3 @@ def drop(
         store.drop(name)
     console.say(f"collection {name!r} was dropped")
     console.emit({"dropped": name})
-
-
-app.command()(calibrate)

@@ -57,7 +57,7 @@ def search(
             panel=PANEL,
             short={"k": "-k"},
             names=INTERFACE_NAMES,
-            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "match"),
+            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank"),
         ),
     ],
     ranking: Annotated[
@@ -81,8 +81,7 @@ def search(
     images, with their captions and with the words of captions: results are sorted by the sum of all
     three, and other queries by score, the cosine of query and image. "caption" is the cosine of
     query and caption, and "words" the BM25 score of the words that they share. With
-    --rerank the top K are sorted by their rank score. On a calibrated collection, results of a text
-    query have a match probability, and "no" where it is below the threshold.
+    --rerank the top K are sorted by their rank score.
     """
     from coca.cli.options.query_arguments import parse_arguments
 

@@ -98,7 +98,6 @@ def print_hits(
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
-        "match": [_match(hit) for hit in hits],
         "sum": [_number(hit.fused_score, digits=3) for hit in hits],
         **(_parts(hits) if explain else {}),
         "words": [_number(hit.bm25, digits=1) for hit in hits],
@@ -108,8 +107,6 @@ def print_hits(
         [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
         for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
     ]
-    if hits and hits[0].query_matches is False:
-        console.say("weak matches:")
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
         console.table(columns, rows, right=["rank", *shown, "score"])
@@ -129,13 +126,6 @@ def _parts(hits: Sequence["Hit"]) -> dict[str, list[str]]:
 def from_here(path: str) -> str:
     """Return a path relative to the working directory if it is below it, else unchanged."""
     return path.removeprefix(os.path.join(os.getcwd(), ""))
-
-
-def _match(hit: "Hit") -> str:
-    """Format the match probability in percent, and "no" below the threshold."""
-    if hit.match_probability is None:
-        return ""
-    return f"{hit.match_probability:.0%}{'' if hit.is_match else ' no'}"
 
 
 def _number(value: float | None, *, digits: int) -> str:

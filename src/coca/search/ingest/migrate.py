@@ -35,7 +35,7 @@ def migrate(
     """Copy every record of a collection to another, and verify that none is missing.
 
     Records that the target has are compared without their vectors, so an interrupted run resumes.
-    Nothing is deleted. The calibration of match scores is copied to a target that has none.
+    Nothing is deleted.
 
     Args:
         source: Collection to copy.
@@ -84,8 +84,6 @@ def migrate(
             "migrate again"
         )
     report.records = len(there)
-    if source.info.calibration and not target.info.calibration:
-        target.keep_calibration(source.info.calibration)
     return report
 
 

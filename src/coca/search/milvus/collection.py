@@ -168,14 +168,8 @@ class MilvusCollection:
         }
         return {side: state for side, state in states.items() if state is not None}
 
-    def keep_calibration(self, text: str) -> None:
-        """Store the calibration of match scores, as JSON; "" removes it."""
-        layout = self._current().layout
-        schema.keep_property(self._connection, layout, schema.CALIBRATION, text)
-        self.info = replace(self.info, calibration=text)
-
     def describe(self) -> CollectionInfo:
-        """Describe the collection, with the current `count` and `calibration`."""
+        """Describe the collection, with the current `count`."""
         info = schema.describe_collection(self._connection, self.info.collection)[0]
         return replace(info, count=self._recent_count())
 

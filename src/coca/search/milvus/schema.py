@@ -85,8 +85,6 @@ class Layout:
         return slice(self.embed_dim, None) if side == "text" else slice(self.embed_dim)
 
 
-CALIBRATION = "coca.calibration"
-"""Property with the calibration of match scores, as JSON."""
 _FINGERPRINT, _MODEL = "coca.fingerprint", "coca.model"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _LAYOUT, _NEWEST = "coca.layout", "3"
@@ -213,7 +211,6 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         fingerprint=properties[_FINGERPRINT],
         model=properties.get(_MODEL, ""),
         store=connection.capabilities.product,
-        calibration=properties.get(CALIBRATION, ""),
     )
     layout = Layout(
         own_name=str(description["collection_name"]),

@@ -9,7 +9,6 @@ from jaxtyping import Float, Float32
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
 from coca.search.predictor import CaptionScorer, Embedder
-from coca.search.query.match import MARKED_HITS, VERDICT_HITS, Calibration, mark_matches
 from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
     Term,
@@ -87,8 +86,7 @@ class SearchEngine:
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
             **options: Fields of `QueryOptions`: number of hits and page, filter, vector field,
-                grouping, width, weights of the ranking, reranking and match probability; see
-                `coca.search.query.match`.
+                grouping, width, weights of the ranking and reranking.
 
         Returns:
             Hits, best first: by `fused_score` if rankings were fused, else by cosine, and the first
@@ -97,7 +95,7 @@ class SearchEngine:
         Raises:
             ConfigError: An option is unknown, has the wrong type or is out of range.
             SearchError: The query is empty, `hybrid` or `rerank` lacks a text, the collection
-                cannot answer, or its calibration is of another model.
+                cannot answer.
             DataError: The image cannot be read.
         """
         check_terms(terms)
@@ -130,7 +128,6 @@ class SearchEngine:
             raise ArgumentError(
                 "a hybrid search compares words, and the query has none: add a text"
             )
-        calibration = self._calibration(terms) if options.match else None
         query = self.query_vector(terms)
 
         def find(offset: int, k: int) -> list[Hit]:
@@ -141,29 +138,16 @@ class SearchEngine:
 
         offset, last = 0 if scorer else options.offset, options.offset + options.k
         count = max(options.rerank, last) - offset
-        # The verdict on a query is that of its first hits, on every page of every size.
-        verdict = VERDICT_HITS if calibration else 0
-        hits = find(offset, count if offset else max(count, verdict))
-        best = find(0, verdict) if offset and verdict else hits[:verdict]
-        hits = hits[:count]
-        if scorer is not None:
-            first, others = hits[: options.rerank], hits[options.rerank :]
-            # Excludes records that were deleted since the search.
-            records = self.collection.get(hit.id for hit in first)
-            cosines = {id: record.cosine(query, options.on) for id, record in records.items()}
-            reader = self._image_reader()
-            first = rerank(first, records, texts, scorer, cosines=cosines, open_image=reader)
-            hits = [*first, *others][options.offset : last]
-        if calibration is None or not best:
+        hits = find(offset, count)
+        if scorer is None:
             return hits
-        return mark_matches(
-            hits,
-            self.collection.get({hit.id for hit in (*best, *hits[:MARKED_HITS])}),
-            query,
-            next(iter(texts)),
-            calibration,
-            best=[hit.id for hit in best],
-        )
+        first, others = hits[: options.rerank], hits[options.rerank :]
+        # Excludes records that were deleted since the search.
+        records = self.collection.get(hit.id for hit in first)
+        cosines = {id: record.cosine(query, options.on) for id, record in records.items()}
+        reader = self._image_reader()
+        first = rerank(first, records, texts, scorer, cosines=cosines, open_image=reader)
+        return [*first, *others][options.offset : last]
 
     def query_vector(self, terms: Sequence[Term]) -> Float32[np.ndarray, " E"]:
         """Compute the query vector of these terms, of length 1.
@@ -247,13 +231,6 @@ class SearchEngine:
         hits = self.collection.nearest(record.vector[np.newaxis], page)[0]
         others = [hit for hit in hits if group_of(hit, page.group_by) != own]
         return others[offset : offset + k]
-
-    def _calibration(self, terms: Sequence[Term]) -> Calibration | None:
-        """Return the calibration of the collection for this query; None if it has none."""
-        if len(terms) != 1 or terms[0].text is None or terms[0].weight != 1:
-            return None
-        # Another process may have calibrated the collection since it was opened.
-        return Calibration.of(self.collection.describe(), fingerprint=self.embedder.fingerprint)
 
 
 def _ranking(options: QueryOptions, terms: Sequence[Term]) -> Ranking | None:

@@ -58,7 +58,7 @@ class SqliteCollection:
         self._masks: OrderedDict[str, Bool[np.ndarray, " N"]] = OrderedDict()
 
     def describe(self) -> CollectionInfo:
-        """Describe the collection, with the current `count` and `calibration`."""
+        """Describe the collection, with the current `count`."""
         with self._reading() as (_, state):
             return state.info(self._name, self.info.uri, self.info.store)
 
@@ -235,14 +235,6 @@ class SqliteCollection:
                 (since, since),
             )
             return Changes(state.seq, tuple(id for (id,) in found))
-
-    def keep_calibration(self, text: str) -> None:
-        """Store the calibration of match scores, as JSON; "" removes it."""
-        with self._writing() as (connection, _):
-            connection.execute(
-                "UPDATE collections SET calibration = ? WHERE name = ?", (text, self._name)
-            )
-        self.info = replace(self.info, calibration=text)
 
     def flush(self) -> None:
         """Do nothing: what is written is searchable at once."""

@@ -65,7 +65,6 @@ class State:
     embed_dim: int
     fingerprint: str
     model: str
-    calibration: str
     records: int
     words: int
     rows: int
@@ -82,7 +81,6 @@ class State:
             fingerprint=self.fingerprint,
             model=self.model,
             store=product,
-            calibration=self.calibration,
         )
 
 

@@ -9,14 +9,13 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import APIRouter
 from pydantic import Field
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import ArgumentError
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.photo_filter import find_period, parse_period
-from coca.search.query.match import Calibration
 from coca.search.query.query_terms import Term
-from coca.search.records import CONTENT, ID, METADATA, PATH, CollectionInfo, Record
+from coca.search.records import CONTENT, ID, METADATA, PATH, Record
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
 from coca.server.bodies import (
@@ -40,17 +39,6 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 # Bodies of `/v1/collections`.
 
 
-class CalibrationSummary(Body):
-    """Calibration of match probabilities."""
-
-    false_alarms: float
-    """Maximum rate of texts that match nothing and have a hit above the limit."""
-    found: float | None
-    """Rate of texts with a known image that has a score above the limit; null without one."""
-    records: int
-    """Number of items when the collection was calibrated."""
-
-
 class CollectionDescription(Body):
     """A collection that the key may use."""
 
@@ -61,8 +49,6 @@ class CollectionDescription(Body):
     fingerprint: str
     store: str
     """Name and version of the database."""
-    calibration: CalibrationSummary | None
-    """Null if hits have no match probability."""
 
 
 Capability: TypeAlias = Literal["caption", "answer"]
@@ -135,10 +121,6 @@ class Hit(Item):
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
     """log p(text | image) in nats, of reranked hits."""
-    match_probability: float | None = None
-    """Probability that the hit matches, 0.5 at the limit; null without a calibration."""
-    is_match: bool | None = None
-    """Whether the hit is above the limit of the collection; null without a calibration."""
 
 
 class MonthCount(Body):
@@ -168,9 +150,6 @@ class SearchResponse(Body):
     """Number of items of a list without a query, or of its groups; null with a query."""
     months: list[MonthCount] | None = None
     """Items by month, newest first, if a list without a query asked for it."""
-    weak_matches: bool | None = None
-    """Whether none of the first ten hits of the query matches, on whichever page; null without a
-    calibration."""
     period: FoundPeriod | None = None
     """A date inside `text`, such as "summer 2019", with its first and last day."""
     took_ms: float = 0.0
@@ -333,7 +312,6 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     options = options_of(body)
     found = run_search(tenant, body, options)
     scored = found.total is None
-    verdicts = [hit.query_matches for hit in found.hits if hit.query_matches is not None]
     months = None
     if found.months is not None:
         months = [MonthCount(month=month, count=count) for month, count in found.months]
@@ -344,7 +322,6 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         offset=options.offset,
         total=found.total,
         months=months,
-        weak_matches=not verdicts[0] if verdicts else None,
         period=_period(body.text or ""),
         took_ms=(time.perf_counter() - started) * 1_000,
     )
@@ -371,27 +348,11 @@ def collections(tenant: CurrentTenant) -> CollectionList:
                 model=info.model,
                 fingerprint=info.fingerprint,
                 store=info.store,
-                calibration=_calibration(info, predictor.fingerprint),
             )
             for info in (one.collection.describe() for one in served)
         ],
         writable=tenant.writable,
         capabilities=capabilities_of(predictor),
-    )
-
-
-def _calibration(info: CollectionInfo, fingerprint: str) -> CalibrationSummary | None:
-    try:
-        found = Calibration.of(info, fingerprint=fingerprint)
-    except SearchError:
-        # One of another model is an error of searches, and not of this list.
-        return None
-    if found is None:
-        return None
-    return CalibrationSummary(
-        false_alarms=found.false_alarms,
-        found=found.found,
-        records=found.records,
     )
 
 
@@ -409,6 +370,4 @@ def hit_of(
         parts=None if hit.parts is None else dict(hit.parts),
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
-        match_probability=hit.match_probability,
-        is_match=hit.is_match,
     )

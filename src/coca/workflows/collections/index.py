@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict, Unpack
 
 from coca.core.config.frozen_config import check_options
-from coca.core.errors import ConfigError, MissingExtraError, ModelError, SearchError
+from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import BadSample, BadSampleLog
@@ -25,13 +25,10 @@ from coca.search.ingest.pipeline import ingest, ingest_vectors
 from coca.search.ingest.sources import AnySource
 from coca.search.records import CollectionInfo, check_same_model
 from coca.search.store import Collection
-from coca.workflows.collections.calibrate import calibrate, needs_calibration
 from coca.workflows.collections.collection_model import (
     fitted,
     lasting_name,
-    load_embedder,
     load_model,
-    model_of,
 )
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
@@ -252,8 +249,6 @@ def _index_into(
             # The text of a page takes seconds, and the progress is that of whole batches.
             batch_size=_OCR_IMAGES if settings.get("ocr") else _BATCH_IMAGES,
         )
-        if report.has_changes and needs_calibration(collection):
-            calibrate(collection, load(), progress=progress)
     unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
     return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
@@ -279,22 +274,7 @@ def _index_vectors(
     ) as collection:
         with counted_on_ctrl_c(collection):
             report = ingest_vectors(files, collection, progress=progress)
-            if report.has_changes and needs_calibration(collection):
-                _calibrate_vectors(collection, progress)
         return IndexResult(collection.describe(), report)
-
-
-def _calibrate_vectors(collection: Collection, progress: ProgressMaker) -> None:
-    """Calibrate a collection with its model, if that is on this machine."""
-    info = collection.info
-    try:
-        calibrate(collection, fitted(load_embedder(model_of(info)), info), progress=progress)
-    except (ModelError, SearchError, MissingExtraError) as error:
-        logger.warning(
-            "searches mark no matches until `coca collection calibrate %s`: %s",
-            info.collection,
-            error,
-        )
 
 
 @contextmanager

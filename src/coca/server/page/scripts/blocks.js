@@ -4,7 +4,6 @@ import { layOut, ratioOf } from "./layout.js";
 
 /** Number of items of a block. */
 const SIZE = 100;
-const DIVIDER_HEIGHT = 68;
 const HEADING_HEIGHT = 46;
 
 /** Items of a result in blocks of one request each; blocks that are not loaded have an estimate. */
@@ -16,10 +15,6 @@ export class Blocks {
     this.length = 0;
     /** Whether `length` is the number of items; else further items may follow. */
     this.complete = false;
-    /** Number of items up to the last match; 0 without a match. */
-    this.matches = 0;
-    /** The same, if there are matches and an item below the threshold follows; else null. */
-    this.firstWeak = null;
     /** Sections with a heading each, as {start, title} in the order of their first items. */
     this.sections = [];
   }
@@ -48,11 +43,6 @@ export class Blocks {
     const block = this.blocks[index];
     const before = block.height;
     block.items = items;
-    // Only the first hits are marked, and words of a caption can put a weak hit before a match.
-    if (index === 0) {
-      this.matches = items.findLastIndex((item) => item.is_match === true) + 1;
-      this.firstWeak = this.matches && items[this.matches]?.is_match === false ? this.matches : null;
-    }
     this.#layOut(index);
     this.#place();
     return block.height - before;
@@ -72,18 +62,6 @@ export class Blocks {
     const block = this.blocks[Math.floor(index / this.size)];
     const box = block?.boxes[index % this.size];
     return box ? { ...box, y: box.y + block.top } : null;
-  }
-
-  /** Return whether an item is below the threshold, and matches only precede it. */
-  isWeak(index) {
-    return this.matches > 0 && index >= this.matches && this.item(index)?.is_match === false;
-  }
-
-  /** Position of the line above the first item below the threshold; null where there is none. */
-  get divider() {
-    if (this.firstWeak === null) return null;
-    const box = this.box(this.firstWeak);
-    return box ? box.y - DIVIDER_HEIGHT : null;
   }
 
   /** Sections whose heading overlaps a range of the wall, each with its place `y`. */
@@ -166,15 +144,12 @@ export class Blocks {
     this.#place();
   }
 
-  /** Places in a block before which a heading or the divider has its height, and at its end. */
+  /** Places in a block before which a heading has its height, and at its end. */
   #breaks(at) {
     const start = at * this.size;
-    const found = this.sections
+    return this.sections
       .filter((section) => section.start >= start && section.start <= start + this.size)
       .map((section) => ({ before: section.start - start, height: HEADING_HEIGHT }));
-    const weak = this.firstWeak === null ? -1 : this.firstWeak - start;
-    if (weak >= 0 && weak < this.size) found.push({ before: weak, height: DIVIDER_HEIGHT });
-    return found;
   }
 
   #layOut(at) {

@@ -310,7 +310,6 @@ export class ItemView {
       [t("File"), item.path],
       [t("Copies"), item.copies > 1 ? item.copies : ""],
       ["Id", item.id],
-      [t("Match"), typeof item.match_probability === "number" ? `${Math.round(item.match_probability * 100)} %` : ""],
       [t("Rank"), rankOf(item)?.toFixed(3)],
       ...Object.entries(item.metadata)
         .filter(([key]) => !SHOWN.has(key))

@@ -158,7 +158,7 @@ function expectedCount(state) {
 
 function describeResult(response) {
   const { state } = store;
-  const { hits, total, weak_matches: weak } = response;
+  const { hits, total } = response;
   period = response.period ?? null;
   const parts = [];
   if (total !== null) parts.push(count(total, "image"));
@@ -168,8 +168,6 @@ function describeResult(response) {
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
   else if (state.hidden) showNote(message, t("No search finds these images."));
-  else if (weak === true) showNote(message, t("Weak matches for {query}", { query: queryName(state) }));
-  wall.divider.textContent = t("Weak matches");
   drawResultTools();
   const found = hasQuery(state) ? `${t("Results for {query}", { query: queryName(state) })}: ` : "";
   announce(`${found}${parts.join(", ")}`);

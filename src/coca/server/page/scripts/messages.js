@@ -1,4 +1,4 @@
-// States of the wall without images: weak matches, nothing indexed, an invalid query.
+// States of the wall without images: nothing indexed, an invalid query.
 
 import { button, h } from "./dom.js";
 import { t } from "./language.js";

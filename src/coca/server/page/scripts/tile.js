@@ -21,11 +21,11 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 /**
  * Build the tile of an item; `loadImage` shows its image.
  * @param {object} item an item or a hit
- * @param {{width, height, address, strength, weak, actions}} options `strength`: rank score as a
- *   share of the best one, 0 to 1; 0 without a query. `weak`: whether it is pale, since no match
- *   follows it. `actions`: open, select, similar, more and less, each called with the item
+ * @param {{width, height, address, strength, actions}} options `strength`: rank score as a
+ *   share of the best one, 0 to 1; 0 without a query. `actions`: open, select, similar, more and
+ *   less, each called with the item
  */
-export function tile(item, { width, height, address, strength, weak, actions }) {
+export function tile(item, { width, height, address, strength, actions }) {
   const label = labelOf(item);
   const path = thumbnailPath(item, sideFor(Math.max(width, height)));
   const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
@@ -65,7 +65,7 @@ export function tile(item, { width, height, address, strength, weak, actions }) 
   match.style.width = `${strength * 100}%`;
   const element = h(
     "li",
-    { class: `tile${weak ? " tile-weak" : ""}`, data: { id: item.id } },
+    { class: "tile", data: { id: item.id } },
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,

@@ -50,8 +50,7 @@ export class Wall extends EventTarget {
     this.rowHeight = rowHeight;
     this.actions = { ...actions, select: (item, range) => this.select(item, range) };
     this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
-    this.divider = h("p", { class: "wall-divider", hidden: true });
-    root.append(this.list, this.divider);
+    root.append(this.list);
     this.blocks = new Blocks(this.#layoutOptions());
     addEventListener("scroll", perFrame(() => this.#draw()), { passive: true });
     new ResizeObserver(perFrame(() => this.#resized())).observe(root);
@@ -114,7 +113,6 @@ export class Wall extends EventTarget {
     this.#anchor = null;
     this.#focusing = false;
     this.blocks = new Blocks(this.#layoutOptions());
-    this.divider.hidden = true;
     this.list.style.height = "0";
   }
 
@@ -192,10 +190,10 @@ export class Wall extends EventTarget {
     this.#anchor = index >= 0 ? index : null;
   }
 
-  /** Number of items that `selectAll` selects: the matches of a query, or all; 0 if unknown. */
+  /** Number of items that `selectAll` selects; 0 if unknown. */
   get selectable() {
-    const { firstWeak, complete, length } = this.blocks;
-    return Math.min(MAX_SELECTED, firstWeak ?? (complete ? length : 0));
+    const { complete, length } = this.blocks;
+    return complete ? Math.min(MAX_SELECTED, length) : 0;
   }
 
   /** Select all items of the result, also those that are not loaded. */
@@ -258,7 +256,6 @@ export class Wall extends EventTarget {
       this.#tiles.delete(index);
     }
     for (const index of wanted) this.#drawTile(index);
-    this.#drawDivider();
     this.#drawHeadings(this.blocks.headings(...this.#viewport(this.#margin)));
     if (!this.#timer) {
       this.#timer = setTimeout(() => {
@@ -286,7 +283,7 @@ export class Wall extends EventTarget {
       const { actions } = this;
       element = item
         ? tile(item, {
-          ...box, address: this.addressOf(item, index), strength: this.#strength(item), weak: this.blocks.isWeak(index), actions,
+          ...box, address: this.addressOf(item, index), strength: this.#strength(item), actions,
         })
         : placeholder();
       element.dataset.index = index;
@@ -324,12 +321,6 @@ export class Wall extends EventTarget {
       next = child;
     }
     this.list.insertBefore(element, next);
-  }
-
-  #drawDivider() {
-    const y = this.blocks.divider;
-    this.divider.hidden = y === null;
-    if (y !== null) this.divider.style.transform = `translateY(${y}px)`;
   }
 
   #drawHeadings(headings) {
