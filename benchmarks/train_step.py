@@ -29,7 +29,8 @@ from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.openclip.openclip_weights import convert_state_dict
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 
 OPTIMIZER = OptimizerConfig(lr=1e-4, weight_decay=0.01)

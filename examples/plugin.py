@@ -27,7 +27,7 @@ from coca.processing.augment import AUGMENTATIONS
 from coca.processing.tokenizer import SPECIAL_TOKENS, TOKENIZERS
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.train.objective import CONTRASTIVE_LOSSES, Embedded, LossConfig
+from coca.train.losses import CONTRASTIVE_LOSSES, Embedded, LossConfig
 from coca.train.optim.schedule import SCHEDULES
 
 

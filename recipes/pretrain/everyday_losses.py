@@ -42,7 +42,7 @@ from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.train.objective import AUXILIARY_LOSSES, AuxiliaryConfig, AuxiliaryLoss
+from coca.train.losses import AUXILIARY_LOSSES, AuxiliaryConfig, AuxiliaryLoss
 from coca.workflows.training.init_weights import class_texts, start_class_branch_
 
 

@@ -11,7 +11,8 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig
 from coca.model.reference import ReferenceCoCa, contrastive_loss
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from tiny import caption, seed_weights, sharpened, tiny_config, tiny_image
 
 KINDS = ("cascade", "parallel", "none")

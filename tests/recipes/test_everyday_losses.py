@@ -17,7 +17,8 @@ from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.lora import merged
 from coca.model.pretrained import assemble
-from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.losses import LossConfig, Losses
+from coca.train.objective import CoCaObjective
 from coca.train.tracker import read_metrics
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain

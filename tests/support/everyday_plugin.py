@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coca.train.objective import AUXILIARY_LOSSES
+from coca.train.losses import AUXILIARY_LOSSES
 
 
 def register_losses(monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -9,7 +9,8 @@ from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConf
 from coca.train.backward import backward
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from tiny import seed_weights, sharpened, tiny_image
 from tiny_ranks import Results
 from tiny_shared_run import whole

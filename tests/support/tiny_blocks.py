@@ -10,7 +10,8 @@ from coca.model.coca import CoCa
 from coca.train.backward import backward, evaluate_batch
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from tiny import seed_weights, sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch
 from tiny_shared_run import PAIRS, whole

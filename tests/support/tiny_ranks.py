@@ -19,7 +19,8 @@ from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from tiny import caption, seed_weights, sharpened, tiny_config
 
 Results = dict[str, Tensor]

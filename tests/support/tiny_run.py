@@ -18,7 +18,8 @@ from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.model.coca import CoCa
-from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.losses import LossConfig, Losses
+from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics

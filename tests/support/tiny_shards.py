@@ -20,7 +20,8 @@ from coca.train.checkpoints import distribute_like
 from coca.train.distributed import parallel as parallel_module
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny import seed_weights, sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch

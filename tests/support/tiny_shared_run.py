@@ -25,7 +25,8 @@ from coca.train.backward import backward
 from coca.train.checkpoints import gather_full_tensors, model_tensors, optimizer_state
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.losses import LossConfig, Losses
+from coca.train.objective import CoCaObjective
 from coca.train.optim.ema import EmaConfig
 from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import Trainer, TrainResult

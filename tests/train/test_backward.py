@@ -12,10 +12,12 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig, ImageTransform
-from coca.train.backward import NonFiniteReport, backward, cause_of, location_of, nonfinite_report
+from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.losses import LossConfig, Losses
+from coca.train.nonfinite import NonFiniteReport, cause_of, location_of, nonfinite_report
+from coca.train.objective import CoCaObjective
 from coca.train.optim.param_groups import freeze
 from tiny import captioner, images, sharpened, tiny_config
 from tiny_ranks import ragged_batch

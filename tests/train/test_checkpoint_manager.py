@@ -18,7 +18,7 @@ from coca.model.checkpoint import (
 from coca.model.coca import CoCa
 from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import Losses
+from coca.train.losses import Losses
 from coca.train.tracker import read_metrics
 from coca.train.trainer import Trainer
 from tiny import tiny_config

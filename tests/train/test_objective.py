@@ -16,15 +16,15 @@ from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import ContrastiveOutput
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import (
+from coca.train.losses import (
     AuxiliaryConfig,
     AuxiliaryLoss,
-    CoCaObjective,
     ContrastiveLoss,
     Embedded,
     LossConfig,
     Losses,
 )
+from coca.train.objective import CoCaObjective
 from tiny import sharpened, tiny_config
 from tiny_ranks import plain_sigmoid_loss
 from tiny_run import TinyStream
@@ -203,7 +203,8 @@ def test_a_registered_loss_is_minimized(
 ) -> None:
     # A registry of its own, since what is registered stays.
     losses_known: Registry[ContrastiveLoss] = Registry("contrastive loss")
-    monkeypatch.setattr("coca.train.objective.CONTRASTIVE_LOSSES", losses_known)
+    for module in ("losses", "objective"):
+        monkeypatch.setattr(f"coca.train.{module}.CONTRASTIVE_LOSSES", losses_known)
 
     @losses_known.register("distance")
     def distance(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
@@ -240,7 +241,7 @@ class Spread(AuxiliaryLoss):
 def spread(monkeypatch: pytest.MonkeyPatch) -> None:
     known: Registry[type[AuxiliaryLoss]] = Registry("auxiliary loss")
     known.register("spread")(Spread)
-    monkeypatch.setattr("coca.train.objective.AUXILIARY_LOSSES", known)
+    monkeypatch.setattr("coca.train.losses.AUXILIARY_LOSSES", known)
 
 
 @pytest.mark.usefixtures("spread")

@@ -14,7 +14,8 @@ from coca.model.coca_config import HeadConfig
 from coca.processing.image import ImageConfig
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 from coca.train.optim.ema import EmaConfig
 from fake_cuda import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
 from tiny import sharpened, tiny_config

@@ -16,7 +16,7 @@ from coca.data.batch import Batch
 from coca.model import pretrained
 from coca.model.checkpoint import CHECKPOINT_FOLDER
 from coca.model.coca import CoCa
-from coca.train.objective import LossConfig
+from coca.train.losses import LossConfig
 from coca.train.optim.ema import EmaConfig
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics

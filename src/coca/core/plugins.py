@@ -56,7 +56,7 @@ class Plugin:
     losses: Mapping[str, str] = field(default_factory=dict)
     """Contrastive losses: (`Embedded`, `LossConfig`) -> `ContrastiveOutput`."""
     auxiliary_losses: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of `loss.auxiliary`: a subclass of `coca.train.objective.AuxiliaryLoss`."""
+    """Kinds of `loss.auxiliary`: a subclass of `coca.train.losses.AuxiliaryLoss`."""
     image_encoders: Mapping[str, str] = field(default_factory=dict)
     """Image encoders: a subclass of `coca.model.encoders.encoder.ImageEncoder`."""
     optimizers: Mapping[str, str] = field(default_factory=dict)

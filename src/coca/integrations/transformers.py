@@ -41,7 +41,8 @@ from coca.runtime.caption_words import CAPTION_WORDS_FILE
 from coca.runtime.generation_config import GenerationConfig as CoCaGenerationConfig
 from coca.runtime.generation_config import GenerationOptions
 from coca.runtime.inputs import ImageInput, as_images, as_texts
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.losses import LossConfig
+from coca.train.objective import CoCaObjective
 
 
 class CoCaConfig(PretrainedConfig):  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.batch import Batch
 from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.model.pretrained import architecture_of, resolve_precision
-from coca.train.backward import backward, cause_of, location_of, nonfinite_report
+from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
 from coca.train.checkpoints import (
     OTHER_RANKS,
@@ -39,7 +39,9 @@ from coca.train.checkpoints import (
 )
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 from coca.train.distributed.parallel import Kind, ParallelModel
-from coca.train.objective import Losses, Objective
+from coca.train.losses import Losses
+from coca.train.nonfinite import cause_of, location_of, nonfinite_report
+from coca.train.objective import Objective
 from coca.train.optim.ema import Ema, EmaConfig
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
 from coca.train.optim.param_groups import freeze

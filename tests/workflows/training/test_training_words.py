@@ -10,7 +10,7 @@ from coca.inference import loading
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.runtime.caption_words import CaptionWords, words_of
-from coca.train.objective import LossConfig
+from coca.train.losses import LossConfig
 from coca.workflows.training.finetune import finetune
 from coca.workflows.training.pretrain import pretrain
 from coca.workflows.training.pretrain_data import Sources

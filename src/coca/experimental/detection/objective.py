@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coca.data.batch import Batch
 from coca.experimental.detection.detector import Boxes, Detector
-from coca.train.objective import Losses
+from coca.train.losses import Losses
 
 
 class Target(NamedTuple):

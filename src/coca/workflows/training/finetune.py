@@ -38,7 +38,7 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import LossConfig
+from coca.train.losses import LossConfig
 from coca.train.optim.param_groups import GroupConfig
 from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate

@@ -32,7 +32,7 @@ from coca.model.pretrained import assemble
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import LossConfig
+from coca.train.losses import LossConfig
 from coca.train.trainer import TrainConfig, Trainer, TrainResult
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import (

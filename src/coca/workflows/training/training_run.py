@@ -30,7 +30,8 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskResult
 from coca.train.checkpoints import undisturbed
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import AUXILIARY_LOSSES, CoCaObjective, LossConfig, Objective
+from coca.train.losses import AUXILIARY_LOSSES, LossConfig
+from coca.train.objective import CoCaObjective, Objective
 from coca.train.optim.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Evaluation, TrainConfig, Trainer, TrainResult

@@ -14,7 +14,7 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords, words_of
 from coca.train.distributed.context import DistributedContext
-from coca.train.objective import LossConfig
+from coca.train.losses import LossConfig
 from coca.workflows.training.pretrain_data import TOKENIZER_SAMPLES, Sources
 
 MIN_COUNT = 3
