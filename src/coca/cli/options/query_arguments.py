@@ -15,8 +15,8 @@ from coca.core.errors import ConfigError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from coca.search.query.query_terms import MAX_WEIGHT, Term
 
-_WEIGHT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
-_NEARLY = re.compile(r"[+-]?[\d.,]*\d[\d.,]*%?|[+-]?(inf|nan)", re.IGNORECASE)
+_WEIGHT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+_NEARLY = re.compile(r"[+-]?(?=[.,]*\d)[\d.,]+%?|[+-]?(inf|nan)", re.IGNORECASE)
 
 
 def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:

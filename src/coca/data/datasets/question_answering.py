@@ -151,7 +151,7 @@ def _vqa_image_name(asked: Mapping[str, Any]) -> str:
 
 
 _DAQUAR_QUESTION = re.compile(
-    r"(?P<question>.*?)\s*(?:\b(?:in|on|of)\s+(?:the\s+)?)?\b(?P<image>image\d+)\s*\?*\s*"
+    r"(?P<question>.*?) ?(?:\b(?:in|on|of) (?:the )?)?\b(?P<image>image\d+) ?\?* ?"
 )
 
 
@@ -180,7 +180,7 @@ def _daquar_entry(pair: list[str], seen: Counter[str], origin: str) -> Entry | D
     if len(pair) < 2:
         return DataError(f"{origin}, the last one, has no answer", reason="no_answer")
     question, answer = pair
-    found = _DAQUAR_QUESTION.fullmatch(question)
+    found = _DAQUAR_QUESTION.fullmatch(" ".join(question.split()))
     if found is None or not found["question"]:
         return DataError(
             f"{origin}, {question!r:.80}, does not end in the name of a photo such as `image3 ?`; "

@@ -46,7 +46,7 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
         >>> capabilities_of("v2.4.1").tokenizer, capabilities_of("v2.6.4").tokenizer
         ('', 'whitespace')
     """
-    found = re.search(r"(\d+)\.(\d+)(\.\d+)?", server_version)
+    found = re.search(r"(?<!\d)(\d+)\.(\d+)(\.\d+)?", server_version)
     if found is None:
         raise SearchError(f"{uri or 'the server'} reports no version of Milvus: {server_version!r}")
     numbers, version = found.group(), (int(found[1]), int(found[2]))

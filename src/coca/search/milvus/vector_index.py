@@ -113,7 +113,8 @@ def parse_index(text: str) -> VectorIndex:
     """Parse an index as it is stored with a collection: `HNSW:M=32,efConstruction=400`."""
     type, _, rest = text.partition(":")
     # A value may contain commas, as names of faiss do.
-    return VectorIndex(type, dict(re.findall(r"(\w+)=(.*?)(?=,\w+=|$)", rest)))
+    params = [part.partition("=") for part in re.split(r",(?=\w+=)", rest)]
+    return VectorIndex(type, {name: value for name, sign, value in params if sign})
 
 
 def index_of(description: Mapping[str, Any]) -> VectorIndex:
