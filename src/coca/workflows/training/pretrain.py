@@ -33,7 +33,7 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import LossConfig
-from coca.train.trainer import TrainConfig, Trainer, TrainResult
+from coca.train.trainer import TrainConfig
 from coca.workflows.training.feature_cache import features_of_run
 from coca.workflows.training.init_weights import (
     adopt_weights,
@@ -64,9 +64,6 @@ from coca.workflows.training.training_run import (
 from coca.workflows.training.training_words import extend_caption_words, obtain_caption_words
 
 logger = logging.getLogger(__name__)
-
-
-# Pretraining run: tokenizer, data, model, training loop, and the folder of the finished model.
 
 
 FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora")
@@ -178,38 +175,61 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
+    world = DistributedContext.current()
+
+    # Sources, tokenizer, and the model with its initial weights.
     prepared = _prepare(config, progress)
-    model, processor = prepared.model, prepared.processor
-    objective = make_objective(config.loss, model, processor)
+    sources, processor, model, facts = prepared
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
-    loader = replace(config.data.loader, class_names=names)
+    data = replace(config.data, loader=replace(config.data.loader, class_names=names))
+
+    # What a step minimizes, and what is measured between steps.
+    objective = make_objective(config.loss, model, processor)
     evaluation = None
     if config.eval is not None:
         evaluation = RunEvaluation(
             config.eval,
             run=config.run,
             processor=processor,
-            loader=loader,
+            loader=data.loader,
             micro_batch=config.train.micro_batch,
             finished=partial(_finished, config, model),
             progress=progress,
         )
+
+    # Loader and optimizer, with the state of an earlier start; then all steps.
+    train = adapted(config.train, config.lora, head=config.model.head is not None)
     trainer = start_trainer(
         config,
         model,
         objective,
-        replace(config.data, loader=loader),
-        prepared.sources,
+        data,
+        sources,
         processor,
         features=features,
-        train=adapted(config.train, config.lora, head=config.model.head is not None),
-        facts=prepared.facts,
+        train=train,
+        facts=facts,
         evaluation=evaluation,
     )
     with threads(config.threads):
         result = trainer.fit(progress)
-    return _finish(config, trainer, processor, result)
+
+    # The model folder, written by the main rank from the weights of all ranks.
+    weights = trainer.weights(keep=world.is_main)
+
+    def save() -> Path:
+        if not result.trained and not result.interrupted:
+            logger.warning(
+                "%s was finished before: all of its %s steps are done, so nothing was trained",
+                config.run,
+                result.step,
+            )
+        finished = _finished(config, model, weights)
+        return save_finished(config.run, finished, processor, step=result.step)
+
+    folder = world.broadcast_from_main(save)
+    return RunResult(**vars(result), run=config.run, model=folder)
 
 
 def compute_features(
@@ -351,24 +371,3 @@ def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]
     """Build the plain model of a run from the weights that the trainer gathered."""
     with reusing_tower(model):
         return assemble(model.config, merged(weights), source=config.run)
-
-
-def _finish(
-    config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
-) -> RunResult:
-    """Gather the weights from all ranks, and write the model folder on the main rank."""
-    world = DistributedContext.current()
-    weights = trainer.weights(keep=world.is_main)
-
-    def write() -> Path:
-        if not result.trained and not result.interrupted:
-            logger.warning(
-                "%s was finished before: all of its %s steps are done, so nothing was trained",
-                config.run,
-                result.step,
-            )
-        finished = _finished(config, trainer.model, weights)
-        return save_finished(config.run, finished, processor, step=result.step)
-
-    folder = world.broadcast_from_main(write)
-    return RunResult(**vars(result), run=config.run, model=folder)
