@@ -24,6 +24,24 @@ MAY_MIX = {*COPIES, "copy_", "index", "index_put", "index_put_", "_index_put_imp
 """Operations that take tensors of the CPU and of CUDA: copies, and positions to read."""
 
 
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"}
+"""Operations whose result, or its shape, the host reads from the device."""
+_waits: list[str] = []
+
+
+@contextmanager
+def waits(device: torch.device) -> Iterator[list[str]]:
+    """The operations within the block for which the host waits for a device; CUDA raises at one."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode("error")
+    _waits.clear()
+    try:
+        yield _waits
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+
+
 class Pretended(Tensor):
     """A tensor of the pretended device."""
 
@@ -49,6 +67,7 @@ class Pretended(Tensor):
         return DEVICE
 
     def tolist(self) -> Any:
+        _waits.append("tolist")
         return self.held.tolist()
 
     # A list or number would become a tensor of `SEEN_IN_C`, and be lost.
@@ -178,6 +197,12 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if name.startswith("index") and here and there and not isinstance(given[0], Pretended):
         raise RuntimeError(f"{func} reads a tensor of the CPU by positions on {DEVICE}")
     wanted = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+    masked = name.startswith("index") and any(it.dtype == torch.bool for it in there[1:])
+    leaves_device = bool(there) and bool(wanted) and wanted[0].type == "cpu"
+    enters_device = bool(here) and not there and bool(wanted) and wanted[0].type in PRETENDED
+    copied = name in COPIES and (leaves_device or enters_device) and not kwargs.get("non_blocking")
+    if (there and name in WAITING) or masked or copied:
+        _waits.append(name)
     result = func(*real(args), **real(dict(kwargs)))
     if not (wanted[0].type in PRETENDED if wanted else there):
         return result

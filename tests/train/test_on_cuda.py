@@ -17,7 +17,7 @@ from coca.train.distributed.parallel import ParallelModel
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
 from coca.train.optim.ema import EmaConfig
-from fake_cuda import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
+from fake_cuda import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda, waits
 from tiny import sharpened, tiny_config
 from tiny_architectures import openclip, openclip_batch
 from tiny_ranks import ragged_batch
@@ -83,6 +83,18 @@ def test_a_step_gives_the_losses_and_gradients_of_the_cpu(name: str, kind: str) 
 
 
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
+@pytest.mark.parametrize("name", STEPS)
+def test_no_forward_or_backward_pass_waits_for_the_device(name: str, kind: str) -> None:
+    make, objective, pairs, micro_batch = STEPS[name]
+    batch = pairs()
+    with on_device(kind) as (device, _):
+        parallel = ParallelModel(make(), "none", device=device)
+        with waits(device) as found:
+            backward(parallel, objective, batch, micro_batch=micro_batch)
+        assert found == []
+
+
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_every": 3, "ema": EmaConfig(decay=0.9)}
     alone = tiny_trainer(tmp_path / "cpu", **settings)
@@ -101,10 +113,12 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_p
 
 def test_the_simulated_device_rejects_what_cuda_would() -> None:
     with pretended_cuda():
-        model = coca().to(DEVICE)
+        model, batch = coca().to(DEVICE), next(iter(TinyStream())).to(DEVICE)
         with pytest.raises(RuntimeError, match="given tensors of different devices"):
             model.encode_image(torch.zeros(1, 3, 16, 16))
         with pytest.raises(RuntimeError, match="reads a tensor of the CPU by positions"):
             torch.zeros(3)[torch.zeros(1, dtype=torch.int64, device=DEVICE)]
-        batch = next(iter(TinyStream())).to(DEVICE)
+        with waits(DEVICE) as found:
+            (batch.tokens.to(DEVICE) > 3).nonzero().tolist()
+        assert found == ["_to_copy", "nonzero", "tolist"]
         assert model.encode_image(batch.images).device == DEVICE

@@ -55,17 +55,15 @@ class Batch:
     """Name of the source of each sample."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Move the batch to `device` and normalize its images; pinned memory copies are async."""
+        """Move the images to `device` and normalize them; pinned memory copies are async.
+
+        All else stays on the host, where the model plans the packing of captions: reading lengths
+        from a device would wait for all that it computes.
+        """
         images = self.images.to(device, non_blocking=True)
         if self.image_config is not None:
             images = ImageTransform(self.image_config).normalize(images)
-        return dataclasses.replace(
-            self,
-            images=images,
-            image_config=None,
-            tokens=self.tokens.to(device, non_blocking=True),
-            **self._if_there(lambda tensor: tensor.to(device, non_blocking=True)),
-        )
+        return dataclasses.replace(self, images=images, image_config=None)
 
     def split(self, size: int) -> "list[Batch]":
         """Split the batch into views of at most `size` samples; `bad` is empty in all of them."""

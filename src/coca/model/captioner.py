@@ -20,7 +20,7 @@ from coca.core.errors import ConfigError
 from coca.model.coca_config import HeadConfig
 from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.layers.kv_cache import AttentionState
-from coca.model.layers.packing import Packing, lengths_to_last
+from coca.model.layers.packing import Packing, lengths_to_last, to_device
 from coca.model.layers.transformer import KeysAndValues, unit
 from coca.model.pooling import AttentivePoolingHead, ClassBranch, ClassTokens, Pooling
 
@@ -184,8 +184,8 @@ class Captioner(nn.Module, ABC):
             images: Normalized images; sides in pixels, multiples of the patch size. For a head
                 that reads F images per sample, (B, F, C, height, width). Or the image encoder's
                 features (B, P, F) in place of the images, such as from a feature cache.
-            tokens: Captions in the layout of this architecture. Not needed for class logits of a
-                head that reads images only.
+            tokens: Captions in the layout of this architecture. On the host, nothing waits for
+                an accelerator. Not needed for class logits of a head that reads images only.
             contrastive: Return both embeddings.
             captioning: Return decoder states and targets.
             classification: Return the class logits of the head.
@@ -210,15 +210,17 @@ class Captioner(nn.Module, ABC):
             assert tokens is not None, "these outputs need tokens"
             each = len(encoded.tokens) // len(tokens)
             tokens = tokens.repeat_interleave(each, dim=0) if each > 1 else tokens
-            packing = self._packing(tokens)
-            unimodal = self.unimodal_decoder(tokens, packing=packing)
+            packing, device = self._packing(tokens), encoded.tokens.device
+            placed, packed = to_device(tokens, device), packing.to(device)
+            unimodal = self.unimodal_decoder(placed, packing=packed)
             if contrastive:
                 assert pooled is not None
                 image_embedding = self._embed_image(pooled, encoded.probabilities)
-                text_embedding = self._embed_text(unimodal, tokens, packing)
+                text_embedding = self._embed_text(unimodal, placed, packed)
             if captioning or reads_text:
                 assert image_tokens is not None
-                decoded, inner = self._decode(unimodal, image_tokens, packing)
+                decoded = self._decode(unimodal, image_tokens, packed)
+                inner = packing.shortened(self._unlabeled_rows)
                 real = self.label_mask(tokens)
                 if reads_text:
                     lengths = lengths_to_last(real)
@@ -230,8 +232,8 @@ class Captioner(nn.Module, ABC):
                 if captioning:
                     if is_captioned is not None:
                         real = real & is_captioned.repeat_interleave(each)[:, None]
-                    states = decoded[inner.rows(real)]
-                    targets = tokens[:, 1:][real[:, :-1]]
+                    states = decoded[to_device(inner.rows(real), device)]
+                    targets = to_device(tokens[:, 1:][real[:, :-1]], device)
         return CoCaOutput(
             image_embedding=image_embedding,
             text_embedding=text_embedding,
@@ -263,7 +265,9 @@ class Captioner(nn.Module, ABC):
         self, tokens: Int[Tensor, "B T"], *, padded: bool = False
     ) -> Float[Tensor, "B E"]:
         """Compute the unit-length embedding of each caption; `padded`: without packing."""
-        packing = self._packing(tokens, padded=padded)
+        device = self.log_scale.device
+        packing = self._packing(tokens, padded=padded).to(device)
+        tokens = to_device(tokens, device)
         return self._embed_text(self.unimodal_decoder(tokens, packing=packing), tokens, packing)
 
     def image_tokens(
@@ -314,10 +318,13 @@ class Captioner(nn.Module, ABC):
             return self.head(image_tokens)
         assert tokens is not None, "this head needs tokens"
         tokens = tokens.repeat_interleave(self.head.config.images_per_sample, dim=0)
-        packing = self._packing(tokens)
-        unimodal = self.unimodal_decoder(tokens, packing=packing)
-        decoded, inner = self._decode(unimodal, image_tokens, packing)
-        asked, is_asked = inner.pad_first(decoded, lengths_to_last(self.label_mask(tokens)))
+        packing, device = self._packing(tokens), image_tokens.device
+        packed = packing.to(device)
+        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packed)
+        decoded = self._decode(unimodal, image_tokens, packed)
+        inner = packing.shortened(self._unlabeled_rows)
+        lengths = lengths_to_last(self.label_mask(tokens))
+        asked, is_asked = inner.pad_first(decoded, lengths)
         return self.head(asked, real=is_asked)
 
     def caption_logits(
@@ -404,12 +411,11 @@ class Captioner(nn.Module, ABC):
         unimodal: Float[Tensor, "N D"],
         image_tokens: Float[Tensor, "B Q C"],
         packing: Packing,
-    ) -> tuple[Float[Tensor, "M D"], Packing]:
-        """Run the multimodal decoder on the labelled rows; return states and their packing."""
+    ) -> Float[Tensor, "M D"]:
+        """Run the multimodal decoder on the labelled rows, packed as `packing.shortened`."""
         inner = packing.shortened(self._unlabeled_rows)
         shorter = packing.shorten(unimodal, self._unlabeled_rows)
-        states = self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
-        return states, inner
+        return self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
 
     def _embed_image(
         self, pooled: Float[Tensor, "B D"], probabilities: Float[Tensor, "B K"] | None

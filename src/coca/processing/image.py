@@ -241,4 +241,6 @@ class ImageTransform:
     ) -> Float[Tensor, "*B 3 S S"]:
         """Normalize pixels (0 to 255) by mean and standard deviation, on their own device."""
         values = pixels.to(torch.float32, copy=True)
-        return values.sub_(self._mean.to(values.device)).mul_(self._scale.to(values.device))
+        # Non-blocking: a plain copy to a GPU waits for all that it computes.
+        mean, scale = (it.to(values.device, non_blocking=True) for it in (self._mean, self._scale))
+        return values.sub_(mean).mul_(scale)

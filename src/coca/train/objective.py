@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
+from coca.model.layers.packing import to_device
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.train.losses import (
@@ -92,8 +93,7 @@ class CoCaObjective:
             counts[0] = (labels if captioned is None else labels & captioned[:, None]).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
-        # A batch that is split into micro-batches is still on the host.
-        counts = counts.to(model.log_scale.device)
+        counts = to_device(counts, model.log_scale.device)
         token, image = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
         return Totals(token, image, len(batch.keys))
 
@@ -151,10 +151,10 @@ class CoCaObjective:
             total = total + config.captioning_weight * loss
             parts["captioning"] = loss.detach()
         if output.class_logits is not None and batch.class_targets is not None:
-            labelled = _labelled(batch.class_targets)
+            rows = _labelled(batch.class_targets).nonzero()[:, 0]
             loss = classification_loss(
-                output.class_logits[labelled],
-                batch.class_targets[labelled],
+                output.class_logits[to_device(rows, output.class_logits.device)],
+                batch.class_targets[rows],
                 label_smoothing=config.label_smoothing
                 if config.class_smoothing is None
                 else config.class_smoothing,

@@ -24,6 +24,11 @@ BUCKET_COST = 8
 """Cost of one more bucket, in rows: each bucket needs its own attention call in each layer."""
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for what the device computes."""
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+
 def lengths_to_last(marked: Bool[Tensor, "B t"]) -> Int[Tensor, " B"]:
     """Count the positions of each row up to its last marked position; 0 if none is marked."""
     positions = torch.arange(1, marked.shape[1] + 1, device=marked.device)
@@ -44,7 +49,11 @@ class LengthBucket:
 
 @dataclass(frozen=True)
 class Packing:
-    """The mapping from the tokens of captions to packed rows."""
+    """The mapping from the tokens of captions to packed rows.
+
+    It is planned where the lengths are: on the host, this waits for no accelerator, and `to` copies
+    what layers read.
+    """
 
     order: Int[Tensor, " B"]
     """Caption indices, shortest caption first."""
@@ -68,6 +77,13 @@ class Packing:
         """
         order = torch.arange(captions, device=device)
         return _PaddedBatch(order, (LengthBucket(0, captions, length),))
+
+    def to(self, device: torch.device) -> "Packing":
+        """Return the packing with its tensors on a device, without waiting for it."""
+        if self.order.device == device:
+            return self
+        masks = None if self.masks is None else tuple(to_device(it, device) for it in self.masks)
+        return replace(self, order=to_device(self.order, device), masks=masks)
 
     def shortened(self, by: int) -> "Packing":
         """Return the packing of the same captions without their last `by` positions."""
@@ -107,9 +123,10 @@ class Packing:
         self, rows: Float[Tensor, "M D"], lengths: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Pad the first `lengths` rows of each caption to (B, L); also return the padding mask."""
-        positions = torch.arange(int(lengths.max()), device=rows.device)
+        positions = torch.arange(int(lengths.max()), device=lengths.device)
         real = positions < lengths[:, None]
-        return rows[self.offsets[:, None] + positions * real], real
+        chosen = self.offsets[:, None] + positions * real
+        return rows[to_device(chosen, rows.device)], to_device(real, rows.device)
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Split packed rows (M, ...) into buckets (b, t, ...), as views."""
@@ -136,7 +153,7 @@ class Packing:
     def _lengths(self) -> Int[Tensor, " B"]:
         """Padded length of each caption, in the sorted order."""
         lengths = [old.length for old in self.buckets for _ in range(old.captions)]
-        return torch.tensor(lengths, device=self.order.device)
+        return to_device(torch.tensor(lengths), self.order.device)
 
     @cached_property
     def _starts(self) -> Int[Tensor, " B"]:

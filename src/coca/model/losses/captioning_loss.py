@@ -28,7 +28,7 @@ def captioning_loss(
     their gradient in the same pass. Equal to `F.cross_entropy`, as in `coca.model.reference`.
     """
     if token_weight is None:
-        token_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
+        token_weight = torch.full((), 1 / max(len(targets), 1), device=states.device)
     return _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, vocabulary_weight, targets, token_weight, chunk_size, label_smoothing
     )
@@ -44,7 +44,7 @@ def classification_loss(
     """Compute the softmax cross entropy against class indices or rows of class weights.
 
     Rows may be one-hot, multi-hot or smoothed. Each is scaled to sum to 1, so the labels of an
-    image with several labels count equally.
+    image with several labels count equally. Targets on the host wait for no accelerator.
     """
     if targets.ndim == 2:
         total = targets.sum(dim=1, keepdim=True)
@@ -53,6 +53,7 @@ def classification_loss(
                 "each row of class targets needs weights of at least 0 with a positive sum"
             )
         targets = targets / total
+    targets = targets.to(logits.device, non_blocking=True)
     losses = F.cross_entropy(
         logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
     )
