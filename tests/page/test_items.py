@@ -261,7 +261,9 @@ def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     group = tab.locator(".group", has_text="copy-of-circle.jpg")
     expect(group).to_contain_text("red-circle.png")
     assert "view=duplicates" in tab.url
+    # Nothing is hidden before its list is confirmed.
     group.get_by_role("button", name="Hide copy-of-circle.jpg").click()
+    expect(tab.locator(".dialog")).to_contain_text("copy-of-circle.jpg")
     confirm(tab)
     expect(group).to_have_count(0)
     tab.locator(".toast").get_by_role("button", name="Undo").click()

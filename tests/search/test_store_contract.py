@@ -202,6 +202,7 @@ def test_what_is_written_can_be_read(collection: Collection, make_record: MakeRe
         hidden=True,
         metadata={"n": 1, "deep": {"list": [1.5, None, "x", True, {"y": -(2**53)}]}, "ä": "🐈"},
         text_vector=AXIS[3],
+        perceptual_hash=bytes(range(256)),
         origin=Origin(etag="1-2", label="abc", captioned=True, dated="file", read=3),
     )
     assert collection.upsert([record, make_record("dog")]) == 2
@@ -210,6 +211,10 @@ def test_what_is_written_can_be_read(collection: Collection, make_record: MakeRe
     np.testing.assert_array_equal(read["cat"].vector, record.vector)
     np.testing.assert_array_equal(read["cat"].text_vector, AXIS[3])
     assert read["dog"].text_vector is None
+    collection.patch({"cat": {"caption": record.caption}})
+    for found in (read, collection.get(["cat", "dog"])):
+        hashes = [found[id].perceptual_hash for id in ("cat", "dog")]
+        assert hashes == [record.perceptual_hash, b""]
     assert collection.hits({"absent": 0.1, "dog": 0.5, "cat": 0.25}) == [
         make_record("dog").as_hit(0.5),
         record.as_hit(0.25),
@@ -257,7 +262,12 @@ def test_fields_are_patched_and_the_others_stay(
     collection.patch({"cat": {"hidden": True}})
     assert found(collection, AXIS[4]) == ["dog"]
     assert collection.patch({}) == collection.patch({"absent": changes}) == 0
-    for wrong in ({"caption": "x" * 70_000}, {"vector": AXIS[0] * 2}, {"width": -1}):
+    for wrong in (
+        {"caption": "x" * 70_000},
+        {"vector": AXIS[0] * 2},
+        {"width": -1},
+        {"perceptual_hash": b"x"},
+    ):
         with pytest.raises(SearchError, match="record cat"):
             collection.patch({"dog": {"album": "pets"}, "cat": wrong})
     assert collection.get(["dog"])["dog"].album == ""

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.perceptual_hash import HASH_BYTES
 
 ID, PATH, CONTENT, CAPTION, ALBUM, TAGS = "id", "path", "content", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
@@ -24,6 +25,7 @@ CAPTION_SOURCE, HIDDEN = "caption_source", "hidden"
 FAVOURITE = "favourite"
 """Tag of favourites."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
+PERCEPTUAL_HASH = "perceptual_hash"
 """The columns of a collection."""
 
 CaptionSource: TypeAlias = Literal["given", "model", ""]
@@ -108,6 +110,9 @@ class Record:
     """Embedding of the image, of length 1."""
     text_vector: Float32[np.ndarray, " E"] | None = field(default=None, compare=False, repr=False)
     """Embedding of the caption, of length 1; None excludes the record from searches of captions."""
+    perceptual_hash: bytes = field(default=b"", compare=False, repr=False)
+    """Grey levels of the image at 16 x 16 pixels, see `coca.search.perceptual_hash`; empty if
+    unknown. It is read where vectors are read."""
     origin: Origin = field(default_factory=Origin, repr=False)
 
     @property
@@ -150,6 +155,7 @@ def to_plain(record: Record) -> dict[str, Any]:
         **{name: int(getattr(record, name)) for name in (WIDTH, HEIGHT, TIME)},
         TAGS: list(record.tags),
         METADATA: dict(record.metadata),
+        PERCEPTUAL_HASH: record.perceptual_hash.hex(),
         ORIGIN: {name: getattr(record.origin, name) for name in Origin.__slots__},
     }
 
@@ -163,6 +169,7 @@ def from_plain(
     known = {name: fields[name] for name in HIT_FIELDS} | {
         TAGS: tuple(fields[TAGS]),
         ORIGIN: Origin(**fields[ORIGIN]),
+        PERCEPTUAL_HASH: bytes.fromhex(fields.get(PERCEPTUAL_HASH, "")),
     }
     return Record(**known, vector=vector, text_vector=text_vector)
 
@@ -381,6 +388,8 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
         )
         for side, pixels in ((WIDTH, record.width), (HEIGHT, record.height)):
             fault = fault or _whole_number_error(side, pixels, 0)
+        if len(record.perceptual_hash) not in (0, HASH_BYTES):
+            fault = fault or f"its perceptual hash must have {HASH_BYTES} bytes"
         if fault:
             raise SearchError(f"{name} cannot be stored: {fault}")
         for vector in (record.vector, record.text_vector):

@@ -35,9 +35,6 @@ S = TypeVar("S", bound="SearchOptions")
 MAX_RESULTS = 16_384
 """Maximum `offset + k`: the limit of a Milvus server, applied to all stores."""
 
-MIN_SIMILARITY = 0.9
-"""Default cosine from which two images are near-duplicates; docs/search.md has its measurement."""
-
 DIVERSITY = 0.3
 """Default weight of diversity in recommendations. At 0 they often are near-duplicates of each
 other, such as a series of shots."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from coca.core.config.frozen_config import load_config
 from coca.data.sources.factory import open_source
@@ -51,22 +52,27 @@ def test_what_is_liked_or_was_seen_is_not_recommended(
 
 
 def test_near_duplicates_are_reported_within_and_against_others(
-    run: Run, run_json: RunJson, filled: list[str]
+    run: Run, run_json: RunJson, filled: list[str], model: str
 ) -> None:
-    within = run_json("duplicates", "--min-similarity", "0.00001")
-    assert within["pair_count"] == len(within["pairs"]) <= 15
-    assert sorted(within["drop"]) == sorted(one for group in within["groups"] for one in group[1:])
-    shutil.copy(filled[4], "copy.png")
-    output = run_json("duplicates", "--against", "copy.png", "--min-similarity", "0.99999")
-    assert (filled[4], "copy.png") in {(one["first"], one["second"]) for one in output["pairs"]}
-    assert filled[4] in output["drop"]
-    assert "of 6 images and 1 other images" in (
-        run("duplicates", "--against", "copy.png", "--min-similarity", "0.9999").stdout
-    )
-    Path("other.png").write_bytes(image_bytes(9))
-    alone = run("duplicates", "--against", "other.png", "--min-similarity", "1").stdout
-    assert "none of 6 images is like one of 1 other images with a cosine of 1 or more" in alone
-    assert "must be in (0, 1]" in run("duplicates", "--min-similarity", "2", code=2).stderr
+    assert run_json("duplicates")["pairs"] == []
+    small, large, test = "photos/small.png", "photos/large.png", "test.png"
+    Path(small).write_bytes(image_bytes(7, side=64))
+    with Image.open(small) as image:
+        image.resize((96, 96)).save(large)
+        image.resize((128, 128)).save(test)
+    run("index", "photos", "-m", model)
+    small, large = (str(Path(name).absolute()) for name in (small, large))
+    within = run_json("duplicates")
+    assert within["pair_counts"] == {"same image": 1, "part or edit": 0}
+    assert {within["pairs"][0][name] for name in ("first", "second")} == {small, large}
+    # The larger image stays.
+    assert (within["groups"], within["drop"]) == ([[large, small]], [small])
+    shown = run("duplicates").stdout
+    assert "1 pairs of the same image, and 0 of a part or edit among 8 images" in shown
+    against = run_json("duplicates", "--against", test)
+    pairs = {(one["first"], one["second"]) for one in against["pairs"]}
+    assert pairs == {(small, test), (large, test)}
+    assert (against["groups"], against["drop"]) == ([], [large, small])
 
 
 def test_exact_copies_are_named_when_they_come_and_as_duplicates(
@@ -79,15 +85,15 @@ def test_exact_copies_are_named_when_they_come_and_as_duplicates(
     copies = [str(folder / name) for name in ("z1.png", "z2.png")]
     assert output["duplicates"] == 2
     assert output["copies"] == [{"path": path, "of": filled[4]} for path in copies]
-    within = run_json("duplicates", "--min-similarity", "1")
+    within = run_json("duplicates")
     assert within["copies"] == [{"path": filled[4], "copies": copies}]
     assert set(copies) <= set(within["drop"])
-    shown = run("duplicates", "--min-similarity", "1").stdout
-    assert "copy  photos/4.png  photos/z1.png" in shown
-    assert "2 files are copies of another one, byte for byte" in shown
+    shown = run("duplicates").stdout
+    assert "same bytes          photos/4.png  photos/z1.png" in shown
+    assert "2 files with the same bytes as another" in shown
     # Whoever drops what is like a test set must drop its copies as well.
     shutil.copy(filled[4], "test.png")
-    against = run_json("duplicates", "--against", "test.png", "--min-similarity", "0.99999")
+    against = run_json("duplicates", "--against", "test.png")
     assert {filled[4], *copies} <= set(against["drop"])
     shutil.copy(filled[5], folder / "z3.png")
     assert "photos/z3.png is a copy of photos/5.png" in run("index", "photos", "-m", model).stdout
@@ -124,7 +130,7 @@ def test_hidden_records_are_neither_chosen_nor_counted(
     assert (filtered["chosen"], filtered["of"]) == (1, 2)
     assert "1 of 2 images are in all.jsonl" in run("mine", "all.jsonl", "--count", "1").stdout
     assert run_json("duplicates")["count"] == 2
-    assert "of 2 images" in run("duplicates", "--min-similarity", "1").stdout
+    assert "among 2 images" in run("duplicates").stdout
     with open_collection("coca.db") as collection:
         collection.patch({id: {"hidden": True} for id in collection.ids()})
     assert "has only hidden images" in run("mine", "x.jsonl", "--count", "1", code=1).stderr

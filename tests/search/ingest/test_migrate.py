@@ -52,7 +52,9 @@ def same(first: dict[str, Record], second: dict[str, Record]) -> bool:
 
     def vectors(records: dict[str, Record]) -> list[bytes]:
         pairs = [(record.vector, record.text_vector) for _, record in sorted(records.items())]
-        return [b"" if one is None else one.tobytes() for pair in pairs for one in pair]
+        return [b"" if one is None else one.tobytes() for pair in pairs for one in pair] + [
+            record.perceptual_hash for _, record in sorted(records.items())
+        ]
 
     return first == second and vectors(first) == vectors(second)
 

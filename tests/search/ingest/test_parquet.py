@@ -48,6 +48,7 @@ def batch(make_record: Make) -> list[Record]:
         album="album",
         metadata={"n": [1, None, {"ä": 0.5}]},
         text_vector=make_record("words").vector,
+        perceptual_hash=bytes(range(256)),
         hidden=True,
         origin=Origin(etag="7", label="y", captioned=True, dated="file", read=5),
     )

@@ -1,105 +1,162 @@
+"""Near-duplicates planted among photos, and the images of a collection that are compared."""
+
+import io
 import tracemalloc
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageOps
 
-from coca.core.errors import SearchError
-from coca.search.mining.duplicates import near_duplicates
-from coca.search.mining.images import read_images
-from coca.search.records import Record
+from coca.search.mining.duplicates import Pair, near_duplicates
+from coca.search.mining.images import Compared, read_images
+from coca.search.perceptual_hash import HASH_BYTES, mirrored, perceptual_hash, stacked
+from coca.search.records import Origin, Record
 from coca.search.store import Collection
 
-
-def cloud(seed: int, rows: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((rows, 3))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+Picture = Image.Image
+BLOCK = "coca.search.mining.duplicates._BLOCK"
 
 
-@pytest.mark.parametrize("block", [4, 2_048])
-@given(seed=st.integers(0, 50), min_similarity=st.floats(0.3, 1))
-def test_pairs_are_those_of_a_double_loop(block: int, seed: int, min_similarity: float) -> None:
-    vectors, others = cloud(seed, 13), cloud(seed + 1, 7)
+@cache
+def photos() -> list[Picture]:
+    """Thirty photos of the demo."""
+    with files("coca.demo").joinpath("photos.zip").open("rb") as file, zipfile.ZipFile(file) as all:
+        names = sorted(name for name in all.namelist() if name.endswith(".webp"))[:30]
+        return [Image.open(io.BytesIO(all.read(name))).convert("RGB") for name in names]
+
+
+def compressed(image: Picture) -> Picture:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=15)
+    return Image.open(stream)
+
+
+def scaled(image: Picture, across: float, down: float) -> Picture:
+    return image.resize((round(image.width * across), round(image.height * down)))
+
+
+def cropped(image: Picture) -> Picture:
+    width, height = image.size
+    return image.crop((round(0.03 * width), round(0.02 * height), width, height))
+
+
+def labelled(image: Picture) -> Picture:
+    image = image.copy()
+    width, height = image.size
+    ImageDraw.Draw(image).rectangle((0.1 * width, 0.93 * height, 0.5 * width, height), "white")
+    return image
+
+
+def compared(images: list[Picture], seed: int = 0) -> Compared:
+    """Hash images; images of the same place in two lists have a cosine of about 0.95."""
+    random = np.random.default_rng(0)
+    own = random.standard_normal((len(images), 64))
+    vectors = own + 0.25 * np.random.default_rng(seed).standard_normal(own.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Compared(
+        vectors=vectors.astype(np.float32),
+        hashes=stacked([perceptual_hash(image) for image in images]),
+        sizes=np.array([image.size for image in images], np.int64),
+    )
+
+
+def joined(*parts: Compared) -> Compared:
+    return Compared(
+        **{key: np.concatenate([vars(one)[key] for one in parts]) for key in vars(parts[0])}
+    )
+
+
+def kinds(pairs: list[Pair]) -> dict[tuple[int, int], str]:
+    return {(pair.first, pair.second): pair.kind for pair in pairs}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda image: scaled(image, 0.5, 0.5), "same image"),
+        (lambda image: scaled(image, 0.25, 0.25), "same image"),
+        (compressed, "same image"),
+        (lambda image: image.convert("L"), "same image"),
+        (ImageOps.mirror, "part or edit"),
+        (labelled, "part or edit"),
+        (cropped, "part or edit"),
+        (lambda image: scaled(image, 0.5, 0.8), "part or edit"),
+    ],
+    ids=["half", "quarter", "jpeg", "grey", "mirror", "label", "crop", "stretched"],
+)
+def test_a_changed_image_is_found_and_no_other(change: Any, kind: str) -> None:
+    originals, count = photos(), len(photos())
+    changed = compared([change(image) for image in originals], seed=1)
+    found = near_duplicates(joined(compared(originals), changed))
+    pairs = kinds(found.pairs)
+    assert set(pairs) <= {(row, row + count) for row in range(count)}
+    assert set(pairs.values()) == {kind}
+    assert len(pairs) >= (1 if kind == "same image" else 0.9) * count
+    listed = sorted(sorted(pair) for pair in pairs)
+    assert sorted(found.groups) == (listed if kind == "same image" else [])
+    assert sorted(found.related) == (listed if kind == "part or edit" else [])
+    assert found.drop == sorted(pair[1] for pair in found.groups)
+    # The same with images of another set, of which none is dropped.
+    across = near_duplicates(compared(originals), changed)
+    assert kinds(across.pairs) == {(a, b - count): kind for (a, b), kind in pairs.items()}
+    assert across.drop == sorted(pair[0] for pair in found.groups)
+
+
+def test_the_best_of_a_group_stays_and_blocks_change_nothing() -> None:
+    originals = photos()[:9]
+    small = [scaled(image, 0.5, 0.5) for image in originals]
+    edited = [labelled(image) for image in originals[:3]]
+    images = joined(compared(small, 1), compared(originals), compared(edited, 2))
+    ranks = [*range(9, 18), *range(9), *range(18, 21)]
+    whole = near_duplicates(images, ranks=ranks)
+    assert sorted(whole.groups) == [[row + 9, row] for row in range(9)]
+    assert whole.drop == list(range(9))
+    assert sorted(whole.related) == [[row + 9, row + 18] for row in range(3)]
+    assert whole.counts["same image"] == 9
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coca.search.mining.duplicates._BLOCK", block)
-        within = near_duplicates(vectors, min_similarity=min_similarity).pairs
-        across = near_duplicates(vectors, others, min_similarity=min_similarity).pairs
-    bound = min(min_similarity, 1 - 1e-6)
-    assert {(p.first, p.second) for p in within} == {
-        (a, b) for b in range(13) for a in range(b) if vectors[a] @ vectors[b] >= bound
-    }
-    assert {(p.first, p.second) for p in across} == {
-        (a, b) for a in range(13) for b in range(7) if vectors[a] @ others[b] >= bound
-    }
-    assert [p.score for p in across] == sorted((p.score for p in across), reverse=True)
+        patch.setattr(BLOCK, 4)
+        blocks = near_duplicates(images, ranks=ranks)
+        few = near_duplicates(images, ranks=ranks, keep=4)
+    assert kinds(blocks.pairs) == kinds(whole.pairs)
+    assert replace(blocks, pairs=[]) == replace(few, pairs=[]) == replace(whole, pairs=[])
+    assert [pair.score for pair in few.pairs[:4]] == pytest.approx(
+        sorted((pair.score for pair in whole.pairs[:9]), reverse=True)[:4]
+    )
 
 
-def test_equal_images_are_found_at_a_cosine_of_1() -> None:
-    vectors = cloud(0, 5)[[0, 1, 1, 2, 0]]
-    assert [
-        (pair.first, pair.second) for pair in near_duplicates(vectors, min_similarity=1.0).pairs
-    ] == [(0, 4), (1, 2)]
-
-
-@pytest.mark.parametrize("block", [4, 2_048])
-@given(seed=st.integers(0, 50), min_similarity=st.floats(0.8, 1))
-def test_groups_are_what_pairs_connect(block: int, seed: int, min_similarity: float) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coca.search.mining.duplicates._BLOCK", block)
-        found = near_duplicates(cloud(seed, 25), min_similarity=min_similarity)
-    edges = {(pair.first, pair.second) for pair in found.pairs}
-    # Reference: propagate the smallest label until nothing changes.
-    name = {row: row for edge in edges for row in edge}
-    for _ in range(25):
-        for a, b in edges:
-            name[a] = name[b] = min(name[a], name[b])
-    by_hand: dict[int, set[int]] = {}
-    for row, first in name.items():
-        by_hand.setdefault(first, set()).add(row)
-    assert sorted(found.groups) == sorted(map(sorted, by_hand.values()))
-    assert [len(group) for group in found.groups] == sorted(map(len, found.groups), reverse=True)
-    assert set(found.drop) == set(name) - set(by_hand)
-    assert found.drop == sorted(found.drop)
-
-
-def test_of_another_set_only_ones_own_rows_are_dropped() -> None:
-    vectors = cloud(0, 6)
-    found = near_duplicates(vectors[:5], vectors[[3, 3, 1, 5]], min_similarity=1.0)
-    assert (found.count, found.drop, found.groups) == (3, [1, 3], [])
-
-
-@given(st.integers(0, 50), st.integers(0, 30))
-def test_the_most_alike_pairs_are_kept_and_all_are_counted(seed: int, keep: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coca.search.mining.duplicates._BLOCK", 4)
-        few = near_duplicates(cloud(seed, 20), min_similarity=0.3, keep=keep)
-    whole = near_duplicates(cloud(seed, 20), min_similarity=0.3)
-    assert whole.count == len(whole.pairs) == few.count
-    assert few.groups == whole.groups
-    scores = [pair.score for pair in whole.pairs]
-    assert [pair.score for pair in few.pairs] == pytest.approx(scores[:keep], abs=1e-6)
+def test_uniform_images_and_images_without_a_hash_are_like_no_other() -> None:
+    grey = [Image.new("RGB", (64, 48), (level,) * 3) for level in (0, 128, 129, 255)]
+    images = compared(grey)
+    unknown = Compared(
+        vectors=images.vectors, hashes=stacked([b""] * 4), sizes=np.zeros((4, 2), np.int64)
+    )
+    assert near_duplicates(joined(images, unknown, images, unknown)).pairs == []
 
 
 def test_many_equal_images_take_memory_for_images_and_not_for_pairs() -> None:
-    vectors = np.tile(cloud(0, 1), (6_000, 1))
+    one = compared(photos()[:1])
+    images = joined(*[one] * 3_000)
     tracemalloc.start()
-    found = near_duplicates(vectors, min_similarity=1.0, keep=100)
+    found = near_duplicates(images, keep=100)
     _, most_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.count == 6_000 * 5_999 // 2
+    assert found.counts["same image"] == 3_000 * 2_999 // 2
     assert len(found.pairs) == 100
-    assert found.groups == [list(range(6_000))]
-    assert found.drop == list(range(1, 6_000))
-    # 18 million pairs; the limit is the memory of a block of 2,048 by 2,048.
+    assert found.groups == [list(range(3_000))]
     assert most_bytes < 400e6
 
 
-def test_a_bound_that_makes_no_sense_is_refused() -> None:
-    for wrong in (0.0, 1.1):
-        with pytest.raises(SearchError, match=r"must be in \(0, 1\]"):
-            near_duplicates(cloud(0, 2), min_similarity=wrong)
+def test_a_mirrored_hash_is_that_of_the_mirrored_image() -> None:
+    own = stacked([perceptual_hash(ImageOps.mirror(image)) for image in photos()])
+    other = mirrored(stacked([perceptual_hash(image) for image in photos()]))
+    assert own.shape == (30, HASH_BYTES)
+    assert np.abs(own.astype(int) - other).max() <= 1
 
 
 def test_records_of_the_same_content_are_one_image(
@@ -120,3 +177,21 @@ def test_records_of_the_same_content_are_one_image(
     assert images.copies == {"/pictures/a.jpg": ["/pictures/c.jpg"]}
     assert read_images(collection, 'array_contains(tags, "two")').ids == ["d"]
     assert read_images(collection, 'album == "none"').ids == []
+
+
+def test_the_best_image_has_most_pixels_then_bytes_then_metadata(
+    collection: Collection, make_record: Callable[..., Record]
+) -> None:
+    small = {"width": 100, "height": 50}
+    collection.upsert(
+        [
+            make_record("b", **small, origin=Origin(etag="900-1"), tags=("x", "y")),
+            make_record("c", **small, origin=Origin(etag="900-2"), metadata={"lens": "50 mm"}),
+            make_record("d", **small, origin=Origin(etag="1000-1")),
+            make_record("a", **small, origin=Origin(etag="900-1")),
+            make_record("e", width=101, height=50),
+        ]
+    )
+    images = read_images(collection)
+    order = sorted(range(5), key=images.ranks.__getitem__)
+    assert [images.ids[row] for row in order] == ["e", "d", "b", "c", "a"]

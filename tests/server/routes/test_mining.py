@@ -1,5 +1,8 @@
+import io
+
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from coca.inference.predictor import Predictor
 from coca.runtime.caption_words import CaptionWords, words_of
@@ -47,12 +50,20 @@ def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
     assert "origin" in answer.json()["error"]["message"]
 
 
-def test_all_pairs_are_duplicates_at_a_low_threshold(client: TestClient) -> None:
-    body = client.post("/v1/duplicates", json={"min_similarity": 1e-6, "limit": 1}).json()
-    items = body["groups"][0]["items"]
-    assert len(items) > 1
-    for item in items:
+def test_copies_are_grouped_best_first(client: TestClient, images: list[bytes]) -> None:
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(images[0])) as image:
+        image.resize((2 * image.width, 2 * image.height)).save(stream, "PNG")
+    scope = {"collection": "pictures"}
+    assert client.post("/v1/duplicates", json=scope).json()["groups"] == []
+    large = client.post("/v1/items", json=scope | {"image": data_uri(stream.getvalue())}).json()
+    body = client.post("/v1/duplicates", json=scope | {"limit": 1}).json()
+    (group,) = body["groups"]
+    assert (group["kind"], body["total"]) == ("same image", 1)
+    assert [item["width"] for item in group["items"]] == [large["width"], large["width"] // 2]
+    for item in group["items"]:
         assert item["bytes"] == len(client.get(item["original"]).content)
+    client.delete(f"/v1/items/{large['id']}?collection=pictures")
 
 
 def test_the_words_of_a_caption_are_chosen_by_the_request(

@@ -14,10 +14,12 @@ from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.inference.predictor import Predictor
+from coca.runtime.image_file import read_image
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.mining.zero_shot import add_classes
-from coca.search.records import FAVOURITE, CollectionInfo, Record
+from coca.search.perceptual_hash import perceptual_hash
+from coca.search.records import FAVOURITE, CollectionInfo, Record, content_id
 from coca.search.stores import open_collection
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
@@ -46,6 +48,12 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
     # 4 is in a folder and a tar, 6 in a folder and a table: two records each.
     assert first.collection.count == 9
     assert first.report == IngestReport(added=7, duplicates=2)
+    with open_collection(uri) as collection:
+        hashes = {
+            one.content: one.perceptual_hash for one in collection.get(collection.ids()).values()
+        }
+    expected = [perceptual_hash(read_image(image_bytes(n))) for n in range(7)]
+    assert hashes == {content_id(image_bytes(n)): expected[n] for n in range(7)}
     monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
     again = index_images(sources[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)

@@ -18,10 +18,9 @@ from coca.cli.options.search_options import (
 )
 from coca.core.errors import ConfigError
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.search.search_options import DIVERSITY, MIN_SIMILARITY
+from coca.search.search_options import DIVERSITY
 
 if TYPE_CHECKING:
-    from coca.search.mining.duplicates import Duplicates
     from coca.workflows.collections.subset import Subset
 
 
@@ -95,12 +94,6 @@ def duplicates(
         ),
     ] = None,
     *,
-    min_similarity: Annotated[
-        float,
-        typer.Option(
-            "--min-similarity", help="Cosine similarity from which two images are near-duplicates."
-        ),
-    ] = MIN_SIMILARITY,
     limit: Annotated[
         int, typer.Option("-k", "--limit", min=0, help="Maximum number of pairs to print.")
     ] = 20,
@@ -110,8 +103,10 @@ def duplicates(
 ) -> None:
     """Find near-duplicates within a collection, or between it and other images.
 
-    Within a collection, files with identical bytes are listed as copies. `drop` of --json lists
-    the files whose removal leaves neither a pair nor a copy.
+    Three kinds: the same bytes; the same image in another size, compression or in grey; and parts
+    or edited versions, such as crops, mirrored images and images with text. `drop` of --json lists
+    files of the first two kinds, all but the best of each group: the one with the most pixels, then
+    bytes, then metadata. Look at the pairs before you drop any.
     """
     files = images.find(against or [])
     from coca.search.mining.duplicates import KEPT_PAIRS
@@ -120,7 +115,6 @@ def duplicates(
     with target.open_collection() as collection:
         found, images_there = find_duplicates(
             collection,
-            min_similarity=min_similarity,
             others=files,
             predictor=target.load_model(collection, execution) if files else None,
             keep=max(limit, KEPT_PAIRS),
@@ -132,37 +126,39 @@ def duplicates(
     listed = {} if files else copies
     drop.update(path for others in listed.values() for path in others)
     shown = [
-        (pair.score, paths[pair.first], files[pair.second] if files else paths[pair.second])
+        (pair, paths[pair.first], files[pair.second] if files else paths[pair.second])
         for pair in found.pairs
     ]
     rows = [
-        ["copy", from_here(path), from_here(other)]
+        ["same bytes", "", from_here(path), from_here(other)]
         for path, others in listed.items()
         for other in others
     ]
-    count = len(rows)
     rows += [
-        [f"{score:.3f}", from_here(first), from_here(second)] for score, first, second in shown
+        [pair.kind, f"{pair.score:.3f}", from_here(first), from_here(second)]
+        for pair, first, second in shown
     ]
     if rows:
-        console.table(["score", "first", "second"], rows[:limit], right=["score"])
-    if count:
-        console.say(f"{count:,} files are copies of another one, byte for byte")
+        console.table(["kind", "cosine", "first", "second"], rows[:limit], right=["cosine"])
     console.say(
-        _sentence_on(
-            found,
-            count=len(paths),
-            others=len(files),
-            min_similarity=min_similarity,
-            drop=len(drop),
-        )
+        f"{sum(map(len, listed.values())):,} files with the same bytes as another, "
+        f"{found.counts['same image']:,} pairs of the same image, and "
+        f"{found.counts['part or edit']:,} of a part or edit among {len(paths):,} images"
+        + (f" and {len(files):,} others" if files else "")
+        + (f"; without {len(drop):,} files no image is left twice" if drop else "")
     )
+    if unknown := len(paths) - int(images_there.hashes.any(axis=1).sum()):
+        console.say(f"{unknown:,} images have no perceptual hash and are compared by bytes only")
     console.emit(
         {
             "count": len(paths),
-            "pair_count": found.count,
-            "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
+            "pair_counts": found.counts,
+            "pairs": [
+                {"kind": pair.kind, "score": pair.score, "first": first, "second": second}
+                for pair, first, second in shown
+            ],
             "groups": [[paths[row] for row in group] for group in found.groups],
+            "related": [[paths[row] for row in group] for group in found.related],
             "copies": [{"path": path, "copies": others} for path, others in listed.items()],
             "drop": sorted(drop),
         }
@@ -320,19 +316,6 @@ def _how_to_train(subset: "Subset", out: Path) -> str:
         fraction = math.ceil(100 * (1 - usable / subset.written)) / 100
         changes.append(f"data.loader.max_bad_fraction={min(1, fraction + 0.1):.2f}")
     return f"{sentence}: {to_try('pretrain', 'RECIPE.yaml', *changes)}"
-
-
-def _sentence_on(
-    found: "Duplicates", *, count: int, others: int, min_similarity: float, drop: int
-) -> str:
-    if not found.count:
-        alike = f"is like one of {others:,} other images" if others else "is like another"
-        return f"none of {count:,} images {alike} with a cosine of {min_similarity:g} or more"
-    what = f"{others:,} other images" if others else "each other"
-    return (
-        f"{found.count:,} pairs of {count:,} images and {what} have a cosine of "
-        f"{min_similarity:g} or more; without {drop:,} files none is left"
-    )
 
 
 def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:

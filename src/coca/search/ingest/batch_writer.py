@@ -215,7 +215,15 @@ class BatchWriter:
                 images, captioned=captioned, embedded=embedded
             )
             faults |= refused
-            encoded |= {key: Encoded(vector=vectors[key]) for key in embedded & vectors.keys()}
+            hashes = {
+                draft.item.content: draft.item.perceptual_hash
+                for draft in left
+                if draft.item.perceptual_hash
+            }
+            encoded |= {
+                key: Encoded(vector=vectors[key], perceptual_hash=hashes.get(key, b""))
+                for key in embedded & vectors.keys()
+            }
             for key, caption in captions.items():
                 encoded[key] = replace(encoded[key], caption=caption)
         if self._text_reader is not None:

@@ -5,12 +5,16 @@ The model is loaded at the first image that needs it, so a run without changes l
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
+from coca.runtime.image_file import read_image
+from coca.search.perceptual_hash import DECODED_SIDE
+from coca.search.perceptual_hash import perceptual_hash as hash_of
 from coca.search.predictor import CaptioningEmbedder, Embedder, PreparingEmbedder
 from coca.search.records import CollectionInfo, batches, check_same_model
 
@@ -67,14 +71,32 @@ class Encoder:
             return self.captions
         return isinstance(self.embedder, CaptioningEmbedder) and self.embedder.has_decoder
 
-    def prepare(self, image: bytes) -> Any:
-        """Preprocess an image; None if the model takes bytes.
+    def prepare(self, image: bytes, size: tuple[int, int]) -> tuple[bytes, Any]:
+        """Decode an image, compute its perceptual hash, and preprocess it for the model.
+
+        Args:
+            image: The encoded image.
+            size: Width and height that its header gives, in pixels.
+
+        Returns:
+            The hash, empty if the model reads other files than images; and the model input, None
+            if the model takes bytes.
 
         Raises:
             DataError: It cannot be read.
         """
-        embedder = self.embedder
-        return embedder.prepare_image(image) if isinstance(embedder, PreparingEmbedder) else None
+        embedder, perceptual_hash = self.embedder, b""
+        source: Any = image
+        if getattr(embedder, "reads_pixels", True):
+            with suppress(DataError):  # the embedder reports it
+                pixels = read_image(image, at_least=DECODED_SIDE)
+                perceptual_hash = hash_of(pixels)
+                # A JPEG is decoded faster twice, once at a fraction of its size.
+                if pixels.size == size and hasattr(embedder, "reads_pixels"):
+                    source = np.asarray(pixels)
+        if not isinstance(embedder, PreparingEmbedder):
+            return perceptual_hash, None
+        return perceptual_hash, embedder.prepare_image(source)
 
     def encode(
         self, images: Mapping[str, tuple[bytes, Any]], *, captioned: set[str], embedded: set[str]

@@ -43,6 +43,8 @@ class LoadedItem:
     """Hash of the image's bytes."""
     header: Header = field(default_factory=Header)
     """Header of the image."""
+    perceptual_hash: bytes = b""
+    """Perceptual hash of the image; empty if the image is known."""
     prepared: Any = None
     """Preprocessed model input; None if the image is known, or if the embedder takes bytes."""
     series: Entry | None = None
@@ -151,7 +153,9 @@ class Reader:
         if self._is_known(item.content):
             return item
         try:
-            return replace(item, prepared=self._encoder.prepare(image.data))
+            size = item.header.width, item.header.height
+            perceptual_hash, prepared = self._encoder.prepare(image.data, size)
+            return replace(item, perceptual_hash=perceptual_hash, prepared=prepared)
         except DataError as error:
             return replace(item, fault=error)
 

@@ -36,6 +36,7 @@ class Encoded:
     """What models made of the bytes of an image, which all its records share."""
 
     vector: Float32[np.ndarray, " E"]
+    perceptual_hash: bytes = b""
     caption: str | None = None
     """Generated caption; None if none was generated."""
     text: str | None = None
@@ -50,7 +51,12 @@ class Encoded:
             for record in records
             if record.origin.read & READ_TEXT
         )
-        return cls(vector=records[0].vector, caption=next(captions, None), text=next(texts, None))
+        return cls(
+            vector=records[0].vector,
+            perceptual_hash=records[0].perceptual_hash,
+            caption=next(captions, None),
+            text=next(texts, None),
+        )
 
 
 # Labels: digests of what a source gives.
@@ -180,7 +186,7 @@ def marked(record: Record, *, hidden: bool, favourite: bool) -> Record:
 
 def completed(record: Record, encoded: Encoded) -> Record:
     """Add what models made of the image; a given caption stays."""
-    record = replace(record, vector=encoded.vector)
+    record = replace(record, vector=encoded.vector, perceptual_hash=encoded.perceptual_hash)
     if encoded.caption is not None and not is_captioned(record):
         origin = replace(record.origin, captioned=True)
         record = replace(record, caption=encoded.caption, text_vector=None, origin=origin)

@@ -118,7 +118,7 @@ def _to_plain(record: Record) -> dict[str, Any]:
 def _schema(arrow: Any, about: VectorsInfo) -> Any:
     vector = arrow.list_(arrow.float32())
     types = {
-        **dict.fromkeys(HIT_FIELDS, arrow.string()),
+        **dict.fromkeys((*HIT_FIELDS, records.PERCEPTUAL_HASH), arrow.string()),
         **dict.fromkeys((records.WIDTH, records.HEIGHT, records.TIME), arrow.int64()),
         records.TAGS: arrow.list_(arrow.string()),
         records.HIDDEN: arrow.bool_(),

@@ -34,6 +34,7 @@ from coca.search.records import (
     CONTENT,
     HAS_TEXT,
     ID,
+    PERCEPTUAL_HASH,
     CollectionInfo,
     Hit,
     Record,
@@ -354,7 +355,7 @@ def _upsert(written: Iterable[Record], rows: Rows) -> None:
 def _records(rows: Rows, ids: Iterable[str], *, vectors: bool) -> dict[str, Record]:
     if not vectors:
         return {id: from_plain(row) for id, row in rows.get(ids, COLUMNS).items()}
-    stored = rows.get(ids, [*COLUMNS, HAS_TEXT, *rows.layout.columns])
+    stored = rows.get(ids, [*COLUMNS, PERCEPTUAL_HASH, HAS_TEXT, *rows.layout.columns])
     return {id: to_record(row, rows.layout) for id, row in stored.items()}
 
 

@@ -19,6 +19,7 @@ from coca.search import records
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_builds import PATIENCE_S, build_index, index_hint, index_state
 from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex, parse_index
+from coca.search.perceptual_hash import HASH_BYTES
 from coca.search.records import MAX_BYTES, CollectionInfo
 from coca.search.search_options import Side
 
@@ -87,7 +88,7 @@ class Layout:
 
 _FINGERPRINT, _MODEL = "coca.fingerprint", "coca.model"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
-_LAYOUT, _NEWEST = "coca.layout", "3"
+_LAYOUT, _NEWEST = "coca.layout", "4"
 _LOAD_S = 3_600.0
 """Minimum timeout of loading a collection, in seconds."""
 
@@ -147,6 +148,7 @@ def _schema(connection: Connection, embed_dim: int) -> Any:
     for column in (records.PATH, records.CONTENT, records.CAPTION, records.ALBUM):
         schema.add_field(column, types.VARCHAR, max_length=MAX_BYTES[column])
     schema.add_field(records.CAPTION_SOURCE, types.VARCHAR, max_length=16)
+    schema.add_field(records.PERCEPTUAL_HASH, types.VARCHAR, max_length=2 * HASH_BYTES)
     for column in (records.WIDTH, records.HEIGHT, records.TIME):
         schema.add_field(column, types.INT64)
     schema.add_field(

@@ -1,23 +1,44 @@
-"""Near-duplicate detection: all pairs of images above a cosine threshold, exactly.
+"""Near-duplicate detection: copies of images, and parts or edited versions of them.
 
-The CoCa authors removed 3.6M near-duplicates of evaluation sets from their training data. An
-approximate index would miss some.
+`same image`: perceptual hashes that are equal but for the noise of another size, compression or
+grey. `part or edit`: a cosine of at least 0.8, and hashes of which one is mirrored, shows a part of
+the other, or differs in few cells.
 
-Dimensions: N images, M images of another set, E embedding, P pairs.
+All pairs are compared. The thresholds were chosen on photos of Flickr8k
+(`benchmarks/duplicates.py`). A cosine neither finds nor confirms a copy: that of a quarter of the
+size falls to 0.1, and that of different photos of one scene rises to 0.98.
+
+Dimensions: N images, M images of another set, E embedding, P pairs, W windows.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 
-from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.search_options import MIN_SIMILARITY
+from coca.search.mining.images import Compared
+from coca.search.perceptual_hash import SIDE, mirrored, normalized
+
+Kind: TypeAlias = Literal["same image", "part or edit"]
 
 KEPT_PAIRS = 100_000
 """Maximum number of pairs listed; 100,000 equal images form 5 billion pairs."""
-_BLOCK = 2_048
+MIN_CORRELATION, MAX_DIFFERENCE = 0.995, 10
+"""Correlation of the hashes of an image and its copy, and largest difference of a cell in grey
+levels. Copies have 0.998 and 10 at most; different photos of a series 18."""
+MAX_STRETCH = 0.03
+"""Relative difference of the aspect ratios of an image and its copy."""
+MIN_COSINE = 0.8
+"""Cosine from which an image may be a part or an edited version of another."""
+MIN_WINDOW_CORRELATION = 0.94
+"""Correlation of the hash of a part with the best window of the whole."""
+EQUAL_LEVELS, MIN_EQUAL_CELLS, MIN_EDIT_CORRELATION = 4, 0.85, 0.7
+"""An edited version has 85 % of its cells within 4 grey levels of those of the original."""
+_WINDOW_SIZES = (0.95, 0.9, 0.85, 0.8, 0.75)
+_BLOCK, _CHUNK = 2_048, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,7 @@ class Pair:
     """Row of the first image."""
     second: int
     """Row of the second image: a later row of the same set, or a row of the second set."""
+    kind: Kind
     score: float
     """Cosine of both."""
 
@@ -36,55 +58,173 @@ class Pair:
 class Duplicates:
     """Result of near-duplicate detection."""
 
-    count: int
-    """Total number of pairs."""
+    counts: dict[Kind, int]
+    """Total number of pairs of each kind."""
     pairs: list[Pair]
-    """Pairs of highest cosine, highest first."""
+    """Pairs, same images first, each kind by cosine, highest first."""
     groups: list[list[int]]
-    """Connected components of rows of one set, largest first; empty for two sets."""
+    """Rows of one set that are the same image, best first; largest group first."""
+    related: list[list[int]]
+    """The best rows of images of one set that are parts or edited versions of each other."""
     drop: list[int]
-    """Rows to drop so that no pair is left, sorted; for one set all but the first of each group."""
+    """Rows to drop so that no image is left twice, sorted: for one set all but the best of each
+    group. Parts and edited versions stay."""
 
 
 def near_duplicates(
-    vectors: Float32[np.ndarray, "N E"],
-    others: Float32[np.ndarray, "M E"] | None = None,
+    images: Compared,
+    others: Compared | None = None,
     *,
-    min_similarity: float = MIN_SIMILARITY,
+    ranks: Sequence[int] | None = None,
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:
-    """Find all pairs with a cosine of at least `min_similarity`, in memory linear in the images."""
-    if not 0 < min_similarity <= 1:
-        raise ArgumentError(f"the minimum cosine must be in (0, 1], got {min_similarity}")
-    # The product of a vector with itself may be rounded to below 1.
-    min_similarity = min(min_similarity, 1 - 1e-6)
-    right = vectors if others is None else others
-    best, groups = _Best(keep), _Groups(len(vectors))
-    alike = np.zeros(len(vectors), bool)
-    with progress("comparing images", len(vectors)) as bar:
-        for top in range(0, len(vectors), _BLOCK):
-            rows = vectors[top : top + _BLOCK]
-            for left in range(top if others is None else 0, len(right), _BLOCK):
-                scores = rows @ right[left : left + _BLOCK].T
-                found = scores >= min_similarity
+    """Find all pairs, in memory linear in the images.
+
+    Args:
+        images: Images.
+        others: Images of another set to compare with; default: the images with each other.
+        ranks: Rank of each image, 0 for the best; default: the order of the images.
+        keep: Maximum number of pairs of each kind that are listed.
+        progress: Optional progress callback.
+    """
+    right = images if others is None else others
+    units, right_units = normalized(images.hashes), normalized(right.hashes)
+    kinds: dict[Kind, _Best] = {"same image": _Best(keep), "part or edit": _Best(keep)}
+    copies, relatives = _Groups(len(units)), _Groups(len(units))
+    alike = np.zeros(len(units), bool)
+    with progress("comparing images", len(units)) as bar:
+        for top in range(0, len(units), _BLOCK):
+            rows = slice(top, top + _BLOCK)
+            for left in range(top if others is None else 0, len(right_units), _BLOCK):
+                columns = slice(left, left + _BLOCK)
+                scores = images.vectors[rows] @ right.vectors[columns].T
+                near = units[rows] @ right_units[columns].T >= MIN_CORRELATION
+                close = scores >= MIN_COSINE
                 if others is None and left == top:
-                    found = np.triu(found, 1)
-                first, second = np.nonzero(found)
-                if len(first):
-                    best.add(first + top, second + left, scores[first, second])
+                    near, close = np.triu(near, 1), np.triu(close, 1)
+                for first, second in _chunks(near):
+                    same = _is_same(images, first + top, right, second + left)
+                    first, second = first[same], second[same]
+                    close[first, second] = False
+                    kinds["same image"].add(first + top, second + left, scores[first, second])
                     alike[first + top] = True
                     if others is None:
-                        groups.join(first + top, second + left)
-            bar.advance(len(rows), pairs=best.count)
-    members = groups.members()
-    drop = [row for group in members for row in group[1:]]
+                        copies.join(first + top, second + left)
+                        relatives.join(first + top, second + left)
+                for first, second in _chunks(close):
+                    is_part = _is_part(images, first + top, right, second + left)
+                    first, second = first[is_part], second[is_part]
+                    kinds["part or edit"].add(first + top, second + left, scores[first, second])
+                    if others is None:
+                        relatives.join(first + top, second + left)
+            bar.advance(len(units[rows]), pairs=kinds["same image"].count)
+    rank = np.arange(len(units)) if ranks is None else np.asarray(ranks)
+    groups = [sorted(group, key=rank.__getitem__) for group in copies.members()]
+    dropped = {row for group in groups for row in group[1:]}
+    parts = [[row for row in group if row not in dropped] for group in relatives.members()]
     return Duplicates(
-        count=best.count,
-        pairs=best.pairs(),
-        groups=members,
-        drop=sorted(drop) if others is None else np.flatnonzero(alike).tolist(),
+        counts={kind: best.count for kind, best in kinds.items()},
+        pairs=[
+            Pair(a, b, kind, score) for kind, best in kinds.items() for a, b, score in best.pairs()
+        ],
+        groups=groups,
+        related=[sorted(group, key=rank.__getitem__) for group in parts if len(group) > 1],
+        drop=sorted(dropped) if others is None else np.flatnonzero(alike).tolist(),
     )
+
+
+def _chunks(
+    found: Bool[np.ndarray, "A B"],
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    first, second = np.nonzero(found)
+    for start in range(0, len(first), _CHUNK):
+        yield first[start : start + _CHUNK], second[start : start + _CHUNK]
+
+
+def _is_same(
+    images: Compared, first: np.ndarray, others: Compared, second: np.ndarray
+) -> Bool[np.ndarray, " P"]:
+    difference = np.abs(_levels(images, first) - _levels(others, second)).max(axis=1)
+    return (difference <= MAX_DIFFERENCE) & _has_same_shape(
+        images.sizes[first], others.sizes[second]
+    )
+
+
+def _is_part(
+    images: Compared, first: np.ndarray, others: Compared, second: np.ndarray
+) -> Bool[np.ndarray, " P"]:
+    """Return whether one image of each pair is mirrored, changed in a few places, or a part."""
+    one, other = _levels(images, first), _levels(others, second)
+    units, other_units = normalized(images.hashes[first]), normalized(others.hashes[second])
+    turned = mirrored(others.hashes[second])
+    sizes, other_sizes = images.sizes[first], others.sizes[second]
+    has_same_shape = _has_same_shape(sizes, other_sizes)
+    is_mirrored = (
+        (np.abs(one - turned.astype(np.int16)).max(axis=1) <= MAX_DIFFERENCE)
+        & ((units * normalized(turned)).sum(axis=1) >= MIN_CORRELATION)
+        & has_same_shape
+    )
+    is_edited = (
+        ((np.abs(one - other) <= EQUAL_LEVELS).mean(axis=1) >= MIN_EQUAL_CELLS)
+        & ((units * other_units).sum(axis=1) >= MIN_EDIT_CORRELATION)
+        & has_same_shape
+    )
+    found = is_mirrored | is_edited
+    known = (
+        (sizes > 0).all(axis=1) & (other_sizes > 0).all(axis=1) & (sizes != other_sizes).any(axis=1)
+    )
+    for whole, part, contains in (
+        (first, other_units, (sizes >= other_sizes).all(axis=1)),
+        (second, units, (other_sizes >= sizes).all(axis=1)),
+    ):
+        source = images if whole is first else others
+        pairs = np.flatnonzero(known & contains & ~found)
+        for row in np.unique(whole[pairs]):
+            mine = pairs[whole[pairs] == row]
+            windows = _windows(source.hashes[row])
+            found[mine] = (windows @ part[mine].T).max(axis=0) >= MIN_WINDOW_CORRELATION
+    return found
+
+
+def _levels(images: Compared, rows: np.ndarray) -> np.ndarray:
+    return images.hashes[rows].astype(np.int16)
+
+
+def _has_same_shape(
+    sizes: Int64[np.ndarray, "P 2"], others: Int64[np.ndarray, "P 2"]
+) -> Bool[np.ndarray, " P"]:
+    """Return whether aspect ratios agree; true where a size is unknown."""
+    one, other = sizes[:, 0] * others[:, 1], sizes[:, 1] * others[:, 0]
+    return np.abs(one - other) <= MAX_STRETCH * np.maximum(one, other)
+
+
+def _resampled(start: float, size: float) -> Float32[np.ndarray, "S S"]:
+    """Return the matrix that resamples a part of an axis, 0 to 1, to the cells of a hash."""
+    places = (start + size * (np.arange(SIDE) + 0.5) / SIDE) * SIDE - 0.5
+    below = np.clip(np.floor(places).astype(int), 0, SIDE - 2)
+    weights = np.zeros((SIDE, SIDE), np.float32)
+    weights[np.arange(SIDE), below + 1] = np.clip(places - below, 0, 1)
+    weights[np.arange(SIDE), below] = 1 - weights[np.arange(SIDE), below + 1]
+    return weights
+
+
+_AXES = [
+    [
+        _resampled(start, size)
+        for start in np.linspace(0, 1 - size, round((1 - size) * SIDE * 2) + 1)
+    ]
+    for size in _WINDOW_SIZES
+]
+"""For each size of a window, its places along an axis, half a cell apart."""
+_DOWN = np.stack([axis for axes in _AXES for axis in axes for _ in axes])
+_ACROSS = np.stack([axis for axes in _AXES for _ in axes for axis in axes])
+
+
+def _windows(hash: UInt8[np.ndarray, " B"]) -> Float32[np.ndarray, "W B"]:
+    """Return the hashes of parts of an image, normalized, as far as its hash has them."""
+    cells = hash.reshape(SIDE, SIDE).astype(np.float32)
+    return normalized((_DOWN @ cells @ _ACROSS.transpose(0, 2, 1)).reshape(len(_DOWN), -1))
 
 
 class _Best:
@@ -111,11 +251,11 @@ class _Best:
         if len(self._score) > 2 * self._keep:
             self._cut()
 
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[tuple[int, int, float]]:
         self._cut()
         order = np.lexsort((self._second, self._first, -self._score))
         columns = (self._first[order], self._second[order], self._score[order])
-        return [Pair(*row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def _cut(self) -> None:
         if len(self._score) <= self._keep:

@@ -18,6 +18,9 @@ from coca.search.filter_language import parse
 from coca.search.filter_printers import to_sql
 from coca.search.ranking import ranked_hit
 from coca.search.records import (
+    PERCEPTUAL_HASH,
+    TEXT_VECTOR,
+    VECTOR,
     CollectionInfo,
     Hit,
     Record,
@@ -92,7 +95,7 @@ class SqliteCollection:
                 new = {id: replace(record, **changes[id]) for id, (_, record) in found.items()}
                 check_records([*new.values()], self.info.embed_dim)
                 touched = {name for id in found for name in changes[id]}
-                vectors = not touched.isdisjoint(("vector", "text_vector"))
+                vectors = not touched.isdisjoint((VECTOR, TEXT_VECTOR, PERCEPTUAL_HASH))
                 self._write(connection, state, new, vectors=vectors)
             changed += len(found)
         return changed

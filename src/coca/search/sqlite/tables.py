@@ -1,9 +1,9 @@
 """Tables of a collection, and the records in their rows.
 
 A collection NAME has the table NAME with one row a record, NAME_vectors with their vectors as
-little-endian float32, and NAME_deleted with the ids of deleted records, and their rows until others
-use them. NAME_blocks and NAME_words are derived from these, in the same transaction: codes for the
-scan (`blocks`) and words (`postings`).
+little-endian float32 and their perceptual hashes, and NAME_deleted with the ids of deleted records,
+and their rows until others use them. NAME_blocks and NAME_words are derived from these, in the same
+transaction: codes for the scan (`blocks`) and words (`postings`).
 """
 
 import json
@@ -20,6 +20,7 @@ from coca.search.records import (
     HIT_FIELDS,
     METADATA,
     ORIGIN,
+    PERCEPTUAL_HASH,
     TAGS,
     CollectionInfo,
     Hit,
@@ -45,7 +46,9 @@ CREATE TABLE "{name}" (
     etag TEXT NOT NULL, label TEXT NOT NULL, captioned INTEGER NOT NULL, dated TEXT NOT NULL,
     read INTEGER NOT NULL, seq INTEGER NOT NULL
 );
-CREATE TABLE "{name}_vectors" (row INTEGER PRIMARY KEY, image BLOB NOT NULL, caption BLOB);
+CREATE TABLE "{name}_vectors" (
+    row INTEGER PRIMARY KEY, image BLOB NOT NULL, caption BLOB, hash BLOB NOT NULL
+);
 CREATE TABLE "{name}_blocks" (
     block INTEGER NOT NULL, kind TEXT NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (block, kind)
@@ -167,9 +170,10 @@ def write_rows(
     )
     if vectors:
         connection.executemany(
-            f'INSERT OR REPLACE INTO "{name}_vectors" (row, image, caption) VALUES (?, ?, ?)',
+            f'INSERT OR REPLACE INTO "{name}_vectors" (row, image, caption, hash) '
+            "VALUES (?, ?, ?, ?)",
             (
-                (row, _bytes(record.vector), _bytes(record.text_vector))
+                (row, _bytes(record.vector), _bytes(record.text_vector), record.perceptual_hash)
                 for row, record in records.items()
             ),
         )
@@ -225,9 +229,9 @@ def select(
     columns = ", ".join(f"r.{column}" for column in _FIELDS)
     joined = f'"{name}" AS r'
     if vectors:
-        columns += ", image_vector, caption_vector"
+        columns += ", image_vector, caption_vector, hash"
         # Other names, as the condition reads columns without the name of their table.
-        other = "row AS at, image AS image_vector, caption AS caption_vector"
+        other = "row AS at, image AS image_vector, caption AS caption_vector, hash"
         joined += f' JOIN (SELECT {other} FROM "{name}_vectors") ON at = r.row'
     found = connection.execute(f"SELECT r.row, {columns} FROM {joined} WHERE {condition}", values)
     return [(row, _record(stored)) for row, *stored in found]
@@ -278,7 +282,8 @@ def _record(stored: Sequence[Any]) -> Record:
     fields[ORIGIN] = {name: fields[name] for name in Origin.__slots__}
     if len(stored) == len(_FIELDS):
         return from_plain(fields)
-    image, text = stored[len(_FIELDS) :]
+    image, text, perceptual_hash = stored[len(_FIELDS) :]
+    fields[PERCEPTUAL_HASH] = perceptual_hash.hex()
     text_vector = None if text is None else np.frombuffer(text, "<f4")
     return from_plain(fields, np.frombuffer(image, "<f4"), text_vector)
 

@@ -51,5 +51,6 @@ class DecodedImage:
     width: int
     """Width of the upright image, in pixels."""
     height: int
+    perceptual_hash: bytes
     annotation: Annotation
     """What the file carries besides the pixels."""

@@ -246,6 +246,7 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
             metadata=metadata,
             vector=vector,
             text_vector=text_vector,
+            perceptual_hash=image.perceptual_hash,
             origin=origin,
         )
         try:

@@ -1,7 +1,7 @@
 """Routes `/v1/recommend`, `/v1/duplicates` and `/v1/facets`, with their bodies."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Annotated, ClassVar
 
@@ -11,12 +11,13 @@ from pydantic import Field
 from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.core.files.local_files import size_in_etag
-from coca.search.mining.duplicates import near_duplicates
+from coca.search.mining.duplicates import Kind, near_duplicates
+from coca.search.mining.images import read_images
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.mining.recommend import vector_on
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA
-from coca.search.search_options import DIVERSITY, MIN_SIMILARITY, Side
+from coca.search.search_options import DIVERSITY, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -55,9 +56,8 @@ class DuplicatesRequest(Body):
     """Near-duplicates of a collection."""
 
     collection: CollectionName = None
-    min_similarity: Annotated[float, Field(gt=0, le=1)] = MIN_SIMILARITY
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
-    """Maximum number of groups."""
+    """Maximum number of groups of each kind."""
 
 
 class Duplicate(Item):
@@ -68,18 +68,21 @@ class Duplicate(Item):
 
 
 class DuplicateGroup(Body):
-    """Items that are near-duplicates of each other."""
+    """Items that are near-duplicates of each other, best first: by pixels, bytes, and metadata."""
 
+    kind: Kind
+    """`same image`: copies in another size, compression or grey. `part or edit`: crops, mirrored
+    images and images with text, to look at."""
     items: list[Duplicate]
 
 
 class DuplicatesResponse(Body):
-    """Groups of near-duplicates, largest first."""
+    """Groups of near-duplicates: the same images first, the largest groups of each kind first."""
 
     collection: str
     groups: list[DuplicateGroup]
     total: int
-    """Number of groups, of which the first `limit` are returned."""
+    """Number of groups, of which the first `limit` of each kind are returned."""
 
 
 class FacetsRequest(Scope):
@@ -195,29 +198,32 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
 
 @router.post("/duplicates")
 def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResponse:
-    """Find groups of near-duplicates, by exact comparison of all pairs; copies are one image."""
+    """Find groups of near-duplicates by comparing all pairs; identical files are one image."""
     served = tenant.collection(body.collection)
-    images = {one.content or one.id: one.id for one in served.catalog.entries()}
-    compared = set(images.values())
-    ids, vectors = served.collection.vectors()
-    rows = [row for row, id in enumerate(ids) if id in compared]
-    found = near_duplicates(vectors[rows], min_similarity=body.min_similarity)
-    shown = [[ids[rows[one]] for one in group] for group in found.groups[: body.limit]]
-    records = served.collection.get(chain.from_iterable(shown))
+    images = read_images(served.collection)
+    found = near_duplicates(images, ranks=images.ranks, keep=0)
+    kinds: Mapping[Kind, list[list[int]]] = {
+        "same image": found.groups,
+        "part or edit": found.related,
+    }
+    shown = [(kind, rows) for kind, groups in kinds.items() for rows in groups[: body.limit]]
+    records = served.collection.get(images.ids[row] for _, rows in shown for row in rows)
     groups = [
         DuplicateGroup(
+            kind=kind,
             items=[
                 Duplicate(
                     **fields_of(tenant, served, records[id]),
                     bytes=size_in_etag(records[id].origin.etag),
                 )
-                for id in group
+                for id in (images.ids[row] for row in rows)
                 if id in records
-            ]
+            ],
         )
-        for group in shown
+        for kind, rows in shown
     ]
-    return DuplicatesResponse(collection=served.name, groups=groups, total=len(found.groups))
+    total = len(found.groups) + len(found.related)
+    return DuplicatesResponse(collection=served.name, groups=groups, total=total)
 
 
 @router.post("/facets")

@@ -8,13 +8,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
+from coca.core.files.local_files import read_file
 from coca.core.progress import ProgressMaker, silent
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.image_file import read_image
 from coca.search.filters import NOT_HIDDEN
+from coca.search.ingest.photo_metadata import read_header
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
-from coca.search.mining.images import Images, read_images
+from coca.search.mining.images import Compared, Images, read_images
 from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
+from coca.search.perceptual_hash import DECODED_SIDE, perceptual_hash, stacked
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import check_same_model
@@ -96,7 +100,6 @@ def mine(
 def find_duplicates(
     collection: Collection,
     *,
-    min_similarity: float,
     others: Sequence[str | Path] = (),
     predictor: BasePredictor | None = None,
     keep: int = KEPT_PAIRS,
@@ -105,7 +108,7 @@ def find_duplicates(
     """Find the near-duplicates among the images of a collection, and the images of their rows.
 
     Raises:
-        SearchError: `min_similarity` is not in (0, 1], or another model filled the collection.
+        SearchError: Another model filled the collection.
         DataError: One of `others` cannot be read.
     """
     apart = None
@@ -114,11 +117,16 @@ def find_duplicates(
         check_same_model(
             collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
         )
-        apart = predictor.embed_images(list(others), progress=progress)
+        vectors = predictor.embed_images(list(others), progress=progress)
+        hashes, sizes = [], []
+        for path in others:
+            data = read_file(str(path))
+            header = read_header(data)
+            hashes.append(perceptual_hash(read_image(data, at_least=DECODED_SIDE)))
+            sizes.append((header.width, header.height))
+        apart = Compared(vectors=vectors, hashes=stacked(hashes), sizes=np.array(sizes, np.int64))
     images = read_images(collection)
-    found = near_duplicates(
-        images.vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
-    )
+    found = near_duplicates(images, apart, ranks=images.ranks, keep=keep, progress=progress)
     return found, images
 
 

@@ -88,7 +88,8 @@ class ProcessDecoder:
         shape = (side, side) if fixed else (int(answer["rows"]), int(answer["columns"]))
         square = np.frombuffer(payload, np.uint8).reshape(*shape, 3)
         width, height = int(answer["width"]), int(answer["height"])
-        return DecodedImage(square, width, height, _checked(answer["annotation"]))
+        perceptual_hash = bytes.fromhex(answer["perceptual_hash"])
+        return DecodedImage(square, width, height, perceptual_hash, _checked(answer["annotation"]))
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""

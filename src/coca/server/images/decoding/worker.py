@@ -22,6 +22,7 @@ from coca.core.files.formats import has_heif, has_raw, register_heif
 from coca.runtime.image_file import read_image
 from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import read_header
+from coca.search.perceptual_hash import perceptual_hash
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns
@@ -86,6 +87,7 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         "columns": square.shape[1],
         "width": header.width,
         "height": header.height,
+        "perceptual_hash": perceptual_hash(image).hex(),
         "annotation": asdict(header.annotation),
     }
     return answer, np.ascontiguousarray(square)

@@ -23,10 +23,11 @@ export async function change(ids, collection, changes) {
   }
 }
 
-/** Hide items after a confirmation; `onDone(ids)` is called, also after an undo. */
-export async function hide(ids, collection, onDone) {
+/** Hide items after a confirmation that lists `names`; `onDone(ids)` is called, also after an undo. */
+export async function hide(ids, collection, onDone, names = []) {
   const images = count(ids.length, "image");
-  const text = t("Searches no longer find what is hidden. No file is changed, and Hidden images shows it again.");
+  const note = t("Searches no longer find what is hidden. No file is changed, and Hidden images shows it again.");
+  const text = [note, ...names].join("\n");
   if (!(await confirmDialog(t("Hide {images}?", { images }), text, t("Hide")))) return;
   if (!(await change(ids, collection, { hidden: true }))) return;
   onDone(ids);

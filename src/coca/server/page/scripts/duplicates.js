@@ -10,9 +10,10 @@ import { labelOf } from "./tile.js";
 
 const MAX_GROUPS = 100;
 
-/** Sort items so that the best one is the first: most pixels, then most bytes, then the oldest. */
-const byQuality = (a, b) =>
-  b.width * b.height - a.width * a.height || (b.bytes ?? 0) - (a.bytes ?? 0) || (a.time ?? 0) - (b.time ?? 0);
+const TITLES = {
+  "same image": "The same image in other sizes or compressions",
+  "part or edit": "Parts and edited versions, to look at",
+};
 
 export class Duplicates {
   #request = null;
@@ -35,7 +36,7 @@ export class Duplicates {
       const none = t("No two images are near-duplicates.");
       announce(groups.length ? count(total, "group") : none);
       list.replaceChildren(
-        ...(groups.length ? groups.map(({ items }) => this.#group(items)) : [h("p", {}, none)]),
+        ...(groups.length ? this.#sections(groups) : [h("p", {}, none)]),
       );
       if (total > groups.length) {
         list.append(h("p", { class: "hint" }, t("The {shown} largest of {all} groups are shown.", { shown: groups.length, all: number(total) })));
@@ -61,23 +62,30 @@ export class Duplicates {
     );
   }
 
-  #group(items) {
-    const best = items.toSorted(byQuality);
+  /** Groups of each kind below its title. */
+  #sections(groups) {
+    return Object.entries(TITLES).flatMap(([kind, title]) => {
+      const own = groups.filter((group) => group.kind === kind);
+      return own.length ? [h("h3", {}, t(title)), ...own.map((group) => this.#group(group))] : [];
+    });
+  }
+
+  #group({ kind, items }) {
     return h(
       "section",
       { class: "group", "aria-label": t("{images} that are alike", { images: count(items.length, "image") }) },
-      h("div", { class: "group-items" }, ...best.map((item) => this.#candidate(item, best))),
+      h("div", { class: "group-items" }, ...items.map((item) => this.#candidate(item, items, kind === "same image"))),
     );
   }
 
-  #candidate(item, items) {
+  #candidate(item, items, isCopy) {
     const image = h("img", { alt: labelOf(item), loading: "lazy" });
     showImage(image, thumbnailPath(item, sideFor(320)));
     const facts = [
       item.width ? `${item.width} × ${item.height}` : t("size unknown"),
       item.bytes && `${number(Math.round(item.bytes / 1e3))} kB`, item.time && date(item.time), item.album, item.tags.join(", "),
     ];
-    const isBest = item === items[0] && byQuality(items[0], items[1]) < 0;
+    const isBest = isCopy && item === items[0];
     const open = (event) => {
       event.preventDefault();
       this.store.set({ item: item.id });
@@ -96,7 +104,7 @@ export class Duplicates {
       this.writable() && h(
         "div",
         { class: "candidate-actions" },
-        button(t("Keep only this"), "check", () => this.#hide(items.filter((one) => one !== item)), { text: true }),
+        isCopy && button(t("Keep only this"), "check", () => this.#hide(items.filter((one) => one !== item)), { text: true }),
         button(t("Hide {name}", { name: item.name || item.id }), "hide", () => this.#hide([item])),
       ),
     );
@@ -107,6 +115,7 @@ export class Duplicates {
       this.onGone(ids);
       this.show();
     };
-    return hide(items.map(({ id }) => id), this.store.state.collection, gone);
+    const names = items.map((item) => item.path || item.name || item.id);
+    return hide(items.map(({ id }) => id), this.store.state.collection, gone, names);
   }
 }
