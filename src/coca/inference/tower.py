@@ -38,7 +38,7 @@ from coca.model.encoders.encoder import (
     Normalization,
     require,
 )
-from coca.model.layers.prepacked import Linear
+from coca.model.layers.linear import Linear
 from coca.processing.image import ImageConfig
 from coca.runtime.inputs import ImageInput
 from coca.runtime.short_vectors import normalized

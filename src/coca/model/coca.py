@@ -17,8 +17,8 @@ from coca.model.captioner import Captioner, Poolings
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
+from coca.model.layers.linear import Linear
 from coca.model.layers.packing import Packing
-from coca.model.layers.prepacked import Linear
 from coca.model.layers.transformer import init_linears_, scale_residuals_
 from coca.model.pooling import AttentionalPooler, AttentivePoolingHead, ClassBranch, ClassTokens
 from coca.model.text import MultimodalDecoder, UnimodalDecoder

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coca.model.coca_config import HeadConfig
-from coca.model.layers.prepacked import Linear
+from coca.model.layers.linear import Linear
 from coca.model.layers.transformer import CrossAttention, init_linears_, unit
 
 

@@ -20,7 +20,7 @@ from coca.model.encoders.encoder import (
     ImageEncoderConfig,
     require_heads,
 )
-from coca.model.layers.prepacked import Linear
+from coca.model.layers.linear import Linear
 from coca.model.layers.transformer import Block, scale_residuals_
 
 

@@ -4,7 +4,8 @@ A batch of captions is ragged: a dozen tokens on average, the longest several ti
 sorts the captions by length and splits them into a few buckets, each as wide as its longest
 caption. All buckets together form one flat list of rows, the input of linear layers and norms.
 Only attention processes one bucket after the other. It needs no mask: padding comes last in each
-caption, and causal attention keeps real tokens from attending to it.
+caption, and causal attention keeps real tokens from attending to it. States of real tokens equal
+those that `coca.model.reference` computes from the padded batch.
 
 Dimensions: B captions, M rows of all buckets, b captions of one bucket, t its length, D width,
 W selected rows.

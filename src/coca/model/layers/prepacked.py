@@ -28,6 +28,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.model.layers.linear import Linear
+
 # Convolution, batch norm and ReLU6 as one operation for CPU inference.
 
 
@@ -155,13 +157,12 @@ def _can_fuse(dtype: torch.dtype) -> bool:
 _ATTRIBUTE = "prepack"
 
 
-class Linear(nn.Linear):
-    """A linear layer that uses prepacked weights if there are any."""
+class PrepackedLinear(Linear):
+    """A linear layer that uses the prepacked copy of its weight while there is one."""
 
     def forward(
         self, inputs: Float[Tensor, "*B D"], bias: Float[Tensor, " N"] | None = None
     ) -> Float[Tensor, "*B N"]:
-        """Compute W x + b; `bias` replaces the layer's own bias."""
         return linear(inputs, self.weight, self.bias if bias is None else bias)
 
 
@@ -194,7 +195,11 @@ def prepack_weights(model: nn.Module) -> None:
     copies until the first update, and their last bits would differ from those of a resumed run,
     which has no copies.
     """
-    weights = [module.weight for module in model.modules() if isinstance(module, Linear)]
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    for layer in layers:
+        if type(layer) is Linear:
+            layer.__class__ = PrepackedLinear
+    weights = [layer.weight for layer in layers]
     # The vocabulary weight may be that of an embedding, or of a layer in the list.
     vocabulary = getattr(model, "vocabulary_weight", None)
     if vocabulary is not None and all(vocabulary is not weight for weight in weights):

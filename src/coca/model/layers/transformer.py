@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import latent_attention
+from coca.model.layers.linear import Linear
 from coca.model.layers.packing import Packing
-from coca.model.layers.prepacked import Linear
 
 # Weight initialization of all captioners, as in CLIP; the paper does not state any.
 

@@ -26,8 +26,8 @@ from coca.model.captioner import Captioner, Poolings
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
+from coca.model.layers.linear import Linear
 from coca.model.layers.packing import Packing, lengths_to_last
-from coca.model.layers.prepacked import Linear
 from coca.model.layers.transformer import (
     MLP,
     Block,
