@@ -71,8 +71,8 @@ demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; URI=
 	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(URI),--uri "$(URI)")
 endif
 
-everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains; START=MODEL: last stages only
-	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(START),--start "$(START)")
+everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains
+	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY))

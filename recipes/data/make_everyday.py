@@ -1,15 +1,10 @@
-"""Make the default model from its sources: data, features, all stages, scores and card.
+"""Make the default model from its sources: data, features, training, scores and card.
 
     python recipes/data/make_everyday.py --photos PHOTOS
-    python recipes/data/make_everyday.py --photos PHOTOS --start SECOND_EDITION
 
-The first command takes about two hours on two cores. The model in the package was made by the
-second one, which goes on from the second edition (folder src/coca/weights/everyday of commit
-82f78a2b): weights that were trained for longer, with the upper stages of the encoder.
-
-A finished step is skipped, and an interrupted one goes on, so the same command resumes. The
-commands with their times and the commit are in `record.json` of the output folder. Packages are
-fetched by pip and npm. PHOTOS has what no package contains:
+It takes about three hours on two cores. A finished step is skipped, and an interrupted one goes on,
+so the same command resumes. The commands with their times and the commit are in `record.json` of
+the output folder. Packages are fetched by pip and npm. PHOTOS has what no package contains:
 
 flickr8k_224/train-*.tar and val-*.tar: Flickr8k (Hodosh et al. 2013; research and education only)
     as WebDataset shards of `KEY.webp`, 224 px, and `KEY.json` with `captions`, by official splits
@@ -36,8 +31,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from coca.core.errors import DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
@@ -58,14 +51,6 @@ CLIPART = Path("/usr/share/openclipart/svg")
 LOSSES = RECIPES / "pretrain" / "everyday_losses.py"
 QUERIES = ("--plugin", str(RECIPES.parent / "benchmarks" / "drawing_queries.py"))
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
-LATER_STEPS = 400
-"""Steps of the stage with German words after a first stage from scratch; 1,200 from a start."""
-FROM_SCRATCH = f"""From scratch by `recipes/data/make_everyday.py`. `recipes/pretrain/everyday.yaml`
-trains everything but the encoder, a frozen EfficientNet-Lite0 with its classifier of ImageNet.
-`add_words.py` adds German words, whose embeddings start at those of English words that occur with
-the same photos. `everyday_third.yaml` trains on for {LATER_STEPS} steps, and `everyday_heads.yaml`
-the last layer of the image vectors. The weights are means of those before and after each of the
-last two."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +81,15 @@ def require_photos(folder: Path) -> None:
 def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     """Yield the commands that write the data of training and evaluation."""
     vectors, words = data / "word_vectors.safetensors", data / "words.txt"
-    yield Step(vectors, _tool("word_vectors", str(vectors)))
-    yield Step(words, _tool("common_words", str(words), "--vectors", str(vectors)))
+    english = data / "english_vectors.safetensors"
+    yield Step(english, _tool("word_vectors", str(english)))
+    yield Step(words, _tool("common_words", str(words), "--vectors", str(english)))
+    pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
+    yield Step(vectors, _tool("translated_words", str(vectors), str(english), *pairs))
+    nouns, classes = data / "hypernyms.json", data / "classes"
+    yield Step(nouns, _tool("hypernyms", str(nouns), "--vectors", str(english)))
+    named = str(photos / "imagenet_sample_1000.zip")
+    yield Step(classes, _tool("class_photos", str(classes), named))
     emoji, drawings, fashion = (data / name for name in ("emoji", "drawings", "fashion"))
     yield Step(emoji, _tool("emoji_sets", str(emoji), "--size-px", "224", "--held-out", "0"))
     yield Step(drawings, _tool("drawings", str(drawings), "--clipart", str(CLIPART)))
@@ -118,36 +110,13 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     yield Step(sentences, _tool("sentences", str(sentences), *texts))
 
 
-def stages(
-    photos: Path, data: Path, out: Path, *, settings: Sequence[str], start: Path | None = None
-) -> Iterator[Step]:
-    """Yield the commands that train all stages, evaluate the result, and write the card.
-
-    They go on from `start`, such as the second edition, which lacks the classifier that the recipe
-    adds; or from a first stage from scratch, whose model has it.
-    """
-    first, last = (str(RECIPES / "pretrain" / f"everyday{it}.yaml") for it in ("", "_third"))
-    root, german, third, half = f"data_root={data}", out / "german", out / "third", out / "half"
-    shared, frozen = (root, *settings), out / "frozen"
-    later: tuple[str, ...] = ()
-    if start is None:
-        begin = _pretrain(first, *shared, f"run={frozen}")
-        yield Step(frozen / "model", begin, resumes=True)
-        later = ("encoder_weights=null", f"train.steps={LATER_STEPS}")
-    pairs = ("--pairs", str(photos / "text_only.jsonl"), "--language", "de")
-    yield Step(german, _tool("add_words", str(start or frozen), str(german), *pairs))
-    settings_of_third = (*shared, f"run={third}", f"init_from={german}", *later)
-    yield Step(third / "model", _pretrain(first, last, *settings_of_third), resumes=True)
-    mixed, mixture = out / "mixed", ("--share", "0.4", "--share", "0.6", "--class-scale", "0.6")
-    average = _coca("average", str(german), str(third), *mixture, "--out", str(mixed))
-    yield Step(mixed, average)
-    heads, joined = out / "heads", out / "joined"
-    only_heads = str(RECIPES / "pretrain" / "everyday_heads.yaml")
-    continued = (*shared, f"run={heads}", f"init_from={mixed}")
-    yield Step(heads / "model", _pretrain(first, only_heads, *continued), resumes=True)
-    both = (str(mixed), str(heads), "--class-scale", "0.7", "--out", str(joined))
-    yield Step(joined, _coca("average", *both))
-    yield Step(half, _coca("export", str(joined), str(half), "--half"))
+def stages(data: Path, out: Path, *, settings: Sequence[str]) -> Iterator[Step]:
+    """Yield the commands that train the model, evaluate it, and write its card."""
+    recipe, root = str(RECIPES / "pretrain" / "everyday.yaml"), f"data_root={data}"
+    run, half = out / "run", out / "half"
+    begin = _coca("pretrain", recipe, root, *settings, f"run={run}", "--plugin", str(LOSSES))
+    yield Step(run / "model", begin, resumes=True)
+    yield Step(half, _coca("export", str(run), str(half), "--half"))
     results = []
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
@@ -156,21 +125,10 @@ def stages(
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
     finished = out / "everyday"
-    described = ("--half", "--card", str(CARD if start else out / "card.yaml"), *results)
+    described = ("--half", "--card", str(CARD), *results)
     yield Step(finished, _coca("export", str(half), str(finished), *described, *QUERIES))
     graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
     yield Step(finished / "text.onnx", graph)
-
-
-def write_card(path: Path) -> None:
-    """Write the text of the card of a model from scratch: that of the package, but its training."""
-    text = yaml.safe_load(CARD.read_text(encoding="utf-8"))
-    text |= {
-        "load_as": "",
-        "training": FROM_SCRATCH,
-        "intended_use": "A model to compare `everyday` with.",
-    }
-    write_atomic(path, yaml.safe_dump(text, allow_unicode=True).encode())
 
 
 def take(steps: Iterable[Step], path: Path) -> None:
@@ -218,11 +176,6 @@ def _coca(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "coca", *arguments)
 
 
-def _pretrain(*arguments: str) -> tuple[str, ...]:
-    """Return a command of training with the losses of the recipe."""
-    return _coca("pretrain", *arguments, "--plugin", str(LOSSES))
-
-
 def _tool(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, str(RECIPES / "data" / f"{name}.py"), *arguments)
 
@@ -253,9 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default="runs/everyday-data", help="default: %(default)s"
     )
     parser.add_argument("--out", type=Path, default="runs/everyday", help="default: %(default)s")
-    parser.add_argument(
-        "--start", type=Path, help="folder of a model that replaces the first stage"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order")
     parser.add_argument(
         "--threads", type=int, default=2, help="1 lets two seeds train side by side on two cores"
@@ -268,17 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     _install()
     given.data.mkdir(parents=True, exist_ok=True)
-    for name in ("imagenet_sample_1000.zip", "photos_cc_by_600.zip"):
-        if not (given.data / name).exists():
-            (given.data / name).symlink_to((given.photos / name).resolve())
+    photos = given.data / "photos_cc_by_600.zip"
+    if not photos.exists():
+        photos.symlink_to((given.photos / photos.name).resolve())
     take(data_steps(given.photos, given.data), given.data / "record.json")
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
         notes = given.out / "record.json"
-        write_card(given.out / "card.yaml")
         settings = (f"seed={given.seed}", f"threads={given.threads}")
-        steps = stages(given.photos, given.data, given.out, settings=settings, start=given.start)
-        take(steps, notes)
+        take(stages(given.data, given.out, settings=settings), notes)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 
     coca pretrain recipe:everyday --plugin recipes/pretrain/everyday_losses.py
 
-`distillation`: the image encoder's own classifier is the teacher. Its softmax over a sample of its
-classes is compared with the softmax over the cosines of an image with the text embeddings of these
-class names in prompts. No image needs a label.
+`classifier`: the image encoder's own classifier is the teacher, as its published weights have it.
+No image needs a label. Its softmax over a sample of its classes is compared with the softmax over
+the cosines of an image with the text embeddings of these class names in prompts. The sum of the
+probabilities of all classes below a noun of WordNet, such as "dog", says how much of a dog an image
+shows: it is compared with the softmax over images of the cosines with the noun. And while the
+encoder's last stages are trained, their classifier is compared with the published one.
+
+`copying`: the decoder learns to write the name of the most probable class that it reads.
 
 `sentences`: a sentence encoder is the teacher, by text without images. A few thousand captioned
 photos teach which words are seen, but not which sentences mean the same. The softmax over the
@@ -15,13 +20,16 @@ have different sizes. A sentence in another language may have the vector of its 
 is a free row plus a map of the token's word vector, and all tokens share the map. Only tokens of
 captions train their free row, so the row of any other word stays close to those of similar words.
 
-Both losses are the KL divergence in nats, as the mean over images or sentences.
+All are KL divergences in nats, as the mean over images, nouns or sentences.
 
-Dimensions: B images, C classes of the classifier, K sampled classes or sentences, N prompts or
-sentences, T tokens, E embedding, G numbers of a teacher's vector, V tokens of the vocabulary, D
+Dimensions: B images, C classes of the classifier, K sampled classes, nouns or sentences, N prompts
+or sentences, T tokens, E embedding, G numbers of a teacher's vector, V tokens of the vocabulary, D
 width.
 """
 
+import copy
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +39,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,86 +47,221 @@ from torch.nn.utils import parametrize
 
 from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
-from coca.model.captioner import Captioner, CoCaOutput
+from coca.model.captioner import Captioner, CoCaOutput, Encoded
+from coca.model.layers.transformer import unit
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.train.losses import AUXILIARY_LOSSES, AuxiliaryConfig, AuxiliaryLoss
 from coca.workflows.training.init_weights import class_texts, start_class_branch_
 
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+from class_photos import with_article
+
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationConfig(AuxiliaryConfig):
-    """Settings of the loss `distillation`."""
+class ClassifierConfig(AuxiliaryConfig):
+    """Settings of the loss `classifier`."""
 
-    kind: str = "distillation"
+    kind: str = "classifier"
     classes: Annotated[int, Field(ge=2)] = 256
     """Classes of the classifier in each step, at least 2. The most likely class of each image is
     among them if there is room; the others are drawn at random. Fewer cost less."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the classifier's softmax, above 0; higher values give softer targets."""
+    hypernyms: Path
+    """File of nouns above the classes, as `recipes/data/hypernyms.py` writes it."""
+    nouns: Annotated[int, Field(ge=2)] = 128
+    """Nouns in each step, at least 2: those with the largest mass of an image first."""
+    noun_weight: NonNegativeFloat = 1.0
+    """Weight of the part of nouns, where that of class names has 1."""
+    keep_weight: NonNegativeFloat = 1.0
+    """Weight of the part that keeps the classifier as it was while its encoder is trained."""
+    branch_weight: NonNegativeFloat = 1.0
+    """Weight of the parts of names and nouns for the vectors of the class branch, each as the
+    embedding of an image that is surely of its class. So classes that few photos show are learned
+    from their names."""
     sources: tuple[str, ...] = ()
     """Names of the sources whose images are distilled: a classifier of photos does not teach
     drawings. Default: all."""
 
 
-@AUXILIARY_LOSSES.register("distillation")
-class Distillation(AuxiliaryLoss):
+@AUXILIARY_LOSSES.register("classifier")
+class Classifier(AuxiliaryLoss):
     """Distill the image encoder's classifier into the shared embedding space."""
 
-    config_class = DistillationConfig
+    config_class = ClassifierConfig
 
-    def __init__(self, config: DistillationConfig, model: Captioner, processor: Processor) -> None:
-        """Tokenize the prompts of all classes."""
-        names = model.image_encoder.class_names
-        if names is None:
+    def __init__(self, config: ClassifierConfig, model: Captioner, processor: Processor) -> None:
+        """Tokenize the prompts of all classes and nouns, and copy the classifier as it is now."""
+        encoder = model.image_encoder
+        if encoder.class_names is None:
             raise ConfigError(
-                "loss.auxiliary has a distillation, but the image encoder has no classifier with "
-                "class names; choose an encoder with model.image.classes 1000"
+                "loss.auxiliary has a classifier, but the image encoder has none with class names; "
+                "choose an encoder with model.image.classes 1000"
             )
-        texts = [class_texts(name) for name in names]
         self.config = config
+        nouns = json.loads(config.hypernyms.read_text(encoding="utf-8"))["nouns"]
+        names = [class_texts(name) for name in encoder.class_names]
+        words = [noun_texts(noun["words"], noun["german"]) for noun in nouns]
+        self._prompts = Prompts([*names, *words], processor)
+        self._below = torch.zeros(len(names), len(nouns))
+        for column, noun in enumerate(nouns):
+            self._below[noun["classes"], column] = 1
+        self._teacher = copy.deepcopy(encoder).requires_grad_(False).eval()
+        # The student's logits are those of the model's forward pass, before the losses run.
+        self._logits: list[Tensor] = []
+        encoder.backbone.get_classifier().register_forward_hook(  # type: ignore[union-attr, operator]
+            lambda module, inputs, output: self._note(output)
+        )
+
+    def _note(self, logits: Float[Tensor, "B C"]) -> None:
+        if torch.is_grad_enabled():
+            self._logits = [logits]
+
+    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+        """Compute the weighted sum of all parts."""
+        images = output.image_embedding
+        assert images is not None, "auxiliary losses have the embeddings"
+        logits = self._logits.pop() if self._logits else None
+        features, device = batch.images, images.device
+        if wanted := self.config.sources:
+            kept = torch.tensor([it in wanted for it in batch.sources], device=device)
+            images, features = images[kept], features[kept]
+            logits = None if logits is None else logits[kept]
+        if len(images) == 0:
+            return images.sum()
+        with torch.no_grad():
+            teacher = self._teacher.to(device)
+            if features.ndim > 3:
+                features = teacher.features(features)
+            target = teacher.classify(teacher.finish(features.to(model.log_scale.dtype))).float()
+            mass = target.softmax(dim=1) @ self._below.to(device)
+        classes = draw_first(target.argmax(dim=1), target.shape[1], self.config.classes)
+        chance = 1e-3 * torch.rand(mass.shape[1]).to(device)
+        nouns = (mass.amax(dim=0) + chance).topk(min(self.config.nouns, mass.shape[1])).indices
+        tokens = self._prompts.draw(torch.cat([classes, target.shape[1] + nouns]))
+        texts = model.encode_text(tokens.to(device))
+        # In fp32: half precision would round cosines, which the scale then multiplies.
+        with torch.autocast(device.type, enabled=False):
+            cosines = model.logit_scale.float() * images.float() @ texts.float().T
+            of_names, of_nouns = cosines.split([len(classes), len(nouns)], dim=1)
+            loss = divergence(of_names, target[:, classes])
+            loss = loss + self.config.noun_weight * noun_loss(of_nouns, mass[:, nouns])
+            if model.class_branch is not None:
+                vectors = unit(model.class_branch.vectors[classes].float())
+                cosines = model.logit_scale.float() * vectors @ texts.float().T
+                of_names, of_nouns = cosines.split([len(classes), len(nouns)], dim=1)
+                own = torch.arange(len(classes), device=device)
+                below = self._below.to(device)[classes][:, nouns]
+                part = F.cross_entropy(of_names, own)
+                part = part + self.config.noun_weight * noun_loss(of_nouns, below)
+                loss = loss + self.config.branch_weight * part
+            if logits is not None:
+                loss = loss + self.config.keep_weight * divergence(logits.float(), target)
+            return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyingConfig(AuxiliaryConfig):
+    """Settings of the loss `copying`."""
+
+    kind: str = "copying"
+    source: str
+    """Name of the source of photos that each show one thing."""
+
+
+@AUXILIARY_LOSSES.register("copying")
+class Copying(AuxiliaryLoss):
+    """Teach the decoder to write the name of the most probable class that it reads.
+
+    The photos of single things keep their image tokens, but their class tokens are those of another
+    class, and their caption is its name. So all names are copied, also those that no photo shows.
+    """
+
+    config_class = CopyingConfig
+
+    def __init__(self, config: CopyingConfig, model: Captioner, processor: Processor) -> None:
+        """Tokenize the first name of each class."""
+        names = model.image_encoder.class_names
+        if names is None or model.class_tokens is None:
+            raise ConfigError(
+                "loss.auxiliary has copying, but the decoder reads no classes with names; set "
+                "model.image.classes to 1000 and model.image.class_tokens above 0"
+            )
+        self.config = config
+        self._captions = processor.texts([with_article(name.split(", ")[0]) for name in names])
+
+    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+        """Compute the captioning loss of the names, as the mean over their tokens."""
+        kept = torch.tensor([it == self.config.source for it in batch.sources])
+        if not kept.any():
+            return model.log_scale.new_zeros(())
+        with torch.no_grad():
+            encoded = model.encode(batch.images[kept.to(batch.images.device)])
+        classes = torch.randint(len(self._captions), (len(encoded.tokens),))
+        sure = F.one_hot(classes, len(self._captions)).to(encoded.tokens)
+        tokens = self._captions[classes]
+        tokens = tokens[:, : int((tokens != model.config.text.pad_id).sum(dim=1).max())]
+        tokens = tokens.to(sure.device)
+        likely = model.class_tokens
+        assert likely is not None
+        likely.eval()  # drops no classes
+        _, image_tokens = model._pool_encoded(
+            Encoded(encoded.tokens, sure), embedding=False, reading=True
+        )
+        assert image_tokens is not None
+        likely.train(model.training)
+        read = model.multimodal_decoder.read_image(image_tokens)
+        states = model.multimodal_decoder(model.unimodal_decoder(tokens), read)
+        labelled = model.label_mask(tokens)[:, :-1]
+        logits = F.linear(states[:, :-1][labelled], model.vocabulary_weight)
+        return F.cross_entropy(logits.float(), tokens[:, 1:][labelled])
+
+
+def noun_loss(cosines: Float[Tensor, "B K"], mass: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Compute how far each noun is from ranking the images by its mass, as KL divergence in nats.
+
+    The softmax over images of the scaled cosines with a noun is compared with its mass, the sum of
+    the probabilities of all classes below it, over the sum of all images. A noun that no image
+    shows counts little, so that siblings below one noun are not separated by it.
+    """
+    total = mass.sum(dim=0)
+    weights = total.clamp(max=1)
+    target = mass / total.clamp(min=1e-9)
+    student = F.log_softmax(cosines, dim=0)
+    apart = F.kl_div(student, target, reduction="none").sum(dim=0)
+    return (weights * apart).sum() / weights.sum().clamp(min=1e-9)
+
+
+class Prompts:
+    """Tokenized prompts of some concepts, several of each."""
+
+    def __init__(self, texts: Sequence[Sequence[str]], processor: Processor) -> None:
+        """Tokenize the prompts of each concept."""
         self._tokens = processor.texts([text for own in texts for text in own])
         self._counts = torch.tensor([len(own) for own in texts])
         self._first = self._counts.cumsum(0) - self._counts
 
-    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
-        """Compute the KL divergence of classifier and model."""
-        images, teacher = output.image_embedding, self._teacher(model, batch)
-        assert images is not None, "auxiliary losses have the embeddings"
-        if wanted := self.config.sources:
-            kept = torch.tensor([it in wanted for it in batch.sources], device=images.device)
-            images, teacher = images[kept], teacher[kept]
-        if len(images) == 0:
-            return images.sum()
-        classes = sample_classes(teacher, self.config.classes)
-        texts = model.encode_text(self._draw(classes))
-        # In fp32: half precision would round cosines, which the scale then multiplies.
-        with torch.autocast(images.device.type, enabled=False):
-            logits = model.logit_scale.float() * images.float() @ texts.float().T
-            return divergence(logits, teacher.float()[:, classes] / self.config.temperature)
-
-    @torch.no_grad()
-    def _teacher(self, model: Captioner, batch: Batch) -> Float[Tensor, "B C"]:
-        """Compute the logits of the classifier, from cached features if the batch has them."""
-        images, encoder = batch.images, model.image_encoder
-        features = encoder.features(images) if images.ndim > 3 else images
-        return encoder.classify(features.to(model.log_scale.dtype))
-
-    def _draw(self, classes: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
-        """Draw one prompt of each class."""
-        counts, first = self._counts[classes.cpu()], self._first[classes.cpu()]
+    def draw(self, concepts: Int[Tensor, " K"]) -> Int[Tensor, "K T"]:
+        """Draw one prompt of each concept."""
+        counts, first = self._counts[concepts.cpu()], self._first[concepts.cpu()]
         drawn = (torch.rand(len(counts)) * counts).long()
-        return self._tokens[first + drawn.minimum(counts - 1)].to(classes.device)
+        return self._tokens[first + drawn.minimum(counts - 1)]
 
 
-def sample_classes(teacher: Float[Tensor, "B C"], count: int) -> Int[Tensor, " K"]:
-    """Sample classes, sorted: the likeliest of each image, then any others.
+def noun_texts(words: Sequence[str], german: Sequence[str]) -> list[str]:
+    """List the prompts of a noun: as typed, in sentences, and in German."""
+    templates = ("{}", "a {}", "a photo of a {}")
+    texts = [template.format(word) for word in words[:2] for template in templates]
+    return [*texts, *german, *(f"ein bild von {word}" for word in german[:1])]
 
-    With more images than `count`, a random part of their classes is kept.
+
+def draw_first(first: Int[Tensor, " N"], total: int, count: int) -> Int[Tensor, " K"]:
+    """Draw numbers below `total`, sorted: those of `first`, then any others.
+
+    With more different ones in `first` than `count`, a random part of them is kept.
     """
-    priority = torch.rand(teacher.shape[1]).to(teacher.device)
-    priority[teacher.argmax(dim=1).unique()] += 1
-    return priority.topk(min(count, len(priority))).indices.sort().values
+    priority = torch.rand(total).to(first.device)
+    priority[first.unique()] += 1
+    return priority.topk(min(count, total)).indices.sort().values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The plug-in `recipes/pretrain/everyday_losses.py`: its losses against sums by hand."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.lora import merged
+from coca.model.pooling import ClassBranch, ClassTokens
 from coca.model.pretrained import assemble
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
@@ -37,10 +39,26 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     return register_losses(monkeypatch)
 
 
+NOUNS: tuple[dict[str, Any], ...] = (
+    {"words": ["animal"], "german": ["Tier"], "classes": [0, 1]},
+    {"words": ["vehicle"], "german": [], "classes": [2]},
+    {"words": ["thing"], "german": [], "classes": [0, 1, 2, 4, 6]},
+)
+
+
+@pytest.fixture
+def hypernyms(tmp_path: Path) -> Path:
+    path = tmp_path / "hypernyms.json"
+    path.write_text(json.dumps({"nouns": NOUNS}), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> CoCa:
     model = captioner("convnet")
     monkeypatch.setattr(type(model.image_encoder), "class_names", CLASSES)
+    model.class_branch = ClassBranch(len(CLASSES), model.config.embed_dim)
+    model.class_branch.init_weights()
     return model
 
 
@@ -57,62 +75,117 @@ def losses(model: CoCa, batch: Batch, auxiliary: Any, loss: Any) -> Losses:
     return CoCaObjective(config, [loss])(model, batch)
 
 
-def divergences(model: CoCa, batch: Batch, texts: list[str]) -> Tensor:
-    """The divergence of each image over all classes."""
-    features = model.image_encoder.features(batch.images)
-    target = model.image_encoder.classify(features).softmax(dim=1)
-    cosines = model.encode_image(batch.images) @ model.encode_text(encode_letters(texts)).T
-    student = (model.logit_scale * cosines).softmax(dim=1)
-    return (target * (target / student).log()).sum(dim=1)
+def cosines(model: CoCa, batch: Batch, texts: list[str]) -> Tensor:
+    """The scaled cosines of all images with texts."""
+    embedded = model.encode_text(encode_letters(texts))
+    return model.logit_scale * (model.encode_image(batch.images) @ embedded.T)
 
 
-def first_prompts(monkeypatch: pytest.MonkeyPatch, plugin: Any) -> list[str]:
-    """Let each class have one prompt."""
+def published(model: CoCa, batch: Batch) -> Tensor:
+    """The probabilities of the classifier."""
+    return model.image_encoder.classify(model.image_encoder.features(batch.images)).softmax(dim=1)
+
+
+def first_prompts(monkeypatch: pytest.MonkeyPatch, plugin: Any) -> tuple[list[str], list[str]]:
+    """Let each class and each noun have one prompt."""
     monkeypatch.setattr(plugin, "class_texts", lambda name: class_texts(name)[:1])
-    return [class_texts(name)[0] for name in CLASSES]
+    monkeypatch.setattr(plugin, "noun_texts", lambda words, german: [*words])
+    return [class_texts(name)[0] for name in CLASSES], [noun["words"][0] for noun in NOUNS]
 
 
 @pytest.mark.parametrize("sources", [(), ("photos",), ("others",)])
-def test_distillation_is_the_mean_divergence_of_the_images_of_its_sources(
+def test_classes_are_compared_within_an_image_and_nouns_over_the_images(
     model: CoCa,
     batch: Batch,
     plugin: Any,
+    hypernyms: Path,
     sources: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    texts = first_prompts(monkeypatch, plugin)
-    config = plugin.DistillationConfig(weight=0.5, classes=7, sources=sources)
-    found = losses(model, batch, config, plugin.Distillation(config, model, PROCESSOR))
+    names, nouns = first_prompts(monkeypatch, plugin)
+    config = plugin.ClassifierConfig(
+        weight=0.5,
+        classes=7,
+        noun_weight=2,
+        branch_weight=0,
+        hypernyms=hypernyms,
+        sources=sources,
+    )
+    found = losses(model, batch, config, plugin.Classifier(config, model, PROCESSOR))
     kept = torch.tensor([not sources or it in sources for it in batch.sources])
-    each = divergences(model, batch, texts)[kept]
-    expected = each.mean() if len(each) else torch.zeros(())
-    torch.testing.assert_close(found.parts["distillation"], expected.detach())
+    target, expected = published(model, batch)[kept], torch.zeros(())
+    if kept.any():
+        student = cosines(model, batch, names)[kept].softmax(dim=1)
+        expected = (target * (target / student).log()).sum(dim=1).mean()
+        ranked = cosines(model, batch, nouns)[kept]
+        divergence, weights = torch.zeros(()), torch.zeros(())
+        for column, noun in enumerate(NOUNS):
+            mass = target[:, noun["classes"]].sum(dim=1)
+            share, weight = mass / mass.sum(), mass.sum().clamp(max=1)
+            divergence += weight * (share * (share / ranked[:, column].softmax(0)).log()).sum()
+            weights += weight
+        expected = expected + 2 * divergence / weights
+    torch.testing.assert_close(found.parts["classifier"], expected.detach())
     torch.testing.assert_close(found.total, 0.5 * expected)
 
 
-def test_the_classifier_is_no_part_of_the_student(model: CoCa, batch: Batch, plugin: Any) -> None:
-    config = plugin.DistillationConfig(classes=7)
-    losses(model, batch, config, plugin.Distillation(config, model, PROCESSOR)).total.backward()
-    heads = [p for name, p in model.named_parameters() if "backbone.fc" in name]
-    assert heads
-    assert all(parameter.grad is None for parameter in heads)
-    assert model.unimodal_decoder.token_embedding.weight.grad is not None
+def test_a_classifier_that_changes_is_pulled_back_to_the_one_at_the_start(
+    model: CoCa, batch: Batch, plugin: Any, hypernyms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_prompts(monkeypatch, plugin)
+    config = plugin.ClassifierConfig(classes=7, noun_weight=0, hypernyms=hypernyms, keep_weight=100)
+    loss = plugin.Classifier(config, model, PROCESSOR)
+    before = losses(model, batch, config, loss).total
+    with torch.no_grad():
+        for name, parameter in model.image_encoder.named_parameters():
+            if "backbone.layer4" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    after = losses(model, batch, config, loss).total
+    assert after > before + 1
+    after.backward()
+    changed = model.image_encoder.get_parameter("backbone.layer4.0.conv1.weight")
+    assert changed.grad is not None
 
 
-def test_the_likeliest_classes_are_among_the_sampled(plugin: Any) -> None:
-    teacher = torch.zeros(4, 50)
-    teacher[torch.arange(4), torch.tensor([3, 17, 17, 41])] = 5
-    seen = set()
+def test_copying_learns_the_names_of_classes_that_no_photo_shows(
+    model: CoCa, batch: Batch, plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("cat", "fox", "hen", "owl", "pig", "rat", "yak")
+    monkeypatch.setattr(type(model.image_encoder), "class_names", names)
+    image, text = model.config.image, model.config.text
+    model.class_tokens = ClassTokens(7, 2, image_width=image.width, text_width=text.width)
+    model.class_tokens.names[:, :3] = encode_letters(names)[:, 1:4]
+    config = plugin.CopyingConfig(source="photos")
+    loss = plugin.Copying(config, model, PROCESSOR)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    found = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        total = losses(model, batch, config, loss).total
+        total.backward()
+        optimizer.step()
+        found.append(total.item())
+    # Seven names with the photos' own class would leave log(7) nats at the first letter.
+    assert found[0] > 2
+    assert np.mean(found[-10:]) < 0.3
+    # No photo of the source, no loss.
+    config = plugin.CopyingConfig(source="others")
+    assert losses(model, batch, config, plugin.Copying(config, model, PROCESSOR)).total == 0
+
+
+def test_the_likeliest_classes_are_among_the_drawn(plugin: Any) -> None:
+    likeliest, seen = torch.tensor([3, 17, 17, 41]), set()
     for seed in range(30):
         torch.manual_seed(seed)
-        classes = plugin.sample_classes(teacher, 10).tolist()
+        classes = plugin.draw_first(likeliest, 50, 10).tolist()
         assert len(classes) == 10
         assert {3, 17, 41} <= set(classes)
         assert classes == sorted(set(classes))
         seen.update(classes)
     assert len(seen) > 40
-    assert plugin.sample_classes(teacher, 99).tolist() == list(range(50))
-    assert len(plugin.sample_classes(teacher, 2)) == 2
+    assert plugin.draw_first(likeliest, 50, 99).tolist() == list(range(50))
+    assert len(plugin.draw_first(likeliest, 50, 2)) == 2
 
 
 def write_sentences(path: Path, vectors: np.ndarray) -> Path:
@@ -222,26 +295,26 @@ def changes(tmp_path: Path) -> tuple[str, ...]:
     return (f"loss.auxiliary=[{auxiliary}]", *listed)
 
 
-def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:
+def distilled(image_folder: Path, run: Path, hypernyms: Path, *changes: str) -> PretrainConfig:
     config = recipe(
         image_folder,
         run,
         "train.steps=6",
         "train.optimizer.freeze=[image_encoder.backbone]",
-        "loss.auxiliary=[{kind: distillation, weight: 0.5, classes: 8}]",
+        f"loss.auxiliary=[{{kind: classifier, weight: 0.5, classes: 8, hypernyms: {hypernyms}}}]",
         *changes,
     )
     image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
 
 
-@pytest.mark.parametrize("loss", ["distillation", "sentences"])
+@pytest.mark.parametrize("loss", ["classifier", "sentences"])
 def test_a_resumed_run_equals_the_run_in_one(
-    image_folder: Path, tmp_path: Path, changes: tuple[str, ...], loss: str
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...], hypernyms: Path, loss: str
 ) -> None:
     def config(name: str) -> PretrainConfig:
-        if loss == "distillation":
-            return distilled(image_folder, tmp_path / name)
+        if loss == "classifier":
+            return distilled(image_folder, tmp_path / name, hypernyms)
         trained = (changes[0].replace("weight: 0", "weight: 1"), *changes[1:])
         more = ("train.ema.decay=0.9", "model.text.tie_embeddings=true", "train.steps=6")
         return recipe(image_folder, tmp_path / name, *trained, *more)

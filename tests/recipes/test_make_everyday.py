@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 import make_everyday
-from coca.core.config.frozen_config import load_config
-from coca.release.model_card import CardConfig
-from make_everyday import CARD, PHOTOS, Step, data_steps, main, stages, take, write_card
+from make_everyday import PHOTOS, Step, data_steps, main, stages, take
 
 
 def writing(path: Path, *, fail: bool = False) -> tuple[str, ...]:
@@ -58,28 +56,15 @@ def test_a_training_that_a_signal_ended_early_is_not_finished(tmp_path: Path, do
 
 
 def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    write_card(out / "card.yaml")
     steps = [
         *data_steps(tmp_path, tmp_path),
-        *stages(tmp_path, tmp_path, out, settings=["seed=3"]),
+        *stages(tmp_path, tmp_path / "out", settings=["seed=3"]),
     ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:
         files = [it for it in step.command if it.endswith((".py", ".yaml"))]
         assert all(Path(it).is_file() for it in files)
     assert any("seed=3" in step.command for step in steps)
-
-
-def test_the_card_of_a_model_from_scratch_tells_its_own_training(tmp_path: Path) -> None:
-    write_card(tmp_path / "card.yaml")
-    card, shipped = (load_config(CardConfig, path) for path in (tmp_path / "card.yaml", CARD))
-    assert card.data == shipped.data
-    assert "second edition" in shipped.training
-    assert "edition" not in card.training
-    command = list(stages(tmp_path, tmp_path, tmp_path, settings=[]))[-2].command
-    assert str(tmp_path / "card.yaml") in command
 
 
 def test_missing_photos_are_all_named_before_anything_starts(

@@ -1,4 +1,4 @@
-"""The plug-in of the recipes `everyday*.yaml`, registered for one test only."""
+"""The plug-in of the recipe `everyday`, registered for one test only."""
 
 from importlib import import_module
 from typing import Any
@@ -13,6 +13,10 @@ def register_losses(monkeypatch: pytest.MonkeyPatch) -> Any:
     # The first import registers them as well: in a table that the test forgets.
     monkeypatch.setattr(AUXILIARY_LOSSES, "_entries", {})
     module = import_module("everyday_losses")
-    losses = {"distillation": module.Distillation, "sentences": module.Sentences}
+    losses = {
+        "classifier": module.Classifier,
+        "copying": module.Copying,
+        "sentences": module.Sentences,
+    }
     monkeypatch.setattr(AUXILIARY_LOSSES, "_entries", losses)
     return module

@@ -15,19 +15,6 @@ from tiny_ranks import Results
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
-BASES = {
-    "everyday_third.yaml": "everyday.yaml",
-    "everyday_heads.yaml": "everyday.yaml",
-}
-"""Recipes that change another one, and are named after it on the command line."""
-
-
-def layers_of(recipe: Path) -> list[Path]:
-    """The recipe, after the one that it changes."""
-    base = BASES.get(recipe.name)
-    return [recipe] if base is None else [recipe.with_name(base), recipe]
-
-
 SHRUNK = (
     "threads=1",
     "device=cpu",

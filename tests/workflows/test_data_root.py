@@ -23,7 +23,6 @@ from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from everyday_plugin import register_losses
 from tiny_data import image_bytes
-from tiny_recipes import layers_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
@@ -48,7 +47,7 @@ def load(name: str, *changes: str) -> Any:
     if name.startswith("evaluate"):
         kind = SuiteConfig if "tasks" in tree else TaskConfig
     given = for_all_tasks(len(tree["tasks"]), changes) if kind is SuiteConfig else changes
-    return load_config(kind, *map(tree_of, layers_of(RECIPES / name)), overrides=given)
+    return load_config(kind, tree_of(RECIPES / name), overrides=given)
 
 
 def sources_of(config: Any) -> Iterator[SourceConfig]:

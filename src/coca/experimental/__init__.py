@@ -74,7 +74,7 @@ PYMILVUS_MODEL = Plugin(
 )
 DETECTION = Plugin(
     adds="Object detection: training, average precision, and boxes drawn on images.",
-    needs=("pycocotools",),
+    # Without `needs`: every recipe reads all kinds of sources. Scores ask for pycocotools.
     install="coca-captioners[detection]",
     commands={
         "detect": "coca.experimental.detection.commands:detect",

@@ -401,10 +401,11 @@ class Captioner(nn.Module, ABC):
             features = images.to(self.log_scale.dtype)
         else:
             features = encoder.features(images.flatten(0, -4))
+        final = encoder.finish(features)
         probabilities = None
         if is_classified:
-            probabilities = encoder.classify(features).float().softmax(dim=1)
-        return Encoded(encoder.project(features), probabilities)
+            probabilities = encoder.classify(final).float().softmax(dim=1)
+        return Encoded(encoder.project(final), probabilities)
 
     def _decode(
         self,

@@ -58,7 +58,7 @@ def test_tokens_are_projected_features_in_the_configured_number_and_width(name: 
     encoder = captioner(name).image_encoder
     with torch.no_grad():
         found = encoder(images(name))
-        assert torch.equal(found, encoder.project(encoder.features(images(name))))
+        assert torch.equal(found, encoder.project(encoder.finish(encoder.features(images(name)))))
     expected = encoder.config.tokens + encoder.extra_tokens
     assert found.shape == (2, expected, encoder.config.width)
 

@@ -6,9 +6,13 @@ import pytest
 import timm
 import torch
 
+from coca.core.errors import ConfigError
 from coca.model.encoders.efficientnet import (
     FACTORS,
+    STAGES,
     EfficientNetLite,
+    EfficientNetLiteConfig,
+    EfficientNetLiteEncoder,
 )
 
 
@@ -39,3 +43,21 @@ def test_batch_norms_learn_statistics_as_in_timm() -> None:
     peer.forward_features(images)
     for name, tensor in peer.state_dict().items():
         torch.testing.assert_close(own.state_dict()[name], tensor, msg=name)
+
+
+@pytest.mark.parametrize("stages", [1, 5, 7])
+def test_a_split_encoder_computes_the_same_tokens(stages: int) -> None:
+    torch.manual_seed(0)
+    config = EfficientNetLiteConfig(image_size=64, width=24, classes=5)
+    encoder, split = (EfficientNetLiteEncoder(config).eval() for _ in range(2))
+    split.load_state_dict(encoder.state_dict())
+    split.split_after(stages)
+    images = torch.randn(2, 3, 64, 64)
+    features = split.features(images)
+    assert features.shape[2] == STAGES[stages - 1].channels
+    torch.testing.assert_close(split.project(split.finish(features)), encoder(images))
+    features.sum().backward()
+    reached = {name for name, it in split.named_parameters() if it.grad is not None}
+    assert reached == {name for name, _ in split.feature_parameters()}
+    with pytest.raises(ConfigError, match="must be in 1 to 7, got 8"):
+        encoder.split_after(8)

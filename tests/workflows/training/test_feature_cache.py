@@ -188,3 +188,30 @@ def test_recipes_that_cannot_use_features_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         pretrain(recipe(tmp_path, "run", *changes))
+
+
+def test_training_the_last_stages_on_cached_features_equals_training_on_images(
+    images: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    first = timm.create_model("tf_efficientnet_lite0", num_classes=7)
+    torch.save(first.state_dict(), tmp_path / "weights.pth")
+    split: dict[str, Any] = {
+        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "width": 32, "classes": 7},
+        "freeze": "train.optimizer.freeze=[image_encoder.backbone.*bn*,"
+        "image_encoder.backbone.conv_stem,'image_encoder.backbone.blocks.[0-5]',"
+        "image_encoder.backbone.classifier]",
+    }
+    pretrain(recipe(tmp_path, "cached", "data.features.stages=6", **split))
+    pretrain(recipe(tmp_path, "plain", cached=False, **split))
+    one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
+    for cached, plain in zip(one, other, strict=True):
+        assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+    trained = weights(tmp_path / "cached")
+    moved = [
+        name
+        for name, tensor in first.state_dict().items()
+        if not torch.equal(tensor, trained[f"image_encoder.backbone.{name}"])
+    ]
+    assert moved
+    assert all(it.startswith(("blocks.6.", "conv_head.")) for it in moved)

@@ -9,13 +9,16 @@ K classes.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.core.errors import ConfigError
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
 from coca.model.encoders.encoder import IMAGE_ENCODERS
 from coca.model.layers.prepacked import FusableConv, conv_norm
@@ -82,11 +85,45 @@ class EfficientNetLiteEncoder(BackboneEncoder):
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config, EfficientNetLite(config.variant, config.classes))
+        self._split: int | None = None
+
+    def split_after(self, stages: int) -> None:
+        """Let `features` return the output of the first stages, and `finish` run the others."""
+        if not 1 <= stages <= len(STAGES):
+            raise ConfigError(
+                f"stages of {self.config.title} must be in 1 to {len(STAGES)}, got {stages}"
+            )
+        self._split = stages
+
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
+        """Compute the features of the last layer, or the output of the first stages if split."""
+        if self._split is None:
+            return super().features(images)
+        pixels = images.contiguous(memory_format=torch.channels_last)
+        return self._tokens(self.backbone.forward_stages(pixels, self._split))
+
+    def finish(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
+        """Run the stages after the split, if there is one."""
+        if self._split is None:
+            return features
+        inner = self._as_feature_map(features).contiguous(memory_format=torch.channels_last)
+        return self._tokens(self.backbone.forward_rest(inner, self._split))
+
+    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that the output of `features` depends on."""
+        return ((name, it) for name, it in super().feature_parameters() if self._is_first(name))
+
+    def _is_first(self, name: str) -> bool:
+        """Return whether a tensor belongs to the stages before the split."""
+        if self._split is None:
+            return True
+        first = [f"backbone.blocks.{number}." for number in range(self._split)]
+        return name.startswith(("backbone.conv_stem", "backbone.bn1", *first))
 
     @property
     def feature_family(self) -> str:
         """Name of the kind `timm`, whose final features are equal, so both share feature files."""
-        return "timm"
+        return "timm" if self._split is None else f"{self.config.kind}, {self._split} stages"
 
     def layer_numbers(self) -> dict[str, int]:
         """Return the layer of each parameter: the stem, each block, and the last convolution."""
@@ -142,8 +179,20 @@ class EfficientNetLite(nn.Module):
 
     def forward_features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
         """Compute the map of features, of a 32nd of the height and width."""
-        inner = self.blocks(conv_norm(self.conv_stem, self.bn1, images, relu6=True))
-        return conv_norm(self.conv_head, self.bn2, inner, relu6=True)
+        return self.forward_rest(self.forward_stages(images, 0), 0)
+
+    def forward_stages(
+        self, images: Float[Tensor, "B 3 H W"], stages: int
+    ) -> Float[Tensor, "B C h w"]:
+        """Compute the output of the stem and of the first stages."""
+        inner = conv_norm(self.conv_stem, self.bn1, images, relu6=True)
+        return self.blocks[:stages](inner)
+
+    def forward_rest(
+        self, inner: Float[Tensor, "B C H W"], stages: int
+    ) -> Float[Tensor, "B F h w"]:
+        """Compute the features from the output of the first stages."""
+        return conv_norm(self.conv_head, self.bn2, self.blocks[stages:](inner), relu6=True)
 
     def forward_head(self, features: Float[Tensor, "B F h w"]) -> Float[Tensor, "B K"]:
         """Compute the class logits from the mean of the features."""

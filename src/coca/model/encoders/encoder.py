@@ -146,12 +146,26 @@ class ImageEncoder(nn.Module, ABC):
     def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
         """Compute the features of normalized images; a feature cache stores them."""
 
+    def finish(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
+        """Run the layers after `features`; the identity unless the encoder is split."""
+        return features
+
     def project(self, features: Float[Tensor, "B L G"]) -> Float[Tensor, "B L D"]:
         """Map final features to tokens; the identity unless the widths differ."""
         return features
 
+    def split_after(self, stages: int) -> None:
+        """Let `features` return the output of the first stages, and `finish` run the others.
+
+        So the first stages can be frozen and their output cached, while the others are trained.
+        """
+        raise ConfigError(
+            f"an image encoder of kind {self.config.kind} caches its final features only; leave "
+            "out stages"
+        )
+
     def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B L D"]:
-        return self.project(self.features(images))
+        return self.project(self.finish(self.features(images)))
 
     def classify(self, features: Float[Tensor, "B L G"]) -> Float[Tensor, "B K"]:
         """Compute the logits of the encoder's own classifier from final features.

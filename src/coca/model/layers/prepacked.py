@@ -43,7 +43,12 @@ class FusableConv(nn.Conv2d):
         return images
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return super().forward(self.pad(images))
+        padded = self.pad(images)
+        if self.groups > 1 and padded.device.type == "cpu" and torch.is_grad_enabled():
+            # The backward pass of depthwise 5 x 5 kernels takes oneDNN 4 times as long in bf16.
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(padded.to(self.weight.dtype))
+        return super().forward(padded)
 
 
 def fuse_convs(model: nn.Module) -> None:

@@ -35,8 +35,10 @@ from coca.data.sources.source import EtagSource, Source, SourceConfig, read_rows
 from coca.model.captioner import Captioner
 from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
+from coca.model.pretrained import resolve_precision
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
+from coca.runtime.execution import Precision
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.param_groups import frozen_by
 from coca.train.trainer import training_device
@@ -81,15 +83,22 @@ def features_of_run(
     transform: ImageTransform,
     *,
     freeze: Sequence[str],
+    precision: Precision,
     device: str = "cpu",
     progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
-    """Obtain the feature file of each source of a run; none if the run reads images."""
+    """Obtain the feature file of each source of a run; none if the run reads images.
+
+    With `features.stages`, the encoder is split there.
+    """
     if config.features is None:
         return []
+    if config.features.stages is not None:
+        model.image_encoder.split_after(config.features.stages)
     require_frozen(model, freeze)
+    bf16 = resolve_precision(precision, training_device(device)) == "bf16"
     return obtain_features(
-        config, sources, model.image_encoder, transform, device=device, progress=progress
+        config, sources, model.image_encoder, transform, bf16=bf16, device=device, progress=progress
     )
 
 
@@ -99,10 +108,13 @@ def obtain_features(
     encoder: ImageEncoder,
     transform: ImageTransform,
     *,
+    bf16: bool = False,
     device: str = "cpu",
     progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
     """Open the feature file of each source, and write those that are missing.
+
+    With `bf16` the encoder runs in half precision, as in training without a cache.
 
     Writing continues where an earlier process stopped, and waits for another process that writes
     the same file. The main rank writes; all ranks must call this function.
@@ -110,7 +122,7 @@ def obtain_features(
     settings = config.features
     if settings is None:
         raise ConfigError("data.features is not set; set data.features.folder to a folder")
-    encoder_hash = hash_encoder(encoder)
+    encoder_hash = hash_encoder(encoder, bf16=bf16)
     keys = [
         feature_key(source, encoder, transform, config.augment, settings, encoder_hash)
         for _, source in sources
@@ -124,7 +136,7 @@ def obtain_features(
             images, warned = ViewReader(source, transform, augment, key), False
             while not (settings.folder / key.file_name).exists():
                 try:
-                    _write(source_config, images, encoder, settings.folder, device, progress)
+                    _write(source_config, images, encoder, settings.folder, bf16, device, progress)
                 except FeaturesInUseError as error:
                     if not warned:
                         logger.warning("%s; this one waits for it", error)
@@ -147,7 +159,7 @@ def feature_key(
     size = transform.config.image_size
     device = next(iter(encoder.feature_state().values())).device
     blank = torch.zeros(1, 3, size, size, device=device)
-    features = _half(encoder.eval(), blank)
+    features = _half(encoder.eval(), blank, bf16=False)
     return FeatureKey(
         encoder=encoder_hash,
         transform=digest({"image": non_default(transform.config), "augment": non_default(augment)}),
@@ -160,9 +172,10 @@ def feature_key(
     )
 
 
-def hash_encoder(encoder: ImageEncoder) -> str:
-    """Hash what features depend on: the encoder's tensors by name, and its family."""
-    found = hashlib.sha256(encoder.feature_family.encode())
+def hash_encoder(encoder: ImageEncoder, *, bf16: bool = False) -> str:
+    """Hash what features depend on: the encoder's tensors by name, its family, its precision."""
+    family = encoder.feature_family + (", bf16" if bf16 else "")
+    found = hashlib.sha256(family.encode())
     for name, tensor in sorted(encoder.feature_state().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -233,6 +246,7 @@ def _write(
     images: ViewReader,
     encoder: ImageEncoder,
     folder: Path,
+    bf16: bool,
     device: str,
     progress: ProgressMaker,
 ) -> None:
@@ -245,7 +259,7 @@ def _write(
             started = time.perf_counter()
             for views, usable in iterate_ahead(images.batches(begin), ahead=2):
                 pixels = images.transform.normalize(views.flatten(0, 1).to(target))
-                features = _half(encoder, pixels)
+                features = _half(encoder, pixels, bf16=bf16)
                 writer.append(features.reshape(*views.shape[:2], *features.shape[1:]), usable)
                 rate = (writer.rows_done - begin) / (time.perf_counter() - started)
                 bar.advance(len(views), images_per_s=round(rate * images.key.views, 1))
@@ -254,9 +268,12 @@ def _write(
 
 
 @torch.inference_mode()
-def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Float16[np.ndarray, "M P F"]:
-    """Compute features in fp16."""
-    half = encoder.features(images).to(torch.float16).cpu()
+def _half(
+    encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"], *, bf16: bool
+) -> Float16[np.ndarray, "M P F"]:
+    """Compute features in fp16, by an encoder in fp32 or bf16."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        half = encoder.features(images).to(torch.float16).cpu()
     if not bool(half.isfinite().all()):
         raise DataError(
             "features of the image encoder exceed the range of fp16, 65,504; this encoder cannot "

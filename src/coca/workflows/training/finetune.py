@@ -312,16 +312,17 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
     else:
         paces = adapted(config.train, config.lora, head=config.head is not None)
     data = config.data.for_head(head)
-    objective = make_objective(config.loss, model, processor)
     features = features_of_run(
         data,
         sources,
         model,
         processor.image,
         freeze=paces.optimizer.freeze,
+        precision=paces.precision,
         device=config.device,
         progress=progress,
     )
+    objective = make_objective(config.loss, model, processor)
     trainer = start_trainer(
         config,
         model,

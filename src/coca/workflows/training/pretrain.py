@@ -180,6 +180,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
     # Sources, tokenizer, and the model with its initial weights.
     prepared = _prepare(config, progress)
     sources, processor, model, facts = prepared
+    # Before the objective, whose losses may copy the encoder as the features split it.
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
     data = replace(config.data, loader=replace(config.data.loader, class_names=names))
@@ -302,6 +303,7 @@ def _features(
         prepared.model,
         prepared.processor.image,
         freeze=config.train.optimizer.freeze,
+        precision=config.train.precision,
         device=config.device,
         progress=progress,
     )

@@ -100,6 +100,10 @@ class FeatureCacheConfig(Config):
     takes `views` x tokens x features x 2 bytes, 125 kB for a view of EfficientNet-Lite0."""
     views: PositiveInt = 1
     """Augmented views of each image; epoch e reads view e modulo their number."""
+    stages: PositiveInt | None = None
+    """Cache the output of the encoder's first stages, of 1 to 7 of an EfficientNet; only these must
+    be frozen, and training runs the others. null: the final features of an encoder that is wholly
+    frozen."""
 
 
 def dropout_fault(features: FeatureCacheConfig | None, schedule: ScheduleConfig) -> str:
