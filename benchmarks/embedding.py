@@ -22,7 +22,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +90,7 @@ def our_model(*, small: bool, class_mask: ClassMask = "legacy") -> "OpenCLIP":
     from coca.model.openclip.openclip_weights import convert_state_dict
 
     config = from_open_clip(SMALL) if small else OpenCLIPConfig()
-    model = OpenCLIP(replace(config, class_mask=class_mask))
+    model = OpenCLIP(config.replace(class_mask=class_mask))
     model.load_state_dict(convert_state_dict(peer_model(small=small).state_dict(), config))
     return model.eval()
 

@@ -10,7 +10,6 @@ training.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -74,7 +73,6 @@ def words(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
 class PatchConvConfig(ImageEncoderConfig):
     """Settings of `patch_conv`, which `coca config keys` lists."""
 
@@ -108,7 +106,6 @@ class PatchConv(ImageEncoder):
         return maps.flatten(2).transpose(1, 2)
 
 
-@dataclass(frozen=True, kw_only=True)
 class NamedConfig(SourceConfig):
     """Settings of `named_files`."""
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import coca
 from coca.cli.app import app
-from coca.core.config.docs import field_types
+from coca.core.config.frozen_config import Config
 from coca.core.registry import Registry
 from coca.search.search_options import QueryOptions
 from coca.server.app import create_app
@@ -41,13 +41,16 @@ def python_names() -> Iterator[str]:
     for name in coca.__all__:
         value = getattr(coca, name)
         if inspect.isclass(value):
+            if issubclass(value, Config):
+                value.model_rebuild()  # before it, the signature has no names
             yield f"coca.{name}({', '.join(inspect.signature(value).parameters)})"
+            yield from (f"coca.{name}.{field}" for field in getattr(value, "model_fields", ()))
             for member, found in vars(value).items():
-                if not member.startswith("_"):
+                if not member.startswith(("_", "model_")):
                     yield f"coca.{name}.{member}{parameters(found)}"
         else:
             yield f"coca.{name}{parameters(value)}"
-    yield from (f"search option: {name}" for name in field_types(QueryOptions))
+    yield from (f"search option: {name}" for name in QueryOptions.model_fields)
 
 
 def parameters(value: Any) -> str:

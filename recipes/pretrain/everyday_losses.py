@@ -31,7 +31,6 @@ import copy
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +57,6 @@ sys.path.append(str(Path(__file__).parents[1] / "data"))
 from class_photos import with_article
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(AuxiliaryConfig):
     """Settings of the loss `classifier`."""
 
@@ -159,7 +157,6 @@ class Classifier(AuxiliaryLoss):
             return loss
 
 
-@dataclass(frozen=True, kw_only=True)
 class CopyingConfig(AuxiliaryConfig):
     """Settings of the loss `copying`."""
 
@@ -264,7 +261,6 @@ def draw_first(first: Int[Tensor, " N"], total: int, count: int) -> Int[Tensor, 
     return priority.topk(min(count, total)).indices.sort().values
 
 
-@dataclass(frozen=True, kw_only=True)
 class SentencesConfig(AuxiliaryConfig):
     """Settings of the loss `sentences`."""
 

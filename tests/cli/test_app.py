@@ -4,10 +4,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import coca
+from coca.cli.app import app
+from coca.cli.commands import PLUGIN_PANEL, summaries
 from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
 from tiny_cli import Run, RunJson, run_traced
@@ -53,6 +57,17 @@ def test_idle_threads_leave_their_core_to_other_work(given: dict[str, str], spin
     command = [sys.executable, "-c", program]
     output = subprocess.check_output(command, env=environment, text=True)
     assert output.splitlines()[-1] == f"False {spins}"
+
+
+def test_a_summary_of_the_help_is_that_of_its_command() -> None:
+    root: Any = typer.main.get_command(app)
+    for name, summary in summaries().items():
+        if summary.rich_help_panel != PLUGIN_PANEL:
+            command = root.commands[name]
+            assert (summary.help, summary.rich_help_panel) == (
+                " ".join(command.help.partition("\n\n")[0].split()),
+                command.rich_help_panel,
+            )
 
 
 def test_the_version_is_reported(run: Run) -> None:

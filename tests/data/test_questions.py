@@ -103,10 +103,10 @@ def test_a_question_of_vqa_has_the_answers_of_ten_people(tmp_path: Path) -> None
 
 def test_the_files_of_vqa_may_be_named_in_any_order_and_answers_be_secret(tmp_path: Path) -> None:
     config = write_vqa(tmp_path)
-    turned = replace(config, path=tuple(reversed(config.paths)))
+    turned = config.replace(path=tuple(reversed(config.paths)))
     samples = everything(open_source(config))
     assert everything(open_source(turned)) == samples
-    secret = everything(open_source(replace(config, path=config.paths[0])))
+    secret = everything(open_source(config.replace(path=config.paths[0])))
     assert [sample.answers for sample in secret if isinstance(sample, Sample)] == [()] * 8
 
 
@@ -157,7 +157,7 @@ def test_vqa_needs_one_file_of_questions(
     config = write_vqa(tmp_path)
     named = tuple(config.paths[index] for index in paths)
     with pytest.raises(ConfigError, match=f"must contain questions, got {count}"):
-        open_source(replace(config, path=named))
+        open_source(config.replace(path=named))
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> No
 
 def test_both_parts_of_easy_vqa_are_read_together_and_a_third_is_refused(tmp_path: Path) -> None:
     config = write_easy_vqa(tmp_path)
-    assert len(open_source(replace(config, split=()))) == 16
+    assert len(open_source(config.replace(split=()))) == 16
     with pytest.raises(DataError, match=r"'val'.*test \(1\), train \(1\)"):
-        open_source(replace(config, split="val"))
+        open_source(config.replace(split="val"))
     (tmp_path / "train" / "questions.json").write_text('[["a", "b"], ["what?", "it", 0], 3]')
     assert [reason for reason, _ in faults(open_source(config))] == ["bad_record"] * 2
 
@@ -272,4 +272,4 @@ def test_a_folder_of_images_that_is_not_there_is_reported_before_any_work(tmp_pa
             config = write(tmp_path / str(number))
             assert isinstance(config, AnnotationsConfig)
             with pytest.raises(DataError, match="nowhere, is missing"):
-                open_source(replace(config, images=str(tmp_path / "nowhere")))
+                open_source(config.replace(images=str(tmp_path / "nowhere")))

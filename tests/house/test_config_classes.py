@@ -6,35 +6,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent.parent / "src" / "coca"
-RANGE = re.compile(
-    r"\b(Field|Ge|Gt|Le|Lt|Interval)\(|\b(Positive|NonNegative)(Int|Float)\b|\bFraction\b"
-)
-CHECK = "super().__post_init__()"
+RANGE = re.compile(r"\b(Field|Ge|Gt|Le|Lt|Interval)\(|\b(Positive|NonNegative)(Int|Float)\b")
 
 
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and "dataclass" in map(_name, node.decorator_list):
-                yield f"{path.relative_to(PACKAGE).as_posix()}:{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield path.relative_to(PACKAGE).as_posix(), node
+
+
+def test_a_class_with_ranges_checks_them() -> None:
+    unchecked = [
+        f"{path}:{node.name}"
+        for path, node in classes()
+        if not node.bases
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and RANGE.search(ast.unparse(item.annotation))
+    ]
+    assert unchecked == []
+
+
+def test_a_rule_does_not_hide_that_of_a_base_class() -> None:
+    rules: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
+    for _, node in classes():
+        methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+        rules[node.name] = {
+            item.name for item in methods if "model_validator" in map(_name, item.decorator_list)
+        }
+        bases[node.name] = [ast.unparse(base) for base in node.bases]
+    for name, own in rules.items():
+        above = list(bases[name])
+        for base in above:
+            assert not own & rules.get(base, set()), (name, base)
+            above += bases.get(base, [])
 
 
 def _name(decorator: ast.expr) -> str:
     return ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
-
-
-def check_of_ranges(node: ast.ClassDef) -> str:
-    """What is wrong with the checks of a dataclass; "" where nothing is."""
-    fields = [ast.unparse(item.annotation) for item in node.body if isinstance(item, ast.AnnAssign)]
-    if any(map(RANGE.search, fields)) and not node.bases:
-        return "it declares ranges, but has no base class `Config` that checks them"
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__post_init__" and node.bases:
-            first = ast.unparse(item.body[0])
-            return "" if first == CHECK else f"its __post_init__ begins with {first!r}"
-    return ""
-
-
-def test_a_class_with_ranges_checks_them_before_its_own_rules() -> None:
-    faults = {name: fault for name, node in classes() if (fault := check_of_ranges(node))}
-    assert faults == {}

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 from functools import partial
 from typing import Any, get_type_hints
@@ -22,7 +21,7 @@ LABELS = ["car", "small cat", "dogs", "bench"]
 
 def test_the_options_of_a_call_are_the_fields_of_decoding() -> None:
     hints = get_type_hints(GenerationConfig)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(GenerationConfig)}
+    fields = {name: hints[name] for name in GenerationConfig.model_fields}
     assert get_type_hints(GenerationOptions) == fields
 
 

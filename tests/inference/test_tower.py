@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -268,7 +267,7 @@ def test_another_tower_of_that_name_is_refused(trained: Trained, tmp_path: Path)
     tokenizer = next(path for path in other.rglob("*.json") if path.is_file())
     tokenizer.write_text(tokenizer.read_text() + " ")
     with pytest.raises(ModelError, match="but the captioner was trained on"):
-        CoCa(replace(config, image=replace(config.image, name=str(other))))
+        CoCa(config.replace(image=config.image.replace(name=str(other))))
 
 
 @one_tower

@@ -1,6 +1,5 @@
 """A folder of `coca export --format huggingface`, loaded by the real library, offline."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -222,7 +221,7 @@ def exported(folder: Path, bias: float | None) -> Path:
     made = write_model(folder / "biased")
     config = load_config_file(made)
     assert isinstance(config, CoCaConfig)
-    config = dataclasses.replace(config, initial_bias=bias)
+    config = config.replace(initial_bias=bias)
     save_model(made, build(config))
     add_auto_map(made)
     return made

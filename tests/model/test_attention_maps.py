@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor
@@ -20,9 +18,9 @@ def model(request: pytest.FixtureRequest) -> Captioner:
     if request.param in ARCHITECTURES:
         return writer(request.param)
     config = tiny_config()
-    pooler = dataclasses.replace(config.pooler, kind=request.param)
+    pooler = config.pooler.replace(kind=request.param)
     torch.manual_seed(0)
-    return sharpened(CoCa(dataclasses.replace(config, pooler=pooler))).eval()
+    return sharpened(CoCa(config.replace(pooler=pooler))).eval()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Laws of class branch and class tokens: what the encoder's own classifier adds for both losses."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -26,8 +24,8 @@ def model() -> CoCa:
 def without_branch(model: CoCa) -> CoCa:
     """The model with the same weights, and neither branch nor class tokens."""
     assert isinstance(model.config.image, EfficientNetLiteConfig)
-    image = dataclasses.replace(model.config.image, class_branch=False, class_tokens=0)
-    plain = CoCa(dataclasses.replace(model.config, image=image)).eval()
+    image = model.config.image.replace(class_branch=False, class_tokens=0)
+    plain = CoCa(model.config.replace(image=image)).eval()
     missing, extra = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
     assert {name.partition(".")[0] for name in extra} == {"class_branch", "class_tokens"}

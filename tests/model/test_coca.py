@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -137,7 +136,7 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_untrained_model_is_at_chance(tied: bool) -> None:
     torch.manual_seed(0)
-    text = dataclasses.replace(tiny_config().text, tie_embeddings=tied, vocab_size=500)
+    text = tiny_config().text.replace(tie_embeddings=tied, vocab_size=500)
     model = CoCa(tiny_config(text=text))
     images = torch.randn(8, 3, 16, 16)
     tokens = torch.randint(5, 500, (8, 12))

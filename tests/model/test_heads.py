@@ -1,6 +1,5 @@
 """Laws of the downstream head, for both architectures."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.coca_config import HeadConfig
+from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip_config import OpenCLIPConfig
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import BOS, EOS, tiny_openclip_config
 
@@ -22,9 +22,9 @@ def make(architecture: str, **settings: Any) -> Captioner:
     head = HeadConfig(**{"classes": CLASSES, "heads": 2, **settings})
     torch.manual_seed(0)
     if architecture == "coca":
-        text = dataclasses.replace(tiny_config().text, heads=2)
+        text = tiny_config().text.replace(heads=2)
         return sharpened(CoCa(tiny_config(head=head, text=text))).eval()
-    config = dataclasses.replace(tiny_openclip_config(), head=head)
+    config = tiny_openclip_config().replace(head=head)
     return sharpened(OpenCLIP(config)).eval()
 
 
@@ -51,7 +51,8 @@ def test_a_new_head_finds_all_classes_equally_likely(images: Tensor) -> None:
 @both
 def test_a_head_changes_nothing_else_of_its_model(architecture: str, images: Tensor) -> None:
     model = make(architecture)
-    without = dataclasses.replace(model.config, head=None)  # type: ignore[type-var]
+    assert isinstance(model.config, CoCaConfig | OpenCLIPConfig)
+    without = model.config.replace(head=None)
     plain = type(model)(without).eval()
     missing, extra = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing

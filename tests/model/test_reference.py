@@ -1,6 +1,5 @@
 """The oracle: `coca.model.reference` is written from the paper, and CoCa computes its numbers."""
 
-from dataclasses import replace
 from itertools import product
 from typing import Literal, cast
 
@@ -23,14 +22,14 @@ LENGTHS: dict[str, list[int]] = {"ragged": [4, 1, 9, 0, 2], "equal": [5, 5, 5], 
 def configuration(kind: str, tied: bool, number: int) -> CoCaConfig:
     """One of 24: each kind of poolers, tied or not, with four shapes of the towers."""
     image, text = tiny_image(), tiny_config().text
-    text = replace(text, tie_embeddings=tied)
+    text = text.replace(tie_embeddings=tied)
     embed_dim = (24, 48, 32, 48)[number]
     if number == 1:
-        image = replace(image, width=48, heads=4, layers=1)
+        image = image.replace(width=48, heads=4, layers=1)
     elif number == 2:
-        text = replace(text, width=32, heads=2, unimodal_layers=1, multimodal_layers=3)
+        text = text.replace(width=32, heads=2, unimodal_layers=1, multimodal_layers=3)
     elif number == 3:
-        text = replace(text, unimodal_layers=3, multimodal_layers=1, mlp_width=40)
+        text = text.replace(unimodal_layers=3, multimodal_layers=1, mlp_width=40)
     pooler_kind = cast(Literal["cascade", "parallel", "none"], kind)
     pooler = PoolerConfig(kind=pooler_kind, captioning_queries=(5, 1, 7, 16)[number], heads=2)
     return tiny_config(image=image, text=text, pooler=pooler, embed_dim=embed_dim)

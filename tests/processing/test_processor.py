@@ -1,7 +1,6 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +51,7 @@ def test_the_words_of_captions_are_saved_and_removed_with_the_processor(
     listed = Processor(processor.image, TOKENIZER, 12, caption_words=words)
     listed.save(tmp_path)
     assert Processor.load(tmp_path).caption_words == words
-    smaller = replace(listed.image_config, image_size=8)
+    smaller = listed.image_config.replace(image_size=8)
     assert listed.with_image(smaller).caption_words == words
     processor.save(tmp_path)
     assert Processor.load(tmp_path).caption_words is None

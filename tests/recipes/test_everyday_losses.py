@@ -1,6 +1,5 @@
 """The plug-in `recipes/pretrain/everyday_losses.py`: its losses against sums by hand."""
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,8 +230,8 @@ LEARNED, SIZE = 12, 6
 def mapped_model(plugin: Any, *, tied: bool = False) -> CoCa:
     torch.manual_seed(0)
     config = tiny_config()
-    text = dataclasses.replace(config.text, tie_embeddings=tied)
-    model = sharpened(CoCa(dataclasses.replace(config, text=text)))
+    text = config.text.replace(tie_embeddings=tied)
+    model = sharpened(CoCa(config.replace(text=text)))
     vectors = nn.functional.normalize(torch.randn(config.text.vocab_size, SIZE), dim=1)
     vectors[:6] = 0
     embedding = model.unimodal_decoder.token_embedding
@@ -305,7 +304,7 @@ def distilled(image_folder: Path, run: Path, hypernyms: Path, *changes: str) -> 
         *changes,
     )
     image = TimmConfig(name="test_resnet", image_size=32, width=32, classes=1000)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
+    return config.replace(model=config.model.replace(image=image))
 
 
 @pytest.mark.parametrize("loss", ["classifier", "sentences"])

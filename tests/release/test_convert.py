@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +168,7 @@ def write_encoder(folder: Path, name: str, *, seed: int) -> Path:
     config = load_model(write_model(folder)).config
     assert isinstance(config, CoCaConfig)
     seed_weights(seed)
-    save_model(folder, CoCa(replace(config, image=ENCODERS[name])))
+    save_model(folder, CoCa(config.replace(image=ENCODERS[name])))
     processor = Processor.load(folder)
     processor.with_image(ImageConfig(image_size=32)).save(folder)
     return folder

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +134,7 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
     width = config.image.width
     image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_tokens=tokens)
     torch.manual_seed(0)
-    save_model(folder, CoCa(replace(config, image=image)))
+    save_model(folder, CoCa(config.replace(image=image)))
     whole, shared = load_model(folder), load_model(export(folder, tmp_path / "shared"))
     assert shared.image_encoder.has_classifier is bool(tokens)
     removed = whole.state_dict().keys() - shared.state_dict().keys()
@@ -152,7 +151,7 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
 def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(
     run: Path, tmp_path: Path
 ) -> None:
-    data = (DataLine("my cats", "12 photos", "CC0"),)
+    data = (DataLine(name="my cats", size="12 photos", terms="CC0"),)
     text = CardConfig(intended_use="To find cats.", training="By hand.", data=data)
     card = (export(run, tmp_path / "shared", card=text) / CARD).read_text(encoding="utf-8")
     for expected in (

@@ -49,7 +49,7 @@ def test_the_card_holds_what_it_was_given_and_what_the_folder_holds(folder: Path
         folder,
         title="Small",
         intended_use="For tests.",
-        data=[DataLine("drawings", "9 of them", "CC0")],
+        data=[DataLine(name="drawings", size="9 of them", terms="CC0")],
         training="Ten steps.",
         results=[RESULTS],
         limits="Everything.",

@@ -281,7 +281,7 @@ def check_ranked(
     *,
     shares: bool = True,
 ) -> None:
-    asked, query = replace(asked, on="image"), direction(text)
+    asked, query = asked.replace(on="image"), direction(text)
 
     def search(asked: SearchOptions) -> list[Hit]:
         return filled.collection.ranked(query, text, ranking, asked)
@@ -306,6 +306,6 @@ def check_pages(
 ) -> list[Hit]:
     hits = search(asked)
     check(hits, expected, asked)
-    rest = search(replace(asked, offset=asked.offset + asked.k))
-    assert search(replace(asked, k=2 * asked.k)) == [*hits, *rest]
+    rest = search(asked.replace(offset=asked.offset + asked.k))
+    assert search(asked.replace(k=2 * asked.k)) == [*hits, *rest]
     return hits

@@ -5,7 +5,6 @@ and fails with another depends on numbers that it does not state; so does a test
 another processor, whose sums differ in the last bits.
 """
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -65,7 +64,7 @@ def tiny_config(**changes: Any) -> CoCaConfig:
         pooler=PoolerConfig(captioning_queries=5, heads=2),
         embed_dim=24,
     )
-    return dataclasses.replace(config, **changes)
+    return config.replace(**changes)
 
 
 def caption(*words: int, length: int) -> list[int]:
@@ -104,7 +103,7 @@ token, and a model whose map has its channels last."""
 def captioner(name: str) -> CoCa:
     """A model with this encoder and random weights, in evaluation mode."""
     seed_weights()
-    config = dataclasses.replace(tiny_config(), image=ENCODERS[name])
+    config = tiny_config().replace(image=ENCODERS[name])
     model = CoCa(config)
     if name == "vit":
         sharpened(model)

@@ -1,6 +1,5 @@
 """Model folders and predictors small enough for a test: a captioner and an answerer."""
 
-import dataclasses
 from pathlib import Path
 
 from coca.inference.predictor import Predictor
@@ -25,7 +24,7 @@ def write_model(
 ) -> Path:
     """The same folder for the same arguments, byte for byte."""
     tokenizer = Tokenizer.train([*CAPTIONS, "a photo of the"], vocab_size=290)
-    text = dataclasses.replace(tiny_config().text, vocab_size=tokenizer.vocab_size)
+    text = tiny_config().text.replace(vocab_size=tokenizer.vocab_size)
     seed_weights(seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, sharpened(CoCa(tiny_config(text=text))))
@@ -36,9 +35,7 @@ def write_model(
 
 def answering(head: HeadConfig | None) -> Predictor:
     tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
-    text = dataclasses.replace(
-        tiny_config().text, vocab_size=tokenizer.vocab_size, context_length=24
-    )
+    text = tiny_config().text.replace(vocab_size=tokenizer.vocab_size, context_length=24)
     seed_weights()
     model = sharpened(CoCa(tiny_config(text=text, head=head)))
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)

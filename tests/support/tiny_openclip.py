@@ -1,6 +1,5 @@
 """OpenCLIP's own CoCa at tiny size, its published files, and models that write captions."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -150,16 +149,14 @@ def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
     model: CoCa | OpenCLIP
     if architecture == "coca":
         config = tiny_config()
-        text = dataclasses.replace(config.text, vocab_size=vocabulary)
-        model = sharpened(CoCa(dataclasses.replace(config, text=text)))
+        text = config.text.replace(vocab_size=vocabulary)
+        model = sharpened(CoCa(config.replace(text=text)))
     else:
         peer = tiny_openclip_config()
         model = sharpened(
             OpenCLIP(
-                dataclasses.replace(
-                    peer,
-                    text=dataclasses.replace(
-                        peer.text,
+                peer.replace(
+                    text=peer.text.replace(
                         vocab_size=vocabulary,
                         bos_id=vocabulary - 2,
                         eos_id=vocabulary - 1,

@@ -92,7 +92,7 @@ def solve(
     predictor: Predictor, root: Path, samples: list[Sample] = SAMPLES, **settings: Any
 ) -> TaskResult:
     config = TaskConfig(task="captioning", data=write_folder(root, samples), decoding=GREEDY)
-    return CAPTIONING(predictor, dataclasses.replace(config, **settings))
+    return CAPTIONING(predictor, config.replace(**settings))
 
 
 def scored(generated: list[str], samples: list[Sample] = SAMPLES) -> dict[str, float]:

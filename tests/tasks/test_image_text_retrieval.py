@@ -33,7 +33,7 @@ SAMPLES = [
 
 def solve(predictor: Predictor, root: Path, **settings: Any) -> TaskResult:
     config = TaskConfig(task="retrieval", data=write_folder(root, SAMPLES))
-    return RETRIEVAL(predictor, dataclasses.replace(config, **settings))
+    return RETRIEVAL(predictor, config.replace(**settings))
 
 
 def by_hand(predictor: Predictor, samples: list[Sample]) -> dict[str, float]:

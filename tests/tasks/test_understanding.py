@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,7 +93,7 @@ def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> 
 def test_a_generated_answer_is_the_completion_of_the_question(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    data = replace(write_daquar(tmp_path), templates=("q: {}",))
+    data = write_daquar(tmp_path).replace(templates=("q: {}",))
     source = open_source(data)
     sample = source.read(2)
     caption = predictor.caption(
@@ -157,7 +156,7 @@ def test_a_head_that_does_not_fit_is_reported_before_any_work(
 
 def test_questions_without_answers_cannot_be_scored(predictor: Predictor, tmp_path: Path) -> None:
     data = write_vqa(tmp_path)
-    secret = replace(data, path=data.paths[0])
+    secret = data.replace(path=data.paths[0])
     with pytest.raises(DataError, match=r"8 questions .* have no answer"):
         check_task(predictor, TaskConfig(task="vqa", data=secret))
     with pytest.raises(DataError, match="a reference must"):

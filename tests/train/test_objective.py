@@ -1,5 +1,4 @@
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -90,7 +89,7 @@ def test_one_forward_pass_serves_all_losses(model: CoCa, batch: Batch) -> None:
 def test_mean_reduction_halves_the_sum(model: CoCa, batch: Batch) -> None:
     config = LossConfig(captioning_weight=0.0)
     both = CoCaObjective(config)(model, batch).total
-    mean = CoCaObjective(dataclasses.replace(config, contrastive_reduction="mean"))(model, batch)
+    mean = CoCaObjective(config.replace(contrastive_reduction="mean"))(model, batch)
     torch.testing.assert_close(both, 2 * mean.total)
 
 
@@ -217,7 +216,6 @@ def test_a_registered_loss_is_minimized(
     torch.testing.assert_close(losses.total, 2 * gap)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SpreadConfig(AuxiliaryConfig):
     kind: str = "spread"
     factor: float = 1.0

@@ -11,7 +11,6 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,14 +19,9 @@ import typer
 from typer.core import TyperGroup
 
 from coca import __version__
-from coca.cli import data
-from coca.cli.collections import classes, collection, index, migrate, mining, reindex, search, serve
+from coca.cli.commands import LazyCommands, plugin_command, summaries
 from coca.cli.console import configure, print_error
 from coca.cli.hints import usage
-from coca.cli.models import answer, caption, classify, embed, export, info
-from coca.cli.options.option_groups import Commands
-from coca.cli.plugins import plugin_command, plugin_commands, plugins
-from coca.cli.training import config, demo, evaluate, runs, train
 from coca.core.errors import CocaError, ConfigError
 from coca.core.registry import load_plugin_file
 from coca.requirements import NEEDS_TORCH
@@ -40,6 +34,10 @@ _RARE_COLLECTION = (50_000, 20, 100)
 
 class CommandGroup(TyperGroup):
     """The root command group; it turns every error into one message and an exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = LazyCommands()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the global options, which are accepted at any position, before the others."""
@@ -54,12 +52,17 @@ class CommandGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the commands, with those that plug-ins add."""
-        own = super().list_commands(ctx)
-        return [*own, *(name for name in plugin_commands() if name not in own)]
+        return list(summaries())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by name; plug-ins are looked at for unknown names only."""
-        return super().get_command(ctx, cmd_name) or plugin_command(cmd_name)
+        return self.commands.get(cmd_name) or plugin_command(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Format the help from summaries: importing all commands takes as long as the help."""
+        commands, self.commands = self.commands, summaries()
+        super().format_help(ctx, formatter)
+        self.commands = commands
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command and turn errors into exit codes."""
@@ -72,31 +75,12 @@ class CommandGroup(TyperGroup):
         return result
 
 
-app = Commands(
+app = typer.Typer(
     cls=CommandGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _add(panel: str, *commands: Callable[..., None]) -> None:
-    """Add commands to a panel of the help."""
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-
-
-_TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Data and settings"
-_add(_TRAINING, train.pretrain, train.finetune, evaluate.evaluate, runs.runs, demo.demo)
-_add(_MODELS, info.info, embed.embed, caption.caption, classify.classify)
-_add(_MODELS, answer.answer, export.convert, export.average, export.export)
-_add(_SEARCH, index.index, search.search, serve.serve)
-_add(_SEARCH, mining.recommend, mining.mine, mining.duplicates, migrate.migrate, reindex.reindex)
-app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
-app.add_typer(collection.app, name="collection", rich_help_panel=_SEARCH)
-app.add_typer(data.app, name="data", rich_help_panel=_REST)
-app.add_typer(config.app, name="config", rich_help_panel=_REST)
-_add(_REST, plugins)
 
 
 def _print_version(wanted: bool) -> bool:

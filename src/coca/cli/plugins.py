@@ -1,52 +1,8 @@
-"""Command `coca plugins`, and the commands that plug-ins add."""
-
-import logging
-from collections.abc import Callable
-from typing import Any
-
-import typer
+"""Command `coca plugins`."""
 
 from coca.cli.console import Console
-from coca.cli.options.option_groups import Commands
 from coca.core import plugins as declarations
-from coca.core.errors import ConfigError
 from coca.core.plugins import POINTS, Plugin
-from coca.core.registry import Registry
-
-logger = logging.getLogger(__name__)
-
-COMMANDS: Registry[Callable[..., None] | typer.Typer] = Registry("command", "commands")
-
-PANEL = "Plug-ins"
-"""Title of the commands of plug-ins in the help."""
-
-
-def plugin_command(name: str) -> Any:
-    """Build a command that a plug-in adds, for the parser; None if no plug-in adds it."""
-    if name not in COMMANDS.names():
-        return None
-    added = COMMANDS.get(name)
-    root = Commands()
-    if isinstance(added, typer.Typer):
-        root.add_typer(added, name=name, rich_help_panel=PANEL)
-    else:
-        root.command(name, rich_help_panel=PANEL)(added)
-    # With a callback, a single command does not become the root itself.
-    root.callback()(lambda: None)
-    return typer.main.get_command(root).commands[name]  # type: ignore[attr-defined]
-
-
-def plugin_commands() -> list[str]:
-    """List the commands that plug-ins add and that can be imported; others are logged."""
-    names = []
-    for name in COMMANDS.names():
-        try:
-            COMMANDS.get(name)
-        except ConfigError as error:
-            logger.debug("command %s is left out: %s", name, error)
-            continue
-        names.append(name)
-    return names
 
 
 def plugins(*, console: Console) -> None:

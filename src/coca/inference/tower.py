@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -44,7 +43,6 @@ from coca.runtime.inputs import ImageInput
 from coca.runtime.short_vectors import normalized
 
 
-@dataclass(frozen=True, kw_only=True)
 class TowerConfig(ImageEncoderConfig):
     """A frozen image-text model of OpenCLIP or transformers, by its name."""
 
@@ -82,7 +80,7 @@ class TowerConfig(ImageEncoderConfig):
                 "config.json or the recipe"
             )
         name = str(folder.absolute()) if self._path.is_dir() else self.name
-        return replace(self, name=name, fingerprint=found)
+        return self.replace(name=name, fingerprint=found)
 
     def folder(self) -> Path:
         """Return the tower's folder; it is downloaded if needed."""

@@ -1,9 +1,8 @@
 """Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.model.encoders.encoder import ImageEncoderConfig, require, require_heads
@@ -13,7 +12,6 @@ Temperature: TypeAlias = Annotated[float, Field(ge=0.01, le=1)]
 """Initial temperature, in the range that the learned temperature is clamped to."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TextDecoderConfig(Config):
     """A causal text decoder in two halves; only the multimodal half attends to the image."""
 
@@ -44,8 +42,8 @@ class TextDecoderConfig(Config):
     cls_id: NonNegativeInt = 3
     """Learned token after [EOS]; its unimodal state is the text embedding."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         require_heads("text", self.width, self.heads)
         special = (self.pad_id, self.bos_id, self.eos_id, self.cls_id)
         require(
@@ -53,6 +51,7 @@ class TextDecoderConfig(Config):
             f"pad, bos, eos and cls ids must be four different ids below vocab_size "
             f"{self.vocab_size} (got {special})",
         )
+        return self
 
     @property
     def max_text_tokens(self) -> int:
@@ -65,7 +64,6 @@ class TextDecoderConfig(Config):
         return (self.pad_id, self.bos_id, self.cls_id)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PoolerConfig(Config):
     """Attentional poolers for the decoder and for the contrastive loss."""
 
@@ -80,7 +78,6 @@ class PoolerConfig(Config):
     """Attention heads of both poolers."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeadConfig(Config):
     """Classification head for one downstream task (the paper's section 4.2).
 
@@ -99,28 +96,28 @@ class HeadConfig(Config):
     heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         require(
             len(set(self.classes)) == len(self.classes),
             f"classes must be different names, got {len(self.classes)} of which "
             f"{len(set(self.classes))} differ",
         )
+        return self
 
     def check_width(self, *, image: int, text: int) -> None:
         """Check that `heads` divides the width of the pooler's input."""
         require_heads("head", image if self.reads == "image" else text, self.heads)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CoCaConfig(Config):
     """Configuration of a CoCa model; the defaults are the paper's CoCa-Base."""
 
-    image: ImageEncoderConfig = field(default_factory=ViTConfig)
+    image: ImageEncoderConfig = Field(default_factory=ViTConfig)
     """The image encoder; `kind` selects its settings."""
-    text: TextDecoderConfig = field(default_factory=TextDecoderConfig)
+    text: TextDecoderConfig = Field(default_factory=TextDecoderConfig)
     """The unimodal and the multimodal text decoder."""
-    pooler: PoolerConfig = field(default_factory=PoolerConfig)
+    pooler: PoolerConfig = Field(default_factory=PoolerConfig)
     """Both attentional poolers."""
     embed_dim: PositiveInt = 768
     """Size of the shared embedding. The paper leaves it open. A tower whose width equals it has no
@@ -133,11 +130,12 @@ class CoCaConfig(Config):
     head: HeadConfig | None = None
     """Classification head for a downstream task or for pretraining; null: none."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
         require_heads("pooler", self.image.width, self.pooler.heads)
+        return self
 
     @classmethod
     def presets(cls) -> dict[str, "CoCaConfig"]:
@@ -148,7 +146,7 @@ class CoCaConfig(Config):
         return {
             "coca_base": base,
             "coca_large": large,
-            "coca_2b": replace(big, text=replace(big.text, tie_embeddings=True)),
+            "coca_2b": big.replace(text=big.text.replace(tie_embeddings=True)),
             "coca_small": cls._small(384, layers=12, depth=6, size=224, patch=16, vocab=32_000),
             "coca_mini": cls._small(256, layers=8, depth=4, size=128, patch=16, vocab=16_000),
             "coca_tiny": cls._small(192, layers=6, depth=3, size=64, patch=8, vocab=8_000),

@@ -9,7 +9,6 @@ Dimensions: O outputs, I inputs, R rank.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -28,7 +27,6 @@ _ORIGINAL = f"{_PLACE}.original"
 _SCALE, _UP, _DOWN = (f"{_PLACE}.0.{part}" for part in ("scale", "up", "down"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoraConfig(Config):
     """The layers that get adapters, and their rank, scale and learning rate."""
 

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -69,8 +68,8 @@ def build_on_meta(config: ModelConfig) -> Captioner:
 def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
     """Return the configuration with another native image size, in pixels."""
     if isinstance(config, OpenCLIPConfig):
-        return replace(config, image=replace(config.image, image_size=image_size))
-    return replace(config, image=replace(config.image, image_size=image_size))
+        return config.replace(image=config.image.replace(image_size=image_size))
+    return config.replace(image=config.image.replace(image_size=image_size))
 
 
 def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:

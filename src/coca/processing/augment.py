@@ -6,14 +6,13 @@ RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from jaxtyping import Float, UInt8
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config, Fraction
@@ -28,7 +27,6 @@ AffineMatrix: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, 
 """Maps a position (x, y, 1) of the output to the input image, which spans -1 to 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Config):
     """Configuration of the random augmentations; all are off by default."""
 
@@ -68,10 +66,11 @@ class AugmentConfig(Config):
     extra: tuple[str, ...] = ()
     """Augmentations that a plugin registers, applied in this order after all others."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         for name in self.extra:
             AUGMENTATIONS.get(name)
+        return self
 
 
 AugmentationStep: TypeAlias = Callable[

@@ -17,7 +17,6 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
 
 import importlib
 import sys
-from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -140,7 +139,6 @@ def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(square).permute(2, 0, 1)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageConfig(Config):
     """Configuration of the image transform."""
 
@@ -170,7 +168,7 @@ class ImageConfig(Config):
 
     def settings(self, *, resampler: Literal["torch", "pillow"]) -> ImageSettings:
         """Return the values for a process without torch."""
-        return ImageSettings(**asdict(self), resampler=resampler)
+        return ImageSettings(**self.model_dump(), resampler=resampler)
 
 
 class ImageTransform:

@@ -5,14 +5,13 @@ Dimensions: B batch, S side of the model's input (pixels), T tokens.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from coca.core.config.frozen_config import from_dict, to_dict
+from coca.core.config.frozen_config import Config, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, write_json
 from coca.processing.clip_bpe import ClipTokenizer
@@ -33,8 +32,7 @@ _MANY = 32
 PROCESSOR_FILE, TOKENIZER_FILE = "processor.json", "tokenizer.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Saved:
+class _Saved(Config):
     """Content of `processor.json`."""
 
     version: int

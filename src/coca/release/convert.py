@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -186,7 +185,7 @@ def _with_fewer_parts(config: ModelConfig) -> list[ModelConfig]:
         (False, 0, 0),
     ]
     return [
-        replace(config, image=replace(image, class_branch=branch, class_tokens=n, classes=classes))
+        config.replace(image=image.replace(class_branch=branch, class_tokens=n, classes=classes))
         for branch, n, classes in parts
     ]
 

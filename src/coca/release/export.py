@@ -1,7 +1,6 @@
 """Export of a model as a folder to share, with a model card, and upload to the hub."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,7 +162,7 @@ def without_classifier(model: Captioner) -> Captioner:
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"
     assert isinstance(config.image, BackboneConfig), "only backbones bring a classifier"
-    smaller = CoCa(replace(config, image=replace(config.image, classes=0))).eval()
+    smaller = CoCa(config.replace(image=config.image.replace(classes=0))).eval()
     state = model.state_dict()
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     return smaller
@@ -228,9 +227,9 @@ def _data(run: Path) -> list[DataLine]:
     total = sum(source["weight"] for source in sources)
     return [
         DataLine(
-            source["name"] or source["kind"],
-            f"{source['weight'] / total:.0%} of the samples",
-            "not recorded",
+            name=source["name"] or source["kind"],
+            size=f"{source['weight'] / total:.0%} of the samples",
+            terms="not recorded",
         )
         for source in sources
     ]

@@ -31,7 +31,6 @@ _SHOWN_CLASSES = 100
 _TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "multimodal-search")
 
 
-@dataclass(frozen=True)
 class DataLine(Config):
     """One training data source of a model."""
 
@@ -43,7 +42,6 @@ class DataLine(Config):
     """Licence or terms of use."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class CardConfig(Config):
     """The text of a model card, as a file; the rest is read from the model, its run and reports."""
 

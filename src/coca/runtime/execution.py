@@ -3,14 +3,14 @@
 This module imports no NumPy and no torch, since its options are those of commands.
 """
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from coca.core.config.frozen_config import Config
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Config):
     """Device and precision of a model. Vectors of all of them can be compared."""
 
     device: str | None = None

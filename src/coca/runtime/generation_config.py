@@ -1,9 +1,9 @@
 """Generation config: greedy, beam search or sampling, and the logits processors of each."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self, TypeAlias, TypedDict, Unpack
 
-from annotated_types import Ge, Gt, Interval
+from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config, check_options
 from coca.core.errors import ConfigError
@@ -20,7 +20,6 @@ def _require(statement: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerationConfig(Config):
     """Decoding strategy and its options, with the names of Hugging Face.
 
@@ -31,44 +30,44 @@ class GenerationConfig(Config):
     The fields are also the keywords of `Predictor.caption` and the options of `coca caption`.
     """
 
-    num_return_sequences: Annotated[int, Ge(1)] = 1
+    num_return_sequences: Annotated[int, Field(ge=1)] = 1
     """Captions per image, best first."""
-    num_beams: Annotated[int, Ge(1)] | None = None
+    num_beams: Annotated[int, Field(ge=1)] | None = None
     """Beams per image of beam search; 1 is greedy decoding, the fastest. Default: 4, or
     `num_return_sequences` if that is larger; not used by sampling."""
-    max_new_tokens: Annotated[int, Ge(1)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of tokens after the prompt, [EOS] included. Default: up to the model's context
     length."""
-    min_new_tokens: Annotated[int, Ge(0)] = 0
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
     """Minimum number of tokens after the prompt before [EOS] is allowed."""
     # The bounds of lengths to a power, and of divided logits, keep them finite in fp32.
-    length_penalty: Annotated[float, Interval(ge=-10, le=10)] = 1.0
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """Exponent of the length that divides a caption's log-probability for ranking: 0 ranks by the
     sum and favours short captions, 1 ranks by the mean over tokens."""
     early_stopping: Stopping = "likely"
     """When beam search ends for an image: `num_beams` captions have ended (full), no open beam
     ranks above them at its present length (likely), or can at any length (certain)."""
-    num_beam_groups: Annotated[int, Ge(1)] = 1
+    num_beam_groups: Annotated[int, Field(ge=1)] = 1
     """Groups of beams for diverse beam search."""
-    diversity_penalty: Annotated[float, Ge(0)] = 0.0
+    diversity_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Nats subtracted from a token's score for each beam of an earlier group with the same token
     at the same step (arXiv 1610.02424)."""
-    temperature: Annotated[float, Interval(ge=1e-9, le=1e9)] | None = None
+    temperature: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
     """Divisor of the logits for sampling; below 1 favours likely tokens. Greedy decoding is
     `num_beams=1`, not 0."""
-    top_k: Annotated[int, Ge(1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
     """Sample from the K likeliest tokens only."""
-    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Sample from the smallest set of likeliest tokens with at least this total probability
     (nucleus sampling)."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of sampling. Each image draws other numbers, from the seed and its pixels; they do not
     depend on the rest of its batch."""
-    repetition_penalty: Annotated[float, Gt(0)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Penalty on tokens that occurred before: their score is multiplied by it if negative and
     divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam
     search, otherwise a logit. 1: no penalty."""
-    no_repeat_ngram_size: Annotated[int, Ge(0)] = 0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
     """Length of token n-grams that may occur only once, prompt included; 0: no limit. An unfinished
     word of the model's list may be finished."""
     words: WordChoice = "polite"
@@ -76,8 +75,8 @@ class GenerationConfig(Config):
     ones, which are impolite about people (polite), all of the list (listed), or any sequence of
     tokens (any)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         _require(
             self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
             f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}, "
@@ -89,6 +88,7 @@ class GenerationConfig(Config):
             "use either",
         )
         self._check_groups()
+        return self
 
     @classmethod
     def of(
@@ -97,7 +97,7 @@ class GenerationConfig(Config):
         """Build a config from the keywords of a call."""
         known = [*GenerationOptions.__annotations__, "prompt", "decoding", "progress"]
         check_options(options, known, of="captioning")
-        return replace(base or cls(), **options)
+        return (base or cls()).replace(**options)
 
     @property
     def sampled(self) -> bool:

@@ -9,7 +9,6 @@ Dimensions: M texts scored against B images of a batch, T tokens of a text, S si
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
@@ -257,10 +256,10 @@ class Predictor(Exported):
 
     def _check_decoding(self, decoding: GenerationConfig) -> None:
         """Reject options of sampling and of logits processors."""
-        defaults = asdict(GenerationConfig())
+        defaults = GenerationConfig().model_dump()
         given = [
             f"{name} {value!r}"
-            for name, value in asdict(decoding).items()
+            for name, value in decoding.model_dump().items()
             if name not in GENERATION_OPTIONS and value != defaults[name]
         ]
         if given:

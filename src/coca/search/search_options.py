@@ -6,10 +6,9 @@ imports no NumPy, since its options are those of commands.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
-from annotated_types import Ge, Gt, Interval
+from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config, check_options
 from coca.core.errors import ArgumentError
@@ -27,7 +26,7 @@ album; `path` returns every record."""
 CaptionChoice: TypeAlias = Literal["all", "given"]
 """Captions that count: all, or only those that people gave."""
 
-RankWeight: TypeAlias = Annotated[float, Interval(ge=0, le=10)]
+RankWeight: TypeAlias = Annotated[float, Field(ge=0, le=10)]
 """Weight of a part of the ranking."""
 
 S = TypeVar("S", bound="SearchOptions")
@@ -43,7 +42,6 @@ INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
 """Names of options in commands and requests, where Python has another."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SearchOptions(Config):
     """Options of every search; searches of a `SearchEngine` take the fields as keywords.
 
@@ -52,15 +50,14 @@ class SearchOptions(Config):
     """
 
     range_error: ClassVar = ArgumentError
-    checks_types: ClassVar = True
 
-    k: Annotated[int, Ge(1)] = 10
+    k: Annotated[int, Field(ge=1)] = 10
     """Maximum number of hits of a query."""
     filter: str = ""
     """Filter expression, see `coca.search.filters`; `where` builds one safely."""
-    offset: Annotated[int, Ge(0)] = 0
+    offset: Annotated[int, Field(ge=0)] = 0
     """Number of best hits to skip, for paging."""
-    min_score: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Minimum cosine of a hit. Default: none."""
     on: Side = "image"
     """Vector field to search: of the images, or of their captions (text). Records without a caption
@@ -68,7 +65,7 @@ class SearchOptions(Config):
     group_by: GroupBy = "image"
     """`image` returns each image once, however many copies there are; `album` only the best image
     of each album or video, and images without an album once; `path` every record."""
-    effort: Annotated[float, Gt(0)] = 1.0
+    effort: Annotated[float, Field(gt=0)] = 1.0
     """Search width of the index, relative to the default 1: more increases recall and latency. An
     exact search does not use it."""
     params: Mapping[str, Any] | None = None
@@ -78,12 +75,12 @@ class SearchOptions(Config):
     @classmethod
     def of(cls: type[S], **options: Any) -> S:
         """Build the options from the keywords of a call."""
-        check_options(options, [field.name for field in fields(cls)], of="search")
+        check_options(options, cls.model_fields, of="search")
         return cls(**options)
 
     def page(self, *, offset: int, k: int) -> "SearchOptions":
         """Return the options of a search by vectors for another page."""
-        given = {each.name: getattr(self, each.name) for each in fields(SearchOptions)}
+        given = {name: getattr(self, name) for name in SearchOptions.model_fields}
         return SearchOptions(**given | {"offset": offset, "k": k})
 
     def check_page(self, most: int) -> None:
@@ -101,7 +98,6 @@ class SearchOptions(Config):
         return [[hit for hit in hits if hit.score >= least] for hits in answers]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ranking(Config):
     """Weights of the ranking of typed queries: a sum of absolute similarities.
 
@@ -123,7 +119,7 @@ class Ranking(Config):
     text_weight: RankWeight = 0.6
     """Weight of tags, names and the text inside images: what an image gets of which these have all
     words of the query."""
-    words_half: Annotated[float, Gt(0)] = 4.0
+    words_half: Annotated[float, Field(gt=0)] = 4.0
     """BM25 for which a caption gets half of `words_weight`."""
     uncaptioned: RankWeight = 1.4
     """Factor of the cosine of the image that replaces the cosine of the caption where no caption
@@ -133,7 +129,6 @@ class Ranking(Config):
     little that the image's vector lacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class QueryOptions(SearchOptions):
     """Options of a query of a `SearchEngine`: those of every search, and how hits are ranked.
 
@@ -147,20 +142,20 @@ class QueryOptions(SearchOptions):
     Default: the captions that people gave, if the query consists of texts."""
     ranking: Ranking | None = None
     """Weights of the ranking, which imply `hybrid`. Default: `Ranking()`."""
-    rerank: Annotated[int, Interval(ge=0, le=MAX_RESULTS)] = 0
+    rerank: Annotated[int, Field(ge=0, le=MAX_RESULTS)] = 0
     """Number of first hits to rerank by the rank score: logit scale x cosine + log likelihood of
     the text, given the image. 0: no reranking."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.ranking is not None and self.hybrid is False:
             raise ArgumentError(
                 f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "
                 "false"
             )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class PhotoFilter(Config):
     """When and where photos were taken; all that is given must hold.
 
@@ -170,7 +165,6 @@ class PhotoFilter(Config):
     """
 
     range_error: ClassVar = ArgumentError
-    checks_types: ClassVar = True
 
     since: str = ""
     """Only images taken since the beginning of a day or period, such as 2024-06-01, 2021, May 2021,
@@ -185,11 +179,12 @@ class PhotoFilter(Config):
     within: str = ""
     """Largest distance from `near`, such as 500m, 20km or 12mi; default: 20km."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.within and not self.near:
             raise ArgumentError(f"within is a distance from near, and {self.within!r} has no near")
         self.conditions()
+        return self
 
     def conditions(self) -> list[str]:
         """Return the filters; none if nothing is given."""

@@ -1,15 +1,13 @@
 """Types and base classes that several bodies share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from annotated_types import Interval
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from coca.core.config.docs import docstrings, field_types
+from coca.core.config.words import hint_of, text_of
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
 from coca.search.search_options import INTERFACE_NAMES, PhotoFilter, QueryOptions
 
@@ -23,10 +21,6 @@ MAX_RANKED = 16_384
 """Maximum number of hits of a query over all pages: the limit of a Milvus server."""
 MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
-MAX_COMPARED = 1_000
-"""Maximum number of values of all conditions of one request."""
-MAX_COMPARED_LETTERS = 100_000
-"""Maximum length of all values of all conditions of one request, in characters."""
 MAX_BYTES = 1_000_000
 """Maximum size of a body without images."""
 
@@ -61,9 +55,7 @@ Expression: TypeAlias = Annotated[
     Field(max_length=16_384, description="Filter expression, such as `width > 100`."),
 ]
 # In a union, pydantic accepts texts that cannot be encoded.
-Value: TypeAlias = (
-    bool | int | float | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
-)
+Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable)]
 
 _MEANT = {
     **dict.fromkeys(("query", "q", "queries", "prompt", "input", "search", "keywords"), "text"),
@@ -120,31 +112,31 @@ class Body(BaseModel):
 M = TypeVar("M", bound=Body)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ServedOptions(QueryOptions):
     """Options of a search with the limits of the service."""
 
-    k: Annotated[int, Interval(ge=1, le=MAX_LIMIT)] = 50
-    offset: Annotated[int, Interval(ge=0, le=MAX_OFFSET)] = 0
+    k: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
     """Number of best hits to skip, for paging; at most 16,384 with a query, limit included."""
-    rerank: Annotated[int, Interval(ge=0, le=256)] = 0
+    rerank: Annotated[int, Field(ge=0, le=256)] = 0
 
 
 def with_options(
-    options: type, *names: str, optional: bool = False
+    options: type[BaseModel], *names: str, optional: bool = False
 ) -> Callable[[type[M]], type[M]]:
     """Decorate a body: add options with the types, ranges and docstrings of their fields."""
-    types, texts = field_types(options), docstrings(options)
 
     def add(body: type[M]) -> type[M]:
         added: dict[str, Any] = {}
-        for each in fields(options):
-            if each.name in names:
-                kind, default, text = types[each.name], each.default, texts[each.name]
+        for name, field in options.model_fields.items():
+            if name in names:
+                kind, default, text = hint_of(field), field.default, text_of(field)
                 if optional:
                     kind, default, text = kind | None, None, f"{text} null: {default}."
-                name = INTERFACE_NAMES.get(each.name, each.name)
-                added[name] = (Annotated[kind, Field(description=text)], default)
+                added[INTERFACE_NAMES.get(name, name)] = (
+                    Annotated[kind, Field(description=text)],
+                    default,
+                )
         return create_model(
             body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added
         )
@@ -152,9 +144,9 @@ def with_options(
     return add
 
 
-def given_options(body: Body, options: type) -> dict[str, Any]:
+def given_options(body: Body, options: type[BaseModel]) -> dict[str, Any]:
     """Return the options of a body by the names of their fields; null is a default."""
-    by_name = {each.name: INTERFACE_NAMES.get(each.name, each.name) for each in fields(options)}
+    by_name = {each: INTERFACE_NAMES.get(each, each) for each in options.model_fields}
     values = {name: getattr(body, shown, None) for name, shown in by_name.items()}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -199,7 +191,7 @@ class Condition(Body):
         ),
     ]
     operator: Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "has all", "has any"] = "=="
-    value: Value | Annotated[list[Value], Field(max_length=MAX_COMPARED)]
+    value: Value | Annotated[list[Value], Field(max_length=1_000)]
 
 
 @with_options(PhotoFilter, "since", "until", "during", "near", "within")
@@ -210,15 +202,3 @@ class Scope(Body):
     filter: Expression = ""
     where: Annotated[list[Condition], Field(max_length=MAX_EXAMPLES)] = []
     """Conditions that all must hold, with any values; the service quotes them."""
-
-    @model_validator(mode="after")
-    def _has_few_values(self) -> "Scope":
-        lists = [one.value if isinstance(one.value, list) else [one.value] for one in self.where]
-        values = [value for given in lists for value in given]
-        letters = sum(len(value) for value in values if isinstance(value, str))
-        if len(values) > MAX_COMPARED or letters > MAX_COMPARED_LETTERS:
-            raise ValueError(
-                f"where must have at most {MAX_COMPARED:,} values and {MAX_COMPARED_LETTERS:,} "
-                f"characters in all, got {len(values):,} and {letters:,}"
-            )
-        return self

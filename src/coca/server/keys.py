@@ -9,13 +9,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt
+from pydantic import Field
 
 from coca.core.config.frozen_config import Config, from_dict
 from coca.core.errors import ConfigError
@@ -34,7 +34,6 @@ MAKE_KEY = '`python -c "import secrets; print(secrets.token_urlsafe())"`'
 _SENDABLE = re.compile(r"[!-~]+\Z")
 
 
-@dataclass(frozen=True, kw_only=True)
 class KeyConfig(Config):
     """What one key may use."""
 
@@ -42,12 +41,12 @@ class KeyConfig(Config):
     """Name in logs and metrics; the key itself is never logged."""
     collections: tuple[str, ...] = ()
     """Collections of the key, the default first; empty: all."""
-    rate: Annotated[float, Gt(0)] | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
     """Maximum number of requests per second, with bursts of one second; None: no limit. A request
     with much work for the model counts as several, see `requests_of`."""
-    quota: Annotated[int, Ge(0)] | None = None
+    quota: Annotated[int, Field(ge=0)] | None = None
     """Maximum number of requests per day (UTC), counted in the same way; None: no limit."""
-    write_quota: Annotated[int, Ge(0)] | None = None
+    write_quota: Annotated[int, Field(ge=0)] | None = None
     """Maximum number of bytes that the key may write per day (UTC): images, captions and metadata;
     None: no limit."""
     writable: bool = True
@@ -192,13 +191,12 @@ class KeyRing:
             usage.written += size
 
 
-def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> int:
-    """Compute how many requests the work of one counts as.
+def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
+    """Compute how many requests the work of one for the model counts as.
 
-    One request covers 32 texts, 10 images or 4 captions of the model, or the comparison of 5
-    million pairs of images: about the same processor time.
+    One request covers 32 texts, 10 images or 4 captions: about the same processor time.
     """
-    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
+    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4))
 
 
 class KeyFile:
@@ -271,7 +269,7 @@ def _config(file: Path, number: int, fields: Mapping[str, Any]) -> KeyConfig:
     values = {"name": f"file-{number}", **fields}
     expires = values.pop("expires", None)
     config = from_dict(KeyConfig, values, source=str(file))
-    return config if expires is None else replace(config, expires=_moment(file, expires))
+    return config if expires is None else config.replace(expires=_moment(file, expires))
 
 
 def _moment(file: Path, given: Any) -> datetime:

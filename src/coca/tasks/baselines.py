@@ -14,7 +14,6 @@ Dimensions: N images, M texts, C classes of the data, K classes of the encoder.
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -118,7 +117,6 @@ def recalls(similarity: Float[ndarray, "M N"], relevant: Bool[ndarray, "M N"]) -
     return {f"recall@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(Config):
     """A pretrained image encoder with its own classifier of ImageNet's classes."""
 
@@ -147,8 +145,7 @@ class EncoderClassifier:
         ]
         trained = config.image.normalization()
         self._processor = own.with_image(
-            replace(
-                own.image_config,
+            own.image_config.replace(
                 image_size=config.image.image_size,
                 mean=trained.mean,
                 std=trained.std,

@@ -129,7 +129,6 @@ def _confusion(counts: Int[ndarray, "C C"], names: Sequence[str]) -> Confusion:
 # Interface of downstream tasks: configuration, evaluation over samples, result.
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskConfig(Config):
     """Configuration of a task and the data to evaluate it on."""
 
@@ -156,7 +155,7 @@ class TaskConfig(Config):
     """Retrieval: use `all` captions of an image as queries, or its `first` only."""
     prompt: str = ""
     """Captioning: text that each caption begins with; it is part of the scored caption."""
-    decoding: GenerationConfig = field(default_factory=GenerationConfig)
+    decoding: GenerationConfig = Field(default_factory=GenerationConfig)
     """Captioning, and VQA with `answers: generation`: decoding options."""
     meteor: bool = False
     """Captioning: compute METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""

@@ -5,11 +5,10 @@ Dimensions: B pairs, E embedding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config
@@ -26,7 +25,6 @@ from coca.model.losses.contrastive_loss import (
 from coca.processing.processor import Processor
 
 
-@dataclass(frozen=True, kw_only=True)
 class AuxiliaryConfig(Config):
     """Settings that all auxiliary losses share; the class of a kind adds its own."""
 
@@ -35,9 +33,10 @@ class AuxiliaryConfig(Config):
     weight: NonNegativeFloat = 1.0
     """Weight of the loss."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         AUXILIARY_LOSSES.get(self.kind)
+        return self
 
     @classmethod
     def kinds(cls) -> Mapping[str, type["AuxiliaryConfig"]]:
@@ -45,7 +44,6 @@ class AuxiliaryConfig(Config):
         return {name: AUXILIARY_LOSSES.get(name).config_class for name in AUXILIARY_LOSSES.names()}
 
 
-@dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
     """Loss weights and options; a loss with weight 0 is not computed, nor is its tower run."""
 
@@ -74,8 +72,8 @@ class LossConfig(Config):
     auxiliary: tuple[AuxiliaryConfig, ...] = ()
     """Further losses, of kinds that plug-ins register."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         names = [f"{kind}_weight" for kind in ("contrastive", "captioning", "classification")]
         if not any(getattr(self, name) for name in names) and not self.auxiliary:
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
@@ -85,6 +83,7 @@ class LossConfig(Config):
                 "contrastive_reduction is mean, but the sigmoid loss has no two directions; "
                 "leave it at sum"
             )
+        return self
 
 
 class Losses(NamedTuple):

@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from coca.core.config.frozen_config import Config, to_dict
@@ -49,15 +49,14 @@ from coca.train.optim.schedule import ScheduleConfig, lr_at, patch_dropout_at, s
 from coca.train.tracker import MetricsLogger, Tracker
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """Length, precision, parallelism, logging and checkpoints of a run."""
 
     steps: PositiveInt
     """Number of training steps of the whole run, one batch each."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     """Optimizer and its hyperparameters."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     """Learning rate schedule and patch dropout schedule."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights, which becomes the finished model. null: none."""
@@ -95,13 +94,14 @@ class TrainConfig(Config):
     trackers: tuple[str, ...] = ("jsonl",)
     """Experiment trackers: any of `jsonl`, `tensorboard`, or of a plug-in, such as `wandb`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if isinstance(self.schedule.warmup, int) and self.schedule.warmup >= self.steps:
             raise ConfigError(
                 f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "
                 "a fraction such as 0.02 fits a run of any length"
             )
+        return self
 
 
 # Device of a run, and deterministic algorithms on it.

@@ -1,8 +1,7 @@
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import typer
-from annotated_types import Ge, Interval
+from pydantic import Field
 from typer.testing import CliRunner
 
 from coca.cli.options.option_groups import Group, grouped
@@ -38,13 +37,12 @@ def test_a_group_of_options_is_among_the_others_of_a_command() -> None:
     assert isinstance(runner.invoke(app, ["x", "--since", "soon"]).exception, ArgumentError)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Brush:
+class Brush(Config):
     """A configuration."""
 
-    line_width: Annotated[int, Ge(1)] = 2
+    line_width: Annotated[int, Field(ge=1)] = 2
     """Width in pixels; `opacity` changes `nothing`."""
-    opacity: Annotated[float, Interval(ge=0, le=1)] | None = None
+    opacity: Annotated[float, Field(ge=0, le=1)] | None = None
     """Fraction of light that is blocked."""
     tip: Literal["round", "flat"] = "round"
     """Shape of the tip."""
@@ -91,11 +89,10 @@ def test_an_optional_configuration_is_built_of_the_options_that_are_given() -> N
     assert "[default: (round)]" in runner.invoke(app, ["--help"]).output
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pen(Config):
     """A configuration with a check."""
 
-    line_width: Annotated[int, Ge(1)] = 2
+    line_width: Annotated[int, Field(ge=1)] = 2
     """Width in pixels."""
     ink: bool = True
     """Whether it writes."""

@@ -160,7 +160,7 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
         ("a: [1,\nb: 2\n", r"\(line 3\): expected ',' or ']'"),
         ("a: 1\n---\nb: 2\n", r"\(line 2\): but found another document"),
         ("a: 2024-13-40\n", r"recipe\.yaml: month must be in 1..12"),
-        ("a: &a {b: *a}\n", r"is nested without end"),
+        ("a: &a {b: *a}\n", r"Circular reference detected"),
         ("a: *b\n", r"\(line 1\): found undefined alias 'b'"),
         ("[a]: 1\n", r"\(line 1\): found unhashable key"),
         (b"a: \xff\n", r"is not UTF-8 text: invalid start byte"),

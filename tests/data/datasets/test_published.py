@@ -234,10 +234,10 @@ def test_a_split_is_its_rows_and_another_is_refused_with_those_there_are(
 ) -> None:
     config = form.write(tmp_path)
     assert isinstance(config, SplitAnnotationsConfig)
-    of_split = open_source(replace(config, split=form.split))
+    of_split = open_source(config.replace(split=form.split))
     assert tuple(good_of(of_split)) == form.of_split
     with pytest.raises(DataError, match=f"'nowhere'.*{form.splits}"):
-        open_source(replace(config, split="nowhere"))
+        open_source(config.replace(split="nowhere"))
     prints = {open_source(config).fingerprint, of_split.fingerprint}
     assert open_source(config).fingerprint in prints
     path = Path(config.paths[0])
@@ -268,7 +268,7 @@ def test_a_file_of_another_format_is_reported(
 def test_the_test_split_of_kinetics_has_no_labels(tmp_path: Path) -> None:
     config = write_kinetics(tmp_path)
     (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end\n---QUuC4vJs,84,94\n")
-    assert open_source(replace(config, path=str(tmp_path / "test.csv"))).read(0).labels == ()
+    assert open_source(config.replace(path=str(tmp_path / "test.csv"))).read(0).labels == ()
 
 
 def test_the_list_1k_a_of_msrvtt_has_one_sentence_a_video(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_list_1k_a_of_msrvtt_has_one_sentence_a_video(tmp_path: Path) -> Non
     (tmp_path / "jsfusion.csv").write_text(
         "key,vid_key,video_id,sentence\nret0,msr7010,video7010,a person walks\nret1,msr1,,nothing\n"
     )
-    source = open_source(replace(config, path=str(tmp_path / "jsfusion.csv")))
+    source = open_source(config.replace(path=str(tmp_path / "jsfusion.csv")))
     assert source.read(0).captions == ("a person walks",)
     with pytest.raises(DataError, match="lacks a video_id"):
         source.read(1)

@@ -1,12 +1,11 @@
 """Each kind of source has settings of its own; all other settings are errors."""
 
-from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from pydantic import PositiveInt
 
-from coca.core.config.docs import describe
+from coca.cli.training.recipe_settings import describe
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError
 from coca.data.sources.factory import open_source
@@ -92,7 +91,6 @@ def test_an_unknown_kind_or_setting_is_an_error(settings: Any, message: str) -> 
         read(path="x", **settings)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryConfig(SourceConfig):
     kind: str = "memory"
     count: PositiveInt = 2
@@ -121,7 +119,7 @@ def test_the_list_of_settings_names_their_kinds() -> None:
     rows = {row.key: row for row in describe(SourceConfig, "data.sources.N.")}
     assert rows["data.sources.N.kind"].type.startswith("one of 'class_folders', 'coco_captions'")
     shared = {row.key.rpartition(".")[2] for row in rows.values() if not row.kinds}
-    assert shared == {field.name for field in fields(SourceConfig)}
+    assert shared == set(SourceConfig.model_fields)
     for name in VALUES.keys() - {"part"}:
         row = rows[f"data.sources.N.{name}"]
         # Plug-ins add kinds.

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,13 @@ def recipe(tmp_path: Path, scenes: SourceConfig, **changes: Any) -> DetectionCon
             trackers=("jsonl",),
         ),
     )
-    return replace(config, **changes)
+    return config.replace(**changes)
 
 
 def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: SourceConfig) -> None:
     pytest.importorskip("pycocotools", reason="the extra detection is not installed")
     config = recipe(tmp_path, scenes, evaluate=(TaskConfig(task="detection", data=scenes),))
-    config = replace(config, train=replace(config.train, steps=40))
+    config = config.replace(train=config.train.replace(steps=40))
     result = finetune_detection(config)
     (score,) = result.scores
     assert score.metrics["AP50"] > 0.3
@@ -85,11 +84,11 @@ def test_what_moves_or_hides_parts_of_an_image_is_refused(
     config = recipe(tmp_path, scenes)
     for change in ({"augment": AugmentConfig(flip=0.5)}, {"trim": True}, {"resize": "crop"}):
         with pytest.raises(ConfigError, match="changes the geometry"):
-            replace(config, data=replace(config.data, **change))
-    replace(config, data=replace(config.data, augment=AugmentConfig(color=0.5, grayscale=0.5)))
+            config.replace(data=config.data.replace(**change))
+    config.replace(data=config.data.replace(augment=AugmentConfig(color=0.5, grayscale=0.5)))
     schedule = ScheduleConfig(patch_dropout=0.5)
     with pytest.raises(ConfigError, match=r"patch_dropout is 0\.5, but a detector reads the whole"):
-        replace(config, train=replace(config.train, schedule=schedule))
+        config.replace(train=config.train.replace(schedule=schedule))
 
 
 def test_data_without_boxes_and_unknown_objects_are_reported_before_training(
@@ -98,10 +97,10 @@ def test_data_without_boxes_and_unknown_objects_are_reported_before_training(
     folder = FolderConfig(path=str(tmp_path / "scenes" / "pictures"))
     config = recipe(tmp_path, scenes)
     with pytest.raises(ConfigError, match="has no boxes"):
-        finetune_detection(replace(config, data=replace(config.data, sources=(folder,))))
-    detector = replace(config.detector, classes=("red square",))
+        finetune_detection(config.replace(data=config.data.replace(sources=(folder,))))
+    detector = config.detector.replace(classes=("red square",))
     with pytest.raises(DataError, match="'blue square', which is not in"):
-        finetune_detection(replace(config, detector=detector))
+        finetune_detection(config.replace(detector=detector))
     with pytest.raises(DataError, match="two images have the id 0"):
-        finetune_detection(replace(config, data=replace(config.data, sources=(scenes, scenes))))
+        finetune_detection(config.replace(data=config.data.replace(sources=(scenes, scenes))))
     assert not config.run.exists()

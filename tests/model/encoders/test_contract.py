@@ -2,6 +2,7 @@
 
 import json
 import socket
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -257,11 +258,13 @@ def test_a_later_layer_with_another_kind_drops_the_settings_of_the_old_kind() ->
     assert load_config(CoCaConfig, recipe, overrides=kind).image == TimmConfig(
         name="test_resnet", width=96
     )
-    sized = load_config(CoCaConfig, recipe, overrides=[*kind, "image.image_size=64"])
-    assert sized.image == TimmConfig(name="test_resnet", image_size=64, width=96)
-    # Settings that come with the kind are still refused.
-    with pytest.raises(ConfigError, match=r"image\.heads = 2 is a setting of kind vit"):
-        load_config(CoCaConfig, recipe, overrides=[*kind, "image.heads=2"])
+    # An override is never dropped, in whatever order it stands, nor is a setting beside the kind.
+    for changes in permutations([*kind, "image.image_size=64"]):
+        sized = load_config(CoCaConfig, recipe, overrides=changes)
+        assert sized.image == TimmConfig(name="test_resnet", image_size=64, width=96)
+    for changes in permutations([*kind, "image.heads=2"]):
+        with pytest.raises(ConfigError, match=r"image\.heads = 2 is a setting of kind vit"):
+            load_config(CoCaConfig, recipe, overrides=changes)
     # The same kind again changes nothing.
     same = load_config(CoCaConfig, recipe, overrides=["image.kind=vit"])
     assert same == load_config(CoCaConfig, recipe)

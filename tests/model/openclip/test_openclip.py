@@ -1,7 +1,6 @@
 """OpenCLIP's CoCa compared with open_clip_torch, with the same random weights."""
 
 import copy
-import dataclasses
 from typing import Literal
 
 import pytest
@@ -123,7 +122,7 @@ def test_a_corrected_class_token_sees_its_tokens_and_itself(tokens: Tensor) -> N
     theirs.text.correct_cls_mask = True
     ours = ours_of(theirs)
     legacy = ours.encode_text(tokens)
-    ours = OpenCLIP(dataclasses.replace(ours.config, class_mask="corrected")).eval()
+    ours = OpenCLIP(ours.config.replace(class_mask="corrected")).eval()
     ours.load_state_dict(ours_of(theirs).state_dict())
     assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
     assert not torch.allclose(ours.encode_text(tokens), legacy, atol=1e-3)
@@ -133,7 +132,7 @@ def test_a_corrected_class_token_sees_its_tokens_and_itself(tokens: Tensor) -> N
 def test_parts_that_are_not_asked_for_are_left_out(
     images: Tensor, tokens: Tensor, mask: Literal["legacy", "corrected"]
 ) -> None:
-    config = dataclasses.replace(tiny_openclip_config(), class_mask=mask)
+    config = tiny_openclip_config().replace(class_mask=mask)
     model = OpenCLIP(config).eval()
     full = model(images, tokens)
     embeddings = model(images, tokens, captioning=False)

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import open_clip
@@ -88,6 +87,6 @@ def test_a_configuration_is_kept_as_plain_values() -> None:
 def test_a_model_that_openclip_cannot_describe_is_not_written(
     changes: dict[str, Any], message: str
 ) -> None:
-    text = dataclasses.replace(OpenCLIPTextConfig(), **changes)
+    text = OpenCLIPTextConfig().replace(**changes)
     with pytest.raises(ModelError, match=message):
         to_open_clip(OpenCLIPConfig(text=text))

@@ -1,5 +1,3 @@
-import dataclasses
-
 import open_clip
 import pytest
 import torch
@@ -76,7 +74,7 @@ def test_a_missing_and_an_unknown_tensor_are_named() -> None:
 
 def test_a_configuration_survives_a_round_trip() -> None:
     configs = (*OpenCLIPConfig.presets().values(), tiny_openclip_config())
-    for config in (*configs, dataclasses.replace(configs[0], class_mask="corrected")):
+    for config in (*configs, configs[0].replace(class_mask="corrected")):
         assert from_open_clip(to_open_clip(config)) == config
 
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ def add_class_branch(folder: Path) -> None:
         image_size=32, width=width, classes=5, class_branch=True, class_tokens=2
     )
     seed_weights()
-    model = CoCa(replace(config, image=image))
+    model = CoCa(config.replace(image=image))
     assert model.class_tokens is not None
     model.class_tokens.names[:, 0] = torch.arange(9, 14)
     save_model(folder, model)

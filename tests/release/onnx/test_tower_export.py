@@ -140,7 +140,7 @@ def test_a_decoder_on_a_tower_is_exported_with_it(embeddings: Any, tmp_path: Pat
         kind="openclip", name=str(tower), image_size=32, width=24, embeddings=embeddings
     ).resolved()
     seed_weights()
-    save_model(folder, CoCa(replace(config, image=image, embed_dim=64)))
+    save_model(folder, CoCa(config.replace(image=image, embed_dim=64)))
     transform = ImageTransform(ImageConfig(image_size=32, resize="squash"))
     Processor(transform, processor.tokenizer, processor.context_length).save(folder)
     command("export", str(folder), str(tmp_path / "out"), "--format", "onnx")

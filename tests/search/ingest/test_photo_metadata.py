@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter, with_config
 
-from coca.core.config.docs import docstrings
 from coca.core.errors import DataError
 from coca.search.ingest.photo_metadata import (
     MAX_XMP_BYTES,
@@ -233,9 +233,12 @@ def test_no_damage_raises_or_yields_what_cannot_be_stored() -> None:
 def test_the_documented_table_is_that_of_the_fields() -> None:
     kinds = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
     types = {name: kind.__name__ for name, kind in PhotoMetadata.__annotations__.items()}
+    described = with_config(use_attribute_docstrings=True)(PhotoMetadata)
+    schema = TypeAdapter(described).json_schema()["properties"]
+    docstrings = {name: " ".join(row["description"].split()) for name, row in schema.items()}
     rows = [
         f"| `{name}` | {kinds.get(types[name], 'list of texts')} | {text.rstrip('.')} |"
-        for name, text in docstrings(PhotoMetadata).items()
+        for name, text in docstrings.items()
     ]
     page = Path(__file__).parents[3] / "docs" / "photos.md"
     documented = page.read_text().partition("## Fields\n")[2].strip().split("\n\n")[0]

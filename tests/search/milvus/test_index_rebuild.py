@@ -47,7 +47,7 @@ def recall(collection: MilvusCollection, vectors: np.ndarray, effort: float = 1.
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
     images = collection.nearest(queries, options)
-    captions = collection.nearest(-queries, replace(options, on="text"))
+    captions = collection.nearest(-queries, options.replace(on="text"))
     for answers in (images, captions):
         found += sum(
             len({int(hit.id) for hit in hits} & set(row.tolist()))

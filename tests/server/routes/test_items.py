@@ -203,7 +203,7 @@ def test_paths_of_the_machine_are_neither_reported_nor_compared(
 def test_an_operator_may_show_paths(
     uri: str, service: Service, predictor: Predictor, settings: ServerSettings
 ) -> None:
-    shown = replace(settings, show_paths=True)
+    shown = settings.replace(show_paths=True)
     with (
         closing(Service([service.collections["others"].collection], predictor, shown)) as other,
         TestClient(create_app(other, shown), base_url="http://localhost") as client,

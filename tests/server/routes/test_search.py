@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import TypeAdapter
 
-from coca.core.config.docs import docstrings, field_types
+from coca.core.config.words import hint_of, text_of
 from coca.core.errors import MissingExtraError
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
@@ -206,14 +206,6 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
             "(captions given) is of hybrid searches",
         ),
         ({"id": "nosuch", "hybrid": True}, 404, "nosuch"),
-        ({"where": [{"field": "album", "value": "x" * 5_000}]}, 422, "at most 4096"),
-        (
-            {"where": [{"field": "time", "operator": "in", "value": [1] * 501}] * 2},
-            422,
-            "got 1,002",
-        ),
-        ({"where": [{"field": "album", "value": "x" * 4_000}] * 26}, 422, "and 104,000"),
-        ({"image": "data:image/png" + ";a=b" * 1_000 + ";base64,AAAA"}, 400, "must be a data URI"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(
@@ -242,9 +234,10 @@ def test_a_list_may_skip_more_items_than_a_query(client: TestClient) -> None:
 @pytest.mark.parametrize("option", ["k", "offset", "min_score", "on", "group_by", "hybrid"])
 def test_a_field_of_a_request_has_type_range_and_text_of_its_option(option: str) -> None:
     schema = SearchRequest.model_json_schema()["properties"][INTERFACE_NAMES.get(option, option)]
-    assert schema.pop("description") == docstrings(ServedOptions)[option]
+    field = ServedOptions.model_fields[option]
+    assert schema.pop("description") == text_of(field)
     assert schema.pop("default") == getattr(ServedOptions(), option)
-    declared = TypeAdapter(field_types(ServedOptions)[option]).json_schema()
+    declared = TypeAdapter(hint_of(field)).json_schema()
     assert schema.items() >= declared.items()
 
 

@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,11 @@ def test_nothing_is_learned_from_the_images_to_classify(
     shutil.copytree(others, both)
     for path in image_folder.rglob("*.png"):
         shutil.copy(path, both / path.parent.name / f"copy-{path.name}")
-    mixed = run(predictor, replace(settings, reference=FolderConfig(path=str(both))))
+    mixed = run(predictor, settings.replace(reference=FolderConfig(path=str(both))))
     assert mixed.metrics == alone.metrics
     assert "12 of 24 images" in mixed.notes[0]
     with pytest.raises(DataError, match="nothing is left to learn from") as caught:
-        run(predictor, replace(settings, reference=settings.data))
+        run(predictor, settings.replace(reference=settings.data))
     assert caught.value.reason == "no_other_image"
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -134,7 +133,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_would_stop_a_later_task_is_reported_before_the_first_is_run(
     model: Path, data: SourceConfig, counted: list[str], fault: dict[str, Any], message: str
 ) -> None:
-    later = dataclasses.replace(TaskConfig(task="zero_shot", data=data), **fault)
+    later = TaskConfig(task="zero_shot", data=data).replace(**fault)
     with pytest.raises(CocaError, match=message):
         evaluate(model, [TaskConfig(task="first", data=data), later])
     assert counted == []

@@ -1,4 +1,3 @@
-import dataclasses
 import logging
 from typing import Any
 
@@ -29,12 +28,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 def fresh(source: Predictor, **changes: Any) -> CoCa:
     """A new model of the source's shape, but for what is changed."""
-    text = dataclasses.replace(
-        tiny_config().text,
+    text = tiny_config().text.replace(
         vocab_size=source.model.config.text.vocab_size,
         **changes.pop("text", {}),
     )
-    image = dataclasses.replace(tiny_config().image, **changes.pop("image", {}))
+    image = tiny_config().image.replace(**changes.pop("image", {}))
     torch.manual_seed(5)
     return CoCa(tiny_config(image=image, text=text, **changes))
 
@@ -70,8 +68,8 @@ def test_openclips_positions_are_resized_as_by_open_clip_itself(
     old = ours_of(theirs)
     predictor = Predictor(old, source.processor, fingerprint="f", source="old")
     torch.manual_seed(5)
-    image = dataclasses.replace(old.config.image, image_size=image_size)
-    model = OpenCLIP(dataclasses.replace(old.config, image=image)).eval()
+    image = old.config.image.replace(image_size=image_size)
+    model = OpenCLIP(old.config.replace(image=image)).eval()
     adopted = adopt_weights(model, predictor)
     assert adopted.resized == ("image_encoder.positions",)
     assert adopted.taken == len(old.state_dict()) - 1
@@ -102,7 +100,7 @@ def test_a_head_that_only_one_has_is_new_or_dropped_and_reported(
         adopted = adopt_weights(fresh(source), headed)
     assert {name.partition(".")[0] for name in adopted.left} == {"head"}
     assert "head of old is not used" in caplog.text
-    four = dataclasses.replace(THREE, classes=(*THREE.classes, "d"))
+    four = THREE.replace(classes=(*THREE.classes, "d"))
     other = adopt_weights(fresh(source, head=four), headed)
     assert other.new == other.left == adopted.left
 

@@ -158,7 +158,7 @@ def test_samples_that_are_all_unusable_are_refused_before_the_first_step(
     samples = [replace(sample, **change) for sample in make_samples(5)]
 
     strict = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=2))
-    lenient = replace(strict, loader=LoaderConfig(batch_size=2, max_bad_fraction=1.0))
+    lenient = strict.replace(loader=LoaderConfig(batch_size=2, max_bad_fraction=1.0))
     with pytest.raises(DataError, match=message):
         loader_of(tmp_path, samples, strict)
     # Some usable ones may be enough, and who allows bad ones is not asked.

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ def branched(images: Path, run: Path) -> PretrainConfig:
         class_branch=True,
         class_tokens=2,
     )
-    return replace(config, model=replace(config.model, image=image))
+    return config.replace(model=config.model.replace(image=image))
 
 
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
@@ -55,7 +54,7 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
 def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_path: Path) -> None:
     first = pretrain(branched(images, tmp_path / "first"))
     config = branched(images, tmp_path / "second")
-    second = pretrain(replace(config, init_from=str(first.model)))
+    second = pretrain(config.replace(init_from=str(first.model)))
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
 
@@ -65,14 +64,14 @@ def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
 ) -> None:
     config = branched(images, tmp_path / "run")
     assert isinstance(config.model.image, TimmConfig)
-    image = replace(config.model.image, classes=0, class_branch=False, class_tokens=0)
-    model = replace(config.model, image=image)
-    pretrain(replace(config, run=tmp_path / "first", model=model))
+    image = config.model.image.replace(classes=0, class_branch=False, class_tokens=0)
+    model = config.model.replace(image=image)
+    pretrain(config.replace(run=tmp_path / "first", model=model))
     torch.manual_seed(7)
     published = timm.create_model("test_resnet", num_classes=1000).state_dict()
     torch.save(published, tmp_path / "weights.pth")
     weights = EncoderWeightsConfig(file=tmp_path / "weights.pth")
-    second = replace(config, init_from=str(tmp_path / "first"), encoder_weights=weights)
+    second = config.replace(init_from=str(tmp_path / "first"), encoder_weights=weights)
     one, other = (
         load_file(run / "model" / "model.safetensors")
         for run in (tmp_path / "first", pretrain(second).run)
@@ -83,6 +82,6 @@ def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
             assert torch.equal(tensor, published[name.removeprefix(place)])
         elif name.startswith(place):
             assert torch.equal(tensor, one[name])
-    refused = replace(second, run=tmp_path / "third", init_from=str(second.run))
+    refused = second.replace(run=tmp_path / "third", init_from=str(second.run))
     with pytest.raises(ConfigError, match="set one of the two"):
         pretrain(refused)

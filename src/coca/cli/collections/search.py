@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +96,7 @@ def search(
             f"{period!r} is part of the text; to search that time only: "
             f"--during {shlex.quote(period)}"
         )
-    options = replace(options, filter=among.expression, ranking=ranking)
+    options = options.replace(filter=among.expression, ranking=ranking)
     with target.open(execution) as engine:
         hits = engine.search_terms(terms, options)
     print_hits(console, hits, first=options.offset + 1, explain=explain)

@@ -1,39 +1,40 @@
-"""Option groups: a command takes a dataclass as one parameter, and its fields become options.
+"""Option groups: a command takes a configuration or a dataclass, whose fields become options.
 
-A field declares its option by `typer.Option`, or is a field of a configuration. Its option then has
-the name, the docstring, the range and the default of the field.
+A field declares its option by `typer.Option`. Otherwise the option has the name, the docstring, the
+range and the default of the field.
 """
 
+import dataclasses
 import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 from typer.models import CommandFunctionType
 
-from coca.core.config.docs import docstrings, field_types, limits_of, without_none, without_range
+from coca.core.config.words import hint_of, limits_of, text_of, without_none, without_range
 from coca.core.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
     """How the options of a configuration appear in the help of a command."""
 
     panel: str
     """Title of the options in the help."""
-    short: Mapping[str, str] = field(default_factory=dict)
+    short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field -> its short option, such as `-n`."""
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Field -> its name as an option, where it has another."""
     only: Collection[str] | None = None
     """Fields that are options. Default: all."""
 
 
 class Commands(typer.Typer):
-    """Commands whose parameters that are dataclasses are expanded into options, by `grouped`."""
+    """Commands whose parameters that are configurations become options, by `grouped`."""
 
     def command(
         self, *arguments: Any, **settings: Any
@@ -49,14 +50,14 @@ class Commands(typer.Typer):
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Expand each parameter of a command that is a dataclass into its options.
+    """Expand each parameter of a command that is a configuration into its options.
 
-    A configuration is annotated with its `Group`: `Annotated[GenerationConfig, Group(panel=...)]`.
+    It may be annotated with its `Group`: `Annotated[GenerationConfig, Group(panel=...)]`.
     An optional one, such as `Annotated[Fusion | None, ...]`, is None unless one of its options is
     given.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(_kind_of(hint))}
+    groups = {name: hint for name, hint in hints.items() if _fields_of(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
@@ -66,7 +67,7 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def expanded(**options: Any) -> None:
         for name, hint in groups.items():
-            own = {each.name: options.pop(_parameter(each, hint)) for each in _fields_of(hint)}
+            own = {each: options.pop(_parameter(each, hint)) for each in _fields_of(hint)}
             options[name] = _built(hint, own)
         command(**options)
 
@@ -86,13 +87,22 @@ def _kind_of(hint: Any) -> Any:
     return without_none(without_range(hint))
 
 
-def _fields_of(hint: Any) -> list[Field[Any]]:
-    """List the fields of a group that are options; one whose default is computed is none."""
+def _fields_of(hint: Any) -> dict[str, FieldInfo]:
+    """Return the fields of a group that are options: all but those whose default is computed."""
     group, kind = _group_of(hint), _kind_of(hint)
-    plain = [each for each in fields(kind) if each.default is not MISSING]
-    if group is None or group.only is None:
-        return plain
-    return [each for each in plain if each.name in group.only]
+    fields: dict[str, FieldInfo] = getattr(kind, "model_fields", {})
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        fields = {
+            each.name: FieldInfo.from_annotated_attribute(hints[each.name], each)
+            for each in dataclasses.fields(kind)
+        }
+    only = fields if group is None or group.only is None else group.only
+    return {
+        name: field
+        for name, field in fields.items()
+        if name in only and field.default_factory is None and not field.is_required()
+    }
 
 
 def _built(hint: Any, values: Mapping[str, Any]) -> Any:
@@ -118,39 +128,40 @@ def _built(hint: Any, values: Mapping[str, Any]) -> Any:
 def _options_of(hint: Any) -> Iterator[inspect.Parameter]:
     """Yield the option of each field of a group."""
     group, kind = _group_of(hint), _kind_of(hint)
-    texts = docstrings(kind) if group else {}
-    for each in _fields_of(hint):
-        annotation, default = field_types(kind)[each.name], each.default
+    for each, field in _fields_of(hint).items():
+        annotation, default = hint_of(field), field.default
         if kind is not without_range(hint):
             annotation, default = annotation | None, None
         if group:
-            annotation = _option(each, annotation, _in_options(texts[each.name], hint), group)
+            text = _in_options(text_of(field), hint)
+            annotation = _option(each, field.default, annotation, text, group)
         name = _parameter(each, hint)
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )
 
 
-def _parameter(each: Field[Any], hint: Any) -> str:
+def _parameter(name: str, hint: Any) -> str:
     """Return the name of the parameter of a field: two groups may have fields of the same name."""
     group = _group_of(hint)
-    return each.name if group is None else _flag(each.name, group)[2:].replace("-", "_")
+    return name if group is None else _flag(name, group)[2:].replace("-", "_")
 
 
-def _option(each: Field[Any], hint: Any, text: str, group: Group) -> Any:
+def _option(name: str, default: Any, hint: Any, text: str, group: Group) -> Any:
     """Annotate the type of a configuration field with its option."""
     inner = without_none(hint)
-    kind, span = without_range(inner), limits_of(inner).removeprefix(" of").strip().capitalize()
-    flag = _flag(each.name, group)
-    if kind is bool and each.default is not False:
+    kind = without_range(inner)
+    span = limits_of(getattr(inner, "__metadata__", ())).removeprefix(" of").strip().capitalize()
+    flag = _flag(name, group)
+    if kind is bool and default is not False:
         flag += f"/--no-{flag.removeprefix('--')}"
     option = typer.Option(
         flag,
-        *([group.short[each.name]] if each.name in group.short else []),
+        *([group.short[name]] if name in group.short else []),
         # Typer's own bounds are inclusive, so the configuration checks the range.
         help=f"{text} {span}." if span else text,
         # A text is shown where the option itself has no default, as in an optional group.
-        show_default=inner is hint or (each.default is not None and str(each.default)),
+        show_default=inner is hint or (default is not None and str(default)),
         rich_help_panel=group.panel,
     )
     return Annotated[kind if inner is hint else kind | None, option]
@@ -162,7 +173,7 @@ def _flag(name: str, group: Group) -> str:
 
 def _in_options(text: str, hint: Any) -> str:
     """Replace field names of a docstring, which are in backticks, by their options."""
-    group, names = _group_of(hint), {each.name for each in _fields_of(hint)}
+    group, names = _group_of(hint), _fields_of(hint)
     assert group is not None
     return re.sub(
         r"`(\w+)`",

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import coca
+from coca.core.config.frozen_config import Config, load_config
+from coca.core.config.sections import Tree
 from coca.core.errors import ConfigError, did_you_mean
 
-T = TypeVar("T")
+C = TypeVar("C", bound=Config)
 
 _CHANGE = re.compile(r"[\w.]+=")
 
@@ -79,10 +81,8 @@ def shipped_recipes() -> Path:
     raise ConfigError(f"there are no recipes in {package}; give the path of a YAML file")
 
 
-def load(kind: type[T], settings: Settings) -> T:
+def load(kind: type[C], settings: Settings) -> C:
     """Load a configuration from recipes and overrides."""
-    from coca.core.config.frozen_config import load_config
-
     if not settings.recipes:
         raise ConfigError(
             "no recipe is given: give a YAML file, or a recipe of the package such as recipe:emoji"
@@ -90,7 +90,7 @@ def load(kind: type[T], settings: Settings) -> T:
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
 
 
-def load_run(kind: type[T], settings: Settings) -> T:
+def load_run(kind: type[C], settings: Settings) -> C:
     """Load a configuration as `load`, and check that the local `data_root` exists."""
     with data_root_required(settings.recipes, settings.changes):
         return load(kind, settings)
@@ -120,7 +120,6 @@ def data_root_required(recipes: Sequence[str], changes: Sequence[str]) -> Iterat
 
 def _missing_data_root(recipes: Sequence[str], changes: Sequence[str]) -> str:
     """Return the error of a `data_root` that does not exist; else ""."""
-    from coca.core.config.docs import Tree
     from coca.core.config.recipe import data_root_of, merge, parse_override, read_recipe
 
     tree: Tree = {}

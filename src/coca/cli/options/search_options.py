@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +11,7 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
+from coca.core.config.frozen_config import Config
 from coca.runtime.execution import Execution
 from coca.search.search_options import PhotoFilter
 
@@ -26,7 +27,6 @@ Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number
 FILTERS = Group(panel="Filters", short={"filter": "-f"})
 
 
-@dataclass(frozen=True, kw_only=True)
 class FilterOptions(PhotoFilter):
     """Filter options of a search."""
 
@@ -47,8 +47,7 @@ class FilterOptions(PhotoFilter):
         return all_of(*conditions) if conditions else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectionOptions:
+class CollectionOptions(Config):
     """Options that select the collection and the model."""
 
     uri: defaults.Uri = None

@@ -53,7 +53,7 @@ def keys(
     """List every setting with its type, default and description."""
     import dataclasses
 
-    from coca.core.config.docs import describe
+    from coca.cli.training.recipe_settings import describe
 
     settings = list(describe(_class_of(kind)))
     console.table(

@@ -1,1 +1,1 @@
-"""Configuration: recipes in YAML, overrides and defaults, checked into frozen dataclasses."""
+"""Configuration: recipes in YAML, overrides and defaults, checked into frozen pydantic models."""

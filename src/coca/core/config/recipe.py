@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import to_jsonable_python
 
-from coca.core.config.docs import Tree, to_plain
+from coca.core.config.sections import Tree
 from coca.core.errors import ConfigError
 
 DATA_ROOT = "data_root"
@@ -144,7 +145,7 @@ def _replace(value: Any, root: str) -> Any:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return to_plain(yaml.load(text, _Loader))
+        return to_jsonable_python(yaml.load(text, _Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" (line {mark.line + 1})" if mark and mark.buffer and "\n" in mark.buffer else ""

@@ -28,7 +28,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -205,7 +204,6 @@ INSTALLED = "installed"
 _EASY_PARTS = ("train", "test")
 
 
-@dataclass(frozen=True, kw_only=True)
 class EasyVQAConfig(SplitConfig):
     """Settings of easy-VQA."""
 

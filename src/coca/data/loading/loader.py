@@ -16,14 +16,13 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch.utils.data import DataLoader, Sampler
 
 from coca.core.config.frozen_config import Config, Fraction, digest
@@ -44,7 +43,6 @@ POLL_S = 5.0
 """Interval of liveness checks while the loader waits for workers, seconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
     """Configuration of batches and data workers."""
 
@@ -74,11 +72,12 @@ class LoaderConfig(Config):
     images_per_sample: PositiveInt = 1
     """Images of each sample; above 1 for image pairs and for the frames of a video."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(n for n in self.class_names if self.class_names.count(n) > 1)
             raise ConfigError(f"class_names has {twice!r} twice; each must occur once")
+        return self
 
 
 class Loader:

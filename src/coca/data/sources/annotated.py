@@ -107,7 +107,6 @@ class AnnotatedSource:
         return f"{self._images}/{file}" if self._images else file
 
 
-@dataclass(frozen=True, kw_only=True)
 class AnnotationsConfig(SourceConfig):
     """Settings of annotation files that name their images; the kind is given."""
 
@@ -115,7 +114,6 @@ class AnnotationsConfig(SourceConfig):
     """Folder of the images or videos; by default the folder of the file."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SplitAnnotationsConfig(SplitConfig, AnnotationsConfig):
     """Settings of annotation files with splits; the kind is given."""
 

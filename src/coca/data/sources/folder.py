@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from PIL import Image
 from pydantic import NonNegativeInt
@@ -32,7 +32,6 @@ from coca.data.storage.storage import Storage
 # Image-folder source with sidecar files (`.txt`, `.json`) or class folders.
 
 
-@dataclass(frozen=True, kw_only=True)
 class FolderConfig(SelectionConfig):
     """Settings of an image folder."""
 
@@ -140,7 +139,6 @@ def sized_files(root: str) -> Iterator[tuple[str, int]]:
 # Class-folder source, the layout of ImageNet, ImageNet-V2, -A, -R, -Sketch and ObjectNet.
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClassFoldersConfig(SourceConfig):
     """Settings of class folders."""
 

@@ -1,7 +1,6 @@
 """Source protocols, the registry of kinds of source, and the settings that all kinds share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import (
     Annotated,
     Any,
@@ -9,11 +8,12 @@ from typing import (
     Literal,
     NamedTuple,
     Protocol,
+    Self,
     TypeVar,
     runtime_checkable,
 )
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ConfigError, DataError, did_you_mean
@@ -25,7 +25,6 @@ NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
 """Named sets of prompt templates that a recipe may use in place of a template."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PartConfig(Config):
     """Deterministic hash split of a table that has no splits of its own.
 
@@ -40,13 +39,13 @@ class PartConfig(Config):
     end: Fraction = 1.0
     """End of the part, as a fraction of the distinct values."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.start >= self.end:
             raise ConfigError(f"start must be below end {self.end}, got {self.start}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class SourceConfig(Config):
     """Settings that sources of all kinds share; the class of a kind adds its own.
 
@@ -96,12 +95,14 @@ class SourceConfig(Config):
     has_frames: ClassVar[bool] = False
     """Whether the samples of the kind are videos."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         faults = []
         if not all(self.paths):
             faults.append(f"path must be a folder, file or pattern, got {self.path!r}")
-        if self.frames != SourceConfig.frames and not (self.strip or self.has_frames):
+        if self.frames != type(self).model_fields["frames"].default and not (
+            self.strip or self.has_frames
+        ):
             faults.append(f"frames is {self.frames}, but the images are not strips; set strip")
         if (self.keyword_fraction > 0) != bool(self.keyword_field) or (
             self.keyword_field and self.text != "captions"
@@ -119,6 +120,7 @@ class SourceConfig(Config):
         ]
         if faults:
             raise ConfigError("; ".join(faults))
+        return self
 
     @classmethod
     def kinds(cls) -> dict[str, type["SourceConfig"]]:
@@ -136,7 +138,6 @@ class SourceConfig(Config):
         return self.name or ", ".join(self.paths)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SplitConfig(SourceConfig):
     """Settings of formats with several splits in one file."""
 
@@ -149,11 +150,10 @@ class SplitConfig(SourceConfig):
         return (self.split,) if isinstance(self.split, str) else self.split
 
 
-@dataclass(frozen=True, kw_only=True)
 class SelectionConfig(SourceConfig):
     """Settings that select samples by their columns or sidecar fields."""
 
-    where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
+    where: dict[str, str | int | tuple[str | int, ...]] = Field(default_factory=dict)
     """Filter on columns or sidecar fields, each with its allowed value or values:
     `{split: train}`."""
 

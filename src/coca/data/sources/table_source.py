@@ -42,7 +42,6 @@ ANSWER_COLUMNS = ("answers", "answer")
 KEY_COLUMNS = ("key", "id")
 
 
-@dataclass(frozen=True, kw_only=True)
 class TableConfig(SelectionConfig):
     """Settings of tables, in a file or in a zip."""
 
@@ -358,7 +357,6 @@ class _Files:
         return f"{self._folder}/{name}"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ManifestConfig(TableConfig):
     """Settings of a table of images."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +32,6 @@ from coca.processing.video import FRAME_SUFFIXES, as_file, clip_frames, cut_stri
 # Video clips as samples: the first frame is `image`, the later frames are `others`.
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClipsConfig(SourceConfig):
     """Settings of videos and frame folders."""
 
@@ -42,12 +41,10 @@ class ClipsConfig(SourceConfig):
     """Larger frames are resized so that their shorter side has this many pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ListedClipsConfig(ClipsConfig, AnnotationsConfig):
     """Settings of a list of clips; the kind is given."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SplitClipsConfig(ClipsConfig, SplitAnnotationsConfig):
     """Settings of a list of clips with splits; the kind is given."""
 
@@ -183,7 +180,6 @@ class StripSource:
 # Video-folder source, the layout of UCF101 and HMDB51: the topmost folder is the label.
 
 
-@dataclass(frozen=True, kw_only=True)
 class VideosConfig(ClipsConfig):
     """Settings of a folder of videos."""
 

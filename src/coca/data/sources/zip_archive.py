@@ -3,7 +3,6 @@
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
@@ -132,7 +131,6 @@ class Archive:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ZipConfig(TableConfig):
     """Settings of a zip of images with their table."""
 

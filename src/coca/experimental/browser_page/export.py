@@ -16,7 +16,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,7 +60,6 @@ THUMBNAIL_SIDE, IMAGE_SIDE = 320, 1_024
 """Maximum length of the longer side of a thumbnail and of an enlarged image, in pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PageConfig(Config):
     """Options of `coca export --format browser`."""
 

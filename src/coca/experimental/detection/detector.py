@@ -10,14 +10,13 @@ maps, D width of the tokens.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Self, TypedDict
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
@@ -110,7 +109,6 @@ class Boxes(TypedDict):
     """Class indices."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Config):
     """Configuration of the detector on top of the image encoder."""
 
@@ -129,12 +127,13 @@ class DetectorConfig(Config):
     most_boxes: PositiveInt = 100
     """Maximum number of boxes per image."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"classes must be different names (got {list(self.classes)})")
         if list(self.scales) != sorted(self.scales, reverse=True):
             raise ConfigError(f"scales must be in descending order (got {list(self.scales)})")
+        return self
 
 
 class _Backbone(nn.Module):

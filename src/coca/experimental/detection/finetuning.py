@@ -5,12 +5,11 @@ model/       what `coca detect` reads; all files but `detector.*` are the captio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
@@ -45,7 +44,6 @@ from coca.workflows.training.training_run import (
 ENCODER = "backbone.image_encoder"
 
 
-@dataclass(frozen=True, kw_only=True)
 class DetectionConfig(RunConfig):
     """Configuration of a detection run, as in a recipe."""
 
@@ -58,7 +56,7 @@ class DetectionConfig(RunConfig):
     """Side of the images, pixels, a multiple of the model's patch size; null: the model's."""
     encoder_lr: NonNegativeFloat | None = None
     """Peak learning rate of the encoder; 0 freezes it; null: `train.optimizer.lr`."""
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    detector: DetectorConfig = Field(default_factory=DetectorConfig)
     """Detection head on the encoder; without `classes`, the sorted classes of the data."""
     data: DataConfig
     """Sources of kind `coco_instances`. Boxes are not transformed, so `augment` allows only
@@ -68,8 +66,8 @@ class DetectionConfig(RunConfig):
     evaluate: tuple[TaskConfig, ...] = ()
     """Tasks to evaluate the finished detector on."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
         if self.data.augment != still or self.data.trim or self.data.resize != "squash":
             raise ConfigError(
@@ -85,6 +83,7 @@ class DetectionConfig(RunConfig):
                 f"train.schedule.patch_dropout is {dropout}, but a detector reads the whole grid "
                 "of patches; set it to 0"
             )
+        return self
 
 
 def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = silent) -> RunResult:
@@ -96,8 +95,8 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
     world = DistributedContext.current()
     fixed = ("seed", "model", "weights", "image_size", "detector")
     world.broadcast_from_main(lambda: compare_with_earlier(config, fixed=fixed, logged=("data",)))
-    asked = tuple(replace(source, text="question") for source in config.data.sources)
-    data = replace(config.data, sources=asked)
+    asked = tuple(source.replace(text="question") for source in config.data.sources)
+    data = config.data.replace(sources=asked)
     sources = open_sources(data.sources)
     for task in config.evaluate:
         open_source(task.data)  # missing data raise here, before training
@@ -107,7 +106,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
     targets = {sample.key: _target(sample, classes) for sample in found}
     torch.manual_seed(config.seed)
     captioner, processor = _start(config)
-    detector = Detector(captioner, replace(config.detector, classes=classes))
+    detector = Detector(captioner, config.detector.replace(classes=classes))
     trainer = start_trainer(
         config,
         detector,
@@ -140,7 +139,7 @@ def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     size = config.image_size or shape.image.image_size
-    fresh = build(replace(with_image_size(shape, size), head=None))
+    fresh = build(with_image_size(shape, size).replace(head=None))
     if config.weights == "pretrained":
         adopt_weights(fresh, source)
     return fresh, _squashed(source, size)
@@ -170,7 +169,7 @@ def _finished(
 def _squashed(source: Predictor, size: int) -> Processor:
     """Return the model's processor, with images of this size stretched to a square."""
     own = source.processor
-    image = replace(own.image_config, image_size=size, resize="squash", trim=False)
+    image = own.image_config.replace(image_size=size, resize="squash", trim=False)
     return own.with_image(image)
 
 

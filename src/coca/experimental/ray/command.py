@@ -1,7 +1,6 @@
 """Command `coca embed-shards`: embed tars with several processes, or on a Ray cluster."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,9 +68,7 @@ def embed_shards(
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         results = embed_shards(
             shards,
-            defaults.load_model(
-                model, replace(execution, device=execution.device or _own_device())
-            ),
+            defaults.load_model(model, execution.replace(device=execution.device or _own_device())),
             out,
             captions=captions,
             start=rank * len(shards) // size,

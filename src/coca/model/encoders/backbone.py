@@ -9,14 +9,13 @@ K classes.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
@@ -32,7 +31,6 @@ from coca.model.layers.linear import Linear
 IMAGENET_CLASSES = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
 class BackboneConfig(ImageEncoderConfig):
     """Settings of encoders with a backbone."""
 
@@ -52,8 +50,8 @@ class BackboneConfig(ImageEncoderConfig):
     """Number of most probable classes whose names the decoder reads as further image tokens,
     weighted by their probabilities; 0: none."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
         require(
             self.classes > 0 or not self.class_branch,
             "image.class_branch is true, but image.classes is 0; set it to the classes of the "
@@ -64,6 +62,7 @@ class BackboneConfig(ImageEncoderConfig):
             f"image.class_tokens must be at most image.classes {self.classes}, got "
             f"{self.class_tokens}",
         )
+        return self
 
     @property
     def title(self) -> str:

@@ -10,7 +10,6 @@ K classes.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -59,7 +58,6 @@ FACTORS = {
 """Factors on channels and on depth."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EfficientNetLiteConfig(BackboneConfig):
     """EfficientNet-Lite with 1,280 features for each area of 32 x 32 pixels.
 

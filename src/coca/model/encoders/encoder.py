@@ -10,11 +10,10 @@ D width of a token, K classes of the encoder's own classifier.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from coca.core.config.frozen_config import Config
@@ -59,7 +58,6 @@ class Normalization(NamedTuple):
     """Resampling filter."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageEncoderConfig(Config):
     """Settings that all kinds of image encoders share."""
 
@@ -75,8 +73,8 @@ class ImageEncoderConfig(Config):
     width: PositiveInt
     """Features per token."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
         s, p = self.image_size, self.patch_size
         near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
         require(
@@ -85,6 +83,7 @@ class ImageEncoderConfig(Config):
             f"patch_size {p} does not divide image_size {s}; near sizes that fit: "
             + ", ".join(map(str, near)),
         )
+        return self
 
     @property
     def tokens(self) -> int:

@@ -8,13 +8,13 @@ import io
 import logging
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -31,7 +31,6 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Suffixes of weight files that are looked for in a package."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EncoderWeightsConfig(Config):
     """Source of an image encoder's pretrained weights: a file, a package, or the hub."""
 
@@ -45,8 +44,8 @@ class EncoderWeightsConfig(Config):
     sha256: str = ""
     """SHA-256 of the file in hexadecimal; required with `package`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         given = [name for name in ("file", "package", "hub") if getattr(self, name)]
         if len(given) != 1:
             raise ConfigError(
@@ -59,6 +58,7 @@ class EncoderWeightsConfig(Config):
             )
         if self.hub and self.sha256:
             raise ConfigError("sha256 is for a file or a package, not for the hub; leave it out")
+        return self
 
 
 def load_encoder_weights(

@@ -1,6 +1,5 @@
 """Image encoder of kind `timm`: a ConvNet, transformer or hybrid of the library timm, by name."""
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder, import
 from coca.model.encoders.encoder import IMAGE_ENCODERS, Normalization
 
 
-@dataclass(frozen=True, kw_only=True)
 class TimmConfig(BackboneConfig):
     """A model of timm without its pooling, whose features are a map or a series of tokens."""
 

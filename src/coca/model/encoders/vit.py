@@ -4,12 +4,12 @@ Dimensions: B batch, P patches, K patches that are kept, S tokens with a positio
 `w` count patches along a side, `p` pixels in one.
 """
 
-from dataclasses import dataclass
+from typing import Self
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +24,6 @@ from coca.model.layers.linear import Linear
 from coca.model.layers.transformer import Block, scale_residuals_
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViTConfig(ImageEncoderConfig):
     """A Vision Transformer without class token; poolers read all of its tokens."""
 
@@ -44,9 +43,10 @@ class ViTConfig(ImageEncoderConfig):
     mlp_width: PositiveInt = 3072
     """Hidden features of each MLP."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
         require_heads("image", self.width, self.heads)
+        return self
 
 
 class PatchEncoder(ImageEncoder):

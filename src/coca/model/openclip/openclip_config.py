@@ -1,10 +1,9 @@
 """Configuration of OpenCLIP's CoCa, and its conversion from and to OpenCLIP's own format."""
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, ModelError
@@ -20,7 +19,6 @@ OPEN_CLIP_WEIGHTS = (
 """Names of OpenCLIP's weights, in order of preference; safetensors cannot contain code."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OpenCLIPTextConfig(Config):
     """Configuration of the unimodal and the multimodal text decoder.
 
@@ -50,8 +48,8 @@ class OpenCLIPTextConfig(Config):
     eos_id: NonNegativeInt = 49_407
     """Last token of each caption."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.width % self.heads:
             raise ConfigError(f"text: heads {self.heads} do not divide width {self.width}")
         special = (self.pad_id, self.bos_id, self.eos_id)
@@ -60,6 +58,7 @@ class OpenCLIPTextConfig(Config):
                 f"pad, bos and eos ids must be three different ids below vocab_size "
                 f"{self.vocab_size} (got {special})"
             )
+        return self
 
     @property
     def max_text_tokens(self) -> int:
@@ -72,13 +71,12 @@ class OpenCLIPTextConfig(Config):
         return (self.pad_id, self.bos_id)
 
 
-@dataclass(frozen=True, kw_only=True)
 class OpenCLIPConfig(Config):
     """Configuration of OpenCLIP's CoCa; the defaults are `coca_ViT-B-32`."""
 
-    image: ViTConfig = field(default_factory=lambda: ViTConfig(image_size=224, patch_size=32))
+    image: ViTConfig = Field(default_factory=lambda: ViTConfig(image_size=224, patch_size=32))
     """The image encoder, which has a class token."""
-    text: OpenCLIPTextConfig = field(default_factory=OpenCLIPTextConfig)
+    text: OpenCLIPTextConfig = Field(default_factory=OpenCLIPTextConfig)
     """The unimodal and the multimodal text decoder."""
     pooler_queries: Annotated[int, Field(ge=2)] = 256
     """Queries of the pooler: the first gives the embedding, the others the decoder's tokens."""
@@ -96,8 +94,8 @@ class OpenCLIPConfig(Config):
     head: HeadConfig | None = None
     """Classification head for a downstream task; null: none, as in the published weights."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
         if self.embed_dim % self.pooler_heads:
@@ -109,6 +107,7 @@ class OpenCLIPConfig(Config):
                 f"text.width {self.text.width} must equal embed_dim {self.embed_dim}: OpenCLIP's "
                 "decoder norms the image tokens at its own width"
             )
+        return self
 
     @classmethod
     def presets(cls) -> dict[str, "OpenCLIPConfig"]:
@@ -265,13 +264,13 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
 def differences(config: OpenCLIPConfig, other: OpenCLIPConfig) -> str:
     """List the settings, with the values of `config`, that differ in a converted model."""
     pairs = [
-        (f"{section}{setting.name}", getattr(own, setting.name), getattr(theirs, setting.name))
+        (f"{section}{name}", getattr(own, name), getattr(theirs, name))
         for section, own, theirs in (
             ("image.", config.image, other.image),
             ("text.", config.text, other.text),
             ("", config, other),
         )
-        for setting in fields(own)
+        for name in type(own).model_fields
     ]
     return ", ".join(
         f"{name} {value}"

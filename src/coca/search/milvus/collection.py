@@ -297,7 +297,7 @@ class MilvusCollection:
         """Find the nearest records to each vector; see `Collection.nearest`."""
         options.check_page(self.index_type.max_results)
         queries = unit_rows(vectors, self.info.embed_dim)
-        asked = replace(options, filter=expression(options.filter))
+        asked = options.replace(filter=expression(options.filter))
 
         def search(rows: Rows) -> list[list[Hit]]:
             pages = nearest(rows, queries, asked)
@@ -333,7 +333,7 @@ class MilvusCollection:
         options.check_page(self.index_type.max_results)
         check_text(text)
         query = unit_rows(query[np.newaxis], self.info.embed_dim)[0]
-        asked = replace(options, filter=expression(options.filter))
+        asked = options.replace(filter=expression(options.filter))
 
         def search(rows: Rows) -> list[Hit]:
             page = RankedSearch(rows, query, text, ranking, asked).page()

@@ -12,7 +12,7 @@ Dimensions: N candidates, E embedding.
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 
@@ -125,8 +125,8 @@ class RankedSearch:
     def _candidates(self, depth: int) -> tuple[dict[str, Candidate], _Ends, bool]:
         """Collect the candidates of a depth by id, and whether no other record can be a hit."""
         options, query = self._options, self._query[np.newaxis]
-        images = search(self._rows, query, replace(options, on="image"), depth)[0]
-        captions = search(self._rows, query, replace(options, on="text"), depth)[0]
+        images = search(self._rows, query, options.replace(on="image"), depth)[0]
+        captions = search(self._rows, query, options.replace(on="text"), depth)[0]
         words, texts = self._by_words(BM25, depth), self._by_words(TEXT_BM25, depth)
         candidates = {found.id: self._new(found) for found in (*captions, *images)}
         for found in images:

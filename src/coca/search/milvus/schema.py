@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from annotated_types import Ge, Interval
+from pydantic import Field
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, SearchError
@@ -35,7 +35,6 @@ BM25_K1, _BM25_B = 2.4, 0.75
 Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class CollectionSettings(Config):
     """Configuration of a new collection; the defaults suit up to some millions of images."""
 
@@ -44,9 +43,9 @@ class CollectionSettings(Config):
     index: VectorIndex | None = None
     """Index of the vectors. Default: `DEFAULT_INDEX`; AUTOINDEX on Zilliz Cloud; and FLAT, which
     is exact, on Milvus Lite and before Milvus 2.4."""
-    shards: Annotated[int, Interval(ge=1, le=16)] = 1
+    shards: Annotated[int, Field(ge=1, le=16)] = 1
     """Number of shards that divide the writes: one for each 200 million rows."""
-    replicas: Annotated[int, Ge(1)] = 1
+    replicas: Annotated[int, Field(ge=1)] = 1
     """Number of in-memory replicas that share the searches; each needs its own query node."""
     consistency: Consistency = "Bounded"
     """Consistency level for other clients' writes; own writes are always visible.

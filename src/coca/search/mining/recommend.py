@@ -68,7 +68,7 @@ def recommend(
     pool = min(k * _POOL, MAX_RESULTS - excluded) if diversity else k
     hits = [
         hit
-        for hit in engine.search_terms(terms, replace(options, k=pool + excluded))
+        for hit in engine.search_terms(terms, options.replace(k=pool + excluded))
         if hit.id not in known and own.isdisjoint((hit.content, hit.path))
     ][:pool]
     if not diversity:
@@ -123,4 +123,4 @@ def _weigh(
     if negative := [term for term in terms if term.weight < 0]:
         raise ArgumentError(f"a weight of an example must be above 0, got {negative[0].weight:g}")
     total = sum(term.weight for term in terms)
-    return [replace(term, weight=weight * term.weight / total) for term in terms]
+    return [term.replace(weight=weight * term.weight / total) for term in terms]

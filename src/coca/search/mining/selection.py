@@ -4,12 +4,11 @@ Dimensions: N candidates, E embedding, K chosen; N images, M examples, K classes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
-from annotated_types import Ge, Interval
 from jaxtyping import Float, Float32
+from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, ConfigError
@@ -106,7 +105,6 @@ def drop_near_duplicates(
 # Data selection for training: by query, by examples, by entropy, or by k-center.
 
 
-@dataclass(frozen=True, kw_only=True)
 class Choice(Config):
     """Configuration of a selection: count, thresholds and diversity.
 
@@ -114,23 +112,24 @@ class Choice(Config):
         ConfigError: A value is out of range, or not just one of `count` and `fraction` is given.
     """
 
-    count: Annotated[int, Ge(1)] | None = None
+    count: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of images."""
-    fraction: Annotated[float, Interval(gt=0, le=1)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Maximum number of images as a fraction of the candidates, in place of `count`."""
-    min_score: Annotated[float, Ge(-1)] | None = None
+    min_score: Annotated[float, Field(ge=-1)] | None = None
     """Minimum score of a selected image: a cosine, or an entropy in nats."""
     diverse: bool = False
     """Select by greedy k-center among the best `pool * count`."""
-    pool: Annotated[int, Ge(1)] = 4
+    pool: Annotated[int, Field(ge=1)] = 4
     """Candidates for each selected image, with `diverse` and scores."""
-    max_similarity: Annotated[float, Interval(gt=0, le=1)] | None = None
+    max_similarity: Annotated[float, Field(gt=0, le=1)] | None = None
     """Maximum cosine of two selected images, which excludes near-duplicates."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if (self.count is None) == (self.fraction is None):
             raise ConfigError("give the number of images by either count or fraction")
+        return self
 
 
 def similarity(

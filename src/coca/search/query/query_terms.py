@@ -15,12 +15,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from annotated_types import Interval
 from jaxtyping import Float, Float32, Float64
+from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError
@@ -148,7 +147,6 @@ MAX_WEIGHT = 10
 weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Term(Config):
     """One text, image or vector of a query, with its weight.
 
@@ -162,13 +160,13 @@ class Term(Config):
     """Query text, or text to move away from."""
     image: Any = None
     """An image, in any form that the embedder reads."""
-    vector: Float[np.ndarray, " E"] | None = field(default=None, compare=False)
-    """An embedding."""
-    weight: Annotated[float, Interval(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
+    vector: Any = None
+    """An embedding of shape (E,)."""
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
     """Weight relative to the other terms, not 0; negative moves results away from it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
             raise ArgumentError("a term is one of text, image and vector, and just one of them")
@@ -176,6 +174,7 @@ class Term(Config):
             check_text(self.text)
         if self.weight == 0:
             raise ArgumentError("weight must not be 0: the term would have no effect")
+        return self
 
 
 def check_terms(terms: Sequence[Term]) -> None:

@@ -5,10 +5,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
-from annotated_types import Interval
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
@@ -23,7 +21,6 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from coca import __version__
-from coca.core.cancellation import cancelled_by
 from coca.core.errors import CocaError, DataError
 from coca.search.records import Hit as FoundHit
 from coca.search.records import Record
@@ -83,18 +80,16 @@ class FoundFacets(FacetsResponse, Marked):
     """Counts of values as untrusted data."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FewOptions(ServedOptions):
     """Options of a search whose hits an agent reads."""
 
-    k: Annotated[int, Interval(ge=1, le=100)] = 10
+    k: Annotated[int, Field(ge=1, le=100)] = 10
 
 
-@dataclass(frozen=True, kw_only=True)
 class SheetOptions(ServedOptions):
     """Options of a search whose hits an agent sees in one image."""
 
-    k: Annotated[int, Interval(ge=1, le=30)] = 15
+    k: Annotated[int, Field(ge=1, le=30)] = 15
 
 
 # Arguments of the tools.
@@ -194,7 +189,6 @@ def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
     else:
         request = _request(body)
         found = run_search(tenant, request, options_of(request)).hits
-    tenant.charge(images=len(found))
     sheet = draw_sheet([_pixels(tenant, served, one) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [
@@ -253,7 +247,7 @@ class _Endpoint:
         try:
             # The protocol requires it of all methods, and not only of writes.
             check_origin(request.headers)
-            tenant = request.state.tenant = tenant_of(request)
+            request.state.tenant = tenant_of(request)
             body = await request.body()
             check_values(body)
         except ServiceError as error:
@@ -264,10 +258,7 @@ class _Endpoint:
         async def received() -> Message:
             return unread.pop() if unread else await receive()
 
-        # A stream of events waits without work.
-        key = tenant.key if scope["method"] == "POST" else None
-        async with tenant.service.places.place(key) as request.state.check:
-            await self._manager.handle_request(scope, received, send)
+        await self._manager.handle_request(scope, received, send)
 
 
 @contextmanager
@@ -310,11 +301,8 @@ def _with_tool_errors(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        context: Any = kwargs["context"]
         try:
-            # The SDK runs a tool in a context of its own.
-            with cancelled_by(context.request_context.request.state.check):
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
         except CocaError as error:
             raise ToolError(str(error)) from error
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal, TypeAlias
 
@@ -228,7 +228,7 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     itself = [] if request.id is None else [_others(collection.record(request.id))]
-    query = replace(options, filter=filter_of(tenant, request, *itself))
+    query = options.replace(filter=filter_of(tenant, request, *itself))
     return Found(collection.engine.search_terms(terms, query))
 
 

@@ -118,10 +118,10 @@ class Tenant:
             action, key=self.name, address=self.address, collection=collection, **details
         )
 
-    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> None:
-        """Count the work of a request before it is done; see `requests_of`."""
+    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
+        """Count the work of a request for the model, before it is done; see `requests_of`."""
         if self.key is not None:
-            counted = requests_of(texts=texts, images=images, captions=captions, pairs=pairs)
+            counted = requests_of(texts=texts, images=images, captions=captions)
             if counted > 1:
                 self.service.keys.charge(self.key, counted - 1)
 
@@ -160,20 +160,16 @@ class KeyedRoute(APIRoute):
         body = parameters.get("body")
 
         async def checked(request: Request) -> Response:
-            if "tenant" not in parameters:
-                return await handle(request)
-            tenant = request.state.tenant = tenant_of(request, counted=self.is_counted)
-            receive = request.receive
+            if "tenant" in parameters:
+                request.state.tenant = tenant_of(request, counted=self.is_counted)
             if body is not None:
                 if body.max_bytes is not None:
-                    receive = bounded(receive, body.max_bytes)
-                    request = Request(request.scope, receive)
+                    request = Request(request.scope, bounded(request.receive, body.max_bytes))
                 kind = request.headers.get("content-type", "")
                 if kind.startswith("multipart/form-data"):
                     request = await with_json(request, body)
                 check_values(await request.body())
-            async with tenant.service.places.place(tenant.key, receive):
-                return await handle(request)
+            return await handle(request)
 
         return checked
 

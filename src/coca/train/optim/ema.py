@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -15,7 +14,6 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ModelError
 
 
-@dataclass(frozen=True, kw_only=True)
 class EmaConfig(Config):
     """Decay of the average; the paper states it for fine-tuning only (its Table 9)."""
 

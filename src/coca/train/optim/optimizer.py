@@ -8,7 +8,6 @@ small runs learn several times as much from a pair.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -39,7 +38,6 @@ scaling-ViT code; timm has 16, optax 128. For a tensor with more axes, its two l
 other tensors have one second moment per element, as in Adam."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
     """Optimizer and hyperparameters; those of one optimizer only are marked."""
 
@@ -85,7 +83,7 @@ def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> Op
     adapters = GroupConfig(
         match="!head" if head else "*", lr_scale=lora.lr / config.lr, weight_decay=0.0
     )
-    return replace(config, name="adamw", groups=(adapters, *config.groups))
+    return config.replace(name="adamw", groups=(adapters, *config.groups))
 
 
 ParameterGroups: TypeAlias = Sequence[dict[str, Any]]

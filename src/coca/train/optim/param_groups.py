@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,7 +25,6 @@ TOWERS = (("image_encoder",), ("unimodal_decoder", "multimodal_decoder"))
 """Towers of layer-wise learning rate decay: both halves of the text decoder are one tower."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class GroupConfig(Config):
     """A parameter group with its own learning rate factor or weight decay."""
 

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import nn
 
 from coca.core.config.frozen_config import Config, Fraction
@@ -14,7 +13,6 @@ from coca.core.registry import Registry
 from coca.model.encoders.encoder import ImageEncoder
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
     """Learning rate and patch dropout schedule; the defaults are the paper's (section 4.1)."""
 
@@ -32,9 +30,10 @@ class ScheduleConfig(Config):
     unmasked_tail: Fraction = 0.02
     """Fraction of the run, at its end, without patch dropout, as at inference; 0 to 1."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         SCHEDULES.get(self.decay)
+        return self
 
 
 Decay: TypeAlias = Callable[[float], float]

@@ -5,9 +5,10 @@ out/  report.json  report.md  report.html    machine-readable scores, text, and 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
@@ -20,8 +21,7 @@ from coca.tasks.task import check_task
 from coca.workflows.evaluation.evaluation_report import Evaluated, benchmark_named, write_reports
 
 
-@dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
+class SuiteConfig(Config):
     """A suite of tasks in one recipe."""
 
     tasks: tuple[TaskConfig, ...]

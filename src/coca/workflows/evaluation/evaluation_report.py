@@ -9,11 +9,12 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import yaml
+from pydantic import model_validator
 
-from coca.core.config.frozen_config import load_config, to_dict
+from coca.core.config.frozen_config import Config, load_config, to_dict
 from coca.core.errors import ConfigError, MissingExtraError, did_you_mean
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import commit_shown
@@ -35,8 +36,7 @@ from coca.workflows.evaluation.report import (
 # Published results of other models on benchmarks, with their sources.
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedModel:
+class PublishedModel(Config):
     """Published scores of one model on one benchmark."""
 
     model: str
@@ -49,8 +49,7 @@ class PublishedModel:
     """Scores in the order of the benchmark's metrics; null if the source has none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(Config):
     """A data set with its metrics, and published results of other models."""
 
     title: str
@@ -60,20 +59,21 @@ class Benchmark:
     models: tuple[PublishedModel, ...]
     """Models, the strongest first within each source."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         for model in self.models:
             if len(model.scores) != len(self.metrics):
                 raise ConfigError(
                     f"{model.model} has {len(model.scores)} scores for {len(self.metrics)} metrics"
                 )
+        return self
 
     def score(self, model: PublishedModel, metric: str) -> float | None:
         """Return the published score of a model, or None."""
         return dict(zip(self.metrics, model.scores, strict=True)).get(metric)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(Config):
     """Content of `published.yaml`."""
 
     sources: dict[str, str]

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _measure(
     )
     optimizer = make_optimizer(model, train.optimizer)
     # Auxiliary losses may need a tokenizer.
-    objective = CoCaObjective(replace(config.loss, auxiliary=()))
+    objective = CoCaObjective(config.loss.replace(auxiliary=()))
     half = precision == "bf16"
 
     def autocast() -> torch.autocast:

@@ -8,12 +8,12 @@ scores/      report.json  report.md  report.html  of the tasks in `evaluate`
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
@@ -67,41 +67,40 @@ from coca.workflows.training.training_words import extend_caption_words
 # Data of a fine-tuning run: configuration of sources, and classes found in them.
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinetuneDataConfig(Config):
     """Training data of a fine-tuning run; preprocessing is that of the pretrained model."""
 
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     """Sources of the weighted mixture. A head that reads text needs `text: question` in each."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
     """Batches and workers; classes and images per sample follow from the head."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
     """Image augmentation, such as RandAugment; default: none."""
     features: FeatureCacheConfig | None = None
     """Train on cached features of a frozen image encoder (`encoder_lr: 0`, or
     `train.optimizer.freeze`); null: on images."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.loader.class_names or self.loader.images_per_sample != 1:
             raise ConfigError(
                 "loader.class_names and loader.images_per_sample follow from the head; set "
                 "head.classes and head.images_per_sample"
             )
+        return self
 
     def for_head(self, head: HeadConfig | None) -> DataConfig:
         """Return the configuration of the data loader, with the classes of the head."""
         loader = self.loader
         if head is not None:
-            loader = replace(
-                loader, class_names=head.classes, images_per_sample=head.images_per_sample
+            loader = loader.replace(
+                class_names=head.classes, images_per_sample=head.images_per_sample
             )
         return DataConfig(
             sources=self.sources, loader=loader, augment=self.augment, features=self.features
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeadChoice(Config):
     """Configuration of the head that a run trains; see `HeadConfig`."""
 
@@ -120,14 +119,15 @@ class HeadChoice(Config):
     """Keep only classes with at least this many occurrences; an answer counts once per annotator.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         for name, value, unset in (
             ("at_least", self.at_least, 1),
             ("most_frequent", self.most_frequent, 0),
         ):
             if self.classes and value != unset:
                 raise ConfigError(f"{name} must be {unset} if head.classes is set, got {value}")
+        return self
 
 
 def obtain_classes(
@@ -223,7 +223,6 @@ SCORES_FOLDER = "scores"
 """Folder of the report in a run."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
     """Configuration of a fine-tuning run, as in a recipe."""
 
@@ -253,8 +252,8 @@ class FinetuneConfig(RunConfig):
     evaluate: tuple[TaskConfig, ...] = ()
     """Tasks to evaluate the finished model on."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         faults = []
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
@@ -272,6 +271,7 @@ class FinetuneConfig(RunConfig):
             faults.append("head.reads is text; set text: question in each of data.sources")
         if faults:
             raise ConfigError("; ".join(faults))
+        return self
 
 
 def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> RunResult:
@@ -347,11 +347,11 @@ def paced(
         return train
     optimizer = train.optimizer
     if encoder_lr == 0:
-        optimizer = replace(optimizer, freeze=(encoder, *optimizer.freeze))
+        optimizer = optimizer.replace(freeze=(encoder, *optimizer.freeze))
     else:
         slower = GroupConfig(match=encoder, lr_scale=encoder_lr / optimizer.lr)
-        optimizer = replace(optimizer, groups=(slower, *optimizer.groups))
-    return replace(train, optimizer=optimizer)
+        optimizer = optimizer.replace(groups=(slower, *optimizer.groups))
+    return train.replace(optimizer=optimizer)
 
 
 def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> HeadConfig | None:
@@ -375,7 +375,7 @@ def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -
     try:
         if config.image_size is not None:
             shape = with_image_size(shape, config.image_size)
-        return replace(shape, head=head)
+        return shape.replace(head=head)
     except ConfigError as error:
         raise ConfigError(f"the head does not fit {config.model}: {error}") from None
 
@@ -386,7 +386,7 @@ def _processor(
     own = source.processor
     size = config.image_size or own.image_config.image_size
     return Processor(
-        ImageTransform(replace(own.image_config, image_size=size)),
+        ImageTransform(own.image_config.replace(image_size=size)),
         own.tokenizer,
         own.context_length,
         caption_words=extend_caption_words(

@@ -7,12 +7,13 @@ model/       what `coca.load` reads
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from coca.core.errors import ConfigError
@@ -70,7 +71,6 @@ FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora")
 """Sections of a recipe that must not change when a run is resumed."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """Configuration of a pretraining run, as in a recipe."""
 
@@ -84,21 +84,21 @@ class PretrainConfig(RunConfig):
     lora: LoraConfig | None = None
     """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
     they are merged into the finished model. null: train all weights."""
-    model: CoCaConfig = field(default_factory=CoCaConfig)
+    model: CoCaConfig = Field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is the maximum vocabulary size of the tokenizer."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     """The tokenizer."""
     data: DataConfig
     """The training data."""
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
     """The loss."""
     train: TrainConfig
     """The training loop."""
     eval: EvalConfig | None = None
     """Evaluation while the run trains. null: none."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         if self.init_from is not None and self.tokenizer.path is not None:
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
@@ -123,6 +123,7 @@ class PretrainConfig(RunConfig):
             raise ConfigError(fault)
         self._check_sizes()
         self._check_losses()
+        return self
 
     def two_encoders(self) -> str:
         """Describe the fault that the image encoder has two sources of all its weights."""
@@ -183,7 +184,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
     # Before the objective, whose losses may copy the encoder as the features split it.
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
-    data = replace(config.data, loader=replace(config.data.loader, class_names=names))
+    data = config.data.replace(loader=config.data.loader.replace(class_names=names))
 
     # What a step minimizes, and what is measured between steps.
     objective = make_objective(config.loss, model, processor)
@@ -365,8 +366,8 @@ def fitted_config(
             f"the tokenizer has {found} tokens, but model.text.vocab_size is {asked}; raise it to "
             f"{found}"
         )
-    text = replace(config.text, vocab_size=found)
-    return replace(config, image=config.image.resolved(), text=text)
+    text = config.text.replace(vocab_size=found)
+    return config.replace(image=config.image.resolved(), text=text)
 
 
 def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]) -> Captioner:

@@ -3,12 +3,11 @@
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
@@ -42,7 +41,6 @@ Sources: TypeAlias = Sequence[tuple[SourceConfig, Source]]
 """Opened sources with their configurations."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Config):
     """Configuration of the tokenizer; not used with `init_from`."""
 
@@ -59,11 +57,12 @@ class TokenizerConfig(Config):
     word_count: PositiveInt = 8_000
     """Number of words to take from `words`, from the first."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         TOKENIZERS.get(self.kind)
         if self.words is not None and self.kind != "bpe":
             raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
+        return self
 
     def common_words(self) -> Sequence[str]:
         """Read the common words; none without `words`."""
@@ -81,7 +80,6 @@ class TokenizerConfig(Config):
         return words[: self.word_count]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ResolutionConfig(Config):
     """A stage of the run with another image size than the final one."""
 
@@ -91,7 +89,6 @@ class ResolutionConfig(Config):
     """Side of the images, pixels; a multiple of the model's patch size."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FeatureCacheConfig(Config):
     """Cache of a frozen image encoder's features, which training reads in place of images."""
 
@@ -116,15 +113,14 @@ def dropout_fault(features: FeatureCacheConfig | None, schedule: ScheduleConfig)
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """Training data of a pretraining run."""
 
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     """Sources of the weighted mixture; two sources of equal weight each give half of a batch."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
     """Batches and workers."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
     """Image augmentation; default: none."""
     resolution: tuple[ResolutionConfig, ...] = ()
     """Stages with other image sizes before the final stage at the model's own size, by rising
@@ -138,8 +134,8 @@ class DataConfig(Config):
     trim: bool = False
     """Trim empty borders first, such as those of icons and product photos."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         for one, other in pairwise(self.resolution):
             if one.until >= other.until:
                 raise ConfigError(
@@ -147,6 +143,7 @@ class DataConfig(Config):
                     "above the one before"
                 )
         self._check_features()
+        return self
 
     def _check_features(self) -> None:
         if self.features is None:
@@ -283,7 +280,7 @@ def make_processor(
     """Create the processor of images and texts, which is saved with the finished model."""
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     if normalization is not None:
-        image = replace(image, **normalization._asdict())
+        image = image.replace(**normalization._asdict())
     return Processor(ImageTransform(image), tokenizer, context_length, caption_words=caption_words)
 
 
@@ -328,7 +325,7 @@ def make_loader(
     stages = [
         Stage(
             round(part.until * steps) * config.loader.batch_size,
-            Augment(augment, replace(native, image_size=part.image_size)),
+            Augment(augment, native.replace(image_size=part.image_size)),
         )
         for part in config.resolution
     ]

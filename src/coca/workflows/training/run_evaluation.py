@@ -7,13 +7,12 @@ run/  best/                     model of the best evaluation so far, with its sc
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config
@@ -48,7 +47,6 @@ VALIDATION = "val/"
 """Prefix of the losses and metrics on `EvalConfig.sources`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
     """Evaluation while a run trains; it does not change the training's numbers."""
 
@@ -70,8 +68,8 @@ class EvalConfig(Config):
     ranks and the temperature are best when low, all else when high. Default: `val/loss`, or the
     first score of the first task."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
         faults = []
         if not self.sources and not self.tasks:
             faults.append("eval has neither sources nor tasks; set at least one of them")
@@ -85,6 +83,7 @@ class EvalConfig(Config):
             )
         if faults:
             raise ConfigError("; ".join(faults))
+        return self
 
     def names(self) -> list[str]:
         """Name the tasks; a second task of a kind gets a number."""
@@ -115,7 +114,7 @@ class RunEvaluation:
         self._progress = progress if self._world.is_main else silent
         self._sources = open_sources(config.sources)
         size = config.batch_size or (micro_batch or 0) * self._world.size or loader.batch_size
-        self._loader = replace(loader, batch_size=self._fitted(size))
+        self._loader = loader.replace(batch_size=self._fitted(size))
 
     def check(self, trainer: Trainer[Any]) -> None:
         """Raise an error for a task that cannot run, before the first step."""

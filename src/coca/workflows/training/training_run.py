@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,6 @@ class RunResult(TrainResult):
     """
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
     """Settings that all training recipes share."""
 
@@ -218,4 +217,4 @@ def adapted(train: TrainConfig, lora: LoraConfig | None, *, head: bool) -> Train
     """Return the training loop with the optimizer for LoRA adapters, if there are any."""
     if lora is None:
         return train
-    return replace(train, optimizer=for_adapters(train.optimizer, lora, head=head))
+    return train.replace(optimizer=for_adapters(train.optimizer, lora, head=head))

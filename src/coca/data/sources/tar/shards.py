@@ -15,7 +15,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -150,7 +149,6 @@ REMOTE_BLOCK = 256
 _TAR_WITHIN = re.compile(r"\.tar(?=/)")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ShardsConfig(SelectionConfig):
     """Settings of tar shards."""
 

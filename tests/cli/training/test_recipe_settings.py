@@ -1,4 +1,3 @@
-from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
 from pathlib import Path
@@ -7,13 +6,9 @@ from typing import Annotated, Any, Literal, Self
 import pytest
 from pydantic import Field
 
-from coca.core.config.docs import (
-    Setting,
-    describe,
-    show,
-    to_plain,
-    words,
-)
+from coca.cli.training.recipe_settings import Setting, describe
+from coca.core.config.frozen_config import Config, to_dict
+from coca.core.config.words import show, words
 
 
 class Color(Enum):
@@ -21,8 +16,7 @@ class Color(Enum):
     BLUE = "blue"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Config):
     """A section."""
 
     width: int = 8
@@ -35,8 +29,7 @@ class Part:
         return {"small": cls(width=2), "large": cls(width=64)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Whole:
+class Whole(Config):
     name: str
     """What it is called,
     in a few words."""
@@ -44,7 +37,7 @@ class Whole:
     """Not shown: a section has rows of its own."""
     spare: Part | None = None
     parts: tuple[Part, ...] = ()
-    named: dict[str, Part] = field(default_factory=dict)
+    named: dict[str, Part] = Field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of the two means."""
 
@@ -80,8 +73,8 @@ def test_a_row_holds_type_default_and_the_docstring_below_the_field() -> None:
 
 
 def test_a_class_made_at_a_prompt_has_no_docstrings_but_all_rows() -> None:
-    names: dict[str, Any] = {"dataclass": dataclass, "__name__": "prompt"}
-    exec("@dataclass\nclass Made:\n    a: int = 1\n    'a docstring'\n", names)
+    names: dict[str, Any] = {"Config": Config, "__name__": "prompt"}
+    exec("class Made(Config):\n    a: int = 1\n    'a docstring'\n", names)
     assert [row.key for row in describe(names["Made"])] == ["a"]
 
 
@@ -132,7 +125,7 @@ def test_plain_values_are_what_json_holds() -> None:
         "day": date(2024, 5, 1),
         "none": None,
     }
-    assert to_plain(value) == {
+    assert to_dict(value) == {
         "1": {"width": 8, "shown": False},
         "paths": ["a/b", ["c"]],
         "color": "red",
