@@ -23,6 +23,7 @@ from side_by_side import Figures, Rounds, table, write_report
 
 import coca
 from coca.metrics.intervals import wilson_interval
+from coca.runtime.base_predictor import BasePredictor
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.images import Compared
 from coca.search.perceptual_hash import perceptual_hash, stacked
@@ -60,15 +61,19 @@ FALSE = [f"false {kind}" for kind in ("same image", "part or edit", "cosine")]
 
 def images_of(pattern: str) -> Iterator[Image.Image]:
     for path in sorted(glob.glob(located(pattern))):
-        with zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path) as archive:
-            is_zip = isinstance(archive, zipfile.ZipFile)
-            for name in sorted(archive.namelist() if is_zip else archive.getnames()):
-                if name.endswith((".webp", ".png", ".jpg")):
-                    data = archive.read(name) if is_zip else archive.extractfile(name).read()
-                    yield Image.open(io.BytesIO(data)).convert("RGB")
+        if path.endswith(".zip"):
+            with zipfile.ZipFile(path) as file:
+                files = {name: file.read(name) for name in file.namelist()}
+        else:
+            with tarfile.open(path) as tar:
+                streams = {member.name: tar.extractfile(member) for member in tar}
+                files = {name: stream.read() for name, stream in streams.items() if stream}
+        for name in sorted(files):
+            if name.endswith((".webp", ".png", ".jpg")):
+                yield Image.open(io.BytesIO(files[name])).convert("RGB")
 
 
-def measured(pattern: str, arguments: argparse.Namespace, model: coca.Predictor) -> Figures:
+def measured(pattern: str, arguments: argparse.Namespace, model: BasePredictor) -> Figures:
     """Plant copies in a library, and count what is found."""
     random, count, images = np.random.default_rng(0), arguments.planted, list(images_of(pattern))
     images = [images[row] for row in random.permutation(len(images))[: arguments.size]]

@@ -245,16 +245,16 @@ def test_fields_are_patched_and_the_others_stay(
 ) -> None:
     cat = make_record("cat", caption="a cat", text_vector=AXIS[1], tags=("x",), metadata={"n": 1})
     collection.upsert([cat, make_record("dog")])
-    assert found(collection, AXIS[1], filter='album == "pets"') == []
-    changes: dict[str, Any] = {"tags": ("y", "z"), "album": "pets", "metadata": {"m": [2]}}
+    assert found(collection, AXIS[1], filter='album == "tags"') == []
+    changes: dict[str, Any] = {"tags": ("y", "z"), "album": "tags", "metadata": {"m": [2]}}
     assert collection.patch({"cat": changes, "absent": {"album": "none"}}) == 1
     patched = replace(cat, **changes)
     assert collection.get(["cat", "dog", "absent"]) == {"cat": patched, "dog": make_record("dog")}
     assert collection.ids('array_contains(tags, "z") and metadata["m"][0] == 2') == ["cat"]
-    assert [id for id, _ in collection.words("pets", 9)] == ["cat"] * has_words(collection)
+    assert [id for id, _ in collection.words("tags", 9)] == ["cat"] * has_words(collection)
     np.testing.assert_array_equal(collection.get(["cat"])["cat"].vector, cat.vector)
     assert found(collection, AXIS[1], on="text") == ["cat"]
-    assert found(collection, AXIS[1], filter='album == "pets"') == ["cat"]
+    assert found(collection, AXIS[1], filter='album == "tags"') == ["cat"]
     collection.patch({"cat": {"caption": "a lion", "text_vector": AXIS[2], "vector": AXIS[4]}})
     hit = collection.nearest(AXIS[4:5], SearchOptions(k=1))[0][0]
     assert (hit.id, hit.caption, round(hit.score, 5)) == ("cat", "a lion", 1)
@@ -269,7 +269,7 @@ def test_fields_are_patched_and_the_others_stay(
         {"perceptual_hash": b"x"},
     ):
         with pytest.raises(SearchError, match="record cat"):
-            collection.patch({"dog": {"album": "pets"}, "cat": wrong})
+            collection.patch({"dog": {"album": "tags"}, "cat": wrong})
     assert collection.get(["dog"])["dog"].album == ""
     assert collection.get(["cat"])["cat"].caption == "a lion"
 

@@ -77,6 +77,14 @@ def test_a_date_in_the_text_is_named_with_its_option(run: Run, filled: Any) -> N
     assert run("search", "invoice 2024").stderr == ""
 
 
+def test_what_is_unwanted_is_named_with_the_text_as_typed(run: Run, filled: Any) -> None:
+    shown = run("search", "car", "without", "dogs").stderr
+    assert shown == (
+        "searching for 'car' and 'dogs' with weight -0.5; for the text as typed: --text "
+        "'car without dogs'\n"
+    )
+
+
 def test_an_image_file_as_query_is_searched_by_its_content(
     run: Run, run_json: RunJson, filled: Any, images: list[str]
 ) -> None:

@@ -15,6 +15,7 @@ from coca.search.query.query_terms import (
     embed_queries,
     name_emoji,
     query_forms,
+    typed_terms,
 )
 
 
@@ -101,6 +102,47 @@ def test_vectors_have_length_1_and_do_not_depend_on_the_other_queries(queries: l
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     alone = np.concatenate([embed_queries(embedded, [query]) for query in queries])
     np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted", "unwanted"),
+    [
+        ("dog but no grass", "dog", ["grass"]),
+        ("photos without people", "photos", ["people"]),
+        ("a dog -beach -Snow", "a dog", ["beach", "Snow"]),
+        ("a dog that is not running, in the sun", "a dog in the sun", ["running"]),
+        ("street with no cars but with people", "street with people", ["cars"]),
+        ("beach with no people and no dogs", "beach", ["people", "dogs"]),
+        ("Strand ohne Menschen", "Strand", ["Menschen"]),
+        ("ein Hund mit keinem Ball", "ein Hund", ["Ball"]),
+    ],
+)
+def test_what_a_typed_text_does_not_want_is_negative(
+    typed: str, wanted: str, unwanted: list[str]
+) -> None:
+    terms = typed_terms(typed, 2.0)
+    assert terms == [
+        Term(text=wanted, weight=2.0),
+        *(Term(text=text, weight=-1.0) for text in unwanted),
+    ]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "no smoking",
+        "not a dog",
+        "do not enter",
+        "-dog",
+        "t-shirt",
+        "12 -5",
+        "dog without the",
+        "- x",
+    ],
+)
+def test_a_text_of_which_nothing_is_unwanted_stays_as_typed(typed: str) -> None:
+    assert typed_terms(typed) == [Term(text=typed)]
+    assert typed_terms("dog without grass", -1.0) == [Term(text="dog without grass", weight=-1.0)]
 
 
 def test_a_term_is_one_thing_with_a_weight() -> None:

@@ -88,6 +88,17 @@ def test_examples_are_the_terms_of_the_search_engine(
     assert ids(client, body) == [hit.id for hit in engine.search(terms=terms, k=50)]
 
 
+def test_what_a_text_does_not_want_is_a_negative_term(client: TestClient) -> None:
+    typed = client.post("/v1/search", json={"text": "a red car but no dogs"}).json()
+    assert typed["without"] == ["dogs"]
+    negative = [{"text": "dogs", "weight": 0.5}]
+    terms = client.post("/v1/search", json={"text": "a red car", "negative": negative}).json()
+    assert [(hit["id"], hit["score"]) for hit in typed["hits"]] == [
+        (hit["id"], hit["score"]) for hit in terms["hits"]
+    ]
+    assert terms["without"] == []
+
+
 def test_pages_are_parts_of_one_list(client: TestClient) -> None:
     for query in ({}, {"text": "a cat"}, {"text": "a cat", "words_weight": 0.5}):
         whole = ids(client, query)

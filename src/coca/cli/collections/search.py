@@ -80,7 +80,8 @@ def search(
     images, with their captions and with the words of captions: results are sorted by the sum of all
     three, and other queries by score, the cosine of query and image. "caption" is the cosine of
     query and caption, and "words" the BM25 score of the words that they share. With
-    --rerank the top K are sorted by their rank score.
+    --rerank the top K are sorted by their rank score. What follows "without", "no", "not" or "-"
+    in a text is unwanted.
     """
     from coca.cli.options.query_arguments import parse_arguments
 
@@ -110,7 +111,10 @@ def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:
             + (f" with weight {term.weight:g}" if term.weight != 1 else "")
             for term in terms
         ]
-        return f"searching for {' and '.join(parts)}"
+        typed = shlex.quote(" ".join(words))
+        negated = any(term.weight < 0 for term in terms) and not any(":" in word for word in words)
+        hint = f"; for the text as typed: --text {typed}" if negated else ""
+        return f"searching for {' and '.join(parts)}{hint}"
     if len(words) == 1 and os.path.isdir(words[0]):
         return f"searching for the text {words[0]!r}; to index the folder: coca index {words[0]}"
     if len(words) > 1 and any(" " in word for word in words):

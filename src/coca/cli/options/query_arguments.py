@@ -13,7 +13,7 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-from coca.search.query.query_terms import MAX_WEIGHT, Term
+from coca.search.query.query_terms import MAX_WEIGHT, Term, typed_terms
 
 _WEIGHT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 _NEARLY = re.compile(r"[+-]?(?=[.,]*\d)[\d.,]+%?|[+-]?(inf|nan)", re.IGNORECASE)
@@ -35,7 +35,8 @@ def parse_arguments(
     """Parse the positional arguments of a command line, followed by the terms of its options.
 
     A shell splits an unquoted text at its spaces, so consecutive words without a weight are one
-    text. A word with a weight is a term of its own. The name of an image file is an image.
+    text, in which a negation is read; see `typed_terms`. A word with a weight is a term of its own.
+    The name of an image file is an image.
     """
     if collections := [word for word in words if word.endswith(".db") and os.path.exists(word)]:
         raise ConfigError(f"{collections[0]} is a collection: use --uri {collections[0]}")
@@ -43,7 +44,8 @@ def parse_arguments(
     for kind, group in groupby(words, lambda word: _kind_of(word, words)):
         if kind == "text":
             text = " ".join(group)
-            given.append((text, _parse(text, "text", (text.strip(), 1.0))))
+            _parse(text, "text", (text.strip(), 1.0))
+            given += [(text, term) for term in typed_terms(text.strip())]
         elif kind == "image":
             given += _terms_of_options((), list(group))
         else:

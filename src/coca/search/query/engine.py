@@ -17,6 +17,7 @@ from coca.search.query.query_terms import (
     embed_queries,
     name_emoji,
     query_vectors,
+    typed_terms,
 )
 from coca.search.query.rerank import check_texts, rerank
 from coca.search.records import Hit, check_same_model, group_of
@@ -81,7 +82,7 @@ class SearchEngine:
         query of texts is ranked by images, captions and words; see `coca.search.ranking`.
 
         Args:
-            text: Query text.
+            text: Query text, as people type it; see `typed_terms`.
             image: Query image, in any form that the embedder reads.
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
@@ -100,7 +101,7 @@ class SearchEngine:
         """
         check_terms(terms)
         whole = [
-            *([] if text is None else [Term(text=text)]),
+            *([] if text is None else typed_terms(text)),
             *([] if image is None else [Term(image=image)]),
             *([] if vector is None else [Term(vector=vector)]),
             *terms,

@@ -14,7 +14,7 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.photo_filter import find_period, parse_period
-from coca.search.query.query_terms import Term
+from coca.search.query.query_terms import Term, typed_terms
 from coca.search.records import CONTENT, ID, METADATA, PATH, Record
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, Ranking
@@ -150,6 +150,8 @@ class SearchResponse(Body):
     """Number of items of a list without a query, or of its groups; null with a query."""
     months: list[MonthCount] | None = None
     """Items by month, newest first, if a list without a query asked for it."""
+    without: list[str] = []
+    """What `text` does not want: after "-", "without", "no" or "not", in English and German."""
     period: FoundPeriod | None = None
     """A date inside `text`, such as "summer 2019", with its first and last day."""
     took_ms: float = 0.0
@@ -252,7 +254,7 @@ def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
     """Build the terms of a query; none for a request that lists all items."""
     name = request.collection
     return [
-        *([Term(text=request.text, weight=request.weight)] if request.text is not None else []),
+        *([] if request.text is None else typed_terms(request.text, request.weight)),
         *([_image_term(tenant, request, name, 1.0)] if request.image or request.id else []),
         *examples(tenant, request.positive, name, sign=1),
         *examples(tenant, request.negative, name, sign=-1),
@@ -322,6 +324,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         offset=options.offset,
         total=found.total,
         months=months,
+        without=[str(term.text) for term in typed_terms(body.text)[1:]] if body.text else [],
         period=_period(body.text or ""),
         took_ms=(time.perf_counter() - started) * 1_000,
     )

@@ -164,6 +164,7 @@ function describeResult(response) {
   if (total !== null) parts.push(count(total, "image"));
   else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
   if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push(t("by image and caption"));
+  if (response.without?.length) parts.push(t("without {words}", { words: response.without.join(", ") }));
   summary.textContent = parts.join(" · ");
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
