@@ -63,6 +63,11 @@ def test_a_table_shows_what_would_command_the_terminal(capsys: Captured) -> None
     )
 
 
+def test_an_error_commands_no_terminal(capsys: Captured) -> None:
+    room.print_error("GET /\x1b[31mred failed")
+    assert capsys.readouterr().err == "error: GET /\\x1b[31mred failed\n"
+
+
 def test_a_command_to_try_can_be_typed_here(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = cwd / "bin" / "coca"
     program.parent.mkdir()

@@ -147,7 +147,7 @@ def test_a_rate_refills_and_a_quota_ends_with_the_day() -> None:
 
 def test_a_request_with_much_work_counts_as_several() -> None:
     assert [requests_of(texts=1), requests_of(texts=33), requests_of(images=256)] == [1, 2, 26]
-    assert requests_of(texts=10_000, images=1) == 313
+    assert (requests_of(texts=10_000, images=1), requests_of(pairs=10**9)) == (313, 200)
     now = [0.0]
     config = KeyConfig(name="a", rate=2.0, quota=20)
     ring = KeyRing({"key-of-anna": config}, clock=lambda: now[0])
@@ -174,11 +174,12 @@ def test_work_for_the_model_is_charged_on_every_route(
         ("/v1/rerank", {"query": "a", "documents": texts}),
         ("/v1/classify", {"id": id, "labels": [*"abcdefgh"], "templates": ["{}"] * 8}),
         ("/v1/search", {"text": "a car", "rerank": 25}),
+        ("/v1/recommend", {"positive": [{"text": "a"}] * 64, "negative": [{"text": "b"}]}),
     ):
         answer = client.post(path, json=body, headers=as_key("key-of-anna"))
         assert answer.status_code == 200, answer.text
     assert charged == [2] * len(charged)
-    assert len(charged) == 4
+    assert len(charged) == 5
 
 
 def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:

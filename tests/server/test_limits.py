@@ -123,7 +123,10 @@ def test_large_bodies_share_a_limit_and_small_ones_are_accepted() -> None:
 
 @pytest.mark.parametrize(
     "hosts",
-    ["evil.example", "192.168.1.5:8000", "localhost.evil.example", "localhost evil.example"],
+    [
+        *("evil.example", "192.168.1.5:8000", "localhost.evil.example", "localhost evil.example"),
+        *("localhost:80@evil.example", "[::1]@evil.example", "localhost:80/", "[::1"),
+    ],
 )
 def test_without_keys_another_host_is_421(client: TestClient, hosts: str) -> None:
     headers = [("Host", host) for host in hosts.split()]

@@ -56,5 +56,6 @@ def test_a_failure_is_counted_as_500(service: Service, monkeypatch: pytest.Monke
     monkeypatch.setattr("coca.server.routes.search.run_search", fail)
     app = create_app(service, service.settings)
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
-    assert client.post("/v1/search", json={}).status_code == 500
+    answer = client.post("/v1/search", json={})
+    assert (answer.status_code, answer.headers["x-content-type-options"]) == (500, "nosniff")
     assert counts(client) == {("POST", "/v1/search", "500"): 1}

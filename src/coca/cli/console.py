@@ -161,5 +161,7 @@ class _Handler(logging.Handler):
 
 
 def _to_stderr(line: str) -> None:
+    # Names and messages may be of strangers, with codes that a terminal would obey.
+    text = "\n".join(map(_printable, line.split("\n")))
     # Looked up at each call: an open progress bar replaces `sys.stderr` to write above itself.
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{text}\n")

@@ -59,6 +59,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.read_ahead()
+        service.places.open(service.keys.configs)
         async with sessions.run() if tools else nullcontext():
             yield
 
@@ -71,7 +72,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         responses=ERRORS,
     )
     app.state.service = service
-    add_error_handlers(app)
+    add_error_handlers(app, headers=_HEADERS)
 
     app.add_middleware(
         BodyLimit,

@@ -21,6 +21,10 @@ MAX_RANKED = 16_384
 """Maximum number of hits of a query over all pages: the limit of a Milvus server."""
 MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
+MAX_COMPARED = 1_000
+"""Maximum number of values of all conditions of one request."""
+MAX_COMPARED_LETTERS = 100_000
+"""Maximum length of all values of all conditions of one request, in characters."""
 MAX_BYTES = 1_000_000
 """Maximum size of a body without images."""
 
@@ -55,7 +59,9 @@ Expression: TypeAlias = Annotated[
     Field(max_length=16_384, description="Filter expression, such as `width > 100`."),
 ]
 # In a union, pydantic accepts texts that cannot be encoded.
-Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable)]
+Value: TypeAlias = (
+    bool | int | float | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
+)
 
 _MEANT = {
     **dict.fromkeys(("query", "q", "queries", "prompt", "input", "search", "keywords"), "text"),
@@ -191,7 +197,7 @@ class Condition(Body):
         ),
     ]
     operator: Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "has all", "has any"] = "=="
-    value: Value | Annotated[list[Value], Field(max_length=1_000)]
+    value: Value | Annotated[list[Value], Field(max_length=MAX_COMPARED)]
 
 
 @with_options(PhotoFilter, "since", "until", "during", "near", "within")
@@ -202,3 +208,15 @@ class Scope(Body):
     filter: Expression = ""
     where: Annotated[list[Condition], Field(max_length=MAX_EXAMPLES)] = []
     """Conditions that all must hold, with any values; the service quotes them."""
+
+    @model_validator(mode="after")
+    def _has_few_values(self) -> "Scope":
+        lists = [one.value if isinstance(one.value, list) else [one.value] for one in self.where]
+        values = [value for given in lists for value in given]
+        letters = sum(len(value) for value in values if isinstance(value, str))
+        if len(values) > MAX_COMPARED or letters > MAX_COMPARED_LETTERS:
+            raise ValueError(
+                f"where must have at most {MAX_COMPARED:,} values and {MAX_COMPARED_LETTERS:,} "
+                f"characters in all, got {len(values):,} and {letters:,}"
+            )
+        return self

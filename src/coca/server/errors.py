@@ -1,6 +1,7 @@
 """HTTP status and body of each error, `{"error": {"message", "type", "code"}}` as of OpenAI."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -86,8 +87,13 @@ def error_response(error: CocaError) -> JSONResponse:
     return JSONResponse(error_body(str(error), status, code), status, headers)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error in one form."""
+def add_error_handlers(app: FastAPI, *, headers: Mapping[str, str]) -> None:
+    """Answer every error in one form.
+
+    Args:
+        app: The application.
+        headers: Headers of the response to an unexpected error, which no middleware sees.
+    """
 
     @app.exception_handler(CocaError)
     async def _coca_error(request: Request, error: CocaError) -> JSONResponse:
@@ -121,7 +127,9 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse(error_body("the service failed; see its log", 500, "failed"), 500)
+        return JSONResponse(
+            error_body("the service failed; see its log", 500, "failed"), 500, headers
+        )
 
 
 def _faults(error: RequestValidationError) -> str:

@@ -191,12 +191,13 @@ class KeyRing:
             usage.written += size
 
 
-def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0) -> int:
-    """Compute how many requests the work of one for the model counts as.
+def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> int:
+    """Compute how many requests the work of one counts as.
 
-    One request covers 32 texts, 10 images or 4 captions: about the same processor time.
+    One request covers 32 texts, 10 images or 4 captions of the model, or the comparison of 5
+    million pairs of images: about the same processor time.
     """
-    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4))
+    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
 
 
 class KeyFile:

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_VALUES = 500_000
 """Maximum number of values in a JSON body; parsing them takes about 0.1 seconds, in which no other
 request is answered. Commas in texts count, too."""
+_HOST = re.compile(rb"([\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+"""Name or address, and port; other forms, such as `localhost:80@name`, are of attackers."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _COUNTED_BYTES = 1 << 20
 _SMALL_BYTES = 64 << 10
@@ -103,7 +106,8 @@ class LocalHostOnly:
         """Pass a request to a loopback name on."""
         if scope["type"] == "http":
             hosts = [value for name, value in scope["headers"] if name == b"host"]
-            if not all(is_loopback(_without_port(host.decode("latin-1"))) for host in hosts):
+            names = [_HOST.fullmatch(host) for host in hosts]
+            if not all(name and is_loopback(name[1].decode().lower()) for name in names):
                 sentence = "without keys only requests to localhost are answered"
                 response = JSONResponse(error_body(sentence, 421, "wrong_host"), 421)
                 await response(scope, receive, send)
@@ -247,10 +251,6 @@ def _host_of(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:
         return None
-
-
-def _without_port(host: str) -> str:
-    return host.partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 # Metrics of requests: counts and latencies by route template and status.

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32
 
+from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import Caption, Prediction, predictions
@@ -110,6 +111,7 @@ class Batcher(Generic[T, R]):
         part = min(self._max_batch, self._queue.maxsize)
         results: list[R] = []
         for start in range(0, len(items), part):
+            check_cancelled()
             futures = [self._submit(item) for item in items[start : start + part]]
             results += [future.result() for future in futures]
         return results
@@ -275,6 +277,7 @@ class ServedModel:
         """Score all pairs, one batch of images in each call of the model."""
         rows = [np.zeros((0, len(texts)), np.float32)]
         for start in range(0, len(images), self._max_batch):
+            check_cancelled()
             squares = self._squares(images[start : start + self._max_batch])
             with self._lock:
                 rows.append(self.predictor.score(squares, texts, by_length=by_length))

@@ -30,6 +30,7 @@ from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.images.uploads import Thumbnails, Uploads
 from coca.server.keys import KeyConfig, KeyFile, KeyRing
+from coca.server.places import Places
 from coca.server.served_model import ServedModel
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
@@ -75,6 +76,7 @@ class Service:
             check=partial(_check_key, served),
             file=key_file,
         )
+        self.places = Places(timeout_s=settings.request_timeout_s)
         self.audit = AuditLog(settings.audit_log)
         self.decoder = decoder or ProcessDecoder(
             predictor.image_settings,
@@ -97,6 +99,8 @@ class Service:
             )
             for collection in collections
         }
+        for path in self.uploads.unfinished(self.collections):
+            self.remove_upload(path)
 
     @property
     def reading(self) -> int:

@@ -36,6 +36,9 @@ class ServerSettings(Config):
     header_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Maximum time until the header of a request is complete, in seconds; then the connection is
     closed."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Maximum time for the work of a request, in seconds; then it gets status 503. The work also
+    ends when the client leaves."""
     shutdown_timeout_s: Annotated[int, Field(ge=1)] = 8
     """Maximum time for requests in progress when the service is stopped, in seconds."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0

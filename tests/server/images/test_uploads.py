@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from coca.inference.predictor import Predictor
 from coca.search.records import Record, content_id
 from coca.server.collections.served_collection import ServedCollection
-from coca.server.service import Service
+from coca.server.images.uploads import Uploads
+from coca.server.service import Service, open_service
+from coca.server.settings import ServerSettings
 from server_process import data_uri, ids
 from tiny_data import image_bytes
 
@@ -89,3 +94,26 @@ def test_the_thumbnail_of_a_path_is_that_of_its_present_image(
                 assert (red > blue) == (color == "red")
     assert shown[0] != shown[1]
     served.collection.delete(["changed"])
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from coca.server.images.uploads import Uploads
+with Uploads(Path(sys.argv[1]), "").writing("others", sys.argv[2], b"an image"):
+    os._exit(9)
+"""
+
+
+def test_an_upload_without_its_record_is_removed_after_a_kill(
+    uri: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    settings = ServerSettings(uploads=tmp_path, thumbnails=tmp_path / "thumbnails")
+    for content in ("aa11", "bb22"):
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), content], check=False)
+    with (
+        Uploads(tmp_path, "").writing("others", "bb22", b"an image") as kept,
+        open_service(uri, ["others"], settings, model=predictor),
+    ):
+        # Another service is about to write the record of the second one.
+        assert [file for file in tmp_path.rglob("*.image") if file.stat().st_size] == [kept]

@@ -217,6 +217,14 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
             "(captions given) is of hybrid searches",
         ),
         ({"id": "nosuch", "hybrid": True}, 404, "nosuch"),
+        ({"where": [{"field": "album", "value": "x" * 5_000}]}, 422, "at most 4096"),
+        (
+            {"where": [{"field": "time", "operator": "in", "value": [1] * 501}] * 2},
+            422,
+            "got 1,002",
+        ),
+        ({"where": [{"field": "album", "value": "x" * 4_000}] * 26}, 422, "and 104,000"),
+        ({"image": "data:image/png" + ";a=b" * 1_000 + ";base64,AAAA"}, 400, "must be a data URI"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(

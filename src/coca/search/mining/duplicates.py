@@ -18,6 +18,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from coca.core.cancellation import check_cancelled
 from coca.core.progress import ProgressMaker, silent
 from coca.search.mining.images import Compared
 from coca.search.perceptual_hash import SIDE, mirrored, normalized
@@ -95,6 +96,7 @@ def near_duplicates(
     alike = np.zeros(len(units), bool)
     with progress("comparing images", len(units)) as bar:
         for top in range(0, len(units), _BLOCK):
+            check_cancelled()
             rows = slice(top, top + _BLOCK)
             for left in range(top if others is None else 0, len(right_units), _BLOCK):
                 columns = slice(left, left + _BLOCK)

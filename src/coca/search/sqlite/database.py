@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from coca.core.cancellation import check_cancelled
 from coca.core.errors import SearchError, StorageError
 
 APPLICATION_ID = 0x436F4361
@@ -19,6 +20,9 @@ APPLICATION_ID = 0x436F4361
 FORMAT = 2
 """Version of the tables, in the header as `user_version`."""
 _MAGIC = b"SQLite format 3\0"
+_STEPS = 100_000
+"""Instructions of a query, about a millisecond of them, after which it is checked whether it is
+cancelled."""
 _CACHE_KIB = 8_192
 _IDLE_CONNECTIONS = 4
 """Connections that stay open with their caches."""
@@ -110,6 +114,8 @@ class Database:
         except sqlite3.Error as error:
             reason = str(error)
             code = getattr(error, "sqlite_errorname", "")
+            if code == "SQLITE_INTERRUPT":
+                check_cancelled()
             if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                 raise SearchError(self._busy()) from error
             if code.startswith("SQLITE_FULL") or "disk is full" in reason:
@@ -178,6 +184,7 @@ class Database:
             check_same_thread=False,
         )
         try:
+            connection.set_progress_handler(check_cancelled, _STEPS)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")

@@ -17,12 +17,15 @@ from coca.search.ingest.photo_metadata import Annotation
 # Encoded images of requests: data URIs and media types.
 
 
+_MAX_HEAD = 256
+"""Maximum length of what precedes the data, in characters."""
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
 
 
 def read_data_uri(uri: str) -> bytes:
     """Decode a data URI, or plain base64, to bytes."""
-    if found := _DATA_URI.match(uri):
+    # The time and memory for the parameters of a media type grow with their number.
+    if found := _DATA_URI.match(uri, 0, _MAX_HEAD):
         if not found[2]:
             raise ConfigError("a data URI must be base64: data:image/png;base64,...")
         uri = uri[found.end() :]

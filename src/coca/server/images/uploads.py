@@ -1,13 +1,14 @@
 """Images of the service: uploads, thumbnails and contact sheets."""
 
-import contextlib
+import fcntl
 import hashlib
 import io
 import math
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ class Thumbnails:
             return self._colors[key]
         found = None
         for side in SIDES:
-            with contextlib.suppress(OSError), open(self._path(key, side), "rb") as file:
+            with suppress(OSError), open(self._path(key, side), "rb") as file:
                 if found := _color_of(file.read(_HEAD_BYTES)):
                     break
         return self._keep(key, found)
@@ -110,7 +111,7 @@ class Thumbnails:
         path = self._path(key, side)
         unfinished = path.with_name(f".incomplete-{uuid.uuid4().hex}")
         # The cache is not needed to answer.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 unfinished.write_bytes(small)
@@ -123,7 +124,7 @@ class Thumbnails:
         """Remove the thumbnails of an item from the cache."""
         self._colors.pop(key, None)
         for side in SIDES:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._path(key, side).unlink(missing_ok=True)
 
     def _path(self, key: str, side: int) -> Path:
@@ -135,6 +136,8 @@ class Thumbnails:
 # Uploaded images: files in a folder of the service, named by the hash of their bytes.
 
 
+_PENDING = ".pending"
+"""Folder with an empty file for each upload whose record is not written yet."""
 _SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -156,13 +159,41 @@ class Uploads:
             folder = Path(f"{local}.uploads" if is_file(local) else "coca.uploads")
         self._folder = folder.absolute()
 
-    def write(self, collection: str, content: str, data: bytes) -> Path:
-        """Write an image with a hash durably, and return its path."""
-        suffix = _SUFFIXES.get(media_type_of(data), ".image")
-        path = self._folder / collection / content[:2] / f"{content}{suffix}"
-        if not path.exists():
-            write_atomic(path, data)
-        return path
+    @contextmanager
+    def writing(self, collection: str, content: str, data: bytes) -> Iterator[Path]:
+        """Write an image with a hash durably, before its record; see `unfinished`.
+
+        Yields:
+            Its path, for the record that the body writes.
+        """
+        name = f"{content}{_SUFFIXES.get(media_type_of(data), '.image')}"
+        marker, path = (
+            self._folder / _PENDING / f"{collection}.{name}",
+            self._path(collection, name),
+        )
+        with _locked(marker):
+            if not path.exists():
+                write_atomic(path, data)
+            try:
+                yield path
+            finally:
+                marker.unlink(missing_ok=True)
+
+    def unfinished(self, collections: Collection[str]) -> Iterator[str]:
+        """Iterate over paths of images whose record a killed service may not have written.
+
+        Images that a running service is writing are left out. After the path was used, it is
+        forgotten.
+        """
+        for marker in sorted((self._folder / _PENDING).glob("*")):
+            collection, _, name = marker.name.partition(".")
+            if collection in collections:
+                with suppress(BlockingIOError), _locked(marker, wait=False):
+                    yield str(self._path(collection, name))
+                    marker.unlink(missing_ok=True)
+
+    def _path(self, collection: str, name: str) -> Path:
+        return self._folder / collection / name[:2] / name
 
     def contains(self, path: str) -> bool:
         """Return whether the service wrote the image of a path."""
@@ -178,3 +209,16 @@ class Uploads:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{file.name} cannot be deleted: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(file: Path, *, wait: bool = True) -> Iterator[None]:
+    """Create a file and lock it: the lock ends with the process."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open("a")
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+    with opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield

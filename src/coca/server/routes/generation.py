@@ -131,6 +131,7 @@ def answer(body: AnswerRequest, tenant: CurrentTenant) -> AnswerResponse:
             "the model of this service has no head for questions, so it answers none: serve a "
             "model that `coca finetune` gave one, or use /v1/caption with the question as prompt"
         )
+    tenant.charge(captions=1, images=1)
     (labels,) = model.answer([tenant.image(body, body.collection)], [body.question])
     found = [ScoredLabel(label=one.label, probability=one.probability) for one in labels]
     return AnswerResponse(answers=found[: body.limit])

@@ -207,6 +207,7 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
             (there, *_), _ = change_items(tenant, served, [there.id], ItemChange(hidden=False))
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album, new.time or 0)
+    tenant.charge(texts=1, images=1, captions=int(new.generate_caption))
     image = service.decoder.decode(data)
     given = Annotation(new.caption, new.metadata, tuple(new.tags), new.album, new.time or 0)
     annotation, read = with_place(given.over(image.annotation)), reads_of_files()
@@ -226,34 +227,34 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
         tenant.count_bytes(len(data) + _size(caption, new.tags, new.album, metadata))
         # The file comes first: a record never lacks its image, not even if another request deletes
         # the same item.
-        path = service.uploads.write(served.name, content, data)
-        origin = Origin(
-            etag=file_etag(path),
-            captioned=generated,
-            dated="" if annotation.time else "added",
-            read=read,
-        )
-        record = Record(
-            id=record_id(str(path)),
-            path=str(path),
-            content=content,
-            caption=caption,
-            width=image.width,
-            height=image.height,
-            time=annotation.time or int(time.time()),
-            tags=annotation.tags,
-            album=new.album,
-            metadata=metadata,
-            vector=vector,
-            text_vector=text_vector,
-            perceptual_hash=image.perceptual_hash,
-            origin=origin,
-        )
-        try:
-            served.collection.upsert([record])
-        except CocaError:
-            service.remove_upload(record.path)
-            raise
+        with service.uploads.writing(served.name, content, data) as path:
+            origin = Origin(
+                etag=file_etag(path),
+                captioned=generated,
+                dated="" if annotation.time else "added",
+                read=read,
+            )
+            record = Record(
+                id=record_id(str(path)),
+                path=str(path),
+                content=content,
+                caption=caption,
+                width=image.width,
+                height=image.height,
+                time=annotation.time or int(time.time()),
+                tags=annotation.tags,
+                album=new.album,
+                metadata=metadata,
+                vector=vector,
+                text_vector=text_vector,
+                perceptual_hash=image.perceptual_hash,
+                origin=origin,
+            )
+            try:
+                served.collection.upsert([record])
+            except CocaError:
+                service.remove_upload(record.path)
+                raise
     tenant.record("add", served.name, ids=[record.id], bytes=len(data))
     return record, True
 

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from coca import __version__
+from coca.core.cancellation import cancelled_by
 from coca.core.errors import CocaError, DataError
 from coca.search.records import Hit as FoundHit
 from coca.search.records import Record
@@ -189,6 +190,7 @@ def contact_sheet(context: Context[Any, Any], body: SheetQuery) -> list[Any]:
     else:
         request = _request(body)
         found = run_search(tenant, request, options_of(request)).hits
+    tenant.charge(images=len(found))
     sheet = draw_sheet([_pixels(tenant, served, one) for one in found])
     # A caption in JSON has no line breaks, which could look like a further line.
     lines = [
@@ -247,7 +249,7 @@ class _Endpoint:
         try:
             # The protocol requires it of all methods, and not only of writes.
             check_origin(request.headers)
-            request.state.tenant = tenant_of(request)
+            tenant = request.state.tenant = tenant_of(request)
             body = await request.body()
             check_values(body)
         except ServiceError as error:
@@ -258,7 +260,10 @@ class _Endpoint:
         async def received() -> Message:
             return unread.pop() if unread else await receive()
 
-        await self._manager.handle_request(scope, received, send)
+        # A stream of events waits without work.
+        key = tenant.key if scope["method"] == "POST" else None
+        async with tenant.service.places.place(key) as request.state.check:
+            await self._manager.handle_request(scope, received, send)
 
 
 @contextmanager
@@ -301,8 +306,11 @@ def _with_tool_errors(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        context: Any = kwargs["context"]
         try:
-            return function(*args, **kwargs)
+            # The SDK runs a tool in a context of its own.
+            with cancelled_by(context.request_context.request.state.check):
+                return function(*args, **kwargs)
         except CocaError as error:
             raise ToolError(str(error)) from error
 

@@ -177,6 +177,10 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     options = ServedOptions(**given_options(body, ServedOptions))
     given = (*body.positive, *body.negative)
     items = [one.id for one in given if one.id is not None]
+    tenant.charge(
+        texts=sum(one.text is not None for one in given),
+        images=sum(one.image is not None for one in given),
+    )
     hits = find_recommended(
         collection.engine,
         _examples(tenant, body.positive, body.collection, options.on),
@@ -201,6 +205,7 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
     """Find groups of near-duplicates by comparing all pairs; identical files are one image."""
     served = tenant.collection(body.collection)
     images = read_images(served.collection)
+    tenant.charge(pairs=len(images.ids) ** 2 // 2)
     found = near_duplicates(images, ranks=images.ranks, keep=0)
     kinds: Mapping[Kind, list[list[int]]] = {
         "same image": found.groups,

@@ -118,10 +118,10 @@ class Tenant:
             action, key=self.name, address=self.address, collection=collection, **details
         )
 
-    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0) -> None:
-        """Count the work of a request for the model, before it is done; see `requests_of`."""
+    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> None:
+        """Count the work of a request before it is done; see `requests_of`."""
         if self.key is not None:
-            counted = requests_of(texts=texts, images=images, captions=captions)
+            counted = requests_of(texts=texts, images=images, captions=captions, pairs=pairs)
             if counted > 1:
                 self.service.keys.charge(self.key, counted - 1)
 
@@ -160,16 +160,20 @@ class KeyedRoute(APIRoute):
         body = parameters.get("body")
 
         async def checked(request: Request) -> Response:
-            if "tenant" in parameters:
-                request.state.tenant = tenant_of(request, counted=self.is_counted)
+            if "tenant" not in parameters:
+                return await handle(request)
+            tenant = request.state.tenant = tenant_of(request, counted=self.is_counted)
+            receive = request.receive
             if body is not None:
                 if body.max_bytes is not None:
-                    request = Request(request.scope, bounded(request.receive, body.max_bytes))
+                    receive = bounded(receive, body.max_bytes)
+                    request = Request(request.scope, receive)
                 kind = request.headers.get("content-type", "")
                 if kind.startswith("multipart/form-data"):
                     request = await with_json(request, body)
                 check_values(await request.body())
-            return await handle(request)
+            async with tenant.service.places.place(tenant.key, receive):
+                return await handle(request)
 
         return checked
 

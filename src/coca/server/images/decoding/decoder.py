@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import Annotation
@@ -144,6 +145,8 @@ class ProcessDecoder:
             raise _busy("all decoder processes are busy") from None
         died: WorkerDiedError | None = None
         try:
+            # It may have waited long.
+            check_cancelled()
             # A process that was killed from outside has not seen the image to its end.
             for _ in range(2):
                 if process is None or not process.alive:

@@ -1,0 +1,80 @@
+"""Places of tenants in the pool of threads, and requests that nobody waits for any more."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter
+from starlette.exceptions import HTTPException
+from starlette.types import Receive
+
+from coca.core.cancellation import cancelled_by
+from coca.server.errors import ServiceError
+from coca.server.keys import KeyConfig
+
+TENANT_THREADS = 20
+"""Maximum number of threads of one key; further requests of it wait, and those of others do not."""
+_THREADS, _MAX_THREADS = 40, 200
+
+
+class Places:
+    """Threads that answer requests: no key takes all of them, and no request for ever."""
+
+    def __init__(self, *, timeout_s: float) -> None:
+        """Limit the time of a request in a thread, in seconds."""
+        self._timeout_s = timeout_s
+        self._of_key: dict[str, CapacityLimiter] = {}
+
+    def open(self, keys: Sequence[KeyConfig]) -> None:
+        """Set the size of the pool of the running event loop by the number of keys."""
+        size = min(_MAX_THREADS, TENANT_THREADS * len(keys))
+        current_default_thread_limiter().total_tokens = max(_THREADS, size)
+
+    @asynccontextmanager
+    async def place(
+        self, key: KeyConfig | None, receive: Receive | None = None
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a place, and end the work of this context after the limit of time.
+
+        Args:
+            key: Key of the request; a request without one needs no place.
+            receive: Receives from a client whose whole body was read: the work also ends where the
+                client leaves.
+        """
+        deadline_s = time.monotonic() + self._timeout_s
+        leaves = None if receive is None else asyncio.create_task(_leaving(receive))
+
+        def check() -> None:
+            if leaves is not None and leaves.done():
+                raise ServiceError("the client has left", status=499, code="client_left")
+            if time.monotonic() > deadline_s:
+                raise ServiceError(
+                    f"the request took longer than {self._timeout_s:g} seconds: ask for less, or "
+                    "repeat it when the service is less busy",
+                    status=503,
+                    code="timeout",
+                    retry_after_s=1,
+                )
+
+        try:
+            async with nullcontext() if key is None else self._limiter(key.name):
+                check()
+                with cancelled_by(check):
+                    yield check
+        finally:
+            if leaves is not None:
+                leaves.cancel()
+
+    def _limiter(self, name: str) -> CapacityLimiter:
+        if name not in self._of_key:
+            self._of_key[name] = CapacityLimiter(TENANT_THREADS)
+        return self._of_key[name]
+
+
+async def _leaving(receive: Receive) -> None:
+    # The rest of a body that no route reads may be too slow or too large.
+    with suppress(HTTPException):
+        while (await receive())["type"] != "http.disconnect":
+            pass

@@ -1,0 +1,65 @@
+"""Tenants share the threads of the service, and work ends when nobody waits for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from starlette.types import Message
+
+from coca.core.cancellation import check_cancelled
+from coca.server.errors import ServiceError
+from coca.server.keys import KeyConfig
+from coca.server.places import TENANT_THREADS, Places
+
+ANNA, BERT = KeyConfig(name="anna"), KeyConfig(name="bert")
+
+
+def test_a_key_with_many_requests_leaves_threads_to_another() -> None:
+    async def run() -> None:
+        places, go_on = Places(timeout_s=60.0), asyncio.Event()
+        inside: list[str] = []
+
+        async def request(key: KeyConfig) -> None:
+            async with places.place(key):
+                inside.append(key.name)
+                await go_on.wait()
+
+        many = [asyncio.create_task(request(ANNA)) for _ in range(3 * TENANT_THREADS)]
+        await asyncio.sleep(0)
+        another = asyncio.create_task(request(BERT))
+        while "bert" not in inside:
+            await asyncio.sleep(0.001)
+        assert inside.count("anna") == TENANT_THREADS
+        go_on.set()
+        await asyncio.gather(*many, another)
+        assert inside.count("anna") == 3 * TENANT_THREADS
+
+    asyncio.run(run())
+
+
+async def never() -> Message:
+    await asyncio.Event().wait()
+    return {}
+
+
+async def left() -> Message:
+    return {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "receive", "status"), [(0.0, never, 503), (60.0, left, 499), (60.0, never, None)]
+)
+def test_work_ends_when_nobody_waits_for_it(
+    timeout_s: float, receive: Callable[[], Awaitable[Message]], status: int | None
+) -> None:
+    async def run() -> None:
+        async with Places(timeout_s=timeout_s).place(ANNA, receive):
+            await asyncio.sleep(0.01)
+            await asyncio.to_thread(check_cancelled)
+
+    if status is None:
+        asyncio.run(run())
+    else:
+        with pytest.raises(ServiceError) as caught:
+            asyncio.run(run())
+        assert caught.value.status == status
