@@ -107,7 +107,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
             for name, ranking in RANKINGS.items():
                 first, precision = [], []
                 for (text, right), query in zip(answers.items(), queries, strict=True):
-                    hits = collection.ranked(query, text, ranking, SearchOptions(k=5))
+                    hits = collection.ranked(query, text, ranking, SearchOptions(limit=5))
                     correct = [hit.id in right for hit in hits]
                     first.append(correct[0])
                     precision.append(np.mean(correct[: min(5, len(right))]))

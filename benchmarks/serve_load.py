@@ -149,11 +149,11 @@ def contestant(arguments: argparse.Namespace) -> None:
         alone = texts(arguments.alone)
         with open_collection(uri, "pictures") as collection:
             engine = SearchEngine(model, collection)
-            engine.search(alone[0], k=10)
+            engine.search(alone[0], limit=10)
             own, used = [], time.process_time()
             for text in alone:
                 started = time.perf_counter()
-                engine.search(text, k=10)
+                engine.search(text, limit=10)
                 own.append(time.perf_counter() - started)
             figures["engine processor ms"] = 1e3 * (time.process_time() - used) / len(own)
         options = ("--model", arguments.model, "--device", "cpu")

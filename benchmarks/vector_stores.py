@@ -488,7 +488,7 @@ class Ours:
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
-        answers = self.collection.nearest(queries, SearchOptions(k=K, filter=filter))
+        answers = self.collection.nearest(queries, SearchOptions(limit=K, filter=filter))
         return [[int(hit.id) for hit in hits] for hits in answers]
 
     def replace(self, row: int, vector: np.ndarray) -> None:

@@ -294,7 +294,7 @@ def test_a_collection_of_the_tower_is_searched_and_reranked(
     uri = str(tmp_path / "pictures.db")
     index_images([trained.photos], tower, uri=uri)
     with open_search(uri, model=predictor) as engine:
-        found = engine.search("red square", k=4, rerank=8)
+        found = engine.search("red square", limit=4, rerank=8)
     assert len(found) == 4
 
 

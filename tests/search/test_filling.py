@@ -85,7 +85,7 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     ingest([FileSource([photo.parent])], embedder, collection)
     assert text_vector() == pytest.approx(embedder.direction(b"given"))
     ((hit,),) = collection.nearest(
-        embedder.direction(b"given")[np.newaxis], SearchOptions(k=1, on="text")
+        embedder.direction(b"given")[np.newaxis], SearchOptions(limit=1, on="text")
     )
     assert hit.score == pytest.approx(1, abs=1e-5)
     photo.with_suffix(".txt").unlink()

@@ -92,7 +92,7 @@ def read_all(store: Store, name: str) -> dict[str, Record]:
     assert len(by_id) == len(read) == collection.describe().count
     query, words = direction("7"), oracle.Words(read)
     for group_by in ("image", "path"):
-        options = SearchOptions(k=1_000, group_by=group_by)
+        options = SearchOptions(limit=1_000, group_by=group_by)
         hits = collection.nearest(query[np.newaxis], options)[0]
         oracle.check(hits, oracle.rank(read, query, options), options)
         for ranking in (Ranking(), Ranking(captions="all")):

@@ -48,7 +48,7 @@ def last_of(folder: Path, writer: int) -> int:
 
 def read(collection: Collection, folder: Path) -> None:
     """Search for the last record of each writer until both are done."""
-    rounds, options = 0, SearchOptions(k=3)
+    rounds, options = 0, SearchOptions(limit=3)
 
     def nearest(record: Record) -> list[str]:
         return [hit.id for hit in collection.nearest(record.vector[np.newaxis], options)[0]]

@@ -8,8 +8,8 @@ from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 def test_a_search_by_vectors_has_no_options_of_queries() -> None:
     with pytest.raises(ConfigError, match="search has no option 'rerank'"):
         SearchOptions.of(rerank=5)
-    query = QueryOptions(k=3, rerank=5, filter="width > 1")
-    assert query.page(offset=2, k=5) == SearchOptions(k=5, offset=2, filter="width > 1")
+    query = QueryOptions(limit=3, rerank=5, filter="width > 1")
+    assert query.page(offset=2, limit=5) == SearchOptions(limit=5, offset=2, filter="width > 1")
 
 
 def test_each_option_has_a_docstring() -> None:
@@ -23,17 +23,17 @@ def test_a_ranking_is_of_hybrid_searches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "offset", "message"),
+    ("limit", "offset", "message"),
     [
-        (0, 0, "k must be a whole number of at least 1, got 0"),
+        (0, 0, "limit must be a whole number of at least 1, got 0"),
         (1, -1, "offset must be a whole number of at least 0, got -1"),
-        (60, 41, "k and offset must add up to at most 100, got 60 and 41"),
+        (60, 41, "limit and offset must add up to at most 100, got 60 and 41"),
     ],
 )
-def test_a_page_is_within_the_results(k: int, offset: int, message: str) -> None:
-    SearchOptions(k=60, offset=40).check_page(100)
+def test_a_page_is_within_the_results(limit: int, offset: int, message: str) -> None:
+    SearchOptions(limit=60, offset=40).check_page(100)
     with pytest.raises(ArgumentError, match=message):
-        SearchOptions(k=k, offset=offset).check_page(100)
+        SearchOptions(limit=limit, offset=offset).check_page(100)
 
 
 def test_a_minimum_score_removes_hits_below_it() -> None:

@@ -256,7 +256,7 @@ def test_fields_are_patched_and_the_others_stay(
     assert found(collection, AXIS[1], on="text") == ["cat"]
     assert found(collection, AXIS[1], filter='album == "tags"') == ["cat"]
     collection.patch({"cat": {"caption": "a lion", "text_vector": AXIS[2], "vector": AXIS[4]}})
-    hit = collection.nearest(AXIS[4:5], SearchOptions(k=1))[0][0]
+    hit = collection.nearest(AXIS[4:5], SearchOptions(limit=1))[0][0]
     assert (hit.id, hit.caption, round(hit.score, 5)) == ("cat", "a lion", 1)
     assert collection.nearest(AXIS[2:3], SearchOptions(on="text"))[0][0].score > 0.99
     collection.patch({"cat": {"hidden": True}})
@@ -399,7 +399,7 @@ def test_a_query_that_cannot_be_compared_is_refused(
     with pytest.raises(SearchError, match="collection takes rows of 16 numbers"):
         collection.nearest(np.eye(1, 8, dtype=np.float32), ANY)
     with pytest.raises(SearchError, match="at most 16,384, got 16,000 and 400"):
-        collection.nearest(AXIS[:1], SearchOptions(k=16_000, offset=400))
+        collection.nearest(AXIS[:1], SearchOptions(limit=16_000, offset=400))
 
 
 @pytest.mark.parametrize(
@@ -427,8 +427,8 @@ def test_a_filter_that_cannot_be_read_is_refused(collection: Collection, filter:
 def test_equal_scores_are_sorted_by_id(collection: Collection, make_record: MakeRecord) -> None:
     ids = [f"{n:02}" for n in range(30)]
     collection.upsert(make_record(id, vector=AXIS[0]) for id in reversed(ids))
-    assert found(collection, AXIS[0], k=9) == ids[:9]
-    assert found(collection, AXIS[0], k=9, offset=9) == ids[9:18]
+    assert found(collection, AXIS[0], limit=9) == ids[:9]
+    assert found(collection, AXIS[0], limit=9, offset=9) == ids[9:18]
 
 
 def test_albums_of_many_similar_images_do_not_hide_each_other(
@@ -444,7 +444,7 @@ def test_albums_of_many_similar_images_do_not_hide_each_other(
         for n, vector in enumerate(frames)
     ]
     collection.upsert(records)
-    asked = SearchOptions(k=4, offset=2, group_by="album")
+    asked = SearchOptions(limit=4, offset=2, group_by="album")
     for query in frames[::300]:
         hits = collection.nearest(query[np.newaxis], asked)[0]
         oracle.check(hits, oracle.rank(records, query, asked), asked)
@@ -505,7 +505,7 @@ def test_searches_find_what_the_oracle_finds(
     asked, ranking = SearchOptions(**options, filter=filter), Ranking(**weights)
     oracle.check_nearest(filled, asked, text)
     # Statistics of Milvus' BM25 are those of its segments, in which deleted records still count.
-    everything = SearchOptions(k=300, group_by="path")
+    everything = SearchOptions(limit=300, group_by="path")
     hits = filled.collection.ranked(direction(text), text, ranking, everything)
     bm25 = {hit.id: hit.bm25 for hit in hits if hit.bm25}
     oracle.check_ranked(filled, asked, text, ranking, bm25, shares=has_words(filled.collection))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 WRONG = {
-    "SearchOptions(k=2.5)": "k must be a whole number of at least 1, got 2.5",
-    "SearchOptions(k=True)": "k must be a whole number of at least 1, got true",
+    "SearchOptions(limit=2.5)": "limit must be a whole number of at least 1, got 2.5",
+    "SearchOptions(limit=True)": "limit must be a whole number of at least 1, got true",
     "SearchOptions(offset=0.0)": "offset must be a whole number of at least 0, got 0.0",
     "SearchOptions(effort='x')": "effort must be a number above 0, got 'x'",
     "SearchOptions(params='x')": "params must be a mapping or null, got 'x'",
@@ -39,7 +39,7 @@ WRONG = {
 }
 RIGHT = [
     "engine.search_batch(['dog'])",
-    "SearchOptions(k=np.int64(10), offset=np.int32(0), min_score=np.float32(0))",
+    "SearchOptions(limit=np.int64(10), offset=np.int32(0), min_score=np.float32(0))",
     "engine.search(vector=eye[0], filter=where('width', '>', 100))",
     "Term(text='x', weight=np.float32(2))",
 ]

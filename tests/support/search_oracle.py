@@ -99,7 +99,7 @@ def check(hits: Sequence[Hit], expected: Sequence[Expected], options: SearchOpti
     by_id, best = {hit.record.id: hit for hit in expected}, dict[str, Expected]()
     for one in expected:
         best.setdefault(one.group, one)
-    page = list(best.values())[options.offset : options.offset + options.k]
+    page = list(best.values())[options.offset : options.offset + options.limit]
     assert len({by_id[hit.id].group for hit in hits}) == len(hits) == len(page)
     for hit, place in zip(hits, page, strict=True):
         own = by_id[hit.id]
@@ -249,7 +249,7 @@ TEXTS = st.lists(
 ).map(" ".join)
 OPTIONS = st.fixed_dictionaries(
     {
-        "k": st.sampled_from([1, 2, 10, 100, 2_000]),
+        "limit": st.sampled_from([1, 2, 10, 100, 2_000]),
         "offset": st.sampled_from([0, 0, 1, 7, 90, 1_000]),
         "min_score": st.sampled_from([None, None, -1.0, -0.2, 0.0, 0.3, 0.9]),
         "on": st.sampled_from(["image", "text"]),
@@ -306,6 +306,6 @@ def check_pages(
 ) -> list[Hit]:
     hits = search(asked)
     check(hits, expected, asked)
-    rest = search(asked.replace(offset=asked.offset + asked.k))
-    assert search(asked.replace(k=2 * asked.k)) == [*hits, *rest]
+    rest = search(asked.replace(offset=asked.offset + asked.limit))
+    assert search(asked.replace(limit=2 * asked.limit)) == [*hits, *rest]
     return hits

@@ -207,9 +207,9 @@ def demo(
             raise DataError(f"{source} has no readable image", reason="missing")
         shown = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]
         engine = SearchEngine(predictor, opened)
-        by_text = {text: engine.search(text, k=HITS) for text in queries}
+        by_text = {text: engine.search(text, limit=HITS) for text in queries}
         # The first hit is the image itself.
-        by_image = {path: engine.search(image=path, k=HITS)[1:] for path in shown[:SIMILAR]}
+        by_image = {path: engine.search(image=path, limit=HITS)[1:] for path in shown[:SIMILAR]}
     log(f"captioning {len(shown)} images, and writing the report")
     captions = predictor.caption(shown, progress=progress)
     size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))

@@ -115,7 +115,8 @@ class CoCaRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: Any, **options: Any
     ) -> list[Document]:
-        hits = self.engine.search(query, **{"k": self.k, **self.options, **options})
+        limit = options.pop("k", self.k)
+        hits = self.engine.search(query, limit=limit, **{**self.options, **options})
         return [_document(hit) for hit in hits]
 
 

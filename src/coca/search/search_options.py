@@ -32,14 +32,11 @@ RankWeight: TypeAlias = Annotated[float, Field(ge=0, le=10)]
 S = TypeVar("S", bound="SearchOptions")
 
 MAX_RESULTS = 16_384
-"""Maximum `offset + k`: the limit of a Milvus server, applied to all stores."""
+"""Maximum `offset + limit`: the limit of a Milvus server, applied to all stores."""
 
 DIVERSITY = 0.3
 """Default weight of diversity in recommendations. At 0 they often are near-duplicates of each
 other, such as a series of shots."""
-
-INTERFACE_NAMES: Mapping[str, str] = {"k": "limit"}
-"""Names of options in commands and requests, where Python has another."""
 
 
 class SearchOptions(Config):
@@ -51,7 +48,7 @@ class SearchOptions(Config):
 
     range_error: ClassVar = ArgumentError
 
-    k: Annotated[int, Field(ge=1)] = 10
+    limit: Annotated[int, Field(ge=1)] = 10
     """Maximum number of hits of a query."""
     filter: str = ""
     """Filter expression, see `coca.search.filters`; `where` builds one safely."""
@@ -78,16 +75,17 @@ class SearchOptions(Config):
         check_options(options, cls.model_fields, of="search")
         return cls(**options)
 
-    def page(self, *, offset: int, k: int) -> "SearchOptions":
+    def page(self, *, offset: int, limit: int) -> "SearchOptions":
         """Return the options of a search by vectors for another page."""
         given = {name: getattr(self, name) for name in SearchOptions.model_fields}
-        return SearchOptions(**given | {"offset": offset, "k": k})
+        return SearchOptions(**given | {"offset": offset, "limit": limit})
 
     def check_page(self, most: int) -> None:
         """Check that the page is within the first `most` hits."""
-        if self.k + self.offset > most:
+        if self.limit + self.offset > most:
             raise ArgumentError(
-                f"k and offset must add up to at most {most:,}, got {self.k:,} and {self.offset:,}"
+                f"limit and offset must add up to at most {most:,}, got {self.limit:,} and "
+                f"{self.offset:,}"
             )
 
     def keep_similar(self, answers: list[list["Hit"]]) -> list[list["Hit"]]:

@@ -106,7 +106,7 @@ class Collection(Protocol):
         """Find the records nearest to each vector, nearest first; hidden ones are left out."""
         ...
 
-    def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
+    def words(self, text: str, limit: int, filter: str = "") -> list[tuple[str, float]]:
         """Find the records that share a word with a text: ids with BM25, best first."""
         ...
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from coca.core.config.words import hint_of, text_of
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
-from coca.search.search_options import INTERFACE_NAMES, PhotoFilter, QueryOptions
+from coca.search.search_options import PhotoFilter, QueryOptions
 
 MAX_LIMIT = 1_000
 """Maximum number of hits of one response."""
@@ -121,7 +121,7 @@ M = TypeVar("M", bound=Body)
 class ServedOptions(QueryOptions):
     """Options of a search with the limits of the service."""
 
-    k: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
     offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] = 0
     """Number of best hits to skip, for paging; at most 16,384 with a query, limit included."""
     rerank: Annotated[int, Field(ge=0, le=256)] = 0
@@ -139,7 +139,7 @@ def with_options(
                 kind, default, text = hint_of(field), field.default, text_of(field)
                 if optional:
                     kind, default, text = kind | None, None, f"{text} null: {default}."
-                added[INTERFACE_NAMES.get(name, name)] = (
+                added[name] = (
                     Annotated[kind, Field(description=text)],
                     default,
                 )
@@ -151,9 +151,8 @@ def with_options(
 
 
 def given_options(body: Body, options: type[BaseModel]) -> dict[str, Any]:
-    """Return the options of a body by the names of their fields; null is a default."""
-    by_name = {each: INTERFACE_NAMES.get(each, each) for each in options.model_fields}
-    values = {name: getattr(body, shown, None) for name, shown in by_name.items()}
+    """Return the options that a body has; null is a default."""
+    values = {name: getattr(body, name, None) for name in options.model_fields}
     return {name: value for name, value in values.items() if value is not None}
 
 

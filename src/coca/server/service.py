@@ -138,7 +138,7 @@ class Service:
                 count = served.catalog.read()
                 # A file is then in memory for its scan.
                 one = np.eye(1, served.collection.info.embed_dim, dtype=np.float32)
-                served.collection.nearest(one, SearchOptions(k=1))
+                served.collection.nearest(one, SearchOptions(limit=1))
             except CocaError as error:
                 logger.warning("collection %r could not be read ahead: %s", served.name, error)
             else:

@@ -127,7 +127,7 @@ def test_typed_texts_find_what_coca_search_finds(tab: Any, folders: tuple[Path, 
     model, uri, _ = folders
     with open_search(uri, model=model) as engine:
         for text in TEXTS:
-            expected = engine.search(text, k=30, hybrid=False)
+            expected = engine.search(text, limit=30, hybrid=False)
             # The key of the page, not a click; within the field it is a character.
             tab.locator("#text").blur()
             tab.keyboard.press("/")

@@ -170,9 +170,9 @@ def test_an_exported_model_fills_a_collection_as_torch_does(
     # The model of the collection is found by its name, also for the other runtime.
     with open_search(uri) as engine:
         assert isinstance(engine.embedder, Predictor)
-        first = engine.search("a cat", k=9)
+        first = engine.search("a cat", limit=9)
     with open_search(uri, model=model) as engine:
-        second = engine.search("a cat", k=9)
+        second = engine.search("a cat", limit=9)
     assert {hit.id for hit in first} == {hit.id for hit in second}
     again = index_images([images], load(folder), uri=uri)
     assert again.report.unchanged == 9

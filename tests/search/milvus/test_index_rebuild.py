@@ -43,7 +43,7 @@ def filled(store: MilvusStore, name: str, vectors: np.ndarray) -> MilvusCollecti
 
 def recall(collection: MilvusCollection, vectors: np.ndarray, effort: float = 1.0) -> float:
     """Compute recall@10 of images and of captions."""
-    queries, options = vectors[:50], SearchOptions(k=10, effort=effort)
+    queries, options = vectors[:50], SearchOptions(limit=10, effort=effort)
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
     images = collection.nearest(queries, options)
@@ -108,7 +108,7 @@ def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
 def test_a_width_set_by_hand_may_be_as_small_as_the_page(
     filled: MilvusCollection, vectors: np.ndarray
 ) -> None:
-    answers = filled.nearest(vectors[:20], SearchOptions(k=10, params={"ef": 10}))
+    answers = filled.nearest(vectors[:20], SearchOptions(limit=10, params={"ef": 10}))
     assert {len(answer) for answer in answers} == {10}
 
 

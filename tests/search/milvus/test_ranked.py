@@ -84,7 +84,7 @@ def test_candidates_of_lists_are_enough(
     )
     filter, keeps = chance.choice(list(FILTERS.items()))
     asked = SearchOptions(
-        k=chance.choice([1, 10, 60]),
+        limit=chance.choice([1, 10, 60]),
         offset=chance.choice([0, 7]),
         filter=filter,
         min_score=chance.choice([None, None, 0.2]),
@@ -127,10 +127,10 @@ def test_a_search_of_a_rounding_index_has_the_cosines_of_the_stored_vectors(
 ) -> None:
     filled.change_index(VectorIndex("HNSW_SQ"))
     query = direction("a query")
-    whole = filled.nearest(query[np.newaxis], SearchOptions(k=31, group_by="path"))[0]
+    whole = filled.nearest(query[np.newaxis], SearchOptions(limit=31, group_by="path"))[0]
     stored = {record.id: float(record.vector @ query) for record in records}
     assert [hit.score for hit in whole] == pytest.approx([stored[hit.id] for hit in whole])
     assert not math.isclose(whole[0].score, whole[-1].score)
     for k in range(1, 31, 3):
-        options = SearchOptions(k=k, group_by="path")
+        options = SearchOptions(limit=k, group_by="path")
         assert filled.nearest(query[np.newaxis], options)[0] == whole[:k]

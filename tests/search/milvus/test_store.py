@@ -38,7 +38,7 @@ def test_searches_find_the_former_records_or_the_new_ones_while_a_name_changes_h
 
     def search() -> None:
         while not ended.is_set():
-            hits = collection.nearest(AXIS[:1], SearchOptions(k=10))[0]
+            hits = collection.nearest(AXIS[:1], SearchOptions(limit=10))[0]
             answers.append({hit.id[0] for hit in hits})
 
     readers = [threading.Thread(target=search) for _ in range(2)]

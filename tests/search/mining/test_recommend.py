@@ -37,21 +37,21 @@ def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
 
 def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embedder: Any) -> None:
     v = {name: embedder.direction(name.encode()) for name in ("3", "5", "9", "sea")}
-    found = recommend(engine, ["3", "5"], negative=["9"], k=37, diversity=0.0)
+    found = recommend(engine, ["3", "5"], negative=["9"], limit=37, diversity=0.0)
     by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
     # Across modalities: a text with three times the weight of an image of the collection.
-    mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39, diversity=0.0)
+    mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], limit=39, diversity=0.0)
     assert [hit.id for hit in mixed] == order_by_hand(
         embedder, v["3"] / 4 + 3 * v["sea"] / 4, {"3"}
     )
 
 
 def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> None:
-    everything = recommend(engine, ["3"], k=40, diversity=0.0)
+    everything = recommend(engine, ["3"], limit=40, diversity=0.0)
     seen = {hit.id for hit in everything[:5]}
-    assert recommend(engine, ["3"], k=5, seen=seen, diversity=0.0) == everything[5:10]
-    few = recommend(engine, ["3"], k=40, filter='metadata["n"] < 9', seen=seen, diversity=0.0)
+    assert recommend(engine, ["3"], limit=5, seen=seen, diversity=0.0) == everything[5:10]
+    few = recommend(engine, ["3"], limit=40, filter='metadata["n"] < 9', seen=seen, diversity=0.0)
     assert [hit.id for hit in few] == [
         hit.id for hit in everything if hit.metadata["n"] < 9 and hit.id not in seen
     ]
@@ -70,10 +70,10 @@ def test_copies_of_what_was_liked_or_seen_are_left_out(
     twins = [replace(make_record("3"), id=id, content=content_id(b"3")) for id in ("3", "twin")]
     engine.collection.upsert(twins)
     for example, seen in ((Term(image=path), ()), ("3", ()), ("5", {"twin"})):
-        found = recommend(engine, [example], k=40, diversity=0.0, seen=seen)
+        found = recommend(engine, [example], limit=40, diversity=0.0, seen=seen)
         assert {"3", "twin"}.isdisjoint(hit.id for hit in found)
     engine.collection.upsert([replace(make_record("own"), path=str(path))])
-    found = recommend(engine, [Term(image=path)], k=40, diversity=0.0)
+    found = recommend(engine, [Term(image=path)], limit=40, diversity=0.0)
     assert "own" not in {hit.id for hit in found}
 
 
@@ -82,7 +82,7 @@ def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> 
         vectors = np.stack([embedder.direction(hit.id.encode()) for hit in hits])
         return float(np.triu(vectors @ vectors.T, 1).sum())
 
-    plain, diverse = (recommend(engine, ["3"], k=6, diversity=d) for d in (0.0, 0.7))
+    plain, diverse = (recommend(engine, ["3"], limit=6, diversity=d) for d in (0.0, 0.7))
     assert diverse[0].id == plain[0].id
     ranks = [hit.rank_score for hit in diverse]
     assert ranks == sorted(ranks, key=lambda rank: -(rank or 0.0))
@@ -93,19 +93,19 @@ def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> 
 def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> None:
     vectors = {f"{n}": embedder.direction(f"c{n}".encode()) for n in range(40)}
     by_hand = sorted(set(vectors) - {"3"}, key=lambda id: -float(vectors[id] @ vectors["3"]))
-    found = recommend(engine, ["3"], k=5, on="text", diversity=0.0)
+    found = recommend(engine, ["3"], limit=5, on="text", diversity=0.0)
     assert [hit.id for hit in found] == by_hand[:5]
 
 
 def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
-    many = recommend(engine, ["3"], k=1_700, diversity=0.5)
+    many = recommend(engine, ["3"], limit=1_700, diversity=0.5)
     assert {hit.id for hit in many} == {f"{n}" for n in range(40)} - {"3"}
 
 
 def test_what_is_removed_in_the_middle_of_it_is_left_out(
     engine: SearchEngine, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = recommend(engine, ["3"], k=3, diversity=0.5)
+    wanted = recommend(engine, ["3"], limit=3, diversity=0.5)
     search = collection.nearest
 
     def and_remove(*args: Any, **settings: Any) -> Any:
@@ -115,11 +115,11 @@ def test_what_is_removed_in_the_middle_of_it_is_left_out(
 
     monkeypatch.setattr(collection, "nearest", and_remove)
     gone = {wanted[0].id}
-    left = recommend(engine, ["3"], k=3, diversity=0.5)
+    left = recommend(engine, ["3"], limit=3, diversity=0.5)
     assert len(left) == 3
     assert wanted[0].id not in {hit.id for hit in left}
     gone = {f"{n}" for n in range(40)}
-    assert recommend(engine, [Term(text="x")], k=3, diversity=0.5) == []
+    assert recommend(engine, [Term(text="x")], limit=3, diversity=0.5) == []
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_what_is_removed_in_the_middle_of_it_is_left_out(
         ({"positive": ["3"], "negative": ["absent"]}, "no record 'absent'"),
         ({"positive": ["3"], "diversity": 1.5}, r"diversity must be in \[0, 1\], got 1\.5"),
         (
-            {"positive": ["3"], "k": 0, "diversity": 0.5},
-            "k must be .* of at least 1, got 0",
+            {"positive": ["3"], "limit": 0, "diversity": 0.5},
+            "limit must be .* of at least 1, got 0",
         ),
         (
-            {"positive": ["3"], "k": -2, "seen": {"1", "2", "4"}},
-            "k must be .* at least 1, got -2",
+            {"positive": ["3"], "limit": -2, "seen": {"1", "2", "4"}},
+            "limit must be .* at least 1, got -2",
         ),
         ({"positive": [Term(text="x", weight=-1.0)]}, "must be above 0, got -1"),
         (

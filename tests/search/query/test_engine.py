@@ -29,22 +29,22 @@ def test_images_and_vectors_search_as_texts_do(engine: SearchEngine, embedder: A
 
 def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> None:
     texts = ["1", "2", "house"]
-    for text, hits in zip(texts, engine.search_batch(texts=texts, k=4), strict=True):
-        alone = engine.search(text, k=4, hybrid=False)
+    for text, hits in zip(texts, engine.search_batch(texts=texts, limit=4), strict=True):
+        alone = engine.search(text, limit=4, hybrid=False)
         assert [hit.id for hit in hits] == [hit.id for hit in alone]
         # Sums of 16 products in another order.
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
 
 
 def test_nothing_below_the_least_score_is_returned(engine: SearchEngine) -> None:
-    everything = engine.search("1", k=40)
+    everything = engine.search("1", limit=40)
     bound = everything[5].score
-    some = engine.search("1", k=40, min_score=bound)
+    some = engine.search("1", limit=40, min_score=bound)
     assert some == [hit for hit in everything if hit.score >= bound]
 
 
 def test_filter_and_offset_reach_the_collection(engine: SearchEngine) -> None:
-    hits = engine.search("1", k=40, filter='metadata["n"] < 5', offset=2)
+    hits = engine.search("1", limit=40, filter='metadata["n"] < 5', offset=2)
     assert len(hits) == 3
     assert all(hit.metadata["n"] < 5 for hit in hits)
 
@@ -54,10 +54,10 @@ def test_similar_images_leave_out_the_image_itself_and_its_copies(
 ) -> None:
     twins = [make_record("8", content="one", metadata={"n": 8}), make_record("8 copy")]
     engine.collection.upsert([twins[0], replace(twins[1], vector=twins[0].vector, content="one")])
-    everything = [hit for hit in engine.search("8", k=40, hybrid=False) if hit.content != "one"]
-    assert engine.similar("8", k=5) == everything[:5]
-    assert engine.similar("8", k=5, offset=5) == everything[5:10]
-    filtered = engine.similar("8", k=5, filter='metadata["n"] >= 20')
+    everything = [hit for hit in engine.search("8", limit=40, hybrid=False) if hit.content != "one"]
+    assert engine.similar("8", limit=5) == everything[:5]
+    assert engine.similar("8", limit=5, offset=5) == everything[5:10]
+    filtered = engine.similar("8", limit=5, filter='metadata["n"] >= 20')
     assert filtered == [hit for hit in everything if hit.metadata["n"] >= 20][:5]
 
 
@@ -85,9 +85,9 @@ def test_another_model_is_refused_before_the_first_search(
             "the same number of each",
         ),
         (lambda it: it.similar("absent"), SearchError, "no record 'absent'"),
-        (lambda it: it.similar("8", k=0), SearchError, "must be a whole number of at least"),
+        (lambda it: it.similar("8", limit=0), SearchError, "must be a whole number of at least"),
         (lambda it: it.similar("8", offset=-1), SearchError, "must be a whole number of at least"),
-        (lambda it: it.search("3", k=16_380, offset=10), SearchError, "at most 16,384"),
+        (lambda it: it.search("3", limit=16_380, offset=10), SearchError, "at most 16,384"),
     ],
 )
 def test_a_search_that_cannot_be_done_is_refused(
@@ -144,10 +144,10 @@ def test_terms_weigh_texts_images_and_vectors(engine: SearchEngine, embedder: An
         Term(vector=night, weight=-0.3),
     ]
     summed = 2 * car + 0.5 * cat - 0.3 * night
-    by_hand = engine.search(vector=summed / np.linalg.norm(summed), k=40)
-    by_terms = engine.search(terms=terms, k=40)
+    by_hand = engine.search(vector=summed / np.linalg.norm(summed), limit=40)
+    by_terms = engine.search(terms=terms, limit=40)
     assert [hit.id for hit in by_terms] == [hit.id for hit in by_hand]
-    assert engine.search("car", terms=terms[1:], k=40) != by_terms
+    assert engine.search("car", terms=terms[1:], limit=40) != by_terms
     assert engine.search("3", image=b"5") == engine.search(terms=[Term(text="3"), Term(image=b"5")])
 
 
@@ -159,10 +159,10 @@ def test_captions_answer_where_they_are_asked(
         for n in range(20)
     )
     engine = SearchEngine(embedder, collection)
-    assert engine.search("c7", k=1, on="text")[0].caption == "c7"
+    assert engine.search("c7", limit=1, on="text")[0].caption == "c7"
     # The image of record 9, among the captions: images to texts.
-    by_image = engine.search(image=b"c9", k=1, on="text")
+    by_image = engine.search(image=b"c9", limit=1, on="text")
     assert [hit.caption for hit in by_image] == ["c9"]
-    assert [hit.caption for hit in engine.search_batch(texts=["c7", "c9"], k=1, on="text")[1]] == [
-        "c9"
-    ]
+    assert [
+        hit.caption for hit in engine.search_batch(texts=["c7", "c9"], limit=1, on="text")[1]
+    ] == ["c9"]

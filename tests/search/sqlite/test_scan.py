@@ -110,7 +110,7 @@ class Rows:
         keep: np.ndarray | None = None,
         group_by: GroupBy = "path",
     ) -> None:
-        options = SearchOptions(k=k, on=on, group_by=group_by)
+        options = SearchOptions(limit=k, on=on, group_by=group_by)
         answers = scan.nearest(queries, options, self, padded(scan, keep))
         for query, (rows, scores) in zip(queries, answers, strict=True):
             exact = self.cosines(query, on)
@@ -148,7 +148,7 @@ class Rows:
         found = scan.ranked(
             query,
             ranking,
-            SearchOptions(k=k, min_score=min_score, group_by=group_by),
+            SearchOptions(limit=k, min_score=min_score, group_by=group_by),
             self,
             padded(scan, keep),
             bm25=bm25,
@@ -298,7 +298,7 @@ def test_a_scan_without_rows_finds_nothing() -> None:
 
 def test_blocks_without_records_are_skipped() -> None:
     blocks = [None, SCAN.blocks[1], None, *SCAN.blocks[3:], None]
-    options = SearchOptions(k=10_000, on="text")
+    options = SearchOptions(limit=10_000, on="text")
     found = Scan(blocks, SIZE).nearest(ROWS.image[:1], options, ROWS)
     keep = np.isin(np.arange(len(ROWS.flags)) // BLOCK_ROWS, (1, 3, 4))
     possible = ROWS.cosines(ROWS.image[0], "text").astype(np.float64)

@@ -21,7 +21,7 @@ def test_recommendations_are_those_of_the_library(
         service.collections["pictures"].engine,
         [id],
         negative=[item_ids[1]],
-        k=3,
+        limit=3,
     )
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
     # The default diversity is the same.

@@ -10,7 +10,7 @@ from coca.core.config.words import hint_of, text_of
 from coca.core.errors import MissingExtraError
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
-from coca.search.search_options import INTERFACE_NAMES, Ranking
+from coca.search.search_options import Ranking
 from coca.server.bodies import ServedOptions
 from coca.server.routes.search import SearchRequest
 from coca.server.service import Service
@@ -22,7 +22,7 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     # The order also depends on cosines of random weights; the score of the words does not.
     assert max(hits, key=lambda hit: hit["bm25"])["caption"] == "a red car 1"
     engine = service.collections["pictures"].engine
-    expected = engine.search("red cars 1", ranking=Ranking(), k=50)
+    expected = engine.search("red cars 1", ranking=Ranking(), limit=50)
     assert [(hit["id"], hit["bm25"], hit["fused_score"]) for hit in hits] == [
         (hit.id, hit.bm25, hit.fused_score) for hit in expected
     ]
@@ -50,7 +50,7 @@ def test_a_weight_of_the_ranking_replaces_its_default(client: TestClient, servic
         ({"words_weight": 0.9, "captions": "all"}, Ranking(words_weight=0.9, captions="all")),
         ({"image_weight": 2}, Ranking(image_weight=2.0)),
     ):
-        expected = engine.search("a red car", ranking=ranking, k=50)
+        expected = engine.search("a red car", ranking=ranking, limit=50)
         assert ids(client, {"text": "a red car", **body}) == [hit.id for hit in expected]
 
 
@@ -68,7 +68,7 @@ def test_an_item_finds_others_and_not_itself(
 ) -> None:
     id = item_ids[0]
     engine = service.collections["pictures"].engine
-    assert ids(client, {"id": id, "limit": 4}) == [hit.id for hit in engine.similar(id, k=4)]
+    assert ids(client, {"id": id, "limit": 4}) == [hit.id for hit in engine.similar(id, limit=4)]
 
 
 def test_examples_are_the_terms_of_the_search_engine(
@@ -85,7 +85,7 @@ def test_examples_are_the_terms_of_the_search_engine(
         Term(vector=vector),
         Term(text="two dogs play", weight=-0.5),
     ]
-    assert ids(client, body) == [hit.id for hit in engine.search(terms=terms, k=50)]
+    assert ids(client, body) == [hit.id for hit in engine.search(terms=terms, limit=50)]
 
 
 def test_what_a_text_does_not_want_is_a_negative_term(client: TestClient) -> None:
@@ -180,7 +180,7 @@ def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -
     known = [hit["log_likelihood"] is not None for hit in hits]
     assert known == [True] * 3 + [False]
     engine: SearchEngine = service.collections["pictures"].engine
-    expected = engine.search("a red car", k=4, rerank=3, ranking=Ranking())
+    expected = engine.search("a red car", limit=4, rerank=3, ranking=Ranking())
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
 
@@ -250,9 +250,9 @@ def test_a_list_may_skip_more_items_than_a_query(client: TestClient) -> None:
     assert "at most 16,384, got 16,384 and 50" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("option", ["k", "offset", "min_score", "on", "group_by", "hybrid"])
+@pytest.mark.parametrize("option", ["limit", "offset", "min_score", "on", "group_by", "hybrid"])
 def test_a_field_of_a_request_has_type_range_and_text_of_its_option(option: str) -> None:
-    schema = SearchRequest.model_json_schema()["properties"][INTERFACE_NAMES.get(option, option)]
+    schema = SearchRequest.model_json_schema()["properties"][option]
     field = ServedOptions.model_fields[option]
     assert schema.pop("description") == text_of(field)
     assert schema.pop("default") == getattr(ServedOptions(), option)

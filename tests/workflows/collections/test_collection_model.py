@@ -112,11 +112,11 @@ def test_a_collection_of_shorter_vectors_is_filled_and_searched(
     filled = index_images([photos], load(model, dimensions=8), uri=uri)
     assert filled.collection.embed_dim == 8
     with open_search(uri) as engine:
-        (hit,) = engine.search(image=photos / "1.png", k=1)
+        (hit,) = engine.search(image=photos / "1.png", limit=1)
         assert hit.path == str(photos / "1.png")
         assert hit.score == pytest.approx(1, abs=1e-5)
-        assert len(engine.search_batch(["a red car", "x"], k=2)[0]) == 2
-        assert engine.search("a red car", k=3, rerank=3)[0].log_likelihood is not None
+        assert len(engine.search_batch(["a red car", "x"], limit=2)[0]) == 2
+        assert engine.search("a red car", limit=3, rerank=3)[0].log_likelihood is not None
     whole = load(model)
     (photos / "3.png").write_bytes(image_bytes(3))
     again = index_images([photos], whole, uri=uri)
@@ -151,8 +151,8 @@ def test_re_ranking_reads_images_of_every_source(
         open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
     )
     with open_search(uri, model=predictor) as engine:
-        plain = engine.search("a red car", k=6)
-        hits = engine.search("a red car", k=6, rerank=6)
+        plain = engine.search("a red car", limit=6)
+        hits = engine.search("a red car", limit=6, rerank=6)
         assert {hit.id for hit in hits} == {hit.id for hit in plain}
         for hit in hits:
             number = int(Path(hit.path).stem.removeprefix("k"))
@@ -161,11 +161,11 @@ def test_re_ranking_reads_images_of_every_source(
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:
             patch.setattr(engine.collection, "get", _removed(gone, engine.collection))
-            left = engine.search("a red car", k=6, rerank=6)
+            left = engine.search("a red car", limit=6, rerank=6)
         assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
         # One that is gone from the disk follows the others, and is named.
         (photos / "0.png").unlink()
-        left = engine.search("a red car", k=6, rerank=6)
+        left = engine.search("a red car", limit=6, rerank=6)
     lost = next(hit.id for hit in hits if hit.path.endswith("0.png"))
     still = [hit for hit in hits if hit.id not in (gone, lost)]
     assert [hit.id for hit in left] == [*(hit.id for hit in still), lost]

@@ -68,7 +68,7 @@ def test_indexing_writes_no_captions(uri: str) -> None:
 def test_a_collection_stays_valid_in_another_precision(photos: Path, uri: str) -> None:
     image = (photos / "3.png").read_bytes()
     with open_search(uri, execution=Execution(device="cpu", precision="bf16")) as engine:
-        assert engine.search(image=image, k=1)[0].path == str(photos / "3.png")
+        assert engine.search(image=image, limit=1)[0].path == str(photos / "3.png")
 
 
 def test_a_search_loads_the_model_of_the_collection(
@@ -76,11 +76,11 @@ def test_a_search_loads_the_model_of_the_collection(
 ) -> None:
     image = (photos / "3.png").read_bytes()
     with open_search(uri) as engine:
-        assert engine.search(image=image, k=1)[0].path == str(photos / "3.png")
-        found = engine.search(vector=model.embed_texts("a dog")[0], k=COUNT)
-        assert len(engine.search("a dog", k=3)) == 3
+        assert engine.search(image=image, limit=1)[0].path == str(photos / "3.png")
+        found = engine.search(vector=model.embed_texts("a dog")[0], limit=COUNT)
+        assert len(engine.search("a dog", limit=3)) == 3
         with pytest.raises(UnsupportedError, match="use a CoCa model"):
-            engine.search("a dog", k=2, rerank=2)
+            engine.search("a dog", limit=2, rerank=2)
     cosines = model.embed_images([(photos / f"{n}.png").read_bytes() for n in range(COUNT)])
     expected = np.sort(cosines @ model.embed_texts("a dog")[0])[::-1]
     assert len(found) == COUNT

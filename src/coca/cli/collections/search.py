@@ -11,7 +11,7 @@ from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import FILTERS, CollectionOptions, FilterOptions, print_hits
-from coca.search.search_options import INTERFACE_NAMES, QueryOptions, Ranking
+from coca.search.search_options import QueryOptions, Ranking
 
 if TYPE_CHECKING:
     from coca.search.query.query_terms import Term
@@ -54,9 +54,8 @@ def search(
         QueryOptions,
         Group(
             panel=PANEL,
-            short={"k": "-k"},
-            names=INTERFACE_NAMES,
-            only=("k", "offset", "min_score", "on", "group_by", "hybrid", "rerank"),
+            short={"limit": "-k"},
+            only=("limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank"),
         ),
     ],
     ranking: Annotated[

@@ -42,7 +42,7 @@ def nearest(
 
     The filter of the options is one of Milvus. Groups are those of the nearest 16,384 records.
     """
-    last, most = options.offset + options.k, rows.layout.index.max_results
+    last, most = options.offset + options.limit, rows.layout.index.max_results
     pages: list[list[Hit]] = [[] for _ in queries]
     unfinished = list(range(len(queries)))
     for depth in (*(depth for depth in _DEPTHS if last < depth < most), most):

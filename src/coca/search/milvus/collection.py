@@ -309,7 +309,7 @@ class MilvusCollection:
 
         return options.keep_similar(self._read(search))
 
-    def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
+    def words(self, text: str, limit: int, filter: str = "") -> list[tuple[str, float]]:
         """Find the records that share a word with a text: ids with BM25, best first.
 
         None are found where Milvus has no BM25 (before 2.5).
@@ -319,7 +319,7 @@ class MilvusCollection:
         wanted = shown(expression(filter))
         if not self.has_words:
             return []
-        found = self._read(lambda rows: rows.words(terms, k, wanted, column=schema.BM25))
+        found = self._read(lambda rows: rows.words(terms, limit, wanted, column=schema.BM25))
         return sorted(found.items(), key=lambda one: sort_key(one[1], one[0]))
 
     def ranked(

@@ -112,7 +112,7 @@ class RankedSearch:
     def page(self) -> list[Candidate]:
         """Find the records with the highest scores, best first, one of each group."""
         options, most = self._options, self._rows.layout.index.max_results
-        last, groups = options.offset + options.k, dict[str, Candidate]()
+        last, groups = options.offset + options.limit, dict[str, Candidate]()
         for depth in DEPTHS:
             candidates, ends, is_complete = self._candidates(min(depth, most))
             least = -math.inf if is_complete else self._most_of_others(ends)
@@ -203,7 +203,7 @@ class RankedSearch:
             if one.is_known:
                 group = group_of(one.found, self._options.group_by)
                 groups[group] = max(score, groups.get(group, score))
-        wanted = self._options.offset + self._options.k
+        wanted = self._options.offset + self._options.limit
         if len(groups) >= wanted:
             least = max(least, sorted(groups.values(), reverse=True)[wanted - 1])
         # The vectors of the others need not be read: their scores are too low in any case.

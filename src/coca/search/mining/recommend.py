@@ -27,7 +27,7 @@ def recommend(
     positive: Sequence[str | Term],
     *,
     negative: Sequence[str | Term] = (),
-    k: int = 10,
+    limit: int = 10,
     filter: str = "",
     seen: Collection[str] = (),
     diversity: float = DIVERSITY,
@@ -48,7 +48,7 @@ def recommend(
         raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    options = QueryOptions(k=k, hybrid=False, filter=filter, on=on)
+    options = QueryOptions(limit=limit, hybrid=False, filter=filter, on=on)
     options.check_page(MAX_RESULTS)
     terms = [
         *_weigh(engine, positive, 1.0, on),
@@ -58,17 +58,17 @@ def recommend(
     known = {*seen, *(example for example in examples if isinstance(example, str))}
     own = set(_images_of(examples))
     excluded = len(known) + len(own)
-    if k + excluded > MAX_RESULTS:
+    if limit + excluded > MAX_RESULTS:
         raise ArgumentError(
             f"{excluded:,} records were seen, and a search finds {MAX_RESULTS:,} at most; "
             "leave them out by a filter instead"
         )
     # Another copy of an image that was seen is that image.
     own |= {hit.content for hit in engine.collection.hits(dict.fromkeys(known, 0.0))} - {""}
-    pool = min(k * _POOL, MAX_RESULTS - excluded) if diversity else k
+    pool = min(limit * _POOL, MAX_RESULTS - excluded) if diversity else limit
     hits = [
         hit
-        for hit in engine.search_terms(terms, options.replace(k=pool + excluded))
+        for hit in engine.search_terms(terms, options.replace(limit=pool + excluded))
         if hit.id not in known and own.isdisjoint((hit.content, hit.path))
     ][:pool]
     if not diversity:
@@ -80,7 +80,7 @@ def recommend(
         return hits
     sides = (vector_on(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
-    chosen = mmr(np.stack(list(sides)), relevance, k, diversity=diversity)
+    chosen = mmr(np.stack(list(sides)), relevance, limit, diversity=diversity)
     return [replace(hits[row], rank_score=gain) for row, gain in chosen]
 
 

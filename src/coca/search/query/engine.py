@@ -131,13 +131,13 @@ class SearchEngine:
             )
         query = self.query_vector(terms)
 
-        def find(offset: int, k: int) -> list[Hit]:
-            page = options.page(offset=offset, k=k)
+        def find(offset: int, limit: int) -> list[Hit]:
+            page = options.page(offset=offset, limit=limit)
             if ranking is None:
                 return self.collection.nearest(query[np.newaxis], page)[0]
             return self.collection.ranked(query, positive, ranking, page)
 
-        offset, last = 0 if scorer else options.offset, options.offset + options.k
+        offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset
         hits = find(offset, count)
         if scorer is None:
@@ -215,23 +215,23 @@ class SearchEngine:
         parts = [self._embed(kind, some) for kind, some in given.items()]
         return self.collection.nearest(direction(parts, [1.0] * len(parts)), page)
 
-    def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
+    def similar(self, id: str, *, limit: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """Find the images nearest to one of the collection, excluding itself and its copies.
 
         Raises:
-            SearchError: There is no such record, or `k` or `offset` is out of range.
+            SearchError: There is no such record, or `limit` or `offset` is out of range.
         """
-        options = SearchOptions(k=k, filter=filter, offset=offset)
+        options = SearchOptions(limit=limit, filter=filter, offset=offset)
         options.check_page(MAX_RESULTS)
         record = self.collection.get([id]).get(id)
         if record is None:
             raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
         # One more, as the image finds itself; that hit may be on an earlier page.
-        page = options.page(offset=0, k=min(offset + k + 1, MAX_RESULTS))
+        page = options.page(offset=0, limit=min(offset + limit + 1, MAX_RESULTS))
         own = group_of(record.as_hit(), page.group_by)
         hits = self.collection.nearest(record.vector[np.newaxis], page)[0]
         others = [hit for hit in hits if group_of(hit, page.group_by) != own]
-        return others[offset : offset + k]
+        return others[offset : offset + limit]
 
 
 def _ranking(options: QueryOptions, terms: Sequence[Term]) -> Ranking | None:

@@ -180,14 +180,14 @@ class SqliteCollection:
             [[replace(hits[row], score=score) for row, score in page] for page in pages]
         )
 
-    def words(self, text: str, k: int, filter: str = "") -> list[tuple[str, float]]:
+    def words(self, text: str, limit: int, filter: str = "") -> list[tuple[str, float]]:
         """Find the records that share a word with a text: ids with BM25, best first."""
         check_text(text)
         with self._searching(filter) as (connection, state, scan, keep):
             rows, scores = self._bm25(connection, state, text_words.query_terms(text), Ranking())
             shown = scan.searched(keep)[rows]
             rows, scores = rows[shown], scores[shown]
-            best = np.argsort(-scores, kind="stable")[:k]
+            best = np.argsort(-scores, kind="stable")[:limit]
             hits = tables.read_hits(connection, self._name, rows[best].tolist())
         return [
             (hits[row].id, score)

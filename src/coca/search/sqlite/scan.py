@@ -168,7 +168,7 @@ class Scan:
             for query, near in zip(part, scores, strict=True):
                 near += out
                 selection = self._selection(query, _BY_COSINE[on], options, reader, read=(on,))
-                best = selection.best(near, options.offset + options.k)
+                best = selection.best(near, options.offset + options.limit)
                 answers.append((best.rows, best.image if on == "image" else best.caption))
         return answers
 
@@ -219,7 +219,7 @@ class Scan:
         flat[bm25[0]] += words_part(bm25[1], ranking)
         flat[share[0]] += text_part(share[1], ranking)
         near += ~searched * OUT
-        return selection.best(near, options.offset + options.k)
+        return selection.best(near, options.offset + options.limit)
 
     def _selection(
         self,

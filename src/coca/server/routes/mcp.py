@@ -84,26 +84,26 @@ class FoundFacets(FacetsResponse, Marked):
 class FewOptions(ServedOptions):
     """Options of a search whose hits an agent reads."""
 
-    k: Annotated[int, Field(ge=1, le=100)] = 10
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
 
 
 class SheetOptions(ServedOptions):
     """Options of a search whose hits an agent sees in one image."""
 
-    k: Annotated[int, Field(ge=1, le=30)] = 15
+    limit: Annotated[int, Field(ge=1, le=30)] = 15
 
 
 # Arguments of the tools.
 
 
-@with_options(FewOptions, "k")
+@with_options(FewOptions, "limit")
 class TextQuery(Scope):
     """A search by text."""
 
     text: Text
 
 
-@with_options(FewOptions, "k")
+@with_options(FewOptions, "limit")
 class ItemQuery(Scope):
     """A search by item."""
 
@@ -117,7 +117,7 @@ class ItemReference(Body):
     collection: CollectionName = None
 
 
-@with_options(SheetOptions, "k")
+@with_options(SheetOptions, "limit")
 class SheetQuery(Scope):
     """Images to show: those of a search, or some items."""
 

@@ -39,7 +39,7 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
 
-@with_options(ServedOptions, "k", "on")
+@with_options(ServedOptions, "limit", "on")
 class RecommendRequest(Scope):
     """Examples of wanted and unwanted items."""
 
@@ -185,7 +185,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         collection.engine,
         _examples(tenant, body.positive, body.collection, options.on),
         negative=_examples(tenant, body.negative, body.collection, options.on),
-        k=options.k,
+        limit=options.limit,
         filter=filter_of(tenant, body),
         seen={*body.seen, *items},
         diversity=body.diversity,
@@ -194,7 +194,7 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit) for hit in hits],
-        limit=options.k,
+        limit=options.limit,
         offset=0,
         total=None,
     )

@@ -84,7 +84,7 @@ class CollectionList(Body):
     *("uncaptioned", "captions"),
     optional=True,
 )
-@with_options(ServedOptions, "k", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
+@with_options(ServedOptions, "limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first.
 
@@ -215,17 +215,17 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         entries = listed_entries(tenant, request, hidden=request.hidden)
         if options.group_by == "album":
             entries = first_of_albums(entries)
-        page = entries[options.offset : options.offset + options.k]
+        page = entries[options.offset : options.offset + options.limit]
         months = count_months(entries) if request.months else None
         return Found(collection.catalog.hits(page), total=len(entries), months=months)
     if request.hidden:
         raise ArgumentError("hidden lists the hidden items: it takes no query")
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
-    if options.offset + options.k > MAX_RANKED:
+    if options.offset + options.limit > MAX_RANKED:
         raise ArgumentError(
             f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
-            f"{options.offset:,} and {options.k:,}"
+            f"{options.offset:,} and {options.limit:,}"
         )
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
@@ -320,7 +320,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in found.hits],
-        limit=options.k,
+        limit=options.limit,
         offset=options.offset,
         total=found.total,
         months=months,
