@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 
 from coca.inference.caching import caching
 from coca.inference.predictor import Predictor
-from coca.runtime.inputs import as_images, as_texts, without_loose_marks
+from coca.runtime.inputs import as_images, as_texts, with_marks_and_articles
 from tiny_data import image_bytes
 from tiny_ranks import run_unchecked
 
@@ -38,12 +38,14 @@ def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_image() -> None:
         ("it does n't run !", "it doesn't run!"),
         ("version .5 of 'sam'", "version .5 of 'sam'"),
         (" . ", ". "),
+        ("a orange and a uniform on a ugly owl", "an orange and a uniform on an ugly owl"),
+        ("the letter a is on a unlit sign", "the letter a is on an unlit sign"),
         ("", ""),
     ],
 )
 def test_marks_of_a_caption_follow_their_word(written: str, shown: str) -> None:
-    assert without_loose_marks(written) == shown
-    assert without_loose_marks(shown) == shown
+    assert with_marks_and_articles(written) == shown
+    assert with_marks_and_articles(shown) == shown
 
 
 # In a process of its own: the type checks of these tests would speak first.

@@ -142,10 +142,8 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
     assert parts == (set() if tokens else {"image_encoder.backbone.classifier"})
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        for one, other in zip(
-            *(it.encode_image_and_tokens(images) for it in (shared, whole)), strict=True
-        ):
-            assert torch.equal(one, other)
+        found, wanted = (it.encode_image_and_tokens(images)[:2] for it in (shared, whole))
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(

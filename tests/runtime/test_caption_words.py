@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from coca.core.errors import ModelError
 from coca.runtime.caption_words import WITHHELD, WITHHELD_GROUPS, CaptionWords, words_of
+from coca.runtime.class_words import ClassNoun
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,8 @@ def test_a_word_is_one_word(text: str) -> None:
 
 
 def test_saved_words_are_loaded_with_their_marks(tmp_path: Path) -> None:
-    words = CaptionWords.of(["dog", "naked", "caf\u00e9", "t-shirt"])
+    nouns = (ClassNoun(("dog", "domestic dog"), (1, 2)),)
+    words = replace(CaptionWords.of(["dog", "naked", "caf\u00e9", "t-shirt"]), nouns=nouns)
     words.save(tmp_path / "words.txt")
     lines = (tmp_path / "words.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["caf\u00e9", "dog", "!naked", "t-shirt"]

@@ -11,6 +11,7 @@ from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
 from coca.runtime.beam_search import beam_search
+from coca.runtime.class_words import ClassNoun, ClassWords
 from coca.runtime.decoder import DecoderState
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.preprocess import TextSettings
@@ -54,9 +55,9 @@ def image_tokens(model: Captioner) -> torch.Tensor:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("constrained", ["", "words", "classes"])
 def test_captions_equal_those_of_torch(
-    case: Case, beams: int, penalty: float, constrained: bool
+    case: Case, beams: int, penalty: float, constrained: str
 ) -> None:
     model, text, heads, size = case
     seen = image_tokens(model)
@@ -70,7 +71,23 @@ def test_captions_equal_those_of_torch(
         # The vocabulary of the model is larger than that of the constraint.
         known = max(23, text.eos_id + 1)
         constraint = WordConstraint(words, [14, 15], eos_id=text.eos_id, vocab_size=known)
-    expected = generate(model, seen, prompts=prompts, decoding=decoding, constraint=constraint)
+    likely = None
+    if constrained == "classes":
+        assert constraint is not None
+        nouns = [ClassNoun((str(row),), (row,)) for row in range(len(words))]
+        constraint.class_words = ClassWords(
+            nouns, map(str, range(99)), encode=lambda word, count: words[int(word) % 18][:count]
+        )
+        likely = np.eye(len(words), dtype=np.float32)[[3, 8, 9, 17, 2]]
+        likely[1] = 0.1
+    expected = generate(
+        model,
+        seen,
+        prompts=prompts,
+        decoding=decoding,
+        constraint=constraint,
+        probabilities=None if likely is None else torch.from_numpy(likely),
+    )
     state = DecoderState(
         torch_decoder(model, heads=heads, head_size=size),
         seen.numpy(),
@@ -85,6 +102,7 @@ def test_captions_equal_those_of_torch(
         num_beams=beams,
         length_penalty=0.0 if beams == 1 else penalty,
         constraint=constraint,
+        probabilities=likely,
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert [list(one.token_ids) for one in ours] == [one.token_ids for one in theirs]

@@ -34,8 +34,8 @@ class TorchSession:
     def run(self, output_names: Sequence[str] | None, inputs: dict[str, ndarray]) -> list[Any]:
         tensors = {name: torch.tensor(array) for name, array in inputs.items()}
         if isinstance(self.module, Vision):
-            embeds, image_tokens = self.module(tensors["pixels"])
-            outputs = {"image_embeds": embeds, "image_tokens": image_tokens}
+            names = ("image_embeds", "image_tokens", "class_probabilities")
+            outputs = dict(zip(names, self.module(tensors["pixels"]), strict=False))
             return [outputs[name].numpy() for name in output_names or ()]
         if isinstance(self.module, Text):
             return [self.module(tensors["input_ids"]).numpy()]

@@ -16,6 +16,7 @@ from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIG
 from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
+from coca.runtime.class_words import CLASS_WORDS_FILE
 from coca.runtime.embedding_predictor import EmbeddingPredictor
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ SOURCE_FILE = "source.json"
 
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
 """Files of a model folder."""
-FURTHER_FILES = (CAPTION_WORDS_FILE, SOURCE_FILE)
+FURTHER_FILES = (CAPTION_WORDS_FILE, CLASS_WORDS_FILE, SOURCE_FILE)
 """Files that a model folder may have."""
 
 _TOKENIZER_FILES = (

@@ -37,6 +37,7 @@ from coca.runtime.inputs import (
     ImageInput,
     OnError,
     SampleImages,
+    SeenImages,
     WordMaps,
     caption_of,
     expand_positions,
@@ -227,15 +228,17 @@ class Predictor(BasePredictor):
         return self._short(self.model.encode_image(pixels).float().cpu().numpy())
 
     @torch.inference_mode()
-    def _image_tokens(self, pixels: Float[Tensor, "B *F 3 S S"]) -> Float[Tensor, "B Q C"]:
-        return self.model.image_tokens(pixels)
+    def _image_tokens(self, pixels: Float[Tensor, "B *F 3 S S"]) -> SeenImages:
+        if self.processor.names_classes:
+            return self._encode_images_and_tokens(pixels)[1]
+        return SeenImages(self.model.image_tokens(pixels))
 
     @torch.inference_mode()
     def _encode_images_and_tokens(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float32[ndarray, "B E"], Float[Tensor, "B Q C"]]:
-        embeddings, tokens = self.model.encode_image_and_tokens(pixels)
-        return self._short(embeddings.float().cpu().numpy()), tokens
+        self, pixels: Float[Tensor, "B *F 3 S S"]
+    ) -> tuple[Float32[ndarray, "B E"], SeenImages]:
+        embeddings, tokens, likely = self.model.encode_image_and_tokens(pixels)
+        return self._short(embeddings.float().cpu().numpy()), SeenImages(tokens, likely)
 
     def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
         return self.processor.texts(texts).to(self._device)
@@ -255,18 +258,19 @@ class Predictor(BasePredictor):
 
     def _generate(
         self,
-        tokens: Float[Tensor, "B Q C"],
+        seen: SeenImages,
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
         pixels: Float[Tensor, "B *F RGB height width"] | None,
     ) -> list[list[GeneratedSequence]]:
         return generate(
             self.model,
-            tokens,
+            seen.tokens,
             prompts=prompts,
             decoding=decoding,
             constraint=self.processor.word_constraint(decoding.words),
             images=image_numbers(pixels) if decoding.sampled and pixels is not None else None,
+            probabilities=seen.probabilities,
         )
 
     def _score_tokens(

@@ -39,7 +39,7 @@ from coca.model.encoders.encoder import (
 )
 from coca.model.layers.linear import Linear
 from coca.processing.image import ImageConfig
-from coca.runtime.inputs import ImageInput
+from coca.runtime.inputs import ImageInput, SeenImages
 from coca.runtime.short_vectors import normalized
 
 
@@ -287,6 +287,6 @@ class TowerPredictor(Predictor):
 
     def _encode_images_and_tokens(
         self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float32[ndarray, "B E"], Float[Tensor, "B Q C"]]:
+    ) -> tuple[Float32[ndarray, "B E"], SeenImages]:
         # Two passes: the library returns embeddings without the tokens that they are pooled from.
         return self._encode_images(pixels), self._image_tokens(pixels)

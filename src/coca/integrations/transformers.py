@@ -38,6 +38,7 @@ from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
 from coca.release.export import map_model, map_processor
 from coca.runtime.caption_words import CAPTION_WORDS_FILE
+from coca.runtime.class_words import CLASS_WORDS_FILE
 from coca.runtime.generation_config import GenerationConfig as CoCaGenerationConfig
 from coca.runtime.generation_config import GenerationOptions
 from coca.runtime.inputs import ImageInput, as_images, as_texts
@@ -219,12 +220,18 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 "processor=processor, or words='any'"
             )
         own = None if processor is None else processor.processor
+        pixels, likely = pixel_values.to(self.dtype), None
+        if own is not None and own.names_classes:
+            _, tokens, likely = self.coca.encode_image_and_tokens(pixels)
+        else:
+            tokens = self.coca.image_tokens(pixels)
         found = generate(
             self.coca,
-            self.coca.image_tokens(pixel_values.to(self.dtype)),
+            tokens,
             decoding=decoding,
             constraint=None if own is None else own.word_constraint(decoding.words),
             images=image_numbers(pixel_values) if decoding.sampled else None,
+            probabilities=likely,
         )
         rows = [
             [text.bos_id, *one.token_ids, *[text.eos_id] * one.ended]
@@ -285,9 +292,8 @@ class CoCaProcessor:
         known = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         kept = {name: options[name] for name in known if name in options}
         files = [cached_file(str(name), file, **kept) for file in (PROCESSOR_FILE, TOKENIZER_FILE)]
-        cached_file(
-            str(name), CAPTION_WORDS_FILE, _raise_exceptions_for_missing_entries=False, **kept
-        )
+        for file in (CAPTION_WORDS_FILE, CLASS_WORDS_FILE):
+            cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **kept)
         return cls(Processor.load(Path(str(files[0])).parent))
 
     @classmethod

@@ -280,13 +280,16 @@ class Captioner(nn.Module, ABC):
 
     def encode_image_and_tokens(
         self, images: Float[Tensor, "B *F RGB height width"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
-        """Compute `encode_image` and `image_tokens` in one pass."""
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"], Float[Tensor, "B K"] | None]:
+        """Compute `encode_image`, `image_tokens` and the class probabilities in one pass.
+
+        The probabilities are those that the model reads, None without class branch and tokens.
+        """
         encoded = self.encode(images)
         pooled, tokens = self._pool_encoded(encoded, embedding=True, reading=True)
         assert pooled is not None
         assert tokens is not None
-        return self._embed_image(pooled, encoded.probabilities), tokens
+        return self._embed_image(pooled, encoded.probabilities), tokens, encoded.probabilities
 
     def class_logits(
         self,

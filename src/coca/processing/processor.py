@@ -71,6 +71,11 @@ class Processor:
         """Configuration of the image transform."""
         return self.image.config
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether captions prefer words of the image encoder's classes."""
+        return self.caption_words is not None and len(self.caption_words.nouns) > 0
+
     def with_image(self, image: ImageConfig) -> "Processor":
         """Return this processor with another image transform."""
         return Processor(
@@ -146,6 +151,7 @@ class Processor:
                 decode=lambda ids: tokenizer.decode(ids).strip(),
                 eos_id=tokenizer.eos_id,
                 vocab_size=tokenizer.vocab_size,
+                nouns=self.caption_words.nouns,
             )
         return self._constraints[choice]
 

@@ -25,6 +25,7 @@ from coca.runtime.inputs import (
     OnError,
     Prediction,
     SampleImages,
+    SeenImages,
     WordMaps,
     as_images,
     as_texts,
@@ -264,9 +265,9 @@ class BasePredictor(ABC):
         begun, rows, texts = self._encode_prompt(""), list[ndarray](), list[str]()
         for start in range(0, len(images), self.batch_size):
             squares = np.stack(images[start : start + self.batch_size])
-            vectors, tokens = self._encode_images_and_tokens(self._from_squares(squares))
+            vectors, seen = self._encode_images_and_tokens(self._from_squares(squares))
             rows += list(vectors)
-            written = self._generate(tokens, [begun] * len(squares), GenerationConfig(), None)
+            written = self._generate(seen, [begun] * len(squares), GenerationConfig(), None)
             texts += [caption_of(best, begun, self._decode).text for best in written]
         return self._stacked(rows), texts
 
@@ -324,12 +325,12 @@ class BasePredictor(ABC):
             unique, positions = unique_samples(chosen)
             captions: dict[int, Caption] = {}
             for pixels in self._read_ahead(unique, "captioning", maker):
-                tokens = self._image_tokens(pixels)
+                seen = self._image_tokens(pixels)
                 here, positions = positions[: len(pixels)], positions[len(pixels) :]
                 for rows, wanted in expand_positions(here, self.batch_size):
                     begun = [prompts[numbers[position]] for position in wanted]
                     drawn = pixels[rows] if decoding.sampled else None
-                    written = self._generate(tokens[rows], begun, decoding, drawn)
+                    written = self._generate(seen[rows], begun, decoding, drawn)
                     for position, best, prefix in zip(wanted, written, begun, strict=True):
                         captions[position] = caption_of(best, prefix, self._decode)
             return [captions[position] for position in range(len(chosen))]
@@ -382,7 +383,7 @@ class BasePredictor(ABC):
             for pixels in self._read_ahead(chosen, "scoring captions", maker):
                 here = list(numbers[len(rows) : len(rows) + len(pixels)])
                 pairs = None if only is None else only[here]
-                rows += list(self._score_tokens(self._image_tokens(pixels), tokens, pairs))
+                rows += list(self._score_tokens(self._image_tokens(pixels).tokens, tokens, pairs))
             return rows
 
         missing = np.full(len(tokens), np.nan, np.float32)
@@ -521,10 +522,10 @@ class BasePredictor(ABC):
     def _encode_images(self, pixels: Any) -> Float32[ndarray, "B E"]: ...
 
     @abstractmethod
-    def _image_tokens(self, pixels: Any) -> Any: ...
+    def _image_tokens(self, pixels: Any) -> SeenImages: ...
 
     @abstractmethod
-    def _encode_images_and_tokens(self, pixels: Any) -> tuple[Float32[ndarray, "B E"], Any]:
+    def _encode_images_and_tokens(self, pixels: Any) -> tuple[Float32[ndarray, "B E"], SeenImages]:
         """Compute `_encode_images` and `_image_tokens`, in one pass where the model can."""
 
     @abstractmethod
@@ -541,7 +542,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def _generate(
-        self, tokens: Any, prompts: Sequence[list[int]], decoding: GenerationConfig, pixels: Any
+        self, seen: Any, prompts: Sequence[list[int]], decoding: GenerationConfig, pixels: Any
     ) -> list[list[GeneratedSequence]]: ...
 
     @abstractmethod

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from coca.runtime.class_words import guided_rank
 from coca.runtime.decoder import DecoderState
 from coca.runtime.generation_config import GeneratedSequence
 from coca.runtime.preprocess import TextSettings
@@ -48,20 +49,26 @@ def beam_search(
     num_beams: int,
     length_penalty: float,
     constraint: WordConstraint | None = None,
+    probabilities: Float32[np.ndarray, "B classes"] | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Return the finished captions of each image, best first."""
     images = [_Beams(num_beams) for _ in budgets]
     going = np.arange(len(images))
+    guide = None
+    if constraint is not None and probabilities is not None and len(images) and num_beams > 1:
+        guide = constraint.guide(probabilities, width=state.logits.shape[2])
     for step in range(max(budgets, default=0)):
         log_ps = log_softmax(state.logits)
+        plain = log_ps.copy() if guide is not None else log_ps
         log_ps[..., list(text.suppressed)] = -np.inf
         if constraint is not None:
             branches, width = log_ps.shape[1:]
-            token_ids = [images[image].token_ids for image in going.tolist()]
+            token_ids = np.array([images[image].token_ids for image in going.tolist()], np.int64)
+            token_ids = token_ids.reshape(len(going), branches, step)
+            if guide is not None:
+                log_ps += guide.adjustments(token_ids)
             remaining = [budgets[image] - step for image in going.tolist()]
-            states = constraint.states(
-                np.array(token_ids, np.int64).reshape(len(going) * branches, step)
-            )
+            states = constraint.states(token_ids.reshape(len(going) * branches, step))
             forbidden = constraint.forbidden(
                 states, np.array(remaining, np.int64).repeat(branches), width=width
             )
@@ -72,14 +79,23 @@ def beam_search(
             beams = images[image]
             if beams.is_open:
                 is_last = step + 1 == budgets[image]
+                own = log_ps[row]
                 parents[row], tokens[row] = _advance(
-                    beams, log_ps[row], step + 1, is_last, text.eos_id, length_penalty
+                    beams,
+                    own,
+                    own if guide is None else plain[row],
+                    step + 1,
+                    is_last,
+                    text.eos_id,
+                    length_penalty,
                 )
         left = np.flatnonzero([images[image].is_open for image in going])
         if not len(left):
             break
         if len(left) < len(going):
             state.keep(left)
+            if guide is not None:
+                guide.keep(left.tolist())
             going, parents, tokens = going[left], parents[left], tokens[left]
         state.step(tokens, parents)
     return [beams.finished for beams in images]
@@ -88,12 +104,16 @@ def beam_search(
 def _advance(
     beams: _Beams,
     log_ps: Float32[np.ndarray, "k V"],
+    plain: Float32[np.ndarray, "k V"],
     length: int,
     is_last: bool,
     eos_id: int,
     length_penalty: float,
 ) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-    """Take one search step of an image; return the parent beams and their new tokens."""
+    """Take one search step of an image; return the parent beams and their new tokens.
+
+    The search goes by `log_ps`; `plain` has those of the model, the same array without a guide.
+    """
     size = beams.size
     scores, parents, tokens = _top_candidates(beams.scores, log_ps, 2 * size)
     chosen: list[int] = []
@@ -101,9 +121,12 @@ def _advance(
         ended = token == eos_id
         if (ended or is_last) and index < size and np.isfinite(score):
             ids = beams.token_ids[parent] if ended else (*beams.token_ids[parent], int(token))
-            gained = float(log_ps[parent, token])
-            rank = float(score) / float(length) ** length_penalty
+            gained = float(plain[parent, token])
             log_probabilities = [*beams.log_ps[parent], gained]
+            rank = float(score) / float(length) ** length_penalty
+            if plain is not log_ps:
+                total = sum(log_probabilities)
+                rank = guided_rank(total, float(score) - total, length, length_penalty)
             beams.add(GeneratedSequence(list(ids), log_probabilities, rank, ended=bool(ended)))
         if not ended and len(chosen) < size:
             chosen.append(index)
@@ -116,7 +139,7 @@ def _advance(
     pairs = list(zip(parents.tolist(), tokens.tolist(), strict=True))
     ids, gains = beams.token_ids, beams.log_ps
     beams.token_ids = [(*ids[parent], token) for parent, token in pairs]
-    beams.log_ps = [(*gains[parent], float(log_ps[parent, token])) for parent, token in pairs]
+    beams.log_ps = [(*gains[parent], float(plain[parent, token])) for parent, token in pairs]
     beams.scores = kept
     within_reach = kept[0] / float(length) ** length_penalty > beams.worst_score
     beams.is_open = bool(within_reach) and not is_last

@@ -1,7 +1,7 @@
 """Words of captions: the list in a model folder, and the words that are withheld by default.
 
 `caption_words.txt` has one word per line. A line that begins with `!` is a withheld word: captions
-have it only with `words="listed"`.
+have it only with `words="listed"`. The nouns of `class_words.json` in the same folder belong to it.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from coca.core.errors import ModelError
 from coca.core.files.atomic import write_atomic
+from coca.runtime.class_words import CLASS_WORDS_FILE, ClassNoun, load_nouns, save_nouns
 
 WordChoice: TypeAlias = Literal["polite", "listed", "any"]
 """Words that a caption may have: all of the model's list but the withheld ones, all of the list, or
@@ -60,6 +61,8 @@ class CaptionWords:
     """All words of the list."""
     withheld: frozenset[str] = frozenset()
     """Words of the list that captions have only on request."""
+    nouns: tuple[ClassNoun, ...] = ()
+    """Nouns of the image encoder's classes, see `coca.runtime.class_words`."""
 
     @classmethod
     def of(cls, words: Iterable[str]) -> "CaptionWords":
@@ -69,20 +72,23 @@ class CaptionWords:
 
     def __or__(self, other: "CaptionWords") -> "CaptionWords":
         """Return the words of both lists; a word that either list withholds is withheld."""
-        return CaptionWords(self.words | other.words, self.withheld | other.withheld)
+        withheld = self.withheld | other.withheld
+        return CaptionWords(self.words | other.words, withheld, self.nouns or other.nouns)
 
     def chosen(self, choice: WordChoice) -> list[str]:
         """Return the words that a caption may have, sorted."""
         return sorted(self.words - self.withheld if choice == "polite" else self.words)
 
     def save(self, path: str | Path) -> None:
-        """Write `caption_words.txt`."""
+        """Write `caption_words.txt` and, with nouns, `class_words.json` next to it."""
         lines = (f"{'!' * (word in self.withheld)}{word}\n" for word in sorted(self.words))
         write_atomic(path, "".join(lines).encode())
+        if self.nouns:
+            save_nouns(self.nouns, Path(path).with_name(CLASS_WORDS_FILE))
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionWords | None":
-        """Load a file that `save` wrote; None if the file is missing."""
+        """Load the files that `save` wrote; None without `caption_words.txt`."""
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
@@ -98,7 +104,8 @@ class CaptionWords:
                     "without spaces, and without punctuation at its ends"
                 )
         withheld = (line[1:] for line in marked if line.startswith("!"))
-        return cls(frozenset(words), frozenset(withheld))
+        nouns = load_nouns(Path(path).with_name(CLASS_WORDS_FILE))
+        return cls(frozenset(words), frozenset(withheld), nouns)
 
 
 def words_of(text: str) -> Iterator[str]:

@@ -5,7 +5,8 @@ preprocess.json   resizing and token layout
 tokenizer.json    vocabulary of the `tokenizers` library
 tower_tokenizer.json  the same of a model of another library that embeds texts
 caption_words.txt words of captions; only if the model has a list
-vision.onnx       pixels -> image_embeds, image_tokens
+class_words.json  nouns of the image encoder's classes; only next to a list
+vision.onnx       pixels -> image_embeds, image_tokens; class_probabilities with class_words.json
 vision_fp32.onnx  the same with fp32 weights, for captions; only next to 8-bit convolutions
 text.onnx         input_ids -> text_embeds
 cross.onnx        image_tokens -> keys and values of each cross-attention layer

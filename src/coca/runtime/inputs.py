@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from io import IOBase
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -142,6 +142,20 @@ def _key(sample: object) -> Hashable:
 
 
 @dataclass(frozen=True)
+class SeenImages:
+    """A batch of images as the decoder reads them."""
+
+    tokens: Any
+    """Image tokens, an array or a tensor of B x Q x C."""
+    probabilities: Any = None
+    """Of the classes of the image encoder's own classifier, B x K, for the words of captions."""
+
+    def __getitem__(self, rows: Sequence[int]) -> "SeenImages":
+        likely = self.probabilities
+        return SeenImages(self.tokens[rows], None if likely is None else likely[rows])
+
+
+@dataclass(frozen=True)
 class Caption:
     """A generated caption of an image, with its scores."""
 
@@ -166,11 +180,20 @@ class Caption:
 
 
 _SPACES_BEFORE_MARKS = re.compile(r"(?<!\s)\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)")
+_A_BEFORE_VOWEL = re.compile(
+    # Not before "one" and "uniform", nor where "a" is a letter.
+    r"\b([Aa])(?= [aeiou]\w)(?! (?:(?:uni(?![dmn])|eu|ewe|onc?e\b|one-|us[aeu]|ut[ei]|uk|ur[aeiou])"
+    r"|(?:above|across|after|against|along|among|an|and|are|around|as|at|in|inside|into|is|of|off"
+    r"|on|or|out|outside|over|under|up)\b))"
+)
 
 
-def without_loose_marks(text: str) -> str:
-    """Join marks to the word before them; models of Flickr8k write `a dog .` as its captions do."""
-    return _SPACES_BEFORE_MARKS.sub("", text)
+def with_marks_and_articles(text: str) -> str:
+    """Join marks to the word before them, and write `an` before vowels.
+
+    Models of Flickr8k write `a dog .` as its captions do, and `a orange` if they learned names.
+    """
+    return _A_BEFORE_VOWEL.sub(r"\1n", _SPACES_BEFORE_MARKS.sub("", text))
 
 
 def caption_of(
@@ -182,8 +205,8 @@ def caption_of(
     first, *others = (
         Caption(
             # Decoded together, since a word may span the boundary.
-            without_loose_marks(decode([*prompt[1:], *one.token_ids])),
-            without_loose_marks(decode(one.token_ids)),
+            with_marks_and_articles(decode([*prompt[1:], *one.token_ids])),
+            with_marks_and_articles(decode(one.token_ids)),
             one.total,
             tuple(one.token_ids),
             tuple(one.log_probabilities),

@@ -40,6 +40,7 @@ from coca.runtime.inputs import (
     ImageInput,
     OnError,
     SampleImages,
+    SeenImages,
     as_texts,
     reading_threads,
     whole,
@@ -230,17 +231,24 @@ class Predictor(Exported):
     def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
         return self._short(_in_parts(self._vision_graph, ("image_embeds",), pixels)[0])
 
-    def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B Q C"]:
-        return _in_parts(self._tokens_graph, ("image_tokens",), pixels)[0]
+    @property
+    def _token_outputs(self) -> tuple[str, ...]:
+        """Outputs of the image encoder for captions."""
+        names = self._text_tokens.names_classes
+        return ("image_tokens", "class_probabilities") if names else ("image_tokens",)
+
+    def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> SeenImages:
+        return SeenImages(*_in_parts(self._tokens_graph, self._token_outputs, pixels))
 
     def _encode_images_and_tokens(
         self, pixels: UInt8[np.ndarray, "B 3 S S"]
-    ) -> tuple[Float32[np.ndarray, "B E"], Float32[np.ndarray, "B Q C"]]:
+    ) -> tuple[Float32[np.ndarray, "B E"], SeenImages]:
         if self._tokens_graph is not self._vision_graph:
             # An int8 model: its captions need image tokens in float32.
             return self._encode_images(pixels), self._image_tokens(pixels)
-        embeddings, tokens = _in_parts(self._vision_graph, ("image_embeds", "image_tokens"), pixels)
-        return self._short(embeddings), tokens
+        outputs = ("image_embeds", *self._token_outputs)
+        embeddings, *seen = _in_parts(self._vision_graph, outputs, pixels)
+        return self._short(embeddings), SeenImages(*seen)
 
     def _tokens(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         return self._text_tokens.encode(texts)
@@ -269,14 +277,14 @@ class Predictor(Exported):
 
     def _generate(
         self,
-        tokens: Float32[np.ndarray, "B Q C"],
+        seen: SeenImages,
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
         pixels: None,
     ) -> list[list[GeneratedSequence]]:
         state = DecoderState(
             self._decoder,
-            tokens,
+            seen.tokens,
             prompts,
             pad_id=self._text.pad_id,
             max_position=self._text.positions - 1,
@@ -290,6 +298,7 @@ class Predictor(Exported):
             # Captions of greedy decoding are not compared, and their rank is the score.
             length_penalty=0.0 if decoding.beams == 1 else decoding.length_penalty,
             constraint=self._text_tokens.word_constraint(decoding.words),
+            probabilities=seen.probabilities,
         )
         return [best[: decoding.num_return_sequences] for best in found]
 

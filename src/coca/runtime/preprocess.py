@@ -171,6 +171,11 @@ class TextTokens:
         """Number of ids."""
         return self._backend.get_vocab_size()
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether captions prefer words of the image encoder's classes."""
+        return self._caption_words is not None and len(self._caption_words.nouns) > 0
+
     def encode(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         """Encode captions, padded to the longest; a longer one keeps its special tokens."""
         layout = self.settings
@@ -212,6 +217,7 @@ class TextTokens:
                 decode=self.decode,
                 eos_id=self.settings.eos_id,
                 vocab_size=self.vocab_size,
+                nouns=self._caption_words.nouns,
             )
         return self._constraints[choice]
 

@@ -3,15 +3,16 @@
 A caption may continue a listed word. After a whole word it may begin another word, add a
 punctuation mark, or end. A word is begun only if it can be finished within the maximum length.
 
-Dimensions: N captions so far, t tokens after their prompts, V vocabulary.
+Dimensions: N captions so far, t tokens after their prompts, V vocabulary, K classes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 
 from coca.runtime.caption_words import is_punctuation, joins_words
+from coca.runtime.class_words import ClassGuide, ClassNoun, ClassWords
 
 _MAX_WORD_TOKENS = 32
 """Longer words are left out."""
@@ -23,6 +24,9 @@ class WordConstraint:
 
     State 0 is the root, before the first word and after a mark.
     """
+
+    class_words: ClassWords | None = None
+    """Words of the image encoder's classes, if the model has them."""
 
     def __init__(
         self,
@@ -72,23 +76,31 @@ class WordConstraint:
     @classmethod
     def of_words(
         cls,
-        words: Iterable[str],
+        words: Collection[str],
         *,
         encode: Callable[[str, int], list[int]],
         decode: Callable[[Sequence[int]], str],
         eos_id: int,
         vocab_size: int,
+        nouns: Sequence[ClassNoun] = (),
     ) -> "WordConstraint":
         """Build the trie of words with the tokenizer of a model."""
         before = encode("a", _MAX_WORD_TOKENS)
         start = decode(before)
         after = (decode([*before, id_]).removeprefix(start) for id_ in range(vocab_size))
-        return cls(
+        constraint = cls(
             (encode(word, _MAX_WORD_TOKENS + 1) for word in words),
             [id_ for id_, text in enumerate(after) if _may_follow(text)],
             eos_id=eos_id,
             vocab_size=vocab_size,
         )
+        constraint.class_words = ClassWords(nouns, words, encode=encode) if nouns else None
+        return constraint
+
+    def guide(self, probabilities: Float[np.ndarray, "N K"], *, width: int) -> ClassGuide | None:
+        """Return the guide of captions to the words of the images' classes; see `ClassWords`."""
+        words = self.class_words
+        return None if words is None else words.guide(probabilities, width=width)
 
     def states(self, generated: Int64[np.ndarray, "N t"]) -> Int64[np.ndarray, " N"]:
         """Return the state of each caption after its generated tokens."""

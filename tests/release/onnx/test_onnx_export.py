@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,14 @@ from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.runtime import load
+from coca.runtime.caption_words import CaptionWords, words_of
+from coca.runtime.class_words import ClassNoun
 from coca.runtime.predictor import Predictor
 from coca.search.stores import open_collection
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from tiny import seed_weights
+from tiny_data import CAPTIONS
 from tiny_model import write_model
 from tiny_openclip import write_open_clip
 
@@ -87,7 +91,11 @@ def add_class_branch(folder: Path) -> None:
     save_model(folder, model)
     processor = Processor.load(folder)
     transform = ImageTransform(ImageConfig(image_size=32))
-    Processor(transform, processor.tokenizer, processor.context_length).save(folder)
+    listed = [word for text in CAPTIONS for word in words_of(text)]
+    words = replace(CaptionWords.of(listed), nouns=(ClassNoun(("car",), (0, 1, 2, 3, 4)),))
+    Processor(transform, processor.tokenizer, processor.context_length, caption_words=words).save(
+        folder
+    )
 
 
 def command(*words: str) -> str:
@@ -138,6 +146,7 @@ def test_a_changed_file_is_an_error(exported: tuple[str, Path], tmp_path: Path) 
 
 INDEX_WITHOUT_TORCH = """
 import sys
+from dataclasses import replace
 from coca.cli.app import main
 try:
     main()

@@ -10,6 +10,7 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
+from coca.runtime.class_words import ClassNoun, save_nouns
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_workflows import recipe
@@ -27,7 +28,10 @@ def branched(images: Path, run: Path) -> PretrainConfig:
         class_branch=True,
         class_tokens=2,
     )
-    return config.replace(model=config.model.replace(image=image))
+    nouns = (ClassNoun(words=("car",), classes=(817,)),)
+    save_nouns(nouns, run.parent / "class_words.json")
+    model = config.model.replace(image=image)
+    return config.replace(model=model, class_words=run.parent / "class_words.json")
 
 
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
@@ -44,6 +48,7 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     wanted = means - means.mean(axis=0)
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
+    assert predictor.processor.names_classes
     tokens = predictor.model.class_tokens
     assert tokens is not None
     for own, name in zip(tokens.names.tolist(), names, strict=True):
@@ -54,7 +59,8 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
 def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_path: Path) -> None:
     first = pretrain(branched(images, tmp_path / "first"))
     config = branched(images, tmp_path / "second")
-    second = pretrain(config.replace(init_from=str(first.model)))
+    second = pretrain(config.replace(init_from=str(first.model), class_words=None))
+    assert load(second.model).processor.names_classes
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
 
@@ -66,7 +72,9 @@ def test_a_classifier_that_the_first_model_lacks_comes_from_encoder_weights(
     assert isinstance(config.model.image, TimmConfig)
     image = config.model.image.replace(classes=0, class_branch=False, class_tokens=0)
     model = config.model.replace(image=image)
-    pretrain(config.replace(run=tmp_path / "first", model=model))
+    with pytest.raises(ConfigError, match="the model does not read classes"):
+        config.replace(model=model)
+    pretrain(config.replace(run=tmp_path / "first", model=model, class_words=None))
     torch.manual_seed(7)
     published = timm.create_model("test_resnet", num_classes=1000).state_dict()
     torch.save(published, tmp_path / "weights.pth")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from coca.model.generation.decoder_state import DecoderState, should_compact
 from coca.model.generation.logits_processors import LogitsProcessors
+from coca.runtime.class_words import guided_rank
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 
 
@@ -185,12 +186,19 @@ class BeamSearch:
             )
             ids = [*self._token_ids[image, beam, self._prompt :].tolist(), token]
             log_ps = self._log_ps[image, beam, self._prompt :].tolist()
-            length = float(step + 1) ** self._decoding.length_penalty
             is_end = token == self._eos
+            log_ps.append(float(gained[image, index]))
+            score = float(candidates.scores[image, index])
+            length, penalty = float(step + 1), self._decoding.length_penalty
+            if self._processors.is_guided:
+                plain_sum = sum(log_ps)
+                rank = guided_rank(plain_sum, score - plain_sum, length, penalty)
+            else:
+                rank = score / length**penalty
             caption = GeneratedSequence(
                 token_ids=ids[: len(ids) - is_end],
-                log_probabilities=[*log_ps, float(gained[image, index])],
-                rank=float(candidates.scores[image, index]) / length,
+                log_probabilities=log_ps,
+                rank=rank,
                 ended=is_end,
             )
             self._hypotheses[image][group].add(caption)
@@ -212,6 +220,7 @@ class BeamSearch:
 
     def _reorder(self, left: Int[Tensor, " b"]) -> None:
         self._state.reorder(left)
+        self._processors.keep(left)
         self._hypotheses = [self._hypotheses[image] for image in left.tolist()]
         self._token_budget, self._open, self._scores = (
             kept[left] for kept in (self._token_budget, self._open, self._scores)

@@ -25,6 +25,7 @@ def generate(
     decoding: GenerationConfig | None = None,
     constraint: WordConstraint | None = None,
     images: Sequence[int] | None = None,
+    probabilities: Float[Tensor, "B K"] | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Generate captions of a batch of images.
 
@@ -38,6 +39,8 @@ def generate(
         constraint: Words that may be generated; default: any tokens.
         images: Number of each image, which sampling mixes into the seed: `image_numbers` of its
             pixels, so that it draws the same in any batch. Default: its position in the batch.
+        probabilities: Of the classes of the image encoder's own classifier, for the words of
+            classes that the constraint has; only beam search uses them. Default: none.
 
     Returns:
         `num_return_sequences` captions of each image, best first; fewer if beam search finds
@@ -60,7 +63,11 @@ def generate(
     longest = max(map(len, prompts))
     read = [[NO_TOKEN] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     state, read_ids = DecoderState(model, image_tokens, prompts), torch.tensor(read, device=device)
-    processors = LogitsProcessors(decoding, text, constraint)
+    guide = None
+    if constraint is not None and probabilities is not None and decoding.beams > 1:
+        likely = probabilities.float().cpu().numpy()
+        guide = constraint.guide(likely, width=len(model.vocabulary_weight))
+    processors = LogitsProcessors(decoding, text, constraint, guide)
     if decoding.beams == 1:
         return sample(
             state,

@@ -1,4 +1,4 @@
-"""Logits processors: suppressed tokens, words, repetition penalty, n-gram blocking, minimum length.
+"""Logits processors: suppressed tokens, words, repetitions and minimum length.
 
 Dimensions: B images, K branches an image, V vocabulary, t tokens so far, prompt included.
 """
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from coca.model.captioner import TextConfig
+from coca.runtime.class_words import ClassGuide
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.word_constraint import WordConstraint
 
@@ -19,9 +20,13 @@ class LogitsProcessors:
     """Applies all logits processors of a generation config to next-token logits."""
 
     def __init__(
-        self, decoding: GenerationConfig, text: TextConfig, constraint: WordConstraint | None = None
+        self,
+        decoding: GenerationConfig,
+        text: TextConfig,
+        constraint: WordConstraint | None = None,
+        guide: ClassGuide | None = None,
     ) -> None:
-        self._decoding, self._constraint = decoding, constraint
+        self._decoding, self._constraint, self._guide = decoding, constraint, guide
         self._eos = text.eos_id
         self._suppressed = list(text.suppress_tokens)
 
@@ -38,7 +43,17 @@ class LogitsProcessors:
     @property
     def rescales(self) -> bool:
         """Whether any processor changes the logits of tokens that are not suppressed."""
-        return self._decoding.repetition_penalty != 1
+        return self._decoding.repetition_penalty != 1 or self.is_guided
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether words of classes gain and cost."""
+        return self._guide is not None
+
+    def keep(self, left: Int[Tensor, " b"]) -> None:
+        """Keep some of the images, by their positions."""
+        if self._guide is not None:
+            self._guide.keep(left.tolist())
 
     def apply_(
         self,
@@ -51,11 +66,14 @@ class LogitsProcessors:
     ) -> None:
         """Modify next-token logits in place."""
         logits[..., self._suppressed] = -torch.inf
-        if self.rescales:
+        if self._decoding.repetition_penalty != 1:
             self._penalise_(logits, token_ids, normaliser)
         unfinished = None
+        generated = token_ids[:, :, token_ids.shape[2] - step :]
+        if self._guide is not None:
+            adjustments = torch.from_numpy(self._guide.adjustments(generated.cpu().numpy()))
+            logits += adjustments.to(logits.device)
         if self._constraint is not None:
-            generated = token_ids[:, :, token_ids.shape[2] - step :]
             unfinished = self._constrain_words_(
                 logits, self._constraint, generated, token_budget - step
             )

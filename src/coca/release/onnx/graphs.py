@@ -1,6 +1,6 @@
 """The four graphs of an exported model, as torch modules, and their translation to ONNX.
 
-    vision    pixels -> image_embeds, image_tokens
+    vision    pixels -> image_embeds, image_tokens, and class_probabilities for words of classes
     text      input_ids -> text_embeds
     cross     image tokens -> keys and values of each cross-attention layer
     decoder   one step: input_ids, masks, caches -> logits, caches
@@ -54,18 +54,17 @@ class Pixels(nn.Module):
 
 
 class Vision(Pixels):
-    """Embedding and image tokens of images."""
+    """Embedding and image tokens of images, and the probabilities of their classes."""
 
-    def __init__(self, model: Captioner, image: ImageConfig) -> None:
+    def __init__(self, model: Captioner, image: ImageConfig, *, with_classes: bool = False) -> None:
         super().__init__(image)
-        self.model = model
+        self.model, self.with_classes = model, with_classes
         if model.class_tokens is not None:
             model.class_tokens.fold_(model.unimodal_decoder.token_embedding)
 
-    def forward(
-        self, pixels: UInt8[Tensor, "B 3 S S"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
-        return self.model.encode_image_and_tokens(self.normalized(pixels))
+    def forward(self, pixels: UInt8[Tensor, "B 3 S S"]) -> tuple[Tensor | None, ...]:
+        found = self.model.encode_image_and_tokens(self.normalized(pixels))
+        return found if self.with_classes else found[:2]
 
 
 class Text(nn.Module):
@@ -153,18 +152,23 @@ class Graph:
     output_names: Sequence[str]
 
 
-def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:
-    """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU."""
+def graphs_of(
+    model: Captioner, image: ImageConfig, *, with_classes: bool = False
+) -> Iterator[Graph]:
+    """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU.
+
+    `with_classes` adds the class probabilities to the outputs of `vision`.
+    """
     length = torch.export.Dim("length", min=2, max=model.config.text.context_length)
     side = image.image_size
     pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     yield Graph(
         "vision",
-        Vision(model, image),
+        Vision(model, image, with_classes=with_classes),
         {"pixels": pixels},
         {"pixels": {0: BATCH}},
         ["pixels"],
-        ["image_embeds", "image_tokens"],
+        ["image_embeds", "image_tokens", *["class_probabilities"] * with_classes],
     )
     text = model.config.text
     ids = torch.full((2, min(8, text.context_length)), text.pad_id)

@@ -170,7 +170,10 @@ def write_files(
     settings = predictor.image_settings
     if isinstance(predictor, Predictor) and tower is None:
         settings = predictor.processor.image_config.settings(resampler="pillow")
-        graphs = graphs_of(predictor.model, predictor.processor.image_config)
+        processor = predictor.processor
+        graphs = graphs_of(
+            predictor.model, processor.image_config, with_classes=processor.names_classes
+        )
     else:
         assert tower is not None
         decoding = decoder_graphs(captioner, settings.image_size) if captioner else ()

@@ -7,7 +7,7 @@ model/       what `coca.load` reads
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -32,6 +32,7 @@ from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
+from coca.runtime.class_words import load_nouns
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import LossConfig
 from coca.train.trainer import TrainConfig
@@ -88,6 +89,10 @@ class PretrainConfig(RunConfig):
     """The model; `text.vocab_size` is the maximum vocabulary size of the tokenizer."""
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     """The tokenizer."""
+    class_words: Path | None = None
+    """JSON file with nouns of the classes of the image encoder's own classifier
+    (`coca.runtime.class_words`), which captions name where it is sure; for models with
+    `class_branch` or `class_tokens`. null: those of `init_from`, or none."""
     data: DataConfig
     """The training data."""
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -121,6 +126,13 @@ class PretrainConfig(RunConfig):
             )
         if fault := dropout_fault(self.data.features, self.train.schedule):
             raise ConfigError(fault)
+        image = self.model.image
+        is_read = getattr(image, "class_branch", False) or getattr(image, "class_tokens", 0) > 0
+        if self.class_words is not None and not is_read:
+            raise ConfigError(
+                f"class_words is {self.class_words}, but the model does not read classes; set "
+                "model.image.class_branch or class_tokens"
+            )
         self._check_sizes()
         self._check_losses()
         return self
@@ -333,6 +345,15 @@ def _processor(
             common=config.tokenizer.common_words(),
             progress=progress,
         )
+    if config.class_words is not None:
+        nouns = load_nouns(config.class_words)
+        if caption_words is None or not nouns:
+            raise ConfigError(
+                f"class_words is {config.class_words}, which needs nouns, and a run whose captions "
+                f"give a list of words; got {len(nouns)} nouns and "
+                f"{'no' if caption_words is None else 'a'} list"
+            )
+        caption_words = replace(caption_words, nouns=nouns)
     return make_processor(
         config.data,
         tokenizer,

@@ -1,0 +1,195 @@
+"""Captions that name the class of an image, where the encoder's own classifier is sure of it.
+
+`class_words.json` in a model folder is a list of nouns: words, and the classes that they name, such
+as all breeds for "dog". The probability of a noun is the sum over its classes. Beam search treats
+the words of an image by three rules:
+
+1. A word whose noun has more than `SURE` gains `BONUS` nats, once in a caption.
+2. If there is such a word, one whose nouns all have less than `RULED_OUT` costs `PENALTY` nats.
+3. A caption that has a word of rule 1, or of a noun without classes, pays no more costs. Nouns
+   without classes are words for people: a classifier of things and animals does not see them, and
+   "a girl in a shirt" may be on a swing.
+
+A word of several tokens gains with its first token, and loses that gain if another word follows.
+
+Dimensions: I images, K classes, N nouns, W words as tokens, k captions of an image, t tokens after
+their prompts, V vocabulary.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+from numpy import ndarray
+
+from coca.core.errors import ModelError
+from coca.core.files.atomic import read_model_json, write_atomic
+
+CLASS_WORDS_FILE = "class_words.json"
+
+SURE, RULED_OUT = 0.5, 0.02
+"""Probabilities of a noun, 0 to 1."""
+BONUS, PENALTY = 4.0, 3.0
+"""Nats; chosen by the captions of 300 photos, see docs/lab-notes.md."""
+TYPICAL_LENGTH = 10.0
+"""Tokens of a caption."""
+_MAX_TOKENS = 8
+"""Longer words are left out."""
+
+
+@dataclass(frozen=True)
+class ClassNoun:
+    """Words for the same classes."""
+
+    words: tuple[str, ...]
+    """Words of any number of parts, in the singular."""
+    classes: tuple[int, ...] = ()
+    """Indices of the classes; none for people."""
+
+
+def load_nouns(path: Path) -> tuple[ClassNoun, ...]:
+    """Load a file that `save_nouns` wrote; empty if the file is missing."""
+    if not path.is_file():
+        return ()
+    try:
+        rows = read_model_json(path)
+        return tuple(ClassNoun(tuple(row["words"]), tuple(row["classes"])) for row in rows)
+    except (TypeError, KeyError) as error:
+        raise ModelError(
+            f"{path} is not a list of nouns, each with `words` and `classes`: {error!r}"
+        ) from None
+
+
+def save_nouns(nouns: Iterable[ClassNoun], path: Path) -> None:
+    """Write `class_words.json`."""
+    rows = [json.dumps(asdict(noun), ensure_ascii=False) for noun in nouns]
+    write_atomic(path, ("[" + ",\n".join(rows) + "]\n").encode())
+
+
+def plural(word: str) -> str:
+    """Return the regular plural of an English noun."""
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{word}es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}s"
+
+
+class ClassWords:
+    """Words of nouns in singular and plural, as tokens of one model."""
+
+    def __init__(
+        self,
+        nouns: Sequence[ClassNoun],
+        words: Iterable[str],
+        *,
+        encode: Callable[[str, int], list[int]],
+    ) -> None:
+        """Encode the nouns, without those that have a part that is not among `words`."""
+        known = frozenset(words)
+        nouns_of: dict[tuple[int, ...], set[int]] = defaultdict(set)
+        for number, noun in enumerate(nouns):
+            for word in noun.words:
+                for form in (word, plural(word)):
+                    if known.issuperset(form.split()):
+                        nouns_of[tuple(encode(form, _MAX_TOKENS + 1))].add(number)
+        short = [ids for ids in nouns_of if len(ids) <= _MAX_TOKENS]
+        self.rows = {ids: row for row, ids in enumerate(short)}
+        """Number of each word."""
+        self.longest = max(map(len, self.rows), default=0)
+        """Most tokens of a word."""
+        self.next: dict[tuple[int, ...], list[tuple[int, int, bool]]] = defaultdict(list)
+        """By the first tokens of words: next token, number of the word, whether it is the last."""
+        for ids, row in self.rows.items():
+            for count, token in enumerate(ids):
+                self.next[ids[:count]].append((token, row, count + 1 == len(ids)))
+        self._nouns = [np.array(sorted(nouns_of[ids])) for ids in self.rows]
+        self._classes = [np.array(noun.classes, np.int64) for noun in nouns]
+
+    def guide(self, probabilities: Float[ndarray, "I K"], *, width: int) -> "ClassGuide | None":
+        """Return the guide of the captions of some images; None if no image has a sure class.
+
+        Args:
+            probabilities: Of the classes, 0 to 1.
+            width: Number of logits.
+        """
+        if not self.rows:
+            return None
+        masses = np.stack([probabilities[:, own].sum(axis=1) for own in self._classes], axis=1)
+        masses[:, [len(own) == 0 for own in self._classes]] = np.nan
+        best = np.stack([masses[:, own].max(axis=1) for own in self._nouns], axis=1)
+        wanted = best > SURE
+        avoided = (best < RULED_OUT) & wanted.any(axis=1, keepdims=True)
+        return ClassGuide(self, wanted, avoided, np.isnan(best), width) if wanted.any() else None
+
+
+def guided_rank(total: float, gained: float, length: float, length_penalty: float) -> float:
+    """Return the rank of a caption: gains and costs count as in one of `TYPICAL_LENGTH` tokens.
+
+    Divided by the own length, they would favour the shortest caption that has the word.
+
+    Args:
+        total: Log-probability.
+        gained: Gains without costs.
+        length: Tokens, [EOS] included.
+        length_penalty: As of `GenerationConfig`.
+    """
+    return total / length**length_penalty + gained / TYPICAL_LENGTH**length_penalty
+
+
+class ClassGuide:
+    """What each next token gains or costs in the captions of a batch of images."""
+
+    def __init__(
+        self,
+        words: ClassWords,
+        wanted: Bool[ndarray, "I W"],
+        avoided: Bool[ndarray, "I W"],
+        people: Bool[ndarray, "I W"],
+        width: int,
+    ) -> None:
+        self._words, self._wanted, self._avoided = words, wanted, avoided
+        self._ends_costs = wanted | people
+        self._gains, self._costs = np.zeros((2, len(wanted), width), np.float32)
+        for token, row, is_last in words.next[()]:
+            self._gains[wanted[:, row], token] = BONUS
+            if is_last:
+                self._costs[avoided[:, row], token] = PENALTY
+
+    def keep(self, left: Sequence[int]) -> None:
+        """Keep some of the images, by their positions."""
+        for name in ("_wanted", "_avoided", "_ends_costs", "_gains", "_costs"):
+            setattr(self, name, getattr(self, name)[left])
+
+    def adjustments(self, generated: Int64[ndarray, "I k t"]) -> Float32[ndarray, "I k V"]:
+        """Return what is added to the log-probabilities of the next tokens."""
+        found = np.zeros((*generated.shape[:2], self._gains.shape[1]), np.float32)
+        for image in np.flatnonzero(self._wanted.any(axis=1)):
+            for branch, ids in enumerate(generated[image].tolist()):
+                found[image, branch] = self._adjustment(int(image), tuple(ids))
+        return found
+
+    def _adjustment(self, image: int, ids: tuple[int, ...]) -> Float32[ndarray, " V"]:
+        longest, wanted = self._words.longest, self._wanted[image]
+        runs = (
+            ids[start:end]
+            for start in range(len(ids))
+            for end in range(start + 1, min(start + longest, len(ids)) + 1)
+        )
+        present = [self._words.rows[run] for run in runs if run in self._words.rows]
+        gains, costs, is_begun = self._gains[image].copy(), self._costs[image].copy(), False
+        for count in range(1, min(longest, len(ids) + 1)):
+            for token, row, is_last in self._words.next.get(ids[-count:], ()):
+                if wanted[row]:
+                    gains[token], is_begun = BONUS, True
+                elif is_last and self._avoided[image, row]:
+                    costs[token] = PENALTY
+        if wanted[present].any():
+            return np.zeros_like(gains)
+        if self._ends_costs[image, present].any():
+            costs[:] = 0
+        return gains - costs - BONUS * is_begun
