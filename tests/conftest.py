@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import milvus_server as server
+from end_with_session import watch_this_process
 
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,11 +31,19 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 ROOT = Path(__file__).parent.parent
+_WATCHER = pytest.StashKey[subprocess.Popen[bytes] | None]()
+
 SLOW_MARKS = ("slow", "milvus", "distributed")
 """Marks of slow files; files of the last mark come first."""
 SHARED_MARKS = ("distributed", "contract")
 """Marks of files that one worker of xdist runs: two that start several processes would compete for
 the processor, and each worker starts a Milvus server of its own."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no process outlive the session; workers of xdist are processes of their session."""
+    if not hasattr(config, "workerinput"):
+        config.stash[_WATCHER] = watch_this_process()
 
 
 @pytest.hookimpl(optionalhook=True)
