@@ -51,7 +51,7 @@ def allows(reach: Reach, path: str) -> bool:
     [
         "photos/a.png",
         "/data/a.png",
-        "s3://bucket/a.png",
+        "s3://bucket/a 1.png",
         "gs://bucket/deep/a.png",
         "https://public.example/a.png",
         "http://public.example:8080/a.png?size=3",
@@ -96,6 +96,7 @@ REFUSED = [
     "http://%31%32%37.0.0.1/a.png",
     "http://\u24ea.0.0.0/a.png",
     "http:// 127.0.0.1/a.png",
+    "http://public.example/a 1.png",
     "http://[::1/a.png",
     "http://public.example:99999/a.png",
     "http:///a.png",
@@ -130,6 +131,9 @@ def test_a_remote_table_reads_from_its_own_host_and_no_local_files() -> None:
         ("http://[::1]:8000/", "http://[::1]:8000/a.png", True),
         ("file:///data", "file:///data/a.png", True),
         ("file:///data", "file:///etc/passwd", False),
+        ("file:///my data", "file:///my data/a 1.png", True),
+        ("file:///my data", "file:///my data/.. /a.png", False),
+        ("file:///data", "file:///data/a\n.png", False),
         ("/data", "/data/a.png", True),
         ("/data", "/data/../etc/passwd", False),
     ],
@@ -142,9 +146,10 @@ def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
     tmp_path: Path, serve: Serve
 ) -> None:
     (tmp_path / "a.png").write_bytes(image_bytes(0))
+    (tmp_path / "b c.png").write_bytes(image_bytes(0))
     server = serve(tmp_path)
     table = tmp_path / "m.jsonl"
-    urls = [f"{server.url}/a.png", f"file://{tmp_path}/a.png", "a.png"]
+    urls = [f"{server.url}/a.png", f"file://{tmp_path}/b c.png", "a.png"]
     table.write_text("".join(json.dumps({"image": url}) + "\n" for url in urls))
     source = open_source(ManifestConfig(path=str(table)))
     results = read_rows(source, range(3))

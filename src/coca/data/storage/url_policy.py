@@ -80,11 +80,15 @@ def _is_odd(url: str) -> bool:
         _ = parts.hostname, parts.port
     except ValueError:
         return True
-    return bool(_ODD.search(url))
+    # Only the names of keys and files may contain spaces, since they are literal.
+    in_names = parts.scheme not in WEB and " " not in parts.netloc
+    return bool(_ODD.search(url.replace(" ", "") if in_names else url))
 
 
 def _climbs(url: str) -> bool:
-    return ".." in re.split(r"[/?#]", url.lower().replace("%2e", "."))
+    # Some parsers strip spaces at the end of a URL.
+    parts = re.split(r"[/?#]", url.lower().replace("%2e", "."))
+    return ".." in map(str.strip, parts)
 
 
 def _is_public(host: str) -> bool:
