@@ -34,9 +34,11 @@ AUDIT := .venv-audit/.installed
 # What a release is installed with, for its list of packages.
 SBOM := .venv-sbom/.installed
 
-# Processes of `make test`, more than cores: tests that kill and restart servers wait for them.
+# Processes of the tests, more than cores: tests that kill and restart servers wait for them.
 WORKERS := 3
-# Types and shapes of all arguments are checked in tests of single files, and in `make test` with
+# The marks outside `make test`; tests/support/processor_time.py sets those of whole folders.
+HEAVY := distributed or experimental or export or milvus or service or slow
+# Types and shapes of all arguments are checked in tests of single files, and in `make test-all` with
 # CHECKED=1 only, as they take a third of the time. It leaves the server to `make test-server`.
 QUICKLY := -m 'not milvus or contract' --jaxtyping-packages=
 CHECKS := -m 'not milvus' --cov=coca --cov-report=term
@@ -54,7 +56,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +76,12 @@ endif
 everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains
 	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
 
-test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
+test: $(DEV) ## Run the light tests, without those that start services, ranks or exports
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages=
+
+test-all: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY))
+	$(BIN)/pytest tests/experimental
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
@@ -142,7 +148,7 @@ bench: $(BENCH) $(PEER) ## Run all benchmarks with --quick and write runs/bench/
 docs: $(DOCS) ## Build the documentation into site/
 	$(BIN)/zensical build --clean
 
-milvus: $(MILVUS) ## Install a Milvus server; `make test` then runs the mark `contract` on it as well
+milvus: $(MILVUS) ## Install a Milvus server; `make test-all` then runs the mark `contract` on it as well
 
 clean: ## Remove build outputs and caches; runs/ and .venv stay
 	rm -rf build dist site .cache htmlcov .coverage .coverage.*

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import milvus_server as server
 from end_with_session import watch_this_process
+from processor_time import ProcessorTime, mark_heavy
 
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,17 +34,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 ROOT = Path(__file__).parent.parent
 _WATCHER = pytest.StashKey[subprocess.Popen[bytes] | None]()
 
-SLOW_MARKS = ("slow", "milvus", "distributed")
+SLOW_MARKS = ("slow", "service", "milvus", "distributed")
 """Marks of slow files; files of the last mark come first."""
 SHARED_MARKS = ("distributed", "contract")
 """Marks of files that one worker of xdist runs: two that start several processes would compete for
 the processor, and each worker starts a Milvus server of its own."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("processor time")
+    group.addoption("--processor-limit", type=float, metavar="S", help="limit of light tests")
+    group.addoption("--processor-report", type=Path, metavar="FILE", help="JSON of all tests")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let no process outlive the session; workers of xdist are processes of their session."""
     if not hasattr(config, "workerinput"):
         config.stash[_WATCHER] = watch_this_process()
+    limit, report = config.getoption("processor_limit"), config.getoption("processor_report")
+    config.pluginmanager.register(ProcessorTime(limit, report))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,8 +76,10 @@ def _mark_or_file(path: str) -> str:
     return next((mark for mark in SHARED_MARKS if f"pytest.mark.{mark}" in text), path)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let workers of xdist begin with slow files, so that all workers end at about one time."""
+    """Mark heavy tests, and let workers of xdist begin with slow files to end at about one time."""
+    mark_heavy(items)
     if hasattr(config, "workerinput"):
         rank: dict[Path, int] = {}
         for number, mark in enumerate(SLOW_MARKS):

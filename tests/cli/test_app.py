@@ -148,6 +148,7 @@ def test_every_error_ends_as_a_sentence_and_a_code(
     assert with_debug.endswith(output)
 
 
+@pytest.mark.slow
 def test_a_plugin_file_is_loaded_at_any_position(run: Run, cwd: Path) -> None:
     Path("my_task.py").write_text(
         "from coca.tasks import TASKS\n\n\n@TASKS.register('task_x1')\ndef task_x1(*args):\n"
@@ -167,6 +168,7 @@ def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str)
     assert "--debug" in run("caption", "-m", model, "--", "--debug", code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_the_code_of_its_error(cwd: Path) -> None:
     for arguments, code in ((["pretrain", "absent.yaml"], 2), (["info", "."], 1)):
         process = coca_process(*arguments, cwd=cwd)

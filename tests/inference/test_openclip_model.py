@@ -64,6 +64,7 @@ def test_tokens_are_counted_as_the_tokenizer_does(family: str, tmp_path: Path) -
     assert tokenizer(["a dog " * 99]).shape[1] == loaded.context_length
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_that_of_weights_tokenizer_and_preprocessing(tmp_path: Path) -> None:
     folder = write_openclip(tmp_path, "siglip")
     code = f"import coca; print(coca.load({str(folder)!r}, device='cpu').fingerprint)"

@@ -60,6 +60,7 @@ def random_texts(count: int) -> list[str]:
     return [draw.choice(makers)() for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_the_ids_of_ten_thousand_random_texts_equal_those_of_open_clip() -> None:
     texts = random_texts(10_000)
     ours, peers = CLIP.encode(texts, context_length=76), PEER(texts)

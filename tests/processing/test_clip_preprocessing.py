@@ -71,6 +71,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["upright", "lying"])
 def test_an_endless_strip_is_cut_before_it_fills_the_memory(direction: str) -> None:
     command = [sys.executable, "-c", STRIP, direction]

@@ -190,6 +190,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_bomb_takes_no_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BOMBS], capture_output=True, text=True, check=False

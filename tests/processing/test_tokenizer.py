@@ -179,6 +179,7 @@ for kind in ("bpe", "unigram"):
 """
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_every_process_with_any_number_of_threads(tmp_path: Path) -> None:
     seen = set()
     for threads in ("1", "3"):

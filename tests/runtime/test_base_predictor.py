@@ -41,7 +41,7 @@ def reference(folder: Path) -> BasePredictor:
 
 @pytest.fixture(
     scope="module",
-    params=["torch", "graphs", pytest.param("onnx", marks=[pytest.mark.onnx])],
+    params=["torch", "graphs", pytest.param("onnx", marks=[pytest.mark.export])],
 )
 def predictor(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory

@@ -13,6 +13,7 @@ from server_process import data_uri, serving
 from tiny_data import image_bytes
 
 
+@pytest.mark.service
 def test_changes_are_recorded_and_keys_change_without_a_restart(
     uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:

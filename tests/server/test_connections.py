@@ -17,8 +17,6 @@ DESCRIPTORS = 512
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 TIMES = {"header_timeout_s": 2, "body_timeout_s": 1000, "shutdown_timeout_s": 1}
 
-pytestmark = pytest.mark.slow
-
 
 def options(uri: str, predictor: Predictor) -> tuple[str, ...]:
     return ("--uri", uri, "--collection", "pictures", "--model", predictor.source)

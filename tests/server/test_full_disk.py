@@ -42,6 +42,7 @@ def check(process: ServerProcess, uri: str, numbers: set[int]) -> None:
         assert process.get(f"/v1/items/{id}/thumbnail").status == 200
 
 
+@pytest.mark.service
 def test_a_full_disk_is_507_and_the_service_stays_readable(
     disk: LimitedDisk, predictor: Predictor, tmp_path: Path
 ) -> None:

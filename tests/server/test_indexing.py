@@ -17,6 +17,7 @@ from tiny_data import image_bytes
 READERS = 8
 
 
+@pytest.mark.service
 def test_what_another_process_indexes_is_found_by_the_next_request(
     tmp_path: Path, predictor: Predictor, images: list[bytes]
 ) -> None:

@@ -79,7 +79,7 @@ class Writer:
         self.pending = {}
 
 
-@pytest.mark.slow
+@pytest.mark.service
 @pytest.mark.timeout(3_600)
 def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path: Path, predictor: Predictor) -> None:
     uri = str(tmp_path / "a.db")

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from coca.inference.predictor import Predictor
 from server_process import serving
 
 
+@pytest.mark.service
 def test_wrong_filters_of_requests_are_not_logged(
     uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:

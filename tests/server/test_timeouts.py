@@ -24,7 +24,6 @@ def process(
         yield running
 
 
-@pytest.mark.slow
 def test_a_body_that_drips_is_408(process: ServerProcess) -> None:
     with socket.create_connection(process.address, timeout=240) as connection:
         connection.sendall(SEARCH_HEAD + b"Content-Length: 1000000\r\n\r\n")
@@ -39,7 +38,6 @@ def test_a_body_that_drips_is_408(process: ServerProcess) -> None:
     assert received.startswith(b"HTTP/1.1 408"), received
 
 
-@pytest.mark.slow
 def test_a_decoder_that_hangs_is_killed(process: ServerProcess) -> None:
     assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
     hanging = child_processes(process.process.pid, "coca.server.images.decoding")

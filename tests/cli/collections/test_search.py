@@ -30,6 +30,7 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     assert not {name for name in modules if name.startswith(("coca.train", "coca.tasks"))}
 
 
+@pytest.mark.slow
 def test_a_text_search_by_a_shipped_model_imports_no_torch(
     run_json: RunJson, images: list[str]
 ) -> None:

@@ -56,6 +56,7 @@ def run(folder: Path, *words: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_one_file_adds_a_part_of_each_kind(folder: Path) -> None:
     plugin = ("--plugin", "my_parts.py")
     run(folder, "pretrain", "recipe.yaml", "run=run", *plugin)

@@ -82,6 +82,7 @@ def wait_for_row(run: Path, process: subprocess.Popen[str], *, beyond: int = 0) 
     raise AssertionError(f"the run was over too early: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_saves_and_the_same_command_goes_on(
     run_json: RunJson, recipe: str, cwd: Path, number: signal.Signals, code: int

@@ -229,6 +229,7 @@ def test_a_killed_worker_raises_a_clear_error() -> None:
         list(itertools.islice(batches, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
 def test_workers_end_with_the_process_that_trains_however_it_ends(end: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ print(json.dumps(result))
 """
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
-pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

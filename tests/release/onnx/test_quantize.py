@@ -10,7 +10,6 @@ from coca.release.onnx.quantize import FLOAT_CONVOLUTIONS, quantize
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx; run `make test-export`")
 runtime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.onnx
 
 SIDE, WIDTH = 16, 8
 

@@ -19,7 +19,7 @@ from coca.weights import shipped
 pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-pytestmark = [pytest.mark.onnx, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def run(path: Path, name: str, value: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from tiny_model import write_model
 pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")
 pytest.importorskip("open_clip", reason="the extra openclip is not installed")
 pytest.importorskip("transformers", reason="the extra transformers is not installed")
-pytestmark = [pytest.mark.onnx, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "openclip-clip": write_openclip,

@@ -187,6 +187,7 @@ def test_records_of_a_table_move_with_its_images(
 BATCH = 64
 
 
+@pytest.mark.slow
 def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
     model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_batch_norms_are_left_alone(images: Path, tmp_path: Path) -> None:
     assert_same_training(tmp_path / "watched", tmp_path / "alone")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_evaluation_on_two_ranks_changes_no_bit_and_equals_that_on_one(
