@@ -1,6 +1,6 @@
 """Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -43,7 +43,7 @@ class TextDecoderConfig(Config):
     """Learned token after [EOS]; its unimodal state is the text embedding."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "TextDecoderConfig":
         require_heads("text", self.width, self.heads)
         special = (self.pad_id, self.bos_id, self.eos_id, self.cls_id)
         require(
@@ -97,7 +97,7 @@ class HeadConfig(Config):
     """Attention heads of the pooler; must divide the width of its input."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "HeadConfig":
         require(
             len(set(self.classes)) == len(self.classes),
             f"classes must be different names, got {len(self.classes)} of which "
@@ -131,7 +131,7 @@ class CoCaConfig(Config):
     """Classification head for a downstream task or for pretraining; null: none."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "CoCaConfig":
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
         require_heads("pooler", self.image.width, self.pooler.heads)

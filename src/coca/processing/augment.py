@@ -6,7 +6,7 @@ RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class AugmentConfig(Config):
     """Augmentations that a plugin registers, applied in this order after all others."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "AugmentConfig":
         for name in self.extra:
             AUGMENTATIONS.get(name)
         return self

@@ -1,7 +1,7 @@
 """Generation config: greedy, beam search or sampling, and the logits processors of each."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, TypeAlias, TypedDict, Unpack
+from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
 
 from pydantic import Field, model_validator
 
@@ -76,7 +76,7 @@ class GenerationConfig(Config):
     tokens (any)."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "GenerationConfig":
         _require(
             self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
             f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}, "

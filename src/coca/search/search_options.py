@@ -6,7 +6,7 @@ imports no NumPy, since its options are those of commands.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -145,7 +145,7 @@ class QueryOptions(SearchOptions):
     the text, given the image. 0: no reranking."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "QueryOptions":
         if self.ranking is not None and self.hybrid is False:
             raise ArgumentError(
                 f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "
@@ -178,7 +178,7 @@ class PhotoFilter(Config):
     """Largest distance from `near`, such as 500m, 20km or 12mi; default: 20km."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "PhotoFilter":
         if self.within and not self.near:
             raise ArgumentError(f"within is a distance from near, and {self.within!r} has no near")
         self.conditions()

@@ -5,7 +5,7 @@ Dimensions: B pairs, E embedding.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
@@ -34,7 +34,7 @@ class AuxiliaryConfig(Config):
     """Weight of the loss."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "AuxiliaryConfig":
         AUXILIARY_LOSSES.get(self.kind)
         return self
 
@@ -73,7 +73,7 @@ class LossConfig(Config):
     """Further losses, of kinds that plug-ins register."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "LossConfig":
         names = [f"{kind}_weight" for kind in ("contrastive", "captioning", "classification")]
         if not any(getattr(self, name) for name in names) and not self.auxiliary:
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, NoReturn, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -95,7 +95,7 @@ class TrainConfig(Config):
     """Experiment trackers: any of `jsonl`, `tensorboard`, or of a plug-in, such as `wandb`."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "TrainConfig":
         if isinstance(self.schedule.warmup, int) and self.schedule.warmup >= self.steps:
             raise ConfigError(
                 f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "

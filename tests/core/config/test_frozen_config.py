@@ -36,7 +36,7 @@ class Ranged(Config):
     folder: Path = Path("not checked")
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "Ranged":
         if self.steps == 1000 // self.steps:
             raise ConfigError("a rule between fields")
         return self
@@ -107,7 +107,7 @@ class ImageConfig(Config):
     patch: int = 16
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "ImageConfig":
         if self.size % self.patch:
             raise ConfigError(f"patch {self.patch} does not divide size {self.size}")
         return self
@@ -132,7 +132,7 @@ class SourceConfig(Config):
     weight: float = 1.0
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "SourceConfig":
         if self.weight <= 0:
             raise ValueError(f"weight {self.weight} should be above 0")
         return self
@@ -376,7 +376,7 @@ def test_a_mistake_in_the_code_of_a_rule_is_not_blamed_on_the_user() -> None:
         a: int = 1
 
         @model_validator(mode="after")
-        def _check_rules(self) -> Self:
+        def _check_rules(self) -> "Faulty":
             raise AttributeError("a bug")
 
     with pytest.raises(AttributeError, match="a bug"):

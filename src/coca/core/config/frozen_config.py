@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -44,6 +44,8 @@ from coca.core.errors import ConfigError, did_you_mean
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 """Type of a fraction or a probability."""
+
+C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
@@ -118,7 +120,7 @@ class Config(BaseModel):
                 raise
             raise cls.range_error("; ".join(Faults(cls, given).sentences(error))) from None
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: C, **changes: Any) -> C:
         """Return a validated copy with other values."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**values | changes)
@@ -153,9 +155,6 @@ def _kind_of(kind: type[BaseModel], given: Tree) -> type[BaseModel]:
     unknown: Any = PydanticCustomError("unknown_kind", "unknown") if KIND in given else "missing"
     at_kind = InitErrorDetails(type=unknown, loc=(KIND,), input=name)
     raise ValidationError.from_exception_data(KIND, [at_kind])
-
-
-C = TypeVar("C", bound=Config)
 
 
 def load_config(

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -73,7 +73,7 @@ class LoaderConfig(Config):
     """Images of each sample; above 1 for image pairs and for the frames of a video."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "LoaderConfig":
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(n for n in self.class_names if self.class_names.count(n) > 1)
             raise ConfigError(f"class_names has {twice!r} twice; each must occur once")

@@ -8,7 +8,6 @@ from typing import (
     Literal,
     NamedTuple,
     Protocol,
-    Self,
     TypeVar,
     runtime_checkable,
 )
@@ -40,7 +39,7 @@ class PartConfig(Config):
     """End of the part, as a fraction of the distinct values."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "PartConfig":
         if self.start >= self.end:
             raise ConfigError(f"start must be below end {self.end}, got {self.start}")
         return self
@@ -96,7 +95,7 @@ class SourceConfig(Config):
     """Whether the samples of the kind are videos."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "SourceConfig":
         faults = []
         if not all(self.paths):
             faults.append(f"path must be a folder, file or pattern, got {self.path!r}")

@@ -11,7 +11,7 @@ maps, D width of the tokens.
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self, TypedDict
+from typing import Annotated, TypedDict
 
 import torch
 from einops import rearrange
@@ -128,7 +128,7 @@ class DetectorConfig(Config):
     """Maximum number of boxes per image."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "DetectorConfig":
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"classes must be different names (got {list(self.classes)})")
         if list(self.scales) != sorted(self.scales, reverse=True):

@@ -6,7 +6,7 @@ model/       what `coca detect` reads; all files but `detector.*` are the captio
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
@@ -67,7 +67,7 @@ class DetectionConfig(RunConfig):
     """Tasks to evaluate the finished detector on."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "DetectionConfig":
         still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
         if self.data.augment != still or self.data.trim or self.data.resize != "squash":
             raise ConfigError(

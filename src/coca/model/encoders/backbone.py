@@ -10,7 +10,7 @@ K classes.
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -51,7 +51,7 @@ class BackboneConfig(ImageEncoderConfig):
     weighted by their probabilities; 0: none."""
 
     @model_validator(mode="after")
-    def _check_classes(self) -> Self:
+    def _check_classes(self) -> "BackboneConfig":
         require(
             self.classes > 0 or not self.class_branch,
             "image.class_branch is true, but image.classes is 0; set it to the classes of the "

@@ -10,7 +10,7 @@ D width of a token, K classes of the encoder's own classifier.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float
 from pydantic import PositiveInt, model_validator
@@ -74,7 +74,7 @@ class ImageEncoderConfig(Config):
     """Features per token."""
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> Self:
+    def _check_sizes(self) -> "ImageEncoderConfig":
         s, p = self.image_size, self.patch_size
         near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
         require(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import model_validator
@@ -45,7 +45,7 @@ class EncoderWeightsConfig(Config):
     """SHA-256 of the file in hexadecimal; required with `package`."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "EncoderWeightsConfig":
         given = [name for name in ("file", "package", "hub") if getattr(self, name)]
         if len(given) != 1:
             raise ConfigError(

@@ -4,8 +4,6 @@ Dimensions: B batch, P patches, K patches that are kept, S tokens with a positio
 `w` count patches along a side, `p` pixels in one.
 """
 
-from typing import Self
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -44,7 +42,7 @@ class ViTConfig(ImageEncoderConfig):
     """Hidden features of each MLP."""
 
     @model_validator(mode="after")
-    def _check_heads(self) -> Self:
+    def _check_heads(self) -> "ViTConfig":
         require_heads("image", self.width, self.heads)
         return self
 

@@ -1,7 +1,7 @@
 """Configuration of OpenCLIP's CoCa, and its conversion from and to OpenCLIP's own format."""
 
 from collections.abc import Mapping, Set
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -49,7 +49,7 @@ class OpenCLIPTextConfig(Config):
     """Last token of each caption."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "OpenCLIPTextConfig":
         if self.width % self.heads:
             raise ConfigError(f"text: heads {self.heads} do not divide width {self.width}")
         special = (self.pad_id, self.bos_id, self.eos_id)
@@ -95,7 +95,7 @@ class OpenCLIPConfig(Config):
     """Classification head for a downstream task; null: none, as in the published weights."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "OpenCLIPConfig":
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
         if self.embed_dim % self.pooler_heads:

@@ -4,7 +4,7 @@ Dimensions: N candidates, E embedding, K chosen; N images, M examples, K classes
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -126,7 +126,7 @@ class Choice(Config):
     """Maximum cosine of two selected images, which excludes near-duplicates."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "Choice":
         if (self.count is None) == (self.fraction is None):
             raise ConfigError("give the number of images by either count or fraction")
         return self

@@ -15,7 +15,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -166,7 +166,7 @@ class Term(Config):
     """Weight relative to the other terms, not 0; negative moves results away from it."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "Term":
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
             raise ArgumentError("a term is one of text, image and vector, and just one of them")

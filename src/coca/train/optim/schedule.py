@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import nn
@@ -31,7 +31,7 @@ class ScheduleConfig(Config):
     """Fraction of the run, at its end, without patch dropout, as at inference; 0 to 1."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "ScheduleConfig":
         SCHEDULES.get(self.decay)
         return self
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 from pydantic import model_validator
@@ -60,7 +60,7 @@ class Benchmark(Config):
     """Models, the strongest first within each source."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "Benchmark":
         for model in self.models:
             if len(model.scores) != len(self.metrics):
                 raise ConfigError(

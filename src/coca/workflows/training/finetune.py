@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -81,7 +81,7 @@ class FinetuneDataConfig(Config):
     `train.optimizer.freeze`); null: on images."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "FinetuneDataConfig":
         if self.loader.class_names or self.loader.images_per_sample != 1:
             raise ConfigError(
                 "loader.class_names and loader.images_per_sample follow from the head; set "
@@ -120,7 +120,7 @@ class HeadChoice(Config):
     """
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "HeadChoice":
         for name, value, unset in (
             ("at_least", self.at_least, 1),
             ("most_frequent", self.most_frequent, 0),
@@ -253,7 +253,7 @@ class FinetuneConfig(RunConfig):
     """Tasks to evaluate the finished model on."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "FinetuneConfig":
         faults = []
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")

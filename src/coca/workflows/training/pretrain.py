@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -103,7 +103,7 @@ class PretrainConfig(RunConfig):
     """Evaluation while the run trains. null: none."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "PretrainConfig":
         if self.init_from is not None and self.tokenizer.path is not None:
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "

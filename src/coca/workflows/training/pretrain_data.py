@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -58,7 +58,7 @@ class TokenizerConfig(Config):
     """Number of words to take from `words`, from the first."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "TokenizerConfig":
         TOKENIZERS.get(self.kind)
         if self.words is not None and self.kind != "bpe":
             raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
@@ -135,7 +135,7 @@ class DataConfig(Config):
     """Trim empty borders first, such as those of icons and product photos."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "DataConfig":
         for one, other in pairwise(self.resolution):
             if one.until >= other.until:
                 raise ConfigError(

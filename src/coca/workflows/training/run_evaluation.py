@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -69,7 +69,7 @@ class EvalConfig(Config):
     first score of the first task."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
+    def _check_rules(self) -> "EvalConfig":
         faults = []
         if not self.sources and not self.tasks:
             faults.append("eval has neither sources nor tasks; set at least one of them")
