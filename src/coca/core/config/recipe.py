@@ -4,6 +4,7 @@ Plain types are dict with str keys, list, str, int, float, bool and None. A reci
 the root folder of its data: the key `data_root`, referenced as `${data_root}`.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -98,12 +99,13 @@ def merge(base: Any, over: Any) -> Any:
 
 def data_root_of(tree: Tree) -> str | None:
     """Return the data root of a tree; None if no string refers to it."""
-    return str(tree.get(DATA_ROOT)) if DATA_ROOT in _variables(tree) else None
+    return str(tree.get(DATA_ROOT)) if DATA_ROOT in _VARIABLE.findall(json.dumps(tree)) else None
 
 
 def fill_in(tree: Tree, *, given: bool = False) -> Tree:
     """Substitute `${data_root}` in all strings and remove the key `data_root`."""
-    names = _variables(tree)
+    rest = json.dumps({key: value for key, value in tree.items() if key != DATA_ROOT})
+    names = set(_VARIABLE.findall(rest))
     if unknown := sorted(names - {DATA_ROOT}):
         raise ConfigError(f"${{{unknown[0]}}} is unknown; a recipe may name ${{{DATA_ROOT}}} only")
     root = tree.get(DATA_ROOT)
@@ -114,33 +116,9 @@ def fill_in(tree: Tree, *, given: bool = False) -> Tree:
         raise ConfigError(
             f"{DATA_ROOT} = {root!r} changes nothing: no path here begins with ${{{DATA_ROOT}}}"
         )
-    rest = {key: value for key, value in tree.items() if key != DATA_ROOT}
-    if not names:
-        return rest
-    filled: Tree = _replace(rest, os.path.expanduser(str(root)).rstrip("/"))
+    folder = json.dumps(os.path.expanduser(str(root)).rstrip("/"))[1:-1]
+    filled: Tree = json.loads(rest.replace(f"${{{DATA_ROOT}}}", folder))
     return filled
-
-
-def _variables(value: Any) -> set[str]:
-    match value:
-        case str():
-            return set(_VARIABLE.findall(value))
-        case dict():
-            return set().union(*map(_variables, value.values()))
-        case list():
-            return set().union(*map(_variables, value))
-    return set()
-
-
-def _replace(value: Any, root: str) -> Any:
-    match value:
-        case str():
-            return value.replace(f"${{{DATA_ROOT}}}", root)
-        case dict():
-            return {key: _replace(item, root) for key, item in value.items()}
-        case list():
-            return [_replace(item, root) for item in value]
-    return value
 
 
 def _parse(text: str, source: str) -> Any:
