@@ -12,13 +12,8 @@ from coca.core.errors import ConfigError, ModelError
 from coca.inference import loading
 from coca.inference.loading import fingerprint
 from coca.inference.model_kinds import MODEL_FILES
-from coca.model.coca import CoCa
-from coca.model.coca_config import CoCaConfig
-from coca.model.pretrained import MODULES_FILE, load_model, save_model
-from coca.processing.image import ImageConfig
-from coca.processing.processor import Processor
-from coca.release.convert import average, convert
-from tiny import ENCODERS, seed_weights
+from coca.model.pretrained import MODULES_FILE
+from coca.release.convert import convert
 from tiny_model import write_model
 from tiny_openclip import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
@@ -109,102 +104,3 @@ def test_a_model_of_the_paper_cannot_become_one_of_open_clip(tmp_path: Path) -> 
 def test_a_folder_cannot_go_into_a_file(theirs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name a folder"):
         convert(theirs, tmp_path / "w.bin", to="coca")
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return loading.load(folder, device="cpu", prepack=False).model.state_dict()
-
-
-@pytest.mark.parametrize(("shares", "first"), [((), 0.5), ((3.0, 1.0), 0.75)])
-def test_an_average_lies_between_its_models(
-    tmp_path: Path, shares: tuple[float, ...], first: float
-) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for seed, folder in enumerate(folders):
-        write_model(folder, seed=seed)
-    made = average(folders, tmp_path / "mean", shares=shares)
-    one, two, mean = map(weights_of, (*folders, made))
-    for name, tensor in mean.items():
-        torch.testing.assert_close(tensor, first * one[name] + (1 - first) * two[name])
-    assert sorted(it.name for it in made.iterdir()) == sorted([*MODEL_FILES, MODULES_FILE])
-
-
-def test_an_average_of_equal_models_is_that_model(tmp_path: Path) -> None:
-    write_model(tmp_path / "one")
-    made = average([tmp_path / "one"] * 3, tmp_path / "mean", shares=(1.0, 2.0, 4.0))
-    assert fingerprint(made) == fingerprint(tmp_path / "one")
-
-
-def test_an_average_keeps_caveats_but_not_the_digest_of_a_file(tmp_path: Path) -> None:
-    folders = [write_model(tmp_path / name) for name in ("one", "two")]
-    for folder, caveat in zip(folders, ("", "beware"), strict=True):
-        known = {"source": folder.name, "sha256": "0" * 64, "caveat": caveat}
-        (folder / "source.json").write_text(json.dumps(known))
-    made = average(folders, tmp_path / "mean")
-    assert json.loads((made / "source.json").read_text()) == {
-        "source": "an average of weights",
-        "caveat": "two: beware",
-    }
-    assert not (average(folders[:1] * 2, tmp_path / "same") / "source.json").exists()
-
-
-def test_models_that_differ_in_more_than_weights_have_no_average(tmp_path: Path) -> None:
-    for name in ("one", "two", "three"):
-        write_model(tmp_path / name)
-    settings = tmp_path / "two" / "config.json"
-    content = json.loads(settings.read_text())
-    content["model"]["embed_dim"] *= 2
-    settings.write_text(json.dumps(content))
-    vocabulary = tmp_path / "three" / "tokenizer.json"
-    vocabulary.write_text(vocabulary.read_text() + " ")
-    for other, what in (("two", "configuration"), ("three", "tokenizer")):
-        with pytest.raises(ModelError, match=rf"{other} has another {what} than .*one"):
-            average([tmp_path / "one", tmp_path / other], tmp_path / "mean")
-    assert not (tmp_path / "mean").exists()
-
-
-def write_encoder(folder: Path, name: str, *, seed: int) -> Path:
-    """A model with this encoder of `ENCODERS`."""
-    config = load_model(write_model(folder)).config
-    assert isinstance(config, CoCaConfig)
-    seed_weights(seed)
-    save_model(folder, CoCa(config.replace(image=ENCODERS[name])))
-    processor = Processor.load(folder)
-    processor.with_image(ImageConfig(image_size=32)).save(folder)
-    return folder
-
-
-def test_a_class_branch_that_one_model_lacks_is_that_of_the_other(tmp_path: Path) -> None:
-    folders = [
-        write_encoder(tmp_path / name, name, seed=seed)
-        for seed, name in enumerate(("lite", "branch"))
-    ]
-    before, after = map(weights_of, folders)
-    made = average(folders, tmp_path / "mean", shares=(0.4, 0.6), class_scale=0.7)
-    mean = weights_of(made)
-    assert mean.keys() == after.keys() > before.keys()
-    for name, tensor in mean.items():
-        wanted = 0.4 * before[name] + 0.6 * after[name] if name in before else after[name]
-        if name == "class_branch.scale":
-            wanted = torch.tensor(0.7)
-        torch.testing.assert_close(tensor, wanted.to(tensor.dtype))
-    learned = weights_of(average(folders, tmp_path / "learned"))["class_branch.scale"]
-    assert torch.equal(learned, after["class_branch.scale"])
-
-
-@pytest.mark.parametrize(("name", "scale", "has"), [("lite", 0.7, "no"), ("branch", -0.1, "a")])
-def test_a_class_scale_needs_a_class_branch_and_is_not_negative(
-    tmp_path: Path, name: str, scale: float, has: str
-) -> None:
-    folder = write_encoder(tmp_path / "one", name, seed=0)
-    with pytest.raises(ConfigError, match=f"at least 0, .* got {scale} and {has} class branch"):
-        average([folder, folder], tmp_path / "mean", class_scale=scale)
-
-
-@pytest.mark.parametrize(("count", "shares"), [(1, ()), (2, (1.0,)), (2, (1.0, 0.0))])
-def test_an_average_needs_two_models_with_a_share_each(
-    tmp_path: Path, count: int, shares: tuple[float, ...]
-) -> None:
-    write_model(tmp_path / "one")
-    with pytest.raises(ConfigError, match="at least 2 models, each with a share above 0"):
-        average([tmp_path / "one"] * count, tmp_path / "mean", shares=shares)

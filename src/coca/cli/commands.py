@@ -37,8 +37,6 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "models.answer:answer": "Answer a question about each image, or judge a statement.",
         "models.export:convert": "Convert OpenCLIP weights to a model folder, or a model folder "
         "to OpenCLIP weights.",
-        "models.export:average": "Average the weights of models that were trained from the same "
-        "start.",
         "models.export:export": "Export a model as a folder to share, or as ONNX for "
         "`coca.runtime`.",
     },

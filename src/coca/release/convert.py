@@ -1,9 +1,7 @@
-"""Conversion between OpenCLIP weights and model folders, and averages of weights."""
+"""Conversion between OpenCLIP weights and model folders."""
 
 import logging
 import shutil
-from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,13 +14,10 @@ from coca.core.files.atomic import atomic_folder, write_json
 from coca.inference.model_kinds import (
     FURTHER_FILES,
     MODEL_FILES,
-    SOURCE_FILE,
     is_model,
     weights_in,
 )
-from coca.inference.open_weights import OpenWeights, caveat_of, model_folder
-from coca.model.coca_config import CoCaConfig
-from coca.model.encoders.backbone import BackboneConfig
+from coca.inference.open_weights import OpenWeights, model_folder
 from coca.model.openclip.openclip_config import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
@@ -34,13 +29,10 @@ from coca.model.openclip.openclip_weights import config_of_weights, restore_stat
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
 from coca.model.pretrained import (
     WEIGHTS_FILE,
-    ModelConfig,
     load_config_file,
-    load_model,
-    save_model,
     write_modules,
 )
-from coca.processing.processor import TOKENIZER_FILE, Processor
+from coca.processing.processor import Processor
 
 logger = logging.getLogger(__name__)
 
@@ -94,100 +86,6 @@ def _copy_files(folder: Path, out: Path) -> None:
     for name in names:
         shutil.copyfile(folder / name, out / name)
     write_modules(out)
-
-
-def average(
-    sources: Sequence[str | Path],
-    out: str | Path,
-    *,
-    shares: Sequence[float] = (),
-    class_scale: float | None = None,
-) -> Path:
-    """Average the weights of models that share their start (model soup, arXiv 2203.05482).
-
-    Weights before and after a stage of training are averaged as well (WiSE-FT, arXiv 2109.01903).
-    A class branch or a classifier of the image encoder that some models lack is the average of the
-    others. All files except weights, configuration and `source.json` are those of the first model.
-
-    Raises:
-        ConfigError: There are fewer than 2 models, the shares do not fit them, or `class_scale` is
-            below 0 or for models without a class branch.
-        ModelError: A model cannot be read, or has another configuration or tokenizer.
-    """
-    shares = shares or [1.0] * len(sources)
-    if len(sources) < 2 or len(shares) != len(sources) or min(shares) <= 0:
-        raise ConfigError(
-            f"an average needs at least 2 models, each with a share above 0; got {len(sources)} "
-            f"models and the shares {', '.join(map(str, shares))}"
-        )
-    folders = [model_folder(source) for source in sources]
-    configs = [load_config_file(folder) for folder in folders]
-    whole = max(configs, key=_class_parts)
-    vocabulary = (folders[0] / TOKENIZER_FILE).read_bytes()
-    for source, folder, config in zip(sources, folders, configs, strict=True):
-        same = {
-            "configuration": config in _with_fewer_parts(whole),
-            "tokenizer": (folder / TOKENIZER_FILE).read_bytes() == vocabulary,
-        }
-        for what, is_same in same.items():
-            if not is_same:
-                raise ModelError(
-                    f"{source} has another {what} than {sources[0]}; only weights of the same "
-                    "model can be averaged"
-                )
-    has_branch = _class_parts(whole)[0]
-    if class_scale is not None and not (has_branch and class_scale >= 0):
-        raise ConfigError(
-            f"class_scale must be at least 0, for models with a class branch, got {class_scale} "
-            f"and {'a' if has_branch else 'no'} class branch"
-        )
-    model = load_model(folders[configs.index(whole)])
-    sums: dict[str, Tensor] = {}
-    totals: dict[str, float] = {}
-    for folder, share in zip(folders, shares, strict=True):
-        for name, tensor in load_model(folder).state_dict().items():
-            if not tensor.is_floating_point():
-                continue
-            sums[name] = sums.get(name, 0) + tensor.double() * share
-            totals[name] = totals.get(name, 0.0) + share
-    if class_scale is not None:
-        sums["class_branch.scale"].fill_(class_scale * totals["class_branch.scale"])
-    state = model.state_dict()
-    model.load_state_dict(
-        {**state, **{name: (it / totals[name]).to(state[name]) for name, it in sums.items()}}
-    )
-    with atomic_folder(Path(out)) as unfinished:
-        _copy_files(folders[0], unfinished)
-        save_model(unfinished, model)
-        # The digest of a downloaded file is not that of the average; each caveat is kept.
-        (unfinished / SOURCE_FILE).unlink(missing_ok=True)
-        noted = [folder for folder in folders if (folder / SOURCE_FILE).is_file()]
-        if caveats := [caveat for folder in noted if (caveat := caveat_of(folder))]:
-            content = {"source": "an average of weights", "caveat": "; ".join(caveats)}
-            write_json(unfinished / SOURCE_FILE, content)
-    return Path(out)
-
-
-def _class_parts(config: ModelConfig) -> tuple[bool, int, int]:
-    """Return whether there is a class branch, and the numbers of class tokens and of classes."""
-    image = config.image
-    if not isinstance(image, BackboneConfig):
-        return False, 0, 0
-    return image.class_branch, image.class_tokens, image.classes
-
-
-def _with_fewer_parts(config: ModelConfig) -> list[ModelConfig]:
-    """Return a configuration, and those without class branch, class tokens and classifier."""
-    if not isinstance(config, CoCaConfig) or not isinstance(image := config.image, BackboneConfig):
-        return [config]
-    parts = [
-        *product((image.class_branch, False), (image.class_tokens, 0), (image.classes,)),
-        (False, 0, 0),
-    ]
-    return [
-        config.replace(image=image.replace(class_branch=branch, class_tokens=n, classes=classes))
-        for branch, n, classes in parts
-    ]
 
 
 def _for_open_clip(folder: Path, out: Path) -> Path:

@@ -5,7 +5,6 @@ import pytest
 
 from coca.inference.loading import fingerprint
 from tiny_cli import Run, RunJson
-from tiny_model import write_model
 from tiny_openclip import write_open_clip
 
 
@@ -41,15 +40,3 @@ def test_without_the_hub_package_the_command_that_brings_it_is_reported(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "coca-captioners[hub]" in run("embed", "-t", "a", "-m", name, code=1).stderr
-
-
-def test_the_average_of_models_is_written(run: Run, run_json: RunJson, cwd: Path) -> None:
-    write_model(cwd / "one")
-    write_model(cwd / "two", seed=1)
-    assert (
-        "the average of 2 models is now in mean"
-        in run("average", "one", "two", "--out", "mean").stdout
-    )
-    shares = ("--share", "1", "--share", "3")
-    assert run_json("average", "one", "two", *shares, "--out", "more") == {"out": "more"}
-    assert len({fingerprint(name) for name in ("one", "two", "mean", "more")}) == 4

@@ -1,4 +1,4 @@
-"""Commands `coca convert`, `coca average` and `coca export`: write a model from others."""
+"""Commands `coca convert` and `coca export`: write a model from others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -66,36 +66,6 @@ def convert(
 
     made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)
     console.say(f"{source} is now in {made}")
-    console.emit({"out": str(made)})
-
-
-def average(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL...", help="Models of one architecture and tokenizer."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
-    shares: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--share",
-            help="Share of a model, above 0; once for each model in order; default: equal.",
-        ),
-    ] = None,
-    class_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--class-scale", min=0, help="Scale of the class branch; default: the average."
-        ),
-    ] = None,
-    *,
-    console: Console,
-) -> None:
-    """Average the weights of models that were trained from the same start."""
-    from coca.release import convert as workflow
-
-    made = workflow.average(sources, out, shares=shares or (), class_scale=class_scale)
-    console.say(f"the average of {len(sources)} models is now in {made}")
     console.emit({"out": str(made)})
 
 
