@@ -75,7 +75,7 @@ def test_the_image_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
 
 
 def test_drawings_are_images_with_a_tile_for_each_word(predictor: Predictor) -> None:
-    maps = predictor.explain_caption(IMAGE, caption="a $x$ bench")
+    maps = predictor.explain_caption(IMAGE, caption="a $^$ bench")
     small = Image.open(io.BytesIO(draw_word_maps(maps, columns=2)))
     wide = Image.open(io.BytesIO(draw_word_maps(maps, columns=9)))
     # Two rows of two tiles, and one of four; below them the scale.

@@ -36,6 +36,7 @@ def refusal(source: Any, **options: Any) -> DataError:
         (np.zeros((3, 640, 480), np.uint8), "unsupported"),
         (Image.new("I", (2, 2)), "unsupported"),
         (Image.new("F", (2, 2)), "unsupported"),
+        (Image.new("LAB", (2, 2)), "unsupported"),
         (Image.new("RGB", (0, 5)), "empty"),
         ("nowhere.png", "missing"),
         ("nul\0byte.png", "missing"),

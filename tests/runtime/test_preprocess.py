@@ -11,7 +11,7 @@ from coca.inference.loading import load
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
-from coca.runtime.preprocess import TextTokens, settings_from, square
+from coca.runtime.preprocess import TextTokens, openclip_settings, settings_from, square
 from coca.runtime.tokenizer_file import leading_ids
 from tiny_model import write_model
 from torch_graphs import settings
@@ -33,6 +33,13 @@ def test_pixels_are_near_those_of_torch(resize: Any, changes: dict[str, Any]) ->
         expected = transform.square(transform.read(image)).numpy().astype(int)
         found = square(image, config.settings(resampler="pillow"))
         assert np.abs(found - expected).max() <= MAX_PIXEL_DIFFERENCE
+
+
+def test_openclip_models_of_images_that_are_not_square_are_refused() -> None:
+    given = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
+    assert openclip_settings({**given, "size": [32, 32]}, Path("x")).image_size == 32
+    with pytest.raises(ModelError, match="x needs images of 32 x 48 px"):
+        openclip_settings({**given, "size": [32, 48]}, Path("x"))
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,12 @@ def test_a_bundle_is_compressed_and_compared_before_each_use(client: TestClient,
     assert plain.headers["Cache-Control"] == "no-cache"
 
 
+def test_an_unknown_path_is_404_for_every_method(client: TestClient) -> None:
+    paths = ("/index.html", "/nothing.html")
+    assert [client.post(path).status_code for path in paths] == [405, 404]
+    assert [client.get(path).status_code for path in paths] == [200, 404]
+
+
 def calls(script: str, name: str) -> Iterator[str]:
     """The arguments of all calls of a function, as text."""
     for found in re.finditer(rf"(?<![\w.$]){name}\(", script):

@@ -1,5 +1,6 @@
 """Each kind of source has settings of its own; all other settings are errors."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import PositiveInt
 from coca.cli.training.recipe_settings import describe
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError
-from coca.data.sources.factory import open_source
+from coca.data.sources.factory import config_class_of, open_source
 from coca.data.sources.source import SOURCES, Source, SourceConfig, register_source
 from tiny_data import MemorySource, make_samples
 
@@ -52,6 +53,15 @@ OWN = {
 
 def read(**settings: Any) -> SourceConfig:
     return from_dict(SourceConfig, settings, source="a test")
+
+
+def test_the_kind_of_a_path_is_that_of_its_content(tmp_path: Path) -> None:
+    for name in ("photos", "tars"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tars" / "a.tar").touch()
+    paths = ("photos", "tars", "tars/a.tar", "tars/*.tar", "table.jsonl")
+    kinds = [config_class_of(str(tmp_path / path))(path="x").kind for path in paths]
+    assert kinds == ["folder", "shards", "shards", "shards", "manifest"]
 
 
 @pytest.mark.parametrize("kind", OWN)

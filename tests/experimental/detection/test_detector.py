@@ -10,6 +10,7 @@ from coca.experimental.detection.detector import (
     SCALES,
     Detector,
     DetectorConfig,
+    FeaturePyramid,
     load_detector,
     save_detector,
 )
@@ -58,6 +59,13 @@ def test_a_location_is_where_the_pixels_of_its_cell_are(patch_size: int, patches
     torch.testing.assert_close((found[:, :2] + found[:, 2:]) / 2, torch.cat(centres))
     widths = (found[:, 2:] - found[:, :2]).unique()
     assert widths.tolist() == sorted(patch_size / scale for scale in SCALES)
+
+
+def test_a_projection_before_a_norm_has_no_bias() -> None:
+    weights = FeaturePyramid(20, 8).state_dict()
+    projections = [name for name, it in weights.items() if it.ndim == 4 and len(it) == 8]
+    assert len(projections) == 2 * len(SCALES)
+    assert not {name.replace("weight", "bias") for name in projections} & weights.keys()
 
 
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:

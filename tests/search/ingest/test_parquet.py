@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_newer_captions_and_images_of_a_path_replace_older_ones(
     assert one.text_vector == pytest.approx(make_record("uno").vector)
     assert (other.caption, other.tags, other.hidden) == ("two", ("mine",), True)
     assert other.vector == pytest.approx(make_record("3").vector)
+
+
+def test_of_the_same_image_only_a_caption_that_the_collection_lacks_is_new(
+    tmp_path: Path, make_record: Make, collection: Collection
+) -> None:
+    record, path = make_record("a", origin=Origin(etag="s1")), tmp_path / "a.parquet"
+    for caption, report in (
+        ("", IngestReport(added=1)),
+        ("", IngestReport(unchanged=1)),
+        ("a cat", IngestReport(updated=1)),
+        ("a cat", IngestReport(unchanged=1)),
+    ):
+        write_vectors(path, [replace(record, caption=caption)], about())
+        assert ingest_vectors([path], collection) == report
+        assert collection.get(["a"])["a"].caption == caption
 
 
 def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(

@@ -331,3 +331,12 @@ def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
     assert server.seen["failed"] >= 2
     # The indexes next to the tars were used, and neighbours were fetched by one request each time.
     assert server.seen["range"] < 40
+
+
+def test_a_deleted_tar_belongs_to_the_source_that_would_have_read_it(tmp_path: Path) -> None:
+    first, _ = pack(tmp_path / "tars", make_samples(6))
+    gone, elsewhere = (f"{tmp_path}/{name}/gone.tar/key" for name in ("tars", "other"))
+    for path in (str(first.parent), f"{first.parent}/*.tar"):
+        source = open_shards(path)
+        assert (source.owned(gone, ""), source.owned(elsewhere, "")) == (True, False)
+    assert not open_shards(first).owned(gone, "")
