@@ -10,9 +10,11 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from coca import __version__
 from coca.core.errors import ConfigError
@@ -30,6 +32,7 @@ from coca.server.middleware import (
 )
 from coca.server.page_files import PAGE, PageFiles
 from coca.server.routes import generation, items, mining, openai, operations, search
+from coca.server.routes.search import capabilities_of
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -75,6 +78,13 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     add_error_handlers(app, headers=_HEADERS)
 
     app.add_middleware(
+        GZipMiddleware,
+        minimum_size=1_000,
+        # Level 9 takes four times as long, for 5 % of the bytes.
+        compresslevel=4,
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "image/*"),
+    )
+    app.add_middleware(
         BodyLimit,
         max_bytes=int(settings.max_body_mb * 1e6),
         max_total_bytes=int(settings.max_bodies_mb * 1e6),
@@ -99,6 +109,16 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
             logger.warning("the routes %s are left out: %s", name, error)
         else:
             routers.append(added)
+    describe, capable = app.openapi, capabilities_of(service.model.predictor)
+
+    def openapi() -> dict[str, Any]:
+        """Describe what this service accepts."""
+        schema = describe()
+        for name in {"caption", "answer"}.difference(capable):
+            schema["paths"].pop(f"/v1/{name}", None)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.state.routes = [route for router in routers for route in router.routes]
     if tools is not None:
         app.router.routes.append(tools)

@@ -44,6 +44,7 @@ DataUri: TypeAlias = Annotated[
     Field(
         min_length=1,
         description="Image as a data URI, `data:image/png;base64,...`. URLs are not fetched.",
+        json_schema_extra={"format": "image-data-uri"},
         examples=[
             "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDA"
             "xMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
@@ -56,12 +57,28 @@ CollectionName: TypeAlias = Annotated[
 ]
 Expression: TypeAlias = Annotated[
     str,
-    Field(max_length=16_384, description="Filter expression, such as `width > 100`."),
+    Field(
+        max_length=16_384,
+        description="Filter expression, such as `width > 100`.",
+        json_schema_extra={"format": "filter"},
+    ),
 ]
 # In a union, pydantic accepts texts that cannot be encoded.
 Value: TypeAlias = (
     bool | int | float | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
 )
+
+_FORMATS = {"since": "period", "until": "period", "during": "period", "near": "place"}
+_FORMATS |= {"within": "distance"}
+"""Formats of texts in the schema: the patterns of their languages would be long."""
+
+
+def exactly_one(*names: str) -> dict[str, Any]:
+    """Build the rule of a schema that one of some texts is given; null is not given."""
+    return {
+        "oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]
+    }
+
 
 _MEANT = {
     **dict.fromkeys(("query", "q", "queries", "prompt", "input", "search", "keywords"), "text"),
@@ -139,10 +156,9 @@ def with_options(
                 kind, default, text = hint_of(field), field.default, text_of(field)
                 if optional:
                     kind, default, text = kind | None, None, f"{text} null: {default}."
-                added[name] = (
-                    Annotated[kind, Field(description=text)],
-                    default,
-                )
+                extra: Any = {"format": _FORMATS[name]} if name in _FORMATS else None
+                shown = Field(description=text, json_schema_extra=extra)
+                added[name] = (Annotated[kind, shown], default)
         return create_model(
             body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added
         )
@@ -159,6 +175,14 @@ def given_options(body: Body, options: type[BaseModel]) -> dict[str, Any]:
 class ImageReference(Body):
     """An image of a request: a data URI or an item of the collection."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["image", "id"],
+                "properties": {"image": {"type": "string"}, "id": {"type": "string"}},
+            }
+        }
+    )
     max_bytes: ClassVar[int | None] = None
 
     image: DataUri | None = None
@@ -174,6 +198,8 @@ class ImageReference(Body):
 class Example(ImageReference):
     """An example of a query: a text, an image or an item, with its weight."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one("text", "image", "id"))
+
     text: Text | None = None
     weight: Annotated[float, Field(gt=0, le=10)] = 1.0
 
@@ -184,9 +210,39 @@ class Example(ImageReference):
         return self
 
 
+_EQUAL, _ORDER = ["==", "!="], ["==", "!=", "<", "<=", ">", ">="]
+_ALL, _KEY = ["has all", "has any"], r"metadata\..*"
+# Whole numbers of 64 bits; clients round larger ones of JSON.
+_WHOLE = {"type": "integer", "minimum": -9 * 10**18, "maximum": 9 * 10**18}
+_SCALAR = {"anyOf": [{"type": "boolean"}, {"type": "string"}, _WHOLE]}
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100}
+
+
+def _compared(fields: str, operators: list[str], value: dict[str, Any]) -> dict[str, Any]:
+    """Build the schema of conditions on fields of one kind."""
+    operator, shown = {"enum": operators}, {"pattern": f"^({fields})$"}
+    rule = {"properties": {"field": shown, "operator": operator, "value": value}}
+    return rule if "==" in operators else {**rule, "required": ["operator"]}
+
+
 class Condition(Body):
     """A comparison of one field; the service quotes the value."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                _compared("id|content|caption|album", _ORDER, {"type": "string"}),
+                _compared("caption_source", _EQUAL, {"enum": ["given", "model", ""]}),
+                _compared("width|height|time", _ORDER, _WHOLE),
+                _compared("hidden", _EQUAL, {"type": "boolean"}),
+                _compared("tags", _ALL, _TEXTS),
+                _compared(_KEY, _EQUAL, _SCALAR),
+                _compared(_KEY, _ORDER, {"anyOf": [{"type": "string"}, _WHOLE]}),
+                _compared(_KEY, ["in", "not in"], {"type": "array", "items": _SCALAR}),
+                _compared(_KEY, _ALL, _TEXTS),
+            ]
+        }
+    )
     field: Annotated[
         str,
         Field(

@@ -1,4 +1,6 @@
+import gzip
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -97,6 +99,15 @@ def test_what_a_text_does_not_want_is_a_negative_term(client: TestClient) -> Non
         (hit["id"], hit["score"]) for hit in terms["hits"]
     ]
     assert terms["without"] == []
+
+
+def test_a_response_is_compressed_and_an_image_is_not(client: TestClient) -> None:
+    with client.stream("POST", "/v1/search", json={}) as answer:
+        packed = b"".join(answer.iter_raw())
+    assert answer.headers["content-encoding"] == "gzip"
+    hits = json.loads(gzip.decompress(packed))["hits"]
+    assert len(packed) < 0.5 * len(json.dumps(hits))
+    assert "content-encoding" not in client.get(hits[0]["original"]).headers
 
 
 def test_pages_are_parts_of_one_list(client: TestClient) -> None:

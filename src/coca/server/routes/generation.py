@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from coca.core.errors import ConfigError
 from coca.runtime.caption_words import WordChoice
-from coca.server.bodies import MAX_TEXT, Body, CollectionName, ImageReference, Text
+from coca.server.bodies import MAX_TEXT, Body, CollectionName, ImageReference, Text, exactly_one
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 # Bodies of `/v1/caption`, `/v1/answer` and `/v1/classify`.
@@ -19,6 +19,8 @@ MAX_PROMPTS = 10_000
 
 class CaptionRequest(ImageReference):
     """An image to caption."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("image", "id"))
 
     collection: CollectionName = None
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
@@ -48,6 +50,8 @@ class CaptionResponse(Body):
 class AnswerRequest(ImageReference):
     """A question about an image."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one("image", "id"))
+
     collection: CollectionName = None
     question: Text
     limit: Annotated[int, Field(ge=1, le=100)] = 5
@@ -68,6 +72,8 @@ class AnswerResponse(Body):
 
 class ClassifyRequest(ImageReference):
     """An image and the labels to choose from."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one("image", "id"))
 
     collection: CollectionName = None
     labels: Annotated[list[Text], Field(min_length=1, max_length=1_000)]

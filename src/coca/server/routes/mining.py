@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeAlias
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -85,12 +85,19 @@ class DuplicatesResponse(Body):
     """Number of groups, of which the first `limit` of each kind are returned."""
 
 
+FacetField: TypeAlias = Annotated[
+    str,
+    Field(
+        max_length=255,
+        json_schema_extra={"pattern": r"^(tags|album|caption_source|metadata\..*)$"},
+    ),
+]
+
+
 class FacetsRequest(Scope):
     """Fields whose values are counted among the items that the filters keep."""
 
-    fields: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=32)] | None = (
-        None
-    )
+    fields: Annotated[list[FacetField], Field(max_length=32)] | None = None
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of values of a field."""

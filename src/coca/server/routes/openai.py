@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_
 
 from coca.core.errors import ConfigError
 from coca.runtime.short_vectors import shortened
-from coca.server.bodies import MAX_TEXT, DataUri
+from coca.server.bodies import MAX_TEXT, DataUri, exactly_one
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -44,12 +44,14 @@ class Foreign(BaseModel):
 class TextOrImage(Foreign):
     """A text or an image, as Jina has it."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one("text", "image"))
+
     text: str | None = None
     image: DataUri | None = None
 
 
 Input: TypeAlias = str | TextOrImage
-TokenId: TypeAlias = Annotated[StrictInt, Field(ge=0)]
+TokenId: TypeAlias = Annotated[StrictInt, Field(ge=0, le=100_255)]
 TokenIds: TypeAlias = Annotated[
     list[TokenId],
     Field(
