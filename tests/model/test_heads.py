@@ -10,6 +10,7 @@ from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
+from coca.model.heads import class_logits, head_for, logits_of
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from tiny import caption, sharpened, tiny_config
@@ -45,7 +46,7 @@ both = pytest.mark.parametrize("architecture", ["coca", "openclip"])
 
 def test_a_new_head_finds_all_classes_equally_likely(images: Tensor) -> None:
     model = CoCa(tiny_config(head=HeadConfig(classes=CLASSES, heads=2)))
-    assert torch.equal(model.class_logits(images), torch.zeros(2, 3))
+    assert torch.equal(class_logits(model, images), torch.zeros(2, 3))
 
 
 @both
@@ -63,7 +64,7 @@ def test_a_head_changes_nothing_else_of_its_model(architecture: str, images: Ten
 @both
 def test_the_image_head_reads_the_encoder_alone(architecture: str, images: Tensor) -> None:
     model = make(architecture)
-    model.class_logits(images).sum().backward()
+    class_logits(model, images).sum().backward()
     reached = {n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert reached == {"image_encoder", "head"}
 
@@ -72,9 +73,9 @@ def test_the_image_head_reads_the_encoder_alone(architecture: str, images: Tenso
 def test_frames_are_read_as_a_set(architecture: str) -> None:
     model = make(architecture, images_per_sample=3)
     clip = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-    logits = model.class_logits(clip)
-    torch.testing.assert_close(model.class_logits(clip.flip(1)), logits)
-    one = model.class_logits(clip[:1])
+    logits = class_logits(model, clip)
+    torch.testing.assert_close(class_logits(model, clip.flip(1)), logits)
+    one = class_logits(model, clip[:1])
     torch.testing.assert_close(one, logits[:1])
 
 
@@ -82,10 +83,10 @@ def test_frames_are_read_as_a_set(architecture: str) -> None:
 def test_padding_changes_no_logit_of_the_text_head(architecture: str, images: Tensor) -> None:
     model = make(architecture, reads="text")
     rows = ([5, 6, 7], [9])
-    short = model.class_logits(images, prepack(architecture, *rows, length=8))
-    padded = model.class_logits(images, prepack(architecture, *rows, length=12))
+    short = class_logits(model, images, prepack(architecture, *rows, length=8))
+    padded = class_logits(model, images, prepack(architecture, *rows, length=12))
     torch.testing.assert_close(short, padded)
-    alone = model.class_logits(images[1:], prepack(architecture, rows[1], length=8))
+    alone = class_logits(model, images[1:], prepack(architecture, rows[1], length=8))
     torch.testing.assert_close(alone, padded[1:])
 
 
@@ -94,38 +95,24 @@ def test_the_text_head_never_sees_the_answer(architecture: str, images: Tensor) 
     model = make(architecture, reads="text")
     asked = prepack(architecture, [5, 6, 7], [9])
     answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
-    output = model(
-        images,
-        answered,
-        contrastive=False,
-        classification=True,
-        prompt_lengths=torch.tensor([4, 2]),
-    )
-    torch.testing.assert_close(output.class_logits, model.class_logits(images, asked))
-    assert output.caption_states is not None  # the same pass also predicts the answer
-    other = model.class_logits(images, answered)
-    assert not torch.allclose(other, output.class_logits)
+    output = model(images, answered, contrastive=False)  # it also predicts the answer
+    assert model.head is not None
+    logits = logits_of(model.head, output, torch.tensor([4, 2]))
+    torch.testing.assert_close(logits, class_logits(model, images, asked))
+    other = class_logits(model, images, answered)
+    assert not torch.allclose(other, logits)
 
 
 def test_a_pad_within_a_question_hides_none_of_its_tokens(images: Tensor) -> None:
     """In CLIP's vocabulary, the pad id 0 is also a regular token."""
     model = make("openclip", reads="text")
     tokens = prepack("openclip", [5, 0, 7], [9])
-    logits = model.class_logits(images, tokens)
-    output = model(
-        images, tokens, contrastive=False, captioning=False, classification=True
-    ).class_logits
-    torch.testing.assert_close(output, logits)
-    asked = model(
-        images,
-        tokens,
-        contrastive=False,
-        captioning=False,
-        classification=True,
-        prompt_lengths=torch.tensor([4, 2]),
-    ).class_logits
-    torch.testing.assert_close(logits, asked)
-    other = model.class_logits(images, prepack("openclip", [5, 0, 8], [9]))
+    logits = class_logits(model, images, tokens)
+    output = model(images, tokens, contrastive=False)
+    assert model.head is not None
+    for lengths in (None, torch.tensor([4, 2])):
+        torch.testing.assert_close(logits_of(model.head, output, lengths), logits)
+    other = class_logits(model, images, prepack("openclip", [5, 0, 8], [9]))
     assert not torch.allclose(other[0], logits[0])
 
 
@@ -134,10 +121,10 @@ def test_the_text_head_depends_on_the_image_and_on_the_tokens(
     architecture: str, images: Tensor
 ) -> None:
     model = make(architecture, reads="text")
-    logits = model.class_logits(images, prepack(architecture, [5, 6], [5, 6]))
+    logits = class_logits(model, images, prepack(architecture, [5, 6], [5, 6]))
     assert not torch.allclose(logits[0], logits[1])
     same = images[:1].expand(2, -1, -1, -1)
-    logits = model.class_logits(same, prepack(architecture, [5, 6], [5, 8]))
+    logits = class_logits(model, same, prepack(architecture, [5, 6], [5, 8]))
     assert not torch.allclose(logits[0], logits[1])
 
 
@@ -158,19 +145,19 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
         single.head.linear.bias.zero_()
         for position, half in enumerate(halves):
             single.head.linear.weight.copy_(half)
-            total = total + single.class_logits(pair[:, position], tokens)
-    torch.testing.assert_close(model.class_logits(pair, tokens), total)
+            total = total + class_logits(single, pair[:, position], tokens)
+    torch.testing.assert_close(class_logits(model, pair, tokens), total)
 
 
 def test_another_number_of_images_is_refused(images: Tensor) -> None:
     with pytest.raises(ConfigError, match="reads 2 images per sample, but got 1"):
-        make("coca", images_per_sample=2).class_logits(images)
+        class_logits(make("coca", images_per_sample=2), images)
 
 
 def test_captions_are_not_learned_from_several_images() -> None:
     model = make("coca", images_per_sample=2)
     with pytest.raises(ConfigError, match="captioning_weight to 0"):
-        model(torch.zeros(1, 2, 3, 16, 16), prepack("coca", [5]), classification=True)
+        head_for(model, torch.zeros(1, 2, 3, 16, 16), with_captions=True)
 
 
 def test_heads_that_do_not_fit_are_refused() -> None:

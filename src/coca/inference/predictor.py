@@ -27,6 +27,7 @@ from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.sampling import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
+from coca.model.heads import head_logits, head_tokens
 from coca.model.layers.prepacked import prepack_weights
 from coca.processing.processor import Processor
 from coca.runtime.base_predictor import BasePredictor
@@ -174,12 +175,12 @@ class Predictor(BasePredictor):
             for batch in self._batches(unique, "answering", maker, size=size):
                 pixels = self._placed(self.processor.images(flatten_images(head, batch)))
                 shape = (len(batch), head.images_per_sample)
-                seen = self.model.head_tokens(pixels).unflatten(0, shape)
+                seen = head_tokens(self.model, pixels).unflatten(0, shape)
                 here, positions = positions[: len(batch)], positions[len(batch) :]
                 for rows, wanted in expand_positions(here, size):
                     questions = None if asked is None else [asked[chosen[it]] for it in wanted]
                     tokens = None if questions is None else self._tokens(questions)
-                    found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
+                    found = head_logits(self.model, seen[rows].flatten(0, 1), tokens)
                     logits[wanted] = found.float().cpu().numpy()
             return list(logits)
 

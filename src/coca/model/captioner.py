@@ -16,11 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.core.errors import ConfigError
 from coca.model.coca_config import HeadConfig
 from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.layers.kv_cache import AttentionState
-from coca.model.layers.packing import Packing, lengths_to_last, to_device
+from coca.model.layers.packing import Packing, to_device
 from coca.model.layers.transformer import KeysAndValues, unit
 from coca.model.pooling import AttentivePoolingHead, ClassBranch, ClassTokens, Pooling
 
@@ -28,21 +27,34 @@ MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
 
 
+class Decoded(NamedTuple):
+    """Captions after the multimodal decoder, without the rows that have no label."""
+
+    states: Float[Tensor, "M D"]
+    """State of each packed row."""
+    packing: Packing
+    """Rows of the captions, planned where the tokens are."""
+    real: Bool[Tensor, "B T"]
+    """Positions with a label, as `label_mask` marks them."""
+
+
 @dataclass(frozen=True)
 class CoCaOutput:
     """Outputs of one forward pass; a part that was not requested is None."""
 
+    encoded: Float[Tensor, "N S W"]
+    """Tokens of the image encoder, of all images of the first sample, then of the next."""
     image_embedding: Float[Tensor, "B E"] | None
     """Unit vectors of the images."""
     text_embedding: Float[Tensor, "B E"] | None
     """Unit vectors of the captions."""
+    decoded: Decoded | None
+    """All states of the multimodal decoder."""
     caption_states: Float[Tensor, "M D"] | None
     """Decoder states at labelled positions only, caption by caption. The vocabulary layer maps each
     to the logits of the token in `caption_targets`."""
     caption_targets: Int[Tensor, " M"] | None
     """The token that follows each of `caption_states`: w1 .. wn and [EOS] of each caption."""
-    class_logits: Float[Tensor, "B classes"] | None
-    """Logits of the head, one row per sample."""
 
 
 @runtime_checkable
@@ -174,39 +186,26 @@ class Captioner(nn.Module, ABC):
         *,
         contrastive: bool = True,
         captioning: bool = True,
-        classification: bool = False,
-        prompt_lengths: Int[Tensor, " B"] | None = None,
         is_captioned: Bool[Tensor, " B"] | None = None,
     ) -> CoCaOutput:
         """Compute the requested outputs; each tower runs at most once, and only if needed.
 
         Args:
-            images: Normalized images; sides in pixels, multiples of the patch size. For a head
-                that reads F images per sample, (B, F, C, height, width). Or the image encoder's
-                features (B, P, F) in place of the images, such as from a feature cache.
+            images: Normalized images; sides in pixels, multiples of the patch size. F images of
+                each sample, as some heads read them, are (B, F, C, height, width). Or the image
+                encoder's features (B, P, F) in place of the images, such as from a feature cache.
             tokens: Captions in the layout of this architecture. On the host, nothing waits for
-                an accelerator. Not needed for class logits of a head that reads images only.
+                an accelerator. None: only the tokens of the image encoder are computed.
             contrastive: Return both embeddings.
             captioning: Return decoder states and targets.
-            classification: Return the class logits of the head.
-            prompt_lengths: Prompt tokens of each caption, the first token included. A head with
-                `reads="text"` sees these alone. None: all tokens.
             is_captioned: Captions with decoder states and targets in the result. None: all.
-
-        Raises:
-            ConfigError: Class logits are requested from a model without a head, or the number of
-                images per sample does not fit the head.
         """
-        head = self._head(images, contrastive or captioning) if classification else None
-        reads_text = head is not None and head.config.reads == "text"
         encoded = self._tokens_of(images)
         pooled, image_tokens = self._pool_encoded(
-            encoded, embedding=contrastive, reading=captioning or reads_text
+            encoded, embedding=contrastive, reading=captioning
         )
-        image_embedding = text_embedding = states = targets = logits = None
-        if head is not None and not reads_text:
-            logits = head(encoded.tokens)
-        if contrastive or captioning or reads_text:
+        image_embedding = text_embedding = decoded = states = targets = None
+        if contrastive or captioning:
             assert tokens is not None, "these outputs need tokens"
             each = len(encoded.tokens) // len(tokens)
             tokens = tokens.repeat_interleave(each, dim=0) if each > 1 else tokens
@@ -217,29 +216,21 @@ class Captioner(nn.Module, ABC):
                 assert pooled is not None
                 image_embedding = self._embed_image(pooled, encoded.probabilities)
                 text_embedding = self._embed_text(unimodal, placed, packed)
-            if captioning or reads_text:
+            if captioning:
                 assert image_tokens is not None
-                decoded = self._decode(unimodal, image_tokens, packed)
-                inner = packing.shortened(self._unlabeled_rows)
-                real = self.label_mask(tokens)
-                if reads_text:
-                    lengths = lengths_to_last(real)
-                    if prompt_lengths is not None:
-                        lengths = prompt_lengths.repeat_interleave(each)
-                    assert head is not None
-                    asked, is_asked = inner.pad_first(decoded, lengths)
-                    logits = head(asked, real=is_asked)
-                if captioning:
-                    if is_captioned is not None:
-                        real = real & is_captioned.repeat_interleave(each)[:, None]
-                    states = decoded[to_device(inner.rows(real), device)]
-                    targets = to_device(tokens[:, 1:][real[:, :-1]], device)
+                decoded = self._decode(unimodal, image_tokens, packing, self.label_mask(tokens))
+                real = decoded.real
+                if is_captioned is not None:
+                    real = real & is_captioned.repeat_interleave(each)[:, None]
+                states = decoded.states[to_device(decoded.packing.rows(real), device)]
+                targets = to_device(tokens[:, 1:][real[:, :-1]], device)
         return CoCaOutput(
+            encoded=encoded.tokens,
             image_embedding=image_embedding,
             text_embedding=text_embedding,
+            decoded=decoded,
             caption_states=states,
             caption_targets=targets,
-            class_logits=logits,
         )
 
     def encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Encoded:
@@ -291,44 +282,11 @@ class Captioner(nn.Module, ABC):
         assert tokens is not None
         return self._embed_image(pooled, encoded.probabilities), tokens, encoded.probabilities
 
-    def class_logits(
-        self,
-        images: Float[Tensor, "*B RGB height width"],
-        tokens: Int[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B K"]:
-        """Compute the class logits of the head; `tokens` is the prompt, if the head reads one."""
-        self._head(images, False)
-        return self.head_logits(self.head_tokens(images.flatten(0, -4)), tokens)
-
-    def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
-        """Compute the image tokens that the head, or the decoder before it, attends to."""
-        assert self.head is not None
-        if self.head.config.reads == "image":
-            return self.encode(images).tokens
-        return self.image_tokens(images)
-
-    def head_logits(
-        self, image_tokens: Float[Tensor, "BF S C"], tokens: Int[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B K"]:
-        """Compute the class logits of the head from the output of `head_tokens`.
-
-        Args:
-            image_tokens: Image tokens of all F images of the first sample, then of the next.
-            tokens: Prompt of each sample, for a head with `reads="text"`.
-        """
-        assert self.head is not None
-        if self.head.config.reads == "image":
-            return self.head(image_tokens)
-        assert tokens is not None, "this head needs tokens"
-        tokens = tokens.repeat_interleave(self.head.config.images_per_sample, dim=0)
+    def decode(self, tokens: Int[Tensor, "N T"], image_tokens: Float[Tensor, "N Q C"]) -> Decoded:
+        """Run both decoders on captions, each with its own image tokens."""
         packing, device = self._packing(tokens), image_tokens.device
-        packed = packing.to(device)
-        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packed)
-        decoded = self._decode(unimodal, image_tokens, packed)
-        inner = packing.shortened(self._unlabeled_rows)
-        lengths = lengths_to_last(self.label_mask(tokens))
-        asked, is_asked = inner.pad_first(decoded, lengths)
-        return self.head(asked, real=is_asked)
+        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packing.to(device))
+        return self._decode(unimodal, image_tokens, packing, self.label_mask(tokens))
 
     def caption_logits(
         self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
@@ -412,14 +370,17 @@ class Captioner(nn.Module, ABC):
 
     def _decode(
         self,
-        unimodal: Float[Tensor, "N D"],
+        unimodal: Float[Tensor, "rows D"],
         image_tokens: Float[Tensor, "B Q C"],
         packing: Packing,
-    ) -> Float[Tensor, "M D"]:
-        """Run the multimodal decoder on the labelled rows, packed as `packing.shortened`."""
-        inner = packing.shortened(self._unlabeled_rows)
-        shorter = packing.shorten(unimodal, self._unlabeled_rows)
-        return self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
+        real: Bool[Tensor, "B T"],
+    ) -> Decoded:
+        """Run the multimodal decoder on the rows that may have a label."""
+        packed = packing.to(unimodal.device)
+        shorter = packed.shorten(unimodal, self._unlabeled_rows)
+        inner = packed.shortened(self._unlabeled_rows)
+        states = self.multimodal_decoder(shorter, image_tokens[packed.order], packing=inner)
+        return Decoded(states, packing.shortened(self._unlabeled_rows), real)
 
     def _embed_image(
         self, pooled: Float[Tensor, "B D"], probabilities: Float[Tensor, "B K"] | None
@@ -435,18 +396,3 @@ class Captioner(nn.Module, ABC):
     ) -> Float[Tensor, "B E"]:
         pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
         return unit(self.text_projection(pooled))
-
-    def _head(self, images: Tensor, with_captions: bool) -> AttentivePoolingHead:
-        """Return the classification head, after checks of the number of images per sample."""
-        if self.head is None:
-            raise ConfigError("this model has no classification head; fine-tune one first")
-        expected = self.head.config.images_per_sample
-        given = images.shape[1] if images.ndim == 5 else 1
-        if given != expected:
-            raise ConfigError(f"the head reads {expected} images per sample, but got {given}")
-        if expected > 1 and with_captions:
-            raise ConfigError(
-                f"a caption belongs to one image, but each sample has {expected}; set "
-                "contrastive_weight and captioning_weight to 0"
-            )
-        return self.head

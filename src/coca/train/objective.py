@@ -3,20 +3,19 @@
 On several ranks, the mean over ranks of the losses, and of their gradients, equals the result of
 one process on all pairs. So all tokens and all labelled images have equal weight, on any rank and
 in any micro-batch.
-
-Dimensions: C classes.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
+from coca.model.heads import head_for, logits_of
 from coca.model.layers.packing import to_device
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
@@ -92,7 +91,7 @@ class CoCaObjective:
             labels = model.label_mask(batch.tokens)
             counts[0] = (labels if captioned is None else labels & captioned[:, None]).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
-            counts[1] = _labelled(batch.class_targets).sum()
+            counts[1] = (batch.class_targets.sum(dim=1) > 0).sum()
         counts = to_device(counts, model.log_scale.device)
         token, image = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
         return Totals(token, image, len(batch.keys))
@@ -123,14 +122,16 @@ class CoCaObjective:
         return self._sum_up(model, batch, output, totals), _embedded(model, output)
 
     def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
-        config = self.config
+        contrastive = self.config.contrastive_weight > 0 or bool(self.auxiliary)
+        captioning = self.config.captioning_weight > 0
+        if self.config.classification_weight > 0:
+            head = head_for(model, batch.images, with_captions=contrastive or captioning)
+            captioning |= head.config.reads == "text"
         return model(
             batch.images,
             batch.tokens,
-            contrastive=config.contrastive_weight > 0 or bool(self.auxiliary),
-            captioning=config.captioning_weight > 0,
-            classification=config.classification_weight > 0,
-            prompt_lengths=batch.prompt_lengths,
+            contrastive=contrastive,
+            captioning=captioning,
             is_captioned=batch.is_captioned,
         )
 
@@ -139,10 +140,11 @@ class CoCaObjective:
         config = self.config
         total = model.log_scale.new_zeros(())
         parts = {}
-        if output.caption_states is not None and output.caption_targets is not None:
+        states, targets = output.caption_states, output.caption_targets
+        if config.captioning_weight > 0 and states is not None and targets is not None:
             loss = captioning_loss(
-                output.caption_states,
-                output.caption_targets,
+                states,
+                targets,
                 model.vocabulary_weight,
                 chunk_size=config.caption_chunk,
                 label_smoothing=config.label_smoothing,
@@ -150,11 +152,13 @@ class CoCaObjective:
             )
             total = total + config.captioning_weight * loss
             parts["captioning"] = loss.detach()
-        if output.class_logits is not None and batch.class_targets is not None:
-            rows = _labelled(batch.class_targets).nonzero()[:, 0]
+        labels, head = batch.class_targets, model.head
+        if config.classification_weight > 0 and labels is not None and head is not None:
+            logits = logits_of(head, output, batch.prompt_lengths)
+            rows = (labels.sum(dim=1) > 0).nonzero()[:, 0]
             loss = classification_loss(
-                output.class_logits[to_device(rows, output.class_logits.device)],
-                batch.class_targets[rows],
+                logits[to_device(rows, logits.device)],
+                labels[rows],
                 label_smoothing=config.label_smoothing
                 if config.class_smoothing is None
                 else config.class_smoothing,
@@ -191,7 +195,3 @@ def _embedded(model: Captioner, output: CoCaOutput) -> Embedded | None:
     return Embedded(
         output.image_embedding, output.text_embedding, model.logit_scale, model.logit_bias
     )
-
-
-def _labelled(targets: Float[Tensor, "B C"]) -> Bool[Tensor, " B"]:
-    return targets.sum(dim=1) > 0
