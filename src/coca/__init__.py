@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from coca.model.coca_config import CoCaConfig
     from coca.search.query.engine import SearchEngine
     from coca.search.stores import open_store
+    from coca.workflows.collections.index import index
 
 try:
     # Wheels have the time of their commit as well, see scripts/build_version.py.
@@ -17,13 +18,23 @@ try:
 except ImportError:
     __version__ = "0.5.0.dev0"
 
-__all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load", "open_store"]
+__all__ = [
+    "CoCa",
+    "CoCaConfig",
+    "Predictor",
+    "SearchEngine",
+    "__version__",
+    "index",
+    "load",
+    "open_store",
+]
 
 _HOMES = {
     "CoCa": "coca.model.coca",
     "CoCaConfig": "coca.model.coca_config",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.query.engine",
+    "index": "coca.workflows.collections.index",
     "load": "coca.inference.image_text",
     "open_store": "coca.search.stores",
 }
@@ -33,6 +44,7 @@ _RENAMED = {
     ),
     **dict.fromkeys(("Collection", "Index", "Database", "open", "connect"), "open_store"),
     **dict.fromkeys(("Search", "Engine"), "SearchEngine"),
+    **dict.fromkeys(("index_images", "ingest", "add"), "index"),
     **dict.fromkeys(("Model", "Pipeline", "pipeline"), "load"),
 }
 """Names that other libraries have for the public names."""

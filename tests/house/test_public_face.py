@@ -38,6 +38,7 @@ def test_every_public_name_is_listed_and_loads() -> None:
     [
         ("create_model_and_transforms", "use coca.load"),
         ("Collection", "use coca.open_store"),
+        ("index_images", "use coca.index"),
         ("open_stor", "did you mean coca.open_store?"),
         ("no_such_name", "has no attribute"),
     ],

@@ -52,6 +52,8 @@ def test_marks_of_a_caption_follow_their_word(written: str, shown: str) -> None:
 WRONG_KINDS = """
 import io
 
+from types import SimpleNamespace
+
 import torch
 
 import coca
@@ -59,6 +61,7 @@ from coca.core.errors import ConfigError, DataError
 
 model = coca.load("everyday", device="cpu", prepack=False)
 image = b"GIF89a"
+table = SimpleNamespace(columns=["path"])
 for call, words in (
     (lambda: model.embed_images(None), "an image must be a path, the bytes of a file, a PIL"),
     (lambda: model.embed_images([None]), "got a NoneType"),
@@ -69,6 +72,12 @@ for call, words in (
     (lambda: model.embed_texts(None), "text 0 must be a str, got NoneType"),
     (lambda: model.embed_texts(["a", float("nan")]), "text 1 must be a str, got float (nan)"),
     (lambda: model.embed_texts(b"cat"), "text 0 must be a str, got int"),
+    (lambda: model.embed_images(table), "pass one column, such as table['path'], instead of"),
+    (lambda: model.embed_texts(table), "pass one column, such as table['path'], instead of"),
+    (lambda: model.classify([], {"a": 1}), "got a mapping: pass its keys or its values"),
+    (lambda: model.classify([], "car, frog"), "such as ['car', 'frog'], got the text 'car, frog'"),
+    (lambda: coca.load(model), "load takes the name or the folder of a model"),
+    (lambda: coca.index(table, "a.db"), "the sources must be paths, got SimpleNamespace"),
     (lambda: model.classify([], ["a"], by="sound"), "by is 'sound'; choose one of similarity"),
 ):
     try:

@@ -27,7 +27,7 @@ WRONG = {
     "check_terms('red car')": "the terms must be a list, got 'red car'",
     "SearchOptions(filter=3)": "filter must be a text, got 3",
     "collection.count(3)": "the filter must be a str such as 'width > 100', got 3",
-    "collection.words(3, 1)": "the text to search for is 3, and no words",
+    "collection.words(3, 1)": "text must be a str, got int; ",
     "engine.search('x', min_score=float('nan'))": "min_score must be a number in [-1, 1] or null",
     "engine.search('x', hybrid='rrf')": "hybrid must be true or false or null, got 'rrf'",
     "engine.search('x', rerank='5')": "rerank must be a whole number in [0, 16384], got '5'",
@@ -35,6 +35,12 @@ WRONG = {
     "recommend(engine, 'r0')": "positive must be a list of record ids and terms, got 'r0'",
     "recommend(engine, ['r0'], seen='r1')": "seen must be a list of record ids, got 'r1'",
     "recommend(engine, ['r0'], diversity='0.5')": "diversity must be in [0, 1], got '0.5'",
+    "SearchEngine(collection, Embedder())": "SearchEngine takes a model of coca.load and a ",
+    "SearchEngine(Embedder(), store)": "SearchEngine takes a model of coca.load and a collection",
+    "collection.upsert([{'id': 'x'}])": "a collection stores `coca.search.records.Record`, got ",
+    "open_store(Embedder())": "uri must be the path of a SQLite file or an address of Milvus, got",
+    "engine.add(['a.jpg'], captions=['a', 'b'])": "1 images need as many captions and metadata, ",
+    "engine.add(['a.jpg'], metadata={'a': 1})": "metadata must be a list of mappings, one per ",
     "query_vectors(['a', 'b'], 4)": "the vectors must be arrays of 4 numbers",
 }
 RIGHT = [

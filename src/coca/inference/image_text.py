@@ -41,6 +41,7 @@ def load(
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
     A folder of `coca export --format onnx` runs on ONNX Runtime, on the CPU in fp32.
     """
+    loading.check_name(name)
     loading.check_precision(precision)
     if is_exported(name):
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):

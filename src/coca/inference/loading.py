@@ -79,6 +79,7 @@ def load(
             size of the embeddings.
         MissingExtraError: Open weights need the extra `hub`.
     """
+    check_name(name)
     check_precision(precision)
     target = device_named(device)
     path = model_folder(name)
@@ -186,6 +187,15 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
         )
     if faults:
         raise ModelError(f"{path} mixes files of different models: {'; '.join(faults)}")
+
+
+def check_name(name: object) -> None:
+    """Raise a `ConfigError` for a value that cannot name a model."""
+    if not isinstance(name, str | Path):
+        raise ConfigError(
+            f"load takes the name or the folder of a model, such as {DEFAULT_MODEL!r}, got "
+            f"{type(name).__name__}"
+        )
 
 
 def check_precision(precision: str) -> None:

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 from coca.processing.video import VideoSource, clip_frames
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.generation_config import GenerationConfig, GenerationOptions
@@ -37,7 +37,7 @@ def embed_clips(
     clips: Sequence[Sequence[ImageInput]],
     *,
     mode: Mode = "mean",
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per clip."""
     if empty := [position for position, clip in enumerate(clips) if not clip]:
@@ -58,7 +58,7 @@ def embed_videos(
     *,
     frames: int = FRAMES,
     mode: Mode = "mean",
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per video; a single video is a list of one.
 
@@ -66,6 +66,7 @@ def embed_videos(
         DataError: A video cannot be read.
         MissingExtraError: The extra `video` is not installed.
     """
+    progress = as_maker(progress)
     listed = _as_videos(videos)
     rows = []
     with progress("embedding videos", len(listed)) as bar:
@@ -83,10 +84,11 @@ def caption_videos(
     frames: int = FRAMES,
     prompt: str = "",
     decoding: GenerationConfig | None = None,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
     """Caption each video as a whole: the decoder reads the pooled tokens of all frames."""
+    progress = as_maker(progress)
     decoding = GenerationConfig.of(decoding, **options)
     captions = []
     listed = _as_videos(videos)

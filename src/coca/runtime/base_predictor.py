@@ -7,6 +7,7 @@ Dimensions: N images or texts, M texts scored against N images, B batch, E share
 K labels, S side of an image (pixels).
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
@@ -79,6 +80,12 @@ class BasePredictor(ABC):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.source, self.batch_size = source, batch_size
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.source}: {self.embed_dim} dimensions, "
+            f"fingerprint {self.fingerprint}>"
+        )
 
     if not TYPE_CHECKING:  # type checkers would accept every name
 
@@ -440,7 +447,7 @@ class BasePredictor(ABC):
     def classify(
         self,
         images: ImageInput | Iterable[ImageInput],
-        labels: str | Iterable[str] | None = None,
+        labels: Iterable[str] | None = None,
         *,
         templates: Templates | None = None,
         by: Literal["similarity", "likelihood"] = "similarity",
@@ -477,6 +484,11 @@ class BasePredictor(ABC):
             if templates is not None or by != "similarity":
                 raise ConfigError("templates and by apply to labels, and none are given")
             return self.answer(as_images(images), on_error=on_error, progress=progress)
+        if isinstance(labels, str):
+            raise ConfigError(
+                "labels must be a list of names to choose from, such as "
+                f"{re.split(r' *[,;|] *', labels)!r}, got the text {labels!r}"
+            )
         labels, templates = as_texts(labels), PROMPTS["plain"] if templates is None else templates
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)

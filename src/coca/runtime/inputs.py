@@ -47,11 +47,23 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Sequence[ImageInput]
 
     A value that is not an image raises later, when it is read; that error names its type.
     """
+    _refuse_table(images)
     # A tensor is iterable as well, and torch may be missing.
     is_tensor = type(images).__module__.partition(".")[0] == "torch"
     if isinstance(images, _NO_LIST) or is_tensor or not isinstance(images, Iterable):
         return [cast(ImageInput, images)]
     return cast(Sequence[ImageInput], images) if isinstance(images, Sequence) else list(images)
+
+
+def _refuse_table(values: object) -> None:
+    """Raise a `DataError` for a DataFrame, which iterates over its columns' names."""
+    columns = getattr(values, "columns", None)
+    if columns is not None:
+        raise DataError(
+            f"pass one column, such as table[{str(next(iter(columns), 'path'))!r}], instead of a "
+            f"{type(values).__name__}",
+            reason="unsupported",
+        )
 
 
 def reading_threads(images: Sequence[object]) -> int:
@@ -68,6 +80,12 @@ def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
     """Normalize texts to a sequence: wrap a single text, exhaust an iterator."""
     if isinstance(texts, str):
         return [texts]
+    _refuse_table(texts)
+    if isinstance(texts, Mapping):
+        raise DataError(
+            "texts must be a str or a list of them, got a mapping: pass its keys or its values",
+            reason="bad_text",
+        )
     listed = list(texts) if isinstance(texts, Iterable) else [texts]
     for position, text in enumerate(listed):
         if not isinstance(text, str):

@@ -376,6 +376,12 @@ def storage_error(
 
 def check_records(batch: Sequence[Record], embed_dim: int) -> None:
     """Validate records before any of them is written."""
+    for one in batch:
+        if not isinstance(one, Record):
+            raise ArgumentError(
+                f"a collection stores `coca.search.records.Record`, got {type(one).__name__}; "
+                "`SearchEngine.add` makes records of images"
+            )
     names = [f"record {one.id} ({one.path})".replace("\n", "\\n") for one in batch]
     for name, record in zip(names, batch, strict=True):
         fault = _id_error(record.id) or storage_error(

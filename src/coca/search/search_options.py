@@ -206,7 +206,8 @@ def check_text(text: str) -> None:
     """Validate a query text."""
     if not isinstance(text, str):
         raise ArgumentError(
-            f"the text to search for is {text!r}, and no words; several texts are several terms"
+            f"text must be a str, got {type(text).__name__}; an image is image=..., and several "
+            "texts are several terms, or search_batch"
         )
     if not text.strip():
         raise ArgumentError("the text to search for is empty")

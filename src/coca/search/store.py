@@ -40,6 +40,10 @@ class Collection(Protocol):
         """Description of the collection as it was opened."""
         ...
 
+    def __len__(self) -> int:
+        """Count all records, hidden ones included; an empty collection is true, too."""
+        ...
+
     def describe(self) -> CollectionInfo:
         """Describe the collection, with the current `count`."""
         ...
@@ -208,11 +212,23 @@ class Store(Protocol):
         """Close the store with all its collections; closing twice does nothing."""
         ...
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.uri}>"
+
     def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def repr_of(collection: Collection) -> str:
+    """Return the `repr` of a collection; the database is not asked, as it may be closed."""
+    info = collection.info
+    return (
+        f"<{type(collection).__name__} {info.collection!r} of {info.uri}: {info.count:,} images as "
+        f"it was opened, model {info.model or info.fingerprint}>"
+    )
 
 
 def is_name(collection: str) -> bool:

@@ -4,12 +4,14 @@
 server, a cluster or Zilliz Cloud, and `milvus-lite:PATH` is Milvus Lite as Milvus ships it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.records import check_same_model
 from coca.search.store import Collection, Store, check_characters
 
@@ -25,8 +27,22 @@ def is_file(uri: str) -> bool:
     return not uri.startswith(ADDRESSES)
 
 
+def checked_uri(uri: str | Path) -> str:
+    """Return a URI as text.
+
+    Raises:
+        ArgumentError: It is of another type.
+    """
+    if not isinstance(uri, str | Path):
+        raise ArgumentError(
+            "uri must be the path of a SQLite file or an address of Milvus, got "
+            f"{type(uri).__name__}"
+        )
+    return os.fspath(uri)
+
+
 def open_store(
-    uri: str, *, token: str = "", create: bool = False, timeout_s: float = 60.0
+    uri: str | Path, *, token: str = "", create: bool = False, timeout_s: float = 60.0
 ) -> Store:
     """Open a store.
 
@@ -41,6 +57,7 @@ def open_store(
         SearchError: It is missing, unreachable, or no store.
         MissingExtraError: The package of Milvus is not installed.
     """
+    uri = checked_uri(uri)
     if is_file(uri):
         if _HOST.fullmatch(uri) or "://" in uri:
             raise SearchError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.batch import Batch
 from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.model.pretrained import architecture_of, resolve_precision
@@ -313,7 +313,7 @@ class Trainer(Generic[ModelT]):
         self._resumed = False
         self._error: CocaError | None = None
 
-    def fit(self, progress: ProgressMaker = silent) -> TrainResult:
+    def fit(self, progress: ProgressOption = False) -> TrainResult:
         """Train to the last step or until a stop signal; save a checkpoint in either case.
 
         After SIGINT or SIGTERM, the step finishes first; a second signal aborts at once. A call
@@ -327,6 +327,7 @@ class Trainer(Generic[ModelT]):
             CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row, or
                 another rank has ended.
         """
+        progress = as_maker(progress)
         with lost_ranks_reported(self.world), deterministic_algorithms(self.config.deterministic):
             return self._fit(progress)
 

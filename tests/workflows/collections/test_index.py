@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import coca
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
@@ -299,3 +302,37 @@ assert result.report.unchanged == 3
 sys.exit(bool({{"torch", "onnxruntime"}} & sys.modules.keys()))
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_notebook_indexes_a_folder_and_adds_images(
+    model: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = tmp_path / "photos" / "0.png"
+    photo.parent.mkdir()
+    photo.write_bytes(image_bytes(0))
+    path = tmp_path / "photos.db"
+    assert coca.index(photo.parent, path, model=model, progress=True).report.added == 1
+    assert "index images 1/1" in capsys.readouterr().err
+    with coca.open_store(path) as store:
+        collection = store.create("mine", embed_dim=model.embed_dim, fingerprint=model.fingerprint)
+        assert len(collection) == 0
+        assert collection
+        engine = coca.SearchEngine(model, collection)
+        pixels = read_image(image_bytes(1))
+        images = [str(photo), pixels, np.asarray(pixels), image_bytes(2)]
+        details = [{"n": n} for n in range(4)]
+        ids = engine.add(images, captions=["zero", "one", "one", ""], metadata=details)
+        assert ids == engine.add(images, captions=["zero", "one", "one", ""], metadata=details)
+        # Pixels in memory have one content, as an image of PIL and as an array.
+        assert [ids.index(id) for id in ids] == [0, 1, 1, 3]
+        assert len(collection) == 3
+        records = collection.get(ids)
+        assert [records[id].metadata["n"] for id in ids] == [0, 2, 2, 3]
+        # The record of a file is that of `coca.index`.
+        indexed = store.open("pictures").get(ids[:1])[ids[0]]
+        assert records[ids[0]].content == indexed.content
+        assert records[ids[0]].perceptual_hash == indexed.perceptual_hash
+        np.testing.assert_allclose(records[ids[0]].vector, indexed.vector, atol=1e-6)
+        assert engine.search(image=Image.open(photo), limit=1)[0].path == str(photo)
+        for shown in (model, store, collection, engine):
+            assert " object at 0x" not in repr(shown)

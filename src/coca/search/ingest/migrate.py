@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 from coca.search.records import Record, batches, check_same_model
 from coca.search.store import Collection
 
@@ -30,7 +30,7 @@ def migrate(
     target: Collection,
     *,
     overwrite: bool = False,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> MigrateReport:
     """Copy every record of a collection to another, and verify that none is missing.
 
@@ -44,6 +44,7 @@ def migrate(
             newer. Records that change in the source during the run are replaced in any case.
         progress: Optional progress callback.
     """
+    progress = as_maker(progress)
     if (source.info.uri, source.info.collection) == (target.info.uri, target.info.collection):
         raise ArgumentError(
             f"source and target are the same collection, {source.info.collection!r} of "

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from coca.core.files.local_files import doubt, is_gone
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 from coca.search.ingest.batch_writer import BatchWriter
 from coca.search.ingest.encoding import Captioner, Encoder
 from coca.search.ingest.ingest_report import BadLog, IngestReport
@@ -44,7 +44,7 @@ def ingest(
     prune: bool = False,
     prune_empty: bool = False,
     bad_log: BadLog | None = None,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     batch_size: int = 64,
 ) -> IngestReport:
     """Index images and their sidecar metadata into a collection.
@@ -65,6 +65,7 @@ def ingest(
         progress: Optional progress callback.
         batch_size: Images per batch.
     """
+    progress = as_maker(progress)
     encoder = Encoder(embedder, collection.info, captions=captions, captioner=captioner)
     known = KnownRecords(sources, collection, prune=prune)
     files = [one for one in sources if isinstance(one, FileSource) and not one.saw_deletion]
@@ -105,13 +106,14 @@ def ingest_vectors(
     files: Sequence[str | Path],
     collection: Collection,
     *,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     batch_size: int = _WRITE_ROWS,
 ) -> IngestReport:
     """Index records that were embedded elsewhere; no model is needed.
 
     Existing records with the same etag are unchanged, unless they lack a caption.
     """
+    progress = as_maker(progress)
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(collection.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)

@@ -46,7 +46,7 @@ from coca.search.records import (
     unit_rows,
 )
 from coca.search.search_options import Ranking, SearchOptions, Side, check_text
-from coca.search.store import Changes, check_changes
+from coca.search.store import Changes, check_changes, repr_of
 from coca.search.words import query_terms, search_terms
 
 _KEPT_CHANGES = 10_000
@@ -168,6 +168,15 @@ class MilvusCollection:
             side: index_state(self._connection, layout.own_name, column) for side, column in columns
         }
         return {side: state for side, state in states.items() if state is not None}
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # also without records
+
+    def __repr__(self) -> str:
+        return repr_of(self)
 
     def describe(self) -> CollectionInfo:
         """Describe the collection, with the current `count`."""

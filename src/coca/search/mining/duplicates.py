@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from coca.core.cancellation import check_cancelled
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 from coca.search.mining.images import Compared
 from coca.search.perceptual_hash import SIDE, mirrored, normalized
 
@@ -78,7 +78,7 @@ def near_duplicates(
     *,
     ranks: Sequence[int] | None = None,
     keep: int = KEPT_PAIRS,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> Duplicates:
     """Find all pairs, in memory linear in the images.
 
@@ -89,6 +89,7 @@ def near_duplicates(
         keep: Maximum number of pairs of each kind that are listed.
         progress: Optional progress callback.
     """
+    progress = as_maker(progress)
     right = images if others is None else others
     units, right_units = normalized(images.hashes), normalized(right.hashes)
     kinds: dict[Kind, _Best] = {"same image": _Best(keep), "part or edit": _Best(keep)}

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, ConfigError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 
 # Diverse subsets by vectors: MMR, greedy k-center, and near-duplicate removal.
 
@@ -54,12 +54,13 @@ def k_center(
     vectors: Float32[np.ndarray, "N E"],
     count: int,
     *,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> list[int]:
     """Select a covering subset by greedy k-center: each row is the farthest from those before.
 
     Greedy algorithm of Gonzalez (1985): its largest distance is at most twice the optimum.
     """
+    progress = as_maker(progress)
     if not len(vectors) or count < 1:
         return []
     chosen, row = [0], 0
@@ -159,7 +160,7 @@ def choose(
     *,
     scores: Float[np.ndarray, " N"] | None = None,
     away_from: Float32[np.ndarray, "M E"] | None = None,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> list[int]:
     """Select the rows of images for training, best first."""
     if away_from is not None and choice.max_similarity is None:

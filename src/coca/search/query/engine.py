@@ -1,6 +1,8 @@
 """Search engine: embed queries by text, image or both, and search a collection."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,9 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
+from coca.runtime.image_file import read_image
+from coca.runtime.inputs import as_images, as_texts
+from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
@@ -20,7 +25,15 @@ from coca.search.query.query_terms import (
     typed_terms,
 )
 from coca.search.query.rerank import check_texts, rerank
-from coca.search.records import Hit, check_same_model, group_of
+from coca.search.records import (
+    Hit,
+    Record,
+    batches,
+    check_same_model,
+    content_id,
+    group_of,
+    record_id,
+)
 from coca.search.search_options import (
     MAX_RESULTS,
     QueryOptions,
@@ -29,6 +42,9 @@ from coca.search.search_options import (
     check_text,
 )
 from coca.search.store import Collection
+
+_ADDED_IMAGES = 64
+"""Images of one transaction of `SearchEngine.add`."""
 
 
 class SearchEngine:
@@ -59,12 +75,100 @@ class SearchEngine:
         Raises:
             SearchError: The collection was embedded by another model.
         """
+        if not (hasattr(embedder, "embed_texts") and hasattr(collection, "nearest")):
+            raise ArgumentError(
+                "SearchEngine takes a model of coca.load and a collection of "
+                f"coca.open_store(...).open(NAME), got {type(embedder).__name__} and "
+                f"{type(collection).__name__}"
+            )
         check_same_model(
             collection.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim
         )
         self.embedder = embedder
         self.collection = collection
         self._image_reader = image_reader
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.collection!r}>"
+
+    def add(
+        self,
+        images: Sequence[Any],
+        *,
+        captions: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[str]:
+        """Embed images with the model, and upsert them into the collection.
+
+        Folders and files with sidecar metadata are indexed faster by `coca.index`, which also
+        generates captions.
+
+        Args:
+            images: Paths, bytes of files, PIL images or arrays. An image without a path gets the
+                path `memory:` with the hash of its content.
+            captions: Caption of each image; an empty one is none. Default: none.
+            metadata: JSON object of each image; default: none.
+
+        Returns:
+            The id of each image; an image that is added again keeps its id.
+
+        Raises:
+            ArgumentError: The numbers of images, captions and metadata differ.
+            DataError: An image cannot be read.
+            SearchError: A record cannot be stored; records of the batches before it are written.
+        """
+        listed = list(as_images(images))
+        texts = [""] * len(listed) if captions is None else list(as_texts(captions))
+        details = [{}] * len(listed) if metadata is None else list(metadata)
+        if not len(listed) == len(texts) == len(details):
+            raise ArgumentError(
+                f"{len(listed)} images need as many captions and metadata, got {len(texts)} and "
+                f"{len(details)}"
+            )
+        if wrong := [each for each in details if not isinstance(each, Mapping)]:
+            raise ArgumentError(
+                f"metadata must be a list of mappings, one per image, got {type(wrong[0]).__name__}"
+            )
+        ids: list[str] = []
+        for rows in batches(zip(listed, texts, details, strict=True), _ADDED_IMAGES):
+            records = self._records(*zip(*rows, strict=True))
+            self.collection.upsert(records)
+            ids += [record.id for record in records]
+        return ids
+
+    def _records(
+        self,
+        images: Sequence[Any],
+        captions: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> list[Record]:
+        vectors = self.embedder.embed_images(images)
+        written = [caption for caption in captions if caption]
+        text_vectors = iter(self.embedder.embed_texts(written) if written else ())
+        records = []
+        for image, vector, caption, details in zip(
+            images, vectors, captions, metadata, strict=True
+        ):
+            pixels = read_image(image)
+            is_file = isinstance(image, str | Path)
+            data = read_file(str(image)) if is_file else image
+            content = content_id(data if isinstance(data, bytes) else pixels.tobytes())
+            path = os.path.abspath(image) if is_file else f"memory:{content}"
+            records.append(
+                Record(
+                    id=record_id(path),
+                    path=path,
+                    content=content,
+                    caption=caption,
+                    width=pixels.width,
+                    height=pixels.height,
+                    metadata=details,
+                    vector=vector,
+                    text_vector=next(text_vectors) if caption else None,
+                    perceptual_hash=perceptual_hash(pixels),
+                )
+            )
+        return records
 
     def search(
         self,

@@ -32,7 +32,7 @@ from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side
 from coca.search.sqlite import blocks, postings, tables
 from coca.search.sqlite.database import Database
 from coca.search.sqlite.scan import Scan
-from coca.search.store import Changes, check_changes
+from coca.search.store import Changes, check_changes, repr_of
 
 _WRITE_ROWS = 1_000
 """Records written in one transaction."""
@@ -59,6 +59,15 @@ class SqliteCollection:
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._scan, self._version = Scan((), info.embed_dim), -1
         self._masks: OrderedDict[str, Bool[np.ndarray, " N"]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # also without records
+
+    def __repr__(self) -> str:
+        return repr_of(self)
 
     def describe(self) -> CollectionInfo:
         """Describe the collection, with the current `count`."""

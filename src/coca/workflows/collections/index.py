@@ -12,7 +12,7 @@ from typing import TypeAlias, TypedDict, Unpack
 from coca.core.config.frozen_config import check_options
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.sample import BadSample, BadSampleLog
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.short_vectors import shorten
@@ -25,10 +25,12 @@ from coca.search.ingest.pipeline import ingest, ingest_vectors
 from coca.search.ingest.sources import AnySource
 from coca.search.records import CollectionInfo, check_same_model
 from coca.search.store import Collection
+from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import (
     fitted,
     lasting_name,
     load_model,
+    model_of,
 )
 from coca.workflows.collections.image_sources import (
     FRAME_INTERVAL_S,
@@ -93,16 +95,58 @@ class IndexResult:
     """Tars and tables that are unreadable as a whole; the report lists them as bad too."""
 
 
+def index(
+    sources: str | Path | Sequence[str | Path],
+    uri: str | Path = "coca.db",
+    *,
+    model: BasePredictor | str | Path | None = None,
+    progress: ProgressOption = False,
+    **settings: Unpack[IndexSettings],
+) -> IndexResult:
+    """Index folders, images, videos, tars and tables; the function of `coca index`.
+
+        coca.index("photos", "photos.db", progress=True)
+
+    Unchanged images are neither read nor embedded again. For images in memory use
+    `SearchEngine.add`.
+
+    Args:
+        sources: One or several paths or URLs, of any kind that `coca index` reads.
+        uri: Path of a SQLite file, or address of Milvus; it is created if missing.
+        model: A model of `coca.load` or its name; default: the model of the collection, else
+            `everyday`.
+        progress: Optional progress callback, or True for a line on stderr.
+        **settings: Options, see `IndexSettings`.
+
+    Raises:
+        CocaError: As `index_images`.
+    """
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    if not isinstance(listed, Sequence) or not all(isinstance(it, str | Path) for it in listed):
+        raise ConfigError(
+            f"the sources must be paths, got {type(sources).__name__}: pass a folder, files, or a "
+            "table with a column `image` (.csv, .parquet); images in memory go to SearchEngine.add"
+        )
+    if isinstance(model, BasePredictor):
+        return index_images(listed, model, uri=uri, progress=progress, **settings)
+
+    def choose(info: CollectionInfo | None) -> Callable[[], BasePredictor]:
+        name = model or (DEFAULT_MODEL if info is None else model_of(info))
+        return lambda: load_model(name)
+
+    return index_images(listed, choose, uri=uri, progress=progress, **settings)
+
+
 def index_images(
     uris: Sequence[str | Path],
     model: BasePredictor | ModelLoader,
     *,
-    uri: str,
+    uri: str | Path,
     dimensions: int | None = None,
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
     watch: Callable[[IndexResult], None] | None = None,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
     """Index images into a collection, created if missing.
@@ -121,7 +165,9 @@ def index_images(
         DataError: A source is missing, all are empty, or too many images are unreadable.
         SearchError: The collection was filled by another model, or cannot be written.
     """
+    progress = as_maker(progress)
     check_options(settings, IndexSettings.__annotations__, of="indexing")
+    uri = stores.checked_uri(uri)
     prune = settings.get("prune", False)
     trust_empty = prune and settings.get("prune_empty", False)
     if settings.get("ocr"):
@@ -171,10 +217,11 @@ def index_sources(
     predictor: BasePredictor,
     *,
     uri: str,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     **settings: Unpack[IndexSettings],
 ) -> IndexResult:
     """Index images from open sources; otherwise as `index_images`."""
+    progress = as_maker(progress)
     check_options(settings, IndexSettings.__annotations__, of="indexing")
     with _indexing(predictor, uri, settings, progress) as index:
         return index(sources)

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.files.local_files import read_file
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressOption, as_maker
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.image_file import read_image
 from coca.search.filters import NOT_HIDDEN
@@ -61,7 +61,7 @@ def mine(
     out: str | Path,
     *,
     model_captions: bool = False,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> Subset:
     """Select images of a collection, and write them as a data source for training.
 
@@ -75,6 +75,7 @@ def mine(
             no image is left to select, or none can be written.
         DataError: An example image cannot be read.
     """
+    progress = as_maker(progress)
     check_out(out)
     if choice.min_score is not None and not mining.gives_scores:
         raise ConfigError(
@@ -103,7 +104,7 @@ def find_duplicates(
     others: Sequence[str | Path] = (),
     predictor: BasePredictor | None = None,
     keep: int = KEPT_PAIRS,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
 ) -> tuple[Duplicates, Images]:
     """Find the near-duplicates among the images of a collection, and the images of their rows.
 
@@ -111,6 +112,7 @@ def find_duplicates(
         SearchError: Another model filled the collection.
         DataError: One of `others` cannot be read.
     """
+    progress = as_maker(progress)
     apart = None
     if others:
         assert predictor is not None, "other images need the model"

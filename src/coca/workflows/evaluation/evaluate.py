@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.core.provenance import record
 from coca.inference.caching import caching
 from coca.inference.image_text import load
@@ -34,7 +34,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     execution: Execution = DEFAULT,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[TaskResult]:
     """Evaluate a model on tasks, in order.
@@ -59,7 +59,7 @@ def side_by_side(
     *,
     out: str | Path | None = None,
     execution: Execution = DEFAULT,
-    progress: ProgressMaker = silent,
+    progress: ProgressOption = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[list[TaskResult]]:
     """Evaluate several models on the same tasks; the report compares the first with the others.
@@ -73,6 +73,7 @@ def side_by_side(
         ConfigError: A model is given twice, or as in `evaluate`.
         CocaError: As in `evaluate`.
     """
+    progress = as_maker(progress)
     if not configs:
         raise ConfigError(f"no task is named; known: {', '.join(TASKS.names())}")
     for config in configs:

@@ -19,7 +19,7 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.atomic import read_json, write_json
 from coca.core.malloc import keep_freed_memory
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.source import SourceConfig, read_metadata
 from coca.inference import image_text
@@ -274,7 +274,7 @@ class FinetuneConfig(RunConfig):
         return self
 
 
-def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> RunResult:
+def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> RunResult:
     """Fine-tune a model on a downstream task and evaluate it; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -282,6 +282,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Run
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
+    progress = as_maker(progress)
     keep_freed_memory()
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)

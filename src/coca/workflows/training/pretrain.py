@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
@@ -179,7 +179,7 @@ class PretrainConfig(RunConfig):
             )
 
 
-def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> RunResult:
+def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> RunResult:
     """Pretrain a CoCa model; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -187,6 +187,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
+    progress = as_maker(progress)
     keep_freed_memory()
     world = DistributedContext.current()
 
@@ -247,9 +248,10 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Run
 
 
 def compute_features(
-    config: PretrainConfig, *, progress: ProgressMaker = silent
+    config: PretrainConfig, *, progress: ProgressOption = False
 ) -> list[FeatureFile]:
     """Write the feature cache of a run that is missing, and check the rest; nothing is trained."""
+    progress = as_maker(progress)
     if config.data.features is None:
         raise ConfigError(
             "data.features is not set, so the run reads images; set data.features.folder"
