@@ -37,7 +37,7 @@ RIGHT = _names(
         "--since": "--after --from",
         "--until": "--before",
         "--filter": "--where",
-        "--min-score|--min-similarity": "--threshold",
+        "--min-score": "--threshold",
         "--image": "--similar",
         "--text": "--query",
         "--labels": "--label --classes",
