@@ -96,6 +96,12 @@ def test_shipped_models_load_by_their_name_and_errors_list_them(
     assert coca.load("tiny").source == str(tmp_path / "weights" / "tiny")
     with pytest.raises(ModelError, match=r"tinny is not a model folder.*shipped: larger, tiny$"):
         coca.load("tinny")
+    for name, form in (
+        ("openai/clip-vit-base-patch32", "hf:openai/clip-vit-base-patch32"),
+        ("SigLIP2", "hf:google/siglip2-base-patch16-224"),
+    ):
+        with pytest.raises(ModelError, match=f"; use {form}; shipped"):
+            coca.load(name)
 
 
 @pytest.mark.skipif(not shipped(), reason="no weights are in this checkout")

@@ -206,12 +206,23 @@ def test_a_repository_of_open_clip_is_copied_with_its_tokenizer(tmp_path: Path) 
     np.testing.assert_array_equal(found, expected)
 
 
+MISSING = (
+    r"cannot be fetched .*fetch open_clip_model.safetensors or .* of the repository "
+    r"timm/vit_base_patch32_clip_224.openai by other means and place them in .*timm--"
+)
+
+
 def test_unknown_names_missing_extras_and_a_missing_network_are_one_sentence(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = OpenWeights(tmp_path / "cache", FolderHub(tmp_path / "hub"))
     with pytest.raises(ConfigError, match="did you mean 'ViT-B-32/openai'"):
         source.published("ViT-B-32/openaj")
+    with pytest.raises(ConfigError, match="it needs a tag: openclip:ViT-B-32/openai, "):
+        source.published("ViT-B/32")
+    for name in ("ViT-B/32", "ViT-B-32"):
+        with pytest.raises(ModelError, match="; use openclip:ViT-B-32/openai or openclip:ViT-B-"):
+            model_folder(name)
     with pytest.raises(ConfigError, match="is unknown; did you mean"):
         source.published("coca_ViT-B-32/nothing")
     weights = tmp_path / "weights.pt"
@@ -221,12 +232,14 @@ def test_unknown_names_missing_extras_and_a_missing_network_are_one_sentence(
     with pytest.raises(ModelError, match=r"weights\.pt cannot be loaded: Error") as error:
         source.published(f"{architecture}/{weights}")
     assert "\n" not in str(error.value)
-    with pytest.raises(ModelError, match=r"cannot be fetched .*place them in .*timm--") as error:
+    with pytest.raises(ModelError, match=MISSING) as error:
         source.published("ViT-B-32/openai")
     assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(MissingExtraError, match=r"coca-captioners\[openclip\]"):
         source.published("ViT-B-32/openai")
+    with pytest.raises(ModelError, match=r"use openclip:ViT-B-32/TAG \(extra `openclip`\)"):
+        model_folder("ViT-B/32")
 
 
 def test_a_damaged_folder_is_reported_in_one_sentence(folder: Path, tmp_path: Path) -> None:

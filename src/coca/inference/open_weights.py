@@ -289,7 +289,7 @@ class OpenWeights:
 
     def _first(self, source: str, repo: str, files: Sequence[str]) -> _Remote:
         """Return the first of some files that a repository has."""
-        names = files if len(files) == 1 else self._listing(source, repo, None)
+        names = files if len(files) == 1 else self._listing(source, repo, None, " or ".join(files))
         return _Remote(repo, next((name for name in files if name in names), files[0]))
 
     def repository(self, name: str) -> Path:
@@ -449,7 +449,13 @@ class OpenWeights:
             if about := self._hub.about(repo, names, revision=revision):
                 logger.warning("%s is downloaded from %s: %s", source, repo, about)
 
-    def _listing(self, source: str, repo: str, revision: str | None) -> list[str]:
+    def _listing(
+        self,
+        source: str,
+        repo: str,
+        revision: str | None,
+        files: str = "the configuration, the weights (.safetensors) and the tokenizer",
+    ) -> list[str]:
         placed = self._place(repo)
         if placed.is_dir():
             return [path.relative_to(placed).as_posix() for path in placed.rglob("*")]
@@ -457,9 +463,34 @@ class OpenWeights:
             return self._hub.files(repo, revision=revision)
         except ModelError as error:
             raise ModelError(
-                f"{source} cannot be fetched ({error}): fetch its files by other means and place "
-                f"them in {placed}"
+                f"{source} cannot be fetched ({error}): fetch {files} of the repository {repo} by "
+                f"other means and place them in {placed}"
             ) from None
+
+
+_FAMILIES = {
+    "clip": "hf:openai/clip-vit-base-patch32",
+    "siglip": "hf:google/siglip-base-patch16-224",
+    "siglip2": "hf:google/siglip2-base-patch16-224",
+}
+"""A repository of each family of models that people name."""
+_ARCHITECTURE = re.compile(r"(coca_)?(ViT|RN\d|convnext|EVA|MobileCLIP)[\w./-]*", re.IGNORECASE)
+"""Names of the architectures of OpenCLIP; those of OpenAI have a slash, such as `ViT-B/32`."""
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
+
+
+def _other_forms(name: str) -> str:
+    """Return the names that load what a name without a prefix means in other libraries."""
+    if family := _FAMILIES.get(name.casefold()):
+        return family
+    if _ARCHITECTURE.fullmatch(name):
+        try:
+            names = openclip_model.names_of(name)
+        except MissingExtraError:
+            names = [f"openclip:{it}" for it in PUBLISHED if it.startswith(f"{name}/")]
+            names = names or [f"openclip:{name.replace('/', '-')}/TAG (extra `openclip`)"]
+        return " or ".join(names)
+    return f"hf:{name}" if _REPOSITORY.fullmatch(name) else ""
 
 
 def _file_key(*paths: Path) -> str:
@@ -497,6 +528,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
             refuse_code(path / CONFIG_FILE, path)
         return model_of_run(path)
     raise ModelError(
-        f"{name} is not a model folder, and no model of that name is shipped; shipped: "
-        f"{', '.join(known) or 'none'}"
+        f"{name} is not a model folder, and no model of that name is shipped"
+        + (f"; use {forms}" if (forms := _other_forms(str(name))) else "")
+        + f"; shipped: {', '.join(known) or 'none'}"
     )

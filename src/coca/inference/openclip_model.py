@@ -21,6 +21,9 @@ from coca.inference.image_text_predictor import ImageTextPredictor, Placement, l
 from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from coca.runtime.preprocess import ImageSettings, openclip_settings
 
+_MOST_NAMES = 3
+"""Names of weights that an error lists."""
+
 
 def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
     """Look up published weights by `ARCHITECTURE/TAG`; an error may suggest names of `also`.
@@ -31,9 +34,20 @@ def published(name: str, also: Sequence[str]) -> Mapping[str, Any]:
     library = require("open_clip", extra="openclip")
     about: Mapping[str, Any] = library.get_pretrained_cfg(*name.partition("/")[::2])
     if not about or not about.get("hf_hub"):
+        if names := names_of(name):
+            raise ConfigError(f"openclip:{name} is unknown; it needs a tag: {', '.join(names)}")
         known = [f"{model}/{tag}" for model, tag in library.list_pretrained()]
         raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, [*known, *also])}")
     return about
+
+
+def names_of(architecture: str) -> list[str]:
+    """List the first weights of an architecture, such as `ViT-B/32` or `coca_ViT-B-32`."""
+    library = require("open_clip", extra="openclip")
+    wanted = architecture.replace("/", "-").casefold()
+    pairs = library.list_pretrained()
+    names = [f"openclip:{model}/{tag}" for model, tag in pairs if model.casefold() == wanted]
+    return names[:_MOST_NAMES]
 
 
 def save(architecture: str, about: Mapping[str, Any], weights: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from difflib import get_close_matches
 from functools import cache
 from itertools import accumulate
 
@@ -297,9 +298,12 @@ class Gazetteer:
             if not region or region.replace(".", "") in self._regions(row):
                 return self._place(row)
             at = self._names.find(f"\n{name}\n", at + 1)
+        names = {_plain(city[0]): city[0] for city in self._cities}
+        alike = [names[near] for near in get_close_matches(name, names)]
         raise ArgumentError(
-            f"there is no city {text!r} of 5,000 inhabitants or more: write another name, or "
-            "latitude and longitude such as 38.72,-9.14"
+            f"there is no city {text!r} of 5,000 inhabitants or more"
+            + (f" (spelled alike: {', '.join(alike)})" if alike else "")
+            + ": write another name, or latitude and longitude such as 38.72,-9.14"
         )
 
     def at(self, latitude: float, longitude: float) -> Place | None:

@@ -149,6 +149,21 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
     ):
         hits = run_json("search", "x", *options)
         assert {hit["path"] for hit in hits} == {str(Path(images[n]).absolute()) for n in wanted}
+    # Without a query: newest first, and tags in any case.
+    for options, wanted in (
+        (["--during", "May 2024"], [0]),
+        (["--tag", "ALL"], [2, 1, 0]),
+        (["--filter", "width > 0", "--offset", "1", "-k", "1"], [1]),
+        (["--tag", "n1", "--until", "2024-05-31"], []),
+    ):
+        hits = run_json("search", *options)
+        assert [hit["path"] for hit in hits] == [str(Path(images[n]).absolute()) for n in wanted]
+    assert run("search", "--tag", "N1").stdout.splitlines()[1].split() == [
+        *("2024-06-01", "x", images[1]),
+    ]
+    for query in ([], ["x"]):
+        refused = run("search", *query, "--tag", "al", code=2).stderr
+        assert "no image has the tag 'al'; the nearest are all (3)" in refused
     table = run("search", "x", "--tag", "n1").stdout.splitlines()
     assert table[1].split()[-1] == images[1]
     assert "a date must be a day, month" in run("search", "x", "--since", "June", code=2).stderr

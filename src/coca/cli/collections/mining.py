@@ -77,7 +77,7 @@ def recommend(
             wanted,
             negative=avoided,
             limit=limit,
-            filter=among.expression,
+            filter=among.expression(engine.collection),
             seen=set(seen or []),
             diversity=diversity,
         )
@@ -264,7 +264,7 @@ def mine(
             terms=terms,
             examples=examples,
             uncertain_among=classes,
-            filter=among.expression,
+            filter=among.expression(collection),
             away_from=apart,
         )
         total = collection.count(NOT_HIDDEN)

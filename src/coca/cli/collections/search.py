@@ -10,7 +10,13 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
-from coca.cli.options.search_options import FILTERS, CollectionOptions, FilterOptions, print_hits
+from coca.cli.options.search_options import (
+    FILTERS,
+    CollectionOptions,
+    FilterOptions,
+    print_hits,
+    print_newest,
+)
 from coca.search.search_options import QueryOptions, Ranking
 
 if TYPE_CHECKING:
@@ -80,8 +86,20 @@ def search(
     three, and other queries by score, the cosine of query and image. "caption" is the cosine of
     query and caption, and "words" the BM25 score of the words that they share. With
     --rerank the top K are sorted by their rank score. What follows "without", "no", "not" or "-"
-    in a text is unwanted.
+    in a text is unwanted. With filters alone, all images that they keep are listed, newest first.
     """
+    if not (query or text or image) and among != FilterOptions():
+        from coca.search.query.listing import newest
+
+        with target.open_collection() as collection:
+            hits = newest(
+                collection,
+                among.expression(collection),
+                limit=options.limit,
+                offset=options.offset,
+            )
+        print_newest(console, hits)
+        return
     from coca.cli.options.query_arguments import parse_arguments
 
     terms = parse_arguments(query or [], text or [], image or [])
@@ -96,8 +114,8 @@ def search(
             f"{period!r} is part of the text; to search that time only: "
             f"--during {shlex.quote(period)}"
         )
-    options = options.replace(filter=among.expression, ranking=ranking)
     with target.open(execution) as engine:
+        options = options.replace(filter=among.expression(engine.collection), ranking=ranking)
         hits = engine.search_terms(terms, options)
     print_hits(console, hits, first=options.offset + 1, explain=explain)
 

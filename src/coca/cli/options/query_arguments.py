@@ -67,7 +67,10 @@ def _terms_of_options(texts: Sequence[str], images: Sequence[str]) -> list[tuple
 def _checked(given: Sequence[tuple[str, Term]]) -> list[Term]:
     """Return the terms of pairs of a word and its term, if they form a query."""
     if not given:
-        raise ConfigError("there is nothing to search for: give a text, --image FILE, or both")
+        raise ConfigError(
+            "there is nothing to search for: give a text, --image FILE, or filters alone, such as "
+            "--during 2019 or --tag NAME"
+        )
     terms = [term for _, term in given]
     if len(given) == 1 and terms[0].weight != 1:
         word = given[0][0]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,16 +34,17 @@ class FilterOptions(PhotoFilter):
     filter: str = ""
     """Filter expression, such as 'metadata["year"] > 2020 and caption like "%car%"'."""
     tag: list[str] | None = None
-    """Tag that every result must have; may be repeated."""
+    """Tag that every result must have, in any case; may be repeated."""
 
-    @property
-    def expression(self) -> str:
+    def expression(self, collection: "Collection") -> str:
         """Combine all options into one filter expression; empty without any."""
-        from coca.search.filters import all_of, has_all_tags
+        from coca.search.filters import all_of
 
         conditions = [self.filter] if self.filter else []
         if self.tag:
-            conditions.append(has_all_tags(self.tag))
+            from coca.search.query.listing import filter_of_tags
+
+            conditions.append(filter_of_tags(collection, self.tag))
         conditions += self.conditions()
         return all_of(*conditions) if conditions else ""
 
@@ -109,6 +111,19 @@ def print_hits(
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
         console.table(columns, rows, right=["rank", *shown, "score"])
+    else:
+        console.say("nothing was found")
+    console.emit([asdict(hit) for hit in hits])
+
+
+def print_newest(console: Console, hits: Sequence["Hit"]) -> None:
+    """Print images that no query ranks, with their dates."""
+    if hits:
+        rows = [
+            [f"{datetime.fromtimestamp(hit.time, UTC):%Y-%m-%d}", hit.caption, from_here(hit.path)]
+            for hit in hits
+        ]
+        console.table(["date", "caption", "path"], rows)
     else:
         console.say("nothing was found")
     console.emit([asdict(hit) for hit in hits])
