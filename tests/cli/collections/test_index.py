@@ -11,6 +11,11 @@ def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
 ) -> None:
     assert run_json("index", "photos", "-m", model)["unchanged"] == 3
     Path(images[2]).unlink()
+    Path(images[1]).rename("photos/moved.png")
+    # The moved file is found again, and is not missing.
+    printed = run("index", "photos", "-m", model).stdout
+    assert "1 missing" in printed
+    assert "remove the 1 images whose files are missing: coca index photos --prune" in printed
     assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
     printed = run("index", "photos", "-m", model).stdout
     assert "2 unchanged: 2 images are in collection 'pictures' of coca.db" in printed
@@ -42,6 +47,11 @@ def test_a_bad_image_is_reported_and_the_rest_is_indexed(
     (bad,) = output["bad"]
     assert bad["path"].endswith("text.jpg")
     assert bad["reason"] == "not_an_image"
+    for n in range(20):
+        Path(f"photos/bad{n}.jpg").write_text("no image", encoding="utf-8")
+    many = run("index", "photos", "-m", model, "--uri", "other.db").stderr
+    assert many.count("is not a JPEG") == 20
+    assert "1 more are bad: --json and --bad-list FILE list all" in many
     alone = run("index", "photos/text.jpg", "-m", model, code=1)
     assert "text.jpg" in alone.stderr
     assert "1 bad" in alone.stdout

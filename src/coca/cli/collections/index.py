@@ -1,7 +1,7 @@
 """Command `coca index`: embed images of folders, videos, tars and manifests into a collection."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coca.search.records import CollectionInfo
     from coca.workflows.collections.index import IndexResult
 
-_SHOWN_COPIES = 20
+_SHOWN_COPIES = _SHOWN_BAD = 20
 
 
 def index(
@@ -132,7 +132,7 @@ def index(
         return lambda: defaults.load_model(defaults.model_to_fill(model, info), execution)
 
     def report_run(result: "IndexResult") -> None:
-        _report(console, result, where)
+        _report(console, result, uris, where)
         console.note("watching; Ctrl-C ends it")
 
     result = index_images(
@@ -156,22 +156,26 @@ def index(
     )
     if watch:
         return
-    _report(console, result, where)
+    _report(console, result, uris, where)
     report = result.report
     nothing_used = report.bad and not report.good and not report.removed
     if nothing_used or result.unreadable:
         raise typer.Exit(1)
 
 
-def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
+def _report(
+    console: Console, result: "IndexResult", sources: Sequence[str], where: Sequence[str]
+) -> None:
     report, info = result.report, result.collection
     bad_images = [
         # Errors of images read from bytes do not contain the path.
         (bad, bad.detail if bad.path in bad.detail else f"{bad.path}: {bad.detail}")
         for bad in report.bad
     ]
-    for _, sentence in bad_images:
+    for _, sentence in bad_images[:_SHOWN_BAD]:
         console.complain(sentence)
+    if (more := len(bad_images) - _SHOWN_BAD) > 0:
+        console.complain(f"{more:,} more are bad: --json and --bad-list FILE list all")
     counts = {
         field.name: count
         for field in dataclasses.fields(report)
@@ -186,6 +190,11 @@ def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
         f"{f', {len(report.bad)} bad' if report.bad else ''}: "
         f"{info.count} images are in collection {info.collection!r} of {info.uri}"
     )
+    if report.missing:
+        console.say(
+            f"to remove the {report.missing:,} images whose files are missing: "
+            f"{to_try('index', *sources, *where, '--prune')}"
+        )
     if info.count:
         console.say(f"search them: {to_try('search', 'red car', *where)}")
     console.emit(

@@ -47,6 +47,9 @@ class IngestReport:
     removed: int = 0
     """Deleted records, whose files are missing; only with `prune`."""
 
+    missing: int = field(default=0, compare=False)
+    """Records whose files are missing in the sources, and which stay; only without `prune`."""
+
     @property
     def good(self) -> int:
         """Number of usable images."""

@@ -58,10 +58,8 @@ class KnownRecords:
         complete: Whether all records were read, and not only those of the sources.
     """
 
-    def __init__(
-        self, sources: Sequence[AnySource], collection: Collection, *, prune: bool = False
-    ) -> None:
-        """Read the records of the sources; `prune` also reads those that they may have lost.
+    def __init__(self, sources: Sequence[AnySource], collection: Collection) -> None:
+        """Read the records of the sources, and those that they may have lost.
 
         Raises:
             SearchError: The collection contains classes or other texts.
@@ -86,8 +84,7 @@ class KnownRecords:
             ids = [*self._etags, *(record_id(place) for place in places if not _is_wide(place))]
             for record in collection.get(ids).values():
                 self.remember(record)
-            wide = [place for place in places if _is_wide(place) and (prune or self._films)]
-            filters = [_at_or_below(place) for place in wide]
+            filters = [_at_or_below(place) for place in places if _is_wide(place)]
         for text in filters:
             for page in collection.pages(text, vectors=False):
                 for record in page:

@@ -67,12 +67,12 @@ def ingest(
     """
     progress = as_maker(progress)
     encoder = Encoder(embedder, collection.info, captions=captions, captioner=captioner)
-    known = KnownRecords(sources, collection, prune=prune)
+    known = KnownRecords(sources, collection)
     files = [one for one in sources if isinstance(one, FileSource) and not one.saw_deletion]
     for top in (top for source in files for top in source.missing):
         if not known.has_below(top):
             logger.warning("%s does not exist, and the collection has no record of it", top)
-    lost = known.lost(trust_empty=prune_empty) if prune else ()
+    lost = known.lost(trust_empty=prune_empty)
     with progress("index images", sum(len(source.entries()) for source in sources)) as bar:
         writer = BatchWriter(
             encoder,
@@ -98,6 +98,9 @@ def ingest(
         if prune:
             gone = [*lost, *_missing(writer.missing, trust_empty=prune_empty)]
             writer.report.removed += collection.delete(gone)
+        elif lost:
+            # Without the records that were found in another place.
+            writer.report.missing = len(collection.hits(dict.fromkeys(lost, 0.0)))
         collection.flush()
     return writer.report
 
