@@ -2,6 +2,7 @@ import json
 import math
 import re
 from pathlib import Path
+from threading import active_count
 
 import pytest
 
@@ -98,9 +99,9 @@ def test_tensorboard_hides_what_a_rewind_forgets(tmp_path: Path) -> None:
     tracker.rewind(0)
     for step in range(1, 5):
         tracker.log(step, {"loss": float(step)})
+    threads = active_count()
     tracker.rewind(2)
-    # The rows before the restart are in their file, not in the memory of a writer.
-    assert curve(tmp_path, "loss")[:2] == [(1, 1.0), (2, 2.0)]
+    assert active_count() == threads
     tracker.log(3, {"loss": 30.0})
     tracker.close()
     tracker.close()
