@@ -187,6 +187,7 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_long_command_with_a_sentence(
     cwd: Path, model: str, images: list[str]
 ) -> None:
@@ -207,6 +208,7 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(cwd: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -222,6 +224,7 @@ def test_a_reader_that_leaves_early_is_no_error(cwd: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.slow
 def test_a_file_name_that_is_no_text_can_be_printed(
     cwd: Path, run_json: RunJson, model: str
 ) -> None:

@@ -20,6 +20,7 @@ def test_a_collection_is_listed_and_described(run: Run, run_json: RunJson, fille
     assert "coca.db is a SQLite file, which is searched exactly and has no index" in refused
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_collection_of_milvus_has_indexes(
     run: Run, run_json: RunJson, model: str, images: list[str]

@@ -19,6 +19,7 @@ def test_an_image_finds_itself_first(run_json: RunJson, filled: Any, images: lis
     assert run_json("search", "-i", images[1], "--offset", "1", "-k", "1") == hits[1:]
 
 
+@pytest.mark.slow
 def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     """Counted in modules and objects: the time depends on the load of the machine."""
     output, frozen, modules = run_traced("search", "a red car", "-k", "1")

@@ -70,6 +70,7 @@ def test_one_file_adds_a_part_of_each_kind(folder: Path) -> None:
     assert '"words"' in scores
 
 
+@pytest.mark.slow
 def test_without_the_file_each_name_is_unknown(folder: Path) -> None:
     errors = run(folder, "pretrain", "recipe.yaml", "run=run", code=2)
     for name in ("patch_conv", "named_files", "invert", "words", "triplet", "steps"):

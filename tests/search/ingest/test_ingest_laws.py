@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float32
@@ -112,6 +113,7 @@ def comparable(record: Record) -> tuple[Any, ...]:
     ), *vectors
 
 
+@pytest.mark.slow
 @given(st.lists(operation, max_size=12), st.integers(1, 3))
 @settings(max_examples=25)
 def test_any_history_ends_as_indexed_from_scratch(

@@ -66,6 +66,7 @@ def test_an_address_that_milvus_cannot_open_is_refused_in_one_line(uri: str, fau
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_has_open_is_an_error(tmp_path: Path) -> None:
     uri = f"milvus-lite:{tmp_path}/pictures.db"
     connection = Connection(uri)

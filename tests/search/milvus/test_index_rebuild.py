@@ -56,6 +56,7 @@ def recall(collection: MilvusCollection, vectors: np.ndarray, effort: float = 1.
     return found / (2 * best.size)
 
 
+@pytest.mark.slow
 def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     store: MilvusStore, filled: MilvusCollection, vectors: np.ndarray
 ) -> None:
@@ -83,6 +84,7 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     assert store.open(filled.info.collection).index_type == wanted
 
 
+@pytest.mark.slow
 def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
     filled: MilvusCollection, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, Any]) -> None:
         CollectionSettings(**wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", [VectorIndex("HNWS"), VectorIndex("HNSW", {"M": "many"})], ids=str
 )
