@@ -102,6 +102,8 @@ def test_the_scores_of_another_model_are_compared(
         (["none.yaml"], "none.yaml cannot be read"),
         (["retrieval"], "data is missing"),
         (["limit=1"], "no task is named"),
+        ([], "no task is given, such as: coca evaluate"),
+        (["retrieval", "data.path=[a,", "b]"], "quote an override with spaces, such as 'data.path"),
     ],
 )
 def test_a_task_that_is_none_is_a_wrong_call(

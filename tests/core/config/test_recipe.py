@@ -250,3 +250,9 @@ def test_a_variable_without_a_value_is_refused(tree: dict[str, Any], sentence: s
 def test_a_folder_that_nothing_reads_is_refused_where_it_is_given() -> None:
     with pytest.raises(ConfigError, match=r"data_root = 'x' changes nothing"):
         fill_in({"data_root": "x", "path": "a"}, given=True)
+
+
+def test_data_in_place_of_a_recipe_are_answered_with_their_setting(tmp_path: Path) -> None:
+    for name in ("photos.zip", "photos"):
+        with pytest.raises(ConfigError, match=r"a recipe is a YAML file.*data\.sources='\[{kind: "):
+            read_recipe(tmp_path / name)

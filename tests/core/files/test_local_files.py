@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from coca.core.errors import ConfigError
 from coca.core.files.local_files import (
     Roots,
     check_regular,
+    check_spaces,
     doubt,
     file_etag,
     is_gone,
@@ -259,3 +261,14 @@ def test_an_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["absent.jpg", "a\0.jpg", "https://example.org/a.jpg", ""])
 def test_what_is_no_local_file_has_no_etag_and_no_time(path: str) -> None:
     assert (file_etag(path), modified_at(path)) == ("", 0)
+
+
+def test_a_path_that_a_shell_split_is_named_with_its_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my old folder").mkdir()
+    Path("a").touch()
+    with pytest.raises(ConfigError, match="has spaces: quote it, as 'my old folder'"):
+        check_spaces(["a", "my", "old", "folder"])
+    check_spaces(["a", "my old folder", "b"])

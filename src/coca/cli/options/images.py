@@ -12,7 +12,7 @@ import typer
 from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-from coca.core.files.local_files import walk_files
+from coca.core.files.local_files import check_spaces, walk_files
 from coca.core.progress import ProgressMaker
 
 T = TypeVar("T")
@@ -55,6 +55,7 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
 
     A name that matches nothing is kept, so that it is reported with the unreadable images.
     """
+    check_spaces(given)
     suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES if videos else PHOTO_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
     for path in found:

@@ -1,6 +1,7 @@
 """Command `coca evaluate`: score models on downstream tasks."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
     tasks: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="TASK|FIELD=VALUE",
             help="Names of tasks or YAML files (one task, or a list `tasks`), and overrides of all "
             "of them: retrieval data.kind=shards data.path='photos/*.tar'.",
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -48,6 +49,11 @@ def evaluate(
     from coca.workflows.evaluation import evaluate as workflow
     from coca.workflows.evaluation.evaluation_report import overview
 
+    if not tasks:
+        raise ConfigError(
+            f"no task is given, such as: coca evaluate {shlex.quote(model)} retrieval "
+            "data.kind=shards data.path='photos/*.tar'; tasks: " + ", ".join(sorted(TASKS.names()))
+        )
     given = Settings.of(tasks, folder="evaluate", names=TASKS.names())
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))

@@ -54,14 +54,28 @@ def read_recipe(path: Path) -> Tree:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"the recipe {path} cannot be read: {error.strerror}{_hint(path)}"
+        ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the recipe {path} is not UTF-8 text: {error.reason}") from error
+        raise ConfigError(
+            f"the recipe {path} is not UTF-8 text: {error.reason}{_hint(path)}"
+        ) from error
     tree = _parse(text, f"the recipe {path}")
     if not isinstance(tree, dict):
         found = "is empty" if tree is None else f"contains a {type(tree).__name__}"
         raise ConfigError(f"the recipe {path} {found}; it should contain lines such as `seed: 1`")
     return tree
+
+
+def _hint(path: Path) -> str:
+    """Return the remedy for data that are given in place of a recipe; else ""."""
+    if path.suffix in (".yaml", ".yml"):
+        return ""
+    return (
+        "; a recipe is a YAML file, or recipe:NAME of the package, and data are settings of it: "
+        f"data.sources='[{{kind: {path.suffix[1:] or 'folder'}, path: {path}}}]'"
+    )
 
 
 def parse_override(text: str) -> Tree:
@@ -70,6 +84,11 @@ def parse_override(text: str) -> Tree:
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise ConfigError(f"the override {text!r} should look like section.field=value")
+    if any(value.count(opening) > value.count(closing) for opening, closing in ("[]", "{}")):
+        raise ConfigError(
+            f"the override {text!r} has no closing bracket: quote an override with spaces, such as "
+            f"'{dotted}=[1, 2]'"
+        )
     tree = _parse(value, f"the override {text!r}")
     for key in reversed(keys):
         tree = {key: tree}

@@ -8,11 +8,15 @@ import errno
 import logging
 import os
 import re
+import shlex
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from coca.core.errors import DataError
+from coca.core.errors import ConfigError, DataError
+
+_MOST_WORDS = 8
+"""Words of a path that a shell split at its spaces."""
 
 # Detection of deleted files, as opposed to archive members, broken links and unmounted drives.
 
@@ -248,6 +252,21 @@ def modified_at(path: str | Path) -> int:
         return int(os.stat(path).st_mtime)
     except (OSError, ValueError):
         return 0
+
+
+def check_spaces(paths: Sequence[str]) -> None:
+    """Check that no path was split at its spaces by a shell.
+
+    Raises:
+        ConfigError: Consecutive paths, the first of which is missing, form one that exists.
+    """
+    for first, path in enumerate(paths):
+        if os.path.exists(path):
+            continue
+        for last in range(first + 2, min(first + _MOST_WORDS, len(paths)) + 1):
+            whole = " ".join(paths[first:last])
+            if os.path.exists(whole):
+                raise ConfigError(f"{whole} has spaces: quote it, as {shlex.quote(whole)}")
 
 
 def _warn(error: OSError) -> None:

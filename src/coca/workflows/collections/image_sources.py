@@ -17,7 +17,7 @@ from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
-from coca.core.files.local_files import is_gone, modified_at
+from coca.core.files.local_files import check_spaces, is_gone, modified_at
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PathSource, Source, SourceConfig
 from coca.data.sources.table import SUFFIXES
@@ -88,7 +88,9 @@ def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> 
 
     A URI that is given several times is resolved once.
     """
-    distinct = {full_path(str(uri)): str(uri) for uri in uris}.values()
+    given = [*map(str, uris)]
+    check_spaces(given)
+    distinct = {full_path(uri): uri for uri in given}.values()
     return [
         SourceUri(uri, "missing") if allow_missing and _is_missing(uri) else resolve_uri(uri)
         for uri in distinct
