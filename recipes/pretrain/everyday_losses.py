@@ -192,7 +192,7 @@ class Copying(AuxiliaryLoss):
         if not kept.any():
             return model.log_scale.new_zeros(())
         with torch.no_grad():
-            encoded = model.encode(batch.images[kept.to(batch.images.device)])
+            encoded = model._tokens_of(batch.images[kept.to(batch.images.device)])
         classes = torch.randint(len(self._captions), (len(encoded.tokens),))
         sure = F.one_hot(classes, len(self._captions)).to(encoded.tokens)
         tokens = self._captions[classes]
