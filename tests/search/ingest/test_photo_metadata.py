@@ -1,14 +1,15 @@
 """Metadata of photos; `photos/make.sh` writes the files by exiftool, which reads them as well."""
 
+import inspect
 import io
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from pydantic import TypeAdapter, with_config
 
 from coca.core.errors import DataError
 from coca.search.ingest.photo_metadata import (
@@ -233,9 +234,9 @@ def test_no_damage_raises_or_yields_what_cannot_be_stored() -> None:
 def test_the_documented_table_is_that_of_the_fields() -> None:
     kinds = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
     types = {name: kind.__name__ for name, kind in PhotoMetadata.__annotations__.items()}
-    described = with_config(use_attribute_docstrings=True)(PhotoMetadata)
-    schema = TypeAdapter(described).json_schema()["properties"]
-    docstrings = {name: " ".join(row["description"].split()) for name, row in schema.items()}
+    # pydantic reads `typing.TypedDict` from Python 3.12 on. The first docstring is of the class.
+    texts = re.findall(r'"""(.+?)"""', inspect.getsource(PhotoMetadata), re.DOTALL)[1:]
+    docstrings = {name: " ".join(text.split()) for name, text in zip(types, texts, strict=True)}
     rows = [
         f"| `{name}` | {kinds.get(types[name], 'list of texts')} | {text.rstrip('.')} |"
         for name, text in docstrings.items()
