@@ -258,7 +258,7 @@ def test_a_later_layer_with_another_kind_drops_the_settings_of_the_old_kind() ->
     assert load_config(CoCaConfig, recipe, overrides=kind).image == TimmConfig(
         name="test_resnet", width=96
     )
-    # An override is never dropped, in whatever order it stands, nor is a setting beside the kind.
+    # An override is never dropped, in any order, nor is a setting of the same section.
     for changes in permutations([*kind, "image.image_size=64"]):
         sized = load_config(CoCaConfig, recipe, overrides=changes)
         assert sized.image == TimmConfig(name="test_resnet", image_size=64, width=96)
