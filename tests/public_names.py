@@ -83,7 +83,9 @@ def settings() -> Iterator[str]:
 
 def fields() -> Iterator[str]:
     """Yield the routes of the service, with the fields of their requests and responses."""
-    service = cast("Service", SimpleNamespace(keys=SimpleNamespace(are_needed=False)))
+    able = SimpleNamespace(has_decoder=True, answers_questions=True)
+    parts = {"keys": SimpleNamespace(are_needed=False), "model": SimpleNamespace(predictor=able)}
+    service = cast("Service", SimpleNamespace(**parts))
     # Without the routes of plug-ins, and past the type checks of the tests, since no collection is
     # open.
     with patch("coca.server.app.ROUTES", Registry("routes")):
