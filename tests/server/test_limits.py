@@ -237,3 +237,10 @@ def test_an_unknown_field_names_what_it_may_mean(
     answer = client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 422
     assert part in answer.json()["error"]["message"]
+
+
+def test_json_that_is_sent_as_a_form_is_answered_with_the_header(client: TestClient) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = client.post("/v1/search", content='{"text": "a car"}', headers=form)
+    assert refused.status_code == 422
+    assert "the header Content-Type: application/json" in refused.json()["error"]["message"]

@@ -112,7 +112,10 @@ def add_error_handlers(app: FastAPI, *, headers: Mapping[str, str]) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse(error_body(_faults(error), 422, "invalid_request"), 422)
+        sentence = _faults(error)
+        if request.headers.get("content-type", "").startswith(_FORM):
+            sentence += "; send JSON with the header Content-Type: application/json"
+        return JSONResponse(error_body(sentence, 422, "invalid_request"), 422)
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -130,6 +133,10 @@ def add_error_handlers(app: FastAPI, *, headers: Mapping[str, str]) -> None:
         return JSONResponse(
             error_body("the service failed; see its log", 500, "failed"), 500, headers
         )
+
+
+_FORM = "application/x-www-form-urlencoded"
+"""What `curl -d` sends without a header."""
 
 
 def _faults(error: RequestValidationError) -> str:
