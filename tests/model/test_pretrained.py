@@ -134,6 +134,9 @@ def damage(folder: Path, kind: str) -> None:
         case "unknown field":
             document["model"]["depth"] = 3
             config.write_text(json.dumps(document))
+        case "kind of a plug-in":
+            document["model"]["image"]["kind"] = "mine"
+            config.write_text(json.dumps(document))
         case "impossible shape":
             document["model"]["image"]["patch_size"] = 5
             config.write_text(json.dumps(document))
@@ -166,6 +169,7 @@ def damage(folder: Path, kind: str) -> None:
         ("no architecture", r"the architecture 'None'; .* builds coca and openclip"),
         ("unknown architecture", "builds coca and openclip"),
         ("unknown field", "depth"),
+        ("kind of a plug-in", r"'mine' is unknown.*needs its package, or --plugin FILE.py$"),
         ("impossible shape", "patch_size 5 does not divide"),
         ("truncated", "damaged"),
         ("not safetensors", "damaged or no safetensors"),

@@ -130,7 +130,9 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
     try:
         return from_dict(MODEL_CONFIGS[architecture], content["model"], source=str(path))
     except ConfigError as error:
-        raise ModelError(str(error)) from None
+        of_plugin = "kind = " in str(error) and " is unknown" in str(error)
+        remedy = "; a kind of a plug-in needs its package, or --plugin FILE.py" if of_plugin else ""
+        raise ModelError(f"{error}{remedy}") from None
 
 
 def load_model(
