@@ -14,7 +14,6 @@ from coca.train.tracker import (
     JsonLinesTracker,
     MetricsLogger,
     TensorBoardTracker,
-    flattened,
     make_trackers,
     read_metrics,
 )
@@ -113,14 +112,6 @@ def test_tensorboard_raises_for_a_folder_that_cannot_be_written(tmp_path: Path) 
     (tmp_path / TENSORBOARD_FOLDER).write_text("a file is in the way")
     with pytest.raises(StorageError, match=TENSORBOARD_FOLDER):
         TensorBoardTracker(tmp_path).rewind(0)
-
-
-def test_settings_are_flattened_to_dotted_names() -> None:
-    assert flattened({"seed": 3, "train": {"groups": [{"match": "a"}], "ema": None}}) == {
-        "seed": 3,
-        "train.groups.0.match": "a",
-        "train.ema": None,
-    }
 
 
 def test_trackers_are_made_by_name(tmp_path: Path) -> None:

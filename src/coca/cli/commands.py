@@ -23,8 +23,6 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "classification, and evaluate it.",
         "training.evaluate:evaluate": "Evaluate a model on tasks, compared with chance level and "
         "other models.",
-        "training.runs:runs": "List and compare runs: settings that differ, losses, scores; also "
-        "while they train.",
         "training.demo:demo": "Index, search and caption 400 photos, and write a report.",
     },
     "Using a model": {

@@ -58,7 +58,11 @@ def prepare_blocks_(model: nn.Module, *, compiled: bool, recompute_every: int | 
             f"train.{setting}, but {type(model).__name__} has no trained blocks, which are layers "
             "of one class in a sequence; leave the setting out"
         )
-    recomputed = recomputed_blocks(model, recompute_every)
+    recomputed = [
+        block
+        for block in blocks
+        if not any(isinstance(part, _NormBase) for part in block.modules())
+    ][:: recompute_every or 1]
     if recompute_every and not recomputed:
         raise ConfigError(
             f"train.recompute_every is {recompute_every}, but all blocks of {type(model).__name__} "
@@ -68,21 +72,8 @@ def prepare_blocks_(model: nn.Module, *, compiled: bool, recompute_every: int | 
         # Not `block.compile()`, which would compile FSDP's hooks as well.
         if compiled:
             block.forward = _compiled(block)
-        if block in recomputed:
+        if recompute_every and block in recomputed:
             block.forward = _recomputed(block.forward)
-
-
-def recomputed_blocks(model: nn.Module, every: int | None) -> list[nn.Module]:
-    """Return every n-th block without batch norms; none if `every` is None."""
-    return (
-        [
-            block
-            for block in blocks_of(model)
-            if not any(isinstance(part, _NormBase) for part in block.modules())
-        ][::every]
-        if every
-        else []
-    )
 
 
 def batch_norms(model: nn.Module) -> list[str]:

@@ -156,20 +156,6 @@ class TensorBoardTracker:
             self._writer = None
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names; lists become `name.0`, `name.1`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, list | tuple):
-            value = {str(number): one for number, one in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{key}.")
-        elif value != {}:
-            flat[key] = value
-    return flat
-
-
 def recipe_of(run_dir: Path) -> dict[str, Any]:
     """Read the settings of a run; a trainer without a recipe has none."""
     path = run_dir / "recipe.json"

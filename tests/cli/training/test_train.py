@@ -49,15 +49,6 @@ def test_a_run_is_trained_reported_and_resumed(run: Run, run_json: RunJson, reci
     assert "model: runs/tiny/model" in printed
 
 
-def test_a_dry_run_is_reported_and_leaves_no_run(run: Run, run_json: RunJson, recipe: str) -> None:
-    output = run_json("pretrain", recipe, "--dry-run")
-    assert (output["steps"], output["batch_size"], output["ranks"]) == (3, 2, 1)
-    assert output["total_bytes"] > 4 * output["weights_bytes"]
-    printed = run("pretrain", recipe, "--dry-run").stdout
-    assert "3 steps of 2 pairs on 1 rank take about" in printed
-    assert not Path("runs").exists()
-
-
 def test_all_errors_of_a_recipe_are_reported_at_once(run: Run, recipe: str) -> None:
     output = run("pretrain", recipe, "train.step=1", "seed=often", code=2).stderr.splitlines()
     assert output[0] == "error: 2 problems"

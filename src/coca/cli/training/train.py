@@ -1,7 +1,6 @@
 """Commands `coca pretrain` and `coca finetune`, with one process or several."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -10,7 +9,6 @@ from coca.cli.console import Console
 from coca.cli.options.recipes import Settings, load_run
 
 if TYPE_CHECKING:
-    from coca.workflows.training.dry_run import DryRun
     from coca.workflows.training.training_run import RunResult
 
 STOPPED = 130
@@ -25,35 +23,18 @@ RecipeOverrides: TypeAlias = Annotated[
 ]
 
 
-def pretrain(
-    settings: RecipeOverrides,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print sizes, memory and time of the run, and train and write nothing.",
-        ),
-    ] = False,
-    *,
-    console: Console,
-) -> None:
+def pretrain(settings: RecipeOverrides, console: Console) -> None:
     """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
 
     Ctrl-C saves a checkpoint and stops after the current step; so does SIGTERM, with exit code 0.
     Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     from coca.train.distributed.context import join_from_environment
-    from coca.workflows.training import dry_run as estimates
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings, folder="pretrain")
     config = load_run(workflow.PretrainConfig, given)
     world = join_from_environment(config.device)
-    if dry_run:
-        estimate = estimates.dry_run(config)
-        if world.is_main:
-            _report_estimate(console, estimate)
-        return
     result = workflow.pretrain(config, progress=console.progress)
     if world.is_main:
         _report(console, config, result)
@@ -92,45 +73,6 @@ def finetune_recipe(
             print_scores(console, task, one)
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
-
-
-def _report_estimate(console: Console, estimate: "DryRun") -> None:
-    def shown(count: int) -> str:
-        return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-    console.table(
-        ["source", "samples", "epochs"],
-        [
-            [title, f"{count:,}", f"{estimate.epochs[title]:.2f}"]
-            for title, count in estimate.samples.items()
-        ],
-        right=["samples", "epochs"],
-    )
-    scaled = estimate.measured_pairs * estimate.ranks < estimate.batch_size
-    how = f", scaled from {estimate.measured_pairs} pairs" if scaled else ""
-    console.table(
-        ["per rank", "value"],
-        [
-            ["parameters", f"{estimate.parameters:,}"],
-            ["of them trained", f"{estimate.trained_parameters:,}"],
-            ["weights", shown(estimate.weights_bytes)],
-            ["gradients", shown(estimate.gradients_bytes)],
-            ["optimizer and averages", shown(estimate.optimizer_bytes)],
-            ["activations and images", shown(estimate.activations_bytes)],
-            ["memory in all", shown(estimate.total_bytes)],
-            [f"free now on {estimate.device}", shown(estimate.available_bytes)],
-            [f"time of a step ({estimate.precision}{how})", f"{estimate.step_s:.3g} s"],
-        ],
-        right=["value"],
-    )
-    console.say(
-        f"{estimate.steps:,} steps of {estimate.batch_size:,} pairs on {estimate.ranks} "
-        f"rank{'s' if estimate.ranks > 1 else ''} take about {estimate.hours:.3g} hours, without "
-        "reading data and checkpoints"
-    )
-    for part in estimate.left_out:
-        console.note(f"not in these figures: {part}")
-    console.emit(asdict(estimate))
 
 
 def _report(console: Console, config: Any, result: "RunResult", **more: object) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.core.files.atomic import read_json, write_json
-from coca.train.tracker import CaptionSample, flattened, recipe_of
+from coca.train.tracker import CaptionSample, recipe_of
 
 
 class MlflowTracker:
@@ -82,3 +82,17 @@ class MlflowTracker:
         if self._client is not None:
             self._client.set_terminated(self._id)
             self._client = None
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names; lists become `name.0`, `name.1`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list | tuple):
+            value = {str(number): one for number, one in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{key}.")
+        elif value != {}:
+            flat[key] = value
+    return flat

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError, did_you_mean
-from coca.core.files.atomic import atomic_folder, write_json
+from coca.core.files.atomic import atomic_folder, read_json, write_json
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.source import SourceConfig
@@ -37,7 +37,6 @@ from coca.train.distributed.context import DistributedContext
 from coca.train.tracker import CaptionSample, CaptionTracker
 from coca.train.trainer import Trainer
 from coca.workflows.training.pretrain_data import open_sources
-from coca.workflows.training.runs import Best, best_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,22 @@ SAMPLES_FOLDER, CAPTIONS_FILE = "samples", "captions.jsonl"
 """Folder of a run with sample captions of each evaluation, and their file."""
 VALIDATION = "val/"
 """Prefix of the losses and metrics on `EvalConfig.sources`."""
+
+
+class Best(NamedTuple):
+    """The best evaluation of a run so far."""
+
+    score: str
+    value: float
+    step: int
+
+
+def best_of(run: Path) -> Best | None:
+    """Return score, value and step of the best weights of a run, if it has any."""
+    try:
+        return Best(**read_json(run / BEST_FOLDER / TRAINING_FILE))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 class EvalConfig(Config):
