@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,10 +8,12 @@ from coca.cli.options.search_options import FilterOptions, from_here
 
 
 def test_wishes_are_joined_so_that_none_reaches_into_another() -> None:
-    assert FilterOptions().expression == ""
-    assert FilterOptions(filter="width > 1 or width < 0").expression == "width > 1 or width < 0"
-    both = FilterOptions(filter="width > 1 or width < 0", tag=["a"]).expression
-    assert both.startswith("(width > 1 or width < 0) and (")
+    stored: Any = None  # read for tags only
+    assert FilterOptions().expression(stored) == ""
+    wish = "width > 1 or width < 0"
+    assert FilterOptions(filter=wish).expression(stored) == wish
+    both = FilterOptions(filter=wish, during="2021").expression(stored)
+    assert both.startswith(f"({wish}) and (")
 
 
 def test_a_path_is_relative_only_if_it_is_below_the_working_folder(
