@@ -7,7 +7,6 @@ Dimensions: N images or texts, M texts scored against N images, B batch, E share
 K labels, S side of an image (pixels).
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
@@ -29,6 +28,7 @@ from coca.runtime.inputs import (
     SeenImages,
     WordMaps,
     as_images,
+    as_labels,
     as_texts,
     caption_of,
     expand_positions,
@@ -82,10 +82,7 @@ class BasePredictor(ABC):
         self.source, self.batch_size = source, batch_size
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} {self.source}: {self.embed_dim} dimensions, "
-            f"fingerprint {self.fingerprint}>"
-        )
+        return f"<{type(self).__name__} {self.source}, fingerprint {self.fingerprint}>"
 
     if not TYPE_CHECKING:  # type checkers would accept every name
 
@@ -242,12 +239,11 @@ class BasePredictor(ABC):
             batches = self._read_ahead(chosen, "embedding images", maker)
             return [row for pixels in batches for row in self._encode_images(pixels)]
 
-        missing = np.full(self.embed_dim, np.nan, np.float32)
         return self._stacked(
             self._per_image(
                 as_images(images),
                 work,
-                lambda error: missing,
+                lambda error: np.full(self.embed_dim, np.nan, np.float32),
                 on_error=on_error,
                 title="embedding images",
                 progress=progress,
@@ -403,9 +399,7 @@ class BasePredictor(ABC):
             progress=progress,
         )
         scores = np.stack(rows) if rows else np.zeros((0, len(tokens)), np.float32)
-        if not by_length:
-            return scores
-        return scores / self._scored_lengths(tokens).astype(np.float32)
+        return scores / self._scored_lengths(tokens).astype(np.float32) if by_length else scores
 
     def class_embeddings(
         self,
@@ -484,12 +478,7 @@ class BasePredictor(ABC):
             if templates is not None or by != "similarity":
                 raise ConfigError("templates and by apply to labels, and none are given")
             return self.answer(as_images(images), on_error=on_error, progress=progress)
-        if isinstance(labels, str):
-            raise ConfigError(
-                "labels must be a list of names to choose from, such as "
-                f"{re.split(r' *[,;|] *', labels)!r}, got the text {labels!r}"
-            )
-        labels, templates = as_texts(labels), PROMPTS["plain"] if templates is None else templates
+        labels, templates = as_labels(labels), PROMPTS["plain"] if templates is None else templates
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)
             vectors = self.embed_images(images, on_error=on_error, progress=progress)

@@ -96,6 +96,16 @@ def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
     return listed
 
 
+def as_labels(labels: Iterable[str]) -> Sequence[str]:
+    """Normalize labels to a sequence; a text alone is refused, as it is rarely one label."""
+    if isinstance(labels, str):
+        raise ConfigError(
+            "labels must be a list of names to choose from, such as "
+            f"{re.split(r' *[,;|] *', labels)!r}, got the text {labels!r}"
+        )
+    return as_texts(labels)
+
+
 def prompts_for(prompt: str | Iterable[str], count: int) -> Sequence[str]:
     """Return one prompt per image, from one text for all or one text each."""
     if isinstance(prompt, str):
