@@ -45,7 +45,6 @@ USES: dict[str, Callable[[Predictor], Any]] = {
     "drawn": lambda it: it.caption(
         photos(), temperature=0.8, top_k=5, top_p=0.9, repetition_penalty=1.2, seed=1
     ),
-    "word maps": lambda it: it.explain_caption(photos()[0]).maps,
 }
 
 

@@ -98,7 +98,6 @@ def test_what_needs_a_decoder_names_the_remedy(folder: Path) -> None:
         lambda: loaded.score([image], ["a dog"]),
         lambda: loaded.classify([image], ["a dog"], by="likelihood"),
         lambda: loaded.answer([image], ["what is it?"]),
-        lambda: loaded.explain_caption(image),
         lambda: loaded.caption_clips([[image]]),
     ):
         with pytest.raises(UnsupportedError, match="use a CoCa model for these, such as everyday"):

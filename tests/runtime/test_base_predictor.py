@@ -243,7 +243,6 @@ def test_an_exported_model_names_the_operations_that_need_torch(predictor: BaseP
         (lambda: predictor.caption(IMAGES, min_new_tokens=2), "has no min_new_tokens 2"),
         (lambda: predictor.caption_clips([IMAGES[:2]]), "and no videos"),
         (lambda: predictor.embed_clips([IMAGES[:2]]), "one image at a time"),
-        (lambda: predictor.explain_caption(IMAGES[0]), "no attention maps"),
         (lambda: predictor.answer(IMAGES[:1]), "no head that answers"),
     ):
         with pytest.raises(UnsupportedError, match=message):

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
-from coca.inference.attention import word_maps
 from coca.model.captioner import Captioner
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
@@ -39,7 +38,6 @@ from coca.runtime.inputs import (
     OnError,
     SampleImages,
     SeenImages,
-    WordMaps,
     caption_of,
     expand_positions,
     unique_samples,
@@ -145,16 +143,6 @@ class Predictor(BasePredictor):
             (written,) = self._generate(self._image_tokens(pixels), [begun], decoding, pixels)
             captions.append(caption_of(written, begun, self._decode))
         return captions
-
-    def explain_caption(
-        self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
-    ) -> WordMaps:
-        if isinstance(caption, str):
-            ids = self._encode_prompt(caption)
-        else:
-            written = caption or self.caption(image, prompt=prompt)[0]
-            ids = [*self._encode_prompt(prompt), *written.token_ids]
-        return word_maps(self.model, self.processor, image, ids)
 
     def head_logits(
         self,

@@ -21,7 +21,7 @@ from coca.model.encoders.encoder import ImageEncoder, ImageEncoderConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, to_device
 from coca.model.layers.transformer import KeysAndValues, unit
-from coca.model.pooling import AttentivePoolingHead, ClassBranch, ClassTokens, Pooling
+from coca.model.pooling import AttentivePoolingHead, ClassBranch, ClassTokens
 
 MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
@@ -133,18 +133,6 @@ class MultimodalHalf(Protocol):
         caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]: ...
-
-
-@dataclass(frozen=True)
-class Poolings:
-    """The pooling steps after the image encoder, for captioning and for the embedding."""
-
-    captioning: tuple[Pooling, ...]
-    """Steps to the image tokens that the decoder attends to."""
-    contrastive: tuple[Pooling, ...]
-    """Steps to the single token that is projected to the embedding."""
-    projection: nn.Module
-    """Projection to the embedding, before normalization."""
 
 
 class Encoded(NamedTuple):
@@ -329,11 +317,6 @@ class Captioner(nn.Module, ABC):
     @abstractmethod
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Mark the positions whose next token is a captioning label."""
-
-    @property
-    @abstractmethod
-    def poolings(self) -> Poolings:
-        """The pooling steps to the decoder's image tokens and to the embedding."""
 
     @property
     @abstractmethod

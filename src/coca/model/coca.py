@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner, Poolings
+from coca.model.captioner import Captioner
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
@@ -83,15 +83,6 @@ class CoCa(Captioner):
         """Mark the positions whose next token is a captioning label: [BOS] and text tokens."""
         text = self.config.text
         return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
-
-    @property
-    def poolings(self) -> Poolings:
-        captioning = () if self.captioning_pooler is None else (self.captioning_pooler.decompose(),)
-        pooler = self.contrastive_pooler
-        last = () if pooler is None else (pooler.decompose(),)
-        cascade = self.config.pooler.kind == "cascade"
-        contrastive = (*captioning, *last) if cascade else last
-        return Poolings(captioning, contrastive, self.image_projection)
 
     @property
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:

@@ -9,8 +9,6 @@ d size of a head, F images of a sample, P tokens of an image, L states of the pr
 E shared embedding, N class tokens.
 """
 
-from dataclasses import dataclass
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -19,36 +17,6 @@ from torch import Tensor, nn
 from coca.model.coca_config import HeadConfig
 from coca.model.layers.linear import Linear
 from coca.model.layers.transformer import CrossAttention, init_linears_, unit
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """The parts of one pooling step, for forward passes and for attention maps."""
-
-    queries: Float[Tensor, "Q D"]
-    """Input of the attention layer."""
-    attention: CrossAttention
-    norm: nn.LayerNorm
-    """Applied to the output of the attention."""
-    input_norm: nn.LayerNorm | None = None
-    """Applied to the tokens before the attention."""
-
-    def pool(
-        self, tokens: Float[Tensor, "B S C"], *, real: Bool[Tensor, "B S"] | None = None
-    ) -> Float[Tensor, "B Q D"]:
-        """Pool tokens into one vector per query; `real` masks padding out."""
-        context = self.attention.project(self.normalized(tokens))
-        mask = None if real is None else real[:, None, None]
-        return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
-
-    def normalized(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
-        """Apply the input norm, if there is one."""
-        return tokens if self.input_norm is None else self.input_norm(tokens)
-
-    def weights(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B H Q S"]:
-        """Compute the attention weights of each query; they sum to 1 over the tokens."""
-        context = self.attention.project(self.normalized(tokens))
-        return self.attention.weights(self.queries.expand(len(tokens), -1, -1), context)
 
 
 class AttentionalPooler(nn.Module):
@@ -66,12 +34,13 @@ class AttentionalPooler(nn.Module):
         self.attention = CrossAttention(width, width, heads)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
-        return self.decompose().pool(tokens)
-
-    def decompose(self) -> Pooling:
-        """Return the pooling step as its parts."""
-        return Pooling(self.queries, self.attention, self.norm)
+    def forward(
+        self, tokens: Float[Tensor, "B S D"], *, real: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Pool tokens into one vector per query; `real` masks padding out."""
+        mask = None if real is None else real[:, None, None]
+        context = self.attention.project(tokens)
+        return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
 
 
 BRANCH_SCALE = 0.5
@@ -112,7 +81,7 @@ class AttentivePoolingHead(nn.Module):
         images = self.config.images_per_sample
         if self.config.reads == "image":
             tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)
-        pooled = self._pooling.pool(tokens, real=real)[:, 0]
+        pooled = self.pooler(self.norm(tokens), real=real)[:, 0]
         if self.config.reads == "text":
             pooled = rearrange(pooled, "(B F) D -> B (F D)", F=images)
         return self.linear(pooled)
@@ -123,11 +92,6 @@ class AttentivePoolingHead(nn.Module):
         init_linears_(self)
         nn.init.normal_(self.pooler.queries)
         nn.init.zeros_(self.linear.weight)
-
-    @property
-    def _pooling(self) -> Pooling:
-        pooler = self.pooler
-        return Pooling(pooler.queries, pooler.attention, pooler.norm, self.norm)
 
 
 class ClassBranch(nn.Module):

@@ -26,7 +26,6 @@ from coca.runtime.inputs import (
     Prediction,
     SampleImages,
     SeenImages,
-    WordMaps,
     as_images,
     as_labels,
     as_texts,
@@ -175,22 +174,6 @@ class BasePredictor(ABC):
         """Generate a caption for each clip: the decoder reads the pooled tokens of all its images.
 
         A clip is its images in order. The other arguments and the errors are those of `caption`.
-        """
-
-    @abstractmethod
-    def explain_caption(
-        self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
-    ) -> WordMaps:
-        """Compute the cross-attention maps of a generated or given caption.
-
-        Args:
-            image: The image.
-            caption: A text, or a generated caption of the image; default: a caption generated now.
-            prompt: Prompt of the generated caption; a given text includes its prompt.
-
-        Raises:
-            DataError: The image cannot be read.
-            ConfigError: The caption is empty or too long for the model.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
@@ -248,26 +248,6 @@ def caption_of(
 def skipped_caption(error: Exception) -> Caption:
     """Return the caption of an image that was skipped."""
     return Caption("", "", math.nan, rank_score=math.nan, error=str(error))
-
-
-@dataclass(frozen=True)
-class WordMaps:
-    """Cross-attention maps of a caption, one per word."""
-
-    image: UInt8[ndarray, "S S 3"]
-    """The preprocessed input image."""
-    words: tuple[str, ...]
-    """The words of the caption."""
-    maps: Float[ndarray, "W h w"]
-    """Attention weights over the image patches; they sum to 1 for each word."""
-
-    @property
-    def contrast(self) -> Float[ndarray, "W h w"]:
-        """Maps divided by their mean over the words: 1 is average attention.
-
-        Some patches, often plain background, receive attention for every word.
-        """
-        return self.maps / self.maps.mean(axis=0)
 
 
 # Labels with their probabilities, the result of classification on every runtime.

@@ -36,7 +36,6 @@ from coca.runtime.files import (
 )
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
 from coca.runtime.inputs import (
-    Caption,
     ImageInput,
     OnError,
     SampleImages,
@@ -200,12 +199,6 @@ class Predictor(Exported):
     ) -> NoReturn:
         """Raise an error: the graphs pool the tokens of one image."""
         raise self._unsupported("captions one image at a time, and no videos")
-
-    def explain_caption(
-        self, image: ImageInput, *, caption: str | Caption | None = None, prompt: str = ""
-    ) -> NoReturn:
-        """Raise an error: the graphs return no attention weights."""
-        raise self._unsupported("has no attention maps")
 
     def head_logits(
         self,

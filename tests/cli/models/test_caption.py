@@ -1,7 +1,4 @@
-from pathlib import Path
-
 import pytest
-from PIL import Image
 
 from coca.inference.loading import load
 from tiny_cli import Run, RunJson
@@ -70,26 +67,9 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
         (decoding("early_stopping=soon"), "soon"),
         (decoding("num_beams=0"), "num_beams must be a whole number of at least 1 or null, got 0"),
         (decoding("beams=3"), "beams"),
-        (["--explain", "maps.png"], "draws one image, and 3 are given"),
     ],
 )
 def test_options_that_make_no_sense_are_a_wrong_call(
     run: Run, model: str, images: list[str], options: list[str], sentence: str
 ) -> None:
     assert sentence in run("caption", *images, "-m", model, *options, code=2).stderr
-
-
-def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, images: list[str]) -> None:
-    output = run(
-        "caption", images[0], "-m", model, "--explain", "maps.png", *decoding("max_new_tokens=3")
-    )
-    assert "maps.png" in output.stdout
-    with Image.open("maps.png") as drawing:
-        assert drawing.format == "PNG"
-
-
-def test_a_bad_image_is_reported_and_not_drawn(run: Run, model: str, cwd: Path) -> None:
-    assert (
-        "none.png" in run("caption", "none.png", "-m", model, "--explain", "x.png", code=1).stderr
-    )
-    assert not (cwd / "x.png").exists()

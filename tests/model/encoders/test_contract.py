@@ -13,7 +13,6 @@ from torch import Tensor
 from coca.core.config.frozen_config import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
 from coca.inference.tower import TowerEncoder
-from coca.model.attention_maps import cross_attention_maps
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig, TimmEncoder
@@ -86,12 +85,6 @@ def test_features_replace_images(name: str, tokens: Tensor) -> None:
         one, other = model(images(name), tokens), model(features, tokens)
     assert torch.equal(one.image_embedding, other.image_embedding)
     assert torch.equal(one.caption_states, other.caption_states)
-
-
-def test_attention_maps_cover_all_patches(name: str, tokens: Tensor) -> None:
-    model = captioner(name)
-    maps = cross_attention_maps(model, images(name), tokens)
-    assert maps.shape == (2, 8, model.config.image.tokens)
 
 
 def test_a_trained_encoder_gets_gradients(name: str, tokens: Tensor) -> None:

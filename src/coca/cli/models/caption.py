@@ -1,6 +1,5 @@
-"""Command `coca caption`: generate captions, and draw their cross-attention maps."""
+"""Command `coca caption`: generate captions."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +7,6 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults, images
 from coca.core.config.frozen_config import load_config
-from coca.core.errors import ConfigError
 from coca.runtime.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -30,14 +28,6 @@ def caption(
             "temperature=0.8; may be repeated (docs/captions.md).",
         ),
     ] = None,
-    explain: Annotated[
-        Path | None,
-        typer.Option(
-            "--explain",
-            metavar="PNG",
-            help="Draw the cross-attention map of each word into this file; for one image.",
-        ),
-    ] = None,
     out: images.Out = None,
     model: defaults.Model = None,
     execution: defaults.Run,
@@ -55,8 +45,6 @@ def caption(
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)
-    if explain is not None and len(paths) != 1:
-        raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
     from coca.inference.video import caption_files
 
     predictor = defaults.load_model(model, execution)
@@ -67,15 +55,6 @@ def caption(
         title="captioning",
         progress=console.progress,
     )
-    if explain is not None:
-        (outcome,) = outcomes
-        if not isinstance(outcome, images.Bad):
-            maps = predictor.explain_caption(paths[0], caption=outcome, prompt=prompt)
-            from coca.core.files.atomic import write_atomic
-            from coca.inference.attention import draw_word_maps
-
-            write_atomic(explain, draw_word_maps(maps))
-            console.say(f"cross-attention maps: {explain}")
     images.print_outcomes(
         console,
         paths,

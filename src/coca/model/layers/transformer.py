@@ -180,14 +180,6 @@ class CrossAttention(nn.Module):
         batch = context[0].shape[0]
         return self.out(self._mix(self.query(tokens).expand(batch, -1, -1), context, mask=mask))
 
-    def weights(
-        self, tokens: Float[Tensor, "B L D"], context: KeysAndValues
-    ) -> Float[Tensor, "B H L S"]:
-        """Compute the attention weights of each head, which `forward` does not materialize."""
-        queries = rearrange(self.query(tokens), "B L (H d) -> B H L d", H=self.heads)
-        scores = queries @ context[0].transpose(2, 3) / queries.shape[3] ** 0.5
-        return scores.softmax(dim=3)
-
     def _mix(
         self,
         queries: Float[Tensor, "B L D"],

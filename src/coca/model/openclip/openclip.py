@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner, Poolings
+from coca.model.captioner import Captioner
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
@@ -37,7 +37,7 @@ from coca.model.layers.transformer import (
     scale_residuals_,
 )
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.pooling import AttentivePoolingHead, Pooling
+from coca.model.pooling import AttentivePoolingHead
 
 EMBEDDING, CAPTIONING = slice(0, 1), slice(1, None)
 """Slices of the pooler's queries: the first for the embedding, the others for the decoder."""
@@ -95,12 +95,9 @@ class OpenCLIPPooler(nn.Module):
         self, tokens: Float[Tensor, "B P C"], *, wanted: slice = slice(None)
     ) -> Float[Tensor, "B Q D"]:
         """Pool the image tokens with the `wanted` queries only."""
-        return self.decompose(wanted).pool(tokens)
-
-    def decompose(self, wanted: slice) -> Pooling:
-        """Return the pooling step of the `wanted` queries as its parts."""
         queries = self.query_norm(self.queries[wanted])
-        return Pooling(queries, self.attention, self.norm, self.image_norm)
+        context = self.attention.project(self.image_norm(tokens))
+        return self.norm(self.attention.forward_shared(queries, context))
 
 
 class OpenCLIPUnimodalDecoder(nn.Module):
@@ -312,11 +309,6 @@ class OpenCLIP(Captioner):
 
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
-
-    @property
-    def poolings(self) -> Poolings:
-        last, read = (self.pooler.decompose(wanted) for wanted in (EMBEDDING, CAPTIONING))
-        return Poolings((read,), (last,), self.image_projection)
 
     @property
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:
