@@ -302,15 +302,6 @@ def test_a_description_that_is_added_to_a_local_file_is_read(
     assert Processor.load(weights.local(theirs)).image_config.mean == (0.5,) * 3
 
 
-def test_the_vocabulary_may_be_named(hub: FolderHub, tmp_path: Path) -> None:
-    theirs = write_open_clip(tmp_path / "theirs", vocabulary=False)
-    own = hub.root / "clip" / "tokenizer.json"
-    weights = OpenWeights(tmp_path / "cache", hub, vocabulary=own)
-    assert is_model(weights.local(theirs, into=tmp_path / "ours"))
-    assert not weights.cache.exists()
-    assert hub.fetched == []
-
-
 def test_a_missing_vocabulary_is_an_error_that_names_the_folder_for_it(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +314,6 @@ def test_a_missing_vocabulary_is_an_error_that_names_the_folder_for_it(
         weights.local(theirs)
     sentence = str(caught.value)
     assert sentence.startswith(f"{theirs / WEIGHTS} is there, but CLIP's vocabulary is not")
-    assert "--vocabulary" in sentence
     # Without the package of the hub, too, it is the vocabulary that is missing.
     monkeypatch.setattr(hub, "fetch", without_package)
     with pytest.raises(ModelError, match="CLIP's vocabulary is not"):

@@ -33,8 +33,6 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "models.classify:classify": "Classify images: zero-shot among any labels, or by the head "
         "of a fine-tuned model.",
         "models.answer:answer": "Answer a question about each image, or judge a statement.",
-        "models.export:convert": "Convert OpenCLIP weights to a model folder, or a model folder "
-        "to OpenCLIP weights.",
         "models.export:export": "Export a model as a folder to share, or as ONNX for "
         "`coca.runtime`.",
     },

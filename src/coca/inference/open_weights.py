@@ -241,13 +241,10 @@ _VOCABULARY = _Remote("openai/clip-vit-base-patch32", "merges.txt")
 class OpenWeights:
     """Finds, downloads and converts weights; converted models are cached."""
 
-    def __init__(
-        self, cache: Path | None = None, hub: Hub | None = None, *, vocabulary: Path | None = None
-    ) -> None:
+    def __init__(self, cache: Path | None = None, hub: Hub | None = None) -> None:
         """Configure cache and hub."""
         self.cache = cache or user_cache()
         self._hub = hub or HuggingFace()
-        self._own_vocabulary = vocabulary
 
     def published(self, name: str) -> Path:
         """Return the model folder of weights that OpenCLIP publishes, by model and tag."""
@@ -364,7 +361,7 @@ class OpenWeights:
                 shutil.copyfile(path, unfinished / file.name)
         return folder
 
-    def local(self, path: Path, *, into: Path | None = None) -> Path:
+    def local(self, path: Path) -> Path:
         """Convert local OpenCLIP weights, a file or its folder, and return the model folder.
 
         Configuration and vocabulary next to the weights are used if they exist.
@@ -373,8 +370,8 @@ class OpenWeights:
         if weights is None:
             raise ModelError(f"{path} has none of {', '.join(OPEN_CLIP_WEIGHTS)}")
         used = [weights, *(weights.with_name(it) for it in (OPEN_CLIP_CONFIG, *VOCABULARY_NAMES))]
-        folder = into or self._folder(_file_key(*(path for path in used if path.is_file())))
-        if into is not None or not is_model(folder):
+        folder = self._folder(_file_key(*(path for path in used if path.is_file())))
+        if not is_model(folder):
             vocabulary = self._vocabulary_of(weights)
             about = weights.with_name(OPEN_CLIP_CONFIG)
             import_weights(
@@ -394,8 +391,6 @@ class OpenWeights:
 
     def _vocabulary(self, folder: Path | None = None) -> Path | _Remote:
         """Locate CLIP's vocabulary: a local file, else its file on the hub."""
-        if self._own_vocabulary is not None:
-            return self._own_vocabulary
         if folder is not None:
             found = [path for name in VOCABULARY_NAMES if (path := folder / name).is_file()]
             if found:
@@ -409,8 +404,7 @@ class OpenWeights:
         except (ModelError, MissingExtraError) as error:
             raise ModelError(
                 f"{weights} is there, but CLIP's vocabulary is not: place one of "
-                f"{', '.join(VOCABULARY_NAMES)} in {weights.parent}, or specify it by "
-                f"`coca convert --vocabulary`. ({error})"
+                f"{', '.join(VOCABULARY_NAMES)} in {weights.parent}. ({error})"
             ) from None
         return found
 

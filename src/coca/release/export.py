@@ -1,5 +1,6 @@
 """Export of a model as a folder to share, with a model card, and upload to the hub."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,20 +8,19 @@ from typing import Any, Protocol
 import torch
 
 from coca.core.errors import ModelError, UnsupportedError
-from coca.core.files.atomic import read_json, write_atomic, write_json
+from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write_json
 from coca.core.progress import ProgressMaker
 from coca.core.registry import Registry
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint, load
-from coca.inference.model_kinds import is_image_text
+from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
 from coca.inference.open_weights import model_folder
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.pretrained import CONFIG_FILE, load_model, save_model
-from coca.release.convert import copy_model
+from coca.model.pretrained import CONFIG_FILE, load_model, save_model, write_modules
 from coca.release.model_card import (
     CARD_FILE,
     UNKNOWN_LICENCE,
@@ -136,7 +136,10 @@ def export(
         limits = (
             f"{limits}\n\nThe scores were measured before the weights went into 16 bits.".strip()
         )
-    copy_model(folder, out)
+    with atomic_folder(out) as unfinished:
+        for name in (*MODEL_FILES, *(it for it in FURTHER_FILES if (folder / it).is_file())):
+            shutil.copyfile(folder / name, unfinished / name)
+        write_modules(unfinished)
     loaded = load_model(folder)
     if half or loaded.image_encoder.has_classifier:
         save_model(out, without_classifier(loaded), dtype=torch.float16 if half else None)

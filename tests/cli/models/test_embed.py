@@ -1,7 +1,9 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from coca.inference.loading import load
 from tiny_cli import Run, RunJson
@@ -68,3 +70,12 @@ def test_the_precision_of_the_model_is_an_option(run: Run, model: str) -> None:
     run(*embed, "half.npy", "--device", "cpu", "--model-precision", "bf16")
     whole, half = (np.load(f"{name}.npy")[0] for name in ("whole", "half"))
     assert 0.99 < whole @ half < 1 - 1e-7
+
+
+@pytest.mark.parametrize("name", ["openclip:coca_ViT-B-32/laion2b_s13b_b90k", "hf:some/model"])
+def test_without_the_hub_package_the_command_that_brings_it_is_reported(
+    run: Run, cwd: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "coca-captioners[hub]" in run("embed", "-t", "a", "-m", name, code=1).stderr

@@ -9,7 +9,6 @@ from coca.model.openclip.openclip_config import (
     OpenCLIPConfig,
     OpenCLIPTextConfig,
     from_open_clip,
-    to_open_clip,
 )
 
 
@@ -75,18 +74,3 @@ def test_a_configuration_is_kept_as_plain_values() -> None:
     assert from_dict(OpenCLIPConfig, to_dict(config), source="a test") == config
     assert config.text.max_text_tokens == 74
     assert config.text.suppress_tokens == (0, 49_406)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mlp_width": 1000}, "whole multiple of the width"),
-        ({"pad_id": 7, "bos_id": 0}, r"cannot contain text\.pad_id 7, text\.bos_id 0$"),
-    ],
-)
-def test_a_model_that_openclip_cannot_describe_is_not_written(
-    changes: dict[str, Any], message: str
-) -> None:
-    text = OpenCLIPTextConfig().replace(**changes)
-    with pytest.raises(ModelError, match=message):
-        to_open_clip(OpenCLIPConfig(text=text))

@@ -1,1 +1,1 @@
-"""Commands that use one model: embed, caption, classify, answer, convert and export."""
+"""Commands that use one model: embed, caption, classify, answer and export."""

@@ -1,4 +1,4 @@
-"""Commands `coca convert` and `coca export`: write a model from others."""
+"""Command `coca export`: write a model in a format to share or to run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,14 +12,6 @@ from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
 
-
-class Form(StrEnum):
-    """Formats that a model can be written in."""
-
-    coca = "coca"
-    openclip = "openclip"
-
-
 Source = Annotated[
     str,
     typer.Argument(
@@ -28,45 +20,6 @@ Source = Annotated[
         "hf:ORGANISATION/NAME.",
     ),
 ]
-
-
-def convert(
-    source: Source,
-    out: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT", help="Model folder, or for OpenCLIP a .safetensors, .bin or .pt file."
-        ),
-    ],
-    to: Annotated[
-        Form | None,
-        typer.Option(
-            "--to", help="Output format; default: openclip if OUT is a weights file, else coca."
-        ),
-    ] = None,
-    vocabulary: Annotated[
-        Path | None,
-        typer.Option(
-            "--vocabulary",
-            help="CLIP's bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json; default: "
-            "next to the weights, in an installed open_clip_torch, or from the hub.",
-        ),
-    ] = None,
-    *,
-    console: Console,
-) -> None:
-    """Convert OpenCLIP weights to a model folder, or a model folder to OpenCLIP weights."""
-    defaults.keep_downloads_quiet(console)
-    if out.suffix.lower() in (".onnx", ".ort"):
-        command = to_try("export", source, str(out.with_suffix("")), "--format", "onnx")
-        raise ConfigError(
-            f"convert does not write ONNX, and {out} is the name of such a file: {command}"
-        )
-    from coca.release import convert as workflow
-
-    made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)
-    console.say(f"{source} is now in {made}")
-    console.emit({"out": str(made)})
 
 
 class ExportFormat(StrEnum):

@@ -1,4 +1,4 @@
-"""Configuration of OpenCLIP's CoCa, and its conversion from and to OpenCLIP's own format."""
+"""Configuration of OpenCLIP's CoCa, and its conversion from OpenCLIP's own format."""
 
 from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal
@@ -149,8 +149,6 @@ _IGNORED = {
     *("hf_proj_type", "hf_pooler_type", "n_queries", "dim_head", "context_length", "vocab_size"),
     "attn_pooler_heads",
 }
-# Settings of this package that conversion leaves out.
-_NOT_CONVERTED = ("head", "initial_temperature")
 
 
 def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
@@ -209,71 +207,3 @@ def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
             elif value and name not in _READ[section] | _IGNORED:
                 problems.append(f"{section}.{name} is {value!r}, only `off` exists")
     return problems
-
-
-def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
-    """Convert a configuration to OpenCLIP's `model_cfg`; the inverse of `from_open_clip`.
-
-    The head is left out, since OpenCLIP has none. So is the initial temperature: the weights have
-    the learned temperature.
-    """
-    image, text = config.image, config.text
-    if text.mlp_width % text.width or image.channels != 3:
-        raise ModelError(
-            "OpenCLIP has no such model: its images have 3 channels, and its text MLPs a whole "
-            f"multiple of the width (got {image.channels}, {text.mlp_width} and {text.width})"
-        )
-    shared = {
-        "context_length": text.context_length,
-        "vocab_size": text.vocab_size,
-        "width": text.width,
-        "heads": text.heads,
-        "mlp_ratio": text.mlp_width // text.width,
-    }
-    # OpenCLIP 3.3.0 rejects a file with this key. Without the key, its embeddings would differ.
-    mask = {"correct_cls_mask": True} if config.class_mask == "corrected" else {}
-    content = {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": {
-            "image_size": image.image_size,
-            "patch_size": image.patch_size,
-            "width": image.width,
-            "layers": image.layers,
-            "head_width": image.width // image.heads,
-            "mlp_ratio": image.mlp_width / image.width,
-            "attentional_pool": True,
-            "attn_pooler_queries": config.pooler_queries,
-            "attn_pooler_heads": config.pooler_heads,
-            "output_tokens": True,
-        },
-        "text_cfg": {
-            **shared,
-            "layers": text.unimodal_layers,
-            "embed_cls": True,
-            "output_tokens": True,
-            **mask,
-        },
-        "multimodal_cfg": {**shared, "layers": text.multimodal_layers},
-        "custom_text": True,
-    }
-    if lost := differences(config, from_open_clip(content)):
-        raise ModelError(f"OpenCLIP's configuration cannot contain {lost}")
-    return content
-
-
-def differences(config: OpenCLIPConfig, other: OpenCLIPConfig) -> str:
-    """List the settings, with the values of `config`, that differ in a converted model."""
-    pairs = [
-        (f"{section}{name}", getattr(own, name), getattr(theirs, name))
-        for section, own, theirs in (
-            ("image.", config.image, other.image),
-            ("text.", config.text, other.text),
-            ("", config, other),
-        )
-        for name in type(own).model_fields
-    ]
-    return ", ".join(
-        f"{name} {value}"
-        for name, value, found in pairs
-        if value != found and name not in ("image", "text", *_NOT_CONVERTED)
-    )
