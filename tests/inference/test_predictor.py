@@ -190,11 +190,6 @@ def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Pred
         assert_near(vector, mean / np.linalg.norm(mean))
 
 
-def test_one_label_given_as_a_text_is_certain(predictor: Predictor) -> None:
-    (row,) = predictor.classify(IMAGES[0], "cat")
-    assert [(one.label, one.probability) for one in row] == [("cat", 1.0)]
-
-
 def test_progress_counts_every_item(predictor: Predictor) -> None:
     bars: Bars = {}
     small = of_size(predictor, 3)
