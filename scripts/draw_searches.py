@@ -37,7 +37,7 @@ def search(model: BasePredictor, folder: Path, queries: Sequence[str], k: int) -
     write_photos(folder / "photos")
     with open_collection(model, str(folder / "photos.db"), create=True) as collection:
         ingest([FileSource([folder / "photos"])], model, collection)
-        return coca.SearchEngine(model, collection).search_batch(list(queries), k=k)
+        return coca.SearchEngine(model, collection).search_batch(list(queries), limit=k)
 
 
 def write(path: Path, rows: Mapping[str, Sequence[Hit]], *, fingerprint: str) -> None:

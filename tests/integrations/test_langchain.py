@@ -90,7 +90,7 @@ def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]
 
 def test_documents_are_the_hits_of_a_search(photos: Any) -> None:
     documents = photos.invoke("a red car")
-    hits = photos.engine.search("a red car", k=5)
+    hits = photos.engine.search("a red car", limit=5)
     assert [document.id for document in documents] == [hit.id for hit in hits]
     assert [document.metadata["score"] for document in documents] == [hit.score for hit in hits]
     (described,) = photos.invoke("car", filter='caption == "a red car"')
@@ -121,7 +121,7 @@ def test_documents_have_the_fields_of_their_image(photos: Any) -> None:
 
 def test_options_of_the_retriever_hold_for_each_query(uri: str) -> None:
     with ours.CoCaRetriever.open(uri, k=2, hybrid=False) as retriever:
-        by_image = retriever.engine.search("a red car", k=2, hybrid=False)
+        by_image = retriever.engine.search("a red car", limit=2, hybrid=False)
         documents = retriever.invoke("a red car")
         assert [document.id for document in documents] == [hit.id for hit in by_image]
         assert len(retriever.invoke("a red car", k=3)) == 3

@@ -95,7 +95,9 @@ class ServerProcess:
 WITH_DEFAULTS = """
 from coca.cli.app import main
 from coca.server.settings import ServerSettings
-ServerSettings.__init__.__kwdefaults__.update({})
+for name, value in {}.items():
+    ServerSettings.model_fields[name].default = value
+ServerSettings.model_rebuild(force=True)
 main()
 """
 

@@ -126,7 +126,7 @@ def _advance(
             rank = float(score) / float(length) ** length_penalty
             if plain is not log_ps:
                 total = sum(log_probabilities)
-                rank = guided_rank(total, float(score) - total, length, length_penalty)
+                rank = guided_rank(total, float(score) - total, float(length), length_penalty)
             beams.add(GeneratedSequence(list(ids), log_probabilities, rank, ended=bool(ended)))
         if not ended and len(chosen) < size:
             chosen.append(index)

@@ -99,9 +99,10 @@ def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
 def as_labels(labels: Iterable[str]) -> Sequence[str]:
     """Normalize labels to a sequence; a text alone is refused, as it is rarely one label."""
     if isinstance(labels, str):
+        names = [name.strip() for name in re.split("[,;|]", labels)]
         raise ConfigError(
-            "labels must be a list of names to choose from, such as "
-            f"{re.split(r' *[,;|] *', labels)!r}, got the text {labels!r}"
+            f"labels must be a list of names to choose from, such as {names!r}, got the text "
+            f"{labels!r}"
         )
     return as_texts(labels)
 

@@ -296,7 +296,8 @@ def test_all_errors_are_reported_at_once_a_line_each() -> None:
     )
     assert lines == [
         "the override 'resume' should look like section.field=value",
-        "the override 'note=[1': expected ',' or ']', but got '<stream end>'",
+        "the override 'note=[1' has no closing bracket: quote an override with spaces, such as "
+        "'note=[1, 2]'",
         "image: patch 16 does not divide size 9",
         "optimizer.name must be one of 'adamw', 'adafactor', got 'adam' (given in code)",
         "optimizer.lr must be a number, got 'fast' (given in code)",
