@@ -133,6 +133,11 @@ class MilvusStore(Store):
         former = self._own_name(collection) if self.has(collection) else ""
         if taking == former:
             return True
+        # A read that waits for all rows: searches by the new name, which read with bounded
+        # staleness, would miss those of the last seconds.
+        self._connection.call(
+            "query", taking, output_fields=["count(*)"], consistency_level="Strong"
+        )
         # Before the other call, so that no collection ever has two names.
         self._drop_aliases(taking)
         self._connection.call("alter_alias" if former else "create_alias", taking, collection)
