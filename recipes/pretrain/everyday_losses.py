@@ -32,7 +32,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Classifier(AuxiliaryLoss):
                 "choose an encoder with model.image.classes 1000"
             )
         self.config = config
-        nouns = json.loads(config.hypernyms.read_text(encoding="utf-8"))["nouns"]
+        nouns = read_nouns(config.hypernyms)
         names = [class_texts(name) for name in encoder.class_names]
         words = [noun_texts(noun["words"], noun["german"]) for noun in nouns]
         self._prompts = Prompts([*names, *words], processor)
@@ -139,14 +139,13 @@ class Classifier(AuxiliaryLoss):
         texts = model.encode_text(tokens.to(device))
         # In fp32: half precision would round cosines, which the scale then multiplies.
         with torch.autocast(device.type, enabled=False):
-            cosines = model.logit_scale.float() * images.float() @ texts.float().T
-            of_names, of_nouns = cosines.split([len(classes), len(nouns)], dim=1)
+            scaled, counts = model.logit_scale.float() * texts.float(), (len(classes), len(nouns))
+            of_names, of_nouns = (images.float() @ scaled.T).split(counts, dim=1)
             loss = divergence(of_names, target[:, classes])
             loss = loss + self.config.noun_weight * noun_loss(of_nouns, mass[:, nouns])
             if model.class_branch is not None:
                 vectors = unit(model.class_branch.vectors[classes].float())
-                cosines = model.logit_scale.float() * vectors @ texts.float().T
-                of_names, of_nouns = cosines.split([len(classes), len(nouns)], dim=1)
+                of_names, of_nouns = (vectors @ scaled.T).split(counts, dim=1)
                 own = torch.arange(len(classes), device=device)
                 below = self._below.to(device)[classes][:, nouns]
                 part = F.cross_entropy(of_names, own)
@@ -226,6 +225,14 @@ def noun_loss(cosines: Float[Tensor, "B K"], mass: Float[Tensor, "B K"]) -> Floa
     student = F.log_softmax(cosines, dim=0)
     apart = F.kl_div(student, target, reduction="none").sum(dim=0)
     return (weights * apart).sum() / weights.sum().clamp(min=1e-9)
+
+
+def read_nouns(path: Path) -> list[dict[str, Any]]:
+    """Read the nouns above the classes, as `recipes/data/hypernyms.py` writes them."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["nouns"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read as nouns above classes: {error}") from error
 
 
 class Prompts:
