@@ -15,13 +15,14 @@ import os
 import platform
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from free_ports import free_port
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-milvus"
 PROGRAMS = ENVIRONMENT / "milvus"
@@ -168,13 +169,6 @@ def unpack() -> None:
             unfinished.write_bytes(lzma.decompress(packed.read_bytes()))
             unfinished.chmod(0o755)
             unfinished.replace(program)
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _package() -> Path:

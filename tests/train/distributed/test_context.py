@@ -1,5 +1,4 @@
 import signal
-import socket
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,6 +15,7 @@ from coca.train.distributed.context import (
     join_from_environment,
     lost_ranks_reported,
 )
+from free_ports import free_port
 from joining_ranks import (
     join_and_leave,
     join_on_accelerator,
@@ -109,12 +109,6 @@ def test_one_accelerator_for_all_ranks_is_refused(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=r"cuda:1 is one accelerator, but 2 .* device to cuda,"):
         join_from_environment("cuda:1")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.mark.distributed
