@@ -14,10 +14,10 @@ SENTENCE_TRANSFORMERS = Plugin(
     models={"st": "coca.experimental.sentence_transformers_models:KIND"},
 )
 PROTOCOLS = Plugin(
-    adds="Routes of text-embeddings-inference, Infinity, Cohere v2 and KServe in `coca serve`.",
+    adds="Routes of OpenAI, Cohere, Infinity, KServe and text-embeddings-inference.",
     routes={
         name: f"coca.experimental.protocols.{name}:router"
-        for name in ("cohere", "infinity", "kserve", "tei")
+        for name in ("openai", "cohere", "infinity", "kserve", "tei")
     },
 )
 IMMICH = Plugin(

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import Field, model_validator
 
+from coca.experimental.protocols.openai import Foreign
 from coca.server.bodies import DataUri
 from coca.server.images.data_uris import read_data_uri
-from coca.server.routes.openai import Foreign
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 

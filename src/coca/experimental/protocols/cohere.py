@@ -1,8 +1,8 @@
-"""Route `/v2/rerank` of Cohere: the same as `/v1/rerank` of the service."""
+"""Route `/v2/rerank` of Cohere: the same as `/v1/rerank`."""
 
 from fastapi import APIRouter
 
-from coca.server.routes.openai import RerankRequest, RerankResponse, rerank
+from coca.experimental.protocols.openai import RerankRequest, RerankResponse, rerank
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 router = APIRouter(tags=["cohere"], route_class=KeyedRoute)

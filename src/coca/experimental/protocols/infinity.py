@@ -4,7 +4,7 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from coca.server.routes.openai import (
+from coca.experimental.protocols.openai import (
     EmbeddingRequest,
     EmbeddingResponse,
     Foreign,

@@ -13,9 +13,7 @@ from pydantic import Discriminator, Field, RootModel, StrictBool, Tag
 
 from coca import __version__
 from coca.experimental.protocols.infinity import InfinityRerankResponse, infinity_response
-from coca.runtime.short_vectors import shortened
-from coca.server.bodies import MAX_TEXT
-from coca.server.routes.openai import (
+from coca.experimental.protocols.openai import (
     MAX_INPUTS,
     Foreign,
     RerankRequest,
@@ -23,6 +21,8 @@ from coca.server.routes.openai import (
     name_of,
     split_inputs,
 )
+from coca.runtime.short_vectors import shortened
+from coca.server.bodies import MAX_TEXT
 from coca.server.routes.operations import healthz
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 from coca.server.served_model import ServedModel
