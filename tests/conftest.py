@@ -80,6 +80,10 @@ def _mark_or_file(path: str) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark heavy tests, and let workers of xdist begin with slow files to end at about one time."""
     mark_heavy(items)
+    for item in items:
+        if item.get_closest_marker("milvus") and not item.get_closest_marker("timeout"):
+            # The first one waits for two starts of the server at most.
+            item.add_marker(pytest.mark.timeout(3 * server.START_S))
     if hasattr(config, "workerinput"):
         rank: dict[Path, int] = {}
         for number, mark in enumerate(SLOW_MARKS):
@@ -125,5 +129,5 @@ def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     if reason := server.why_not():
         pytest.skip(reason)
-    with server.MilvusServer(tmp_path_factory.mktemp("milvus")) as started:
+    with server.running_server(lambda: tmp_path_factory.mktemp("milvus")) as started:
         yield started.uri

@@ -3,9 +3,11 @@
 import random
 import socket
 
+_GIVEN: set[int] = set()
+
 
 def free_port() -> int:
-    """A port that nobody uses now, and that the system gives to nobody by itself.
+    """A new port each time, that nobody uses and that the system gives to nobody by itself.
 
     One from `bind(("", 0))` would be among those that any connection of another test takes.
     """
@@ -16,4 +18,6 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port not in _GIVEN:
+            _GIVEN.add(port)
             return port

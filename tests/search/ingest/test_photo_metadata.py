@@ -4,7 +4,6 @@ import inspect
 import io
 import random
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +177,14 @@ def test_entities_are_not_expanded() -> None:
     lines = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
     bomb = f'<!DOCTYPE r [<!ENTITY e0 "x">{lines}]>'.encode()
     packet = xmp("<dc:description>&e11;</dc:description>")
-    started = time.process_time()
     assert read_xmp(bomb + packet) == Annotation()
     assert read_header(jpeg(xmp=bomb + packet)).annotation == Annotation()
-    assert time.process_time() - started < 1
 
 
 def test_deep_xmp_is_not_read() -> None:
     deep = "<rdf:Description>" * 40_000 + "</rdf:Description>" * 40_000
-    started = time.process_time()
     assert read_xmp(xmp("<dc:title>found</dc:title>")).metadata == {"title": "found"}
     assert read_xmp(xmp(f"<dc:title>found</dc:title>{deep}")) == Annotation()
-    assert time.process_time() - started < 5
 
 
 def test_long_texts_and_lists_are_cut_to_what_a_collection_stores() -> None:
