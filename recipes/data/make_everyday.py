@@ -94,6 +94,8 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     yield Step(vectors, _tool("translated_words", str(vectors), str(english), *pairs))
     nouns, classes = data / "hypernyms.json", data / "classes"
     yield Step(nouns, _tool("hypernyms", str(nouns), "--vectors", str(english)))
+    named_words = data / "class_words.json"
+    yield Step(named_words, _tool("class_words", str(nouns), str(named_words)))
     named = str(photos / "imagenet_sample_1000.zip")
     yield Step(classes, _tool("class_photos", str(classes), named))
     emoji, drawings, fashion = (data / name for name in ("emoji", "drawings", "fashion"))

@@ -72,6 +72,8 @@ def root(tmp_path: Path) -> Path:
     WordVectors(sentences, np.eye(4, dtype=np.float32)).save(tmp_path / "sentences.safetensors")
     nouns = [{"words": ["dog"], "german": ["Hund"], "classes": [151, 152]}] * 2
     (tmp_path / "hypernyms.json").write_text(json.dumps({"nouns": nouns}), encoding="utf-8")
+    named = [{"words": ["dog"], "classes": [1, 2]}]
+    (tmp_path / "class_words.json").write_text(json.dumps(named), encoding="utf-8")
     (tmp_path / "words.txt").write_text("\n".join(words), encoding="utf-8")
     torch.manual_seed(0)
     weights = EfficientNetLite("lite0", 1000)
