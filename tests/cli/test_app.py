@@ -193,9 +193,7 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
 ) -> None:
     # Endless work: the reader of a pipe without a writer waits until it is stopped.
     os.mkfifo("labels.txt")
-    process = coca_process(
-        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=cwd
-    )
+    process = coca_process("classify", images[0], "--labels", "labels.txt", "-m", model, cwd=cwd)
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
     # A signal between the reader's open and its read would leave it waiting for ever without this

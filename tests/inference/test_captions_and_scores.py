@@ -28,7 +28,7 @@ def test_the_options_of_a_call_are_the_fields_of_decoding() -> None:
 def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Predictor) -> None:
     unknown: dict[str, Any] = {"num_beems": 2}
     for call in (predictor.caption, partial(caption_videos, predictor)):
-        with pytest.raises(ConfigError, match="no option 'num_beems'; did you mean 'num_beams'"):
+        with pytest.raises(ConfigError, match="= 2 is unknown; did you mean 'num_beams'"):
             call([], **unknown)
 
 

@@ -184,6 +184,23 @@ def test_a_damaged_folder_is_refused_in_one_sentence(folder: Path, kind: str, wo
         load_model(folder)
 
 
+def test_a_run_names_the_plugin_file_of_its_model_and_imports_none(folder: Path) -> None:
+    damage(folder, "kind of a plug-in")
+    plugin = folder.parent / "my parts.py"
+    plugin.write_text("raise RuntimeError('a model folder must not run code')")
+    for plugins, words in (
+        (
+            {str(plugin): "a1" * 32},
+            rf"its run had --plugin '{plugin}' \(SHA-256 a1a1a1a1a1a1a1a1\)",
+        ),
+        ([], "needs its package, or --plugin FILE.py$"),
+    ):
+        record = {"starts": [{}, {"plugins": plugins}]}
+        (folder.parent / "record.json").write_text(json.dumps(record))
+        with pytest.raises(ModelError, match=words):
+            load_model(folder)
+
+
 def edit(weights: Path, **changes: torch.Tensor) -> None:
     """Change tensors of a file whose header stays as it is."""
     with safe_open(weights, framework="pt") as file:

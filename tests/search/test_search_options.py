@@ -6,8 +6,8 @@ from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 
 
 def test_a_search_by_vectors_has_no_options_of_queries() -> None:
-    with pytest.raises(ConfigError, match="search has no option 'rerank'"):
-        SearchOptions.of(rerank=5)
+    with pytest.raises(ConfigError, match="rerank = 5 is unknown"):
+        SearchOptions(rerank=5)  # type: ignore[call-arg]
     query = QueryOptions(limit=3, rerank=5, filter="width > 1")
     assert query.page(offset=2, limit=5) == SearchOptions(limit=5, offset=2, filter="width > 1")
 

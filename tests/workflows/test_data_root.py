@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from coca.cli.options.recipes import for_all_tasks
+from coca.core.config.fields import Tree
 from coca.core.config.frozen_config import load_config
 from coca.core.config.recipe import read_recipe
-from coca.core.config.sections import Tree
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import SourceConfig
 from coca.tasks import TaskConfig

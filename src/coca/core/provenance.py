@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.config.frozen_config import digest
+from coca.core.registry import PLUGIN_FILES
 
 # Packages that can change the numbers of a result.
 _PACKAGES = (
@@ -38,6 +39,7 @@ def record(
         "code": _code(Path(__file__)),
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in _PACKAGES},
+        "plugins": {str(path): sha256 for path, sha256 in PLUGIN_FILES.items()},
         "config": digest(config),
         "seed": seed,
         "data": data_fingerprint,

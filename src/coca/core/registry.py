@@ -5,6 +5,7 @@ is first looked up. A single file registers by decorators: `load_plugin_file`, t
 of the command line.
 """
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -82,6 +83,10 @@ class Registry(Generic[T]):
         return tuple(sorted({*self._entries, *added}))
 
 
+PLUGIN_FILES: dict[Path, str] = {}
+"""Files that `load_plugin_file` has imported in this process, with their SHA-256."""
+
+
 def load_plugin_file(path: Path) -> None:
     """Import a Python file as a plugin, so that its `register` decorators run.
 
@@ -105,5 +110,6 @@ def load_plugin_file(path: Path) -> None:
         )
     try:
         importlib.import_module(path.stem)
+        PLUGIN_FILES[path] = hashlib.sha256(path.read_bytes()).hexdigest()
     except Exception as error:
         raise ConfigError(f"the plugin {path} cannot be loaded ({error!r})") from error

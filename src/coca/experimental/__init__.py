@@ -83,6 +83,10 @@ DETECTION = Plugin(
     sources={"coco_instances": "coca.experimental.detection.source:KIND"},
     tasks={"detection": "coca.experimental.detection.task:detection"},
 )
+LINEAR_PROBE = Plugin(
+    adds="The tasks `linear_probe` and `few_shot`: logistic regression on image embeddings.",
+    tasks={name: f"coca.experimental.linear_probe:{name}" for name in ("linear_probe", "few_shot")},
+)
 BROWSER_PAGE = Plugin(
     adds="A static page that searches a collection in the browser, without a server.",
     needs=("onnx", "onnxscript"),

@@ -7,7 +7,6 @@ step: averages replace the weights, adapters and word maps are merged.
 import logging
 from pathlib import Path
 
-from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ModelError, StorageError
 from coca.core.files.atomic import atomic_folder, read_json, user_cache
 from coca.inference.model_kinds import is_model
@@ -21,7 +20,7 @@ from coca.model.checkpoint import (
     load_newest,
 )
 from coca.model.lora import merged
-from coca.model.pretrained import CONFIG_FILE, MODEL_CONFIGS, assemble, save_model
+from coca.model.pretrained import CONFIG_FILE, MODEL_CONFIGS, assemble, build_config, save_model
 from coca.processing.processor import PROCESSOR_FILE, Processor
 
 logger = logging.getLogger(__name__)
@@ -87,14 +86,13 @@ def _converted(checkpoint: Checkpoint) -> Path:
             "checkpoint in the folder of its run, and resume runs of an older version once"
         )
     about = checkpoint.state["run"]
-    kind = MODEL_CONFIGS.get(about.get("architecture", "coca"))
-    if kind is None:
+    if (architecture := about.get("architecture", "coca")) not in MODEL_CONFIGS:
         raise ModelError(
             f"{checkpoint.folder} is not of a captioner: its model loads "
             f"when the run is finished, from {run / MODEL_FOLDER}"
         )
     weights = merged({**checkpoint.group("model"), **checkpoint.group("ema")})
-    config = from_dict(kind, about["model"], source=str(checkpoint.folder))
+    config = build_config(architecture, about["model"], checkpoint.folder)
     model = assemble(config, weights, source=checkpoint.folder)
     for place in places:
         try:

@@ -5,6 +5,7 @@ The precision of loaded weights is resolved here as well.
 
 import hashlib
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files.atomic import read_model_json, write_atomic, write_json
+from coca.core.files.atomic import read_json, read_model_json, write_atomic, write_json
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
@@ -127,12 +128,37 @@ def parse_config(content: Any, path: str | Path) -> ModelConfig:
             f"{path} has the architecture {architecture!r}; this version of coca builds "
             f"{' and '.join(MODEL_CONFIGS)}"
         )
+    return build_config(architecture, content["model"], Path(path))
+
+
+def build_config(architecture: str, content: Mapping[str, Any], path: Path) -> ModelConfig:
+    """Build the configuration that a file or checkpoint contains.
+
+    Raises:
+        ModelError: It is invalid. For an image encoder of a plug-in that is not loaded, the error
+            has the file that the run was started with; the file is not imported.
+    """
     try:
-        return from_dict(MODEL_CONFIGS[architecture], content["model"], source=str(path))
+        return from_dict(MODEL_CONFIGS[architecture], content, source=str(path))
     except ConfigError as error:
-        of_plugin = "kind = " in str(error) and " is unknown" in str(error)
-        remedy = "; a kind of a plug-in needs its package, or --plugin FILE.py" if of_plugin else ""
+        remedy = ""
+        if "kind = " in str(error) and " is unknown" in str(error):
+            remedy = "; a kind of a plug-in needs its package, or --plugin FILE.py"
+            if files := _plugin_files(path):
+                options = " ".join(f"--plugin {shlex.quote(file)}" for file in files)
+                hashes = ", ".join(sha256[:16] for sha256 in files.values())
+                remedy = f"; its run had {options} (SHA-256 {hashes}): pass it if you trust it"
         raise ModelError(f"{error}{remedy}") from None
+
+
+def _plugin_files(path: Path) -> dict[str, str]:
+    """Return the plug-in files of the run that a model or checkpoint is in, with their hashes."""
+    record = next((it for up in path.parents[:2] if (it := up / "record.json").is_file()), None)
+    try:
+        starts = [] if record is None else read_json(record)["starts"]
+        return {str(file): str(sha256) for file, sha256 in starts[-1]["plugins"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
 
 
 def load_model(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
 
 from pydantic import Field, model_validator
 
-from coca.core.config.frozen_config import Config, check_options
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.runtime.caption_words import WordChoice
 
@@ -95,8 +95,6 @@ class GenerationConfig(Config):
         cls, base: "GenerationConfig | None" = None, **options: Unpack["GenerationOptions"]
     ) -> "GenerationConfig":
         """Build a config from the keywords of a call."""
-        known = [*GenerationOptions.__annotations__, "prompt", "decoding", "progress"]
-        check_options(options, known, of="captioning")
         return (base or cls()).replace(**options)
 
     @property

@@ -6,11 +6,11 @@ imports no NumPy, since its options are those of commands.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from coca.core.config.frozen_config import Config, check_options
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ CaptionChoice: TypeAlias = Literal["all", "given"]
 
 RankWeight: TypeAlias = Annotated[float, Field(ge=0, le=10)]
 """Weight of a part of the ranking."""
-
-S = TypeVar("S", bound="SearchOptions")
 
 MAX_RESULTS = 16_384
 """Maximum `offset + limit`: the limit of a Milvus server, applied to all stores."""
@@ -68,12 +66,6 @@ class SearchOptions(Config):
     params: Mapping[str, Any] | None = None
     """Search parameters by their Milvus names, such as `{"ef": 200}`; they override those of
     `effort`."""
-
-    @classmethod
-    def of(cls: type[S], **options: Any) -> S:
-        """Build the options from the keywords of a call."""
-        check_options(options, cls.model_fields, of="search")
-        return cls(**options)
 
     def page(self, *, offset: int, limit: int) -> "SearchOptions":
         """Return the options of a search by vectors for another page."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from coca.core.config.words import hint_of, text_of
+from coca.core.config.fields import hint_of, text_of
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
 from coca.search.search_options import PhotoFilter, QueryOptions
 

@@ -58,7 +58,6 @@ def test_labels_may_be_compared_by_likelihood(
     ("options", "sentence"),
     [
         ([], "no label"),
-        (["--labels-file", "none.txt"], "none.txt cannot be read"),
         (["-l", "cat", "--prompts", "phot"], "not a prompt set"),
     ],
 )

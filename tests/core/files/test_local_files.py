@@ -269,6 +269,7 @@ def test_a_path_that_a_shell_split_is_named_with_its_quotes(
     monkeypatch.chdir(tmp_path)
     Path("my old folder").mkdir()
     Path("a").touch()
-    with pytest.raises(ConfigError, match="has spaces: quote it, as 'my old folder'"):
-        check_spaces(["a", "my", "old", "folder"])
+    for begin in ("my", "data.path=my"):
+        with pytest.raises(ConfigError, match="has spaces: quote it, as 'my old folder'"):
+            check_spaces(["a", begin, "old", "folder"])
     check_spaces(["a", "my old folder", "b"])

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import TypeAdapter
 
-from coca.core.config.words import hint_of, text_of
+from coca.core.config.fields import hint_of, text_of
 from coca.core.errors import MissingExtraError
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term

@@ -219,9 +219,9 @@ def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
 
 def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
     wrong: Any = {"collections": "mine"}
-    with pytest.raises(ConfigError, match="no option 'collections'; did you mean 'collection'"):
+    with pytest.raises(ConfigError, match="is unknown; did you mean 'collection'"):
         index_images([album], model, uri="none.db", **wrong)
-    with pytest.raises(ConfigError, match="no option 'collections'"):
+    with pytest.raises(ConfigError, match="collections = 'mine' is unknown"):
         index_sources([], model, uri="none.db", **wrong)
 
 

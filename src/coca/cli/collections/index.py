@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coca.cli.console import Console, to_try
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import from_here
 from coca.core.errors import ConfigError
+from coca.workflows.collections.index_settings import IndexSettings
 
 if TYPE_CHECKING:
     from coca.runtime.base_predictor import BasePredictor
@@ -32,80 +33,26 @@ def index(
     ],
     uri: defaults.Uri = None,
     collection: defaults.Collection = "pictures",
-    captions: Annotated[
-        bool,
-        typer.Option(
-            "--captions/--no-captions", help="Generate captions for images that have none."
-        ),
-    ] = True,
-    captions_from: Annotated[
-        str | None,
-        typer.Option(
-            "--captions-from",
-            metavar="MODEL",
-            help="Model that generates the captions; default: the model of the vectors, if it has "
-            "a decoder.",
-        ),
-    ] = None,
-    ocr: Annotated[
-        bool,
-        typer.Option(
-            "--ocr",
-            help="Read the text inside images, which searches find by its words; also of images "
-            "that were indexed without.",
-        ),
-    ] = False,
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune", help="Delete the records of files that no longer exist in these sources."
-        ),
-    ] = False,
-    yes: Annotated[
-        bool,
-        typer.Option(
-            "--yes",
-            "-y",
-            help="With --prune: prune missing and empty folders as well. Without --yes they are "
-            "assumed to be unmounted drives.",
-        ),
-    ] = False,
-    frame_interval: Annotated[
-        float,
-        typer.Option(
-            "--frame-interval",
-            min=0,
-            help="Interval between the frames of a video, in seconds; 0 skips videos.",
-        ),
-    ] = 5.0,
-    read_from: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--read-from",
-            help="Folder or URL prefix that manifests may reference besides local files and public "
-            "addresses, such as http://localhost:8000/; may be repeated.",
-        ),
-    ] = None,
     watch: Annotated[
         bool,
         typer.Option(
             "--watch", help="Keep running and index new, changed and deleted files of the folders."
         ),
     ] = False,
-    max_bad: Annotated[
-        float,
-        typer.Option(
-            "--max-bad",
-            min=0,
-            max=1,
-            help="Stop if more than this fraction of images is unreadable, 0 to 1.",
-        ),
-    ] = 0.1,
-    bad_list: Annotated[
-        Path | None, typer.Option("--bad-list", help="File to list unreadable images in.")
-    ] = None,
     *,
-    dimensions: defaults.Dimensions = None,
+    settings: Annotated[
+        IndexSettings,
+        Group(
+            panel="Options",
+            only={*IndexSettings.model_fields} - {"collection", "token"},
+            short={"prune_empty": "-y"},
+            names={
+                "prune_empty": "yes",
+                "frame_interval_s": "frame-interval",
+                "max_bad_fraction": "max-bad",
+            },
+        ),
+    ],
     model: defaults.Model = None,
     execution: defaults.Run,
     token: defaults.Token = "",
@@ -115,9 +62,9 @@ def index(
 
     NAME.txt next to an image contains its captions, one a line; NAME.json captions and metadata.
     """
-    if captions_from is not None and not captions:
-        raise ConfigError(f"--captions-from {captions_from} excludes --no-captions")
-    if yes and (watch or not prune):
+    if settings.captions_from is not None and not settings.captions:
+        raise ConfigError(f"--captions-from {settings.captions_from} excludes --no-captions")
+    if settings.prune_empty and (watch or not settings.prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
     where = _where(uri, collection)
     from coca.search.records import check_same_model
@@ -139,20 +86,9 @@ def index(
         uris,
         choose,
         uri=defaults.index_uri(uri),
-        dimensions=dimensions,
-        frame_interval_s=frame_interval,
-        read_from=read_from or (),
         watch=report_run if watch else None,
         progress=console.progress,
-        collection=collection,
-        token=token,
-        captions=captions,
-        captions_from=captions_from,
-        ocr=ocr,
-        prune=prune,
-        prune_empty=yes,
-        bad_list=bad_list,
-        max_bad_fraction=max_bad,
+        **dict(settings.replace(collection=collection, token=token)),
     )
     if watch:
         return

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,10 +36,6 @@ def classify(
             help="Labels to choose from: a,b,c, or a text file with one label per line; may be "
             "repeated; default: the classes of a fine-tuned model.",
         ),
-    ] = None,
-    labels_file: Annotated[
-        Path | None,
-        typer.Option("--labels-file", help="File with one label per line."),
     ] = None,
     prompts: Annotated[
         str,
@@ -85,7 +80,7 @@ def classify(
     """
     if out is not None:
         images.check_out(out)
-    choices = _labels(labels or [], labels_file)
+    choices = list(dict.fromkeys(name for one in labels or [] for name in images.read_names(one)))
     if not choices and not classes and (words := images.find_words(files)):
         others = [file for file in files if file not in words]
         command = to_try("classify", *others, "--labels", ",".join(words))
@@ -110,7 +105,7 @@ def classify(
         model = defaults.model_to_fill(model, found)
     predictor = defaults.load_model(model, execution)
     if not choices and not classes and not predictor.classes:
-        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
+        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels FILE")
     with ExitStack() as opened:
         if classes:
             uri = defaults.index_uri(uri)
@@ -162,9 +157,3 @@ def _by_collection(
 
 def _shown(labels: Sequence["Prediction"]) -> str:
     return ", ".join(f"{one.label} {one.probability:.0%}" for one in labels)
-
-
-def _labels(listed: Sequence[str], file: Path | None) -> list[str]:
-    """Merge the labels of both options, each once."""
-    named = [name for one in listed for name in images.read_names(one)]
-    return list(dict.fromkeys([*named, *(images.lines_of(file) if file else [])]))

@@ -229,26 +229,19 @@ def _fault(path: str) -> Bad | None:
     return None
 
 
-# Class names: a list `a,b,c`, or a text file with one name per line.
-
-
 _TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
 
 
 def read_names(listed: str) -> list[str]:
-    """Read class names: from the text file of that name if it exists, else from `a,b,c`."""
+    """Read class names: one a line from the text file of that name if it exists, else `a,b,c`."""
     path = Path(listed)
     if listed and path.is_file():
-        return lines_of(path)
-    if "," not in listed and path.suffix.lower() in _TEXT_SUFFIXES:
+        try:
+            names = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the labels in {path} cannot be read: {error}") from error
+    elif "," not in listed and path.suffix.lower() in _TEXT_SUFFIXES:
         raise ConfigError(f"the file of labels {listed} does not exist")
-    return [name for part in listed.split(",") if (name := part.strip())]
-
-
-def lines_of(path: Path) -> list[str]:
-    """Read one name per line; empty lines are skipped."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the labels in {path} cannot be read: {error}") from error
-    return [name for line in lines if (name := line.strip())]
+    else:
+        names = listed.split(",")
+    return [name for line in names if (name := line.strip())]

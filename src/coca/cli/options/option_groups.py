@@ -15,7 +15,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.models import CommandFunctionType
 
-from coca.core.config.words import hint_of, limits_of, text_of, without_none, without_range
+from coca.core.config.fields import hint_of, limits_of, text_of, without_none, without_range
 from coca.core.errors import ConfigError
 
 
@@ -150,7 +150,8 @@ def _parameter(name: str, hint: Any) -> str:
 def _option(name: str, default: Any, hint: Any, text: str, group: Group) -> Any:
     """Annotate the type of a configuration field with its option."""
     inner = without_none(hint)
-    kind = without_range(inner)
+    # An option is a text where Python may pass an object.
+    kind = str if (kind := without_range(inner)) is Any else kind
     span = limits_of(getattr(inner, "__metadata__", ())).removeprefix(" of").strip().capitalize()
     flag = _flag(name, group)
     if kind is bool and default is not False:

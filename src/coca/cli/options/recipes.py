@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import coca
+from coca.core.config.fields import Tree
 from coca.core.config.frozen_config import Config, load_config
-from coca.core.config.sections import Tree
 from coca.core.errors import ConfigError, did_you_mean
+from coca.core.files.local_files import check_spaces
 
 C = TypeVar("C", bound=Config)
 
@@ -29,6 +30,7 @@ class Settings:
         cls, words: Sequence[str], *, folder: str = "", names: Collection[str] = ()
     ) -> "Settings":
         """Split arguments into `recipe.yaml` and `field=value`."""
+        check_spaces(words)
         changes = tuple(
             word for word in words if _CHANGE.match(word) is not None and not Path(word).exists()
         )

@@ -6,16 +6,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from coca.core.config.frozen_config import to_dict
-from coca.core.config.sections import (
+from coca.core.config.fields import (
     KIND,
     PRESET,
     default_of,
+    hint_of,
     is_mapping,
     kinds_of,
+    one_of,
     section_of,
+    show,
+    text_of,
+    without_none,
+    words,
 )
-from coca.core.config.words import hint_of, one_of, show, text_of, without_none, words
+from coca.core.config.frozen_config import to_dict
 
 
 @dataclass(frozen=True, kw_only=True)

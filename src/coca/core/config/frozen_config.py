@@ -12,7 +12,7 @@ width: 64}` starts from the preset and changes the width; `model: tiny` is the u
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from numbers import Integral, Real
 from pathlib import Path
@@ -29,8 +29,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema, to_jsonable_python
 
-from coca.core.config.faults import Faults
-from coca.core.config.sections import (
+from coca.core.config.faults import sentences
+from coca.core.config.fields import (
     KIND,
     PRESET,
     Tree,
@@ -40,7 +40,7 @@ from coca.core.config.sections import (
     section_of,
     value_at,
 )
-from coca.core.errors import ConfigError, did_you_mean
+from coca.core.errors import ConfigError
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 """Type of a fraction or a probability."""
@@ -118,7 +118,7 @@ class Config(BaseModel):
         except ValidationError as error:
             if not in_code:
                 raise
-            raise cls.range_error("; ".join(Faults(cls, given).sentences(error))) from None
+            raise cls.range_error("; ".join(sentences(error, cls, given, ()))) from None
 
     def replace(self: C, **changes: Any) -> C:
         """Return a validated copy with other values."""
@@ -165,50 +165,40 @@ def load_config(
     from coca.core.config.recipe import DATA_ROOT, fill_in, merge, parse_override, read_recipe
 
     read: list[tuple[str, Tree]] = []
-    parsed: list[tuple[str, Tree]] = []
     faults: list[str] = []
-    for layer in layers:
+    for layer in (*layers, *overrides):
         try:
             if isinstance(layer, Mapping):
                 read.append(("given in code", to_dict(layer)))
-            else:
+            elif isinstance(layer, Path):
                 read.append((f"in {layer}", read_recipe(layer)))
+            else:
+                read.append((f"override {layer}", parse_override(layer)))
         except ConfigError as error:
             faults.append(str(error))
-    layer_missing = bool(faults)
-    for text in overrides:
-        try:
-            parsed.append((f"override {text}", parse_override(text)))
-        except ConfigError as error:
-            faults.append(str(error))
-    if layer_missing:
-        # Other errors may be due to the missing layer.
+    if faults:
+        # Other errors may be due to what could not be read.
         raise ConfigError("\n".join(faults))
+    trees = [tree for _, tree in read]
     # All overrides are one layer, so that their order does not matter.
-    changes: Tree = reduce(merge, (tree for _, tree in parsed), {})
-    trees = [*(tree for _, tree in read), changes]
-    try:
-        whole = fill_in(reduce(merge, trees, {}), given=DATA_ROOT in changes)
-    except ConfigError as error:
-        raise ConfigError("\n".join([*faults, str(error)])) from None
-    return _build(kind, _resolved(kind, whole, None, trees), [*read, *parsed], faults)
+    changes: Tree = reduce(merge, trees[len(layers) :], {})
+    trees[len(layers) :] = [changes]
+    whole = fill_in(reduce(merge, trees, {}), given=DATA_ROOT in changes)
+    return _build(kind, whole, trees, read)
 
 
 def from_dict(kind: type[C], mapping: Mapping[str, Any], *, source: str) -> C:
     """Build the configuration that `to_dict` wrote; `source` identifies it in errors."""
     tree = to_dict(mapping)
-    return _build(kind, _resolved(kind, tree, None, [tree]), [(f"in {source}", tree)], [])
+    return _build(kind, tree, [tree], [(f"in {source}", tree)])
 
 
-def _build(kind: type[C], tree: Any, layers: Sequence[tuple[str, Tree]], faults: list[str]) -> C:
+def _build(kind: type[C], whole: Tree, trees: Sequence[Tree], read: list[tuple[str, Tree]]) -> C:
+    tree = _resolved(kind, whole, None, trees)
     try:
-        config = kind.model_validate_json(json.dumps(tree))
+        return kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        # Missing keys may be in an override that could not be read.
-        faults += Faults(kind, tree, layers, complete=not faults).sentences(error)
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return config
+        raise ConfigError("\n".join(sentences(error, kind, tree, read))) from None
 
 
 def to_dict(config: Any) -> Any:
@@ -233,14 +223,6 @@ def non_default(config: BaseModel) -> Tree:
         if value != default_of(field):
             tree[name] = non_default(value) if isinstance(value, BaseModel) else to_dict(value)
     return tree
-
-
-def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
-    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for."""
-    names = list(known)
-    for name in given:
-        if name not in names:
-            raise ConfigError(f"{of} has no option {name!r}; {did_you_mean(name, names)}")
 
 
 def _resolved(kind: type[BaseModel], given: Any, start: Any, layers: Sequence[Any]) -> Any:
@@ -268,26 +250,24 @@ def _resolved(kind: type[BaseModel], given: Any, start: Any, layers: Sequence[An
             given = {name: value for name, value in given.items() if name != PRESET}
     whole = dict(given)
     for name, field in kind.model_fields.items():
-        value = whole.get(name)
         if name not in whole:
             if start is not None:
                 whole[name] = to_dict(getattr(start, name))
-        elif section := section_of(field.annotation):
-            below = [value_at(layer, name) for layer in layers]
-            if isinstance(value, list):
-                whole[name] = [
-                    _resolved(section, item, None, [value_at(layer, str(at)) for layer in below])
-                    for at, item in enumerate(value)
-                ]
-            elif isinstance(value, dict) and is_mapping(field.annotation):
-                whole[name] = {
-                    key: _resolved(section, item, None, [value_at(layer, key) for layer in below])
-                    for key, item in value.items()
-                }
-            else:
-                default = default_of(field) if start is None else getattr(start, name)
-                default = default if isinstance(default, BaseModel) else None
-                whole[name] = _resolved(section, value, default, below)
+            continue
+        if (section := section_of(field.annotation)) is None:
+            continue
+        value, below = whole[name], [value_at(layer, name) for layer in layers]
+        if isinstance(value, list) or (isinstance(value, dict) and is_mapping(field.annotation)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            done = {
+                key: _resolved(section, item, None, [value_at(it, str(key)) for it in below])
+                for key, item in items
+            }
+            whole[name] = done if isinstance(value, dict) else [*done.values()]
+        else:
+            default = default_of(field) if start is None else getattr(start, name)
+            default = default if isinstance(default, BaseModel) else None
+            whole[name] = _resolved(section, value, default, below)
     return whole
 
 

@@ -7,13 +7,14 @@ the root folder of its data: the key `data_root`, referenced as `${data_root}`.
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic_core import to_jsonable_python
 
-from coca.core.config.sections import Tree
+from coca.core.config.fields import Tree
 from coca.core.errors import ConfigError
 
 DATA_ROOT = "data_root"
@@ -31,13 +32,10 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _refused(f"the key {key.value!r} is given twice", key)
+                    twice = f"the key {key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
                 seen.add(key.value)
         return node
-
-    def refuse_tag(self, node: yaml.Node) -> Any:
-        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        raise _refused(f"the tag {tag} is refused: a recipe contains plain values only", node)
 
 
 # YAML 1.1 requires a dot and a signed exponent, so `1e-3` would be a string.
@@ -46,7 +44,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
-_Loader.add_constructor(None, _Loader.refuse_tag)
 
 
 def read_recipe(path: Path) -> Tree:
@@ -54,13 +51,9 @@ def read_recipe(path: Path) -> Tree:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ConfigError(
-            f"the recipe {path} cannot be read: {error.strerror}{_hint(path)}"
-        ) from error
+        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"the recipe {path} is not UTF-8 text: {error.reason}{_hint(path)}"
-        ) from error
+        raise _unreadable(path, f"is not UTF-8 text: {error.reason}") from error
     tree = _parse(text, f"the recipe {path}")
     if not isinstance(tree, dict):
         found = "is empty" if tree is None else f"contains a {type(tree).__name__}"
@@ -68,13 +61,14 @@ def read_recipe(path: Path) -> Tree:
     return tree
 
 
-def _hint(path: Path) -> str:
-    """Return the remedy for data that are given in place of a recipe; else ""."""
+def _unreadable(path: Path, problem: str) -> ConfigError:
+    """Return the error of a recipe; for data in place of one, with their setting."""
     if path.suffix in (".yaml", ".yml"):
-        return ""
-    return (
-        "; a recipe is a YAML file, or recipe:NAME of the package, and data are settings of it: "
-        f"data.sources='[{{kind: {path.suffix[1:] or 'folder'}, path: {path}}}]'"
+        return ConfigError(f"the recipe {path} {problem}")
+    data = f"data.sources=[{{kind: {path.suffix[1:] or 'folder'}, path: {path}}}]"
+    return ConfigError(
+        f"{path} is not a recipe, a YAML file or recipe:NAME of the package ({problem}); data are "
+        f"a setting of a recipe: {shlex.quote(data)}"
     )
 
 
@@ -152,7 +146,3 @@ def _parse(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ConfigError(f"{source} is nested without end: an alias contains itself") from None
-
-
-def _refused(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

@@ -255,16 +255,17 @@ def modified_at(path: str | Path) -> int:
 
 
 def check_spaces(paths: Sequence[str]) -> None:
-    """Check that no path was split at its spaces by a shell.
+    """Check that no path was split at its spaces by a shell, also in `field=path`.
 
     Raises:
         ConfigError: Consecutive paths, the first of which is missing, form one that exists.
     """
     for first, path in enumerate(paths):
-        if os.path.exists(path):
+        begin = path.rpartition("=")[2]
+        if os.path.exists(path) or (begin != path and os.path.exists(begin)):
             continue
         for last in range(first + 2, min(first + _MOST_WORDS, len(paths)) + 1):
-            whole = " ".join(paths[first:last])
+            whole = " ".join([begin, *paths[first + 1 : last]])
             if os.path.exists(whole):
                 raise ConfigError(f"{whole} has spaces: quote it, as {shlex.quote(whole)}")
 

@@ -210,7 +210,7 @@ class SearchEngine:
             *([] if vector is None else [Term(vector=vector)]),
             *terms,
         ]
-        return self.search_terms(whole, QueryOptions.of(**options))
+        return self.search_terms(whole, QueryOptions(**options))
 
     def search_terms(self, terms: Sequence[Term], options: QueryOptions) -> list[Hit]:
         """Search by weighted texts, images and vectors; see `search`."""
@@ -298,7 +298,7 @@ class SearchEngine:
             ConfigError: An option is unknown, has the wrong type or is out of range.
             SearchError: As `search`, or the numbers of texts, images and vectors differ.
         """
-        page = SearchOptions.of(**options)  # checked before anything is embedded
+        page = SearchOptions(**options)  # checked before anything is embedded
         kinds: dict[str, Any] = {"text": texts, "image": images, "vector": vectors}
         given = {kind: some for kind, some in kinds.items() if some is not None}
         for kind, some in given.items():

@@ -1,13 +1,22 @@
 """Routes `/v1/caption`, `/v1/answer` and `/v1/classify`, with their bodies."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field, model_validator
 
 from coca.core.errors import ConfigError
-from coca.runtime.caption_words import WordChoice
-from coca.server.bodies import MAX_TEXT, Body, CollectionName, ImageReference, Text, exactly_one
+from coca.runtime.generation_config import GenerationConfig
+from coca.server.bodies import (
+    MAX_TEXT,
+    Body,
+    CollectionName,
+    ImageReference,
+    Text,
+    exactly_one,
+    given_options,
+    with_options,
+)
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 # Bodies of `/v1/caption`, `/v1/answer` and `/v1/classify`.
@@ -17,6 +26,15 @@ MAX_PROMPTS = 10_000
 """Maximum number of prompts of a classification: 1,000 labels in 10 templates."""
 
 
+class ServedGeneration(GenerationConfig):
+    """Options of generated captions with the limits of the service."""
+
+    num_return_sequences: Annotated[int, Field(ge=1, le=16)] = 1
+    num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
+
+
+@with_options(ServedGeneration, "num_return_sequences", "num_beams", "max_new_tokens", "words")
 class CaptionRequest(ImageReference):
     """An image to caption."""
 
@@ -24,11 +42,6 @@ class CaptionRequest(ImageReference):
 
     collection: CollectionName = None
     prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
-    num_return_sequences: Annotated[int, Field(ge=1, le=16)] = 1
-    max_new_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
-    words: WordChoice = "polite"
-    """Words of captions; see `GenerationConfig.words`."""
 
 
 class GeneratedCaption(Body):
@@ -110,15 +123,8 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
     """Generate captions of an image."""
     model = tenant.service.model
     image = tenant.image(body, body.collection)
-    options: dict[str, Any] = {
-        "num_return_sequences": body.num_return_sequences,
-        "words": body.words,
-    }
-    if body.num_beams is not None:
-        options["num_beams"] = body.num_beams
-    if body.max_new_tokens is not None:
-        options["max_new_tokens"] = body.max_new_tokens
-    tenant.charge(captions=max(1, (body.num_beams or 1) // 4), images=1)
+    options = given_options(body, ServedGeneration)
+    tenant.charge(captions=max(1, options.get("num_beams", 1) // 4), images=1)
     (best,) = model.caption([image], prompt=body.prompt, **options)
     return CaptionResponse(
         captions=[

@@ -1,1 +1,1 @@
-"""Classification tasks: zero-shot, by a trained head, and by linear probes."""
+"""Classification tasks: zero-shot, and by a trained head."""

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias, TypedDict, Unpack
+from typing import TypeAlias, Unpack
 
-from coca.core.config.frozen_config import check_options
+from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
@@ -33,7 +33,6 @@ from coca.workflows.collections.collection_model import (
     model_of,
 )
 from coca.workflows.collections.image_sources import (
-    FRAME_INTERVAL_S,
     UnreadableFile,
     check_filled,
     describe_skipped,
@@ -42,12 +41,10 @@ from coca.workflows.collections.image_sources import (
     skipped_files,
     vectors_files,
 )
+from coca.workflows.collections.index_settings import IndexOptions, IndexSettings
 from coca.workflows.collections.watch import check_watchable, watch_folders
 
 logger = logging.getLogger(__name__)
-
-MAX_BAD_FRACTION = 0.1
-"""Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
 _BATCH_IMAGES, _OCR_IMAGES = 64, 8
 """Images of one transaction, and with OCR."""
@@ -55,30 +52,6 @@ _BATCH_IMAGES, _OCR_IMAGES = 64, 8
 ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Callable[[], BasePredictor]]
 """Chooses the model to fill a collection with, and returns a function that loads it; None: the
 collection does not exist yet. A model that is known not to fit is refused without loading it."""
-
-
-class IndexSettings(TypedDict, total=False):
-    """Options of indexing."""
-
-    collection: str
-    """Name of the collection; default: `pictures`."""
-    token: str
-    """`"user:password"` or an API key, if the server requires one; default: none."""
-    captions: bool
-    """Generate captions for images that have none; default: True."""
-    captions_from: BasePredictor | str | Path | None
-    """Model that generates the captions; default: the model of the vectors, if it has a decoder."""
-    ocr: bool
-    """Read the text inside images (OCR), which searches find by its words; default: False."""
-    prune: bool
-    """Delete the records of files that no longer exist in the sources; default: False."""
-    prune_empty: bool
-    """With `prune`: prune missing and empty folders too, which may be unmounted drives; default:
-    False."""
-    bad_list: Path | None
-    """JSON Lines file that lists unreadable images, each once; default: none."""
-    max_bad_fraction: float
-    """Maximum fraction of unreadable images among at least 1,000, 0 to 1; default: 0.1."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +74,7 @@ def index(
     *,
     model: BasePredictor | str | Path | None = None,
     progress: ProgressOption = False,
-    **settings: Unpack[IndexSettings],
+    **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index folders, images, videos, tars and tables; the function of `coca index`.
 
@@ -116,7 +89,7 @@ def index(
         model: A model of `coca.load` or its name; default: the model of the collection, else
             `everyday`.
         progress: Optional progress callback, or True for a line on stderr.
-        **settings: Options, see `IndexSettings`.
+        **options: Fields of `IndexSettings`.
 
     Raises:
         CocaError: As `index_images`.
@@ -128,13 +101,13 @@ def index(
             "table with a column `image` (.csv, .parquet); images in memory go to SearchEngine.add"
         )
     if isinstance(model, BasePredictor):
-        return index_images(listed, model, uri=uri, progress=progress, **settings)
+        return index_images(listed, model, uri=uri, progress=progress, **options)
 
     def choose(info: CollectionInfo | None) -> Callable[[], BasePredictor]:
         name = model or (DEFAULT_MODEL if info is None else model_of(info))
         return lambda: load_model(name)
 
-    return index_images(listed, choose, uri=uri, progress=progress, **settings)
+    return index_images(listed, choose, uri=uri, progress=progress, **options)
 
 
 def index_images(
@@ -142,17 +115,13 @@ def index_images(
     model: BasePredictor | ModelLoader,
     *,
     uri: str | Path,
-    dimensions: int | None = None,
-    frame_interval_s: float = FRAME_INTERVAL_S,
-    read_from: Sequence[str] = (),
     watch: Callable[[IndexResult], None] | None = None,
     progress: ProgressOption = False,
-    **settings: Unpack[IndexSettings],
+    **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index images into a collection, created if missing.
 
-    `dimensions` keeps the first numbers of each vector, see `coca.runtime.short_vectors`. Later
-    runs with a loader keep those of the collection.
+    Later runs with a loader keep the `dimensions` of the collection.
 
     Unchanged images are neither read nor embedded again. Files of folders that are skipped, such as
     raw photos and zips, are counted in warnings.
@@ -165,49 +134,38 @@ def index_images(
         DataError: A source is missing, all are empty, or too many images are unreadable.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    progress = as_maker(progress)
-    check_options(settings, IndexSettings.__annotations__, of="indexing")
+    progress, settings = as_maker(progress), IndexSettings(**options)
     uri = stores.checked_uri(uri)
-    prune = settings.get("prune", False)
-    trust_empty = prune and settings.get("prune_empty", False)
-    if settings.get("ocr"):
+    trust_empty = settings.prune and settings.prune_empty
+    if settings.ocr:
         # Before a model is loaded, and a collection is made.
         require_installed("rapidocr", extra="ocr")
     resolved = resolve_uris(uris, allow_missing=trust_empty)
     if files := vectors_files(resolved):
-        idle = {
-            "--dimensions": dimensions is not None,
-            "--watch": watch is not None,
-            "--prune": prune,
-            "--no-captions": not settings.get("captions", True),
-            "--ocr": settings.get("ocr", False),
-            "--captions-from": settings.get("captions_from") is not None,
-            "--frame-interval": frame_interval_s != FRAME_INTERVAL_S,
-            "--max-bad": settings.get("max_bad_fraction", MAX_BAD_FRACTION) != MAX_BAD_FRACTION,
-            "--bad-list": settings.get("bad_list") is not None,
-            "--read-from": bool(read_from),
-        }
-        if given := [name for name, is_given in idle.items() if is_given]:
+        idle = [*({*non_default(settings)} - {"collection", "token"}), *["watch"] * bool(watch)]
+        if idle:
             raise ConfigError(
-                f"{', '.join(given)} apply to images, and these are vectors: leave them out"
+                f"{', '.join(sorted(idle))} apply to images, and these are vectors: leave them out"
             )
-        return _index_vectors(files, uri=uri, progress=progress, **settings)
+        return _index_vectors(files, uri, settings, progress)
     if watch is not None:
         check_watchable(resolved)
-        settings["prune"] = True
+        settings = settings.replace(prune=True)
     sources = open_sources(
-        [] if watch else resolved, frame_interval_s=frame_interval_s, read_from=read_from
+        [] if watch else resolved,
+        frame_interval_s=settings.frame_interval_s,
+        read_from=settings.read_from or (),
     )
     if not (watch or trust_empty):
         # An empty source is an error, unless it is watched or its records are to be pruned.
-        check_filled(resolved, sources, prune=prune)
+        check_filled(resolved, sources, prune=settings.prune)
     skipped = skipped_files(resolved)
     for sentence in describe_skipped(skipped):
         logger.warning("%s", sentence)
-    with _indexing(model, uri, settings, progress, dimensions) as index:
+    with _indexing(model, uri, settings, progress) as index:
         if watch is None:
             return replace(index(sources), skipped=skipped)
-        for result in watch_folders(resolved, index, frame_interval_s=frame_interval_s):
+        for result in watch_folders(resolved, index, frame_interval_s=settings.frame_interval_s):
             watch(replace(result, skipped=skipped))
         return replace(result, skipped=skipped)
 
@@ -218,12 +176,10 @@ def index_sources(
     *,
     uri: str,
     progress: ProgressOption = False,
-    **settings: Unpack[IndexSettings],
+    **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index images from open sources; otherwise as `index_images`."""
-    progress = as_maker(progress)
-    check_options(settings, IndexSettings.__annotations__, of="indexing")
-    with _indexing(predictor, uri, settings, progress) as index:
+    with _indexing(predictor, uri, IndexSettings(**options), as_maker(progress)) as index:
         return index(sources)
 
 
@@ -233,10 +189,9 @@ def _indexing(
     uri: str,
     settings: IndexSettings,
     progress: ProgressMaker,
-    dimensions: int | None = None,
 ) -> Iterator[Callable[[Sequence[AnySource]], IndexResult]]:
     """Open or create the collection to fill; yield the function that indexes sources into it."""
-    name, token = settings.get("collection", "pictures"), settings.get("token", "")
+    name, token, dimensions = settings.collection, settings.token, settings.dimensions
     with ExitStack() as stack:
         store, info = None, None
         if not stores.is_file(uri) or os.path.exists(uri):
@@ -284,24 +239,22 @@ def _index_into(
             sources,
             load,
             collection,
-            captions=settings.get("captions", True),
+            captions=settings.captions,
             captioner=writer,
-            text_reader=(lambda images: _text_reader()(images)) if settings.get("ocr") else None,
-            prune=settings.get("prune", False),
-            prune_empty=settings.get("prune_empty", False),
-            bad_log=bad_image_log(
-                settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
-            ),
+            text_reader=(lambda images: _text_reader()(images)) if settings.ocr else None,
+            prune=settings.prune,
+            prune_empty=settings.prune_empty,
+            bad_log=bad_image_log(settings.bad_list, settings.max_bad_fraction),
             progress=progress,
             # The text of a page takes seconds, and the progress is that of whole batches.
-            batch_size=_OCR_IMAGES if settings.get("ocr") else _BATCH_IMAGES,
+            batch_size=_OCR_IMAGES if settings.ocr else _BATCH_IMAGES,
         )
     unreadable = [source.path for source in sources if isinstance(source, UnreadableFile)]
     return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
 
 def _index_vectors(
-    files: Sequence[Path], *, uri: str, progress: ProgressMaker, **settings: Unpack[IndexSettings]
+    files: Sequence[Path], uri: str, settings: IndexSettings, progress: ProgressMaker
 ) -> IndexResult:
     """Insert Parquet files of embedded records."""
     infos = [read_info(file) for file in files]
@@ -312,8 +265,8 @@ def _index_vectors(
         )
     with stores.open_collection(
         uri,
-        settings.get("collection", "pictures"),
-        token=settings.get("token", ""),
+        settings.collection,
+        token=settings.token,
         embed_dim=infos[0].embed_dim,
         fingerprint=infos[0].fingerprint,
         model=infos[0].model,
@@ -347,8 +300,8 @@ _text_reader = cache(TextReader)
 
 def _writer(settings: IndexSettings) -> Captioner | None:
     """Return the captioner of `captions_from`, whose model is loaded at the first caption."""
-    given = settings.get("captions_from")
-    if given is None or not settings.get("captions", True):
+    given = settings.captions_from
+    if given is None or not settings.captions:
         return None
 
     load = cache(lambda: captioner(load_model(given) if isinstance(given, str | Path) else given))

@@ -8,12 +8,19 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.folder import FolderConfig
+from coca.experimental.linear_probe import choose_c, drawn_rows, fit_logistic
+from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.baselines import without_baselines
-from coca.tasks.classification.linear_probe import choose_c, drawn_rows, fit_logistic
 from coca.tasks.task import check_task
+from tiny_model import write_model
 from tiny_workflows import write_classes
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return loading.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
 
 
 def drawn(seed: int = 0, *, samples: int = 60, features: int = 7, classes: int = 4) -> Any:

@@ -23,7 +23,6 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.classification.recognition import class_indices, classified
 from coca.tasks.task import (
     PREFLIGHT,
-    TASKS,
     TaskConfig,
     TaskResult,
     images_digest,
@@ -126,7 +125,6 @@ FEW_SHOT_C = 0.01
 """Inverse penalty C of few-shot classification, which has no validation images."""
 
 
-@TASKS.register("linear_probe")
 def linear_probe(
     predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
@@ -153,7 +151,6 @@ def linear_probe(
     return replace(result, notes=sets.notes)
 
 
-@TASKS.register("few_shot")
 def few_shot(
     predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
