@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError, MissingExtraError
-from coca.data.datasets.question_answering import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig, read_metadata
+from coca.experimental.question_sources import EasyVQAConfig
 from tiny_data import image_bytes
 from tiny_datasets import (
     lines,

@@ -15,7 +15,7 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import MODULES_FILE, load_model, save_model
-from coca.release.export import export, from_pretrained, push_to_hub
+from coca.release.export import export, push_to_hub
 from coca.release.model_card import CardConfig, DataLine
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
@@ -198,14 +198,14 @@ def test_what_is_pushed_comes_back_the_same(run: Path, hub: FolderHub, tmp_path:
     assert name == "hf:me/cats"
     assert (hub.root / "me" / "cats" / CARD).is_file()
     wanted = coca.load(run)
-    for loaded in (from_pretrained("me/cats"), coca.load(name), from_pretrained(out)):
+    for loaded in (coca.load(name), coca.load(out)):
         assert loaded.fingerprint == wanted.fingerprint
         np.testing.assert_array_equal(loaded.embed_texts("a cat"), wanted.embed_texts("a cat"))
 
 
 def test_a_revision_is_asked_for(run: Path, hub: FolderHub) -> None:
     push_to_hub(export(run, hub.root / "me" / "cats@v2"), "me/cats", hub=hub)
-    assert from_pretrained("me/cats", revision="v2").source.endswith("hf--me--cats--v2")
+    assert coca.load("hf:me/cats@v2").source.endswith("hf--me--cats--v2")
 
 
 def test_a_folder_without_a_card_is_not_pushed(run: Path, hub: FolderHub) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coca.data.datasets.question_answering import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.folder import FolderConfig
+from coca.experimental.question_sources import EasyVQAConfig
 from tiny_data import image_bytes
 
 

@@ -105,11 +105,11 @@ def features(
     An interrupted computation continues where it stopped. `coca pretrain` computes missing features
     by itself.
     """
-    from coca.cli.options.recipes import Settings, load_run
+    from coca.cli.options.recipes import Settings, load
     from coca.workflows.training.pretrain import PretrainConfig, compute_features
 
     given = Settings.of(settings, folder="pretrain")
-    config = load_run(PretrainConfig, given)
+    config = load(PretrainConfig, given, find_data=True)
     files = compute_features(config, progress=console.progress)
     for file in files:
         key = file.key

@@ -87,6 +87,13 @@ LINEAR_PROBE = Plugin(
     adds="The tasks `linear_probe` and `few_shot`: logistic regression on image embeddings.",
     tasks={name: f"coca.experimental.linear_probe:{name}" for name in ("linear_probe", "few_shot")},
 )
+QUESTION_SOURCES = Plugin(
+    adds="The data sources `daquar` and `easy_vqa`, questions about photos and shapes.",
+    sources={
+        "daquar": "coca.experimental.question_sources:DAQUAR",
+        "easy_vqa": "coca.experimental.question_sources:EASY_VQA",
+    },
+)
 BROWSER_PAGE = Plugin(
     adds="A static page that searches a collection in the browser, without a server.",
     needs=("onnx", "onnxscript"),

@@ -12,10 +12,9 @@ from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write
 from coca.core.progress import ProgressMaker
 from coca.core.registry import Registry
 from coca.inference.hub import Hub, HuggingFace
-from coca.inference.loading import fingerprint, load
+from coca.inference.loading import fingerprint
 from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
 from coca.inference.open_weights import model_folder
-from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
@@ -30,7 +29,6 @@ from coca.release.model_card import (
     model_card,
     results_of,
 )
-from coca.runtime.execution import Precision
 from coca.workflows.evaluation.report import table
 from coca.workflows.training.finetune import SCORES_FOLDER
 
@@ -189,23 +187,6 @@ def push_to_hub(
         )
     (hub or HuggingFace()).upload(folder, repo, private=private)
     return f"hf:{repo}"
-
-
-def from_pretrained(
-    name: str | Path,
-    *,
-    revision: str = "",
-    device: str | None = None,
-    precision: Precision = "fp32",
-) -> Predictor:
-    """Load an exported folder or a hub repository, with the signature of the hub's libraries.
-
-    Raises:
-        ModelError: There is no such model.
-    """
-    if not Path(name).exists():
-        name = f"hf:{name}@{revision}" if revision else f"hf:{name}"
-    return load(name, device=device, precision=precision)
 
 
 def _use(head: HeadConfig | None) -> str:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from coca.cli.options.recipes import Settings, data_root_required, recipe_path
+from coca.cli.options.recipes import Settings, load, recipe_path
 from coca.core.errors import ConfigError
+from coca.workflows.evaluation.evaluate import SuiteConfig
 
 
 def test_recipes_and_changes_are_distinguished_in_any_order() -> None:
@@ -33,22 +34,17 @@ def test_a_folder_of_data_that_is_not_there_is_reported_with_the_variable_that_n
     monkeypatch.chdir(tmp_path)
     Path("suite.yaml").write_text(SUITE, encoding="utf-8")
 
-    def check(name: str, changes: list[str], error: str = "") -> None:
-        with data_root_required([name], changes):
-            if error:
-                raise ConfigError(error)
+    def check(*changes: str) -> None:
+        load(SuiteConfig, Settings.of(["suite.yaml", *changes]), find_data=True)
 
-    with pytest.raises(ConfigError, match=r"suite.yaml reads .* folder data, .* data_root=FOLDER"):
-        check("suite.yaml", [])
-    with pytest.raises(ConfigError, match="folder mine"):
-        check("suite.yaml", ["data_root=mine", "limit=5"])
-    with pytest.raises(ConfigError, match=r"(?s)^another is wrong\n.* folder data"):
-        check("suite.yaml", [], "another is wrong")
-    # Elsewhere, there, not read, or to be found wrong by whoever loads it.
+    with pytest.raises(ConfigError, match=r"^the recipe reads .* folder data, .* data_root=FOLDER"):
+        check()
+    with pytest.raises(ConfigError, match=r"(?s)^tasks.0.limit must .*\n.* folder mine"):
+        check("data_root=mine", "tasks.0.limit=x")
+    # Elsewhere, there, or not read.
     Path("mine").mkdir()
-    for changes in (["data_root=mine"], ["data_root=s3://bucket"], ["data.path=y.tar"], ["x"]):
-        check("suite.yaml", changes)
-    check("gone.yaml", [])
+    for change in ("data_root=mine", "data_root=s3://bucket", "tasks.0.data.path=y.tar"):
+        check(change)
 
 
 def test_a_recipe_of_the_package_is_given_by_its_name() -> None:

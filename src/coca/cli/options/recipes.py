@@ -1,14 +1,12 @@
 """Recipe arguments of a command line: YAML files and overrides `section.field=value`."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import coca
-from coca.core.config.fields import Tree
 from coca.core.config.frozen_config import Config, load_config
 from coca.core.errors import ConfigError, did_you_mean
 from coca.core.files.local_files import check_spaces
@@ -83,19 +81,14 @@ def shipped_recipes() -> Path:
     raise ConfigError(f"there are no recipes in {package}; give the path of a YAML file")
 
 
-def load(kind: type[C], settings: Settings) -> C:
-    """Load a configuration from recipes and overrides."""
+def load(kind: type[C], settings: Settings, *, find_data: bool = False) -> C:
+    """Load a configuration from recipes and overrides; arguments as of `load_config`."""
     if not settings.recipes:
         raise ConfigError(
             "no recipe is given: give a YAML file, or a recipe of the package such as recipe:emoji"
         )
-    return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
-
-
-def load_run(kind: type[C], settings: Settings) -> C:
-    """Load a configuration as `load`, and check that the local `data_root` exists."""
-    with data_root_required(settings.recipes, settings.changes):
-        return load(kind, settings)
+    recipes = map(Path, settings.recipes)
+    return load_config(kind, *recipes, overrides=settings.changes, find_data=find_data)
 
 
 def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
@@ -103,42 +96,3 @@ def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
     of_file = [change for change in changes if change.startswith("data_root=")]
     of_tasks = [change for change in changes if change not in of_file]
     return of_file + [f"tasks.{number}.{change}" for change in of_tasks for number in range(tasks)]
-
-
-@contextmanager
-def data_root_required(recipes: Sequence[str], changes: Sequence[str]) -> Iterator[None]:
-    """Check that the local `data_root` of the merged recipes exists, after the block loads them.
-
-    Its error joins the errors of the block, so that all are reported at once.
-    """
-    missing = _missing_data_root(recipes, changes)
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError("\n".join(filter(None, (str(error), missing)))) from None
-    if missing:
-        raise ConfigError(missing)
-
-
-def _missing_data_root(recipes: Sequence[str], changes: Sequence[str]) -> str:
-    """Return the error of a `data_root` that does not exist; else ""."""
-    from coca.core.config.recipe import data_root_of, merge, parse_override, read_recipe
-
-    tree: Tree = {}
-    try:
-        for recipe in recipes:
-            tree = merge(tree, read_recipe(Path(recipe)))
-        tasks = tree.get("tasks")
-        given = for_all_tasks(len(tasks), changes) if isinstance(tasks, list) else changes
-        for change in given:
-            tree = merge(tree, parse_override(change))
-    except ConfigError:
-        return ""  # reported by the code that loads them
-    root = data_root_of(tree)
-    if root is None or "://" in root or Path(root).expanduser().exists():
-        return ""
-    return (
-        f"{', '.join(recipes)} reads its data from the folder {root}, which does not exist: "
-        "set data_root=FOLDER; the comment at the top of the recipe names the download and the "
-        "expected files"
-    )

@@ -10,7 +10,7 @@ import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults
-from coca.cli.options.recipes import Settings, data_root_required, for_all_tasks
+from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -96,12 +96,11 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
     path = Path(name)
     if path.is_file() or name.endswith((".yaml", ".yml")):
-        with data_root_required([name], changes):
-            tasks = read_recipe(path).get("tasks")
-            if isinstance(tasks, list):
-                changes = tuple(for_all_tasks(len(tasks), changes))
-                return load_config(SuiteConfig, path, overrides=changes).tasks
-            return [load_config(TaskConfig, path, overrides=changes)]
+        tasks = read_recipe(path).get("tasks")
+        if isinstance(tasks, list):
+            changes = tuple(for_all_tasks(len(tasks), changes))
+            return load_config(SuiteConfig, path, overrides=changes, find_data=True).tasks
+        return [load_config(TaskConfig, path, overrides=changes, find_data=True)]
     if name not in TASKS.names():
         raise ConfigError(
             f"{name!r} is neither a task nor a YAML file; {did_you_mean(name, TASKS.names())}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from coca.cli.console import Console
-from coca.cli.options.recipes import Settings, load_run
+from coca.cli.options.recipes import Settings, load
 
 if TYPE_CHECKING:
     from coca.workflows.training.training_run import RunResult
@@ -33,7 +33,7 @@ def pretrain(settings: RecipeOverrides, console: Console) -> None:
     from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings, folder="pretrain")
-    config = load_run(workflow.PretrainConfig, given)
+    config = load(workflow.PretrainConfig, given, find_data=True)
     world = join_from_environment(config.device)
     result = workflow.pretrain(config, progress=console.progress)
     if world.is_main:
@@ -63,7 +63,7 @@ def finetune_recipe(
     from coca.cli.training.evaluate import print_scores
     from coca.train.distributed.context import join_from_environment
 
-    config = load_run(kind, settings)
+    config = load(kind, settings, find_data=True)
     world = join_from_environment(config.device)
     result = train(config, progress=console.progress)
     if world.is_main:

@@ -158,11 +158,17 @@ def _kind_of(kind: type[BaseModel], given: Tree) -> type[BaseModel]:
 
 
 def load_config(
-    kind: type[C], *layers: Path | Mapping[str, Any], overrides: Sequence[str] = ()
+    kind: type[C],
+    *layers: Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    find_data: bool = False,
 ) -> C:
-    """Merge recipes, mappings and overrides into one validated configuration; later ones win."""
+    """Merge recipes, mappings and overrides into one validated configuration; later ones win.
+
+    With `find_data`, a local `data_root` must exist.
+    """
     # Imports YAML, which classes of configurations do not need.
-    from coca.core.config.recipe import DATA_ROOT, fill_in, merge, parse_override, read_recipe
+    from coca.core.config import recipe
 
     read: list[tuple[str, Tree]] = []
     faults: list[str] = []
@@ -171,9 +177,9 @@ def load_config(
             if isinstance(layer, Mapping):
                 read.append(("given in code", to_dict(layer)))
             elif isinstance(layer, Path):
-                read.append((f"in {layer}", read_recipe(layer)))
+                read.append((f"in {layer}", recipe.read_recipe(layer)))
             else:
-                read.append((f"override {layer}", parse_override(layer)))
+                read.append((f"override {layer}", recipe.parse_override(layer)))
         except ConfigError as error:
             faults.append(str(error))
     if faults:
@@ -181,10 +187,12 @@ def load_config(
         raise ConfigError("\n".join(faults))
     trees = [tree for _, tree in read]
     # All overrides are one layer, so that their order does not matter.
-    changes: Tree = reduce(merge, trees[len(layers) :], {})
+    changes: Tree = reduce(recipe.merge, trees[len(layers) :], {})
     trees[len(layers) :] = [changes]
-    whole = fill_in(reduce(merge, trees, {}), given=DATA_ROOT in changes)
-    return _build(kind, whole, trees, read)
+    tree = reduce(recipe.merge, trees, {})
+    missing = recipe.missing_root(tree) if find_data else ""
+    whole = recipe.fill_in(tree, given=recipe.DATA_ROOT in changes)
+    return _build(kind, whole, trees, read, missing)
 
 
 def from_dict(kind: type[C], mapping: Mapping[str, Any], *, source: str) -> C:
@@ -193,12 +201,17 @@ def from_dict(kind: type[C], mapping: Mapping[str, Any], *, source: str) -> C:
     return _build(kind, tree, [tree], [(f"in {source}", tree)])
 
 
-def _build(kind: type[C], whole: Tree, trees: Sequence[Tree], read: list[tuple[str, Tree]]) -> C:
-    tree = _resolved(kind, whole, None, trees)
+def _build(
+    kind: type[C], whole: Tree, trees: Sequence[Tree], read: list[tuple[str, Tree]], fault: str = ""
+) -> C:
+    tree, faults = _resolved(kind, whole, None, trees), [fault] if fault else []
     try:
-        return kind.model_validate_json(json.dumps(tree))
+        config = kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(sentences(error, kind, tree, read))) from None
+        faults = [*sentences(error, kind, tree, read), *faults]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
 
 
 def to_dict(config: Any) -> Any:

@@ -110,9 +110,15 @@ def merge(base: Any, over: Any) -> Any:
     return base | {key: merge(base.get(key), value) for key, value in over.items()}
 
 
-def data_root_of(tree: Tree) -> str | None:
-    """Return the data root of a tree; None if no string refers to it."""
-    return str(tree.get(DATA_ROOT)) if DATA_ROOT in _VARIABLE.findall(json.dumps(tree)) else None
+def missing_root(tree: Tree) -> str:
+    """Return the error of a local `data_root` that strings refer to and that does not exist."""
+    root = str(tree.get(DATA_ROOT)) if DATA_ROOT in _VARIABLE.findall(json.dumps(tree)) else "."
+    if "://" in root or Path(root).expanduser().exists():
+        return ""
+    return (
+        f"the recipe reads its data from the folder {root}, which does not exist: set "
+        "data_root=FOLDER; the comment at its top names the download and the expected files"
+    )
 
 
 def fill_in(tree: Tree, *, given: bool = False) -> Tree:
