@@ -21,9 +21,10 @@ from xml.etree import ElementTree
 from PIL import Image, ImageOps
 
 from coca.core.errors import DataError
-from coca.core.extras import npm_packages, require
+from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder
 from coca.data.sample import Sample
+from coca.experimental.npm import npm_packages
 from emoji_drawings import rendered
 from emoji_sets import (
     WORDS,

@@ -22,10 +22,11 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.extras import npm_packages, require
+from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from coca.experimental.npm import npm_packages
 from emoji_drawings import rendered
 
 

@@ -29,7 +29,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from coca.cli.progress import lines
 from coca.core.errors import ConfigError
-from coca.core.extras import npm_packages
+from coca.experimental.npm import npm_packages
 from coca.model.pretrained import DTYPES, resolve_precision
 from emoji_sets import WORDS, package_folder, read_json
 from word_vectors import WordVectors

