@@ -156,10 +156,3 @@ def test_more_shots_than_there_are_images_are_reported(
 ) -> None:
     with pytest.raises(DataError, match=r"fewer than 4 images of 4 classes, such as 'blue'"):
         check_task(predictor, config("few_shot", image_folder, others, shots=(1, 4)))
-
-
-def test_shots_below_one_are_refused(image_folder: Path, others: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="shots must be a list of at least 1, each a whole number above 0"
-    ):
-        config("few_shot", image_folder, others, shots=(0,))

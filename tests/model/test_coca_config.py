@@ -47,19 +47,9 @@ def test_a_patch_that_does_not_fit_names_near_sizes() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ViTConfig(patch_size=0), "patch_size must be a whole number above 0, got 0"),
         (lambda: ViTConfig(heads=5), "choose a divisor of 768"),
-        (lambda: ViTConfig(layers=0), "layers must be"),
-        (
-            lambda: TextDecoderConfig(context_length=3),
-            "context_length must be a whole number of at least 4",
-        ),
-        (lambda: TextDecoderConfig(multimodal_layers=0), "multimodal_layers must be"),
         (lambda: TextDecoderConfig(cls_id=2), "four different ids"),
         (lambda: TextDecoderConfig(vocab_size=3), "below vocab_size"),
-        (lambda: PoolerConfig(captioning_queries=0), "captioning_queries must be"),
-        (lambda: CoCaConfig(embed_dim=0), "embed_dim"),
-        (lambda: CoCaConfig(initial_temperature=2.0), r"\[0\.01, 1\]"),
         (lambda: CoCaConfig(pooler=PoolerConfig(heads=7)), "divisor of 768"),
     ],
 )

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.core.errors import ConfigError
 from coca.search.ranking import fused_scores
 from coca.search.search_options import Ranking
 
@@ -43,10 +42,3 @@ def test_the_score_is_a_sum_of_absolute_similarities(
     ):
         expected = [score_by_hand(*record, ranking) for record in records]
         assert fused(records, ranking) == pytest.approx(expected, abs=1e-9)
-
-
-def test_weights_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"image_weight must be a number in \[0, 10\], got -1"):
-        Ranking(image_weight=-1.0)
-    with pytest.raises(ConfigError, match="words_half must be a number above 0, got 0"):
-        Ranking(words_half=0.0)

@@ -22,18 +22,10 @@ def test_a_ranking_is_of_hybrid_searches() -> None:
         QueryOptions(hybrid=False, ranking=Ranking(captions="all"))
 
 
-@pytest.mark.parametrize(
-    ("limit", "offset", "message"),
-    [
-        (0, 0, "limit must be a whole number of at least 1, got 0"),
-        (1, -1, "offset must be a whole number of at least 0, got -1"),
-        (60, 41, "limit and offset must add up to at most 100, got 60 and 41"),
-    ],
-)
-def test_a_page_is_within_the_results(limit: int, offset: int, message: str) -> None:
+def test_a_page_is_within_the_results() -> None:
     SearchOptions(limit=60, offset=40).check_page(100)
-    with pytest.raises(ArgumentError, match=message):
-        SearchOptions(limit=limit, offset=offset).check_page(100)
+    with pytest.raises(ArgumentError, match="must add up to at most 100, got 60 and 41"):
+        SearchOptions(limit=60, offset=41).check_page(100)
 
 
 def test_a_minimum_score_removes_hits_below_it() -> None:

@@ -1,12 +1,9 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from coca.core.config.frozen_config import from_dict
-from coca.core.errors import ConfigError, DataError
+from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.tasks import TaskConfig
 from coca.tasks.task import read_samples
 from tiny_data import make_samples
 from tiny_datasets import write_folder
@@ -49,17 +46,3 @@ def test_an_unreadable_sidecar_is_skipped_and_reported(tmp_path: Path) -> None:
 def test_nothing_but_broken_images_is_an_error_with_a_cause(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no sample of .* can be read: s0001: "):
         read_samples(write_folder(tmp_path, [BROKEN]))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"captions": "last"}, "captions must be one of 'all', 'first', got 'last'"),
-        ({"limit": -1}, "limit must be a whole number of at least 0, got -1"),
-        ({"rerank": -1}, "rerank must be a whole number of at least 0, got -1"),
-    ],
-)
-def test_a_wrong_setting_is_a_sentence(settings: dict[str, Any], message: str) -> None:
-    recipe = {"task": "retrieval", "data": {"kind": "folder", "path": "anywhere"}, **settings}
-    with pytest.raises(ConfigError, match=message):
-        from_dict(TaskConfig, recipe, source="a test")

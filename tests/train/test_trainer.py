@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
@@ -329,19 +329,9 @@ def test_auto_precision_trains_as_the_faster_precision(
     assert trainer.fit().metrics["loss"] == expected.metrics["loss"]
 
 
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ({"steps": 0}, "steps must be a whole number above 0, got 0"),
-        ({"steps": 5, "log_every": 0}, "log_every"),
-        ({"steps": 5, "micro_batch": 0}, "micro_batch must be a whole number above 0 or null"),
-        ({"steps": 5, "grad_clip": 0.0}, "grad_clip must be a number above 0 or null"),
-        ({"steps": 5, "schedule": ScheduleConfig(warmup=5)}, "schedule.warmup 5 must be below"),
-    ],
-)
-def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        TrainConfig(**setting)
+def test_a_warmup_as_long_as_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.warmup 5 must be below"):
+        TrainConfig(steps=5, schedule=ScheduleConfig(warmup=5))
 
 
 @pytest.mark.parametrize(("there", "found"), [(True, "cuda"), (False, "cpu")])

@@ -20,7 +20,6 @@ def test_a_source_is_called_by_its_name_or_else_by_its_paths_in_logs() -> None:
         ({"path": ""}, "path must be a folder, file or pattern, got ''"),
         ({"path": ()}, "path must be a text or a list of at least 1"),
         ({"path": ("a", "")}, "path must be a folder, file or pattern"),
-        ({"weight": 0.0}, "weight must be a number above 0, got 0.0"),
         ({"frames": 3}, "frames is 3, but the images are not strips"),
     ],
 )

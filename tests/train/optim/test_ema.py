@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ModelError
 from coca.model.checkpoint import step_folder
 from coca.train.optim.ema import Ema, EmaConfig
 from tiny_ranks import on_ranks
@@ -81,12 +81,6 @@ def test_averages_of_another_model_are_refused() -> None:
     ema = Ema(nn.Linear(3, 2, bias=False), PLAIN)
     with pytest.raises(ModelError, match="1 tensors exist in only one of the two, such as bias"):
         ema.restore(Ema(nn.Linear(3, 2), PLAIN).tensors())
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_out_of_range_raises(decay: float) -> None:
-    with pytest.raises(ConfigError, match=r"decay must be a number in \[0, 1\)"):
-        EmaConfig(decay=decay)
 
 
 def kept(run_folder: Path) -> dict[str, Tensor]:

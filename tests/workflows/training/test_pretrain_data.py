@@ -206,12 +206,6 @@ def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.Mon
         assert loader.pin_memory == pinned
 
 
-@pytest.mark.parametrize("until", [0.0, 1.0, -0.5])
-def test_a_stage_beyond_the_run_is_refused(until: float) -> None:
-    with pytest.raises(ConfigError, match=r"must be a number in \(0, 1\)"):
-        ResolutionConfig(until=until, image_size=8)
-
-
 @pytest.mark.distributed
 def test_the_first_rank_indexes_the_tars_of_a_run_and_the_others_use_it(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
