@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -195,7 +196,7 @@ def test_a_run_names_the_plugin_file_of_its_model_and_imports_none(folder: Path)
         ),
         ([], "needs its package, or --plugin FILE.py$"),
     ):
-        record = {"starts": [{}, {"plugins": plugins}]}
+        record: Any = {"starts": [{}, {"plugins": plugins}]}
         (folder.parent / "record.json").write_text(json.dumps(record))
         with pytest.raises(ModelError, match=words):
             load_model(folder)

@@ -189,7 +189,7 @@ def load_config(
     # All overrides are one layer, so that their order does not matter.
     changes: Tree = reduce(recipe.merge, trees[len(layers) :], {})
     trees[len(layers) :] = [changes]
-    tree = reduce(recipe.merge, trees, {})
+    tree: Tree = reduce(recipe.merge, trees, {})
     missing = recipe.missing_root(tree) if find_data else ""
     whole = recipe.fill_in(tree, given=recipe.DATA_ROOT in changes)
     return _build(kind, whole, trees, read, missing)
