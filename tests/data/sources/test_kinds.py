@@ -46,8 +46,7 @@ OWN = {
     "msrvtt": {"images", "split", "frame_px"},
     "karpathy": {"images", "split"},
     "coco_captions": {"images", "split"},
-    "easy_vqa": {"split"},
-    **{kind: {"images"} for kind in ("vqa", "daquar", "snli_ve", "nlvr", "nlvr2")},
+    **{kind: {"images"} for kind in ("vqa", "snli_ve", "nlvr", "nlvr2")},
 }
 
 
