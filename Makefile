@@ -77,7 +77,7 @@ everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package 
 	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
 
 test: $(DEV) ## Run the light tests, without those that start services, ranks or exports
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages=
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages= --processor-limit 2
 
 test-all: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY))

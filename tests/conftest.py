@@ -43,7 +43,7 @@ the processor, and each worker starts a Milvus server of its own."""
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("processor time")
-    group.addoption("--processor-limit", type=float, metavar="S", help="limit of light tests")
+    group.addoption("--processor-limit", type=float, metavar="S", help="list slower light tests")
     group.addoption("--processor-report", type=Path, metavar="FILE", help="JSON of all tests")
 
 

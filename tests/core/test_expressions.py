@@ -10,6 +10,8 @@ from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
+import pytest
+
 import coca
 
 METHODS = ("match", "fullmatch", "search", "sub", "split", "findall", "finditer")
@@ -82,6 +84,7 @@ def slow_text(pattern: re.Pattern[Any], method: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_no_expression_takes_superlinear_time() -> None:
     for text in (r"(a+)+b", r"\s+$", r"(\d+)\.x", r"(?:a|ab)*c"):
         assert slow_text(re.compile(text), "search"), text

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PEERS = """
@@ -17,6 +18,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_stores_are_compared_on_vectors_of_the_users_own_file(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
     np.save(tmp_path / "own.npy", vectors)

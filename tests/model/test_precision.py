@@ -48,6 +48,7 @@ def test_the_gain_is_measured_once_per_process() -> None:
     assert bf16_gain(torch.device("meta")) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the setting is one of x86")
 def test_without_bf16_instructions_auto_is_fp32() -> None:
     limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}

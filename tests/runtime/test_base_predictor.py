@@ -88,6 +88,8 @@ def test_signatures_are_those_of_the_protocol(name: str) -> None:
 
     for kind in (coca.inference.predictor.Predictor, coca.runtime.predictor.Predictor):
         assert shape(kind) == shape(BasePredictor)
+    # No bar is drawn unless it is asked for.
+    assert {default for it, _, default in shape(BasePredictor) if it == "progress"} <= {False}
 
 
 def test_embeddings_equal_those_of_torch(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import search_oracle as oracle
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.records import Origin, Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Collection, Store
@@ -270,6 +270,8 @@ def test_fields_are_patched_and_the_others_stay(
     ):
         with pytest.raises(SearchError, match="record cat"):
             collection.patch({"dog": {"album": "tags"}, "cat": wrong})
+    with pytest.raises(ArgumentError, match="no field 'colour' to change"):
+        collection.patch({"dog": {"album": "tags", "colour": "red"}})
     assert collection.get(["dog"])["dog"].album == ""
     assert collection.get(["cat"])["cat"].caption == "a lion"
 

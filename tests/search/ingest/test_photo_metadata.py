@@ -166,10 +166,17 @@ def test_a_sidecar_above_the_limit_is_an_error_that_names_it(tmp_path: Path) -> 
         (xmp("<xmp:Rating>-1</xmp:Rating>"), Annotation(metadata={"rating": -1})),
         (xmp("<exif:FNumber>28/0</exif:FNumber>"), Annotation()),
         (xmp("<exif:GPSLatitude>38,42.5N</exif:GPSLatitude>"), Annotation()),
+        (
+            xmp(
+                "<exif:GPSLatitude>38,42,30N</exif:GPSLatitude>"
+                "<exif:GPSLongitude>9,8,15W</exif:GPSLongitude>"
+            ),
+            Annotation(metadata={"latitude": 38.7083333, "longitude": -9.1375}),
+        ),
         (xmp("<dc:description>\x7f a\x7fb </dc:description>"), Annotation("a b")),
     ],
 )
-def test_damaged_values_are_left_out(packet: bytes, expected: Annotation) -> None:
+def test_values_are_read_and_damaged_values_left_out(packet: bytes, expected: Annotation) -> None:
     assert read_xmp(packet) == expected
 
 

@@ -66,3 +66,5 @@ def test_effort_sets_the_search_parameters_of_each_type() -> None:
     assert VectorIndex("SCANN").search_params(10, 1.0) == {"nprobe": 16, "reorder_k": 256}
     assert VectorIndex("GPU_CAGRA", {"adapt_for_cpu": True}).search_params(10, 1.0) == {"ef": 64}
     assert VectorIndex("FLAT").search_params(10, 1.0) == {}
+    refined = VectorIndex("HNSW_SQ", {"refine": "true"})
+    assert [refined.search_params(10, e)["refine_k"] for e in (0.25, 1.0, 3.0)] == [1.0, 2.0, 6.0]

@@ -18,6 +18,22 @@ from server_process import data_uri, ids
 from tiny_data import image_bytes
 
 
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("own/p.db", "own/p.db.uploads"),
+        ("milvus-lite:own/p.db", "own/p.db.uploads"),
+        ("http://localhost:19530", "coca.uploads"),
+    ],
+)
+def test_uploads_are_next_to_the_file_of_their_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Uploads(None, uri).writing("c", content_id(image_bytes(1)), image_bytes(1)) as path:
+        assert path.is_relative_to(tmp_path / folder)
+
+
 def test_a_cached_thumbnail_needs_no_record(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from coca.core.errors import MissingExtraError
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.search_options import Ranking
-from coca.server.bodies import ServedOptions
+from coca.server.bodies import Condition, ServedOptions
 from coca.server.routes.search import SearchRequest
 from coca.server.service import Service
 from server_process import data_uri, ids
@@ -173,6 +173,12 @@ def test_tags_are_conditions(client: TestClient, item_ids: list[str]) -> None:
     answer = client.post("/v1/search", json=numbers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_argument")
     assert "with a list of texts" in answer.json()["error"]["message"]
+
+
+def test_a_condition_without_an_operator_is_one_of_equality() -> None:
+    for rule in Condition.model_json_schema()["anyOf"]:
+        is_equality = "==" in rule["properties"]["operator"]["enum"]
+        assert rule.get("required", []) == ([] if is_equality else ["operator"])
 
 
 def test_a_city_needs_an_extra(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_checksums_are_added_when_they_are_needed(tmp_path: Path, scans: list[st
     assert len(scans) == 2
 
 
-@pytest.mark.parametrize("count", [3, 2 * TARS_PER_PROCESS])
+@pytest.mark.parametrize("count", [3, pytest.param(2 * TARS_PER_PROCESS, marks=pytest.mark.slow)])
 def test_tars_are_indexed_in_parallel_and_counted_in_order(tmp_path: Path, count: int) -> None:
     paths = [tmp_path / f"{number:02d}.tar" for number in range(count)]
     for number, path in enumerate(paths):
@@ -231,6 +231,18 @@ def test_a_tar_that_is_written_over_at_the_same_size_and_time_is_indexed_again(
     assert found.crc32s is not None
     assert found.crc32s[IMAGE] == zlib.crc32(b"PICTURE")
     assert len(scans) == 2
+
+
+def test_a_tar_that_was_just_written_is_indexed_when_the_clock_of_files_has_moved_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(tar_index, "TICK_S", 3_600.0)
+    monkeypatch.setattr("coca.data.sources.tar.index.time.sleep", waits.append)
+    make_tar(tmp_path / "x.tar", FILES)
+    load(tmp_path / "x.tar")
+    (wait_s,) = waits
+    assert 0 < wait_s <= 3_600
 
 
 def test_a_copy_that_keeps_its_time_keeps_its_index(tmp_path: Path, scans: list[str]) -> None:
