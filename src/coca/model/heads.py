@@ -63,7 +63,8 @@ def head_of(model: AnyCoCa) -> AttentivePoolingHead:
     """Return the head of a model."""
     if not isinstance(model.head, AttentivePoolingHead):
         raise ConfigError(
-            "this model has no classification head; fine-tune one, or set classification_weight to 0"
+            "this model has no classification head; fine-tune one, or set "
+            "classification_weight to 0"
         )
     return model.head
 
