@@ -41,7 +41,8 @@ def call(process: ServerProcess, tool: str, *, key: str = KEY, **arguments: obje
 
 def test_the_tools_are_listed_with_their_arguments(process: ServerProcess) -> None:
     listed = connected(process, lambda client: client.list_tools()).tools
-    assert [one.name for one in listed] == ["search", "similar", "get", "contact_sheet", "facets"]
+    names = ["search", "similar", "explain", "get", "contact_sheet", "facets"]
+    assert [one.name for one in listed] == names
     for one in listed:
         assert one.description
         assert "context" not in one.input_schema["properties"]
@@ -70,6 +71,14 @@ def test_conditions_and_similar_items(process: ServerProcess, item_ids: list[str
     assert {one["id"] for one in others} == set(item_ids[1:])
     item = call(process, "get", id=id).structured_content
     assert (item["id"], item["caption"]) == (id, "a red car 0")
+
+
+def test_an_item_is_explained(process: ServerProcess, item_ids: list[str]) -> None:
+    hits = call(process, "search", text="a red car", limit=6).structured_content["hits"]
+    found = call(process, "explain", text="a red car", item=hits[4]["id"]).structured_content
+    assert "untrusted" in found["notice"]
+    assert found["explanation"]["rank"] == 5
+    assert found["explanation"]["score"] == pytest.approx(hits[4]["fused_score"], abs=1e-5)
 
 
 def test_facets_are_counted(process: ServerProcess) -> None:

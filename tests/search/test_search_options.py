@@ -1,7 +1,6 @@
 import pytest
 
 from coca.core.errors import ArgumentError, ConfigError
-from coca.search.records import Hit
 from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 
 
@@ -26,12 +25,3 @@ def test_a_page_is_within_the_results() -> None:
     SearchOptions(limit=60, offset=40).check_page(100)
     with pytest.raises(ArgumentError, match="must add up to at most 100, got 60 and 41"):
         SearchOptions(limit=60, offset=41).check_page(100)
-
-
-def test_a_minimum_score_removes_hits_below_it() -> None:
-    hits = [
-        Hit(id=str(score), score=score, path="", caption="", metadata={})
-        for score in (0.9, 0.5, 0.1)
-    ]
-    assert SearchOptions().keep_similar([hits]) == [hits]
-    assert SearchOptions(min_score=0.5).keep_similar([hits, []]) == [hits[:2], []]

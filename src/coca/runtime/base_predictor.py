@@ -1,7 +1,6 @@
 """Base class of the predictors of torch and of ONNX Runtime: batches, skipped images, labels.
 
-A runtime adds the computation of one batch. An operation that it does not have raises an
-`UnsupportedError`.
+A runtime computes one batch, and raises an `UnsupportedError` for an operation that it lacks.
 
 Dimensions: N images or texts, M texts scored against N images, B batch, E shared embedding,
 K labels, S side of an image (pixels).
@@ -19,6 +18,7 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
+from coca.runtime.image_reading import BEFORE_WORD, ImageReading, read_words
 from coca.runtime.inputs import (
     Caption,
     ImageInput,
@@ -330,6 +330,20 @@ class BasePredictor(ABC):
             progress=progress,
         )
 
+    def read_image(
+        self, image: ImageInput, words: Sequence[str], *, captioned: bool = False
+    ) -> ImageReading:
+        """Score words and, if `captioned`, generate a caption; errors are those of `caption`."""
+        seen = self._image_tokens(self._from_squares(self.prepare_image(image)[None]))
+        begun = self._encode_prompt("")
+        written = self._generate(seen, [begun], GenerationConfig(), None) if captioned else []
+        caption = "".join(caption_of(best, begun, self._decode).text for best in written)
+        tokens = self._tokens([BEFORE_WORD, *(f"{BEFORE_WORD} {word}" for word in words)])
+        both = seen[[0, 0]].tokens
+        both[1] = 0
+        scores = self._score_tokens(both, tokens, end=False)
+        return ImageReading(caption, read_words(words, scores, self._word_maps(seen, words)))
+
     def score(
         self,
         images: ImageInput | Iterable[ImageInput],
@@ -531,8 +545,11 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def _score_tokens(
-        self, image_tokens: Any, tokens: Any, only: Bool[ndarray, "B M"] | None
+        self, image_tokens: Any, tokens: Any, only: Any = None, *, end: bool = True
     ) -> Float32[ndarray, "B M"]: ...
+
+    def _word_maps(self, seen: Any, words: Sequence[str]) -> Float32[ndarray, "M h w"] | None:
+        return None
 
     @abstractmethod
     def _scored_lengths(self, tokens: Any) -> ndarray:

@@ -299,11 +299,13 @@ class Predictor(Exported):
         self,
         image_tokens: Float32[np.ndarray, "B Q C"],
         tokens: Int64[np.ndarray, "M T"],
-        only: Bool[np.ndarray, "B M"] | None,
+        only: Bool[np.ndarray, "B M"] | None = None,
+        *,
+        end: bool = True,
     ) -> Float32[np.ndarray, "B M"]:
-        vocab_size = self._text_tokens.vocab_size
+        size = self._text_tokens.vocab_size
         return score_captions(
-            self._decoder, image_tokens, tokens, self._text, vocab_size=vocab_size, only=only
+            self._decoder, image_tokens, tokens, self._text, vocab_size=size, only=only, end=end
         )
 
     def _scored_lengths(self, tokens: Int64[np.ndarray, "M T"]) -> Int64[np.ndarray, " M"]:

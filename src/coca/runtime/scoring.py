@@ -26,11 +26,12 @@ def score_captions(
     *,
     vocab_size: int,
     only: Bool[np.ndarray, "N M"] | None = None,
+    end: bool = True,
 ) -> Float32[np.ndarray, "N M"]:
     """Compute the log-probability of each text for each image, in nats.
 
     It is the sum over the text tokens and [EOS], as in `coca.model.generation.scoring`. A pair that
-    `only` excludes gets minus infinity.
+    `only` excludes gets minus infinity. Without `end`, [EOS] does not count: the text may go on.
     """
     rows = [row[: _labels(row, text)] for row in tokens]
     scores = np.full((len(image_tokens), len(rows)), -np.inf, np.float32)
@@ -55,6 +56,8 @@ def score_captions(
             log_ps = log_softmax(logits[0])[columns, targets]
             # Padding is not a label, even where its id is also that of a text token.
             log_ps = np.where(targets == text.pad_id, 0, log_ps)
+            if not end:
+                log_ps = np.where(targets == text.eos_id, 0, log_ps)
             scores[index, group] = np.add.reduceat(log_ps, np.cumsum([0, *lengths[:-1]]))
     return scores
 

@@ -9,6 +9,7 @@ same kind (text, number, or truth value), so a filter and its negation split all
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NoReturn, TypeAlias, get_args
@@ -135,6 +136,22 @@ def columns_in(node: Node) -> set[str]:
             return {field.name, other.name}
         case _:
             return {node.field.name}
+
+
+def conditions_of(text: str) -> list[str]:
+    """Split a filter into the conditions that must all hold; none for an empty filter."""
+    tree, parts, begun = parse(text), list[str](), ""
+    if tree == EVERYTHING:
+        return []
+    for piece in text.split(" and "):
+        # A piece with an open quote or parenthesis goes on.
+        begun += f" and {piece}" if begun else piece
+        with suppress(ArgumentError):
+            parse(begun)
+            parts.append(begun)
+            begun = ""
+    wanted = tree.parts if isinstance(tree, Joined) and tree.word == "and" else (tree,)
+    return parts if tuple(map(parse, parts)) == wanted else [text]
 
 
 def kind_of(value: Value) -> Literal["text", "number", "truth"]:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32
 from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.runtime.base_predictor import BasePredictor
+from coca.runtime.image_reading import ImageReading
 from coca.runtime.inputs import Caption, Prediction, predictions
 from coca.runtime.prompts import class_means, sentences_of
 from coca.server.errors import ServiceError
@@ -178,7 +179,7 @@ class ServedModel:
         """Wrap a loaded model and start the threads that call it."""
         self.predictor, self._text_embedder = predictor, text_embedder(predictor)
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
-        self.logit_scale = predictor.logit_scale
+        self.logit_scale, self.source = predictor.logit_scale, predictor.source
         self.decoder = decoder
         self._lock = Turns()
         self._max_batch = settings.max_batch
@@ -233,6 +234,14 @@ class ServedModel:
         vectors = self.embed_texts([text for group in groups for text in group])
         cosines = self.embed_images(images) @ class_means(vectors, groups).T
         return predictions(self.logit_scale * cosines, labels)
+
+    def read_image(
+        self, image: Any, words: Sequence[str], *, captioned: bool = False
+    ) -> ImageReading:
+        """Score words and generate a caption; see `BasePredictor.read_image`."""
+        (square,) = self._squares([image])
+        with self._lock:
+            return self.predictor.read_image(square, words, captioned=captioned)
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text that the model reads, the first token included."""

@@ -212,3 +212,17 @@ def test_a_search_that_cannot_be_answered_reports_the_reason(
     output = run("search", *arguments, code=code)
     assert sentence in output.stderr
     assert output.stdout == ""
+
+
+def test_a_photo_that_is_missing_is_explained(
+    run: Run, run_json: RunJson, filled: Any, images: list[str]
+) -> None:
+    (why,) = run_json("search", "a red car", "--why", images[1])
+    hits = run_json("search", "a red car", "--explain")
+    assert [one["rank"] for one in hits] == [1, 2, 3]
+    assert why == next(one for one in hits if one["id"] == why["id"])
+    output = run("search", "a red car", "--why", images[1], "--filter", "width > 9999").stdout
+    assert output.startswith("not found score ")
+    assert "the filter width > 9999 excludes it" in output
+    fault = run("search", "a red car", "--why", "absent.png", code=1).stderr
+    assert "absent.png is not indexed" in fault

@@ -36,19 +36,6 @@ def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> Non
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
 
 
-def test_nothing_below_the_least_score_is_returned(engine: SearchEngine) -> None:
-    everything = engine.search("1", limit=40)
-    bound = everything[5].score
-    some = engine.search("1", limit=40, min_score=bound)
-    assert some == [hit for hit in everything if hit.score >= bound]
-
-
-def test_filter_and_offset_reach_the_collection(engine: SearchEngine) -> None:
-    hits = engine.search("1", limit=40, filter='metadata["n"] < 5', offset=2)
-    assert len(hits) == 3
-    assert all(hit.metadata["n"] < 5 for hit in hits)
-
-
 def test_similar_images_leave_out_the_image_itself_and_its_copies(
     engine: SearchEngine, make_record: Callable[..., Record]
 ) -> None:
@@ -85,6 +72,7 @@ def test_another_model_is_refused_before_the_first_search(
             "the same number of each",
         ),
         (lambda it: it.similar("absent"), SearchError, "no record 'absent'"),
+        (lambda it: it.explain("absent", "1"), SearchError, "no record 'absent'"),
         (lambda it: it.similar("8", limit=0), SearchError, "must be a whole number of at least"),
         (lambda it: it.similar("8", offset=-1), SearchError, "must be a whole number of at least"),
         (lambda it: it.search("3", limit=16_380, offset=10), SearchError, "at most 16,384"),

@@ -301,3 +301,23 @@ def test_a_date_inside_a_text_is_named_and_does_not_filter(client: TestClient) -
     assert len(found["hits"]) == 6
     for body in ({"text": "invoice 2024"}, {}):
         assert client.post("/v1/search", json=body).json()["period"] is None
+
+
+def test_an_item_is_explained_as_in_python(
+    client: TestClient, service: Service, item_ids: list[str]
+) -> None:
+    engine = service.collections["pictures"].engine
+    body = {"text": "a red car 1", "item": item_ids[1], "limit": 3}
+    for options in ({}, {"rerank": 6}):
+        found = client.post("/v1/explain", json=body | options).json()
+        expected = engine.explain(item_ids[1], "a red car 1", limit=3, **options)
+        assert (found["rank"], found["path"]) == (expected.rank, "")
+        total = sum(part["value"] for part in found["parts"])
+        assert total == pytest.approx(found["score"], rel=1e-4)
+        assert [one["word"] for one in found["words"]] == ["red", "car", "1"]
+    where = [{"field": "metadata.year", "operator": ">", "value": 1}]
+    missed = client.post("/v1/explain", json=body | {"where": where}).json()
+    assert missed["rank"] is None
+    assert missed["against"][0] == 'the filter metadata["year"] > 1 excludes it'
+    for wrong, status in (({"item": "x", "text": "a"}, 404), ({"item": item_ids[0]}, 400)):
+        assert client.post("/v1/explain", json=wrong).status_code == status

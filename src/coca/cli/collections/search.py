@@ -14,13 +14,16 @@ from coca.cli.options.search_options import (
     FILTERS,
     CollectionOptions,
     FilterOptions,
+    print_explanations,
     print_hits,
     print_newest,
 )
+from coca.core.errors import SearchError
 from coca.search.search_options import QueryOptions, Ranking
 
 if TYPE_CHECKING:
     from coca.search.query.query_terms import Term
+    from coca.search.store import Collection
 
 
 PANEL = "Search"
@@ -73,8 +76,12 @@ def search(
     ],
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show what image, caption and words give to the sum."),
+        typer.Option("--explain", help="Explain each hit: the parts of its score, words, labels."),
     ] = False,
+    why: Annotated[
+        str,
+        typer.Option("--why", metavar="PHOTO", help="Explain the place of one image, path or id."),
+    ] = "",
     target: CollectionOptions,
     execution: defaults.Run,
     console: Console,
@@ -88,7 +95,7 @@ def search(
     --rerank the top K are sorted by their rank score. What follows "without", "no", "not" or "-"
     in a text is unwanted. With filters alone, all images that they keep are listed, newest first.
     """
-    if not (query or text or image) and among != FilterOptions():
+    if not (query or text or image or why) and among != FilterOptions():
         from coca.search.query.listing import newest
 
         with target.open_collection() as collection:
@@ -116,8 +123,26 @@ def search(
         )
     with target.open(execution) as engine:
         options = options.replace(filter=among.expression(engine.collection), ranking=ranking)
-        hits = engine.search_terms(terms, options)
-    print_hits(console, hits, first=options.offset + 1, explain=explain)
+        if not why:
+            hits = engine.search_terms(terms, options)
+        if explain or why:
+            ids = [_id_of(engine.collection, why)] if why else [hit.id for hit in hits]
+            print_explanations(console, [engine.explain(it, terms, **dict(options)) for it in ids])
+            return
+    print_hits(console, hits, first=options.offset + 1)
+
+
+def _id_of(collection: "Collection", photo: str) -> str:
+    """Return the id of a record by its path or id."""
+    from coca.search.filters import any_of, where
+
+    is_path = where("path", "in", [os.path.abspath(photo), photo])
+    if ids := collection.ids(any_of(is_path, where("id", "==", photo))):
+        return ids[0]
+    raise SearchError(
+        f"{photo} is not indexed in collection {collection.info.collection!r}: "
+        f"coca index {shlex.quote(photo)}"
+    )
 
 
 def _reading(words: Sequence[str], terms: Sequence["Term"]) -> str:

@@ -19,6 +19,7 @@ from coca.search.search_options import PhotoFilter
 if TYPE_CHECKING:
     from coca.runtime.base_predictor import BasePredictor
     from coca.search.query.engine import SearchEngine
+    from coca.search.query.explanation import Explanation
     from coca.search.records import Hit
     from coca.search.store import Collection
 
@@ -86,12 +87,8 @@ class CollectionOptions(Config):
         return defaults.load_model(named, execution, info=collection.info)
 
 
-def print_hits(
-    console: Console, hits: Sequence["Hit"], *, first: int = 1, explain: bool = False
-) -> None:
+def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
     """Print results as a table with ranks from `first` on, or as JSON records.
-
-    With `explain`, the table has what image, caption and words give to the sum.
 
     The sort key is always among the columns: the cosine, the rank score, or the sum of image,
     caption and words.
@@ -100,7 +97,6 @@ def print_hits(
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
         "sum": [_number(hit.fused_score, digits=3) for hit in hits],
-        **(_parts(hits) if explain else {}),
         "words": [_number(hit.bm25, digits=1) for hit in hits],
     }
     shown = {name: column for name, column in reasons.items() if any(column)}
@@ -129,12 +125,24 @@ def print_newest(console: Console, hits: Sequence["Hit"]) -> None:
     console.emit([asdict(hit) for hit in hits])
 
 
-def _parts(hits: Sequence["Hit"]) -> dict[str, list[str]]:
-    """Format what each part of the ranking gives."""
-    return {
-        f"from {name}": [_number((hit.parts or {}).get(name), digits=3) for hit in hits]
-        for name in ("image", "caption", "words", "text")
-    }
+def print_explanations(console: Console, explanations: Sequence["Explanation"]) -> None:
+    """Print why records have their places: a block for each, or JSON."""
+    for one in explanations:
+        score = "no score" if one.score is None else f"score {one.score:.3f}"
+        parts = (f"{it.source} {it.value:+.3f}{it.term and f' {it.term!r}'}" for it in one.parts)
+        rows = {
+            "not found" if one.rank is None else str(one.rank): f"{score}  {from_here(one.path)}",
+            "parts": ", ".join(parts),
+            "against": "; ".join(one.against),
+            "caption": one.caption,
+            "labels": ", ".join(f"{it.label} {it.probability:.0%}" for it in one.labels),
+            "words": ", ".join(f"{it.word} {it.support:+.1f}" for it in one.words),
+            "missing": "; ".join(f"{name}: {why}" for name, why in one.missing.items()),
+        }
+        for name, text in rows.items():
+            if text:
+                console.say(f"{name:9} {text}")
+    console.emit([asdict(one) for one in explanations])
 
 
 def from_here(path: str) -> str:

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from coca.model.captioner import Captioner
 from coca.model.layers.kv_cache import BlockDiagonalAttention
 from coca.model.layers.packing import lengths_to_last
 from coca.model.layers.prepacked import linear
-from coca.model.openclip.openclip import AnyCoCa
 
 IMAGES_PER_CHUNK = 8
 """Images per chunk; their keys and values in all layers take memory."""
@@ -29,15 +29,17 @@ LOGIT_ROWS_PER_CHUNK = 512
 
 @torch.inference_mode()
 def score_captions(
-    model: AnyCoCa,
+    model: Captioner,
     image_tokens: Float[Tensor, "N Q C"],
     tokens: Int[Tensor, "M T"],
     *,
     only: Bool[Tensor, "N M"] | None = None,
+    end: bool = True,
 ) -> Float[Tensor, "N M"]:
     """Compute the log-probability of each text for each image, in nats.
 
-    It is the sum over the text tokens and [EOS], the labels of the captioning loss.
+    It is the sum over the text tokens and [EOS], the labels of the captioning loss. Without `end`,
+    [EOS] does not count: the text may go on.
     """
     scores = torch.full((len(image_tokens), len(tokens)), -torch.inf, device=image_tokens.device)
     if scores.numel() == 0:
@@ -58,11 +60,13 @@ def score_captions(
             log_ps[:, counts] = _log_p(
                 rows.flatten(0, 1), targets[counts].repeat(batch), model.vocabulary_weight
             ).view(batch, -1)
+            if not end:
+                log_ps = log_ps.masked_fill(targets == model.config.text.eos_id, 0)
             scores[images, chosen] = log_ps.sum(dim=2)
     return scores
 
 
-def scored_lengths(model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " M"]:
+def scored_lengths(model: Captioner, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " M"]:
     """Count the scored tokens of each text: its text tokens and [EOS]."""
     return model.label_mask(tokens).sum(dim=1)
 
@@ -70,7 +74,7 @@ def scored_lengths(model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " 
 class _TextStates:
     """Unimodal decoder states of all texts, without padding."""
 
-    def __init__(self, model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> None:
+    def __init__(self, model: Captioner, tokens: Int[Tensor, "M T"]) -> None:
         counts = model.label_mask(tokens)
         positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         # A position without a label may be between positions with labels.

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
 from coca.runtime.image_file import read_image
 from coca.runtime.inputs import as_images, as_texts
+from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
+from coca.search.query.explanation import (
+    Explanation,
+    Part,
+    read_record,
+    reasons_against,
+    score_parts,
+    sort_score,
+)
 from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
     Term,
@@ -26,6 +35,7 @@ from coca.search.query.query_terms import (
 )
 from coca.search.query.rerank import check_texts, rerank
 from coca.search.records import (
+    ID,
     Hit,
     Record,
     batches,
@@ -43,6 +53,8 @@ from coca.search.search_options import (
 )
 from coca.search.store import Collection
 
+_FIRST_HITS = 100
+"""Hits among which an explanation looks first; then it looks among all."""
 _ADDED_IMAGES = 64
 """Images of one transaction of `SearchEngine.add`."""
 
@@ -254,6 +266,62 @@ class SearchEngine:
         first = rerank(first, records, texts, scorer, cosines=cosines, open_image=reader)
         return [*first, *others][options.offset : last]
 
+    def explain(self, hit: Hit | str, query: str | Sequence[Term], **options: Any) -> Explanation:
+        """Explain the place of a hit, or of any record by its id, among the hits of a query.
+
+        The image is read again. The first call for a model embeds its labels, which takes seconds,
+        and caches their vectors on disk.
+
+        Args:
+            hit: A hit, or the id of a record.
+            query: Text as people type it, or terms.
+            **options: Fields of `QueryOptions`, as in `search`.
+
+        Raises:
+            SearchError: There is no such record; other errors are those of `search`.
+        """
+        id = hit if isinstance(hit, str) else hit.id
+        record = self.collection.get([id]).get(id)
+        if record is None:
+            raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
+        terms, asked = (
+            typed_terms(query) if isinstance(query, str) else query,
+            QueryOptions(**options),
+        )
+        hits, row, own = list[Hit](), None, group_of(record.as_hit(), asked.group_by)
+        for limit in (max(_FIRST_HITS, asked.offset + asked.limit), MAX_RESULTS):
+            hits = self.search_terms(terms, asked.replace(offset=0, limit=limit))
+            groups = [group_of(hit, asked.group_by) for hit in hits]
+            row = groups.index(own) if own in groups else None
+            if row is not None or len(hits) < limit:
+                break
+        found = None if row is None else hits[row]
+        if found is None or found.id != id:
+            only = {"filter": where(ID, "==", id), "group_by": "path", "min_score": None}
+            alone = asked.replace(**only, offset=0, limit=1, rerank=0)
+            found = next(iter(self.search_terms(terms, alone)), None)
+        parts: tuple[Part, ...] = ()
+        if found is not None:
+            scale, ranking = getattr(self.embedder, "logit_scale", 1.0), _ranking(asked, terms)
+            parts = score_parts(found, record, terms, self._vectors(terms), asked, ranking, scale)
+        against = reasons_against(
+            self.collection, record, parts, terms, asked, hits=hits, row=row, found=found
+        )
+        reading, labels, missing = read_record(self.embedder, record, terms, self._image_reader())
+        return Explanation(
+            id=id,
+            path=record.path,
+            rank=None if row is None else row + 1,
+            score=None if found is None else sort_score(found),
+            parts=parts,
+            against=tuple(against),
+            caption=record.caption or reading.caption,
+            caption_source=record.caption_source or ("model" if reading.caption else ""),
+            labels=labels,
+            words=reading.words,
+            missing=missing,
+        )
+
     def query_vector(self, terms: Sequence[Term]) -> Float32[np.ndarray, " E"]:
         """Compute the query vector of these terms, of length 1.
 
@@ -263,12 +331,17 @@ class SearchEngine:
         """
         if not terms:
             raise ArgumentError("nothing to search for: give a text, an image or a vector")
-        parts, weights = [], []
+        vectors = self._vectors(terms)[:, np.newaxis]
+        return direction([*vectors], [term.weight for term in terms])[0]
+
+    def _vectors(self, terms: Sequence[Term]) -> Float64[np.ndarray, "T E"]:
+        """Embed terms as vectors of length 1."""
+        vectors = np.zeros((len(terms), self.collection.info.embed_dim))
         for kind in ("text", "image", "vector"):
-            if some := [term for term in terms if getattr(term, kind) is not None]:
-                parts.append(self._embed(kind, [getattr(term, kind) for term in some]))
-                weights += [term.weight for term in some]
-        return direction([*np.concatenate(parts)[:, np.newaxis]], weights)[0]
+            rows = [row for row, term in enumerate(terms) if getattr(term, kind) is not None]
+            if rows:
+                vectors[rows] = self._embed(kind, [getattr(terms[row], kind) for row in rows])
+        return vectors
 
     def _embed(self, kind: str, values: Any) -> Float[np.ndarray, "Q E"]:
         if kind == "vector":

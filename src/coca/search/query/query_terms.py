@@ -105,10 +105,15 @@ def query_forms(query: str) -> list[str]:
     others; and of at most three of these words, the last one in the singular.
     """
     text = name_emoji(query)
-    words = [_EDGE.sub("", word) for word in text.split()]
-    content = [word for word in words if word and word.casefold() not in _STOP]
+    content = content_words(text)
     bare = " ".join(content) or text
     return list(dict.fromkeys([text, bare, singular(bare) if len(content) <= MAX_WORDS else bare]))
+
+
+def content_words(text: str) -> list[str]:
+    """List the words of a text without punctuation around them and without stop words."""
+    words = [_EDGE.sub("", word) for word in text.split()]
+    return [word for word in words if word and word.casefold() not in _STOP]
 
 
 def singular(text: str) -> str:

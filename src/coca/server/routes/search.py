@@ -1,8 +1,8 @@
-"""Routes `/v1/search` and `/v1/collections`, with their bodies."""
+"""Routes `/v1/search`, `/v1/explain` and `/v1/collections`, with their bodies."""
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,10 +14,11 @@ from coca.runtime.base_predictor import BasePredictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.photo_filter import find_period, parse_period
+from coca.search.query.explanation import Explanation
 from coca.search.query.query_terms import Term, typed_terms
 from coca.search.records import CONTENT, ID, METADATA, PATH, Record
 from coca.search.records import Hit as FoundHit
-from coca.search.search_options import PhotoFilter, Ranking
+from coca.search.search_options import PhotoFilter, QueryOptions, Ranking
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_RANKED,
@@ -25,6 +26,7 @@ from coca.server.bodies import (
     Condition,
     Example,
     ImageReference,
+    ItemId,
     Scope,
     ServedOptions,
     Text,
@@ -158,6 +160,12 @@ class SearchResponse(Body):
     """Time of the service for this request, in milliseconds."""
 
 
+class ExplainRequest(SearchRequest):
+    """An item to explain, and the query as in `/v1/search`."""
+
+    item: ItemId
+
+
 # Queries of requests: terms and filters of a search engine from bodies.
 
 
@@ -209,8 +217,7 @@ class Found:
 def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
     """Find the hits of a request."""
     collection = tenant.collection(request.collection)
-    terms = terms_of(tenant, request)
-    if not terms:
+    if not (terms := terms_of(tenant, request)):
         _check_list(request, options)
         entries = listed_entries(tenant, request, hidden=request.hidden)
         if options.group_by == "album":
@@ -218,6 +225,14 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         page = entries[options.offset : options.offset + options.limit]
         months = count_months(entries) if request.months else None
         return Found(collection.catalog.hits(page), total=len(entries), months=months)
+    query = _checked_query(tenant, request, options, terms)
+    return Found(collection.engine.search_terms(terms, query))
+
+
+def _checked_query(
+    tenant: Tenant, request: SearchRequest, options: ServedOptions, terms: Sequence[Term]
+) -> QueryOptions:
+    """Check and charge a query, and return its options with the filter of the request."""
     if request.hidden:
         raise ArgumentError("hidden lists the hidden items: it takes no query")
     if all(term.weight < 0 for term in terms):
@@ -229,9 +244,9 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         )
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
-    itself = [] if request.id is None else [_others(collection.record(request.id))]
-    query = options.replace(filter=filter_of(tenant, request, *itself))
-    return Found(collection.engine.search_terms(terms, query))
+    record = tenant.collection(request.collection).record
+    itself = [] if request.id is None else [_others(record(request.id))]
+    return options.replace(filter=filter_of(tenant, request, *itself))
 
 
 def _others(record: Record) -> str:
@@ -300,7 +315,7 @@ def _condition(one: Condition) -> str:
     return where(one.field, one.operator, one.value)
 
 
-# Routes `/v1/search` and `/v1/collections`.
+# Routes.
 
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=KeyedRoute)
@@ -328,6 +343,19 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         period=_period(body.text or ""),
         took_ms=(time.perf_counter() - started) * 1_000,
     )
+
+
+@router.post("/explain")
+def explain(body: ExplainRequest, tenant: CurrentTenant) -> Explanation:
+    """Explain the place of an item among the hits of a query, or why it is not among them."""
+    collection = tenant.collection(body.collection)
+    id = collection.record(body.item).id
+    if not (terms := terms_of(tenant, body)):
+        raise ArgumentError("an explanation needs a query: text, image, id, positive or negative")
+    query = _checked_query(tenant, body, options_of(body), terms)
+    tenant.charge(images=1, captions=1)
+    found = collection.engine.explain(id, terms, **dict(query))
+    return found if tenant.service.settings.show_paths else replace(found, path="")
 
 
 def _period(text: str) -> FoundPeriod | None:
