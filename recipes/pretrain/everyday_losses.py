@@ -46,8 +46,10 @@ from torch.nn.utils import parametrize
 
 from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
-from coca.model.captioner import Captioner, CoCaOutput, Encoded
+from coca.model.coca import CoCaOutput
+from coca.model.encoders.encoder import Encoded
 from coca.model.layers.transformer import unit
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.train.losses import AUXILIARY_LOSSES, AuxiliaryConfig, AuxiliaryLoss
@@ -87,7 +89,7 @@ class Classifier(AuxiliaryLoss):
 
     config_class = ClassifierConfig
 
-    def __init__(self, config: ClassifierConfig, model: Captioner, processor: Processor) -> None:
+    def __init__(self, config: ClassifierConfig, model: AnyCoCa, processor: Processor) -> None:
         """Tokenize the prompts of all classes and nouns, and copy the classifier as it is now."""
         encoder = model.image_encoder
         if encoder.class_names is None:
@@ -114,7 +116,7 @@ class Classifier(AuxiliaryLoss):
         if torch.is_grad_enabled():
             self._logits = [logits]
 
-    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the weighted sum of all parts."""
         images = output.image_embedding
         assert images is not None, "auxiliary losses have the embeddings"
@@ -174,7 +176,7 @@ class Copying(AuxiliaryLoss):
 
     config_class = CopyingConfig
 
-    def __init__(self, config: CopyingConfig, model: Captioner, processor: Processor) -> None:
+    def __init__(self, config: CopyingConfig, model: AnyCoCa, processor: Processor) -> None:
         """Tokenize the first name of each class."""
         names = model.image_encoder.class_names
         if names is None or model.class_tokens is None:
@@ -185,13 +187,13 @@ class Copying(AuxiliaryLoss):
         self.config = config
         self._captions = processor.texts([with_article(name.split(", ")[0]) for name in names])
 
-    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the captioning loss of the names, as the mean over their tokens."""
         kept = torch.tensor([it == self.config.source for it in batch.sources])
         if not kept.any():
             return model.log_scale.new_zeros(())
         with torch.no_grad():
-            encoded = model._tokens_of(batch.images[kept.to(batch.images.device)])
+            encoded = model.encode(batch.images[kept.to(batch.images.device)])
         classes = torch.randint(len(self._captions), (len(encoded.tokens),))
         sure = F.one_hot(classes, len(self._captions)).to(encoded.tokens)
         tokens = self._captions[classes]
@@ -200,10 +202,7 @@ class Copying(AuxiliaryLoss):
         likely = model.class_tokens
         assert likely is not None
         likely.eval()  # drops no classes
-        _, image_tokens = model._pool_encoded(
-            Encoded(encoded.tokens, sure), embedding=False, reading=True
-        )
-        assert image_tokens is not None
+        image_tokens = model.pool_tokens(Encoded(encoded.tokens, sure))
         likely.train(model.training)
         read = model.multimodal_decoder.read_image(image_tokens)
         states = model.multimodal_decoder(model.unimodal_decoder(tokens), read)
@@ -289,7 +288,7 @@ class Sentences(AuxiliaryLoss):
 
     config_class = SentencesConfig
 
-    def __init__(self, config: SentencesConfig, model: Captioner, processor: Processor) -> None:
+    def __init__(self, config: SentencesConfig, model: AnyCoCa, processor: Processor) -> None:
         """Tokenize the sentences, and map the token embedding from word vectors."""
         self.config = config
         sentences, vectors = read_vectors(config.path)
@@ -304,7 +303,7 @@ class Sentences(AuxiliaryLoss):
         if config.word_vectors is not None:
             _map_token_embedding_(model, processor, config.word_vectors)
 
-    def __call__(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the KL divergence of teacher and model over drawn sentences."""
         device = model.log_scale.device
         rows = torch.rand(len(self._tokens)).topk(self.config.count).indices
@@ -360,7 +359,7 @@ class WordMap(nn.Module):
         return torch.where(self.is_free > 0, free, free.detach()) + self.up @ self.down
 
 
-def _map_token_embedding_(model: Captioner, processor: Processor, path: Path) -> None:
+def _map_token_embedding_(model: AnyCoCa, processor: Processor, path: Path) -> None:
     tokenizer = processor.tokenizer
     if not isinstance(tokenizer, Tokenizer):
         raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")

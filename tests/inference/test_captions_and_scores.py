@@ -12,6 +12,7 @@ from coca.inference.predictor import Predictor
 from coca.inference.video import caption_videos
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.runtime.generation_config import GenerationConfig, GenerationOptions
+from tiny import caption_logits
 from tiny_data import image_bytes
 
 IMAGES = [image_bytes(number) for number in range(5)]
@@ -42,9 +43,9 @@ def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None
     ids = list(prompt)
     with torch.inference_mode():
         for _ in range(3):
-            log_ps = predictor.model.caption_logits(images, torch.tensor([ids]))[0, -1].log_softmax(
-                0
-            )
+            log_ps = caption_logits(predictor.model, images, torch.tensor([ids]))[
+                0, -1
+            ].log_softmax(0)
             log_ps[[0, 1, 3]] = -torch.inf
             best = int(log_ps.argmax())
             scores.append(float(log_ps[best]))
@@ -102,11 +103,10 @@ def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None
     lengths = np.zeros(5)
     for image_, text in itertools.product(range(5), range(5)):
         with torch.no_grad():
-            out = predictor.model(images[image_, None], tokens[text, None], contrastive=False)
-            loss = captioning_loss(
-                out.caption_states, out.caption_targets, predictor.model.vocabulary_weight
-            )
-        lengths[text] = len(out.caption_targets)
+            output = predictor.model(images[image_, None], tokens[text, None])
+            states, targets = output.decoded.labelled()
+            loss = captioning_loss(states, targets, predictor.model.vocabulary_weight)
+        lengths[text] = len(targets)
         wanted[image_, text] = -float(loss) * lengths[text]
     for batch_size in (2, 64):
         other = Predictor(

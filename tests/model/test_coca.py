@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from tiny import CLS, PAD, caption, tiny_config, transformer
+from coca.model.losses.contrastive_loss import clamp_temperature_
+from tiny import CLS, PAD, caption, caption_logits, tiny_config, transformer
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:
@@ -21,8 +22,8 @@ def test_padding_changes_no_embedding_and_no_logit(
 ) -> None:
     padded = F.pad(tokens, (0, extra), value=PAD)
     assert_close(tiny_model.encode_text(padded), tiny_model.encode_text(tokens))
-    logits = tiny_model.caption_logits(images, padded)[:, : tokens.shape[1]]
-    assert_close(logits, tiny_model.caption_logits(images, tokens))
+    logits = caption_logits(tiny_model, images, padded)[:, : tokens.shape[1]]
+    assert_close(logits, caption_logits(tiny_model, images, tokens))
 
 
 def test_text_embeddings_are_equal_with_and_without_packing(
@@ -45,7 +46,7 @@ def test_a_later_token_leaves_earlier_predictions_unchanged(
 ) -> None:
     changed = tokens.clone()
     changed[0, position] = 40
-    before, after = (tiny_model.caption_logits(images, ids)[0] for ids in (tokens, changed))
+    before, after = (caption_logits(tiny_model, images, ids)[0] for ids in (tokens, changed))
     assert_close(after[:position], before[:position])
     assert not torch.allclose(after[position], before[position], atol=1e-3)
 
@@ -63,37 +64,16 @@ def test_the_text_embedding_never_sees_the_image(
 ) -> None:
     first, second = tiny_model(images, tokens), tiny_model(images.flip(0), tokens)
     assert torch.equal(first.text_embedding, second.text_embedding)
-    assert not torch.allclose(first.caption_states, second.caption_states, atol=1e-3)
+    assert not torch.allclose(first.decoded.states, second.decoded.states, atol=1e-3)
 
 
 def test_cls_is_never_read_by_a_caption_state(
     tiny_model: CoCa, images: Tensor, tokens: Tensor
 ) -> None:
-    before = tiny_model(images, tokens).caption_states
+    before = tiny_model(images, tokens).decoded.states
     with torch.no_grad():
         tiny_model.unimodal_decoder.token_embedding.weight[CLS].add_(3.0)
-    assert_close(tiny_model(images, tokens).caption_states, before)
-
-
-def test_parts_that_are_not_asked_for_are_not_run(
-    tiny_model: CoCa, images: Tensor, tokens: Tensor
-) -> None:
-    def forbidden(*_: object) -> None:
-        raise AssertionError("this tower was not asked for")
-
-    full = tiny_model(images, tokens)
-    hook = tiny_model.multimodal_decoder.register_forward_pre_hook(forbidden)
-    only = tiny_model(images, tokens, captioning=False)
-    hook.remove()
-    assert only.caption_states is None
-    assert_close(only.image_embedding, full.image_embedding)
-
-    assert tiny_model.contrastive_pooler is not None
-    tiny_model.contrastive_pooler.register_forward_pre_hook(forbidden)
-    only = tiny_model(images, tokens, contrastive=False)
-    assert only.image_embedding is None
-    assert only.text_embedding is None
-    assert_close(only.caption_states, full.caption_states)
+    assert_close(tiny_model(images, tokens).decoded.states, before)
 
 
 def test_positions_at_the_native_size_are_untouched_and_constants_survive_resizing(
@@ -116,7 +96,7 @@ def test_the_temperature_starts_at_the_papers_value_and_is_clamped(tiny_model: C
     for wild, bound in ((math.log(1e4), 100.0), (-3.0, 1.0)):
         with torch.no_grad():
             tiny_model.log_scale.fill_(wild)
-        tiny_model.clamp_temperature_()
+        clamp_temperature_(tiny_model.log_scale)
         assert tiny_model.logit_scale.item() == pytest.approx(bound)
 
 
@@ -140,7 +120,7 @@ def test_an_untrained_model_is_at_chance(tied: bool) -> None:
     model = CoCa(tiny_config(text=text))
     images = torch.randn(8, 3, 16, 16)
     tokens = torch.randint(5, 500, (8, 12))
-    logits = model.caption_logits(images, tokens)
+    logits = caption_logits(model, images, tokens)
     # Unit logits cost half a nat above log V on average.
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     assert math.log(500) - 0.1 < loss.item() < math.log(500) + 1.0

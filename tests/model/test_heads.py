@@ -7,26 +7,25 @@ import torch
 from torch import Tensor
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner
-from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
-from coca.model.heads import class_logits, head_for, logits_of
-from coca.model.openclip.openclip import OpenCLIP
+from coca.model.heads import class_logits, head_for, head_of, logits_of
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import OpenCLIPConfig
+from coca.model.pretrained import build
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import BOS, EOS, tiny_openclip_config
 
 CLASSES = ("yes", "no", "maybe")
 
 
-def make(architecture: str, **settings: Any) -> Captioner:
+def make(architecture: str, **settings: Any) -> AnyCoCa:
     head = HeadConfig(**{"classes": CLASSES, "heads": 2, **settings})
     torch.manual_seed(0)
     if architecture == "coca":
         text = tiny_config().text.replace(heads=2)
-        return sharpened(CoCa(tiny_config(head=head, text=text))).eval()
+        return sharpened(build(tiny_config(head=head, text=text))).eval()
     config = tiny_openclip_config().replace(head=head)
-    return sharpened(OpenCLIP(config)).eval()
+    return sharpened(build(config)).eval()
 
 
 def prepack(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
@@ -45,7 +44,7 @@ both = pytest.mark.parametrize("architecture", ["coca", "openclip"])
 
 
 def test_a_new_head_finds_all_classes_equally_likely(images: Tensor) -> None:
-    model = CoCa(tiny_config(head=HeadConfig(classes=CLASSES, heads=2)))
+    model = build(tiny_config(head=HeadConfig(classes=CLASSES, heads=2)))
     assert torch.equal(class_logits(model, images), torch.zeros(2, 3))
 
 
@@ -54,7 +53,7 @@ def test_a_head_changes_nothing_else_of_its_model(architecture: str, images: Ten
     model = make(architecture)
     assert isinstance(model.config, CoCaConfig | OpenCLIPConfig)
     without = model.config.replace(head=None)
-    plain = type(model)(without).eval()
+    plain = build(without).eval()
     missing, extra = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
     assert {name.partition(".")[0] for name in extra} == {"head"}
@@ -95,9 +94,8 @@ def test_the_text_head_never_sees_the_answer(architecture: str, images: Tensor) 
     model = make(architecture, reads="text")
     asked = prepack(architecture, [5, 6, 7], [9])
     answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
-    output = model(images, answered, contrastive=False)  # it also predicts the answer
-    assert model.head is not None
-    logits = logits_of(model.head, output, torch.tensor([4, 2]))
+    output = model(images, answered)  # it also predicts the answer
+    logits = logits_of(head_of(model), output, torch.tensor([4, 2]))
     torch.testing.assert_close(logits, class_logits(model, images, asked))
     other = class_logits(model, images, answered)
     assert not torch.allclose(other, logits)
@@ -108,10 +106,9 @@ def test_a_pad_within_a_question_hides_none_of_its_tokens(images: Tensor) -> Non
     model = make("openclip", reads="text")
     tokens = prepack("openclip", [5, 0, 7], [9])
     logits = class_logits(model, images, tokens)
-    output = model(images, tokens, contrastive=False)
-    assert model.head is not None
+    output = model(images, tokens)
     for lengths in (None, torch.tensor([4, 2])):
-        torch.testing.assert_close(logits_of(model.head, output, lengths), logits)
+        torch.testing.assert_close(logits_of(head_of(model), output, lengths), logits)
     other = class_logits(model, images, prepack("openclip", [5, 0, 8], [9]))
     assert not torch.allclose(other[0], logits[0])
 
@@ -137,14 +134,13 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
     single = make(architecture, reads="text")
     state = {name: tensor for name, tensor in model.state_dict().items() if "linear" not in name}
     single.load_state_dict({**single.state_dict(), **state})
-    assert model.head is not None
-    assert single.head is not None
-    halves, bias = model.head.linear.weight.chunk(2, dim=1), model.head.linear.bias
+    linear, half_linear = head_of(model).linear, head_of(single).linear
+    halves, bias = linear.weight.chunk(2, dim=1), linear.bias
     total = bias.expand(2, -1)
     with torch.no_grad():
-        single.head.linear.bias.zero_()
+        half_linear.bias.zero_()
         for position, half in enumerate(halves):
-            single.head.linear.weight.copy_(half)
+            half_linear.weight.copy_(half)
             total = total + class_logits(single, pair[:, position], tokens)
     torch.testing.assert_close(class_logits(model, pair, tokens), total)
 

@@ -3,11 +3,10 @@ import torch
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.openclip.openclip import OpenCLIP
+from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
 from coca.model.pretrained import ModelConfig, assemble, build
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import caption_rows, tiny_openclip_config
@@ -15,22 +14,22 @@ from tiny_openclip import caption_rows, tiny_openclip_config
 HEAD = HeadConfig(classes=("yes", "no"), heads=2)
 
 
-def models() -> list[Captioner]:
+def models() -> list[AnyCoCa]:
     torch.manual_seed(0)
-    return [sharpened(CoCa(tiny_config(head=HEAD))), sharpened(OpenCLIP(tiny_openclip_config()))]
+    return [sharpened(build(tiny_config(head=HEAD))), sharpened(OpenCLIP(tiny_openclip_config()))]
 
 
-def tokens_of(model: Captioner) -> Tensor:
+def tokens_of(model: AnyCoCa) -> Tensor:
     if isinstance(model, CoCa):
         return torch.tensor([caption(7, 8, 9, length=8), caption(11, length=8)])
     return caption_rows(5, 7)
 
 
-def outputs(model: Captioner) -> list[Tensor]:
+def outputs(model: AnyCoCa) -> list[Tensor]:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = model.eval()(images, tokens_of(model))
-    return [found.image_embedding, found.text_embedding, found.caption_states]
+    return [found.image_embedding, found.text_embedding, found.decoded.states]
 
 
 def drawn_adapters_(model: nn.Module) -> None:

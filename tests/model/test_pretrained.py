@@ -20,7 +20,7 @@ from coca.model.pretrained import (
     save_model,
     weights_digest,
 )
-from tiny import tiny_config
+from tiny import caption_logits, tiny_config
 from tiny_openclip import ours_of, peer
 
 
@@ -38,7 +38,7 @@ def test_a_model_is_loaded_from_its_folder_alone(
     assert not loaded.training
     assert torch.equal(loaded.encode_image(images), tiny_model.encode_image(images))
     assert torch.equal(
-        loaded.caption_logits(images, tokens), tiny_model.caption_logits(images, tokens)
+        caption_logits(loaded, images, tokens), caption_logits(tiny_model, images, tokens)
     )
 
 

@@ -12,7 +12,7 @@ from coca.model.coca_config import CoCaConfig, PoolerConfig
 from coca.model.reference import ReferenceCoCa, contrastive_loss
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
-from tiny import caption, seed_weights, sharpened, tiny_config, tiny_image
+from tiny import caption, caption_logits, seed_weights, sharpened, tiny_config, tiny_image
 
 KINDS = ("cascade", "parallel", "none")
 LENGTHS: dict[str, list[int]] = {"ragged": [4, 1, 9, 0, 2], "equal": [5, 5, 5], "one": [3]}
@@ -60,14 +60,16 @@ def test_outputs_loss_and_gradients_equal_the_reference(kind: str, tied: bool, n
     torch.testing.assert_close(output.text_embedding, text_embedding)
     torch.testing.assert_close(model.encode_image(images), image_embedding)
     torch.testing.assert_close(model.encode_text(tokens), text_embedding)
-    torch.testing.assert_close(model.caption_logits(images, tokens), logits, rtol=1e-5, atol=1e-5)
-    states = output.caption_states @ model.vocabulary_weight.T
+    torch.testing.assert_close(caption_logits(model, images, tokens), logits, rtol=1e-5, atol=1e-5)
+    states = output.decoded.labelled()[0] @ model.vocabulary_weight.T
     torch.testing.assert_close(states, logits[model.label_mask(tokens)], rtol=1e-5, atol=1e-5)
 
     found = CoCaObjective(losses)(model, batch).total
     match = contrastive_loss(image_embedding, text_embedding, reference.log_scale.exp())
     # OpenCLIP's mean is half of the paper's sum.
-    loss = reference.loss(images, tokens) - (match / 2 if reduction == "mean" else 0)
+    paper = reference.loss(images, tokens)
+    torch.testing.assert_close(model.loss(images, tokens), paper, rtol=2e-6, atol=0)
+    loss = paper - (match / 2 if reduction == "mean" else 0)
     torch.testing.assert_close(found, loss, rtol=2e-6, atol=0)
     expected = dict(reference.named_parameters())
     names = [key for key, _ in model.named_parameters()]

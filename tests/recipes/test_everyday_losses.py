@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coca.data.batch import Batch
+from coca.model.class_branch import ClassBranch, ClassTokens
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.lora import merged
-from coca.model.pooling import ClassBranch, ClassTokens
 from coca.model.pretrained import assemble
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
@@ -248,7 +248,7 @@ def test_a_merged_model_computes_what_the_map_does(plugin: Any, tied: bool) -> N
     with torch.no_grad():
         one, other = (it.eval()(pixels, tokens) for it in (model, plain))
     torch.testing.assert_close(one.text_embedding, other.text_embedding)
-    torch.testing.assert_close(one.caption_states, other.caption_states)
+    torch.testing.assert_close(one.decoded.states, other.decoded.states)
     torch.testing.assert_close(model.vocabulary_weight, plain.vocabulary_weight)
 
 

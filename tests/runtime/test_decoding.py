@@ -6,10 +6,10 @@ import torch
 
 import tiny_architectures
 from coca.inference.loading import load
-from coca.model.captioner import Captioner
 from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
+from coca.model.openclip.openclip import AnyCoCa
 from coca.runtime.beam_search import beam_search
 from coca.runtime.class_words import ClassNoun, ClassWords
 from coca.runtime.decoder import DecoderState
@@ -20,7 +20,7 @@ from coca.runtime.word_constraint import WordConstraint
 from tiny_model import write_model
 from torch_graphs import settings, torch_decoder
 
-Case = tuple[Captioner, TextSettings, int, int]
+Case = tuple[AnyCoCa, TextSettings, int, int]
 IMAGES = 5
 
 
@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return model, layout, 2, 16
 
 
-def image_tokens(model: Captioner) -> torch.Tensor:
+def image_tokens(model: AnyCoCa) -> torch.Tensor:
     side = model.config.image.image_size
     images = torch.randn(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.encoders.encoder import ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.tokenizer import padded
 
 SHIFT = int(os.environ.get("TINY_SEED", "0"))
@@ -43,7 +44,7 @@ def tiny_image() -> ViTConfig:
     return ViTConfig(image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64)
 
 
-def transformer(model: Captioner) -> VisionTransformer:
+def transformer(model: AnyCoCa) -> VisionTransformer:
     """The image encoder of a model of kind `vit`."""
     assert isinstance(model.image_encoder, VisionTransformer)
     return model.image_encoder
@@ -116,6 +117,13 @@ def captioner(name: str) -> CoCa:
 def images(name: str, count: int = 2) -> Tensor:
     side = ENCODERS[name].image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def caption_logits(model: AnyCoCa, images: Tensor, tokens: Tensor) -> Tensor:
+    """Next-token logits at every position, without packing."""
+    image = model.multimodal_decoder.read_image(model.image_tokens(images))
+    states = model.multimodal_decoder(model.unimodal_decoder(tokens), image)
+    return F.linear(states, model.vocabulary_weight)
 
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"

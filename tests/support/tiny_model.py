@@ -5,7 +5,7 @@ from pathlib import Path
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
-from coca.model.pretrained import save_model
+from coca.model.pretrained import build, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def answering(head: HeadConfig | None) -> Predictor:
     tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
     text = tiny_config().text.replace(vocab_size=tokenizer.vocab_size, context_length=24)
     seed_weights()
-    model = sharpened(CoCa(tiny_config(text=text, head=head)))
+    model = sharpened(build(tiny_config(text=text, head=head)))
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
     return Predictor(model, processor, fingerprint="tiny", batch_size=3)
 

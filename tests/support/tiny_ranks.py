@@ -14,9 +14,9 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from coca.data.batch import Batch
-from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import contrastive_loss, sigmoid_loss
+from coca.model.pretrained import build
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.losses import LossConfig
@@ -164,7 +164,7 @@ def step_of_all_losses(
 ) -> Results:
     """Figures and gradients of one step of the same model everywhere."""
     seed_weights()
-    model = sharpened(CoCa(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
+    model = sharpened(build(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
     parallel = ParallelModel(model, kind, device=torch.device("cpu"))
     objective = CoCaObjective(LossConfig(classification_weight=0.5))
     losses = backward(parallel, objective, batch, micro_batch=micro_batch)

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import nn
 
 from coca.inference.predictor import Predictor
-from coca.model.captioner import Captioner
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 from coca.release.onnx.graphs import Cross, DecoderStep, Text, Vision, graphs_of
 from coca.release.onnx.onnx_export import text_settings
@@ -51,7 +51,7 @@ class TorchSession:
         return [logits.numpy(), *(part.numpy() for part in caches)]
 
 
-def torch_decoder(model: Captioner, *, heads: int, head_size: int) -> Decoder:
+def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> Decoder:
     text = model.config.text
     manifest = Manifest(
         version=1,
@@ -72,7 +72,7 @@ def torch_decoder(model: Captioner, *, heads: int, head_size: int) -> Decoder:
     return Decoder(cross, step, manifest)
 
 
-def settings(model: Captioner, processor: Processor) -> TextSettings:
+def settings(model: AnyCoCa, processor: Processor) -> TextSettings:
     return text_settings(model.config.text, processor)
 
 

@@ -11,6 +11,7 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
+from coca.model.pretrained import build
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
@@ -98,7 +99,7 @@ def make_model(name: str = "paper") -> ParallelModel[CoCa]:
     head = HeadConfig(classes=("a", "b", "c"), heads=2)
     if name == "words":
         head = HeadConfig(classes=head.classes, reads="text", heads=3)
-    model = sharpened(CoCa(tiny_config(initial_bias=bias, head=head)))
+    model = sharpened(build(tiny_config(initial_bias=bias, head=head)))
     return ParallelModel(model, "none", device=torch.device("cpu"))
 
 

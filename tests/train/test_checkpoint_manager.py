@@ -9,13 +9,13 @@ import torch
 
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.data.batch import Batch
-from coca.model.captioner import Captioner
 from coca.model.checkpoint import (
     CHECKPOINT_FOLDER,
     Checkpoint,
     step_folder,
 )
 from coca.model.coca import CoCa
+from coca.model.openclip.openclip import AnyCoCa
 from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import Losses
@@ -89,7 +89,7 @@ def test_a_run_behind_a_damaged_checkpoint_ends_the_same(
 
 def test_a_second_signal_aborts_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     class Twice(SignalAfter):
-        def __call__(self, model: Captioner, batch: Batch) -> Losses:
+        def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
             losses = super().__call__(model, batch)
             if self.calls == self.step:
                 os.kill(os.getpid(), signal.SIGINT)

@@ -9,10 +9,10 @@ from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError
 from coca.core.registry import Registry
 from coca.data.batch import Batch
-from coca.model.captioner import CoCaOutput
-from coca.model.coca import CoCa
+from coca.model.coca import CoCa, CoCaOutput
 from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import ContrastiveOutput
+from coca.model.pretrained import build
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.losses import (
@@ -34,7 +34,7 @@ ONLY = {"contrastive_weight": 0.0, "captioning_weight": 0.0, "classification_wei
 @pytest.fixture
 def model() -> CoCa:
     torch.manual_seed(0)
-    return sharpened(CoCa(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
+    return sharpened(build(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_batch_without_any_label_gives_zero_and_finite_gradients(
 
 def test_classes_that_are_asked_for_but_absent_raise(model: CoCa, batch: Batch) -> None:
     headless = CoCa(tiny_config())
-    with pytest.raises(ConfigError, match="has no head"):
+    with pytest.raises(ConfigError, match="no classification head"):
         losses_of(headless, batch, classification_weight=1.0)
     with pytest.raises(ConfigError, match="carry no classes"):
         losses_of(model, dataclasses.replace(batch, class_targets=None), classification_weight=1.0)
@@ -194,7 +194,7 @@ def test_a_registered_loss_is_minimized(
         return ContrastiveOutput(gap, torch.zeros(()))
 
     losses = losses_of(model, batch, contrastive_weight=2.0, contrastive="distance")
-    output = model(batch.images, batch.tokens, captioning=False)
+    output = model(batch.images, batch.tokens)
     gap = (output.image_embedding - output.text_embedding).square().sum(dim=1).mean()
     torch.testing.assert_close(losses.total, 2 * gap)
 

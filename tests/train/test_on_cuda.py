@@ -11,6 +11,7 @@ from torch import Tensor
 from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
+from coca.model.pretrained import build
 from coca.processing.image import ImageConfig
 from coca.train.backward import backward
 from coca.train.distributed.parallel import ParallelModel
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 def coca() -> CoCa:
     torch.manual_seed(0)
     head = HeadConfig(classes=("a", "b", "c"), heads=2)
-    return sharpened(CoCa(tiny_config(head=head)))
+    return sharpened(build(tiny_config(head=head)))
 
 
 def of_bytes() -> Batch:

@@ -26,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers.linear import Linear
 from coca.model.layers.prepacked import prepack_weights
+from coca.model.layers.transformer import Linear
 
 
 def accelerate(model: nn.Module) -> None:

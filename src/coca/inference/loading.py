@@ -25,7 +25,7 @@ from coca.inference.model_kinds import SOURCE_FILE, is_image_text
 from coca.inference.open_weights import caveat_of, model_folder
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerConfig, TowerPredictor
-from coca.model.captioner import Captioner
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
     DTYPES,
@@ -116,7 +116,7 @@ def load(
 
 
 def as_predictor(
-    model: Captioner,
+    model: AnyCoCa,
     processor: Processor,
     *,
     fingerprint: str,

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
-from coca.model.captioner import Captioner
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.sampling import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.heads import head_logits, head_tokens
 from coca.model.layers.prepacked import prepack_weights
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig, GenerationOptions
@@ -51,7 +51,7 @@ class Predictor(BasePredictor):
 
     def __init__(
         self,
-        model: Captioner,
+        model: AnyCoCa,
         processor: Processor,
         *,
         fingerprint: str,
@@ -99,15 +99,18 @@ class Predictor(BasePredictor):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return () if self.model.head is None else self.model.head.config.classes
+        head = self.model.config.head
+        return () if head is None else head.classes
 
     @property
     def answers_questions(self) -> bool:
-        return self.model.head is not None and self.model.head.config.reads == "text"
+        head = self.model.config.head
+        return head is not None and head.reads == "text"
 
     @property
     def images_per_sample(self) -> int:
-        return 1 if self.model.head is None else self.model.head.config.images_per_sample
+        head = self.model.config.head
+        return 1 if head is None else head.images_per_sample
 
     def leading_ids(self, text: str, count: int) -> list[int]:
         return self.processor.tokenizer.leading_ids(text, count)
@@ -306,14 +309,14 @@ def require_coca(predictor: BasePredictor) -> Predictor:
     return predictor
 
 
-def head_of(model: Captioner) -> HeadConfig:
+def head_of(model: AnyCoCa) -> HeadConfig:
     """Return the configuration of a model's head."""
-    if model.head is None:
+    if model.config.head is None:
         raise ConfigError(
             "this model has no head that answers; `coca finetune` gives it one, and `classify` "
             "chooses among any labels without"
         )
-    return model.head.config
+    return model.config.head
 
 
 def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:

@@ -29,7 +29,6 @@ from coca.inference.open_weights import model_folder
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
 from coca.inference.transformers_model import TransformersPredictor
-from coca.model.captioner import Captioner
 from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -37,7 +36,8 @@ from coca.model.encoders.encoder import (
     Normalization,
     require,
 )
-from coca.model.layers.linear import Linear
+from coca.model.layers.transformer import Linear
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.image import ImageConfig
 from coca.runtime.inputs import ImageInput, SeenImages
 from coca.runtime.short_vectors import normalized
@@ -112,7 +112,7 @@ _KEPT: ContextVar[ImageTextPredictor | None] = ContextVar("kept tower", default=
 
 
 @contextmanager
-def reusing_tower(model: Captioner | None) -> Iterator[None]:
+def reusing_tower(model: AnyCoCa | None) -> Iterator[None]:
     """Build captioners in the block on the tower that another one has, instead of its files.
 
     Both then move to devices and precisions together.

@@ -17,7 +17,7 @@ from coca.core.errors import DataError
 from coca.core.extras import extra_imports
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.captioner import Captioner
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
 from coca.release.export import add_auto_map
@@ -38,7 +38,7 @@ class CoCaModule(InputModule):
 
     save_in_root = True
 
-    def __init__(self, model: Captioner, processor: Processor) -> None:
+    def __init__(self, model: AnyCoCa, processor: Processor) -> None:
         """Wrap a model and its processor.
 
         Args:

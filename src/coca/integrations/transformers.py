@@ -30,9 +30,10 @@ from transformers.utils.hub import cached_file
 
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
-from coca.model.captioner import CoCaOutput as Outputs
+from coca.model.coca import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
 from coca.model.generation.sampling import image_numbers
+from coca.model.losses.contrastive_loss import clamp_temperature_
 from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config, write_modules
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
@@ -251,7 +252,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 f"the loss needs one text per image, got {counts[0]} images and {counts[1]} texts"
             )
         if self.training:
-            self.coca.clamp_temperature_()
+            clamp_temperature_(self.coca.log_scale)
         biased = self.coca.logit_bias is not None
         objective = CoCaObjective(LossConfig(contrastive="sigmoid" if biased else "softmax"))
         keys = tuple(map(str, range(len(input_ids))))

@@ -1,53 +1,235 @@
 """CoCa: one image encoder, two poolers, two halves of a text decoder, one forward pass.
 
-Source: Yu, Wang, Vasudevan, Yeung, Seyedhosseini, Wu (Google Research, 2022), arXiv 2205.01917.
+Source: Yu, Wang, Vasudevan, Yeung, Seyedhosseini, Wu (Google Research, 2022), arXiv 2205.01917,
+section 3.2 and figure 2. `coca.model.reference` computes the same without any optimization.
 
-Dimensions: B batch, T text tokens, P patches, Q image tokens that the decoder reads, D width,
-E shared embedding, M real positions of a batch that predict a token, V vocabulary.
+    images -> image encoder -> captioning pooler -> contrastive pooler -> image embedding
+                                      |
+    tokens -> unimodal decoder -> multimodal decoder -> states, and from them logits of next tokens
+                     |
+            state at [CLS] -> text embedding
+
+A caption is `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`. Attention is causal and padding comes last. So
+no real token attends to padding, and causal attention is exact without a mask tensor. The captions
+of a batch are packed (`coca.model.layers.packing`), so little is computed for padding.
+
+Dimensions: B batch, T text tokens, M rows of packed captions, F images of a series, P tokens of the
+image encoder, Q queries, S tokens attended to, D width, C image width, E shared embedding, W states
+with a label, V vocabulary, K classes.
 """
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner
-from coca.model.coca_config import CoCaConfig
+from coca.model.class_branch import ClassBranch, ClassTokens, encode_with_classes
+from coca.model.coca_config import CoCaConfig, TextDecoderConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder
-from coca.model.layers.linear import Linear
-from coca.model.layers.packing import Packing
-from coca.model.layers.transformer import init_linears_, scale_residuals_
-from coca.model.pooling import AttentionalPooler, AttentivePoolingHead, ClassBranch, ClassTokens
-from coca.model.text import MultimodalDecoder, UnimodalDecoder
+from coca.model.encoders.encoder import IMAGE_ENCODERS, Encoded, ImageEncoder
+from coca.model.layers.kv_cache import AttentionState
+from coca.model.layers.latent_attention import to_autocast_dtype
+from coca.model.layers.packing import Packing, to_device
+from coca.model.layers.transformer import (
+    Block,
+    CrossAttention,
+    CrossBlock,
+    KeysAndValues,
+    Linear,
+    init_linears_,
+    scale_residuals_,
+    unit,
+)
+from coca.model.losses.captioning_loss import captioning_loss
+from coca.model.losses.contrastive_loss import contrastive_loss
 
 
-class CoCa(Captioner):
+class Decoded(NamedTuple):
+    """Captions after the multimodal decoder, without the rows that have no label."""
+
+    states: Float[Tensor, "M D"]
+    """State of each packed row."""
+    packing: Packing
+    """Rows of the captions, planned where the tokens are."""
+    tokens: Int[Tensor, "B T"]
+    """The captions."""
+    real: Bool[Tensor, "B T"]
+    """Positions with a label, as `label_mask` marks them."""
+
+    def labelled(
+        self, is_captioned: Bool[Tensor, " B"] | None = None
+    ) -> tuple[Float[Tensor, "W D"], Int[Tensor, " W"]]:
+        """Select the states that predict a token, caption by caption, and these tokens.
+
+        The vocabulary layer maps each state to the logits of its token: w1 .. wn and [EOS].
+        `is_captioned` selects captions; None: all.
+        """
+        real = self.real if is_captioned is None else self.real & is_captioned[:, None]
+        rows, targets = self.packing.rows(real), self.tokens[:, 1:][real[:, :-1]]
+        device = self.states.device
+        return self.states[to_device(rows, device)], to_device(targets, device)
+
+
+@dataclass(frozen=True)
+class CoCaOutput:
+    """Outputs of a forward pass. An objective that needs only some leaves out the others (None)."""
+
+    encoded: Float[Tensor, "B P C"]
+    """Tokens of the image encoder, which a classification head reads."""
+    image_embedding: Float[Tensor, "B E"] | None
+    """Unit vectors of the images."""
+    text_embedding: Float[Tensor, "B E"] | None
+    """Unit vectors of the captions."""
+    decoded: Decoded | None
+    """States of the captions, for the logits of their next tokens."""
+
+
+class AttentionalPooler(nn.Module):
+    """Pool any number of tokens into a fixed number of learned queries (section 3.2).
+
+    A single multi-head attention layer with learned queries, as in the paper. CoCa pools twice:
+    256 queries keep the detail for captioning; one query gives the contrastive embedding.
+    The output norm is an addition, which the paper does not show. Every decoder layer attends to
+    these tokens, so they are normalized once here and not once per layer.
+    """
+
+    def __init__(self, width: int, heads: int, queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(queries, width))
+        self.attention = CrossAttention(width, width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, tokens: Float[Tensor, "B S D"], *, real: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Pool tokens into one vector per query; `real` masks padding out."""
+        mask = None if real is None else real[:, None, None]
+        context = self.attention.project(tokens)
+        return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
+
+
+class UnimodalDecoder(nn.Module):
+    """The lower layers of the text decoder: causal self-attention over text tokens only."""
+
+    unlabeled_rows = 2
+    """Rows at the end of each caption without a label: [EOS] and [CLS]."""
+
+    def __init__(self, config: TextDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_width)
+            for _ in range(config.unimodal_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def pack(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
+        """Pack captions into length buckets, or with `padded` into one bucket with all rows."""
+        if padded:
+            captions, length = tokens.shape
+            return Packing.padded(captions, length, tokens.device)
+        return Packing.of((tokens != self.config.pad_id).sum(dim=1))
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B T"],
+        *,
+        caches: Sequence[AttentionState] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
+        """Compute the hidden state of each token before the final norm.
+
+        The multimodal decoder takes these states.
+        """
+        end = tokens.shape[1]
+        if positions is None and end > self.config.context_length:
+            raise ConfigError(
+                f"a caption of {end} tokens is longer than context_length "
+                f"{self.config.context_length}; truncate it or raise text.context_length"
+            )
+        if packing is None:
+            embedded = self.positions[:end] if positions is None else self.positions[positions]
+            states = self.token_embedding(tokens) + embedded
+        else:
+            tokens = tokens[packing.captions, packing.positions]
+            states = self.token_embedding(tokens) + F.embedding(packing.positions, self.positions)
+        for layer, block in enumerate(self.blocks):
+            cache = caches[layer] if caches else None
+            states = block(states, causal=True, cache=cache, packing=packing)
+        return states
+
+    def embedding(
+        self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
+    ) -> Float[Tensor, "B D"]:
+        """Return the normalized state at each caption's [CLS], which attends to all its tokens."""
+        position = (tokens == self.config.cls_id).int().argmax(dim=1)
+        return self.norm(states[packing.offsets + position])
+
+
+class MultimodalDecoder(nn.Module):
+    """The upper layers of the text decoder: self-attention, and cross-attention to the image."""
+
+    def __init__(self, config: TextDecoderConfig, image_width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            CrossBlock(config.width, image_width, config.heads, config.mlp_width)
+            for _ in range(config.multimodal_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def read_image(self, image_tokens: Float[Tensor, "B S C"]) -> list[KeysAndValues]:
+        """Project the image tokens to each layer's keys and values; once per caption."""
+        blocks = cast(Iterable[CrossBlock], self.blocks)
+        return [block.cross_attention.project(image_tokens) for block in blocks]
+
+    def forward(
+        self,
+        states: Float[Tensor, "*B T D"],
+        image: Sequence[KeysAndValues] | Float[Tensor, "B S C"],
+        *,
+        caches: Sequence[AttentionState] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "*B T D"]:
+        """Compute the normalized state of each token, the input of the vocabulary layer."""
+        if isinstance(image, Tensor):
+            image = to_autocast_dtype(image)
+        for layer, block in enumerate(self.blocks):
+            cache = caches[layer] if caches else None
+            context = image if isinstance(image, Tensor) else image[layer]
+            states = block(states, context, cache=cache, packing=packing)
+        return self.norm(states)
+
+
+class CoCa(nn.Module):
     """A Contrastive Captioner, as in the paper.
 
     The paper leaves some choices open. Here: pre-norm blocks with GELU and biases, no dropout, a
     norm after each pooler, and no projection where a tower's width equals `embed_dim`.
-    """
 
-    config: CoCaConfig
-    image_encoder: ImageEncoder
-    unimodal_decoder: UnimodalDecoder
-    multimodal_decoder: MultimodalDecoder
+    `coca.model.pretrained.build` adds the classification head of a configuration.
+    """
 
     def __init__(self, config: CoCaConfig) -> None:
         super().__init__()
         image, text, pooler = config.image, config.text, config.pooler
         self.config = config
-        self.image_encoder = IMAGE_ENCODERS.get(image.kind)(image)
+        self.image_encoder: ImageEncoder = IMAGE_ENCODERS.get(image.kind)(image)
         if (size := self.image_encoder.embed_dim) not in (None, config.embed_dim):
             raise ConfigError(
                 f"model.embed_dim is {config.embed_dim}, but the embeddings of the frozen encoder "
                 f"have {size} numbers; set it to {size}"
             )
         self.captioning_pooler = (
-            None
+            nn.Identity()
             if pooler.kind == "none"
             else AttentionalPooler(image.width, pooler.heads, pooler.captioning_queries)
         )
@@ -59,10 +241,10 @@ class CoCa(Captioner):
         self.vocabulary = (
             None if text.tie_embeddings else Linear(text.width, text.vocab_size, bias=False)
         )
-        self.image_projection = self.text_projection = nn.Identity()
-        if not image.keeps_embeddings:
-            self.image_projection = _projection(image.width, config.embed_dim)
-            self.text_projection = _projection(text.width, config.embed_dim)
+        embed_dim = None if image.keeps_embeddings else config.embed_dim
+        self.image_projection = _projection(image.width, embed_dim)
+        self.text_projection = _projection(text.width, embed_dim)
+        # Not of the paper: classes that the image encoder's own classifier finds.
         self.class_branch = self.class_tokens = None
         if isinstance(image, BackboneConfig) and image.class_branch:
             self.class_branch = ClassBranch(image.classes, config.embed_dim)
@@ -72,24 +254,8 @@ class CoCa(Captioner):
             )
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
+        self.head: nn.Module | None = None
         self.init_weights()
-        self.head = (
-            None
-            if config.head is None
-            else AttentivePoolingHead(config.head, image_width=image.width, text_width=text.width)
-        )
-
-    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Mark the positions whose next token is a captioning label: [BOS] and text tokens."""
-        text = self.config.text
-        return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
-
-    @property
-    def vocabulary_weight(self) -> Float[Tensor, "V D"]:
-        """The (V, D) matrix from decoder states to logits; may be the input embedding (tied)."""
-        if self.vocabulary is None:
-            return self.unimodal_decoder.token_embedding.weight
-        return self.vocabulary.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -111,7 +277,7 @@ class CoCa(Captioner):
         ):
             nn.init.normal_(learned, std=learned.shape[1] ** -0.5)
         for pooler in (self.captioning_pooler, self.contrastive_pooler):
-            if pooler is not None:
+            if isinstance(pooler, AttentionalPooler):
                 # Large enough that queries attend to different tokens from the start.
                 nn.init.normal_(pooler.queries)
         if self.class_branch is not None:
@@ -120,33 +286,163 @@ class CoCa(Captioner):
         if self.logit_bias is not None and self.config.initial_bias is not None:
             self.logit_bias.fill_(self.config.initial_bias)
 
-    def _pool(
-        self, encoded: Float[Tensor, "B P D"], *, embedding: bool, reading: bool
-    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q D"] | None]:
-        cascade = self.config.pooler.kind == "cascade"
-        tokens = pooled = None
-        if reading or cascade:
-            pooler = self.captioning_pooler
-            tokens = encoded if pooler is None else pooler(encoded)
-        if embedding:
-            if self.contrastive_pooler is None:
-                raise ConfigError(
-                    "the embeddings are those of the frozen encoder (image.embeddings is tower), "
-                    "so this model has captions only"
-                )
-            pooled = self.contrastive_pooler(tokens if cascade else encoded)[:, 0]
-        return pooled, tokens
+    def forward(
+        self,
+        images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B P F"],
+        tokens: Int[Tensor, "B T"],
+    ) -> CoCaOutput:
+        """Compute both embeddings and the states of the captions in one pass, as in figure 2.
 
-    def _packing(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
-        if padded:
-            captions, length = tokens.shape
-            return Packing.padded(captions, length, tokens.device)
-        return Packing.of((tokens != self.config.text.pad_id).sum(dim=1))
+        Args:
+            images: Normalized images; sides in pixels, multiples of the patch size. Or what
+                `ImageEncoder.forward` accepts in their place: series of images, cached features.
+            tokens: Captions. On the host, nothing waits for an accelerator.
+        """
+        encoded = self.encode(images)
+        queries = self.captioning_pooler(encoded.tokens)
+        image_embedding = self.pool_embedding(encoded, queries)
+        image_tokens = self.pool_tokens(encoded, queries)
+
+        packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
+        placed, packed = to_device(tokens, device), packing.to(device)
+        unimodal = self.unimodal_decoder(placed, packing=packed)
+        at_cls = self.unimodal_decoder.embedding(unimodal, placed, packed)
+        text_embedding = unit(self.text_projection(at_cls))
+
+        decoded = self._decode(unimodal, image_tokens, tokens, packing)
+        return CoCaOutput(encoded.tokens, image_embedding, text_embedding, decoded)
+
+    def loss(
+        self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
+    ) -> Float[Tensor, ""]:
+        """Compute the loss of the paper in nats: contrastive + 2 x captioning (eq. 4).
+
+        `coca.train.objective` weights both, and adds the losses of heads and plug-ins.
+        """
+        output = self(images, tokens)
+        states, targets = output.decoded.labelled()
+        contrastive, _ = contrastive_loss(
+            output.image_embedding, output.text_embedding, self.logit_scale
+        )
+        return contrastive + 2 * captioning_loss(states, targets, self.vocabulary_weight)
+
+    def encode(
+        self, images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B P F"]
+    ) -> Encoded:
+        """Encode images to tokens; also to class probabilities, if the model reads them."""
+        if self.class_branch is None and self.class_tokens is None:
+            return Encoded(self.image_encoder(images))
+        return encode_with_classes(self.image_encoder, images)
+
+    def pool_tokens(
+        self, encoded: Encoded, queries: Float[Tensor, "B Q C"] | None = None
+    ) -> Float[Tensor, "B S C"]:
+        """Pool encoded images to the tokens that the decoder reads.
+
+        `queries` is the output of the captioning pooler, if it was computed before.
+        """
+        if queries is None:
+            queries = self.captioning_pooler(encoded.tokens)
+        if self.class_tokens is None:
+            return queries
+        assert encoded.probabilities is not None
+        likely = self.class_tokens(encoded.probabilities, self.unimodal_decoder.token_embedding)
+        return torch.cat([queries, likely.to(queries.dtype)], dim=1)
+
+    def pool_embedding(
+        self, encoded: Encoded, queries: Float[Tensor, "B Q C"] | None = None
+    ) -> Float[Tensor, "B E"]:
+        """Pool encoded images to unit-length embeddings; arguments as of `pool_tokens`."""
+        if self.contrastive_pooler is None:
+            raise ConfigError(
+                "the embeddings are those of the frozen encoder (image.embeddings is tower), "
+                "so this model has captions only"
+            )
+        pooled = encoded.tokens
+        if self.config.pooler.kind == "cascade":
+            pooled = self.captioning_pooler(pooled) if queries is None else queries
+        embedding = unit(self.image_projection(self.contrastive_pooler(pooled)[:, 0]))
+        if self.class_branch is None:
+            return embedding
+        assert encoded.probabilities is not None
+        return unit(embedding + self.class_branch(encoded.probabilities))
+
+    def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
+        """Compute the unit-length embedding of each image, or of each series of F images.
+
+        The poolers attend to the concatenated tokens of a series, as in VideoCoCa.
+        """
+        return self.pool_embedding(self.encode(images))
+
+    def image_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> Float[Tensor, "B S C"]:
+        """Compute the decoder's image tokens of each image, or of each series of F images."""
+        return self.pool_tokens(self.encode(images))
+
+    def encode_image_and_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"], Float[Tensor, "B K"] | None]:
+        """Compute `encode_image`, `image_tokens` and the class probabilities in one pass.
+
+        The probabilities are those that the model reads, None without class branch and tokens.
+        """
+        encoded = self.encode(images)
+        queries = self.captioning_pooler(encoded.tokens)
+        embedding = self.pool_embedding(encoded, queries)
+        return embedding, self.pool_tokens(encoded, queries), encoded.probabilities
+
+    def encode_text(
+        self, tokens: Int[Tensor, "B T"], *, padded: bool = False
+    ) -> Float[Tensor, "B E"]:
+        """Compute the unit-length embedding of each caption; `padded`: without packing."""
+        device = self.log_scale.device
+        packing = self.unimodal_decoder.pack(tokens, padded=padded).to(device)
+        tokens = to_device(tokens, device)
+        unimodal = self.unimodal_decoder(tokens, packing=packing)
+        at_cls = self.unimodal_decoder.embedding(unimodal, tokens, packing)
+        return unit(self.text_projection(at_cls))
+
+    def decode(self, tokens: Int[Tensor, "B T"], image_tokens: Float[Tensor, "B S C"]) -> Decoded:
+        """Run both decoders on captions, each with its own image tokens."""
+        packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
+        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packing.to(device))
+        return self._decode(unimodal, image_tokens, tokens, packing)
+
+    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Mark the positions whose next token is a captioning label: [BOS] and text tokens."""
+        text = self.config.text
+        return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
 
     @property
-    def _unlabeled_rows(self) -> int:
-        return 2  # [EOS] and [CLS]
+    def vocabulary_weight(self) -> Float[Tensor, "V D"]:
+        """The (V, D) matrix from decoder states to logits; may be the input embedding (tied)."""
+        if self.vocabulary is None:
+            return self.unimodal_decoder.token_embedding.weight
+        return self.vocabulary.weight
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """The factor on the cosine similarities of the contrastive loss: one over temperature."""
+        return self.log_scale.exp()
+
+    def _decode(
+        self,
+        unimodal: Float[Tensor, "M D"],
+        image_tokens: Float[Tensor, "B S C"],
+        tokens: Int[Tensor, "B T"],
+        packing: Packing,
+    ) -> Decoded:
+        """Run the multimodal decoder on the rows that may have a label."""
+        rows, packed = self.unimodal_decoder.unlabeled_rows, packing.to(unimodal.device)
+        states = self.multimodal_decoder(
+            packed.shorten(unimodal, rows),
+            image_tokens[packed.order],
+            packing=packed.shortened(rows),
+        )
+        return Decoded(states, packing.shortened(rows), tokens, self.label_mask(tokens))
 
 
-def _projection(width: int, embed_dim: int) -> nn.Module:
-    return nn.Identity() if width == embed_dim else Linear(width, embed_dim, bias=False)
+def _projection(width: int, embed_dim: int | None) -> nn.Module:
+    """Return the projection to the shared embedding; none where the widths are equal."""
+    return nn.Identity() if embed_dim in (None, width) else Linear(width, embed_dim, bias=False)

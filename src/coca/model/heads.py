@@ -1,30 +1,83 @@
-"""Classification heads around a captioner (CoCa, section 4.2 and appendix B).
+"""Classification heads around a CoCa of either architecture (CoCa, section 4.2 and appendix B).
 
-A head reads the tokens of the image encoder, or the decoder's states of a prompt. It runs on the
-output of a forward pass, so one pass serves captions and classes.
+A head is a further attentional pooler with a linear layer. It reads the tokens of the image
+encoder, or the decoder's states of a prompt. It runs on the output of a forward pass, so one pass
+serves captions and classes.
 
-Dimensions: B samples, F images of a sample, S image tokens, C their width, T tokens, K classes.
+Dimensions: B samples, F images of a sample, P tokens of an image, S image tokens, C their width,
+T text tokens, L states of the prompt, D width, K classes.
 """
 
-from jaxtyping import Float, Int
-from torch import Tensor
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner, CoCaOutput, Decoded
+from coca.model.coca import AttentionalPooler, CoCaOutput, Decoded
+from coca.model.coca_config import HeadConfig
 from coca.model.layers.packing import lengths_to_last
-from coca.model.pooling import AttentivePoolingHead
+from coca.model.layers.transformer import Linear, init_linears_
+from coca.model.openclip.openclip import AnyCoCa
 
 
-def head_for(model: Captioner, images: Tensor, *, with_captions: bool) -> AttentivePoolingHead:
+class AttentivePoolingHead(nn.Module):
+    """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
+
+    The input norm is an addition: OpenCLIP's encoder returns tokens without a final norm. The
+    linear layer starts at zero, so that all classes are equally likely.
+    """
+
+    def __init__(self, config: HeadConfig, *, image_width: int, text_width: int) -> None:
+        super().__init__()
+        self.config = config
+        reads_text = config.reads == "text"
+        width = text_width if reads_text else image_width
+        self.norm = nn.LayerNorm(width)
+        self.pooler = AttentionalPooler(width, config.heads, 1)
+        concatenated = config.images_per_sample if reads_text else 1
+        self.linear = Linear(width * concatenated, len(config.classes))
+        self.init_weights()
+
+    def forward(
+        self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
+    ) -> Float[Tensor, "B K"]:
+        """Compute the class logits of each sample."""
+        images = self.config.images_per_sample
+        if self.config.reads == "image":
+            tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)
+        pooled = self.pooler(self.norm(tokens), real=real)[:, 0]
+        if self.config.reads == "text":
+            pooled = rearrange(pooled, "(B F) D -> B (F D)", F=images)
+        return self.linear(pooled)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialize every weight, as `CoCa.init_weights` does."""
+        init_linears_(self)
+        nn.init.normal_(self.pooler.queries)
+        nn.init.zeros_(self.linear.weight)
+
+
+def head_of(model: AnyCoCa) -> AttentivePoolingHead:
+    """Return the head of a model."""
+    if not isinstance(model.head, AttentivePoolingHead):
+        raise ConfigError(
+            "this model has no classification head; fine-tune one, or set "
+            "classification_weight to 0"
+        )
+    return model.head
+
+
+def head_for(model: AnyCoCa, images: Tensor, *, with_captions: bool) -> AttentivePoolingHead:
     """Return the head of a model for a batch of images.
 
     Raises:
         ConfigError: The model has no head, or its number of images per sample does not fit the
             images or the losses of captions.
     """
-    if model.head is None:
-        raise ConfigError("this model has no classification head; fine-tune one first")
-    expected = model.head.config.images_per_sample
+    head = head_of(model)
+    expected = head.config.images_per_sample
     given = images.shape[1] if images.ndim == 5 else 1
     if given != expected:
         raise ConfigError(f"the head reads {expected} images per sample, but got {given}")
@@ -33,7 +86,17 @@ def head_for(model: Captioner, images: Tensor, *, with_captions: bool) -> Attent
             f"a caption belongs to one image, but each sample has {expected}; set "
             "contrastive_weight and captioning_weight to 0"
         )
-    return model.head
+    return head
+
+
+def each_image(
+    images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P features"],
+    tokens: Int[Tensor, "B T"],
+) -> tuple[Tensor, Int[Tensor, "BF T"]]:
+    """Pair each of the F images of a sample with the sample's tokens."""
+    if images.ndim < 5:
+        return images, tokens
+    return images.flatten(0, 1), tokens.repeat_interleave(images.shape[1], dim=0)
 
 
 def logits_of(
@@ -56,7 +119,7 @@ def logits_of(
 
 
 def class_logits(
-    model: Captioner,
+    model: AnyCoCa,
     images: Float[Tensor, "*B RGB height width"],
     tokens: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B K"]:
@@ -66,17 +129,16 @@ def class_logits(
 
 
 def head_tokens(
-    model: Captioner, images: Float[Tensor, "BF RGB height width"]
+    model: AnyCoCa, images: Float[Tensor, "BF RGB height width"]
 ) -> Float[Tensor, "BF S C"]:
     """Compute the image tokens that the head, or the decoder before it, attends to."""
-    assert model.head is not None
-    if model.head.config.reads == "image":
+    if head_of(model).config.reads == "image":
         return model.encode(images).tokens
     return model.image_tokens(images)
 
 
 def head_logits(
-    model: Captioner,
+    model: AnyCoCa,
     image_tokens: Float[Tensor, "BF S C"],
     tokens: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B K"]:
@@ -87,12 +149,12 @@ def head_logits(
         image_tokens: Image tokens of all F images of the first sample, then of the next.
         tokens: Prompt of each sample, for a head with `reads="text"`.
     """
-    assert model.head is not None
-    if model.head.config.reads == "image":
-        return model.head(image_tokens)
+    head = head_of(model)
+    if head.config.reads == "image":
+        return head(image_tokens)
     assert tokens is not None, "this head needs tokens"
-    tokens = tokens.repeat_interleave(model.head.config.images_per_sample, dim=0)
-    return _read(model.head, model.decode(tokens, image_tokens), None)
+    tokens = tokens.repeat_interleave(head.config.images_per_sample, dim=0)
+    return _read(head, model.decode(tokens, image_tokens), None)
 
 
 def _read(

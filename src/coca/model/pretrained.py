@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,10 +22,10 @@ from torch.overrides import TorchFunctionMode
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, read_model_json, write_atomic, write_json
-from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
-from coca.model.openclip.openclip import OpenCLIP
+from coca.model.heads import AttentivePoolingHead
+from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.runtime.execution import Precision
 
@@ -55,12 +55,20 @@ MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip"
 """Configuration class of each architecture, by its name in files."""
 
 
-def build(config: ModelConfig) -> Captioner:
-    """Build a model from its configuration, with initialized weights."""
-    return OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
+@overload
+def build(config: CoCaConfig) -> CoCa: ...
+@overload
+def build(config: OpenCLIPConfig) -> OpenCLIP: ...
+def build(config: ModelConfig) -> AnyCoCa:
+    """Build a model with its classification head, if it has one, with initialized weights."""
+    model = OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
+    if config.head is not None:
+        widths = {"image_width": config.image.width, "text_width": config.text.width}
+        model.head = AttentivePoolingHead(config.head, **widths)
+    return model
 
 
-def build_on_meta(config: ModelConfig) -> Captioner:
+def build_on_meta(config: ModelConfig) -> AnyCoCa:
     """Build a model on the meta device: tensors have shapes but no data."""
     with torch.device("meta"), _SkipInit():
         return build(config)
@@ -73,7 +81,7 @@ def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
     return config.replace(image=config.image.replace(image_size=image_size))
 
 
-def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:
+def save_model(folder: str | Path, model: AnyCoCa, *, dtype: torch.dtype | None = None) -> None:
     """Save configuration and weights of a model."""
     config = model.config
     assert isinstance(config, CoCaConfig | OpenCLIPConfig), "no other architecture has a name"
@@ -166,7 +174,7 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Captioner:
+) -> AnyCoCa:
     """Load a model from its folder, in evaluation mode.
 
     Names and shapes are compared with the configuration before any weight is read, so a
@@ -190,7 +198,7 @@ def load_model(
     return model.requires_grad_(True).to(device).eval()
 
 
-def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Captioner:
+def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> AnyCoCa:
     """Build a model from weights in memory, without a copy."""
     model = build_on_meta(config)
     _compare(source, _shapes(model.state_dict()), _shapes(state))

@@ -15,11 +15,10 @@ from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import fingerprint
 from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
 from coca.inference.open_weights import model_folder
-from coca.model.captioner import Captioner
-from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.pretrained import CONFIG_FILE, load_model, save_model, write_modules
+from coca.model.openclip.openclip import AnyCoCa
+from coca.model.pretrained import CONFIG_FILE, build, load_model, save_model, write_modules
 from coca.release.model_card import (
     CARD_FILE,
     UNKNOWN_LICENCE,
@@ -156,14 +155,14 @@ def export(
     return out
 
 
-def without_classifier(model: Captioner) -> Captioner:
+def without_classifier(model: AnyCoCa) -> AnyCoCa:
     """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
     if not model.image_encoder.has_classifier or model.class_branch or model.class_tokens:
         return model
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"
     assert isinstance(config.image, BackboneConfig), "only backbones bring a classifier"
-    smaller = CoCa(config.replace(image=config.image.replace(classes=0))).eval()
+    smaller = build(config.replace(image=config.image.replace(classes=0))).eval()
     state = model.state_dict()
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     return smaller

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
-from coca.model.captioner import Captioner, CoCaOutput
-from coca.model.heads import head_for, logits_of
+from coca.model.coca import CoCaOutput
+from coca.model.heads import each_image, head_for, head_of, logits_of
 from coca.model.layers.packing import to_device
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
+from coca.model.losses.contrastive_loss import clamp_temperature_
+from coca.model.openclip.openclip import AnyCoCa
 from coca.train.losses import (
     CONTRASTIVE_LOSSES,
     AuxiliaryLoss,
@@ -57,7 +59,7 @@ class Totals(NamedTuple):
 
 
 class CoCaObjective:
-    """The losses of a Contrastive Captioner from one forward pass.
+    """The losses of a CoCa of either architecture from one forward pass.
 
     Parts: `contrastive`, `captioning` and `classification`, if their weight is above 0, and the
     auxiliary losses by their kind. With the first also `temperature` and `image_to_text@1`, the
@@ -68,22 +70,22 @@ class CoCaObjective:
         """Create the objective, with the losses of `config.auxiliary` in their order."""
         self.config, self.auxiliary = config, auxiliary
 
-    def __call__(self, model: Captioner, batch: Batch) -> Losses:
+    def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts."""
         self._require_fit(model, batch)
         return self.of_output(model, batch, self._run(model, batch))
 
-    def constrain_(self, model: Captioner) -> None:
+    def constrain_(self, model: AnyCoCa) -> None:
         """Clamp the learned temperature to its range."""
-        model.clamp_temperature_()
+        clamp_temperature_(model.log_scale)
 
-    def of_output(self, model: Captioner, batch: Batch, output: CoCaOutput) -> Losses:
+    def of_output(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Losses:
         """Compute the losses of this rank's batch from its output; all ranks must call it."""
         losses = self._sum_up(model, batch, output, self.totals(model, batch))
         embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
-    def totals(self, model: Captioner, batch: Batch) -> Totals:
+    def totals(self, model: AnyCoCa, batch: Batch) -> Totals:
         """Count tokens and labelled images over all ranks, as weights."""
         counts = torch.zeros(2, device=batch.tokens.device)
         captioned = batch.is_captioned
@@ -96,12 +98,13 @@ class CoCaObjective:
         token, image = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
         return Totals(token, image, len(batch.keys))
 
-    def first_pass(self, model: Captioner, batch: Batch) -> Embedded | None:
+    def first_pass(self, model: AnyCoCa, batch: Batch) -> Embedded | None:
         """Run the image encoder, the poolers and the unimodal decoder."""
         self._require_fit(model, batch)
         if not self.config.contrastive_weight:
             return None
-        return _embedded(model, model(batch.images, batch.tokens, captioning=False))
+        images, texts = model.encode_image(batch.images), model.encode_text(batch.tokens)
+        return Embedded(images, texts, model.logit_scale, model.logit_bias)
 
     def match(self, embedded: Embedded) -> Losses:
         """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
@@ -114,34 +117,39 @@ class CoCaObjective:
         return Losses(self.config.contrastive_weight * contrast.loss, parts)
 
     def run_part(
-        self, model: Captioner, batch: Batch, totals: Totals
+        self, model: AnyCoCa, batch: Batch, totals: Totals
     ) -> tuple[Losses, Embedded | None]:
         """Compute all losses of a micro-batch but the contrastive one, and the inputs of that."""
         self._require_fit(model, batch)
         output = self._run(model, batch)
         return self._sum_up(model, batch, output, totals), _embedded(model, output)
 
-    def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
-        contrastive = self.config.contrastive_weight > 0 or bool(self.auxiliary)
-        captioning = self.config.captioning_weight > 0
+    def _run(self, model: AnyCoCa, batch: Batch) -> CoCaOutput:
+        """Run the model, or only those parts of it that a loss needs."""
+        images, tokens = batch.images, batch.tokens
+        embeds = self.config.contrastive_weight > 0 or bool(self.auxiliary)
+        decodes = self.config.captioning_weight > 0
         if self.config.classification_weight > 0:
-            head = head_for(model, batch.images, with_captions=contrastive or captioning)
-            captioning |= head.config.reads == "text"
-        return model(
-            batch.images,
-            batch.tokens,
-            contrastive=contrastive,
-            captioning=captioning,
-            is_captioned=batch.is_captioned,
+            head = head_for(model, images, with_captions=embeds or decodes)
+            decodes |= head.config.reads == "text"
+            images, tokens = each_image(images, tokens)
+        if embeds and decodes:
+            return model(images, tokens)
+        encoded = model.encode(images)
+        return CoCaOutput(
+            encoded.tokens,
+            model.pool_embedding(encoded) if embeds else None,
+            model.encode_text(tokens) if embeds else None,
+            model.decode(tokens, model.pool_tokens(encoded)) if decodes else None,
         )
 
-    def _sum_up(self, model: Captioner, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
+    def _sum_up(self, model: AnyCoCa, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
         """Compute the per-sample losses."""
         config = self.config
         total = model.log_scale.new_zeros(())
         parts = {}
-        states, targets = output.caption_states, output.caption_targets
-        if config.captioning_weight > 0 and states is not None and targets is not None:
+        if config.captioning_weight > 0 and output.decoded is not None:
+            states, targets = output.decoded.labelled(batch.is_captioned)
             loss = captioning_loss(
                 states,
                 targets,
@@ -152,9 +160,9 @@ class CoCaObjective:
             )
             total = total + config.captioning_weight * loss
             parts["captioning"] = loss.detach()
-        labels, head = batch.class_targets, model.head
-        if config.classification_weight > 0 and labels is not None and head is not None:
-            logits = logits_of(head, output, batch.prompt_lengths)
+        labels = batch.class_targets
+        if config.classification_weight > 0 and labels is not None:
+            logits = logits_of(head_of(model), output, batch.prompt_lengths)
             rows = (labels.sum(dim=1) > 0).nonzero()[:, 0]
             loss = classification_loss(
                 logits[to_device(rows, logits.device)],
@@ -173,15 +181,10 @@ class CoCaObjective:
             parts[settings.kind] = loss.detach()
         return Losses(total, parts)
 
-    def _require_fit(self, model: Captioner, batch: Batch) -> None:
+    def _require_fit(self, model: AnyCoCa, batch: Batch) -> None:
         if self.config.contrastive_weight > 0:
             require_bias(self.config.contrastive, model)
         weight = self.config.classification_weight
-        if weight > 0 and model.head is None:
-            raise ConfigError(
-                f"classification_weight is {weight}, but the model has no head; give it one, or "
-                "set the weight to 0"
-            )
         if weight > 0 and batch.class_targets is None:
             raise ConfigError(
                 f"classification_weight is {weight}, but the data carry no classes; "
@@ -189,7 +192,7 @@ class CoCaObjective:
             )
 
 
-def _embedded(model: Captioner, output: CoCaOutput) -> Embedded | None:
+def _embedded(model: AnyCoCa, output: CoCaOutput) -> Embedded | None:
     if output.image_embedding is None or output.text_embedding is None:
         return None
     return Embedded(

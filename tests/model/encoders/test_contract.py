@@ -84,7 +84,7 @@ def test_features_replace_images(name: str, tokens: Tensor) -> None:
         features = model.image_encoder.features(images(name))
         one, other = model(images(name), tokens), model(features, tokens)
     assert torch.equal(one.image_embedding, other.image_embedding)
-    assert torch.equal(one.caption_states, other.caption_states)
+    assert torch.equal(one.decoded.states, other.decoded.states)
 
 
 def test_a_trained_encoder_gets_gradients(name: str, tokens: Tensor) -> None:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.model.captioner import Captioner
 from coca.model.generation.generate import generate
+from coca.model.openclip.openclip import AnyCoCa
 from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
+from tiny import caption_logits
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
 
@@ -16,16 +17,16 @@ PEER_STOPPING = {"full": True, "likely": False, "certain": "never"}
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> Captioner:
+def model(request: pytest.FixtureRequest) -> AnyCoCa:
     return writer(request.param)
 
 
 @pytest.fixture
-def tokens(model: Captioner) -> Tensor:
+def tokens(model: AnyCoCa) -> Tensor:
     return image_tokens(model, COUNT)
 
 
-def ids_of(caption: GeneratedSequence, model: Captioner) -> list[int]:
+def ids_of(caption: GeneratedSequence, model: AnyCoCa) -> list[int]:
     return caption.token_ids + [model.config.text.eos_id] * caption.ended
 
 
@@ -100,7 +101,7 @@ def test_enough_beams_find_what_trying_every_caption_finds(
     ranked = []
     for ids in every:
         with torch.no_grad():
-            logits = model.caption_logits(random_images(1), torch.tensor([[text.bos_id, *ids]]))[0]
+            logits = caption_logits(model, random_images(1), torch.tensor([[text.bos_id, *ids]]))[0]
         log_ps = logits.log_softmax(dim=1)[range(len(ids)), ids]
         ranked.append((float(log_ps.sum()) / len(ids) ** length_penalty, ids))
     ranked.sort(reverse=True)
@@ -117,7 +118,7 @@ def test_enough_beams_find_what_trying_every_caption_finds(
 
 
 def test_penalties_change_the_choice_but_not_the_reported_probabilities(
-    model: Captioner, tokens: Tensor
+    model: AnyCoCa, tokens: Tensor
 ) -> None:
     decoding = GenerationConfig(
         num_beams=3, num_return_sequences=3, repetition_penalty=2.0, max_new_tokens=6
@@ -127,13 +128,13 @@ def test_penalties_change_the_choice_but_not_the_reported_probabilities(
         for one in row:
             ids = ids_of(one, model)
             with torch.no_grad():
-                logits = model.caption_logits(image[None], torch.tensor([[text.bos_id, *ids]]))[0]
+                logits = caption_logits(model, image[None], torch.tensor([[text.bos_id, *ids]]))[0]
             wanted = logits.log_softmax(dim=1)[range(len(ids)), ids].tolist()
             assert one.log_probabilities == pytest.approx(wanted, abs=1e-5)
 
 
 def naive_groups(
-    model: Captioner, image: Tensor, *, groups: int, size: int, penalty: float, steps: int
+    model: AnyCoCa, image: Tensor, *, groups: int, size: int, penalty: float, steps: int
 ) -> list[list[int]]:
     """Compute the open beams of each group by plain lists, as in the paper."""
     text = model.config.text
@@ -145,7 +146,7 @@ def naive_groups(
             for score, words in beams[group]:
                 ids = torch.tensor([[text.bos_id, *words]])
                 with torch.no_grad():
-                    log_ps = model.caption_logits(image[None], ids)[0, -1].log_softmax(dim=0)
+                    log_ps = caption_logits(model, image[None], ids)[0, -1].log_softmax(dim=0)
                 for word in set(range(text.vocab_size)) - {*text.suppress_tokens, text.eos_id}:
                     gain = float(log_ps[word]) - penalty * taken.count(word)
                     ways.append((score + gain, [*words, word]))
@@ -155,9 +156,7 @@ def naive_groups(
 
 
 @pytest.mark.parametrize(("groups", "size"), [(4, 1), (3, 2), (2, 3)])
-def test_groups_of_beams_equal_the_plain_reference(
-    model: Captioner, groups: int, size: int
-) -> None:
+def test_groups_of_beams_equal_the_plain_reference(model: AnyCoCa, groups: int, size: int) -> None:
     decoding = GenerationConfig(
         num_beams=groups * size,
         num_return_sequences=groups * size,

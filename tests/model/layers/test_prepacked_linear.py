@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.model.layers import prepacked
-from coca.model.layers.linear import Linear
 from coca.model.layers.prepacked import linear, prepack_weights
+from coca.model.layers.transformer import Linear
 from coca.model.lora import LoraConfig, add_lora_
 
 pytestmark = pytest.mark.skipif(

@@ -16,6 +16,7 @@ from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import contrastive_loss
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_weights import restore_state_dict
+from tiny import caption_logits
 from tiny_openclip import CONTEXT, caption_rows, ours_of, peer, tiny_openclip_config
 
 RAGGED = (5, 3, CONTEXT, CONTEXT - 1, 2, 8)
@@ -70,7 +71,7 @@ def test_caption_logits_equal_the_peers_at_real_positions(
 ) -> None:
     theirs, ours = both
     wanted = theirs(images, tokens)["logits"]
-    logits = ours.caption_logits(images, tokens)
+    logits = caption_logits(ours, images, tokens)
     for row, length in enumerate(RAGGED):
         # The peer drops the last position of the context, which has no label.
         real = min(length, CONTEXT - 1)
@@ -81,12 +82,10 @@ def test_packed_states_equal_the_padded_ones(
     both: tuple[Peer, OpenCLIP], images: Tensor, tokens: Tensor
 ) -> None:
     _, ours = both
-    output = ours(images, tokens)
-    plain = ours.caption_logits(images, tokens)[ours.label_mask(tokens)]
-    assert_close(F.linear(output.caption_states, ours.vocabulary_weight), plain)
-    assert output.caption_targets.tolist() == [
-        word for row in tokens.tolist() for word in row[1:] if word
-    ]
+    states, targets = ours(images, tokens).decoded.labelled()
+    plain = caption_logits(ours, images, tokens)[ours.label_mask(tokens)]
+    assert_close(F.linear(states, ours.vocabulary_weight), plain)
+    assert targets.tolist() == [word for row in tokens.tolist() for word in row[1:] if word]
 
 
 def test_loss_and_every_gradient_equal_the_peers(
@@ -101,9 +100,8 @@ def test_loss_and_every_gradient_equal_the_peers(
     contrastive = contrastive_loss(
         output.image_embedding, output.text_embedding, ours.logit_scale, reduction="mean"
     ).loss
-    captioning = captioning_loss(
-        output.caption_states, output.caption_targets, ours.vocabulary_weight
-    )
+    states, targets = output.decoded.labelled()
+    captioning = captioning_loss(states, targets, ours.vocabulary_weight)
     (contrastive + 2 * captioning).backward()
     assert_close(contrastive, parts[0])
     assert_close(2 * captioning, parts[1])
@@ -130,19 +128,16 @@ def test_a_corrected_class_token_sees_its_tokens_and_itself(tokens: Tensor) -> N
 
 
 @pytest.mark.parametrize("mask", ["legacy", "corrected"])
-def test_parts_that_are_not_asked_for_are_left_out(
+def test_each_part_alone_equals_that_of_the_forward_pass(
     images: Tensor, tokens: Tensor, mask: Literal["legacy", "corrected"]
 ) -> None:
     config = tiny_openclip_config().replace(class_mask=mask)
     model = OpenCLIP(config).eval()
     full = model(images, tokens)
-    embeddings = model(images, tokens, captioning=False)
-    captions = model(images, tokens, contrastive=False)
-    assert embeddings.caption_states is None
-    assert captions.image_embedding is None
-    assert captions.text_embedding is None
-    assert_close(embeddings.image_embedding, full.image_embedding)
-    assert_close(captions.caption_states, full.caption_states)
+    assert_close(model.encode_image(images), full.image_embedding)
+    assert_close(model.encode_text(tokens), full.text_embedding)
+    alone = model.decode(tokens, model.image_tokens(images))
+    assert_close(alone.states, full.decoded.states)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -154,8 +149,8 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
         (model.encode_image(images), half.encode_image(half_images)),
         (model.encode_text(tokens), half.encode_text(tokens)),
         (model.image_tokens(images), half.image_tokens(half_images)),
-        (model.caption_logits(images, tokens), half.caption_logits(half_images, tokens)),
-        (model(images, tokens).caption_states, half(half_images, tokens).caption_states),
+        (caption_logits(model, images, tokens), caption_logits(half, half_images, tokens)),
+        (model(images, tokens).decoded.states, half(half_images, tokens).decoded.states),
     ):
         assert rounded.dtype == dtype
         assert F.cosine_similarity(exact, rounded.float(), dim=-1).min() > 0.999
@@ -184,7 +179,7 @@ def test_an_untrained_model_starts_like_a_coca_and_learns_everywhere(
     model = OpenCLIP(tiny_openclip_config())
     assert model.logit_scale.item() == pytest.approx(1 / 0.07)
     output = model(images, tokens)
-    loss = F.linear(output.caption_states, model.vocabulary_weight).square().mean()
+    loss = F.linear(output.decoded.labelled()[0], model.vocabulary_weight).square().mean()
     total = loss + output.image_embedding.sum() + output.text_embedding.sum() + model.logit_scale
     total.backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []

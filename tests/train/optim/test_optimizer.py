@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_
+from coca.model.pretrained import build
 from coca.train.optim.optimizer import OptimizerConfig, for_adapters, make_optimizer
 from coca.train.optim.param_groups import GroupConfig
 from tiny import tiny_config
@@ -145,7 +146,7 @@ def test_a_group_steps_at_its_own_rate_from_the_start() -> None:
 
 @pytest.mark.parametrize("name", ["muon", "adafactor", "adamw"])
 def test_adapters_have_adamw_and_a_rate_of_their_own(name: str) -> None:
-    model = CoCa(tiny_config(head=HeadConfig(classes=("a", "b"))))
+    model = build(tiny_config(head=HeadConfig(classes=("a", "b"))))
     add_lora_(model, LoraConfig())
     config = OptimizerConfig(name=name, lr=2e-3, weight_decay=0.2)
     optimizer = make_optimizer(model, for_adapters(config, LoraConfig(lr=5e-3), head=True))

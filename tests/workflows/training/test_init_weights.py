@@ -13,6 +13,7 @@ from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
+from coca.model.pretrained import build
 from coca.workflows.training.init_weights import Adopted, adopt_weights
 from tiny import tiny_config, tiny_image
 from tiny_model import write_model
@@ -34,7 +35,7 @@ def fresh(source: Predictor, **changes: Any) -> CoCa:
     )
     image = tiny_config().image.replace(**changes.pop("image", {}))
     torch.manual_seed(5)
-    return CoCa(tiny_config(image=image, text=text, **changes))
+    return build(tiny_config(image=image, text=text, **changes))
 
 
 def test_the_same_shape_takes_over_every_weight(source: Predictor) -> None:

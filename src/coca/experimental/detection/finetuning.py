@@ -22,7 +22,7 @@ from coca.experimental.detection.objective import DetectionObjective, Target
 from coca.experimental.detection.source import BOXES
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.captioner import Captioner
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.processor import Processor
@@ -133,7 +133,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
     )
 
 
-def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
+def _start(config: DetectionConfig) -> tuple[AnyCoCa, Processor]:
     """Build the captioner that provides the encoder, and the processor for its images."""
     source = load(config.model, device="cpu", prepack=False)
     shape = source.model.config
@@ -146,8 +146,8 @@ def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
 
 
 def _finished(
-    captioner: Captioner, detector: Detector, weights: Mapping[str, Tensor], source: Path
-) -> tuple[Captioner, Detector]:
+    captioner: AnyCoCa, detector: Detector, weights: Mapping[str, Tensor], source: Path
+) -> tuple[AnyCoCa, Detector]:
     """Build captioner and detector from the trained weights, on the CPU.
 
     The trained modules may be on an accelerator or sharded over ranks.

@@ -26,7 +26,7 @@ from coca.model.encoders.encoder import (
     eval_frozen_,
     require,
 )
-from coca.model.layers.linear import Linear
+from coca.model.layers.transformer import Linear
 
 IMAGENET_CLASSES = 1000
 

@@ -4,8 +4,9 @@ An encoder computes features, finishes them if they are of an inner layer, and p
 tokens that the poolers attend to. Features of a frozen encoder can be cached, since they depend on
 the image only.
 
-Dimensions: B batch, P positions of features, F features, L tokens of an image, G final features,
-D width of a token, K classes of the encoder's own classifier.
+Dimensions: B batch, N images of a series, P positions of features, F features, L tokens of an
+image, S tokens of a series, G final features, D width of a token, K classes of the encoder's own
+classifier.
 """
 
 from abc import ABC, abstractmethod
@@ -115,6 +116,14 @@ class ImageEncoderConfig(Config):
         return {name: IMAGE_ENCODERS.get(name).config_class for name in names}
 
 
+class Encoded(NamedTuple):
+    """Images, or series of images, after the image encoder."""
+
+    tokens: Float[Tensor, "B S D"]
+    probabilities: Float[Tensor, "B K"] | None = None
+    """Of the classes of the encoder's own classifier; None if the model does not read them."""
+
+
 class ImageEncoder(nn.Module, ABC):
     """Base class of image encoders: images to features to tokens.
 
@@ -163,8 +172,25 @@ class ImageEncoder(nn.Module, ABC):
             "out stages"
         )
 
-    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B L D"]:
-        return self.project(self.finish(self.features(images)))
+    def final_features(
+        self, images: Float[Tensor, "B *N C height width"] | Float[Tensor, "B P F"]
+    ) -> Float[Tensor, "BN L G"]:
+        """Compute the final features of all images, or from features of a cache."""
+        # A cache has half precision.
+        features = images.float() if images.ndim == 3 else self.features(images.flatten(0, -4))
+        return self.finish(features)
+
+    def forward(
+        self, images: Float[Tensor, "B *N C height width"] | Float[Tensor, "B P F"]
+    ) -> Float[Tensor, "B S D"]:
+        """Encode images to tokens.
+
+        The tokens of a series, such as of the frames of a clip, are concatenated. Features of a
+        cache may take the place of the images.
+        """
+        tokens = self.project(self.final_features(images))
+        # `len(images)` would fix the batch size of an exported model.
+        return tokens.reshape(images.shape[0], -1, tokens.shape[2])
 
     def classify(self, features: Float[Tensor, "B L G"]) -> Float[Tensor, "B K"]:
         """Compute the logits of the encoder's own classifier from final features.

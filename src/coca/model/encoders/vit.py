@@ -18,8 +18,7 @@ from coca.model.encoders.encoder import (
     ImageEncoderConfig,
     require_heads,
 )
-from coca.model.layers.linear import Linear
-from coca.model.layers.transformer import Block, scale_residuals_
+from coca.model.layers.transformer import Block, Linear, scale_residuals_
 
 
 class ViTConfig(ImageEncoderConfig):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from coca.model.captioner import TextConfig
+from coca.model.openclip.openclip_config import TextConfig
 from coca.runtime.class_words import ClassGuide
 from coca.runtime.generation_config import GenerationConfig
 from coca.runtime.word_constraint import WordConstraint

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers.linear import Linear
+from coca.model.layers.transformer import Linear
 
 # Convolution, batch norm and ReLU6 as one operation for CPU inference.
 

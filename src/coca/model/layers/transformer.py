@@ -1,7 +1,7 @@
 """Transformer layers of both towers: attention, MLP, pre-norm blocks, and their initialization.
 
 Dimensions: B batch, L tokens, S tokens attended to, D width, C width of the attended tokens, H
-heads, E shared embedding.
+heads, E shared embedding, N output width.
 """
 
 import math
@@ -14,8 +14,22 @@ from torch.nn import functional as F
 
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import latent_attention
-from coca.model.layers.linear import Linear
 from coca.model.layers.packing import Packing
+
+
+class Linear(nn.Linear):
+    """A linear layer, W x + b, with an optional bias of each call.
+
+    Attention without key biases joins the biases of queries and values in each call. For CPU
+    inference, `coca.model.layers.prepacked` gives a layer a second copy of its weight.
+    """
+
+    def forward(
+        self, inputs: Float[Tensor, "*B D"], bias: Float[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "*B N"]:
+        """Compute W x + b; `bias` replaces the layer's own bias."""
+        return F.linear(inputs, self.weight, self.bias if bias is None else bias)
+
 
 # Weight initialization of all captioners, as in CLIP; the paper does not state any.
 

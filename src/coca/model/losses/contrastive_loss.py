@@ -8,6 +8,7 @@ gradients, equals the result of one process on all pairs. Data-parallel wrappers
 Dimensions: B pairs of this rank, N pairs of all ranks, E embedding, b rows of a block.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,16 @@ from coca.model.losses.collectives import all_gather, all_reduce_logsumexp, rank
 
 BLOCK_ROWS = 512
 """Rows per block; more rows were not faster on two CPU cores, fewer slow the matrix products."""
+
+
+MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
+"""Range of the learned temperature; 0.01 is the bound that CLIP set."""
+
+
+@torch.no_grad()
+def clamp_temperature_(log_scale: Float[Tensor, ""]) -> None:
+    """Clamp the learned temperature to 0.01 to 1; call it after each optimizer step."""
+    log_scale.clamp_(-math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE))
 
 
 class ContrastiveOutput(NamedTuple):

@@ -1,4 +1,4 @@
-"""The CoCa architecture of OpenCLIP, for its published weights, with the interface of `CoCa`.
+"""The CoCa architecture of OpenCLIP, for its published weights, with the outputs of `CoCa`.
 
 It differs from the paper in several ways. The image encoder has a class token, and its norm comes
 first and not last. One pooler serves both losses: its first query gives the embedding, the others
@@ -14,7 +14,7 @@ C image width, E embedding, V vocabulary.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,22 +22,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner
+from coca.model.coca import CoCa, CoCaOutput, Decoded
+from coca.model.encoders.encoder import Encoded
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
-from coca.model.layers.linear import Linear
-from coca.model.layers.packing import Packing, lengths_to_last
+from coca.model.layers.packing import Packing, lengths_to_last, to_device
 from coca.model.layers.transformer import (
     MLP,
     Block,
     CrossAttention,
     KeysAndValues,
+    Linear,
     init_linears_,
     scale_residuals_,
+    unit,
 )
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.pooling import AttentivePoolingHead
 
 EMBEDDING, CAPTIONING = slice(0, 1), slice(1, None)
 """Slices of the pooler's queries: the first for the embedding, the others for the decoder."""
@@ -276,13 +277,11 @@ class OpenCLIPMultimodalDecoder(nn.Module):
         return self.norm(states)
 
 
-class OpenCLIP(Captioner):
-    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; padding has no effect."""
+class OpenCLIP(nn.Module):
+    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; padding has no effect.
 
-    config: OpenCLIPConfig
-    image_encoder: OpenCLIPImageEncoder
-    unimodal_decoder: OpenCLIPUnimodalDecoder
-    multimodal_decoder: OpenCLIPMultimodalDecoder
+    Its methods are those of `CoCa`.
+    """
 
     def __init__(self, config: OpenCLIPConfig) -> None:
         super().__init__()
@@ -296,23 +295,9 @@ class OpenCLIP(Captioner):
         self.image_projection = Linear(config.embed_dim, config.embed_dim, bias=False)
         self.text_projection = Linear(text.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
-        self.logit_bias = None
-        self.class_branch = self.class_tokens = None
+        self.logit_bias = self.class_branch = self.class_tokens = None
+        self.head: nn.Module | None = None
         self.init_weights()
-        self.head = (
-            None
-            if config.head is None
-            else AttentivePoolingHead(
-                config.head, image_width=config.image.width, text_width=text.width
-            )
-        )
-
-    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
-
-    @property
-    def vocabulary_weight(self) -> Float[Tensor, "V D"]:
-        return self.vocabulary.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -333,23 +318,104 @@ class OpenCLIP(Captioner):
         nn.init.normal_(self.pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
 
-    def _pool(
-        self, encoded: Float[Tensor, "B P C"], *, embedding: bool, reading: bool
-    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q D"] | None]:
-        if not (embedding or reading):
-            return None, None
-        wanted = slice(None) if embedding and reading else EMBEDDING if embedding else CAPTIONING
-        pooled = self.pooler(encoded, wanted=wanted)
-        first = pooled[:, 0] if embedding else None
-        read = pooled[:, CAPTIONING] if embedding and reading else pooled
-        return first, read if reading else None
+    def forward(
+        self, images: Float[Tensor, "B *F RGB height width"], tokens: Int[Tensor, "B T"]
+    ) -> CoCaOutput:
+        """Compute both embeddings and the states of the captions in one pass."""
+        encoded = self.image_encoder(images)
+        pooled = self.pooler(encoded)
+        image_embedding = unit(self.image_projection(pooled[:, 0]))
 
-    def _packing(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
-        return self.unimodal_decoder.pack(tokens, padded=padded)
+        packing, device = self.unimodal_decoder.pack(tokens), encoded.device
+        placed, packed = to_device(tokens, device), packing.to(device)
+        unimodal = self.unimodal_decoder(placed, packing=packed)
+        at_class = self.unimodal_decoder.embedding(unimodal, placed, packed)
+        text_embedding = unit(self.text_projection(at_class))
+
+        decoded = self._decode(unimodal, pooled[:, CAPTIONING], tokens, packing)
+        return CoCaOutput(encoded, image_embedding, text_embedding, decoded)
+
+    def encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Encoded:
+        """Encode images to tokens."""
+        return Encoded(self.image_encoder(images))
+
+    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B Q D"]:
+        """Pool encoded images to the tokens that the decoder reads."""
+        return self.pooler(encoded.tokens, wanted=CAPTIONING)
+
+    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+        """Pool encoded images to unit-length embeddings."""
+        pooled = self.pooler(encoded.tokens, wanted=EMBEDDING)
+        return unit(self.image_projection(pooled[:, 0]))
+
+    def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
+        """Compute the unit-length embedding of each image, or of each series of F images."""
+        return self.pool_embedding(self.encode(images))
+
+    def image_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> Float[Tensor, "B Q D"]:
+        """Compute the decoder's image tokens of each image, or of each series of F images."""
+        return self.pool_tokens(self.encode(images))
+
+    def encode_image_and_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"], None]:
+        """Compute `encode_image` and `image_tokens` in one pass; there are no classes."""
+        pooled = self.pooler(self.image_encoder(images))
+        return unit(self.image_projection(pooled[:, 0])), pooled[:, CAPTIONING], None
+
+    def encode_text(
+        self, tokens: Int[Tensor, "B T"], *, padded: bool = False
+    ) -> Float[Tensor, "B E"]:
+        """Compute the unit-length embedding of each caption; `padded`: without packing."""
+        device = self.log_scale.device
+        packing = self.unimodal_decoder.pack(tokens, padded=padded).to(device)
+        tokens = to_device(tokens, device)
+        unimodal = self.unimodal_decoder(tokens, packing=packing)
+        at_class = self.unimodal_decoder.embedding(unimodal, tokens, packing)
+        return unit(self.text_projection(at_class))
+
+    def decode(self, tokens: Int[Tensor, "B T"], image_tokens: Float[Tensor, "B Q D"]) -> Decoded:
+        """Run both decoders on captions, each with its own image tokens."""
+        packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
+        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packing.to(device))
+        return self._decode(unimodal, image_tokens, tokens, packing)
+
+    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Mark the positions whose next token is a captioning label."""
+        return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
 
     @property
-    def _unlabeled_rows(self) -> int:
-        return 1 + self.unimodal_decoder.extra_rows  # [EOS] and the rows for the class
+    def vocabulary_weight(self) -> Float[Tensor, "V D"]:
+        """The (V, D) matrix from decoder states to logits."""
+        return self.vocabulary.weight
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """The factor on the cosine similarities of the contrastive loss: one over temperature."""
+        return self.log_scale.exp()
+
+    def _decode(
+        self,
+        unimodal: Float[Tensor, "M D"],
+        image_tokens: Float[Tensor, "B Q D"],
+        tokens: Int[Tensor, "B T"],
+        packing: Packing,
+    ) -> Decoded:
+        """Run the multimodal decoder on the rows that may have a label."""
+        rows = 1 + self.unimodal_decoder.extra_rows  # [EOS] and the rows for the class
+        packed = packing.to(unimodal.device)
+        states = self.multimodal_decoder(
+            packed.shorten(unimodal, rows),
+            image_tokens[packed.order],
+            packing=packed.shortened(rows),
+        )
+        return Decoded(states, packing.shortened(rows), tokens, self.label_mask(tokens))
+
+
+AnyCoCa: TypeAlias = CoCa | OpenCLIP
+"""A model of either architecture."""
 
 
 def _causal(visible: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:

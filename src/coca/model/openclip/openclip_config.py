@@ -1,13 +1,13 @@
 """Configuration of OpenCLIP's CoCa, and its conversion from OpenCLIP's own format."""
 
 from collections.abc import Mapping, Set
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, ModelError
-from coca.model.coca_config import HeadConfig, Temperature
+from coca.model.coca_config import HeadConfig, Temperature, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -69,6 +69,10 @@ class OpenCLIPTextConfig(Config):
     def suppress_tokens(self) -> tuple[int, ...]:
         """Token ids that generation suppresses; they are never labels."""
         return (self.pad_id, self.bos_id)
+
+
+TextConfig: TypeAlias = TextDecoderConfig | OpenCLIPTextConfig
+"""The configuration of the text decoders of either architecture."""
 
 
 class OpenCLIPConfig(Config):

@@ -26,8 +26,8 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from coca.core.extras import require
-from coca.model.captioner import Captioner
 from coca.model.layers.transformer import KeysAndValues
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.image import ImageConfig
 from coca.runtime.files import cache_names, cross_names
 from coca.runtime.preprocess import ImageSettings
@@ -56,7 +56,7 @@ class Pixels(nn.Module):
 class Vision(Pixels):
     """Embedding and image tokens of images, and the probabilities of their classes."""
 
-    def __init__(self, model: Captioner, image: ImageConfig, *, with_classes: bool = False) -> None:
+    def __init__(self, model: AnyCoCa, image: ImageConfig, *, with_classes: bool = False) -> None:
         super().__init__(image)
         self.model, self.with_classes = model, with_classes
         if model.class_tokens is not None:
@@ -70,7 +70,7 @@ class Vision(Pixels):
 class Text(nn.Module):
     """Embedding of captions."""
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyCoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -81,7 +81,7 @@ class Text(nn.Module):
 class Cross(nn.Module):
     """Keys and values of the image for each cross-attention layer."""
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyCoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -117,7 +117,7 @@ class DecoderStep(nn.Module):
     The tokens of a row may belong to several branches of one image; the mask separates them.
     """
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyCoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -152,9 +152,7 @@ class Graph:
     output_names: Sequence[str]
 
 
-def graphs_of(
-    model: Captioner, image: ImageConfig, *, with_classes: bool = False
-) -> Iterator[Graph]:
+def graphs_of(model: AnyCoCa, image: ImageConfig, *, with_classes: bool = False) -> Iterator[Graph]:
     """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU.
 
     `with_classes` adds the class probabilities to the outputs of `vision`.
@@ -185,7 +183,7 @@ def graphs_of(
     yield from decoder_graphs(model, side)
 
 
-def decoder_graphs(model: Captioner, side: int) -> Iterator[Graph]:
+def decoder_graphs(model: AnyCoCa, side: int) -> Iterator[Graph]:
     """Yield the graphs `cross` and `decoder` of a model for images of `side` pixels."""
     text = model.config.text
     with torch.no_grad():
@@ -201,7 +199,7 @@ def decoder_graphs(model: Captioner, side: int) -> Iterator[Graph]:
     yield _decoder_graph(model, tokens)
 
 
-def _decoder_graph(model: Captioner, tokens: Tensor) -> Graph:
+def _decoder_graph(model: AnyCoCa, tokens: Tensor) -> Graph:
     text = model.config.text
     with torch.no_grad():
         pairs = model.multimodal_decoder.read_image(tokens)

@@ -15,7 +15,7 @@ from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.image_text_predictor import ImageTextPredictor
 from coca.inference.predictor import Predictor
-from coca.model.captioner import TextConfig
+from coca.model.openclip.openclip_config import TextConfig
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import (

@@ -23,7 +23,7 @@ from coca.inference.open_weights import model_folder
 from coca.inference.openclip_model import OpenCLIPPredictor
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerPredictor, load_tower
-from coca.model.captioner import Captioner
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.clip_bpe import EOT, SOT, ClipTokenizer
 from coca.release.onnx.graphs import BATCH, Graph, Pixels
 from coca.runtime.files import is_exported
@@ -72,7 +72,7 @@ def tower_of(predictor: Predictor | ImageTextPredictor) -> ImageTextPredictor | 
 class TowerVision(Pixels):
     """Embedding of images, and the tokens for a decoder; pixels are normalized here."""
 
-    def __init__(self, tower: ImageTextPredictor, captioner: Captioner | None) -> None:
+    def __init__(self, tower: ImageTextPredictor, captioner: AnyCoCa | None) -> None:
         super().__init__(tower.image_settings)
         self.tower, self.model, self.captioner = tower, tower.model, captioner
 
@@ -108,7 +108,7 @@ def tower_texts(tower: ImageTextPredictor) -> Embedding:
     return Embedding(tower.model, lambda ids: F.normalize(tower.text_features(ids.long()), dim=-1))
 
 
-def tower_graphs(tower: ImageTextPredictor, captioner: Captioner | None) -> Iterator[Graph]:
+def tower_graphs(tower: ImageTextPredictor, captioner: AnyCoCa | None) -> Iterator[Graph]:
     """Yield the graphs `vision` and `text` of a model of another library."""
     side = tower.image_settings.image_size
     length = torch.export.Dim("length", min=2, max=tower.context_length)

@@ -32,9 +32,9 @@ from coca.data.loading.feature_file import (
 from coca.data.loading.mixture import mix
 from coca.data.sample import Sample
 from coca.data.sources.source import EtagSource, Source, SourceConfig, read_rows
-from coca.model.captioner import Captioner
 from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import resolve_precision
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
@@ -54,7 +54,7 @@ _WAIT_S = 0.5
 _VIEW = 2 << 32  # separates the random streams of views from those of a run
 
 
-def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
+def require_frozen(model: AnyCoCa, freeze: Sequence[str]) -> None:
     """Check that training does not change the features."""
     frozen = frozen_by(model, freeze)
     trained = [
@@ -79,7 +79,7 @@ def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
 def features_of_run(
     config: DataConfig,
     sources: Sources,
-    model: Captioner,
+    model: AnyCoCa,
     transform: ImageTransform,
     *,
     freeze: Sequence[str],
@@ -87,41 +87,19 @@ def features_of_run(
     device: str = "cpu",
     progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
-    """Obtain the feature file of each source of a run; none if the run reads images.
+    """Open the feature file of each source of a run, and write those that are missing.
 
-    With `features.stages`, the encoder is split there.
-    """
-    if config.features is None:
-        return []
-    if config.features.stages is not None:
-        model.image_encoder.split_after(config.features.stages)
-    require_frozen(model, freeze)
-    bf16 = resolve_precision(precision, training_device(device)) == "bf16"
-    return obtain_features(
-        config, sources, model.image_encoder, transform, bf16=bf16, device=device, progress=progress
-    )
-
-
-def obtain_features(
-    config: DataConfig,
-    sources: Sources,
-    encoder: ImageEncoder,
-    transform: ImageTransform,
-    *,
-    bf16: bool = False,
-    device: str = "cpu",
-    progress: ProgressMaker = silent,
-) -> list[FeatureFile]:
-    """Open the feature file of each source, and write those that are missing.
-
-    With `bf16` the encoder runs in half precision, as in training without a cache.
-
+    There is none if the run reads images. With `features.stages`, the encoder is split there.
     Writing continues where an earlier process stopped, and waits for another process that writes
     the same file. The main rank writes; all ranks must call this function.
     """
-    settings = config.features
+    settings, encoder = config.features, model.image_encoder
     if settings is None:
-        raise ConfigError("data.features is not set; set data.features.folder to a folder")
+        return []
+    if settings.stages is not None:
+        encoder.split_after(settings.stages)
+    require_frozen(model, freeze)
+    bf16 = resolve_precision(precision, training_device(device)) == "bf16"
     encoder_hash = hash_encoder(encoder, bf16=bf16)
     keys = [
         feature_key(source, encoder, transform, config.augment, settings, encoder_hash)

@@ -27,10 +27,10 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.inference.tower import reusing_tower
 from coca.metrics.answers import normalize_answer
-from coca.model.captioner import Captioner
 from coca.model.checkpoint import has_checkpoint
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
@@ -398,7 +398,7 @@ def _processor(
 
 def _finish(
     config: FinetuneConfig,
-    trainer: Trainer[Captioner],
+    trainer: Trainer[AnyCoCa],
     processor: Processor,
     result: TrainResult,
     progress: ProgressMaker,
@@ -409,7 +409,7 @@ def _finish(
 
     def write() -> Path:
         with reusing_tower(trainer.model):
-            finished = assemble(trainer.model.config, merged(weights), source=config.run)  # type: ignore[arg-type]
+            finished = assemble(trainer.model.config, merged(weights), source=config.run)
         return save_finished(config.run, finished, processor, step=result.step)
 
     folder = world.broadcast_from_main(write)

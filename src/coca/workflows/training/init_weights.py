@@ -10,8 +10,8 @@ import torch
 from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
-from coca.model.captioner import Captioner
 from coca.model.layers.transformer import unit
+from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Adopted:
 
 
 @torch.no_grad()
-def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
+def adopt_weights(model: AnyCoCa, source: Predictor) -> Adopted:
     """Copy the weights of another model, interpolating position embeddings to the image size.
 
     A head or bias that only one of the models has is newly initialized or not used, with a warning;
@@ -92,7 +92,7 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
 
 
 @torch.no_grad()
-def start_class_branch_(model: Captioner, processor: Processor, *, batch_size: int = 512) -> None:
+def start_class_branch_(model: AnyCoCa, processor: Processor, *, batch_size: int = 512) -> None:
     """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
     if model.class_branch is None or names is None:
@@ -105,7 +105,7 @@ def start_class_branch_(model: Captioner, processor: Processor, *, batch_size: i
 
 
 @torch.no_grad()
-def name_class_tokens_(model: Captioner, processor: Processor) -> None:
+def name_class_tokens_(model: AnyCoCa, processor: Processor) -> None:
     """Give the class tokens the text tokens of the first name of each class."""
     if model.class_tokens is None:
         return
@@ -130,7 +130,7 @@ def class_texts(name: str) -> list[str]:
     ]
 
 
-def _require_same_shape(model: Captioner, theirs: Captioner, source: str) -> None:
+def _require_same_shape(model: AnyCoCa, theirs: AnyCoCa, source: str) -> None:
     here, there = (dict(_settings(to_dict(its.config))) for its in (model, theirs))
     changes = [
         f"model.{name} is {there.get(name)} there and {here.get(name)} here"

@@ -23,13 +23,12 @@ from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.inference.tower import TowerEncoder, reusing_tower
-from coca.model.captioner import Captioner
-from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.pretrained import assemble
+from coca.model.openclip.openclip import AnyCoCa
+from coca.model.pretrained import assemble, build
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.runtime.class_words import load_nouns
@@ -264,7 +263,7 @@ class _Prepared(NamedTuple):
 
     sources: Sources
     processor: Processor
-    model: CoCa
+    model: AnyCoCa
     facts: dict[str, Any]
     """What `record.json` notes about the start of the run."""
 
@@ -282,7 +281,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     with reusing_tower(None if source is None else source.model):
-        model = CoCa(fitted_config(config.model, source, processor.tokenizer))
+        model = build(fitted_config(config.model, source, processor.tokenizer))
     if isinstance(model.image_encoder, TowerEncoder):
         model.image_encoder.check_images(processor.image_config)
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
@@ -393,7 +392,7 @@ def fitted_config(
     return config.replace(image=config.image.resolved(), text=text)
 
 
-def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]) -> Captioner:
+def _finished(config: PretrainConfig, model: AnyCoCa, weights: Mapping[str, Tensor]) -> AnyCoCa:
     """Build the plain model of a run from the weights that the trainer gathered."""
     with reusing_tower(model):
         return assemble(model.config, merged(weights), source=config.run)

@@ -25,8 +25,8 @@ from coca.inference.caching import caching
 from coca.inference.loading import as_predictor
 from coca.inference.predictor import Predictor
 from coca.inference.run_model import BEST_FOLDER, TRAINING_FILE
-from coca.model.captioner import Captioner
 from coca.model.checkpoint import step_name
+from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
 from coca.processing.processor import Processor
 from coca.tasks import TASKS, TaskConfig
@@ -118,7 +118,7 @@ class RunEvaluation:
         processor: Processor,
         loader: LoaderConfig,
         micro_batch: int | None,
-        finished: Callable[[Mapping[str, Tensor]], Captioner],
+        finished: Callable[[Mapping[str, Tensor]], AnyCoCa],
         progress: ProgressMaker = silent,
     ) -> None:
         """Open the held-out sources; nothing is evaluated."""

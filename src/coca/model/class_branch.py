@@ -1,47 +1,18 @@
-"""Attentional pooling: learned queries that attend to a set of tokens (CoCa, section 3.2).
+"""Class branch and class tokens: what the image encoder's own classifier adds to a CoCa.
 
-The head of a downstream task is a further pooler, with a linear layer. What the image encoder's own
-classifier knows is added to the pooled embedding (class branch) and to the decoder's image tokens
-(class tokens).
+Not of the paper. The branch adds to the image embedding, the tokens to those that the decoder
+reads.
 
-Dimensions: B batch, S tokens attended to, Q queries, D width, C width of these tokens, H heads,
-d size of a head, F images of a sample, P tokens of an image, L states of the prompt, K classes,
-E shared embedding, N class tokens.
+Dimensions: B batch, S tokens, C their width, F features, K classes, E shared embedding, N class
+tokens, T text tokens of a name.
 """
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from coca.model.coca_config import HeadConfig
-from coca.model.layers.linear import Linear
-from coca.model.layers.transformer import CrossAttention, init_linears_, unit
-
-
-class AttentionalPooler(nn.Module):
-    """Pool any number of tokens into a fixed number of learned queries.
-
-    A single multi-head attention layer with learned queries, as in the paper. CoCa pools twice:
-    256 queries keep the detail for captioning; one query gives the contrastive embedding.
-    The output norm is an addition, which the paper does not show. Every decoder layer attends to
-    these tokens, so they are normalized once here and not once per layer.
-    """
-
-    def __init__(self, width: int, heads: int, queries: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.empty(queries, width))
-        self.attention = CrossAttention(width, width, heads)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(
-        self, tokens: Float[Tensor, "B S D"], *, real: Bool[Tensor, "B S"] | None = None
-    ) -> Float[Tensor, "B Q D"]:
-        """Pool tokens into one vector per query; `real` masks padding out."""
-        mask = None if real is None else real[:, None, None]
-        context = self.attention.project(tokens)
-        return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
-
+from coca.model.encoders.encoder import Encoded, ImageEncoder
+from coca.model.layers.transformer import Linear, unit
 
 BRANCH_SCALE = 0.5
 """Initial length of the class branch, where the other part of an embedding has length 1."""
@@ -56,42 +27,21 @@ DROPPED_CLASSES = 0.2
 """Fraction of images in training whose class tokens are zeros: a decoder learns to work without."""
 
 
-class AttentivePoolingHead(nn.Module):
-    """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
+def encode_with_classes(
+    encoder: ImageEncoder,
+    images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B S features"],
+) -> Encoded:
+    """Encode images as `ImageEncoder.forward` does, and classify them by the encoder's classifier.
 
-    The input norm is an addition: OpenCLIP's encoder returns tokens without a final norm. The
-    linear layer starts at zero, so that all classes are equally likely.
+    The probabilities of a series are averaged over its images.
     """
-
-    def __init__(self, config: HeadConfig, *, image_width: int, text_width: int) -> None:
-        super().__init__()
-        self.config = config
-        reads_text = config.reads == "text"
-        width = text_width if reads_text else image_width
-        self.norm = nn.LayerNorm(width)
-        self.pooler = AttentionalPooler(width, config.heads, 1)
-        concatenated = config.images_per_sample if reads_text else 1
-        self.linear = Linear(width * concatenated, len(config.classes))
-        self.init_weights()
-
-    def forward(
-        self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
-    ) -> Float[Tensor, "B K"]:
-        """Compute the class logits of each sample."""
-        images = self.config.images_per_sample
-        if self.config.reads == "image":
-            tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)
-        pooled = self.pooler(self.norm(tokens), real=real)[:, 0]
-        if self.config.reads == "text":
-            pooled = rearrange(pooled, "(B F) D -> B (F D)", F=images)
-        return self.linear(pooled)
-
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Initialize every weight, as `CoCa.init_weights` does."""
-        init_linears_(self)
-        nn.init.normal_(self.pooler.queries)
-        nn.init.zeros_(self.linear.weight)
+    final = encoder.final_features(images)
+    likely = encoder.classify(final).float().softmax(dim=1)
+    tokens, batch = encoder.project(final), images.shape[0]
+    return Encoded(
+        tokens.reshape(batch, -1, tokens.shape[2]),
+        likely.reshape(batch, -1, likely.shape[1]).mean(dim=1),
+    )
 
 
 class ClassBranch(nn.Module):
