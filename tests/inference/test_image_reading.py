@@ -72,7 +72,9 @@ def test_the_map_of_a_word_is_the_cosine_of_each_cell_as_an_image(unpooled: Pred
     model = unpooled.model
     with torch.no_grad():
         tokens = model.encode(unpooled.processor.images([IMAGE])).tokens
-        pooled, _ = model._pool(tokens[:, 6:7], embedding=True, reading=False)
+        assert isinstance(model, CoCa)
+        assert model.contrastive_pooler is not None
+        pooled = model.contrastive_pooler(tokens[:, 6:7])[:, 0]
         cell = F.normalize(model.image_projection(pooled), dim=1)[0].numpy()
     assert_allclose(grid[1, 2], cell @ unpooled.embed_texts("cat")[0], atol=1e-5)
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
+from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.sampling import image_numbers
@@ -283,15 +284,16 @@ class Predictor(BasePredictor):
     ) -> Float32[ndarray, "M h w"] | None:
         # Each cell is pooled alone, as in MaskCLIP (arXiv 2112.01071). Of four photos on a board,
         # this finds the named one for 74 % of names, and the decoder's cross-attention for 25 %.
-        config = self.model.config.image
+        model, image = self.model, self.model.config.image
         # Tokens of a captioning pooler belong to no cell; a frozen encoder pools by its library.
-        if getattr(self.model, "captioning_pooler", self) or config.keeps_embeddings:
+        if not isinstance(model, CoCa) or model.config.pooler.kind != "none":
             return None
-        side = config.image_size // config.patch_size
-        first = getattr(self.model.image_encoder, "extra_tokens", 0)
-        cells = seen.tokens[0, first : first + side**2, None]
-        pooled, _ = self.model._pool(cells, embedding=True, reading=False)
-        vectors = F.normalize(self.model.image_projection(pooled).float(), dim=1).cpu().numpy()
+        if model.contrastive_pooler is None:
+            return None
+        side = image.image_size // image.patch_size
+        first = getattr(model.image_encoder, "extra_tokens", 0)
+        pooled = model.contrastive_pooler(seen.tokens[0, first : first + side**2, None])[:, 0]
+        vectors = F.normalize(model.image_projection(pooled).float(), dim=1).cpu().numpy()
         maps = self.embed_texts(words) @ self._short(vectors).T
         return maps.reshape(len(words), side, side)
 
